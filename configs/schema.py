@@ -1,0 +1,315 @@
+"""The schema of a run configuration.
+
+Nothing heavy is imported here, so a config is checked in milliseconds and without a GPU. Every class refuses unknown
+keys; settings that cannot live together are refused with the name of the one to change.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+POINTWISE_KINDS = ("ctr", "cvr")
+LISTWISE_KINDS = ("diversity", "fairness", "coverage")
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are checked on assignment too."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+
+class TablesConfig(Section):
+    """The three tables of a data set, and optionally its events: Parquet, CSV or JSONL, by file ending."""
+
+    impressions: Path
+    items: Path
+    users: Path | None = None
+    events: Path | None = None
+
+
+class SplitConfig(Section):
+    """How requests are split in time: by a column of `impressions`, by two dates, or by shares of the latest requests."""
+
+    column: str | None = None
+    valid_from: datetime | None = None
+    test_from: datetime | None = None
+    valid_share: Share = 0.1
+    test_share: Share = 0.2
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "SplitConfig":
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("valid_from and test_from belong together: give both or neither")
+        if self.column and self.valid_from:
+            raise ValueError("column and valid_from/test_from exclude each other: drop one of them")
+        if self.valid_from and self.test_from and self.valid_from >= self.test_from:
+            raise ValueError("valid_from must be earlier than test_from")
+        if self.valid_share + self.test_share >= 1:
+            raise ValueError("valid_share + test_share must be below 1: lower one of them")
+        return self
+
+
+class HistoryConfig(Section):
+    """Which events before a request are told in its prefix."""
+
+    max_events: Annotated[int, Field(ge=0)] = 12
+    order: Literal["recent", "frequent"] = "recent"
+    kinds: list[str] | None = None
+    label: str = "bought before: "
+
+
+class PromptConfig(Section):
+    """Templates, piece by piece: a piece such as "age {age}" vanishes where one of its fields is missing.
+
+    `{field|count}`, `{field|days}` and `{field|money}` render numbers as coarse words. `prefix` pieces read request and
+    user fields, `item` pieces read the items table, `context` pieces read fields of the single impression.
+    """
+
+    prefix: list[str] = Field(default_factory=list)
+    item: list[str] = Field(default_factory=lambda: ["{title}"])
+    context: list[str] = Field(default_factory=list)
+    separator: str = ", "
+
+    @field_validator("item")
+    @classmethod
+    def _some_item_text(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("needs at least one piece, such as '{title}'")
+        return value
+
+
+class DataConfig(Section):
+    """Where the tables come from, how they are cut into slates, and where the prepared slates lie."""
+
+    folder: Path
+    source: Literal["tables", "complete_journey"] = "tables"
+    tables: TablesConfig | None = None
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    history: HistoryConfig = Field(default_factory=HistoryConfig)
+    prompt: PromptConfig = Field(default_factory=PromptConfig)
+    max_candidates: Annotated[int, Field(ge=2)] = 512
+    fields: list[str] = Field(default_factory=list)
+    user_groups: list[str] = Field(default_factory=list)
+    shard_requests: PositiveInt = 20_000
+    memory_limit: str = "4GB"
+
+    @model_validator(mode="after")
+    def _source_and_tables(self) -> "DataConfig":
+        if self.source == "tables" and self.tables is None:
+            raise ValueError("source: tables needs data.tables.impressions and data.tables.items")
+        if self.source != "tables" and self.tables is not None:
+            raise ValueError(f"source: {self.source} brings its own tables: drop data.tables or set source: tables")
+        return self
+
+
+class TokensConfig(Section):
+    """Token limits. Longer prefixes and candidates are cut at the end, counted and reported."""
+
+    max_prefix: PositiveInt = 160
+    max_candidate: PositiveInt = 48
+    max_row: PositiveInt = 1024
+
+
+class BackboneConfig(Section):
+    """The frozen language model: a hub id, a folder, or `pkg://PACKAGE/FOLDER` inside an installed package."""
+
+    path: str
+    init: Literal["pretrained", "random"] = "pretrained"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    split: PositiveInt | None = None
+    checkpointing: bool = False
+
+
+class LoraConfig(Section):
+    """The shape of every adapter, shared and per objective."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Share = 0.0
+    rslora: bool = False
+    targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
+
+
+class ObjectiveConfig(Section):
+    """What every objective has: a positive weight, its preference in the balancing."""
+
+    weight: PositiveFloat = 1.0
+
+
+class CtrConfig(ObjectiveConfig):
+    """Click-through: binary cross-entropy on click."""
+
+
+class CvrConfig(ObjectiveConfig):
+    """Conversion over the entire space (ESMM), or by inverse propensity / doubly robust on clicks (ESCM²)."""
+
+    estimator: Literal["esmm", "ips", "dr"] = "esmm"
+    min_propensity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
+
+
+class ListwiseConfig(ObjectiveConfig):
+    """What list-wise objectives share: the exposure's temperature τ and the pull β back to pure relevance."""
+
+    temperature: PositiveFloat = 1.0
+    beta: Annotated[float, Field(ge=0.0)] = 0.1
+
+
+class DiversityConfig(ListwiseConfig):
+    """J = Σ_ij π_i π_j S_ij, S from a path of item attributes (coarse to fine) or from frozen text embeddings."""
+
+    similarity: Literal["attributes", "text"] = "attributes"
+    attributes: list[str] = Field(default_factory=lambda: ["category"])
+
+
+class FairnessConfig(ListwiseConfig):
+    """Provider-side exposure against a target, over the global batch with a moving average."""
+
+    attribute: str = "provider"
+    target: Literal["parity", "merit"] = "parity"
+    momentum: Share = 0.9
+
+
+class CoverageConfig(ListwiseConfig):
+    """Negative entropy of the exposure over the values of one item attribute, accumulated like fairness."""
+
+    attribute: str = "category"
+    momentum: Share = 0.9
+
+
+class ObjectivesConfig(Section):
+    """The objectives of a run, by name; leave one out and its tower is not built."""
+
+    ctr: CtrConfig | None = None
+    cvr: CvrConfig | None = None
+    diversity: DiversityConfig | None = None
+    fairness: FairnessConfig | None = None
+    coverage: CoverageConfig | None = None
+
+    def active(self) -> dict[str, ObjectiveConfig]:
+        """The configured objectives, in the fixed order of this class."""
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: options for name, options in named.items() if options is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_defaults(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {name: {} if options is None else options for name, options in value.items()}
+            value = {name: None if options is False else options for name, options in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _ctr_first(self) -> "ObjectivesConfig":
+        active = self.active()
+        if not active:
+            raise ValueError("at least one objective is needed: add objectives.ctr")
+        if "ctr" not in active:
+            others = ", ".join(active)
+            raise ValueError(f"{others} build on pCTR: add objectives.ctr")
+        return self
+
+
+class BalancingConfig(Section):
+    """How the objectives' gradients are combined at the boundary."""
+
+    method: Literal["weighted", "mgda", "pcgrad"] = "pcgrad"
+    level: Literal["boundary"] = "boundary"
+    normalize: Literal["none", "l2", "loss"] | None = None
+
+    @model_validator(mode="after")
+    def _resolve_normalize(self) -> "BalancingConfig":
+        if self.normalize is None:
+            # Gradient norms differ by 20-60x, so every method but the fixed weights needs a common scale.
+            resolved: Literal["none", "l2"] = "none" if self.method == "weighted" else "l2"
+            object.__setattr__(self, "normalize", resolved)
+        return self
+
+
+class TrainConfig(Section):
+    """The training loop. A batch is counted in slates per process and micro-batch."""
+
+    epochs: PositiveFloat = 1.0
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 8
+    accumulate: PositiveInt = 1
+    negatives: PositiveInt | None = 16
+    lr: PositiveFloat = 1e-3
+    head_lr: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    min_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    max_grad_norm: PositiveFloat = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: Annotated[int, Field(ge=0)] = 0
+    log_every: PositiveInt = 10
+    eval_every: PositiveInt | None = None
+    eval_requests: PositiveInt = 64
+    save_every: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 2
+    max_nonfinite: PositiveInt = 20
+
+
+class EvaluateConfig(Section):
+    """Offline evaluation. `omegas` are operating points: {} is pure relevance."""
+
+    omegas: list[dict[str, float]] | None = None
+    cutoffs: list[PositiveInt] = Field(default_factory=lambda: [5, 10])
+    max_requests: PositiveInt | None = None
+    batch_rows: PositiveInt = 16
+    field_baselines: list[str] = Field(default_factory=list)
+
+
+class WandbConfig(Section):
+    """Weights & Biases through Accelerate's tracker."""
+
+    mode: Literal["online", "offline", "disabled"] = "disabled"
+    project: str = "equipoise"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str = "train"
+    tags: list[str] = Field(default_factory=list)
+
+
+class RunConfig(Section):
+    """One run: everything that the commands need, from the tables to the exported adapters."""
+
+    name: str
+    output: Path
+    seed: Annotated[int, Field(ge=0)] = 17
+    data: DataConfig
+    tokens: TokensConfig = Field(default_factory=TokensConfig)
+    backbone: BackboneConfig
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    objectives: ObjectivesConfig
+    balancing: BalancingConfig = Field(default_factory=BalancingConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    wandb: WandbConfig = Field(default_factory=WandbConfig)
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _settings_that_meet(self) -> "RunConfig":
+        if self.tokens.max_row < self.tokens.max_prefix + self.tokens.max_candidate:
+            raise ValueError(
+                "tokens.max_row must hold one prefix and one candidate: raise it to at least "
+                f"{self.tokens.max_prefix + self.tokens.max_candidate} or lower tokens.max_prefix"
+            )
+        if self.backbone.dtype == "bfloat16" and self.train.precision == "fp32":
+            raise ValueError("backbone.dtype: bfloat16 needs train.precision: bf16, or set backbone.dtype: float32")
+        missing = set(self.evaluate.field_baselines) - set(self.data.fields)
+        if missing:
+            name = sorted(missing)[0]
+            raise ValueError(f"evaluate.field_baselines names '{name}', which is not kept: add it to data.fields")
+        for omega in self.evaluate.omegas or []:
+            for name in omega:
+                if name not in self.objectives.active() or name not in LISTWISE_KINDS:
+                    raise ValueError(
+                        f"evaluate.omegas names '{name}', which is no list-wise objective of this run: "
+                        "add it to objectives or drop it from the operating point"
+                    )
+        return self

@@ -1,0 +1,1 @@
+"""From tables to batches: tables → slates → tokens → batches."""

@@ -1,0 +1,1 @@
+"""One thin file per command, and the command line that names them."""

@@ -1,0 +1,1 @@
+"""Objectives, gradient balancing, and the training loop."""
