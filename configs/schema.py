@@ -32,7 +32,7 @@ class TablesConfig(Section):
 
 
 class SplitConfig(Section):
-    """How requests are split in time: by a column of `impressions`, by two dates, or by shares of the latest requests."""
+    """How requests are split in time: by a column of `impressions`, by two dates, or by shares of the latest ones."""
 
     column: str | None = None
     valid_from: datetime | None = None
@@ -118,6 +118,7 @@ class BackboneConfig(Section):
     """The frozen language model: a hub id, a folder, or `pkg://PACKAGE/FOLDER` inside an installed package."""
 
     path: str
+    tokenizer: str | None = None  # where the tokenizer lies, if not at `path`
     init: Literal["pretrained", "random"] = "pretrained"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -260,7 +261,7 @@ class EvaluateConfig(Section):
     omegas: list[dict[str, float]] | None = None
     cutoffs: list[PositiveInt] = Field(default_factory=lambda: [5, 10])
     max_requests: PositiveInt | None = None
-    batch_rows: PositiveInt = 16
+    batch_candidates: PositiveInt = 256
     field_baselines: list[str] = Field(default_factory=list)
 
 

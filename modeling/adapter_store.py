@@ -1,0 +1,111 @@
+"""The trained part of a model on disk: adapters and heads in one safetensors file, and what they belong to beside it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from configs.errors import UserError
+
+TENSORS = "adapters.safetensors"
+ABOUT = "adapters.json"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What the tensors of a run belong to.
+
+    Attributes:
+        base_path, base_hash: the base model as configured, and the fingerprint of its architecture.
+        split: first layer of the towers.
+        pointwise: name → outputs of its head, in the order of the towers.
+        listwise: names of the objectives with a slate head.
+        offsets: constants added to the pointwise logits.
+        prompt, history: the templates that rendered the training texts.
+    """
+
+    base_path: str
+    base_hash: str
+    split: int
+    pointwise: dict[str, int]
+    listwise: list[str]
+    offsets: dict[str, float]
+    prompt: dict[str, Any]
+    history: dict[str, Any]
+
+
+def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: AdapterInfo) -> None:
+    """Write tensors and info to `folder`, each under a temporary name first.
+
+    Raises:
+        ValueError: a tensor is empty, as an ungathered ZeRO-3 parameter is.
+    """
+    empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
+    if empty:
+        raise ValueError(f"{len(empty)} tensors are empty, the first is {empty[0]}: they were not gathered")
+    folder.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / f"{TENSORS}.tmp")
+    (folder / f"{TENSORS}.tmp").rename(folder / TENSORS)
+    (folder / f"{ABOUT}.tmp").write_text(json.dumps(asdict(info), indent=2))
+    (folder / f"{ABOUT}.tmp").rename(folder / ABOUT)
+
+
+def read_info(folder: Path) -> AdapterInfo:
+    """Read what the adapters in `folder` belong to.
+
+    Raises:
+        UserError: the folder holds no complete set of adapters.
+    """
+    try:
+        return AdapterInfo(**json.loads((folder / ABOUT).read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no trained adapters: finish `equipoise train` first") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / ABOUT} cannot be read: train again or restore the file") from error
+
+
+def load_adapters(model: nn.Module, folder: Path, base_hash: str) -> AdapterInfo:
+    """Load the tensors in `folder` into a model built from the same config.
+
+    Raises:
+        UserError: files are missing or broken, or belong to another base model or other settings.
+    """
+    info = read_info(folder)
+    if info.base_hash != base_hash:
+        raise UserError(
+            f"{folder} was trained on another base model than backbone.path names now "
+            f"(fingerprint {info.base_hash}, here {base_hash}): point backbone.path to {info.base_path}"
+        )
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{folder / TENSORS} is missing or broken: finish `equipoise train` first") from error
+    copy_into(model, tensors, str(folder / TENSORS))
+    return info
+
+
+def copy_into(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy tensors into the trainable parameters of the same names, which must be the same set.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    differing = sorted(set(trainable) ^ set(tensors)) or sorted(
+        name for name, p in trainable.items() if p.shape != tensors[name].shape
+    )
+    if differing:
+        raise UserError(
+            f"{source} does not fit this config ('{differing[0]}' and {len(differing) - 1} more differ): "
+            "use the lora, objectives and backbone settings that it was trained with"
+        )
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,236 @@
+"""The frozen backbone, cut in two: a trunk that runs once and upper layers that are replayed per objective.
+
+The cut needs no knowledge of the architecture. The upper layers are taken out of the model and `Tap`s put in their
+places, which hand the hidden states through and remember with which arguments (mask, rotary embeddings, …) the model
+called them; a tower then calls the real layers with exactly those arguments.
+
+Shape suffixes: R rows, T tokens of a row, H hidden size.
+"""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+from configs.errors import UserError
+from configs.schema import BackboneConfig
+
+DROPOUT_KEYS = (
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "classifier_dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "mlp_dropout",
+    "resid_pdrop",
+)
+
+
+def resolve_path(path: str) -> str:
+    """Turn `pkg://PACKAGE/FOLDER` into the folder inside the installed package; hub ids and folders stay as they are.
+
+    Raises:
+        UserError: the package or its folder is not installed.
+    """
+    if not path.startswith("pkg://"):
+        return path
+    package, _, inside = path.removeprefix("pkg://").partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"backbone.path: the package '{package}' is not installed: run `pip install {package.replace('_', '-')}`"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not folder.is_dir():
+        raise UserError(f"backbone.path: the package '{package}' has no folder '{inside}': correct the path")
+    return str(folder)
+
+
+def load_model_config(backbone: BackboneConfig) -> Any:
+    """The Hugging Face config of the backbone, all dropout of the frozen base switched off.
+
+    Raises:
+        UserError: the path holds no loadable config, or names an encoder-decoder.
+    """
+    path = resolve_path(backbone.path)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=backbone.revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"backbone.path: no model config can be loaded from '{path}' ({reason})") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"backbone.path: '{path}' is an encoder-decoder: choose a decoder or an encoder")
+    for key in DROPOUT_KEYS:
+        if getattr(config, key, None):
+            setattr(config, key, 0.0)
+    return config
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether the backbone attends in both directions (BERT and its kin) and so pools the mean of a candidate."""
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def max_positions(config: Any) -> int | None:
+    """How many positions one prompt (prefix and one candidate) may have, or None where nothing limits it."""
+    limits = [
+        value
+        for key in ("max_position_embeddings", "n_positions", "sliding_window")
+        if isinstance(value := getattr(config, key, None), int) and value > 0
+    ]
+    return min(limits) if limits else None
+
+
+def load_tokenizer(backbone: BackboneConfig) -> Any:
+    """The backbone's fast tokenizer.
+
+    Raises:
+        UserError: none can be loaded.
+    """
+    path = resolve_path(backbone.tokenizer or backbone.path)
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=None if backbone.tokenizer else backbone.revision)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"backbone.path: no tokenizer can be loaded from '{path}' ({reason})") from error
+
+
+def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
+    """The base model without any head, frozen, in evaluation form (no dropout), with SDPA attention.
+
+    Raises:
+        UserError: the weights cannot be loaded.
+    """
+    config = load_model_config(backbone)
+    dtype = getattr(torch, backbone.dtype)
+    if backbone.init == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    else:
+        path = resolve_path(backbone.path)
+        try:
+            model = AutoModel.from_pretrained(
+                path, config=config, revision=backbone.revision, dtype=dtype, attn_implementation="sdpa"
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"backbone.path: the weights in '{path}' cannot be loaded ({reason})") from error
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # candidates are pooled here, the stock pooler reads [CLS] only
+    return model.requires_grad_(False)
+
+
+def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The model's stack of transformer layers and its name: the one longest list of modules of one class.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    expected = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected and len({type(m) for m in module}) == 1:
+            return name, module
+    raise UserError(
+        f"backbone.path: the layers of {type(model).__name__} cannot be found (no list of {expected} layers of one "
+        "class): choose a model whose layers stand in one nn.ModuleList"
+    )
+
+
+class Tap(nn.Module):
+    """Stands where an upper layer stood: hands the hidden states on and keeps the other arguments of the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: torch.Tensor | None = None
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.hidden, self.args, self.kwargs = hidden_states, args, kwargs
+        return hidden_states
+
+    def clear(self) -> None:
+        """Forget the call, so that its tensors can be freed."""
+        self.hidden, self.args, self.kwargs = None, (), {}
+
+
+def _take_final_norm(parent: nn.Module) -> nn.Module:
+    """Take the normalisation that follows the last layer out of its module; identity where there is none."""
+    norms = [name for name, child in parent.named_children() if "norm" in type(child).__name__.lower()]
+    if len(norms) > 1:
+        raise UserError(
+            f"backbone.path: {type(parent).__name__} has several normalisations beside its layers "
+            f"({', '.join(norms)}), so its final one is unclear: choose another backbone"
+        )
+    if not norms:
+        return nn.Identity()
+    norm = getattr(parent, norms[0])
+    setattr(parent, norms[0], nn.Identity())
+    return norm
+
+
+class SplitBackbone(nn.Module):
+    """A base model cut below layer `split`.
+
+    `trunk` is the model with its upper layers tapped, `upper` the layers taken out, `norm` its final normalisation.
+    """
+
+    def __init__(self, model: nn.Module, split: int) -> None:
+        super().__init__()
+        self.config = model.config
+        self.encoder = is_encoder(model.config)
+        self.layers_name, layers = find_layers(model)
+        self.split = split
+        parent_name, _, list_name = self.layers_name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        self.taps = [Tap() for _ in range(split, len(layers))]
+        self.upper = nn.ModuleList(layers[split:])
+        self.norm = _take_final_norm(parent)
+        setattr(parent, list_name, nn.ModuleList([*layers[:split], *self.taps]))
+        self.trunk = model
+        self._checked = False
+
+    def encode(
+        self, input_ids_RT: torch.Tensor, position_ids_RT: torch.Tensor, mask_R1TT: torch.Tensor
+    ) -> torch.Tensor:
+        """Run embeddings and the lower layers; returns z of shape (R, T, H) and leaves the layer calls in the taps."""
+        out = self.trunk(
+            input_ids=input_ids_RT, position_ids=position_ids_RT, attention_mask=mask_R1TT, use_cache=False
+        )
+        z_RTH = out.last_hidden_state
+        tapped = self.taps[0].hidden
+        if tapped is None:
+            raise UserError("backbone.path: this backbone does not run its layers one after another: choose another")
+        if not self._checked:
+            if not torch.equal(tapped, z_RTH):
+                raise UserError("backbone.path: this backbone changes its states after the last layer: choose another")
+            self._checked = True
+        return z_RTH
+
+    def run_upper(self, index: int, hidden_RTH: torch.Tensor) -> torch.Tensor:
+        """Run upper layer `index` (0 is layer `split` of the model) as the model itself would have called it."""
+        tap = self.taps[index]
+        out = self.upper[index](hidden_RTH, *tap.args, **tap.kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    def clear(self) -> None:
+        """Forget the tapped calls of the last batch."""
+        for tap in self.taps:
+            tap.clear()
+
+
+def config_hash(config: Any) -> str:
+    """A short fingerprint of the base model's architecture, kept with adapters to refuse a mismatched base."""
+    ignored = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", *DROPOUT_KEYS}
+    fields = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,65 @@
+"""Bring a Gram matrix into the form that every method can trust: float64, finite, cosines and norms apart."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ALMOST_ZERO = 1e-10
+"""A gradient this much shorter than the longest one counts as zero."""
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """The usable objectives of a Gram matrix.
+
+    Attributes:
+        active: int indices of the objectives in the solve.
+        scales: float64 (A,), factors s_k > 0 that preference and normalisation put on the gradients, g_k ← s_k g_k.
+        cosines: float64 (A, A), unit diagonal.
+        norms: float64 (A,), of the scaled gradients.
+        zero, nonfinite: indices left out, and why.
+    """
+
+    active: np.ndarray
+    scales: np.ndarray
+    cosines: np.ndarray
+    norms: np.ndarray
+    zero: np.ndarray
+    nonfinite: np.ndarray
+
+
+def condition(gram: np.ndarray, preference: np.ndarray, normalize: str, losses: np.ndarray) -> Conditioned:
+    """Leave out zero and non-finite gradients, apply preference and normalisation, and split off the cosines.
+
+    Args:
+        gram: (K, K) of the raw gradients.
+        preference: (K,) positive.
+        normalize: `none`; `l2`: every gradient gets the mean norm of the active ones before the preference;
+            `loss`: every gradient is divided by its loss (in absolute value).
+        losses: (K,), read by `loss` alone.
+    """
+    gram = np.asarray(gram, dtype=np.float64)
+    squares = np.diag(gram)
+    finite = np.isfinite(squares) & (squares >= 0)
+    norms = np.sqrt(np.where(finite, squares, 0.0))
+    longest = norms.max(initial=0.0)
+    usable = finite & (norms > ALMOST_ZERO * longest)
+    if normalize == "loss":
+        usable &= np.isfinite(losses) & (np.abs(losses) > 0)
+    active = np.flatnonzero(usable)
+    # A finite pair of diagonals can still meet in a non-finite product: leave out the later one of such a pair.
+    while len(active) and not np.isfinite(gram[np.ix_(active, active)]).all():
+        active = active[:-1]
+    lengths = norms[active]
+    scales = np.asarray(preference, dtype=np.float64)[active]
+    if normalize == "l2" and len(active):
+        scales = scales * lengths.mean() / lengths
+    elif normalize == "loss":
+        scales = scales / np.abs(losses[active])
+    cosines = gram[np.ix_(active, active)] / np.outer(lengths, lengths)
+    cosines = np.clip((cosines + cosines.T) / 2, -1.0, 1.0)
+    np.fill_diagonal(cosines, 1.0)
+    left_out = np.setdiff1d(np.arange(len(gram)), active)
+    return Conditioned(
+        active, scales, cosines, lengths * scales, left_out[finite[left_out]], left_out[~finite[left_out]]
+    )

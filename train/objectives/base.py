@@ -1,0 +1,142 @@
+"""What an objective is: the label or attribute it reads, its head, and its loss.
+
+Shape suffixes: N candidates, S slates, M slots of the longest slate, G groups.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from configs.schema import ListwiseConfig, ObjectiveConfig
+from data.batches import SlateBatch
+from train.world import World
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Global counts of one micro-batch.
+
+    Attributes:
+        candidates: sampled candidates of all processes.
+        impressions: the impressions that they stand for (unclicked ones weighted by 1 / keep rate).
+        slates: slates of all processes.
+    """
+
+    candidates: float
+    impressions: float
+    slates: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything a loss may read: the batch, the model's outputs, the global counts, and the processes."""
+
+    batch: SlateBatch
+    outputs: Mapping[str, torch.Tensor]
+    totals: Totals
+    world: World
+    pointwise: tuple[str, ...]
+
+    def relevance(self) -> torch.Tensor:
+        """r = Σ log p over the pointwise objectives, float32 (N,), without gradient."""
+        logits = torch.stack([self.outputs[name].detach() for name in self.pointwise])
+        return torch.nn.functional.logsigmoid(logits).sum(0)
+
+
+class Objective(ABC):
+    """One objective. Subclasses set `kind` and write `loss`; state that must survive a restart goes into `state`."""
+
+    kind: str = "pointwise"
+    outputs: int = 1
+
+    def __init__(self, name: str, options: ObjectiveConfig) -> None:
+        self.name = name
+        self.options = options
+        self.state: dict[str, torch.Tensor] = {}
+
+    @property
+    def attributes(self) -> list[str]:
+        """Item attributes whose codes the loss reads from the batch."""
+        return []
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether the loss reads the frozen token embeddings."""
+        return False
+
+    @abstractmethod
+    def loss(self, step: Step) -> torch.Tensor:
+        """This process's share of the global loss: a float32 scalar whose mean over processes is the global loss."""
+
+
+class ListwiseObjective(Objective):
+    """An objective on the exposure of a slate: loss = J(π) + β·KL(π ‖ π₀), π₀ the exposure of pure relevance."""
+
+    kind = "listwise"
+    options: ListwiseConfig
+
+    def loss(self, step: Step) -> torch.Tensor:
+        exposure = Exposure.of(step, self.name, self.options.temperature)
+        pull = step.world.share(exposure.kl_S().sum(), step.totals.slates)
+        return self.goal(step, exposure) + self.options.beta * pull
+
+    @abstractmethod
+    def goal(self, step: Step, exposure: "Exposure") -> torch.Tensor:
+        """This process's share of J(π)."""
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """π = softmax((r + δ) / τ) over each slate, and what it would be without δ.
+
+    Attributes:
+        log_pi_SM, log_reference_SM: log π and log π₀, 0 in empty slots.
+        filled_SM: bool, where a slot holds a candidate.
+        slots_SM: int64, its number in the batch, 0 in empty slots.
+    """
+
+    log_pi_SM: torch.Tensor
+    log_reference_SM: torch.Tensor
+    filled_SM: torch.Tensor
+    slots_SM: torch.Tensor
+
+    @staticmethod
+    def of(step: Step, name: str, temperature: float) -> "Exposure":
+        """The exposure that objective `name` asks for in this batch."""
+        slots = step.batch.slots
+        filled, index = slots >= 0, slots.clamp(min=0)
+        relevance = step.relevance()
+
+        def log_softmax(utility_N: torch.Tensor) -> torch.Tensor:
+            utility_SM = (utility_N / temperature)[index].masked_fill(~filled, -torch.inf)
+            return utility_SM.log_softmax(dim=1).masked_fill(~filled, 0.0)
+
+        return Exposure(log_softmax(relevance + step.outputs[name]), log_softmax(relevance), filled, index)
+
+    @property
+    def pi_SM(self) -> torch.Tensor:
+        """π, 0 in empty slots."""
+        return self.log_pi_SM.exp() * self.filled_SM
+
+    def kl_S(self) -> torch.Tensor:
+        """KL(π ‖ π₀) of each slate, in nats."""
+        return (self.pi_SM * (self.log_pi_SM - self.log_reference_SM)).sum(1)
+
+    def by_group(self, weights_SM: torch.Tensor, codes_N: torch.Tensor, groups: int) -> torch.Tensor:
+        """Σ of weights over the candidates of each group, (G,)."""
+        codes = codes_N[self.slots_SM][self.filled_SM]
+        return weights_SM.new_zeros(groups).index_add(0, codes, weights_SM[self.filled_SM])
+
+
+def moving_average(state: dict[str, torch.Tensor], key: str, now: torch.Tensor, momentum: float) -> torch.Tensor:
+    """The moving average of a global quantity, with the gradient of its present value in full.
+
+    The first value starts the average. `state[key]` is updated in place of the old one.
+    """
+    before = state.get(key)
+    detached = now.detach()
+    average = detached if before is None else momentum * before.to(now.device) + (1 - momentum) * detached
+    state[key] = average.cpu()
+    return now + (average - detached)

@@ -1,0 +1,58 @@
+"""Conversion after click, learnt over the entire space of impressions."""
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
+
+from configs.schema import CvrConfig
+from train.objectives.base import Objective, Step
+
+LARGEST_LOG_P = -1e-7
+
+
+def log1m_exp(log_p: torch.Tensor) -> torch.Tensor:
+    """log(1 − exp(x)) for x < 0, without cancellation (Mächler 2012)."""
+    x = log_p.clamp(max=LARGEST_LOG_P)
+    return torch.where(x > -0.6931, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+
+
+class Cvr(Objective):
+    """pCVR by one of three estimators, all over every impression; pCTR is read without gradient.
+
+    - `esmm` (Ma et al. 2018): BCE of pCTR·pCVR against click∧conversion.
+    - `ips` (ESCM², Wang et al. 2022, eq. 7): BCE on clicked impressions weighted by 1/pCTR.
+    - `dr` (ESCM², eq. 9–10): doubly robust, with an imputed error from a second output of the head.
+
+    The gradient stays in this objective's own tower: a cotangent at the boundary must be that of one objective.
+    """
+
+    options: CvrConfig
+
+    def __init__(self, name: str, options: CvrConfig) -> None:
+        super().__init__(name, options)
+        self.outputs = 2 if options.estimator == "dr" else 1
+
+    def loss(self, step: Step) -> torch.Tensor:
+        """Mean loss in nats: per sampled candidate for `esmm`, per impression for `ips` and `dr`."""
+        if self.options.estimator == "esmm":
+            return step.world.share(self._entire_space(step).sum(), step.totals.candidates)
+        return step.world.share(self._propensity_weighted(step).sum(), step.totals.impressions)
+
+    def _entire_space(self, step: Step) -> torch.Tensor:
+        # Unclicked candidates are sampled, clicked ones are not, so pCVR is the same in the sample and only pCTR moves.
+        log_click_N = logsigmoid(step.outputs["ctr"].detach() - step.batch.log_keep)
+        log_p_N = log_click_N + logsigmoid(step.outputs[self.name])
+        label_N = step.batch.click * step.batch.conversion
+        return -(label_N * log_p_N + (1 - label_N) * log1m_exp(log_p_N))
+
+    def _propensity_weighted(self, step: Step) -> torch.Tensor:
+        batch = step.batch
+        propensity_N = step.outputs["ctr"].detach().sigmoid().clamp(min=self.options.min_propensity)
+        observed_N = batch.click / propensity_N
+        error_N = binary_cross_entropy_with_logits(step.outputs[self.name], batch.conversion, reduction="none")
+        if self.options.estimator == "ips":
+            return observed_N * error_N
+        stands_for_N = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep))
+        imputed_N = softplus(step.outputs[f"{self.name}.1"])
+        doubly_robust_N = stands_for_N * imputed_N + observed_N * (error_N - imputed_N)
+        imputation_N = observed_N * (error_N.detach() - imputed_N) ** 2
+        return doubly_robust_N + imputation_N

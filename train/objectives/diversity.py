@@ -1,0 +1,45 @@
+"""Diversity within a slate: two similar candidates should not both get exposure."""
+
+import torch
+
+from configs.schema import DiversityConfig
+from train.objectives.base import Exposure, ListwiseObjective, Step
+
+
+def attribute_similarity(codes_NA: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
+    """S (S, M, M): the share of a path of attributes, coarse to fine, that two candidates have in common."""
+    codes_SMA = codes_NA[index_SM]
+    equal = (codes_SMA[:, :, None] == codes_SMA[:, None, :]).float()
+    return equal.cumprod(dim=-1).mean(-1)
+
+
+def text_similarity(embeddings_NH: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
+    """S (S, M, M): the cosine of frozen text embeddings, centred over the batch, negative ones cut to 0."""
+    centred = embeddings_NH - embeddings_NH.mean(0, keepdim=True)
+    unit_SMH = torch.nn.functional.normalize(centred, dim=-1)[index_SM]
+    return (unit_SMH @ unit_SMH.transpose(1, 2)).clamp(min=0.0)
+
+
+class Diversity(ListwiseObjective):
+    """J = Σ_ij π_i π_j S_ij, the expected similarity of two independent exposures (Rao's quadratic entropy, reversed)."""
+
+    options: DiversityConfig
+
+    @property
+    def attributes(self) -> list[str]:
+        return list(self.options.attributes) if self.options.similarity == "attributes" else []
+
+    @property
+    def needs_embeddings(self) -> bool:
+        return self.options.similarity == "text"
+
+    def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
+        """Mean J over the slates of the global batch, in [0, 1]."""
+        if self.needs_embeddings:
+            similarity_SMM = text_similarity(step.outputs["embeddings"], exposure.slots_SM)
+        else:
+            codes_NA = torch.stack([step.batch.attributes[name] for name in self.attributes], dim=-1)
+            similarity_SMM = attribute_similarity(codes_NA, exposure.slots_SM)
+        pi_SM = exposure.pi_SM
+        expected_S = torch.einsum("si,sij,sj->s", pi_SM, similarity_SMM, pi_SM)
+        return step.world.share(expected_S.sum(), step.totals.slates)

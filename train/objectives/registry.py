@@ -1,0 +1,23 @@
+"""From the config's objectives to their classes, pointwise ones first: the order of towers, losses and weights."""
+
+from configs.schema import ObjectivesConfig
+from train.objectives.base import Objective
+from train.objectives.coverage import Coverage
+from train.objectives.ctr import Ctr
+from train.objectives.cvr import Cvr
+from train.objectives.diversity import Diversity
+from train.objectives.fairness import Fairness
+
+CLASSES: dict[str, type[Objective]] = {
+    "ctr": Ctr,
+    "cvr": Cvr,
+    "diversity": Diversity,
+    "fairness": Fairness,
+    "coverage": Coverage,
+}
+
+
+def build_objectives(config: ObjectivesConfig) -> dict[str, Objective]:
+    """The configured objectives by name, in their fixed order."""
+    built = [CLASSES[name](name, options) for name, options in config.active().items()]
+    return {objective.name: objective for objective in sorted(built, key=lambda o: o.kind != "pointwise")}
