@@ -1,4 +1,4 @@
-"""The trained part of a model on disk: adapters and heads in one safetensors file, and what they belong to beside it."""
+"""The trained part of a model on disk: adapters and heads as safetensors, and what they belong to beside it."""
 
 import json
 from collections.abc import Mapping

@@ -88,6 +88,6 @@ def lora_layers(module: nn.Module) -> list[LoraLayer]:
 
 
 def adapter_of(parameter_name: str) -> str | None:
-    """The adapter a LoRA parameter belongs to, by its name (`….lora_A.ctr.weight` → `ctr`); None for other parameters."""
+    """The adapter that a LoRA parameter belongs to (`….lora_A.ctr.weight` → `ctr`); None for other parameters."""
     match = re.search(r"\.lora_[AB]\.([^.]+)\.weight$", parameter_name)
     return match.group(1) if match else None

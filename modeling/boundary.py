@@ -14,7 +14,7 @@ Solve = Callable[[torch.Tensor], torch.Tensor]
 
 
 def gram_matrix(cotangents: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """⟨g_i, g_j⟩ of K tensors of one shape, products in float32 or better, returned as (K, K) float64 on their device."""
+    """⟨g_i, g_j⟩ of K tensors of one shape, multiplied in float32 or better, as (K, K) float64 on their device."""
     flat = [g.reshape(-1).to(torch.promote_types(g.dtype, torch.float32)) for g in cotangents]
     count = len(flat)
     gram = torch.empty(count, count, dtype=torch.float64, device=flat[0].device)

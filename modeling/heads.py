@@ -10,7 +10,7 @@ from torch import nn
 class PointHead(nn.Module):
     """One bias-free linear map, as the `score` of stock sequence classifiers, so that it exports as such.
 
-    The log-odds of the base rate are a constant added outside (`offset` of the model), which a bias would have to learn.
+    The log-odds of the base rate, which a bias would have to learn, are a constant added outside (model.offsets).
     """
 
     def __init__(self, hidden: int, outputs: int = 1) -> None:

@@ -21,7 +21,7 @@ def text_similarity(embeddings_NH: torch.Tensor, index_SM: torch.Tensor) -> torc
 
 
 class Diversity(ListwiseObjective):
-    """J = Σ_ij π_i π_j S_ij, the expected similarity of two independent exposures (Rao's quadratic entropy, reversed)."""
+    """J = Σ_ij π_i π_j S_ij, the expected similarity of two exposures (Rao's quadratic entropy, reversed)."""
 
     options: DiversityConfig
 
