@@ -1,0 +1,95 @@
+"""The `equipoise` command line: thin, so that `--help` answers at once; each command imports what it needs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.errors import UserError
+
+app = typer.Typer(
+    name="equipoise",
+    help="Balanced multi-objective LoRA fine-tuning of language models for e-commerce recommendation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="Run configuration (YAML).", metavar="CONFIG")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.sub=value.", metavar="KEY=VALUE")]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder that `train` wrote.", metavar="RUN")]
+
+
+@app.command()
+def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Check a run configuration; needs no GPU and loads no model."""
+    from configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    typer.echo(f"{config} is valid: run '{loaded.name}', objectives {', '.join(loaded.objectives.active())}")
+
+
+@app.command()
+def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Turn the tables into slates: validate, split by time, join histories, render, write Parquet."""
+    from configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from launch.prepare import run
+
+    run(loaded)
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of this run.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the same folder.")] = False,
+) -> None:
+    """Train all adapters at once; for several processes use `accelerate launch -m launch.train CONFIG`."""
+    from configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from train.job import train as run
+
+    run(loaded, resume=resume, overwrite=overwrite)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
+) -> None:
+    """Score a split and compare with trivial baselines: calibration, ranking, groups, operating points."""
+    from launch.evaluate import run as evaluate_run
+
+    evaluate_run(run, split, overrides or [])
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    golden: Annotated[int, typer.Option(help="Number of golden prompts.")] = 32,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+) -> None:
+    """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
+    from launch.export import run as export_run
+
+    export_run(run, out, golden=golden, overwrite=overwrite)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; what the user can mend ends in one sentence on stderr and exit code 2."""
+    try:
+        app(arguments)
+    except UserError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Accelerate and DeepSpeed set up the same way for every command."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
+
+from configs.schema import RunConfig
+
+
+def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
+    """The accelerator of this job, on GPU or CPU, one process or many, DDP or DeepSpeed.
+
+    Without a GPU the processes speak gloo; Accelerate would otherwise believe, silently, that each is alone.
+    """
+    handlers: list = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    if not torch.cuda.is_available():
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+    trackers = ["wandb"] if config.wandb.mode != "disabled" else []
+    if config.tensorboard:
+        trackers.append("tensorboard")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.train.precision == "bf16" else "no",
+        gradient_accumulation_steps=config.train.accumulate,
+        kwargs_handlers=handlers,
+        log_with=trackers if run is not None else None,
+        project_dir=str(run) if run is not None else None,
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = config.train.batch_size
+        settings["gradient_accumulation_steps"] = config.train.accumulate
+        settings["gradient_clipping"] = config.train.max_grad_norm
+        settings["zero_optimization"]["overlap_comm"] = False
+        settings["steps_per_print"] = 10**9
+    return accelerator
+
+
+def is_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed runs the job."""
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def zero_stage(accelerator: Accelerator) -> int:
+    """The ZeRO stage, 0 without DeepSpeed."""
+    return int(accelerator.state.deepspeed_plugin.zero_stage) if is_deepspeed(accelerator) else 0

@@ -1,0 +1,120 @@
+"""From a configuration and a prepared folder to the parts of a job: data, objectives, model."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from data.manifest import Manifest
+from data.sampling import BatchOrder
+from data.slate_set import SlateSet, TrainBatches
+from data.tokens import SlateTokenizer
+from modeling.adapter_store import AdapterInfo
+from modeling.backbone import config_hash, is_encoder, load_model_config, load_tokenizer, max_positions
+from modeling.model import SlateModel, build_model
+from train.objectives.base import Objective
+from train.objectives.registry import build_objectives
+from train.world import World
+
+
+@dataclass(frozen=True)
+class DataParts:
+    """Data of a job: the split's slates, the tokenizer, and the codes of the item attributes that losses read."""
+
+    slates: SlateSet
+    tokenizer: SlateTokenizer
+    attributes: dict[str, np.ndarray]
+
+
+def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, float]:
+    """Log-odds of the train split's base rates: where the pointwise logits start.
+
+    Raises:
+        UserError: a rate is 0 or 1, so that nothing can be learnt.
+    """
+    train = manifest.splits["train"]
+    rates = {
+        "ctr": ("click", train.clicks, train.impressions),
+        "cvr": ("conversion after click", train.clicked_conversions, train.clicks),
+    }
+    offsets = {}
+    for name in pointwise:
+        label, positive, of = rates[name]
+        if not 0 < positive < of:
+            raise UserError(
+                f"the train split has {positive} of {of} rows with {label}: objectives.{name} has nothing to learn, "
+                f"leave it out or correct the label"
+            )
+        offsets[name] = math.log(positive / (of - positive))
+    return offsets
+
+
+def check_lengths(config: RunConfig) -> None:
+    """Refuse token limits that the backbone's positions cannot hold.
+
+    Raises:
+        UserError: names the setting to lower.
+    """
+    limit = max_positions(load_model_config(config.backbone))
+    wanted = config.tokens.max_prefix + config.tokens.max_candidate
+    if limit is not None and wanted > limit:
+        raise UserError(
+            f"tokens.max_prefix + tokens.max_candidate = {wanted}, but {config.backbone.path} has {limit} positions: "
+            f"lower tokens.max_prefix to at most {limit - config.tokens.max_candidate}"
+        )
+
+
+def open_data(config: RunConfig, split: str, objectives: dict[str, Objective]) -> DataParts:
+    """Open one split with its tokenizer; list-wise objectives over groups learn how many groups there are.
+
+    Raises:
+        UserError: the prepared folder does not fit the config.
+    """
+    slates = SlateSet(config.data.folder, split)
+    encoder = is_encoder(load_model_config(config.backbone))
+    tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, slates.items.texts)
+    attributes: dict[str, np.ndarray] = {}
+    for objective in objectives.values():
+        for name in objective.attributes:
+            codes, values = slates.items.codes(name)
+            attributes[name] = codes
+            if hasattr(objective, "groups"):
+                objective.groups = len(values)
+    return DataParts(slates, tokenizer, attributes)
+
+
+def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatches:
+    """The training batches of this process, by number of global micro-batch."""
+    order = BatchOrder(len(data.slates), config.train.batch_size, world.size, world.rank, config.seed)
+    return TrainBatches(
+        data.slates, data.tokenizer, order, config.train.negatives, config.tokens.max_row, data.attributes
+    )
+
+
+def assemble_model(
+    config: RunConfig, objectives: dict[str, Objective], manifest: Manifest
+) -> tuple[SlateModel, AdapterInfo]:
+    """Build the model of a run, and say what its adapters belong to."""
+    pointwise = {name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"}
+    listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
+    offsets = base_rate_offsets(manifest, list(pointwise))
+    embeddings = any(o.needs_embeddings for o in objectives.values())
+    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, embeddings)
+    info = AdapterInfo(
+        base_path=config.backbone.path,
+        base_hash=config_hash(load_model_config(config.backbone)),
+        split=model.backbone.split,
+        pointwise=pointwise,
+        listwise=listwise,
+        offsets=offsets,
+        prompt=manifest.prompt,
+        history=manifest.history,
+    )
+    return model, info
+
+
+def objectives_of(config: RunConfig) -> dict[str, Objective]:
+    """The run's objectives in the order of the towers."""
+    return build_objectives(config.objectives)

@@ -1,0 +1,126 @@
+"""Checkpoints: adapters, heads, optimizer, random states and the place in the data, without the frozen base.
+
+A checkpoint is written to a temporary folder that is renamed when all processes are done, so a folder named
+`step-000120` is complete; `state.json` lists its files with their sizes.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from configs.errors import UserError
+from modeling.adapter_store import copy_into
+from train.accelerate_setup import is_deepspeed, zero_stage
+from train.parameters import trainable
+from train.world import World
+
+STATE = "state.json"
+PREFIX = "step-"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: optimizer steps done, micro-batches done, and what objectives and loop remember."""
+
+    step: int = 0
+    micro: int = 0
+    extra: dict[str, Any] | None = None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob(f"{PREFIX}*[0-9]"))
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def save_checkpoint(
+    run: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, progress: Progress, world: World, keep: int
+) -> Path:
+    """Write one checkpoint and drop all but the latest `keep`; every process must call this."""
+    final = run / "checkpoints" / f"{PREFIX}{progress.step:06d}"
+    temporary = final.with_suffix(".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    world.barrier()
+    if is_deepspeed(accelerator):
+        model.save_checkpoint(str(temporary), tag="engine", exclude_frozen_parameters=True)  # type: ignore[operator]
+    elif accelerator.is_main_process:
+        tensors = {n: p.detach().cpu().contiguous() for n, p in trainable(accelerator.unwrap_model(model)).items()}
+        save_file(tensors, temporary / "trainable.safetensors")
+        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    torch.save(_random_states(), temporary / f"random-{world.rank}.pt")
+    world.barrier()
+    if accelerator.is_main_process:
+        files = {str(f.relative_to(temporary)): f.stat().st_size for f in temporary.rglob("*") if f.is_file()}
+        state = {
+            "step": progress.step,
+            "micro": progress.micro,
+            "extra": progress.extra,
+            "processes": world.size,
+            "zero_stage": zero_stage(accelerator),
+            "deepspeed": is_deepspeed(accelerator),
+            "files": files,
+        }
+        (temporary / STATE).write_text(json.dumps(state, indent=2))
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in checkpoints(run)[:-keep]:
+            shutil.rmtree(old)
+    world.barrier()
+    return final
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    advice = f"remove {folder} to resume from the checkpoint before it"
+    try:
+        state = json.loads((folder / STATE).read_text())
+        for name, size in state["files"].items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise UserError(f"{file} is missing or cut short, so this checkpoint is half-written: {advice}")
+    except (OSError, ValueError, KeyError) as error:
+        broken = f"{folder / STATE} is missing or broken, so this checkpoint is half-written"
+        raise UserError(f"{broken}: {advice}") from error
+    return state
+
+
+def load_checkpoint(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, world: World) -> Progress:
+    """Bring model, optimizer and random states to where `folder` left them.
+
+    Raises:
+        UserError: the checkpoint is incomplete, or was written by another number of processes or another engine.
+    """
+    state = _read_state(folder)
+    here = {"processes": world.size, "deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
+    for key, value in here.items():
+        if state[key] != value:
+            raise UserError(
+                f"{folder} was written with {key} = {state[key]}, this job has {value}: "
+                "launch with the same accelerate config, or start anew with --overwrite"
+            )
+    if is_deepspeed(accelerator):
+        path, _ = model.load_checkpoint(str(folder), tag="engine", load_module_strict=False)  # type: ignore[operator]
+        if path is None:
+            raise UserError(f"{folder} holds no DeepSpeed state that can be loaded: remove it to resume from another")
+    else:
+        copy_into(accelerator.unwrap_model(model), load_file(folder / "trainable.safetensors"), str(folder))
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+    states = torch.load(folder / f"random-{world.rank}.pt", weights_only=True)
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    return Progress(state["step"], state["micro"], state["extra"])

@@ -1,0 +1,238 @@
+"""The training loop: one forward and one backward per micro-batch, whatever the method and the engine.
+
+All processes run the same code; what they must agree on (counts, losses, weights, stopping) is summed first.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from data.batches import SlateBatch
+from data.slate_set import TrainBatches
+from modeling.model import SlateModel
+from train.accelerate_setup import is_deepspeed
+from train.balancing.balancer import Balancer
+from train.checkpoint import Progress
+from train.objectives.base import Objective, Step, Totals
+from train.schedule import rate_factor
+from train.world import World
+
+
+@dataclass
+class Averages:
+    """Running means of what is logged between two log lines."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, key: str, value: float) -> None:
+        """Take in one value; non-finite ones are left out of the mean."""
+        if math.isfinite(value):
+            self.sums[key] = self.sums.get(key, 0.0) + value
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def drain(self) -> dict[str, float]:
+        """The means, and start anew."""
+        means = {key: self.sums[key] / self.counts[key] for key in self.sums}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Hooks:
+    """What the loop calls between steps: each gets the number of optimizer steps done."""
+
+    log: Callable[[int, dict[str, float]], None]
+    evaluate: Callable[[int], None]
+    save: Callable[[Progress], None]
+    advance: Callable[[int], None]
+
+
+class Loop:
+    """Trains the assembled model from `progress` to `total` optimizer steps."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Any,
+        objectives: dict[str, Objective],
+        batches: TrainBatches,
+        world: World,
+        hooks: Hooks,
+    ) -> None:
+        self.config, self.accelerator, self.model, self.optimizer = config, accelerator, model, optimizer
+        self.objectives, self.batches, self.world, self.hooks = objectives, batches, world, hooks
+        self.slate_model: SlateModel = accelerator.unwrap_model(model)
+        self.pointwise = self.slate_model.pointwise
+        per_epoch = batches.order.per_epoch // config.train.accumulate
+        by_epochs = max(1, int(config.train.epochs * per_epoch))
+        self.total = config.train.max_steps or by_epochs
+        self.balancer = Balancer(
+            list(objectives),
+            [objective.options.weight for objective in objectives.values()],
+            config.balancing,
+            world,
+            scale=world.size / config.train.accumulate,
+        )
+        self.slate_model.boundary.solve = self.balancer.solve
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.averages = Averages()
+        self.bad_in_a_row = dict.fromkeys(objectives, 0)
+        self.stopped = False
+        self._clock = time.perf_counter()
+
+    def run(self, progress: Progress) -> Progress:
+        """Train; returns where it ended. `stopped` tells whether a signal ended it early (a checkpoint is written)."""
+        self._restore(progress)
+        config = self.config.train
+        numbers = range(progress.micro, self.total * config.accumulate)
+        loader = DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=config.workers)  # type: ignore[arg-type]
+        stop = StopSignal()
+        self.model.train()
+        for batch in loader:
+            asked = self._micro_step(batch.to(self.accelerator.device), progress, stop.asked)
+            progress.micro += 1
+            if progress.micro % config.accumulate:
+                continue
+            progress.step += 1
+            self._after_step(progress)
+            if asked and progress.step < self.total:
+                self.stopped = True
+                self._save(progress)
+                break
+        stop.restore()
+        return progress
+
+    def _after_step(self, progress: Progress) -> None:
+        config, step, last = self.config.train, progress.step, progress.step == self.total
+        self.hooks.advance(step)
+        if step % config.log_every == 0 or last:
+            self._log(step)
+        if config.eval_every and (step % config.eval_every == 0 or last):
+            self.hooks.evaluate(step)
+            self._clock = time.perf_counter()
+        if config.save_every and (step % config.save_every == 0 or last):
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        progress.extra = {
+            "objectives": {n: {k: v.tolist() for k, v in o.state.items()} for n, o in self.objectives.items()},
+            "bad_in_a_row": self.bad_in_a_row,
+        }
+        self.hooks.save(progress)
+
+    def _restore(self, progress: Progress) -> None:
+        if progress.extra:
+            for name, state in progress.extra["objectives"].items():
+                self.objectives[name].state = {key: torch.tensor(value) for key, value in state.items()}
+            self.bad_in_a_row = dict(progress.extra["bad_in_a_row"])
+
+    def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
+        stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
+        mine = torch.tensor(
+            [batch.click.numel(), float(stands_for), batch.slots.shape[0], float(asked)],
+            dtype=torch.float64,
+            device=batch.click.device,
+        )
+        candidates, impressions, slates, asking = self.world.sum(mine).tolist()
+        return Totals(candidates, impressions, slates), asking > 0
+
+    def _micro_step(self, batch: SlateBatch, progress: Progress, asked: bool) -> bool:
+        self._set_rates(progress.step)
+        totals, asked = self._totals(batch, asked)
+        with self.accelerator.accumulate(self.model):
+            outputs = self.model(**batch.model_inputs())
+            step = Step(batch, outputs, totals, self.world, self.pointwise)
+            shares = torch.stack([objective.loss(step) for objective in self.objectives.values()])
+            losses = (self.world.sum(shares) / self.world.size).double().cpu().numpy()
+            self._gate(losses, progress.step)
+            self.balancer.losses, self.balancer.step = losses, progress.step
+            total = torch.where(torch.isfinite(torch.as_tensor(losses, device=shares.device)), shares, 0.0).sum()
+            self.accelerator.backward(total)
+            if self.accelerator.sync_gradients:
+                self._apply()
+        self._account(batch, totals, losses)
+        return asked
+
+    def _gate(self, losses: np.ndarray, step: int) -> None:
+        """Close the gates of objectives whose global loss is not finite; stop after too many such steps in a row."""
+        bad = {name for name, loss in zip(self.objectives, losses, strict=True) if not math.isfinite(loss)}
+        self.slate_model.gates.closed = bad
+        for name in self.objectives:
+            self.bad_in_a_row[name] = self.bad_in_a_row[name] + 1 if name in bad else 0
+            self.averages.add(f"train/nonfinite/{name}", float(name in bad))
+            if self.bad_in_a_row[name] >= self.config.train.max_nonfinite:
+                raise UserError(
+                    f"the loss of objective '{name}' was not finite in {self.bad_in_a_row[name]} micro-batches in a "
+                    f"row (step {step}): lower train.lr or check the labels, then resume from the last checkpoint"
+                )
+
+    def _apply(self) -> None:
+        # One clip over trunk, towers and heads together, after combining; DeepSpeed has done it inside backward.
+        if is_deepspeed(self.accelerator):
+            norm = float(self.model.get_global_grad_norm() or 0.0)  # type: ignore[operator]
+            if not math.isfinite(norm):
+                raise UserError("the gradient norm is not finite under DeepSpeed: resume with a lower train.lr")
+        else:
+            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm))
+            if math.isfinite(norm):
+                self.optimizer.step()
+            self.averages.add("train/skipped_step", float(not math.isfinite(norm)))
+            self.optimizer.zero_grad()
+        self.averages.add("train/grad_norm", norm)
+
+    def _set_rates(self, step: int) -> None:
+        config = self.config.train
+        factor = rate_factor(step, self.total, config.warmup, config.min_lr_ratio)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self._rate = self.base_rates[0] * factor
+
+    def _account(self, batch: SlateBatch, totals: Totals, losses: np.ndarray) -> None:
+        for name, loss in zip(self.objectives, losses, strict=True):
+            self.averages.add(f"train/loss/{name}", float(loss))
+        self.averages.add("perf/padding", float((batch.segment_ids < 0).float().mean()))
+        self.averages.sums["perf/slates"] = self.averages.sums.get("perf/slates", 0.0) + totals.slates
+        self.averages.sums["perf/impressions"] = self.averages.sums.get("perf/impressions", 0.0) + totals.candidates
+        self.averages.counts["perf/slates"] = self.averages.counts["perf/impressions"] = 1
+
+    def _log(self, step: int) -> None:
+        now = time.perf_counter()
+        values = self.averages.drain()
+        for key in ("slates", "impressions"):
+            values[f"perf/{key}_per_second"] = values.pop(f"perf/{key}") / max(now - self._clock, 1e-9)
+        values["train/lr"] = self._rate
+        values["train/epoch"] = step * self.config.train.accumulate / self.batches.order.per_epoch
+        values.update(self.balancer.drain())
+        self._clock = now
+        self.hooks.log(step, values)

@@ -1,0 +1,94 @@
+"""Trainable and frozen parameters, on every engine: groups, gathering, and the check of what moved."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from configs.schema import TrainConfig
+from modeling.adapters import adapter_of
+from train.world import World
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def group_of(name: str) -> str:
+    """What a trainable parameter is counted under: `adapter ctr`, `head ctr`, …"""
+    adapter = adapter_of(name)
+    return f"adapter {adapter}" if adapter else f"head {name.removeprefix('heads.').split('.')[0]}"
+
+
+def optimizer_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
+    """AdamW's groups: adapters at `lr`, heads at `head_lr`."""
+    named = trainable(model)
+    adapters = [p for name, p in named.items() if adapter_of(name)]
+    heads = [p for name, p in named.items() if not adapter_of(name)]
+    return [{"params": adapters, "lr": config.lr}, {"params": heads, "lr": config.head_lr}]
+
+
+def full_size(parameter: nn.Parameter) -> int:
+    """Number of elements, also where ZeRO-3 has cut the parameter up."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _local(parameter: nn.Parameter) -> torch.Tensor:
+    return getattr(parameter, "ds_tensor", parameter).detach()
+
+
+def gather(parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Full copies on the CPU; under ZeRO-3 every process must call this."""
+    copies = {}
+    for name, parameter in parameters.items():
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                copies[name] = parameter.detach().cpu().clone()
+        else:
+            copies[name] = parameter.detach().cpu().clone()
+    return copies
+
+
+class MovementCheck:
+    """Remembers all weights at the start and tells at the end what moved.
+
+    Of frozen weights only two float64 sums are kept; of trainable ones a copy of this process's part.
+    """
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        self.world = world
+        self._model = model
+        self._frozen = {n: self._mark(p) for n, p in model.named_parameters() if not p.requires_grad}
+        self._start = {n: _local(p).clone() for n, p in trainable(model).items()}
+
+    @staticmethod
+    def _mark(parameter: nn.Parameter) -> tuple[float, float]:
+        values = _local(parameter).double()
+        return float(values.sum()), float((values * values).sum())
+
+    def moved(self) -> dict[str, float]:
+        """Per adapter and head the largest change of a weight since the start, over all processes."""
+        largest: dict[str, float] = defaultdict(float)
+        for name, parameter in trainable(self._model).items():
+            change = (_local(parameter) - self._start[name]).abs()
+            largest[group_of(name)] = max(largest[group_of(name)], float(change.max()) if change.numel() else 0.0)
+        names = sorted(largest)
+        everywhere = [dict(values) for values in self.world.gather(dict(largest))]
+        return {name: max(values[name] for values in everywhere) for name in names}
+
+    def changed_frozen(self) -> list[str]:
+        """Names of frozen weights of this process that differ from the start; should be empty."""
+        parameters = dict(self._model.named_parameters())
+        return [name for name, mark in self._frozen.items() if self._mark(parameters[name]) != mark]
+
+
+def count_by_group(names: Iterable[tuple[str, nn.Parameter]]) -> dict[str, int]:
+    """Elements per adapter and head."""
+    counts: dict[str, int] = defaultdict(int)
+    for name, parameter in names:
+        counts[group_of(name)] += full_size(parameter)
+    return dict(counts)

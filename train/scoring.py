@@ -1,0 +1,61 @@
+"""Scores of whole slates, row by row, from all processes."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from data.batches import build_batch
+from data.slate_set import SlateSet, score_batches
+from data.tokens import SlateTokenizer
+from train.world import World
+
+
+def score_slates(
+    model: nn.Module,
+    slates: SlateSet,
+    tokenizer: SlateTokenizer,
+    rows: Sequence[int],
+    *,
+    most_candidates: int,
+    max_row: int,
+    device: torch.device,
+    world: World,
+    progress: Callable[[int], None] = lambda slates: None,
+) -> dict[str, np.ndarray]:
+    """Score the slates `rows` with all their candidates, each process its part, gathered once at the end.
+
+    Returns:
+        arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
+        and `conversion` (int8), and float64 logits and adjustments by objective name.
+    """
+    sizes = [len(items) for items in slates.rows.select(list(rows))["item"]] if rows else []
+    groups = score_batches(sizes, most_candidates)
+    mine = groups[world.rank :: world.size]
+    rounds = -(-len(groups) // world.size)
+    was_training = model.training
+    model.eval()
+    parts: list[dict[str, np.ndarray]] = []
+    with torch.inference_mode():
+        for number in range(rounds):
+            # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
+            group = mine[number] if number < len(mine) else groups[0]
+            chosen = [slates.slate(rows[index], tokenizer) for index in group]
+            batch = build_batch(chosen, max_row, tokenizer.pad_id).to(device)
+            outputs = model(**batch.model_inputs())
+            if number >= len(mine):
+                continue
+            part = {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
+            part["row"] = batch.row[batch.slate].cpu().numpy()
+            part["item"] = batch.item.cpu().numpy()
+            part["click"] = batch.click.cpu().numpy().astype(np.int8)
+            part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
+            parts.append(part)
+            progress(len(group) * world.size)
+    model.train(was_training)
+    everywhere = [part for process in world.gather(parts) for part in process]
+    merged = {name: np.concatenate([part[name] for part in everywhere]) for name in everywhere[0]}
+    place = {row: index for index, row in enumerate(rows)}
+    order = np.argsort([place[int(row)] for row in merged["row"]], kind="stable")
+    return {name: values[order] for name, values in merged.items()}
