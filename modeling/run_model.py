@@ -1,0 +1,36 @@
+"""The model of a finished run: built from the run's config, filled from its adapters folder."""
+
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from modeling.adapter_store import load_adapters, read_info
+from modeling.backbone import config_hash, load_model_config
+from modeling.model import SlateModel, build_model
+
+
+def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
+    """The trained model of a run, on the CPU, in evaluation form.
+
+    Args:
+        config: the run's resolved configuration.
+        adapters_folder: `RUN/adapters`, or a folder of the same form.
+
+    Raises:
+        UserError: the adapters are missing or broken, or belong to another base model, split or set of objectives.
+    """
+    info = read_info(adapters_folder)  # before the base model is loaded, which takes minutes for a large one
+    trained, configured = {*info.pointwise, *info.listwise}, set(config.objectives.active())
+    if trained != configured:
+        name = sorted(trained ^ configured)[0]
+        raise UserError(
+            f"{adapters_folder} and the config differ in objective '{name}': use the config.yaml of the same run"
+        )
+    model = build_model(config.backbone, config.lora, info.pointwise, info.listwise, info.offsets, config.seed)
+    if model.backbone.split != info.split:
+        raise UserError(
+            f"{adapters_folder} was trained with backbone.split: {info.split}, the config gives "
+            f"{model.backbone.split}: set backbone.split to {info.split}"
+        )
+    load_adapters(model, adapters_folder, config_hash(load_model_config(config.backbone)))
+    return model.eval()
