@@ -1,0 +1,104 @@
+"""The manifest of a prepared folder: what lies there, where it came from, and the hashes that prove it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs.errors import UserError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+SPLITS = ("train", "valid", "test")
+
+
+class SplitCounts(BaseModel):
+    """What one split holds; `first` and `last` are the ISO timestamps of its first and last request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests: int
+    slates: int
+    impressions: int
+    clicks: int
+    conversions: int
+    clicked_conversions: int
+    first: str
+    last: str
+    files: list[str]
+
+
+class Manifest(BaseModel):
+    """manifest.json as an object; docs/slate_format.md gives the meaning of every key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    source: str
+    created: str
+    versions: dict[str, str]
+    prompt: dict[str, Any]
+    history: dict[str, Any]
+    counts: dict[str, int]
+    splits: dict[str, SplitCounts]
+    dropped: dict[str, int] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    fields: list[str] = Field(default_factory=list)
+    user_groups: list[str] = Field(default_factory=list)
+    hashes: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path | str, verify: bool = False) -> "Manifest":
+        """Read the manifest of a prepared folder; `verify` also compares every file with its sha256.
+
+        Raises UserError for a missing folder, a broken manifest, another schema version, and (with `verify`) a file
+        that is missing or not the one that was prepared.
+        """
+        folder = Path(folder)
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise UserError(f"{folder} holds no prepared data ({FILE_NAME} is missing): run equipoise prepare first")
+        manifest = cls._parse(path)
+        if verify:
+            manifest.verify(folder)
+        return manifest
+
+    @classmethod
+    def _parse(cls, path: Path) -> "Manifest":
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not readable as JSON: run equipoise prepare again") from error
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {version}, but this equipoise reads {SCHEMA_VERSION}: "
+                "run equipoise prepare again"
+            )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            key = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise UserError(f"{path} is damaged at key '{key}': run equipoise prepare again") from error
+
+    def verify(self, folder: Path | str) -> None:
+        """Compare every file of the folder with its recorded sha256; raises UserError for the first that differs."""
+        for name, expected in self.hashes.items():
+            path = Path(folder) / name
+            if not path.is_file():
+                raise UserError(f"{path} is missing: run equipoise prepare again")
+            if file_hash(path) != expected:
+                raise UserError(f"{path} does not match its hash in {FILE_NAME}: run equipoise prepare again")
+
+    def write(self, folder: Path | str) -> None:
+        """Write manifest.json into the folder, last of all files, so that its presence means completeness."""
+        text = self.model_dump_json(indent=2) + "\n"
+        (Path(folder) / FILE_NAME).write_text(text, encoding="utf-8")
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file as hexadecimal digits, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

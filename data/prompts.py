@@ -1,0 +1,151 @@
+"""Renders prompt pieces: the only place where rows become text, in `prepare` and in serving alike.
+
+A piece is a string such as "bought {times_bought|count}". It vanishes where one of its fields is missing, so a text
+never says "None". Filters turn numbers into coarse words, which a language model reads better than digits.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from configs.errors import UserError
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_NAME = re.compile(r"[A-Za-z_]\w*\Z")
+
+
+# Upper bounds (inclusive) and words, fine where most counts lie and coarse above.
+_COUNT_WORDS = (
+    (0, "never"), (1, "once"), (2, "twice"), (3, "3 times"), (4, "4 times"), (6, "5 to 6 times"), (9, "7 to 9 times"),
+    (14, "10 to 14 times"), (24, "15 to 24 times"), (49, "25 to 49 times"),
+)  # fmt: skip
+_DAYS_WORDS = (
+    (0, "today"), (1, "yesterday"), (6, "this week"), (13, "last week"), (20, "2 weeks ago"), (29, "3 weeks ago"),
+    (59, "a month ago"), (89, "2 months ago"), (179, "some months ago"), (364, "half a year ago"),
+)  # fmt: skip
+
+
+def count_words(value: float) -> str:
+    """A count as words: 0 is "never", 1 "once", 5 "5 to 6 times", from 50 on "50 times or more"."""
+    return next((words for bound, words in _COUNT_WORDS if value <= bound), "50 times or more")
+
+
+def days_words(value: float) -> str:
+    """A number of days in the past as words: below 1 is "today", 8 "last week", from 365 on "over a year ago"."""
+    whole = math.floor(value)
+    return next((words for bound, words in _DAYS_WORDS if whole <= bound), "over a year ago")
+
+
+def money_words(value: float) -> str:
+    """An amount as text, without a currency: two decimals below 10, one figure fewer above ("3.49", "24", "1200")."""
+    if abs(value) < 10:
+        return f"{value:.2f}".removesuffix(".00")
+    if abs(value) < 1000:
+        return f"{value:.0f}"
+    return f"{round(value, -2):.0f}"
+
+
+FILTERS: dict[str, Callable[[float], str]] = {"count": count_words, "days": days_words, "money": money_words}
+
+
+def plain_text(value: Any) -> str:
+    """A value as text: whole numbers without a trailing .0, other numbers with four figures, strings stripped."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:.4g}"
+    return " ".join(str(value).split())
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value vanishes with its piece: None, NaN or infinity, an empty or blank string, an empty list."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, (list, tuple)) and not value
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One `{name|filter}` of a piece and the literal text that follows it."""
+
+    name: str
+    filter: str | None
+    tail: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A parsed piece: the literal text before its first slot, and its slots."""
+
+    text: str
+    head: str
+    slots: tuple[Slot, ...]
+
+    def render(self, fields: Mapping[str, Any]) -> str | None:
+        """The piece as text, or None where it vanishes. Raises UserError where a filter meets no number."""
+        parts = [self.head]
+        for slot in self.slots:
+            value = fields.get(slot.name)
+            if is_missing(value):
+                return None
+            parts.append(plain_text(value) if slot.filter is None else self._filtered(slot, value))
+            parts.append(slot.tail)
+        return "".join(parts)
+
+    def _filtered(self, slot: Slot, value: Any) -> str:
+        assert slot.filter is not None
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"prompt piece '{self.text}' got {slot.name} = '{value}', which is no number: "
+                f"drop the filter |{slot.filter} or mend the column"
+            ) from error
+        return FILTERS[slot.filter](number)
+
+
+@lru_cache(maxsize=1024)
+def parse_piece(text: str) -> Piece:
+    """Parse one piece; raises UserError naming the piece for an unknown filter or unbalanced braces."""
+    literals = _FIELD.split(text)[::2]
+    if any("{" in literal or "}" in literal for literal in literals):
+        raise UserError(f"prompt piece '{text}' has a brace without its partner: write fields as {{name}}")
+    slots = []
+    for inner, tail in zip(_FIELD.findall(text), literals[1:], strict=True):
+        name, bar, filter_name = (part.strip() for part in inner.partition("|"))
+        if not _NAME.match(name):
+            raise UserError(f"prompt piece '{text}' has no valid field name in '{{{inner}}}': write it as {{name}}")
+        if bar and filter_name not in FILTERS:
+            known = ", ".join(FILTERS)
+            raise UserError(f"prompt piece '{text}' uses the unknown filter '{filter_name}': use one of {known}")
+        slots.append(Slot(name, filter_name if bar else None, tail))
+    return Piece(text, literals[0], tuple(slots))
+
+
+def piece_fields(pieces: Iterable[str]) -> list[str]:
+    """The field names that the pieces read, each once, in the order of their first use."""
+    return list(dict.fromkeys(slot.name for text in pieces for slot in parse_piece(text).slots))
+
+
+def render_pieces(pieces: Iterable[str], fields: Mapping[str, Any], separator: str = ", ") -> str:
+    """Render the pieces that have all their fields and join them; "" where none has."""
+    rendered = (parse_piece(text).render(fields) for text in pieces)
+    return separator.join(text for text in rendered if text)
+
+
+def prefix_text(
+    pieces: Iterable[str], fields: Mapping[str, Any], titles: Iterable[str], label: str, separator: str = ", "
+) -> str:
+    """The prefix of a request: its pieces, then the label and the titles of its history, which vanish together."""
+    text = render_pieces(pieces, fields, separator)
+    told = ", ".join(title for title in (plain_text(title) for title in titles) if title)
+    if not told:
+        return text
+    return f"{text}{separator}{label}{told}" if text else f"{label}{told}"

@@ -1,0 +1,85 @@
+"""Splits requests in time: by a column, by two dates, or by shares of the latest requests."""
+
+from datetime import UTC, datetime
+
+from configs.errors import UserError
+from configs.schema import SplitConfig
+from data.manifest import SPLITS
+from data.tables import Tables, literal, one, quote
+
+
+def split_column(tables: Tables, config: SplitConfig) -> str | None:
+    """The column of impressions that holds the split, if it is split that way.
+
+    A source that brings its own split is followed unless the config asks for another one.
+    """
+    asked = config.model_dump() != SplitConfig().model_dump()
+    return config.column if asked else tables.split_column
+
+
+def write_splits(tables: Tables, config: SplitConfig) -> None:
+    """Fill requests.split with 0 (train), 1 (valid), 2 (test). Raises UserError for an empty split or a bad value."""
+    column = split_column(tables, config)
+    if column:
+        _by_column(tables, column)
+    elif config.valid_from and config.test_from:
+        _by_dates(tables, _utc(config.valid_from), _utc(config.test_from))
+    else:
+        _by_dates(tables, *_dates_of_shares(tables, config))
+    present = {row[0] for row in tables.con.execute("SELECT DISTINCT split FROM requests").fetchall()}
+    for number, name in enumerate(SPLITS):
+        if number not in present:
+            raise UserError(f"{tables.labels['impressions']} gives an empty {name} split: {_way_out(config, column)}")
+
+
+def _way_out(config: SplitConfig, column: str | None) -> str:
+    if column:
+        return f"column '{column}' must hold train, valid and test"
+    if config.valid_from:
+        return "move data.split.valid_from and data.split.test_from into the time of the impressions"
+    return "raise data.split.valid_share and data.split.test_share, or set valid_from and test_from"
+
+
+def _by_column(tables: Tables, column: str) -> None:
+    """Read the split from a column of impressions, which must be one of three words and constant in a request."""
+    name = quote(column)
+    words = ", ".join(literal(split) for split in SPLITS)
+    bad = tables.con.execute(
+        f"SELECT {name} FROM impressions WHERE coalesce(CAST({name} AS VARCHAR) NOT IN ({words}), true) LIMIT 1"
+    ).fetchone()
+    label = tables.labels["impressions"]
+    if bad:
+        raise UserError(f"{label} has {column} '{bad[0]}' in its split column: write train, valid or test")
+    mixed = tables.con.execute(
+        f"SELECT request_id FROM impressions GROUP BY 1 HAVING min({name}) <> max({name}) ORDER BY 1 LIMIT 1"
+    ).fetchone()
+    if mixed:
+        raise UserError(f"{label} has several values of {column} in request '{mixed[0]}': give a request one split")
+    numbers = " ".join(f"WHEN {literal(split)} THEN {number}" for number, split in enumerate(SPLITS))
+    tables.con.execute(f"""
+        UPDATE requests SET split = CASE s.split {numbers} END
+        FROM (SELECT request_id, any_value(CAST({name} AS VARCHAR)) AS split FROM impressions GROUP BY 1) s
+        WHERE s.request_id = requests.request_id
+    """)
+
+
+def _by_dates(tables: Tables, valid_from: datetime, test_from: datetime) -> None:
+    tables.con.execute(
+        "UPDATE requests SET split = CASE WHEN timestamp >= $test THEN 2 WHEN timestamp >= $valid THEN 1 ELSE 0 END",
+        {"test": test_from, "valid": valid_from},
+    )
+
+
+def _dates_of_shares(tables: Tables, config: SplitConfig) -> tuple[datetime, datetime]:
+    """The two dates that cut off the latest requests; requests of one moment always stay together."""
+    total = one(tables.con, "SELECT count(*) FROM requests")[0]
+    tests = max(round(total * config.test_share), 1)
+    valids = max(round(total * config.valid_share), 1)
+    order = "SELECT timestamp FROM requests ORDER BY timestamp LIMIT 1 OFFSET"
+    test_from = one(tables.con, f"{order} {max(total - tests, 0)}")[0]
+    valid_from = one(tables.con, f"{order} {max(total - tests - valids, 0)}")[0]
+    return valid_from, test_from
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
