@@ -8,6 +8,7 @@ and `candidate \\n`, whose last token is the one that is read.
 from collections.abc import Sequence
 from typing import Any
 
+from configs.errors import UserError
 from configs.schema import TokensConfig
 
 
@@ -19,6 +20,9 @@ class SlateTokenizer:
         limits: the token limits of prefix and candidate.
         encoder: whether the backbone is an encoder (special tokens) or a decoder (line breaks).
         item_texts: the text of every item, by item_index.
+
+    Raises:
+        UserError: the tokenizer lacks a token that ends prefixes and candidates.
     """
 
     def __init__(self, tokenizer: Any, limits: TokensConfig, encoder: bool, item_texts: Sequence[str]) -> None:
@@ -28,15 +32,29 @@ class SlateTokenizer:
         self.seen = {"prefix": 0, "candidate": 0}
         self.cut = {"prefix": 0, "candidate": 0}
         if encoder:
+            if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+                raise UserError("backbone.tokenizer: an encoder needs [CLS] and [SEP] tokens: choose its own tokenizer")
             self.start, self.prefix_end = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
             self.candidate_end = [tokenizer.sep_token_id]
         else:
-            line_break = self._ids(["\n"])[0]
             self.start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-            self.prefix_end = self.candidate_end = line_break
+            self.prefix_end = self.candidate_end = self._line_break()
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.separator = ", "
         self._items = self._ids(list(item_texts))
+
+    def _line_break(self) -> list[int]:
+        """The ids that end prefixes and candidates of decoders: a line break, or one token where none is known."""
+        ids = self._ids(["\n"])[0]
+        # Tokenizers made for encoders drop white space altogether.
+        ends = (self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
+        ids = ids or [token for token in ends if token is not None][:1]
+        if not ids:
+            raise UserError(
+                "backbone.tokenizer: no token for a line break, and no sep or eos token to end a candidate with: "
+                "choose another tokenizer"
+            )
+        return ids
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
