@@ -8,7 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -46,6 +55,8 @@ class SplitConfig(Section):
             raise ValueError("valid_from and test_from belong together: give both or neither")
         if self.column and self.valid_from:
             raise ValueError("column and valid_from/test_from exclude each other: drop one of them")
+        if self.valid_from and self.test_from and (self.valid_from.tzinfo is None) != (self.test_from.tzinfo is None):
+            raise ValueError("valid_from and test_from must both have a time zone or both have none")
         if self.valid_from and self.test_from and self.valid_from >= self.test_from:
             raise ValueError("valid_from must be earlier than test_from")
         if self.valid_share + self.test_share >= 1:
@@ -109,8 +120,8 @@ class DataConfig(Section):
 class TokensConfig(Section):
     """Token limits. Longer prefixes and candidates are cut at the end, counted and reported."""
 
-    max_prefix: PositiveInt = 160
-    max_candidate: PositiveInt = 48
+    max_prefix: Annotated[int, Field(ge=8)] = 160
+    max_candidate: Annotated[int, Field(ge=4)] = 48
     max_row: PositiveInt = 1024
 
 
@@ -183,7 +194,12 @@ class CoverageConfig(ListwiseConfig):
 
 
 class ObjectivesConfig(Section):
-    """The objectives of a run, by name; leave one out and its tower is not built."""
+    """The objectives of a run, by name; leave one out and its tower is not built.
+
+    Frozen, and written without the absent ones: a null is read as "with its defaults".
+    """
+
+    model_config = ConfigDict(frozen=True)
 
     ctr: CtrConfig | None = None
     cvr: CvrConfig | None = None
@@ -203,6 +219,10 @@ class ObjectivesConfig(Section):
             value = {name: {} if options is None else options for name, options in value.items()}
             value = {name: None if options is False else options for name, options in value.items()}
         return value
+
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, dump: Any) -> dict[str, Any]:
+        return {name: options for name, options in dump(self).items() if options is not None}
 
     @model_validator(mode="after")
     def _ctr_first(self) -> "ObjectivesConfig":

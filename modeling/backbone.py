@@ -22,16 +22,29 @@ from configs.errors import UserError
 from configs.schema import BackboneConfig
 
 DROPOUT_KEYS = (
+    "activation_dropout",
     "attention_dropout",
     "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
+    "dropout",
     "embd_pdrop",
+    "embed_dropout",
     "embedding_dropout",
     "hidden_dropout",
     "hidden_dropout_prob",
     "mlp_dropout",
     "resid_pdrop",
+)
+
+POSITIONS_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
 )
 
 
@@ -80,6 +93,11 @@ def is_encoder(config: Any) -> bool:
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
+def first_position(config: Any) -> int:
+    """The position of a prompt's first token: 0, but RoBERTa and its kin count on from the id of their padding."""
+    return config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+
+
 def max_positions(config: Any) -> int | None:
     """How many positions one prompt (prefix and one candidate) may have, or None where nothing limits it."""
     limits = [
@@ -87,7 +105,7 @@ def max_positions(config: Any) -> int | None:
         for key in ("max_position_embeddings", "n_positions", "sliding_window")
         if isinstance(value := getattr(config, key, None), int) and value > 0
     ]
-    return min(limits) if limits else None
+    return min(limits) - first_position(config) if limits else None
 
 
 def load_tokenizer(backbone: BackboneConfig) -> Any:
@@ -146,22 +164,25 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     )
 
 
+LayerCall = tuple[tuple[Any, ...], dict[str, Any]]
+"""The positional and the keyword arguments of a layer, without the hidden states."""
+
+
 class Tap(nn.Module):
     """Stands where an upper layer stood: hands the hidden states on and keeps the other arguments of the call."""
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden: torch.Tensor | None = None
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
+        self.call: LayerCall = ((), {})
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.hidden, self.args, self.kwargs = hidden_states, args, kwargs
+        self.hidden, self.call = hidden_states, (args, kwargs)
         return hidden_states
 
     def clear(self) -> None:
         """Forget the call, so that its tensors can be freed."""
-        self.hidden, self.args, self.kwargs = None, (), {}
+        self.hidden, self.call = None, ((), {})
 
 
 def _take_final_norm(parent: nn.Module) -> nn.Module:
@@ -191,6 +212,7 @@ class SplitBackbone(nn.Module):
         self.encoder = is_encoder(model.config)
         self.layers_name, layers = find_layers(model)
         self.split = split
+        self.first_position = first_position(model.config)
         parent_name, _, list_name = self.layers_name.rpartition(".")
         parent = model.get_submodule(parent_name)
         self.taps = [Tap() for _ in range(split, len(layers))]
@@ -205,7 +227,10 @@ class SplitBackbone(nn.Module):
     ) -> torch.Tensor:
         """Run embeddings and the lower layers; returns z of shape (R, T, H) and leaves the layer calls in the taps."""
         out = self.trunk(
-            input_ids=input_ids_RT, position_ids=position_ids_RT, attention_mask=mask_R1TT, use_cache=False
+            input_ids=input_ids_RT,
+            position_ids=position_ids_RT + self.first_position,
+            attention_mask=mask_R1TT,
+            use_cache=False,
         )
         z_RTH = out.last_hidden_state
         tapped = self.taps[0].hidden
@@ -217,10 +242,10 @@ class SplitBackbone(nn.Module):
             self._checked = True
         return z_RTH
 
-    def run_upper(self, index: int, hidden_RTH: torch.Tensor) -> torch.Tensor:
+    def run_upper(self, index: int, call: LayerCall, hidden_RTH: torch.Tensor) -> torch.Tensor:
         """Run upper layer `index` (0 is layer `split` of the model) as the model itself would have called it."""
-        tap = self.taps[index]
-        out = self.upper[index](hidden_RTH, *tap.args, **tap.kwargs)
+        args, kwargs = call
+        out = self.upper[index](hidden_RTH, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 
     def clear(self) -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.schema import BackboneConfig, LoraConfig
 from modeling.adapters import activate, inject_adapters, lora_layers
-from modeling.backbone import SplitBackbone, find_layers, load_backbone
+from modeling.backbone import LayerCall, SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
 from modeling.heads import PointHead, SlateHead
 from modeling.masks import slate_mask
@@ -63,19 +63,20 @@ class SlateModel(nn.Module):
         """Names of all objectives, pointwise first: the order of the towers."""
         return self.pointwise + self.listwise
 
-    def _layer(self, index: int, name: str, hidden_RTH: torch.Tensor) -> torch.Tensor:
+    def _layer(self, index: int, name: str, call: LayerCall, hidden_RTH: torch.Tensor) -> torch.Tensor:
         # The adapter is chosen inside: under checkpointing this runs again in backward, after other towers have run.
         for module in self._switches[index]:
             activate(module, name)
-        return self.backbone.run_upper(index, hidden_RTH)
+        return self.backbone.run_upper(index, call, hidden_RTH)
 
     def _tower(self, name: str, z_RTH: torch.Tensor) -> torch.Tensor:
         hidden_RTH = z_RTH
-        for index in range(len(self.backbone.upper)):
+        for index, tap in enumerate(self.backbone.taps):
+            # The call goes along by value: another forward may have run before backward comes to recompute this one.
             if self.checkpointing and torch.is_grad_enabled():
-                hidden_RTH = checkpoint(self._layer, index, name, hidden_RTH, use_reentrant=False)
+                hidden_RTH = checkpoint(self._layer, index, name, tap.call, hidden_RTH, use_reentrant=False)
             else:
-                hidden_RTH = self._layer(index, name, hidden_RTH)
+                hidden_RTH = self._layer(index, name, tap.call, hidden_RTH)
         return hidden_RTH
 
     def _pool(self, hidden_RTH: torch.Tensor, candidate_tokens_NL: torch.Tensor) -> torch.Tensor:
@@ -132,8 +133,7 @@ class SlateModel(nn.Module):
             present = (candidate_tokens >= 0).unsqueeze(-1)
             outputs["embeddings"] = (flat[candidate_tokens.clamp(min=0)] * present).sum(1) / present.sum(1)
             self._embedded = None
-        if not self.checkpointing:  # recomputation in backward needs the tapped calls again
-            self.backbone.clear()
+        self.backbone.clear()
         return outputs
 
 

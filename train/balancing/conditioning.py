@@ -44,19 +44,21 @@ def condition(gram: np.ndarray, preference: np.ndarray, normalize: str, losses: 
     norms = np.sqrt(np.where(finite, squares, 0.0))
     longest = norms.max(initial=0.0)
     usable = finite & (norms > ALMOST_ZERO * longest)
+    # Finite gradients can still meet in a non-finite product: leave out whichever does so most often, the later of two.
+    while (broken := ~np.isfinite(gram) & np.outer(usable, usable)).any():
+        worst = len(gram) - 1 - int(np.argmax((broken | broken.T).sum(1)[::-1]))
+        usable[worst] = finite[worst] = False
     if normalize == "loss":
-        usable &= np.isfinite(losses) & (np.abs(losses) > 0)
+        finite &= np.isfinite(losses)
+        usable &= finite & (np.abs(losses) > 0)
     active = np.flatnonzero(usable)
-    # A finite pair of diagonals can still meet in a non-finite product: leave out the later one of such a pair.
-    while len(active) and not np.isfinite(gram[np.ix_(active, active)]).all():
-        active = active[:-1]
     lengths = norms[active]
     scales = np.asarray(preference, dtype=np.float64)[active]
     if normalize == "l2" and len(active):
         scales = scales * lengths.mean() / lengths
     elif normalize == "loss":
         scales = scales / np.abs(losses[active])
-    cosines = gram[np.ix_(active, active)] / np.outer(lengths, lengths)
+    cosines = gram[np.ix_(active, active)] / lengths[:, None] / lengths[None, :]
     cosines = np.clip((cosines + cosines.T) / 2, -1.0, 1.0)
     np.fill_diagonal(cosines, 1.0)
     left_out = np.setdiff1d(np.arange(len(gram)), active)

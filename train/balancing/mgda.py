@@ -1,24 +1,50 @@
 """MGDA: the min-norm point of the convex hull of the gradients (Désidéri 2012; Sener & Koltun 2018).
 
-Solved by Wolfe's active-set method (1976) in cosines, so that norms many powers of ten apart do no harm.
+Solved exactly, as non-negative least squares on cosines, so that norms many powers of ten apart do no harm and
+opposed, duplicate or dependent gradients need no special case.
 """
 
 import numpy as np
 
-TOLERANCE = 1e-12
-"""On cosines, hence free of scale."""
+TOLERANCE = 1e-13
+"""On cosines, hence free of scale: a gradient joins the point only where that shortens it by more than rounding."""
 
 
-def _on_face(cosines: np.ndarray, inverse_norms: np.ndarray, support: list[int]) -> np.ndarray:
-    """The min-norm point of the affine hull of the gradients in `support`, in units of u = α·norm."""
-    size = len(support)
-    system = np.zeros((size + 1, size + 1))
-    system[:size, :size] = cosines[np.ix_(support, support)]
-    system[:size, size] = -inverse_norms[support]
-    system[size, :size] = inverse_norms[support]
-    right = np.zeros(size + 1)
-    right[size] = 1.0
-    return np.linalg.lstsq(system, right, rcond=1e-14)[0][:size]
+def _factor(cosines: np.ndarray) -> np.ndarray:
+    """R with RᵀR = cosines; directions that are no more than rounding, or negative by it, are left out."""
+    values, vectors = np.linalg.eigh(cosines)
+    values = np.where(values > 1e-15 * len(values), values, 0.0)
+    return (vectors * np.sqrt(values)).T
+
+
+def _nonnegative_least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """argmin ‖matrix u − right‖² over u ≥ 0 (Lawson & Hanson 1974, chapter 23)."""
+    count = matrix.shape[1]
+    u, support, distance = np.zeros(count), [], np.inf
+    for _ in range(30 * count):
+        rest = right - matrix @ u
+        if not rest @ rest < distance:  # the last change brought nothing but rounding
+            break
+        distance = rest @ rest
+        pull = matrix.T @ rest
+        pull[support] = -np.inf
+        entering = int(np.argmax(pull))
+        if not pull[entering] > TOLERANCE * max(1.0, u.max()):
+            break
+        support.append(entering)
+        while support:
+            target = np.linalg.lstsq(matrix[:, support], right)[0]
+            current = u[support]
+            if (target > 0).all():
+                u[support] = target
+                break
+            falling = target <= 0
+            steps = np.full(len(support), np.inf)
+            steps[falling] = current[falling] / np.maximum(current[falling] - target[falling], 1e-300)
+            leaving = int(np.argmin(steps))
+            u[support] = np.maximum(current + steps[leaving] * (target - current), 0.0)
+            u[support.pop(leaving)] = 0.0
+    return u
 
 
 def mgda(cosines: np.ndarray, norms: np.ndarray) -> np.ndarray:
@@ -30,31 +56,10 @@ def mgda(cosines: np.ndarray, norms: np.ndarray) -> np.ndarray:
     Returns:
         α, float64 (K,).
     """
-    # With u = α·norm the problem is min uᵀCu over u ≥ 0, cᵀu = 1, c = 1/norm: only c knows the scale.
+    # With u = α·norm the problem is min ‖Ru‖² over u ≥ 0, cᵀu = 1, c = 1/norm: only c knows the scale. Up to a factor,
+    # that is the u ≥ 0 of least ‖Ru‖² + (cᵀu − 1)², and the factor goes when Σ α is set to 1.
     c = norms.min() / norms
-    support = [int(np.argmax(c))]  # the shortest gradient
-    u = np.zeros(len(norms))
-    u[support] = 1.0 / c[support]
-    for _ in range(100 * len(norms)):
-        size = u @ cosines @ u
-        slack = cosines @ u - size * c
-        slack[support] = np.inf
-        entering = int(np.argmin(slack))
-        if not slack[entering] < -TOLERANCE * max(u.max(), 1e-300):
-            break
-        support.append(entering)
-        while True:
-            target = _on_face(cosines, c, support)
-            current = u[support]
-            if (target > 0).all():
-                u[support] = target
-                break
-            falling = target <= 0
-            step = np.min(current[falling] / np.maximum(current[falling] - target[falling], 1e-300))
-            moved = current + min(step, 1.0) * (target - current)
-            leaving = int(np.argmin(np.where(falling, moved, np.inf)))
-            moved[leaving] = 0.0
-            u[support] = np.maximum(moved, 0.0)
-            del support[leaving]
-    alpha = u * c
+    right = np.zeros(len(norms) + 1)
+    right[-1] = 1.0
+    alpha = c * _nonnegative_least_squares(np.vstack([_factor(cosines), c]), right)
     return alpha / alpha.sum()

@@ -133,10 +133,13 @@ class Exposure:
 def moving_average(state: dict[str, torch.Tensor], key: str, now: torch.Tensor, momentum: float) -> torch.Tensor:
     """The moving average of a global quantity, with the gradient of its present value in full.
 
-    The first value starts the average. `state[key]` is updated in place of the old one.
+    The first value starts the average. `state[key]` is updated in place of the old one, but never by a value that is
+    not finite: one bad batch would spoil every later one.
     """
     before = state.get(key)
     detached = now.detach()
+    if not torch.isfinite(detached).all():
+        return now
     average = detached if before is None else momentum * before.to(now.device) + (1 - momentum) * detached
     state[key] = average.cpu()
     return now + (average - detached)

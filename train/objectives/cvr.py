@@ -6,13 +6,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, so
 from configs.schema import CvrConfig
 from train.objectives.base import Objective, Step
 
-LARGEST_LOG_P = -1e-7
 
 
-def log1m_exp(log_p: torch.Tensor) -> torch.Tensor:
-    """log(1 − exp(x)) for x < 0, without cancellation (Mächler 2012)."""
-    x = log_p.clamp(max=LARGEST_LOG_P)
-    return torch.where(x > -0.6931, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+def log1m_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """log(1 − σ(a)·σ(b)), value and gradient without cancellation or saturation at either end."""
+    log_p = logsigmoid(a) + logsigmoid(b)
+    near_0 = torch.log1p(-torch.exp(log_p.clamp(max=-0.5)))
+    # 1 − σ(a)σ(b) = (1 + eᵃ + eᵇ) / ((1 + eᵃ)(1 + eᵇ))
+    near_1 = torch.logsumexp(torch.stack([torch.zeros_like(a), a, b]), 0) - softplus(a) - softplus(b)
+    return torch.where(log_p < -0.6931, near_0, near_1)
 
 
 class Cvr(Objective):
@@ -39,10 +41,11 @@ class Cvr(Objective):
 
     def _entire_space(self, step: Step) -> torch.Tensor:
         # Unclicked candidates are sampled, clicked ones are not, so pCVR is the same in the sample and only pCTR moves.
-        log_click_N = logsigmoid(step.outputs["ctr"].detach() - step.batch.log_keep)
-        log_p_N = log_click_N + logsigmoid(step.outputs[self.name])
+        click_logit_N = step.outputs["ctr"].detach() - step.batch.log_keep
+        logit_N = step.outputs[self.name]
         label_N = step.batch.click * step.batch.conversion
-        return -(label_N * log_p_N + (1 - label_N) * log1m_exp(log_p_N))
+        log_p_N = logsigmoid(click_logit_N) + logsigmoid(logit_N)
+        return -(label_N * log_p_N + (1 - label_N) * log1m_product(click_logit_N, logit_N))
 
     def _propensity_weighted(self, step: Step) -> torch.Tensor:
         batch = step.batch

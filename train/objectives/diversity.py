@@ -13,10 +13,9 @@ def attribute_similarity(codes_NA: torch.Tensor, index_SM: torch.Tensor) -> torc
     return equal.cumprod(dim=-1).mean(-1)
 
 
-def text_similarity(embeddings_NH: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
-    """S (S, M, M): the cosine of frozen text embeddings, centred over the batch, negative ones cut to 0."""
-    centred = embeddings_NH - embeddings_NH.mean(0, keepdim=True)
-    unit_SMH = torch.nn.functional.normalize(centred, dim=-1)[index_SM]
+def text_similarity(embeddings_NH: torch.Tensor, centre_H: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
+    """S (S, M, M): the cosine of frozen text embeddings about their centre, negative ones cut to 0."""
+    unit_SMH = torch.nn.functional.normalize(embeddings_NH - centre_H, dim=-1)[index_SM]
     return (unit_SMH @ unit_SMH.transpose(1, 2)).clamp(min=0.0)
 
 
@@ -36,10 +35,12 @@ class Diversity(ListwiseObjective):
     def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
         """Mean J over the slates of the global batch, in [0, 1]."""
         if self.needs_embeddings:
-            similarity_SMM = text_similarity(step.outputs["embeddings"], exposure.slots_SM)
+            embeddings_NH = step.outputs["embeddings"]
+            centre_H = step.world.sum(embeddings_NH.sum(0)) / step.totals.candidates
+            similarity_SMM = text_similarity(embeddings_NH, centre_H, exposure.slots_SM)
         else:
             codes_NA = torch.stack([step.batch.attributes[name] for name in self.attributes], dim=-1)
             similarity_SMM = attribute_similarity(codes_NA, exposure.slots_SM)
         pi_SM = exposure.pi_SM
-        expected_S = torch.einsum("si,sij,sj->s", pi_SM, similarity_SMM, pi_SM)
+        expected_S = torch.einsum("si,sij,sj->s", pi_SM, similarity_SMM.to(pi_SM.dtype), pi_SM)
         return step.world.share(expected_S.sum(), step.totals.slates)

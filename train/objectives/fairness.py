@@ -28,8 +28,8 @@ class Fairness(ListwiseObjective):
         codes_N = step.batch.attributes[self.options.attribute]
         share = exposure.filled_SM / exposure.filled_SM.sum(1, keepdim=True)
         if self.options.target == "merit":
-            merit = step.relevance().exp()[exposure.slots_SM] * exposure.filled_SM
-            share = merit / merit.sum(1, keepdim=True)
+            relevance_SM = step.relevance()[exposure.slots_SM]  # its softmax is the share of Π p, without underflow
+            share = relevance_SM.masked_fill(~exposure.filled_SM, -torch.inf).softmax(1)
         exposed_G = exposure.by_group(exposure.pi_SM, codes_N, self.groups)
         due_G = exposure.by_group(share.to(exposed_G.dtype), codes_N, self.groups)
         exposed_G = step.world.sum_with_gradient(exposed_G) / step.totals.slates
