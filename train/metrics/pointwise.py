@@ -1,0 +1,164 @@
+"""Pointwise metrics: how well each probability separates (AUC, GAUC) and how true it is (log loss, NE, ECE).
+
+Every function returns NaN where a metric is undefined (no rows, one class only, a score that is NaN); none raises.
+"""
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+CLIP = 1e-7
+BINS = 15
+
+METRICS = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed")
+
+
+def auc(label: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve: the probability that a positive scores above a negative, ties counting half.
+
+    Args:
+        label: 0 or 1, (N,).
+        score: any real score, (N,).
+    """
+    if not _two_classes(label) or not np.isfinite(score).all():
+        return float("nan")
+    return float(roc_auc_score(label, score))
+
+
+def request_auc(label: np.ndarray, score: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUC of each request and its number of rows, float64 (R,) and int64 (R,), by ascending request number.
+
+    A request with one class only is NaN. Counted from ties as the Mann-Whitney U of each request (Mann & Whitney 1947).
+    """
+    numbers, segment = np.unique(request, return_inverse=True)
+    count = len(numbers)
+    rows = np.bincount(segment, minlength=count)
+    order = np.lexsort((score, segment))
+    segment, score = segment[order], score[order]
+    positive = label[order].astype(np.int64)
+    if not len(order):
+        return np.empty(0), rows
+    # A run is a set of equal scores in one request; a positive beats the negatives of the runs before its own.
+    starts = np.flatnonzero(np.r_[True, (np.diff(segment) != 0) | (score[1:] != score[:-1])])
+    positives = np.add.reduceat(positive, starts)
+    negatives = np.diff(np.r_[starts, len(order)]) - positives
+    run_segment = segment[starts]
+    all_positives = np.bincount(run_segment, positives, count)
+    all_negatives = rows - all_positives
+    before_request = np.cumsum(all_negatives) - all_negatives
+    beaten = np.cumsum(negatives) - negatives - before_request[run_segment]
+    wins = np.bincount(run_segment, positives * (beaten + negatives / 2), count)
+    pairs = all_positives * all_negatives
+    return np.divide(wins, pairs, out=np.full(count, np.nan), where=pairs > 0), rows
+
+
+def gauc(label: np.ndarray, score: np.ndarray, request: np.ndarray) -> float:
+    """AUC per request, averaged with the impressions as weights, over requests with both labels (Zhu et al. 2017).
+
+    Args:
+        label: 0 or 1, (N,).
+        score: any real score, (N,).
+        request: request number, (N,), in any order.
+    """
+    if not np.isfinite(score).all():
+        return float("nan")
+    return weighted_gauc(*request_auc(label, score, request))
+
+
+def weighted_gauc(aucs: np.ndarray, weights: np.ndarray) -> float:
+    """The mean of per-request AUCs (R,) with weights (R,), leaving out those that are NaN."""
+    kept = np.isfinite(aucs)
+    total = weights[kept].sum()
+    return float((aucs[kept] * weights[kept]).sum() / total) if total > 0 else float("nan")
+
+
+def log_loss(label: np.ndarray, probability: np.ndarray) -> float:
+    """Mean binary cross-entropy in nats, probabilities clipped to [1e-7, 1 − 1e-7]; defined for one class too."""
+    if not len(label):
+        return float("nan")
+    clipped = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
+    return float(-np.mean(np.where(label == 1, np.log(clipped), np.log1p(-clipped))))
+
+
+def normalized_entropy(label: np.ndarray, probability: np.ndarray) -> float:
+    """NE: log loss over the entropy of the observed base rate (He et al. 2014); 1 is as good as the base rate."""
+    if not _two_classes(label):
+        return float("nan")
+    rate = label.mean(dtype=np.float64)
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return log_loss(label, probability) / float(entropy)
+
+
+def calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float:
+    """ECE: mean |observed − predicted| over bins of equal mass, weighted by rows (Naeini et al. 2015).
+
+    Rows of equal probability share their mean label, so that the result does not depend on the order of rows.
+    """
+    if not len(label) or not np.isfinite(probability).all():
+        return float("nan")
+    values, run, counts = np.unique(probability, return_inverse=True, return_counts=True)
+    mean_label = np.bincount(run, label) / counts
+    excess = np.repeat(mean_label - values, counts)
+    gaps = [abs(part.sum()) for part in np.array_split(excess, bins)]
+    return float(sum(gaps) / len(label))
+
+
+def target_metrics(label: np.ndarray, probability: np.ndarray, request: np.ndarray) -> dict[str, float]:
+    """All metrics of one target, keyed as METRICS; `predicted` and `observed` are the mean probability and label.
+
+    Args:
+        label: 0 or 1, (N,).
+        probability: in [0, 1], (N,).
+        request: request number, (N,).
+    """
+    label = np.asarray(label)
+    probability = np.asarray(probability, np.float64)
+    empty = not len(label)
+    return {
+        "auc": auc(label, probability),
+        "gauc": gauc(label, probability, request),
+        "log_loss": log_loss(label, probability),
+        "ne": normalized_entropy(label, probability),
+        "ece": calibration_error(label, probability),
+        "predicted": float("nan") if empty else float(probability.mean()),
+        "observed": float("nan") if empty else float(label.mean(dtype=np.float64)),
+    }
+
+
+def targets(
+    click: np.ndarray, conversion: np.ndarray, pctr: np.ndarray, pcvr: np.ndarray | None, request: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(label, probability, request) of each target: ctr, and with pCVR also ctcvr and, on clicked rows, cvr."""
+    click, conversion, request = np.asarray(click), np.asarray(conversion), np.asarray(request)
+    pctr = np.asarray(pctr, np.float64)
+    found = {"ctr": (click, pctr, request)}
+    if pcvr is not None:
+        pcvr = np.asarray(pcvr, np.float64)
+        clicked = click == 1
+        found["ctcvr"] = (click * conversion, pctr * pcvr, request)
+        found["cvr"] = (conversion[clicked], pcvr[clicked], request[clicked])
+    return found
+
+
+def pointwise_metrics(
+    click: np.ndarray, conversion: np.ndarray, pctr: np.ndarray, pcvr: np.ndarray | None, request: np.ndarray
+) -> dict[str, float]:
+    """The metrics of all targets in one flat dict, for validation while training: "ctr/auc", "ctcvr/ne", …
+
+    Args:
+        click, conversion: 0 or 1, (N,).
+        pctr: probability of a click, (N,).
+        pcvr: probability of a conversion given a click, (N,), or None.
+        request: request number, (N,), in any order.
+
+    Returns:
+        TARGET/METRIC → value; NaN where undefined, also where a prediction is NaN.
+    """
+    return {
+        f"{target}/{metric}": value
+        for target, arrays in targets(click, conversion, pctr, pcvr, request).items()
+        for metric, value in target_metrics(*arrays).items()
+    }
+
+
+def _two_classes(label: np.ndarray) -> bool:
+    return len(label) > 0 and bool(label.min() != label.max())
