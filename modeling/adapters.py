@@ -53,6 +53,7 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
     if not 1 <= split < len(layers):
         raise UserError(f"backbone.split: {split} must lie between 1 and {len(layers) - 1} for this backbone")
     modules = target_modules(layers[0], lora.targets)
+    transposed = isinstance(layers[0].get_submodule(modules[0]), Conv1D)  # asked before PEFT wraps it
     for name in (SHARED, *objectives):
         numbers = range(split) if name == SHARED else range(split, len(layers))
         # One config object per adapter: PEFT changes the object it is given.
@@ -62,7 +63,7 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
             lora_dropout=lora.dropout,
             use_rslora=lora.rslora,
             bias="none",
-            fan_in_fan_out=isinstance(layers[0].get_submodule(modules[0]), Conv1D),
+            fan_in_fan_out=transposed,
             target_modules=(
                 rf"{re.escape(layers_name)}\.({'|'.join(map(str, numbers))})\.({'|'.join(map(re.escape, modules))})"
             ),

@@ -1,0 +1,226 @@
+"""Builders that the tests share: tiny backbones of every kind, slates, batches, and several processes in one."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from configs.schema import BackboneConfig, LoraConfig
+from data.batches import Slate, SlateBatch, build_batch
+from modeling.model import SlateModel, build_model
+from train.objectives.base import Step, Totals
+from train.world import World
+
+# Derandomised, so that a red run is red everywhere; `--hypothesis-profile explore` looks further.
+quiet = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("repeatable", max_examples=100, derandomize=True, **quiet)
+settings.register_profile("explore", max_examples=3000, **quiet)
+settings.load_profile("repeatable")
+
+VOCABULARY = 300
+
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": 48},  # longer than a prompt, shorter than a packed row
+    "bert": {},
+    "roberta": {"pad_token_id": 1},
+}
+
+
+def _model_config(arch: str) -> Any:
+    from transformers import AutoConfig
+
+    if arch == "gpt2":
+        return AutoConfig.for_model(
+            arch, n_embd=32, n_layer=4, n_head=4, vocab_size=VOCABULARY, n_positions=128, initializer_range=0.2
+        )
+    common = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,  # the usual 0.02 makes all tokens nearly alike, and every comparison easy
+    }
+    return AutoConfig.for_model(arch, **common, **SIZES[arch])
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BackboneConfig]:
+    """Architecture name → a backbone config of a tiny random model: 4 layers, split at 2, hidden size 32."""
+    folders: dict[str, Path] = {}
+
+    def build(arch: str, **options: Any) -> BackboneConfig:
+        if arch not in folders:
+            folders[arch] = tmp_path_factory.mktemp(arch)
+            _model_config(arch).save_pretrained(folders[arch])
+        return BackboneConfig(path=str(folders[arch]), **{"init": "random", "split": 2, **options})
+
+    return build
+
+
+def randomise(model: SlateModel, seed: int) -> None:
+    """Give LoRA B and the heads large random values, so that adapters and candidates differ visibly."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            elif name.startswith("heads."):
+                spread = 0.3 if parameter.ndim > 1 else 0.1
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+
+
+@pytest.fixture(scope="session")
+def make_model(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., SlateModel]:
+    """A tiny slate model; by default with ctr, cvr and diversity, adapters and heads randomised, in evaluation form."""
+
+    def build(
+        arch: str = "llama",
+        *,
+        seed: int = 3,
+        pointwise: dict[str, int] | None = None,
+        listwise: tuple[str, ...] = ("diversity",),
+        random_adapters: bool = True,
+        keep_embeddings: bool = False,
+        **backbone: Any,
+    ) -> SlateModel:
+        model = build_model(
+            tiny_backbone(arch, **backbone),
+            LoraConfig(rank=4, alpha=8.0),
+            pointwise or {"ctr": 1, "cvr": 1},
+            listwise,
+            {"ctr": -1.5, "cvr": -0.5},
+            seed,
+            keep_embeddings,
+        )
+        if random_adapters:
+            randomise(model, seed)
+        return model.eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_slate() -> Callable[..., Slate]:
+    """A slate of random tokens: `lengths` gives the number of tokens of every candidate."""
+
+    def build(seed: int, lengths: list[int], prefix: int = 9, row: int = 0, log_keep: float = 0.0) -> Slate:
+        rng = np.random.default_rng([seed, 11])
+        click = rng.integers(0, 2, len(lengths))
+        return Slate(
+            row=row,
+            prefix=rng.integers(5, VOCABULARY, prefix).tolist(),
+            candidates=[rng.integers(5, VOCABULARY, length).tolist() for length in lengths],
+            item=rng.integers(0, 50, len(lengths)),
+            click=click,
+            conversion=click * rng.integers(0, 2, len(lengths)),
+            log_keep=log_keep,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_step() -> Callable[..., Step]:
+    """What a loss reads, from labels and outputs; `sizes` are the numbers of candidates of the slates."""
+
+    def build(
+        sizes: list[int],
+        outputs: dict[str, torch.Tensor],
+        *,
+        click: list[float] | None = None,
+        conversion: list[float] | None = None,
+        log_keep: list[float] | None = None,
+        attributes: dict[str, list[int]] | None = None,
+        pointwise: tuple[str, ...] = ("ctr", "cvr"),
+        world: World | None = None,
+        totals: Totals | None = None,
+    ) -> Step:
+        count = sum(sizes)
+        dtype = next(iter(outputs.values())).dtype
+        zeros = np.zeros(max(sizes), dtype=np.int64)
+        slates = [Slate(row, [1], [[2]] * size, zeros[:size], zeros[:size], zeros[:size]) for row, size in enumerate(sizes)]
+        batch = build_batch(slates, 8, 0)
+        kept = log_keep or [0.0] * len(sizes)
+        labels = {
+            "click": torch.tensor(click or [0.0] * count, dtype=dtype),
+            "conversion": torch.tensor(conversion or [0.0] * count, dtype=dtype),
+            "log_keep": torch.tensor(kept, dtype=dtype)[batch.slate],
+            "attributes": {name: torch.tensor(codes) for name, codes in (attributes or {}).items()},
+        }
+        batch = SlateBatch(**{**vars(batch), **labels})
+        stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
+        totals = totals or Totals(count, float(stands_for), len(sizes))
+        return Step(batch, outputs, totals, world or World(), pointwise)
+
+    return build
+
+
+class ThreadWorld(World):
+    """One of several processes that are really threads: each sum waits for all of them."""
+
+    def __init__(self, rank: int, size: int, board: list[Any], barrier: threading.Barrier) -> None:
+        self._rank, self._size, self._board, self._barrier = rank, size, board, barrier
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    def gather(self, value: Any) -> list[Any]:
+        self._board[self._rank] = value
+        self._barrier.wait(timeout=20)
+        values = list(self._board)
+        self._barrier.wait(timeout=20)
+        return values
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self.gather(x.detach().clone())).sum(0)
+
+    def broadcast(self, x: torch.Tensor) -> torch.Tensor:
+        return x.copy_(self.gather(x.clone())[0])
+
+
+@pytest.fixture(scope="session")
+def run_world() -> Callable[..., list[Any]]:
+    """Run a function of a `World` in `size` processes at once and return the results in the order of ranks."""
+
+    def run(size: int, work: Callable[[World], Any]) -> list[Any]:
+        board: list[Any] = [None] * size
+        results: list[Any] = [None] * size
+        barrier = threading.Barrier(size)
+
+        def one(rank: int) -> None:
+            try:
+                results[rank] = work(ThreadWorld(rank, size, board, barrier))
+            except BaseException as error:
+                results[rank] = error
+                barrier.abort()
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # The first real failure, not the broken barrier that it left to the others.
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in sorted(failures, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise failure
+        return results
+
+    return run

@@ -1,0 +1,134 @@
+"""The boundary node against separate backwards, and the gates."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from modeling.boundary import Boundary, Gates, gram_matrix
+
+
+def towers(count: int, seed: int = 0) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """Losses of z that differ in direction and, by powers of ten, in scale."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = [torch.randn(7, 3, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+    def tower(k: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda z: 10.0 ** (k - 1) * torch.tanh(z @ maps[k]).square().sum()
+
+    return [tower(k) for k in range(count)]
+
+
+def trunk() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    w = torch.randn(4, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+    return w, x
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_backward_is_the_weighted_sum_of_separate_gradients(count: int) -> None:
+    w, x = trunk()
+    z = torch.sin(x @ w)
+    separate = [torch.autograd.grad(loss(z), z, retain_graph=True)[0] for loss in towers(count)]
+    weights = torch.linspace(0.3, 2.0, count, dtype=torch.float64)
+    grams = []
+
+    def solve(gram: torch.Tensor) -> torch.Tensor:
+        grams.append(gram)
+        return weights
+
+    boundary = Boundary()
+    boundary.solve = solve
+    z = torch.sin(x @ w)
+    z.retain_grad()
+    views = boundary.fan_out(z, count)
+    assert all(torch.equal(view, z) for view in views)
+    sum(loss(view) for loss, view in zip(towers(count), views, strict=True)).backward()
+
+    assert len(grams) == 1
+    expected = sum(weight * g for weight, g in zip(weights, separate, strict=True))
+    torch.testing.assert_close(z.grad, expected, rtol=1e-12, atol=1e-12)
+    (through,) = torch.autograd.grad(torch.sin(x @ w), w, expected)
+    torch.testing.assert_close(w.grad, through, rtol=1e-12, atol=1e-12)
+    products = torch.stack([torch.stack([(a * b).sum() for a in separate]) for b in separate])
+    torch.testing.assert_close(grams[0], products, rtol=1e-12, atol=1e-12)
+
+
+def test_an_unused_view_counts_as_a_zero_gradient() -> None:
+    w, x = trunk()
+    boundary = Boundary()
+    grams = []
+    boundary.solve = lambda gram: grams.append(gram) or torch.tensor([2.0, 1.0], dtype=torch.float64)
+    one, _ = boundary.fan_out(x @ w, 2)
+    one.sum().backward()
+    torch.testing.assert_close(w.grad, 2 * x.sum((0, 1))[:, None].expand(4, 7))
+    assert grams[0][1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_gradient_of_weight_zero_may_be_anything(poison: float) -> None:
+    w, x = trunk()
+    boundary = Boundary()
+    grams = []
+    boundary.solve = lambda gram: grams.append(gram) or torch.tensor([1.5, 0.0], dtype=torch.float64)
+    one, two = boundary.fan_out(x @ w, 2)
+    (one.sum() + (two * poison).sum()).backward()
+    torch.testing.assert_close(w.grad, 1.5 * x.sum((0, 1))[:, None].expand(4, 7))
+    assert not torch.isfinite(grams[0][1, 1])  # the solve could see it
+    assert torch.isfinite(grams[0][0, 0])
+
+
+def test_no_fan_out_where_nothing_is_to_be_balanced() -> None:
+    w, x = trunk()
+    boundary = Boundary()
+    z = x @ w
+    assert all(view is z for view in boundary.fan_out(z, 3))  # no solve yet
+
+    def refuse(gram: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("must not be asked")
+
+    boundary.solve = refuse
+    with torch.no_grad():
+        z = x @ w
+        assert all(view is z for view in boundary.fan_out(z, 3))
+    constant = x @ w.detach()
+    assert all(view is constant for view in boundary.fan_out(constant, 3))
+
+
+def test_the_gram_matrix_of_bfloat16_is_multiplied_in_float32() -> None:
+    ones = torch.ones(1000, dtype=torch.bfloat16)
+    small = torch.full((1000,), 2.0**-20, dtype=torch.bfloat16)
+    gram = gram_matrix((ones, small))
+    assert gram.dtype == torch.float64
+    # In bfloat16 the sum of 1000 ones would stop at 256.
+    torch.testing.assert_close(
+        gram, torch.tensor([[1000.0, 1000 * 2.0**-20], [1000 * 2.0**-20, 1000 * 2.0**-40]], dtype=torch.float64)
+    )
+
+
+def test_bfloat16_cotangents_are_added_up_in_float32() -> None:
+    z = torch.ones(8, dtype=torch.bfloat16, requires_grad=True)
+    boundary = Boundary()
+    boundary.solve = lambda gram: torch.tensor([256.0, 1.0, 1.0], dtype=torch.float64)
+    views = boundary.fan_out(z, 3)
+    sum(view.sum() for view in views).backward()
+    assert z.grad.dtype == torch.bfloat16
+    assert z.grad.tolist() == [258.0] * 8  # step by step in bfloat16 it would stay at 256
+
+
+def test_a_closed_gate_stops_its_gradient_and_no_other() -> None:
+    gates = Gates()
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    y = torch.tensor([3.0, 4.0], requires_grad=True)
+    out = (gates("a", x) * torch.nan).sum() + (gates("b", y) * 2).sum()
+    gates.closed = {"a"}  # after the forward: losses are known only then
+    out.backward()
+    assert x.grad.tolist() == [0.0, 0.0]
+    assert y.grad.tolist() == [2.0, 2.0]
+    gates.closed = set()
+    x.grad = None
+    (gates("a", x) * 5).sum().backward()
+    assert x.grad.tolist() == [5.0, 5.0]
+    assert torch.equal(gates("a", x), x)
+    assert gates("a", x.detach()).requires_grad is False
