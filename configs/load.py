@@ -49,7 +49,7 @@ def save_config(config: RunConfig, path: Path) -> None:
     temporary.rename(path)
 
 
-def read_run_config(run: Path) -> RunConfig:
+def read_run_config(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration saved in a run folder.
 
     Raises:
@@ -58,7 +58,7 @@ def read_run_config(run: Path) -> RunConfig:
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} holds no run ({path.name} is missing): name the folder that `equipoise train` wrote")
-    return load_config(path)
+    return load_config(path, overrides)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

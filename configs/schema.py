@@ -212,6 +212,11 @@ class ObjectivesConfig(Section):
         named = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: options for name, options in named.items() if options is not None}
 
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: Any) -> dict[str, Any]:
+        # An empty key means defaults, so an absent objective must not be written as an empty key.
+        return {name: options for name, options in serialize(self).items() if options is not None}
+
     @model_validator(mode="before")
     @classmethod
     def _empty_means_defaults(cls, value: Any) -> Any:

@@ -10,12 +10,15 @@ Shape suffixes: R rows, T tokens of a row, H hidden size.
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from configs.errors import UserError
@@ -122,6 +125,19 @@ def load_tokenizer(backbone: BackboneConfig) -> Any:
         raise UserError(f"backbone.path: no tokenizer can be loaded from '{path}' ({reason})") from error
 
 
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Keep transformers from building a model in ZeRO-3's pieces, whose random weights would not follow the seed."""
+    reference = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        settings = reference() if reference is not None else None
+        if settings is not None:
+            hf_deepspeed.set_hf_deepspeed_config(settings)
+
+
 def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
     """The base model without any head, frozen, in evaluation form (no dropout), with SDPA attention.
 
@@ -131,7 +147,7 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
     config = load_model_config(backbone)
     dtype = getattr(torch, backbone.dtype)
     if backbone.init == "random":
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _whole_weights():
             torch.manual_seed(seed)
             model = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
     else:
@@ -208,7 +224,7 @@ class SplitBackbone(nn.Module):
 
     def __init__(self, model: nn.Module, split: int) -> None:
         super().__init__()
-        self.config = model.config
+        self.config: Any = model.config
         self.encoder = is_encoder(model.config)
         self.layers_name, layers = find_layers(model)
         self.split = split

@@ -16,10 +16,14 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
     Without a GPU the processes speak gloo; Accelerate would otherwise believe, silently, that each is alone.
     """
     handlers: list = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if not torch.cuda.is_available():
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+        if deepspeed or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            handlers.append(InitProcessGroupKwargs(backend="gloo"))
+        if not deepspeed:
             os.environ["ACCELERATE_USE_CPU"] = "true"
+    # The launcher's value would win over the argument below.
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.train.accumulate)
     trackers = ["wandb"] if config.wandb.mode != "disabled" else []
     if config.tensorboard:
         trackers.append("tensorboard")
@@ -27,7 +31,7 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         mixed_precision="bf16" if config.train.precision == "bf16" else "no",
         gradient_accumulation_steps=config.train.accumulate,
         kwargs_handlers=handlers,
-        log_with=trackers if run is not None else None,
+        log_with=trackers if trackers and run is not None else None,
         project_dir=str(run) if run is not None else None,
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

@@ -7,7 +7,6 @@ from configs.schema import CvrConfig
 from train.objectives.base import Objective, Step
 
 
-
 def log1m_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """log(1 − σ(a)·σ(b)), value and gradient without cancellation or saturation at either end."""
     log_p = logsigmoid(a) + logsigmoid(b)
