@@ -1,0 +1,190 @@
+"""Checks an export with plain torch, transformers and peft: `python check_golden.py [FOLDER]`.
+
+Loads every adapter of the folder, compares its scores with the golden ones, and prints one line with the largest
+difference (relative where a score is above 1). Exit code 1 if it is above the tolerance or a tensor was not loaded.
+The functions are the reference for serving. Nothing of the project that wrote the export is needed.
+
+Shapes: T tokens of a prompt, M candidates of a slate, H hidden size, W width of a slate head.
+"""
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+Json = dict[str, Any]
+
+
+def load_base(folder: Path, serving: Json, form: str) -> Any:
+    """The stock base model in float32: a sequence classifier, or the bare model for `features`."""
+    base = serving["base"]
+    path = str(folder / base["path"]) if base["inside_export"] else base["path"]
+    for name, expected in (base["weights_sha256"] or {}).items():
+        with (Path(path) / name).open("rb") as handle:
+            if hashlib.file_digest(handle, "sha256").hexdigest() != expected:
+                raise SystemExit(f"{path}/{name} is not the base model that the adapters were trained on")
+    options = {
+        "revision": base["revision"],
+        "dtype": torch.float32,
+        "attn_implementation": serving["attn_implementation"],
+    }
+    if form == "features":
+        return AutoModel.from_pretrained(path, **options)
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)
+    model.config.pad_token_id = serving["pad_token_id"]  # it reads the last token that is not this one
+    return model
+
+
+def load_adapter(folder: Path, serving: Json, objective: str) -> Any:
+    """The base with one objective's adapter, ready to score; every tensor of the file must have found its place."""
+    about = serving["objectives"][objective]
+    path = folder / about["folder"]
+    model = PeftModel.from_pretrained(load_base(folder, serving, about["form"]), str(path)).eval()
+    written = load_file(path / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
+    strays = sorted(set(written) ^ set(loaded))
+    if strays:
+        raise SystemExit(f"{objective}: {len(strays)} adapter tensors do not fit the model, the first is {strays[0]}")
+    for key, tensor in written.items():
+        if not torch.equal(tensor, loaded[key].cpu().to(tensor.dtype)):
+            raise SystemExit(f"{objective}: adapter tensor {key} was not loaded")
+    return model
+
+
+def prompt_ids(tokenizer: Any, layout: Json, prefix: str, item: str, context: str) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, prefix and candidate apart, as in training."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    start, prefix_end, end = layout["start_ids"], layout["prefix_end_ids"], layout["candidate_end_ids"]
+    prefix_room = layout["max_prefix"] - len(start) - len(prefix_end)
+    room = layout["max_candidate"] - len(end)
+    context_ids = ids(layout["context_separator"] + context)[:room] if context else []
+    item_ids = ids(item)[: room - len(context_ids)]
+    return [*start, *ids(prefix)[:prefix_room], *prefix_end], [*item_ids, *context_ids, *end]
+
+
+def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tokens: int) -> torch.Tensor:
+    """The vector (H,) of a prompt's candidate from a `features` model."""
+    ids = torch.tensor([input_ids])
+    if serving["mask"] == "causal":
+        return model(input_ids=ids).last_hidden_state[0, -1]
+    positions = torch.arange(len(input_ids))
+    in_prefix = positions < prefix_tokens
+    sees_TT = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the others see all
+    output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=positions[None])
+    return output.last_hidden_state[0, prefix_tokens:].mean(0)
+
+
+def logit(model: Any, serving: Json, head: Json | None, input_ids: list[int], prefix_tokens: int) -> float:
+    """Raw head output of a pointwise objective for one prompt; `head` is the file beside a `features` adapter."""
+    if head is None:
+        return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
+    return (head["score.weight"] @ candidate_vector(model, serving, input_ids, prefix_tokens)).item()
+
+
+def slate_delta(head: Json, heads: int, vectors_MH: torch.Tensor, relevance_M: torch.Tensor) -> torch.Tensor:
+    """δ (M,) of a slate's candidates: one self-attention block over them."""
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, head[f"{name}.weight"], head.get(f"{name}.bias"))
+
+    x_MW = linear("enter", vectors_MH) + linear("relevance", relevance_M[:, None])
+    count, width = x_MW.shape
+    normed_MW = nn.functional.layer_norm(x_MW, (width,), head["norm.weight"], head["norm.bias"])
+    q, k, v = linear("qkv", normed_MW).view(count, 3, heads, width // heads).permute(1, 2, 0, 3)
+    attended = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // heads), dim=-1) @ v
+    x_MW = x_MW + linear("mix", attended.transpose(0, 1).reshape(count, width))
+    return linear("out", nn.functional.gelu(x_MW)).squeeze(-1)
+
+
+def relevance(serving: Json, logits: dict[str, list[float]]) -> torch.Tensor:
+    """r (M,) = Σ log p over the pointwise objectives, from their raw logits."""
+    total = torch.zeros(len(next(iter(logits.values()))))
+    for name, values in logits.items():
+        offset = serving["objectives"][name]["logit_offset"]
+        total = total + nn.functional.logsigmoid(torch.tensor(values) + offset)
+    return total
+
+
+def difference(found: float, golden: float) -> float:
+    """Absolute below 1, relative above; NaN counts as infinite."""
+    value = abs(found - golden) / max(1.0, abs(golden))
+    return value if math.isfinite(value) else math.inf
+
+
+def check_tokens(folder: Path, serving: Json, prompts: list[Json]) -> None:
+    """The layout in serving.json must turn the golden texts into the golden ids."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / serving["tokenizer"]["path"]))
+    for number, prompt in enumerate(prompts):
+        prefix, candidate = prompt_ids(
+            tokenizer, serving["layout"], prompt["prefix"], prompt["item"], prompt["context"]
+        )
+        if [*prefix, *candidate] != prompt["input_ids"] or len(prefix) != prompt["prefix_tokens"]:
+            raise SystemExit(f"golden prompt {number}: the exported tokenizer gives other ids than the training's")
+
+
+def check_pointwise(folder: Path, serving: Json, name: str, prompts: list[Json]) -> float:
+    """Largest difference of one pointwise objective's logits and probabilities; classifiers also in padded batches."""
+    about = serving["objectives"][name]
+    model = load_adapter(folder, serving, name)
+    head = load_file(folder / about["folder"] / about["head"]) if about["head"] else None
+    golden = [prompt["logit"][name] for prompt in prompts]
+    found = [logit(model, serving, head, prompt["input_ids"], prompt["prefix_tokens"]) for prompt in prompts]
+    worst = [difference(a, b) for a, b in zip(found, golden, strict=True)]
+    for value, prompt in zip(found, prompts, strict=True):
+        probability = torch.sigmoid(torch.tensor(value + about["logit_offset"])).item()
+        worst.append(difference(probability, prompt["probability"][name]))
+    if head is None:
+        rows = prompts[:8]
+        width = max(len(prompt["input_ids"]) for prompt in rows)
+        pad = serving["pad_token_id"]
+        ids = [prompt["input_ids"] + [pad] * (width - len(prompt["input_ids"])) for prompt in rows]
+        batch = model(input_ids=torch.tensor(ids)).logits[:, 0].tolist()
+        worst += [difference(a, b) for a, b in zip(batch, golden, strict=False)]
+    return max(worst)
+
+
+def check_listwise(folder: Path, serving: Json, name: str, slate: Json) -> float:
+    """Largest difference of one list-wise objective's δ on the golden slate."""
+    about = serving["objectives"][name]
+    model = load_adapter(folder, serving, name)
+    head = load_file(folder / about["folder"] / about["head"])
+    prefix = slate["prefix_ids"]
+    vectors = [candidate_vector(model, serving, [*prefix, *ids], len(prefix)) for ids in slate["candidate_ids"]]
+    found = slate_delta(head, about["heads"], torch.stack(vectors), relevance(serving, slate["logit"]))
+    return max(difference(a, b) for a, b in zip(found.tolist(), slate["delta"][name], strict=True))
+
+
+def main(folder: Path) -> int:
+    """Check the export in `folder`; returns the exit code."""
+    serving = json.loads((folder / "serving.json").read_text("utf-8"))
+    prompts = [json.loads(line) for line in (folder / "golden.jsonl").read_text("utf-8").splitlines()]
+    slate = json.loads((folder / "golden_slate.json").read_text("utf-8"))
+    check_tokens(folder, serving, prompts)
+    worst: dict[str, float] = {}
+    with torch.inference_mode():
+        for name, about in serving["objectives"].items():
+            if about["kind"] == "pointwise":
+                worst[name] = check_pointwise(folder, serving, name, prompts)
+            else:
+                worst[name] = check_listwise(folder, serving, name, slate)
+    largest = max(worst.values())
+    passed = largest <= serving["tolerance"]
+    each = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
+    verdict = "passed" if passed else "FAILED"
+    print(f"golden check {verdict}: {len(prompts)} prompts, max difference {largest:.1e} ({each})")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent).resolve()))
