@@ -76,8 +76,8 @@ class HistoryConfig(Section):
 class PromptConfig(Section):
     """Templates, piece by piece: a piece such as "age {age}" vanishes where one of its fields is missing.
 
-    `{field|count}`, `{field|days}` and `{field|money}` render numbers as coarse words. `prefix` pieces read request and
-    user fields, `item` pieces read the items table, `context` pieces read fields of the single impression.
+    `{field|count}`, `{field|days}`, `{field|money}` and `{field|share}` render numbers as coarse words. `prefix` pieces
+    read request and user fields, `item` pieces the items table, `context` pieces fields of the single impression.
     """
 
     prefix: list[str] = Field(default_factory=list)

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,11 @@ _COUNT_WORDS = (
 _DAYS_WORDS = (
     (0, "today"), (1, "yesterday"), (6, "this week"), (13, "last week"), (20, "2 weeks ago"), (29, "3 weeks ago"),
     (59, "a month ago"), (89, "2 months ago"), (179, "some months ago"), (364, "half a year ago"),
+)  # fmt: skip
+# Upper bounds (exclusive): the geometric middles between two odds.
+_SHARE_ODDS = (
+    (0.0014, 1000), (0.0032, 500), (0.0071, 200), (0.0141, 100), (0.0258, 50), (0.0408, 30), (0.0707, 20),
+    (0.1414, 10), (0.2582, 5), (0.4, 3),
 )  # fmt: skip
 
 
@@ -48,14 +54,27 @@ def money_words(value: float) -> str:
     return f"{round(value, -2):.0f}"
 
 
-FILTERS: dict[str, Callable[[float], str]] = {"count": count_words, "days": days_words, "money": money_words}
+def share_words(value: float) -> str:
+    """A share as odds on a logarithmic scale: 0.01 is "1 in 100", 0 "none", from 0.4 "half", from 0.7 "most"."""
+    if value <= 0:
+        return "none"
+    return next((f"1 in {odds}" for bound, odds in _SHARE_ODDS if value < bound), "most" if value >= 0.7 else "half")
+
+
+FILTERS: dict[str, Callable[[float], str]] = {
+    "count": count_words,
+    "days": days_words,
+    "money": money_words,
+    "share": share_words,
+}
 
 
 def plain_text(value: Any) -> str:
-    """A value as text: whole numbers without a trailing .0, other numbers with four figures, strings stripped."""
+    """A value as text: whole numbers without a trailing .0, other numbers with four figures, text stripped."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
+    if isinstance(value, (float, Decimal)):
+        value = float(value)
         return str(int(value)) if value.is_integer() else f"{value:.4g}"
     return " ".join(str(value).split())
 
@@ -66,7 +85,7 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, str):
         return not value.strip()
-    if isinstance(value, float):
+    if isinstance(value, (float, Decimal)):
         return not math.isfinite(value)
     return isinstance(value, (list, tuple)) and not value
 

