@@ -119,10 +119,16 @@ def load_tokenizer(backbone: BackboneConfig) -> Any:
     """
     path = resolve_path(backbone.tokenizer or backbone.path)
     try:
-        return AutoTokenizer.from_pretrained(path, revision=None if backbone.tokenizer else backbone.revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=None if backbone.tokenizer else backbone.revision)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"backbone.path: no tokenizer can be loaded from '{path}' ({reason})") from error
+    # Where the vocabulary files are missing, transformers makes an empty tokenizer without a word.
+    if not set(tokenizer("a b c 1 2 3", add_special_tokens=False)["input_ids"]) - set(tokenizer.all_special_ids):
+        raise UserError(
+            f"backbone.path: the tokenizer in '{path}' has no vocabulary: add its files or set backbone.tokenizer"
+        )
+    return tokenizer
 
 
 @contextmanager
