@@ -141,7 +141,7 @@ class LoraConfig(Section):
     """The shape of every adapter, shared and per objective."""
 
     rank: PositiveInt = 16
-    alpha: PositiveFloat = 32.0
+    alpha: PositiveInt = 32
     dropout: Share = 0.0
     rslora: bool = False
     targets: Literal["attention", "all-linear"] | list[str] = "all-linear"

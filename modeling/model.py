@@ -5,6 +5,7 @@ M slots of the longest slate, H hidden size.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -53,7 +54,8 @@ class SlateModel(nn.Module):
         self._switches = [lora_layers(layer) for layer in backbone.upper]
         self._embedded: torch.Tensor | None = None
         if keep_embeddings:
-            backbone.trunk.get_input_embeddings().register_forward_hook(self._remember_embeddings)
+            embeddings: nn.Module = cast(Any, backbone.trunk).get_input_embeddings()
+            embeddings.register_forward_hook(self._remember_embeddings)
 
     def _remember_embeddings(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         self._embedded = output.detach()
@@ -158,8 +160,8 @@ def build_model(
         torch.manual_seed(seed)
         inject_adapters(base, split, [*pointwise, *listwise], lora)
         if backbone.checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            cast(Any, base).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             for layer in layers[split:]:
-                layer.gradient_checkpointing = False  # the towers checkpoint around the choice of adapter
+                cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
         cut = SplitBackbone(base, split)
         return SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings)

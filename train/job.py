@@ -4,25 +4,23 @@ import shutil
 import time
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from rich.table import Table
-from torch import nn
 
 from configs.errors import UserError
 from configs.load import save_config
 from configs.schema import RunConfig
-from modeling.adapter_store import AdapterInfo, save_adapters
-from train.accelerate_setup import make_accelerator, zero_stage
-from train.assemble import DataParts, assemble_model, check_lengths, objectives_of, open_data, train_batches
+from modeling.adapter_store import save_adapters
+from modeling.model import SlateModel
+from train.accelerate_setup import make_accelerator
+from train.assemble import assemble_model, check_lengths, objectives_of, open_data, train_batches
 from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from train.describe import describe, step_line
 from train.loop import Hooks, Loop
-from train.parameters import MovementCheck, count_by_group, gather, optimizer_groups, trainable
+from train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from train.tracking import Tracking
 from train.validation import validate
 from train.world import World
@@ -34,194 +32,121 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     Raises:
         UserError: the config does not fit the data, the backbone or the run folder.
     """
-    accelerator = make_accelerator(config, config.output)
-    world = World()
-    console = Console(quiet=not accelerator.is_main_process, highlight=False)
-    _claim_folder(config, accelerator, world, resume, overwrite)
-    set_seed(config.seed)
-    check_lengths(config)
-    objectives = objectives_of(config)
-    with accelerator.main_process_first():  # the first process fills the dataset's cache
-        data = open_data(config, "train", objectives)
-        valid = open_data(config, "valid", objectives) if config.train.eval_every else None
-    model, info = assemble_model(config, objectives, data.slates.manifest)
-    optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    movement = MovementCheck(accelerator.unwrap_model(wrapped), world)
-    tracking = Tracking(accelerator, config, config.output, resumed=resume)
-    batches = train_batches(config, data, world)
-    _describe(console, config, accelerator, accelerator.unwrap_model(wrapped), data)
-
-    bar = ProgressBar(
-        TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
-    loop = Loop(
-        config,
-        accelerator,
-        wrapped,
-        optimizer,
-        objectives,
-        batches,
-        world,
-        Hooks(
-            log=lambda step, values: (tracking.log(step, values), _line(console, loop.total, step, values)),  # type: ignore[arg-type, return-value]
-            evaluate=lambda step: _evaluate(config, wrapped, valid, accelerator, world, tracking, console, step),
-            save=lambda progress: _save(config, accelerator, wrapped, optimizer, progress, world, console),
-            advance=lambda step: bar.update(task, completed=step),
-        ),
-    )
-    task = bar.add_task("train", total=loop.total)
-    progress = _start(config, accelerator, wrapped, optimizer, world, tracking, console, resume)
-    started = time.perf_counter()
-    with bar:
-        progress = loop.run(progress)
-    seconds = time.perf_counter() - started
-    if loop.stopped:
-        console.print(f"stopped after step {progress.step}; go on with --resume")
-        tracking.finish({"finished": False, "steps": progress.step}, config.output)
-        return None
-    return _finish(config, accelerator, wrapped, info, movement, tracking, console, progress, seconds, world)
+    return Job(config, resume, overwrite).run()
 
 
-def _claim_folder(config: RunConfig, accelerator: Accelerator, world: World, resume: bool, overwrite: bool) -> None:
-    """Make the run folder the main process's, refusing to mix two runs; all processes learn of a refusal."""
-    run, refusal = config.output, None
-    if accelerator.is_main_process:
-        held = (run / "config.yaml").exists()
-        if overwrite and held:
-            shutil.rmtree(run)
-        elif held and not resume:
-            refusal = f"{run} already holds a run: add --resume or --overwrite, or set another output"
-        elif resume and not held:
-            refusal = f"{run} holds no run to resume: drop --resume or correct output"
-        if refusal is None:
-            run.mkdir(parents=True, exist_ok=True)
-            save_config(config, run / "config.yaml")
-    refusal = world.gather(refusal)[0]
-    if refusal:
-        raise UserError(refusal)
+class Job:
+    """The parts of a running job and what the loop calls between its steps."""
 
+    def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
+        self.config, self.resume = config, resume
+        self.accelerator = make_accelerator(config, config.output)
+        self.world = World()
+        self.console = Console(quiet=not self.accelerator.is_main_process, highlight=False)
+        check_lengths(config)
+        self._claim_folder(overwrite)
+        set_seed(config.seed)
+        objectives = objectives_of(config)
+        with self.accelerator.main_process_first():  # the first process fills the dataset's cache
+            self.data = open_data(config, "train", objectives)
+            self.valid = open_data(config, "valid", objectives) if config.train.eval_every else None
+        model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
+        optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
+        self.movement = MovementCheck(self.slate_model, self.world)
+        self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
+        batches = train_batches(config, self.data, self.world)
+        hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
+        self.loop = Loop(config, self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
+        columns = (TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = ProgressBar(*columns, console=self.console)
+        self.task = self.bar.add_task("train", total=self.loop.total)
 
-def _start(
-    config: RunConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    world: World,
-    tracking: Tracking,
-    console: Console,
-    resume: bool,
-) -> Progress:
-    saved = checkpoints(config.output) if resume else []
-    if resume and not saved:
-        console.print("no checkpoint yet: starting from the beginning")
-    if not saved:
-        return Progress()
-    progress = load_checkpoint(saved[-1], accelerator, model, optimizer, world)
-    tracking.forget_after(progress.step)
-    console.print(f"resumed from {saved[-1]} (step {progress.step})")
-    return progress
+    def run(self) -> dict[str, Any] | None:
+        """Train from the beginning or the last checkpoint."""
+        describe(self.console, self.config, self.accelerator, self.slate_model, self.data)
+        progress = self._start()
+        started = time.perf_counter()
+        with self.bar:
+            progress = self.loop.run(progress)
+        seconds = time.perf_counter() - started
+        if self.loop.stopped:
+            self.console.print(f"stopped after step {progress.step}; go on with --resume")
+            self.tracking.finish({"finished": False, "steps": progress.step}, self.config.output)
+            return None
+        return self._finish(progress, seconds)
 
+    def _claim_folder(self, overwrite: bool) -> None:
+        """Make the run folder ours, refusing to mix two runs; all processes learn of a refusal."""
+        run, refusal = self.config.output, None
+        if self.accelerator.is_main_process:
+            held = (run / "config.yaml").exists()
+            if overwrite and held:
+                shutil.rmtree(run)
+            elif held and not self.resume:
+                refusal = f"{run} already holds a run: add --resume or --overwrite, or set another output"
+            elif self.resume and not held:
+                refusal = f"{run} holds no run to resume: drop --resume or correct output"
+            if refusal is None:
+                run.mkdir(parents=True, exist_ok=True)
+                save_config(self.config, run / "config.yaml")
+        refusal = self.world.gather(refusal)[0]
+        if refusal:
+            raise UserError(refusal)
 
-def _save(
-    config: RunConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    progress: Progress,
-    world: World,
-    console: Console,
-) -> None:
-    folder = save_checkpoint(
-        config.output, accelerator, model, optimizer, progress, world, config.train.keep_checkpoints
-    )
-    console.print(f"saved {folder}")
+    def _start(self) -> Progress:
+        saved = checkpoints(self.config.output) if self.resume else []
+        if self.resume and not saved:
+            self.console.print("no checkpoint yet: starting from the beginning")
+        if not saved:
+            return Progress()
+        progress = load_checkpoint(saved[-1], self.accelerator, self.model, self.optimizer, self.world)
+        self.tracking.forget_after(progress.step)
+        self.console.print(f"resumed from {saved[-1]} (step {progress.step})")
+        return progress
 
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self.tracking.log(step, values)
+        self.console.print(step_line(step, self.loop.total, values), soft_wrap=True)
 
-def _evaluate(
-    config: RunConfig,
-    model: nn.Module,
-    valid: DataParts | None,
-    accelerator: Accelerator,
-    world: World,
-    tracking: Tracking,
-    console: Console,
-    step: int,
-) -> None:
-    assert valid is not None, "evaluation needs the valid split"
-    values = validate(config, model, valid, accelerator.device, world)
-    tracking.log(step, values)
-    shown = {key: values[key] for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values}
-    console.print("  ".join(f"{key} {value:.4f}" for key, value in shown.items()))
+    def _advance(self, step: int) -> None:
+        self.bar.update(self.task, completed=step)
 
+    def _save(self, progress: Progress) -> None:
+        keep = self.config.train.keep_checkpoints
+        folder = save_checkpoint(
+            self.config.output, self.accelerator, self.model, self.optimizer, progress, self.world, keep
+        )
+        self.console.print(f"saved {folder}")
 
-def _describe(console: Console, config: RunConfig, accelerator: Accelerator, model: nn.Module, data: DataParts) -> None:
-    """The start-up table: what trains, on what, how."""
-    table = Table(title=f"{config.name}: trainable parameters")
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    named = trainable(model)
-    for group, count in count_by_group(named.items()).items():
-        table.add_row(group, f"{count:,}")
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    total = sum(int(getattr(p, "ds_numel", p.numel())) for p in frozen)
-    table.add_row("frozen base", f"{total:,}")
-    console.print(table)
-    stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
-    console.print(
-        f"{len(data.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"
-        f" ({accelerator.distributed_type.value}{stage}), {config.train.batch_size} slates each ×"
-        f" {config.train.accumulate}; method {config.balancing.method}, normalize {config.balancing.normalize}"
-    )
-    rows = np.linspace(0, len(data.slates) - 1, num=min(100, len(data.slates)), dtype=int)
-    for row in rows:
-        data.slates.slate(int(row), data.tokenizer)
-    for name, limit in (("prefix", "max_prefix"), ("candidate", "max_candidate")):
-        share = data.tokenizer.cut[name] / max(data.tokenizer.seen[name], 1)
-        if share:
-            console.print(f"{share:.1%} of {name} texts (of {len(rows)} slates looked at) are cut at tokens.{limit}")
+    def _evaluate(self, step: int) -> None:
+        assert self.valid is not None, "train.eval_every is set, so the valid split is open"
+        values = validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
+        self.tracking.log(step, values)
+        shown = [key for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values]
+        self.console.print("  ".join(f"{key} {values[key]:.4f}" for key in shown))
 
-
-def _line(console: Console, total: int, step: int, values: dict[str, float]) -> None:
-    losses = "  ".join(f"{key.rsplit('/', 1)[1]} {v:.4f}" for key, v in values.items() if key.startswith("train/loss/"))
-    weights = " ".join(f"{v:.2f}" for key, v in values.items() if key.startswith("balance/weight/"))
-    console.print(
-        f"step {step}/{total}  loss {losses}  α {weights}  conflicts {values.get('balance/conflict_rate', 0):.0%}"
-        f"  lr {values['train/lr']:.1e}  {values['perf/impressions_per_second']:.0f} impressions/s"
-    )
-
-
-def _finish(
-    config: RunConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    info: AdapterInfo,
-    movement: MovementCheck,
-    tracking: Tracking,
-    console: Console,
-    progress: Progress,
-    seconds: float,
-    world: World,
-) -> dict[str, Any]:
-    slate_model = accelerator.unwrap_model(model)
-    moved = movement.moved()
-    frozen = [name for names in world.gather(movement.changed_frozen()) for name in names]
-    tensors = gather(trainable(slate_model))
-    if accelerator.is_main_process:
-        save_adapters(config.output / "adapters", tensors, info)
-    still = [name for name, change in moved.items() if change == 0.0]
-    if still or frozen:
-        raise RuntimeError(f"after training, unmoved: {still}; frozen weights that moved: {frozen[:3]}")
-    summary = {
-        "finished": True,
-        "name": config.name,
-        "steps": progress.step,
-        "seconds": round(seconds, 1),
-        "processes": world.size,
-        "largest_change": moved,
-    }
-    tracking.finish(summary, config.output)
-    console.print(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
-    console.print(f"adapters: {config.output / 'adapters'}")
-    world.barrier()
-    return summary
+    def _finish(self, progress: Progress, seconds: float) -> dict[str, Any]:
+        moved = self.movement.moved()
+        frozen = [name for names in self.world.gather(self.movement.changed_frozen()) for name in names]
+        still = [name for name, change in moved.items() if change == 0.0]
+        if still or frozen:
+            raise RuntimeError(f"after training, unmoved: {still}; frozen weights that moved: {frozen[:3]}")
+        tensors = gather(trainable(self.slate_model))
+        run = self.config.output
+        if self.accelerator.is_main_process:
+            save_adapters(run / "adapters", tensors, self.info)
+        summary = {
+            "finished": True,
+            "name": self.config.name,
+            "steps": progress.step,
+            "seconds": round(seconds, 1),
+            "processes": self.world.size,
+            "largest_change": moved,
+        }
+        self.tracking.finish(summary, run)
+        self.console.print(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
+        self.console.print(f"adapters: {run / 'adapters'}")
+        self.world.barrier()
+        return summary

@@ -50,15 +50,23 @@ class Averages:
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one stops at once."""
+    """Turns SIGINT or SIGTERM into a request to stop after the step; one that comes ten seconds later stops at once.
+
+    Launchers and schedulers signal a process group and then each worker, so a second signal often comes at once.
+    """
+
+    PATIENCE_SECONDS = 10.0
 
     def __init__(self) -> None:
         self.asked = False
+        self._when = math.inf
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, frame: Any) -> None:
+        if time.monotonic() - self._when > self.PATIENCE_SECONDS:
+            raise KeyboardInterrupt
+        self._when = min(self._when, time.monotonic())
         self.asked = True
-        self.restore()
 
     def restore(self) -> None:
         """Put the former handlers back."""
@@ -116,7 +124,7 @@ class Loop:
         self._restore(progress)
         config = self.config.train
         numbers = range(progress.micro, self.total * config.accumulate)
-        loader = DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=config.workers)  # type: ignore[arg-type]
+        loader = DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=config.workers)
         stop = StopSignal()
         self.model.train()
         for batch in loader:

@@ -20,12 +20,14 @@ def _factor(cosines: np.ndarray) -> np.ndarray:
 def _nonnegative_least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """argmin ‖matrix u − right‖² over u ≥ 0 (Lawson & Hanson 1974, chapter 23)."""
     count = matrix.shape[1]
-    u, support, distance = np.zeros(count), [], np.inf
+    u = np.zeros(count)
+    support: list[int] = []
+    distance = np.inf
     for _ in range(30 * count):
         rest = right - matrix @ u
         if not rest @ rest < distance:  # the last change brought nothing but rounding
             break
-        distance = rest @ rest
+        distance = float(rest @ rest)
         pull = matrix.T @ rest
         pull[support] = -np.inf
         entering = int(np.argmax(pull))

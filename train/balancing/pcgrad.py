@@ -32,6 +32,7 @@ def pcgrad(cosines: np.ndarray, norms: np.ndarray, seed: int = 0) -> np.ndarray:
     total = np.zeros(count)
     for i in range(count):
         orders = _orders([j for j in range(count) if j != i], seed * count + i)
+        of_i = np.zeros(count)
         for order in orders:
             u = np.zeros(count)  # g_i^PC in units of the normed gradients
             u[i] = norms[i]
@@ -39,5 +40,6 @@ def pcgrad(cosines: np.ndarray, norms: np.ndarray, seed: int = 0) -> np.ndarray:
                 along = cosines[j] @ u
                 if along < 0:
                     u[j] -= along
-            total += u / norms / len(orders)
+            of_i += u / norms
+        total += of_i / len(orders)
     return total

@@ -1,0 +1,32 @@
+# Everything a newcomer needs: `make demo` and `make test`, each from nothing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test check clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "torch==2.13.0"
+	$(PIP) -e ".[demo,test]"
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/equipoise prepare configs/demo.yaml
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m launch.train configs/demo.yaml --overwrite
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m launch.evaluate runs/demo
+	$(BIN)/equipoise export runs/demo exports/demo --overwrite
+	$(BIN)/python -m launch.closing_table runs/demo exports/demo
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) prepared runs exports build *.egg-info

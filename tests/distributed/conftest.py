@@ -1,0 +1,83 @@
+"""Launching real jobs of real processes on a tiny prepared data set."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_builders() -> ModuleType:
+    """tests/tiny_run.py, which importlib mode keeps from being imported by name."""
+    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job: its run folder, exit code and what it printed."""
+
+    folder: Path
+    code: int
+    printed: str
+
+    def adapters(self) -> dict[str, torch.Tensor]:
+        """The trained tensors it left."""
+        return load_file(self.folder / "adapters" / "adapters.safetensors")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl."""
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+Launch = Callable[..., Job]
+
+
+def run_command(command: list[str], timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project's root without inheriting a launcher's environment."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "RANK", "WORLD_SIZE"))}
+    inherited |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(
+        command, cwd=ROOT, env=inherited, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared tiny data set and the config that trains on it."""
+    builders = load_builders()
+    folder = tmp_path_factory.mktemp("tiny")
+    config = builders.write_config(builders.run_settings(folder), folder / "config.yaml")
+    done = run_command([sys.executable, "-m", "launch.cli", "prepare", str(config)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return config
+
+
+@pytest.fixture(scope="session")
+def launch(tiny_config: Path) -> Launch:
+    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process."""
+
+    def run(engine: str | None, output: Path, *arguments: str, config: Path = tiny_config, **environment: str) -> Job:
+        command = [sys.executable, "-m", "launch.train"]
+        if engine is not None:
+            settings = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
+            launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings]
+            command = [*launcher, "--main_process_port", "0", "-m", "launch.train"]
+        done = run_command([*command, str(config), f"output={output}", *arguments], **environment)
+        return Job(output, done.returncode, done.stdout + done.stderr)
+
+    return run

@@ -1,0 +1,62 @@
+"""One process, DDP and ZeRO-1/2/3 on the same global batches: same losses, same weights, same update (float32)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+TOLERANCE = 1e-5
+METHODS = ("mgda", "pcgrad", "weighted")
+
+
+@pytest.fixture(scope="module")
+def alone(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Per method the run of one process with the whole global batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    jobs = {m: launch(None, folder / m, "train.batch_size=4", f"balancing.method={m}") for m in METHODS}
+    for job in jobs.values():
+        assert job.code == 0, job.printed
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("engine", "method"),
+    [("cpu_ddp2", "mgda"), ("cpu_ddp2", "pcgrad"), ("cpu_ddp2", "weighted"), ("cpu_zero1", "mgda"),
+     ("cpu_zero2", "mgda"), ("cpu_zero2", "pcgrad"), ("cpu_zero3", "mgda")],
+)  # fmt: skip
+def test_two_processes_equal_one(engine: str, method: str, launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
+    job = launch(engine, tmp_path / "run", "train.batch_size=2", f"balancing.method={method}")
+    assert job.code == 0, job.printed
+    assert "2 process(es)" in job.printed
+
+    expected, found = alone[method].metrics(), job.metrics()
+    assert len(expected) == len(found) == 6
+    for one, two in zip(expected, found, strict=True):
+        keys = [key for key in one if key.startswith(("train/loss", "balance/weight", "balance/norm"))]
+        assert len(keys) == 12
+        for key in keys:
+            assert two[key] == pytest.approx(one[key], rel=2e-5, abs=1e-7), (one["step"], key)
+
+    expected_tensors, tensors = alone[method].adapters(), job.adapters()
+    assert set(tensors) == set(expected_tensors)
+    for name, tensor in tensors.items():
+        assert tensor.numel() > 0, name
+        assert (tensor - expected_tensors[name]).abs().max() <= TOLERANCE, name
+
+
+def test_accumulation_equals_one_batch_for_fixed_weights(launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
+    """`weighted` does not depend on how the batch is cut, where objectives are means over slates of equal size."""
+    plain = launch(None, tmp_path / "plain", "train.batch_size=4", *_only_equal_slates())
+    cut = launch("cpu_zero2", tmp_path / "cut", "train.batch_size=1", "train.accumulate=2", *_only_equal_slates())
+    assert plain.code == cut.code == 0, plain.printed + cut.printed
+    for name, tensor in plain.adapters().items():
+        assert (tensor - cut.adapters()[name]).abs().max() <= TOLERANCE, name
+    assert alone["weighted"].metrics()[0]["train/loss/ctr"] != plain.metrics()[0]["train/loss/ctr"]
+
+
+def _only_equal_slates() -> list[str]:
+    # All 8 candidates of every slate, so that means over micro-batches are means over the batch; fairness is not
+    # a mean over slates and is left out.
+    return ["balancing.method=weighted", "train.negatives=null", "objectives.fairness=false"]
