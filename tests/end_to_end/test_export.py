@@ -217,7 +217,7 @@ def test_one_changed_tensor_fails_the_golden_check(exported: Any, tmp_path: Path
     def change(tensors: dict[str, torch.Tensor]) -> None:
         tensors[lora_key(tensors, layer)] += 0.05
 
-    with pytest.raises(UserError, match="golden check FAILED.*ctr"):
+    with pytest.raises(UserError, match=r"golden check FAILED.*ctr"):
         run_check(damaged(out, tmp_path / "copy", change))
 
 

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
 from configs.errors import UserError
 from configs.schema import BackboneConfig, LoraConfig
@@ -25,10 +25,11 @@ LORA = LoraConfig(rank=4, alpha=8.0)
 DECODERS = ("llama", "qwen3", "mistral", "gpt2")
 
 
-def stock(config: object, form: str) -> torch.nn.Module:
+def stock(config: PretrainedConfig, form: str) -> torch.nn.Module:
+    config.num_labels = 1
     if form == "features":
         return AutoModel.from_config(config)
-    return AutoModelForSequenceClassification.from_config(config, num_labels=1)
+    return AutoModelForSequenceClassification.from_config(config)
 
 
 @pytest.mark.parametrize(
