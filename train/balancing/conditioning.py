@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ALMOST_ZERO = 1e-10
-"""A gradient this much shorter than the longest one counts as zero."""
+"""A gradient this much shorter than the longest one, or a loss this much smaller than the largest, counts as zero."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def condition(gram: np.ndarray, preference: np.ndarray, normalize: str, losses: 
         usable[worst] = finite[worst] = False
     if normalize == "loss":
         finite &= np.isfinite(losses)
-        usable &= finite & (np.abs(losses) > 0)
+        sizes = np.where(np.isfinite(losses), np.abs(losses), 0.0)
+        usable &= finite & (sizes > ALMOST_ZERO * sizes.max(initial=0.0))  # or its gradient would drown all others
     active = np.flatnonzero(usable)
     lengths = norms[active]
     scales = np.asarray(preference, dtype=np.float64)[active]

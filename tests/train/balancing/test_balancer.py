@@ -1,0 +1,196 @@
+"""From this process's Gram matrix to everybody's weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import BalancingConfig
+from modeling.boundary import gram_matrix
+from train.balancing.balancer import Balancer, weigh
+from train.balancing.conditioning import condition
+from train.world import World
+
+METHODS = ["weighted", "mgda", "pcgrad"]
+NORMALIZE = ["none", "l2", "loss"]
+
+
+def weights_of(
+    gram: np.ndarray, method: str, normalize: str = "l2", preference: np.ndarray | None = None, step: int = 0
+) -> np.ndarray:
+    count = len(gram)
+    with np.errstate(over="ignore", invalid="ignore"):
+        done = condition(gram, np.ones(count) if preference is None else preference, normalize, np.ones(count))
+    return weigh(done, method, step, count)
+
+
+def gram_of(vectors: np.ndarray) -> np.ndarray:
+    return vectors @ vectors.T
+
+
+@st.composite
+def badly_scaled(draw: st.DrawFn) -> np.ndarray:
+    """Vectors with norms over 10^±4, some of them equal, opposed or zero."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    count = draw(st.integers(1, 5))
+    vectors = rng.standard_normal((count, draw(st.integers(1, 6)))) * 10.0 ** rng.uniform(-4, 4, (count, 1))
+    for k in range(1, count):
+        kind = draw(st.sampled_from(["free", "free", "equal", "opposed", "zero"]))
+        factor = {"free": None, "equal": 1.0, "opposed": -0.5, "zero": 0.0}[kind]
+        if factor is not None:
+            vectors[k] = factor * vectors[k - 1]
+    return vectors
+
+
+@given(badly_scaled(), st.sampled_from(METHODS), st.sampled_from(NORMALIZE))
+def test_the_order_of_objectives_does_not_matter(vectors: np.ndarray, method: str, normalize: str) -> None:
+    order = np.random.default_rng(len(vectors)).permutation(len(vectors))
+    preference = np.linspace(0.5, 2.0, len(vectors))
+    direct = weights_of(gram_of(vectors), method, normalize, preference) @ vectors
+    shuffled = weights_of(gram_of(vectors[order]), method, normalize, preference[order]) @ vectors[order]
+    scale = np.abs(weights_of(gram_of(vectors), method, normalize, preference)[:, None] * vectors).max() + 1e-300
+    # The direction, for among equal gradients the weights are free; opposed ones cancel to the root of rounding.
+    np.testing.assert_allclose(shuffled / scale, direct / scale, atol=1e-7)
+
+
+@given(badly_scaled(), st.sampled_from(METHODS), st.sampled_from(NORMALIZE), st.integers(-30, 30))
+def test_a_common_scale_does_not_matter(vectors: np.ndarray, method: str, normalize: str, power: int) -> None:
+    gram = gram_of(vectors)
+    # A power of two is exact, so the weights are bit-equal.
+    assert np.array_equal(weights_of(gram, method, normalize), weights_of(gram * 4.0**power, method, normalize))
+
+
+@given(badly_scaled(), st.sampled_from(["none", "l2"]))
+def test_mgda_opposes_no_gradient(vectors: np.ndarray, normalize: str) -> None:
+    gram = gram_of(vectors)
+    done = condition(gram, np.ones(len(gram)), normalize, np.ones(len(gram)))
+    weights = weights_of(gram, "mgda", normalize)
+    scaled = vectors[done.active] * done.scales[:, None]
+    direction = weights @ vectors
+    longest = np.abs(weights[:, None] * vectors).max()
+    for gradient in scaled:
+        assert gradient @ direction >= direction @ direction - 1e-9 * longest * np.linalg.norm(gradient)
+    np.testing.assert_allclose((weights[done.active] / done.scales).sum(), float(len(done.active) > 0), rtol=1e-12)
+
+
+numbers = st.one_of(
+    st.floats(-1e3, 1e3), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([0.0, 1e-300, 1e300, np.nan])
+)
+
+
+@given(
+    st.integers(1, 6).flatmap(lambda k: st.lists(numbers, min_size=k * k, max_size=k * k)),
+    st.sampled_from(METHODS),
+    st.sampled_from(NORMALIZE),
+    st.booleans(),
+)
+def test_weights_are_finite_whatever_comes(values: list[float], method: str, normalize: str, symmetric: bool) -> None:
+    count = int(len(values) ** 0.5)
+    gram = np.array(values).reshape(count, count)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if symmetric:
+            gram = gram + gram.T
+        done = condition(gram, np.ones(count), normalize, np.ones(count))
+        weights = weights_of(gram, method, normalize)
+    assert weights.shape == (count,)
+    assert np.isfinite(weights).all()
+    assert (weights >= 0).all()
+    assert not weights[np.setdiff1d(np.arange(count), done.active)].any()
+
+
+def test_weighted_is_the_preference_and_l2_undoes_the_norms() -> None:
+    vectors = np.array([[10.0, 0.0], [0.0, 0.1]])
+    preference = np.array([1.0, 3.0])
+    assert weights_of(gram_of(vectors), "weighted", "none", preference).tolist() == [1.0, 3.0]
+    np.testing.assert_allclose(
+        weights_of(gram_of(vectors), "weighted", "l2", preference) @ vectors, [5.05, 3 * 5.05], rtol=1e-12
+    )
+
+
+def test_without_a_common_scale_mgda_feeds_the_smallest_gradient() -> None:
+    gram = gram_of(np.array([[10.0, 0.0], [0.0, 0.1]]))
+    assert weights_of(gram, "mgda", "none")[0] < 2e-4
+    np.testing.assert_allclose(weights_of(gram, "mgda", "l2") * [10.0, 0.1], [5.05 / 2] * 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_weigh_as_one_and_agree_to_the_bit(method: str, run_world: Callable[..., list]) -> None:
+    cotangents = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(2))
+    cotangents *= torch.tensor([10.0, 1.0, 0.2])[:, None, None]
+    cotangents[1] -= cotangents[0] * 0.05
+    config = BalancingConfig(method=method)
+
+    def work(world: World, accumulate: int) -> torch.Tensor:
+        # The rows of this process, scaled as `World.share` and gradient accumulation scale a loss.
+        rows = cotangents.chunk(world.size, dim=1)[world.rank] * world.size / accumulate
+        balancer = Balancer("abc", [1.0, 2.0, 0.5], config, world, scale=world.size / accumulate)
+        weights = balancer.solve(gram_matrix(tuple(rows)))
+        assert balancer.solves == 1
+        return torch.cat([weights, torch.tensor([balancer.drain()["balance/norm/a"]])])
+
+    (alone,) = run_world(1, lambda world: work(world, 1))
+    for size, accumulate in ((2, 1), (4, 2), (1, 3)):
+        results = run_world(size, lambda world, n=accumulate: work(world, n))
+        assert all(torch.equal(result, results[0]) for result in results)
+        torch.testing.assert_close(results[0], alone, rtol=1e-5, atol=0)
+    assert not torch.allclose(alone[:3], torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)) or method == "weighted"
+
+
+def test_one_bad_process_leaves_the_objective_out_everywhere(run_world: Callable[..., list]) -> None:
+    def work(world: World) -> tuple[torch.Tensor, dict[str, float]]:
+        rows = torch.ones(2, 4)
+        if world.rank == 1:
+            rows[0, 0] = torch.nan
+        balancer = Balancer(["ctr", "cvr"], [1.0, 1.0], BalancingConfig(method="weighted"), world, scale=2.0)
+        return balancer.solve(gram_matrix(tuple(rows))), balancer.drain()
+
+    for weights, log in run_world(2, work):
+        assert weights.tolist() == [0.0, 1.0]
+        assert (log["balance/nonfinite/ctr"], log["balance/nonfinite/cvr"]) == (1.0, 0.0)
+        assert "balance/norm/ctr" not in log
+        assert log["balance/norm/cvr"] == pytest.approx(2**0.5)
+
+
+def test_what_is_logged_is_the_mean_since_the_last_time() -> None:
+    balancer = Balancer(["a", "b", "c"], [1.0, 2.0, 1.0], BalancingConfig(method="weighted"), World(), scale=1.0)
+    balancer.solve(torch.tensor([[4.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64))
+    balancer.solve(torch.tensor([[16.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64))
+    log = balancer.drain()
+    assert log == {
+        "balance/weight/a": 1.0,
+        "balance/weight/b": 2.0,
+        "balance/weight/c": 0.0,
+        "balance/preference/a": 1.0,
+        "balance/preference/b": 2.0,
+        "balance/preference/c": 1.0,
+        "balance/norm/a": 3.0,
+        "balance/norm/b": 2.0,
+        "balance/norm/c": 0.0,
+        "balance/zero/a": 0.0,
+        "balance/zero/b": 0.0,
+        "balance/zero/c": 1.0,
+        "balance/nonfinite/a": 0.0,
+        "balance/nonfinite/b": 0.0,
+        "balance/nonfinite/c": 0.0,
+        "balance/scale/a": 1.0,
+        "balance/scale/b": 2.0,
+        "balance/cosine/a-b": 0.0,
+        "balance/conflict_rate": 0.5,
+    }
+    assert balancer.drain() == {}
+
+
+def test_the_losses_reach_the_normalisation_and_the_step_the_orders() -> None:
+    balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="weighted", normalize="loss"), World(), scale=1.0)
+    balancer.losses = np.array([0.5, 4.0])
+    assert balancer.solve(torch.eye(2, dtype=torch.float64)).tolist() == [2.0, 0.25]
+    vectors = np.random.default_rng(3).standard_normal((6, 3))
+    gram = torch.from_numpy(gram_of(vectors))
+    many = Balancer("abcdef", [1.0] * 6, BalancingConfig(method="pcgrad"), World(), scale=1.0)
+    first = many.solve(gram)
+    assert torch.equal(many.solve(gram), first)
+    many.step = 1
+    assert not torch.equal(many.solve(gram), first)
