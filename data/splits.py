@@ -73,12 +73,16 @@ def _by_dates(tables: Tables, valid_from: datetime, test_from: datetime) -> None
 def _dates_of_shares(tables: Tables, config: SplitConfig) -> tuple[datetime, datetime]:
     """The two dates that cut off the latest requests; requests of one moment always stay together."""
     total = one(tables.con, "SELECT count(*) FROM requests")[0]
-    tests = max(round(total * config.test_share), 1)
-    valids = max(round(total * config.valid_share), 1)
-    order = "SELECT timestamp FROM requests ORDER BY timestamp LIMIT 1 OFFSET"
-    test_from = one(tables.con, f"{order} {max(total - tests, 0)}")[0]
-    valid_from = one(tables.con, f"{order} {max(total - tests - valids, 0)}")[0]
-    return valid_from, test_from
+    test_from = _start_of_latest(tables, total, config.test_share, "true")
+    valid_from = _start_of_latest(tables, total, config.valid_share, f"timestamp < '{test_from.isoformat()}'")
+    return valid_from or test_from, test_from
+
+
+def _start_of_latest(tables: Tables, total: int, share: float, where: str) -> datetime:
+    """The moment from which on lie the latest `share` of all requests, counted among those that meet `where`."""
+    wanted = max(round(total * share), 1)
+    latest = f"SELECT timestamp FROM requests WHERE {where} ORDER BY timestamp DESC LIMIT {wanted}"
+    return one(tables.con, f"SELECT min(timestamp) FROM ({latest})")[0]
 
 
 def _utc(moment: datetime) -> datetime:

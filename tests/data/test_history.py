@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema import HistoryConfig
@@ -44,6 +44,7 @@ def histories(events: list, requests: list, config: HistoryConfig) -> list[list[
     return [found.get(number, []) for number in range(len(requests))]
 
 
+@settings(max_examples=40)
 @given(EVENTS, REQUESTS, st.sampled_from(["recent", "frequent"]), st.integers(1, 3), st.sampled_from([1, 20_000_000]))
 def test_sql_and_python_agree(events: list, requests: list, order: str, longest: int, pairs: int) -> None:
     config = HistoryConfig(order=order, max_events=longest)
@@ -57,6 +58,7 @@ def test_sql_and_python_agree(events: list, requests: list, order: str, longest:
         assert len(titles) == min(longest, len({title for _, title in past}))
 
 
+@settings(max_examples=40)
 @given(EVENTS, REQUESTS, EVENTS)
 def test_what_happens_at_or_after_the_request_changes_nothing(events: list, requests: list, later: list) -> None:
     end = max(moment for _, moment in requests)

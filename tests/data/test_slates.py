@@ -45,7 +45,8 @@ def test_slates_by_hand(rows: dict, make_config: Make) -> None:
     assert items["text"] == ["apples, national brand", "bread, private brand", "cheese"]
     assert items["brand"] == ["national", "private", None]
     assert manifest.counts == {
-        "requests": 5, "impressions": 11, "clicks": 5, "conversions": 3, "clicked_conversions": 2, "items": 3, "users": 2,
+        "requests": 5, "impressions": 11, "clicks": 5, "conversions": 3, "clicked_conversions": 2,
+        "items": 3, "users": 2,
     }  # fmt: skip
     assert manifest.splits["test"].first == "2024-03-01T00:00:00"
     assert [manifest.splits[name].impressions for name in ("train", "valid", "test")] == [7, 2, 2]
@@ -105,7 +106,7 @@ def test_requests_of_one_moment_stay_together(rows: dict, make_config: Make) -> 
         if row["request_id"] in ("r4", "r5"):
             row["timestamp"] = "2024-02-01 00:00:00"
     config = make_config(rows, split=SplitConfig(valid_share=0.2, test_share=0.2))
-    assert prepare(config).splits["test"].requests == 2
+    assert [split.requests for split in prepare(config).splits.values()] == [2, 1, 2]
 
 
 def test_long_requests_are_cut(rows: dict, make_config: Make) -> None:
