@@ -215,8 +215,8 @@ def _data_sentence(config: RunConfig, manifest: Manifest) -> str:
 def _summary(written: list[ExportedAdapter], differences: dict[str, float], out: Path) -> Table:
     table = Table(title=f"exported {out}", title_justify="left")
     table.add_column("objective")
-    table.add_column("task type")
-    for name in ("tensors", "parameters", "size", "max golden difference"):
+    table.add_column("task type", no_wrap=True)
+    for name in ("tensors", "parameters", "size", "max golden diff"):
         table.add_column(name, justify="right")
     for adapter in written:
         table.add_row(

@@ -70,7 +70,11 @@ positions = torch.arange(ids.shape[1])
 in_prefix = positions < prefix_tokens
 sees = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the candidate's tokens see all
 with torch.inference_mode():
-    hidden = model(input_ids=ids, attention_mask=sees[None, None], position_ids=positions[None]).last_hidden_state
+    hidden = model(
+        input_ids=ids,
+        attention_mask=sees[None, None],
+        position_ids=positions[None] + serving["first_position"],
+    ).last_hidden_state
 vector = hidden[0, prefix_tokens:].mean(0)  # the mean over the candidate's tokens
 """
 
@@ -158,7 +162,8 @@ def _objectives_table(objectives: Mapping[str, Any]) -> str:
         served = (
             "sequence classifier" if about["form"] == "sequence_classification" else f"features + `{about['head']}`"
         )
-        lines.append(f"| `{name}/` | {about['kind']} | {served} | {about['meaning']} |")
+        meaning = about["meaning"].replace("|", "\\|")  # a bar would end the cell
+        lines.append(f"| `{name}/` | {about['kind']} | {served} | {meaning} |")
     return "\n".join(lines) + (
         "\n\nEach folder is an ordinary PEFT LoRA adapter: its lower layers are the `shared` adapter of the training, "
         "the same in every folder, its upper layers are the objective's own.\n"

@@ -81,7 +81,8 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
     positions = torch.arange(len(input_ids))
     in_prefix = positions < prefix_tokens
     sees_TT = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the others see all
-    output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=positions[None])
+    position_ids = positions + serving["first_position"]  # RoBERTa's first position is not 0
+    output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=position_ids[None])
     return output.last_hidden_state[0, prefix_tokens:].mean(0)
 
 

@@ -143,6 +143,7 @@ def serving_record(
         "layout": layout.to_json(),
         "mask": "prefix" if encoder else "causal",
         "pooling": "mean" if encoder else "last",
+        "first_position": model.backbone.first_position,
         "attn_implementation": "sdpa",
         "pad_token_id": pad_id,
         "split": info.split,

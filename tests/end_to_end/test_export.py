@@ -48,6 +48,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": {**COMMON, "num_key_value_heads": 2, "sliding_window": 80, "pad_token_id": 0},
     "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 96, **SHAPE},
     "bert": COMMON,
+    "roberta": {**COMMON, "pad_token_id": 1},  # its positions start after that id
 }
 LISTWISE = ["diversity", "fairness"]
 
