@@ -6,6 +6,7 @@ string ids, UTC timestamps and labels 0 or 1. Hard faults raise UserError; rows 
 """
 
 import difflib
+import gzip
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ def columns_of(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that names the nearest known name, or "" where none is near."""
     folded = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     return f" (did you mean '{folded[close[0]]}'?)" if close else ""
 
 
@@ -115,14 +116,24 @@ def _reader(con: duckdb.DuckDBPyConnection, name: str, path: Path) -> str:
     if endings.endswith((".jsonl", ".ndjson", ".json")):
         return f"read_json({where}, format='newline_delimited', sample_size=-1)"
     if endings.endswith((".csv", ".tsv")):
-        base = f"read_csv({where}, header=true, sample_size=-1"
+        base = f"read_csv({where}, header=true, {_dialect(path)}, sample_size=-1"
         present = [column for column in columns_of(con, f"{base})") if column in (*REQUIRED[name], *ID_COLUMNS)]
         kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in present)
         return f"{base}, types={{{kinds}}})" if kinds else f"{base})"
     raise UserError(f"{path} has an unknown ending: use .parquet, .csv or .jsonl")
 
 
+def _dialect(path: Path) -> str:
+    """The CSV options, with the delimiter of the header line: a sniffer would read broken rows in its own way."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    delimiter = max(",;\t|", key=header.count)
+    return f"delim={literal(delimiter)}, quote='\"', escape='\"', skip=0"
+
+
 def _unreadable(path: str | Path, error: duckdb.Error) -> UserError:
+    """The first line of DuckDB's complaint, as one sentence with the way out."""
     reason = " ".join(str(error).split("\n")[0].split())[:200]
     return UserError(f"{path} cannot be read: {reason.rstrip('.:')}: mend the file or write it as Parquet")
 

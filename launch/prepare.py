@@ -19,27 +19,22 @@ def run(config: RunConfig) -> None:
     out = Console()
     out.print(_counts(manifest, f"prepared {config.data.folder}"))
     for reason, rows in manifest.dropped.items():
-        out.print(f"left out: {rows:,} {reason}", highlight=False)
+        out.print(f"left out: {rows:,} {reason}", highlight=False, soft_wrap=True)
     for note in manifest.notes:
-        out.print(f"note: {note}", highlight=False)
+        out.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def _counts(manifest: Manifest, title: str) -> Table:
-    """The counts of every split as a table of text."""
+    """The counts of every split, one column each."""
     table = Table(title=title, title_justify="left")
-    table.add_column("split")
-    for name in ("requests", "slates", "impressions", "clicks", "conversions", "from", "to"):
-        table.add_column(name, justify="right")
-    for name, split in manifest.splits.items():
-        rate = split.clicks / split.impressions
-        table.add_row(
-            name,
-            f"{split.requests:,}",
-            f"{split.slates:,}",
-            f"{split.impressions:,}",
-            f"{split.clicks:,} ({rate:.1%})",
-            f"{split.conversions:,} ({split.conversions / split.impressions:.2%})",
-            split.first[:10],
-            split.last[:10],
-        )
+    table.add_column("")
+    for name in manifest.splits:
+        table.add_column(name, justify="right", no_wrap=True)
+    splits = list(manifest.splits.values())
+    for name in ("requests", "slates", "impressions", "clicks", "conversions"):
+        table.add_row(name, *(f"{getattr(split, name):,}" for split in splits))
+    table.add_row("click rate", *(f"{split.clicks / split.impressions:.2%}" for split in splits))
+    table.add_row("conversion rate", *(f"{split.conversions / split.impressions:.2%}" for split in splits))
+    table.add_row("first request", *(split.first[:10] for split in splits))
+    table.add_row("last request", *(split.last[:10] for split in splits))
     return table

@@ -52,6 +52,14 @@ def test_unreadable_file(rows: dict, make_config: Make, ending: str) -> None:
     refuse(config, f"items.{ending}", "cannot be read")
 
 
+def test_ragged_rows(rows: dict, make_config: Make) -> None:
+    config = make_config(rows)
+    assert config.tables is not None
+    with config.tables.impressions.open("a") as file:
+        file.write("r9,2024-03-02,u1,a,0,0,1,surplus,surplus\n")
+    refuse(config, "impressions.csv", "cannot be read", "mend the file")
+
+
 def test_missing_column(rows: dict, make_config: Make) -> None:
     for row in rows["impressions"]:
         row["clicks"] = row.pop("click")
