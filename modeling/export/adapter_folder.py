@@ -105,7 +105,7 @@ def _write_config(
 ) -> None:
     peft_config = PeftLoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, whole or not
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         bias="none",
