@@ -26,6 +26,8 @@ settings.register_profile("repeatable", max_examples=100, derandomize=True, **qu
 settings.register_profile("explore", max_examples=3000, **quiet)
 settings.load_profile("repeatable")
 
+torch.set_num_threads(1)  # the models are tiny: more threads would only wait for each other
+
 VOCABULARY = 300
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -151,7 +153,9 @@ def make_step() -> Callable[..., Step]:
         count = sum(sizes)
         dtype = next(iter(outputs.values())).dtype
         zeros = np.zeros(max(sizes), dtype=np.int64)
-        slates = [Slate(row, [1], [[2]] * size, zeros[:size], zeros[:size], zeros[:size]) for row, size in enumerate(sizes)]
+        slates = [
+            Slate(row, [1], [[2]] * size, zeros[:size], zeros[:size], zeros[:size]) for row, size in enumerate(sizes)
+        ]
         batch = build_batch(slates, 8, 0)
         kept = log_keep or [0.0] * len(sizes)
         labels = {

@@ -12,7 +12,9 @@ from configs.errors import UserError
 from modeling.adapter_store import ABOUT, TENSORS, AdapterInfo, copy_into, load_adapters, read_info, save_adapters
 from modeling.model import SlateModel
 
-INFO = AdapterInfo("some/base", "abc123", 2, {"ctr": 1, "cvr": 2}, ["diversity"], {"ctr": -2.5}, {"item": ["{title}"]}, {})
+INFO = AdapterInfo(
+    "some/base", "abc123", 2, {"ctr": 1, "cvr": 2}, ["diversity"], {"ctr": -2.5}, {"item": ["{title}"]}, {}
+)
 
 
 def trained(model: SlateModel) -> dict[str, torch.Tensor]:
@@ -50,7 +52,9 @@ def test_other_settings_are_refused_before_anything_is_copied(make_model: Callab
     name = next(iter(tensors))
     missing = {key: value for key, value in tensors.items() if key != name}
     for wrong in (missing, {**tensors, "more": torch.ones(1)}, {**tensors, name: torch.zeros(3, 3)}):
-        with pytest.raises(UserError, match="does not fit this config .*use the lora, objectives and backbone settings"):
+        with pytest.raises(
+            UserError, match=r"does not fit this config .*use the lora, objectives and backbone settings"
+        ):
             copy_into(model, wrong, "file")
     assert all(p.abs().max() > 0 for p in trained(model).values())
     copy_into(model, tensors, "file")

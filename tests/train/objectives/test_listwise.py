@@ -44,7 +44,9 @@ def step(make_step: Callable[..., Step], values: dict[str, torch.Tensor], **opti
     return make_step(SIZES, values, attributes={"category": CATEGORY, "brand": BRAND}, **options)
 
 
-def slates_by_hand(values: dict[str, torch.Tensor], temperature: float = 0.8) -> list[tuple[list[int], np.ndarray, np.ndarray]]:
+def slates_by_hand(
+    values: dict[str, torch.Tensor], temperature: float = 0.8
+) -> list[tuple[list[int], np.ndarray, np.ndarray]]:
     """(candidates, π, p) of every slate."""
     p = (values["ctr"].sigmoid() * values["cvr"].sigmoid()).detach().numpy()
     utility = (np.log(p) + values["goal"].detach().numpy()) / temperature

@@ -39,7 +39,9 @@ def three_steps(name: str, make_step: Callable[..., Step], world: World) -> list
     first_slate = 0 if world.size == 1 else 2 * world.rank
     first = sum(SLATES[:first_slate])
     rows = slice(first, first + sum(sizes))
-    stands_for = sum(1.0 if c else 1.0 / torch.tensor(LOG_KEEP[s]).exp().item() for s, c in zip(slate_numbers(), CLICK, strict=True))
+    stands_for = sum(
+        1.0 if c else 1.0 / torch.tensor(LOG_KEEP[s]).exp().item() for s, c in zip(slate_numbers(), CLICK, strict=True)
+    )
     objective = OBJECTIVES[name]()
     if hasattr(objective, "groups"):
         objective.groups = 4

@@ -1,0 +1,90 @@
+"""Which slates and candidates a process trains on: functions of seed and place alone."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.errors import UserError
+from data.sampling import BatchOrder, sample_candidates
+
+
+def global_batch(number: int, processes: int, size: int, slates: int = 53, seed: int = 9) -> list[int]:
+    orders = [BatchOrder(slates, size, processes, rank, seed) for rank in range(processes)]
+    parts = [order.batch(number) for order in orders]
+    assert len({epoch for epoch, _ in parts}) == 1
+    assert all(len(rows) == size for _, rows in parts)
+    return [int(row) for _, rows in parts for row in rows]
+
+
+@pytest.mark.parametrize("number", [0, 3, 6, 7, 8, 100])
+def test_processes_share_the_batch_that_one_would_have(number: int) -> None:
+    one = global_batch(number, 1, 8)
+    assert global_batch(number, 2, 4) == one
+    assert global_batch(number, 4, 2) == one
+    assert global_batch(number, 8, 1) == one
+
+
+def test_an_epoch_sees_every_slate_at_most_once_and_the_next_in_another_order() -> None:
+    order = BatchOrder(slates=53, batch_size=4, processes=2, rank=0, seed=9)
+    assert order.per_epoch == 6
+    epochs = []
+    for epoch in range(3):
+        seen = []
+        for place in range(order.per_epoch):
+            number = epoch * order.per_epoch + place
+            assert order.batch(number)[0] == epoch
+            seen += global_batch(number, 2, 4)
+        assert len(set(seen)) == 48
+        assert set(seen) <= set(range(53))
+        epochs.append(seen)
+    assert epochs[0] != epochs[1] != epochs[2]
+    # The rest that is dropped is another one each time, so no slate is lost for good.
+    assert len({*epochs[0], *epochs[1], *epochs[2]}) > 50
+
+
+def test_any_batch_can_be_asked_for_at_any_time() -> None:
+    forward = BatchOrder(53, 4, 2, 1, 9)
+    in_order = [forward.batch(number)[1].tolist() for number in range(20)]
+    for number in (13, 2, 19, 5, 6, 0):
+        assert BatchOrder(53, 4, 2, 1, 9).batch(number)[1].tolist() == in_order[number]
+        assert forward.batch(number)[1].tolist() == in_order[number]  # back and forth through the epochs
+    assert BatchOrder(53, 4, 2, 1, 10).batch(0)[1].tolist() != in_order[0]
+
+
+def test_a_split_that_fills_no_batch_is_refused() -> None:
+    assert BatchOrder(8, 4, 2, 0, 0).per_epoch == 1
+    with pytest.raises(
+        UserError, match=r"train\.batch_size: 4 slates on each of 2 processes need 8, but .* has 7: lower"
+    ):
+        BatchOrder(7, 4, 2, 0, 0)
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(1, 20), st.integers(0, 10**6))
+def test_all_clicked_and_so_many_others_are_kept(clicks: list[int], negatives: int, seed: int) -> None:
+    click = np.array(clicks, dtype=np.int8)
+    kept, log_keep = sample_candidates(click, negatives, [seed, 5])
+    unclicked = int((click == 0).sum())
+    assert np.array_equal(kept, np.unique(kept))  # each once, in order
+    assert set(np.flatnonzero(click)) <= set(kept.tolist())
+    left = int((click[kept] == 0).sum())
+    assert left == min(unclicked, negatives)
+    assert log_keep == pytest.approx(math.log(left / unclicked) if unclicked else 0.0)
+    again, _ = sample_candidates(click, negatives, [seed, 5])
+    assert np.array_equal(kept, again)
+    everything, rate = sample_candidates(click, None, [seed, 5])
+    assert np.array_equal(everything, np.arange(len(click)))
+    assert rate == 0.0
+
+
+def test_every_unclicked_candidate_has_the_same_chance() -> None:
+    click = np.array([0, 1, 0, 0, 0, 1])
+    counts = np.zeros(6)
+    draws = 4000
+    for seed in range(draws):
+        counts[sample_candidates(click, 2, [seed, 0])[0]] += 1
+    assert counts[[1, 5]].tolist() == [draws, draws]
+    # Half of the four, ± 4.5 standard deviations.
+    assert np.abs(counts[[0, 2, 3, 4]] / draws - 0.5).max() < 4.5 * 0.5 / draws**0.5
