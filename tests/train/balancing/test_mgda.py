@@ -67,8 +67,7 @@ def gradients(draw: st.DrawFn) -> np.ndarray:
     return np.array(vectors, dtype=np.float64) * 2.0 ** np.array(scales)[:, None]
 
 
-@given(gradients())
-def test_it_is_the_least_point_of_the_hull(vectors: np.ndarray) -> None:
+def check(vectors: np.ndarray) -> None:
     gram, cosines, norms = split(vectors)
     alpha = mgda(cosines, norms)
     assert (alpha >= 0).all()
@@ -81,6 +80,25 @@ def test_it_is_the_least_point_of_the_hull(vectors: np.ndarray) -> None:
     assert float(square - least_square(gram)) <= 1e-12 * longest**2
     residual = max(float(square - a) / (norm * longest) for a, norm in zip(along, norms, strict=True))
     assert residual <= 1e-12  # so no gradient is opposed: ⟨g_k, d⟩ ≥ ‖d‖²
+
+
+@given(gradients())
+def test_it_is_the_least_point_of_the_hull(vectors: np.ndarray) -> None:
+    check(vectors)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        [[10000, 1], [-20000, 5]],  # all but opposed
+        [[10000, 1, 0], [-20000, 5, 1], [3, 2, 7]],
+        [[1, 0], [1e4, 1], [1e8, -1]],
+        # Two exactly opposed, hence a zero direction, beside two short ones, norms 1e8 apart.
+        [[-26, 84, 54], [2496, -8064, -5184], [-23 / 2**19, 23 / 2**19, 0], [39 / 2**14, -47 / 2**14, 50 / 2**14]],
+    ],
+)
+def test_hard_cases(vectors: list[list[float]]) -> None:
+    check(np.array(vectors, dtype=np.float64))
 
 
 @pytest.mark.parametrize(
