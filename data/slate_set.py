@@ -70,15 +70,15 @@ class SlateSet:
         self.manifest = Manifest.read(folder)
         self.folder, self.split = folder, split
         self.items = ItemTable(folder)
-        files = sorted((folder / "slates").glob(f"{split}-*.parquet"))
-        if not files:
-            raise UserError(f"{folder / 'slates'} has no {split} shard: run `equipoise prepare` again")
+        files = [folder / name for name in self.manifest.splits[split].files]
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise UserError(f"{missing[0]} is missing: run `equipoise prepare` again")
         try:
             self.rows = HfDataset.from_parquet([str(file) for file in files], cache_dir=str(folder / ".cache"))
         except (DatasetGenerationError, OSError, ValueError) as error:
-            raise UserError(
-                f"a {split} shard in {folder / 'slates'} cannot be read: run `equipoise prepare` again"
-            ) from error
+            self.manifest.verify(folder)  # names the file that is not as it was written
+            raise UserError(f"the {split} shards in {folder} cannot be read ({error}): prepare them again") from error
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,0 +1,56 @@
+"""The table at the end of `make demo`: what was reached, beside what was to be beaten, and where everything lies."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+TARGETS = {"ctr": "click", "ctcvr": "click and conversion"}
+
+
+def closing_table(evaluation: dict) -> Table:
+    """AUC and GAUC of the run beside the best trivial baseline, per target."""
+    table = Table(title="what was reached (the same test impressions for all)", title_justify="left")
+    for column in ("target", "metric", "ours", "best baseline", "", "difference"):
+        table.add_column(column, justify="right" if column in ("ours", "difference") else "left")
+    for target, label in TARGETS.items():
+        if target not in evaluation["pointwise"]:
+            continue
+        for metric in ("auc", "gauc"):
+            ours = evaluation["pointwise"][target].get(metric)
+            rivals = {name: values.get(metric) for name, values in evaluation["baselines"][target].items()}
+            known = {name: value for name, value in rivals.items() if value is not None}
+            if ours is None or not known:
+                continue
+            best = max(known, key=lambda name: known[name])
+            difference = f"{ours - known[best]:+.3f}"
+            table.add_row(label, metric.upper(), f"{ours:.3f}", best, f"{known[best]:.3f}", difference)
+    return table
+
+
+def main(run: Path, export: Path) -> None:
+    """Print the table and the places."""
+    console = Console()
+    evaluation = json.loads((run / "evaluation_test.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    console.print(closing_table(evaluation))
+    console.print(
+        f"{evaluation['rows']:,} impressions of {evaluation['requests']:,} test requests; "
+        f"{summary['steps']} steps in {summary['seconds']:.0f} s on {summary['processes']} processes"
+    )
+    places = {
+        "config": run / "config.yaml",
+        "metrics over time": run / "metrics.jsonl",
+        "evaluation": run / "evaluation_test.json",
+        "scores": run / "scores_test.parquet",
+        "adapters": run / "adapters",
+        "export, one folder per objective": export,
+    }
+    for name, place in places.items():
+        console.print(f"  {name}: {place}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

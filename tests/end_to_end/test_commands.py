@@ -1,0 +1,158 @@
+"""The commands as a user runs them, one after another, on a tiny data set; and what bad input gets."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def equipoise(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "launch.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The command ended with exit code 2 and one sentence that holds these words."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    sentence = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    for word in words:
+        assert word in sentence
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a tiny run, its data prepared."""
+    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
+    assert spec is not None and spec.loader is not None
+    builders = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builders)
+    folder = tmp_path_factory.mktemp("commands")
+    settings: dict[str, Any] = builders.run_settings(folder, eval_every=3, save_every=3)
+    builders.write_config(settings, folder / "config.yaml")
+    done = equipoise("prepare", str(folder / "config.yaml"))
+    assert done.returncode == 0, done.stderr
+    return settings | {"config": str(folder / "config.yaml")}
+
+
+@pytest.fixture(scope="module")
+def run(settings: dict[str, Any]) -> Path:
+    """A finished tiny run with offline W&B and TensorBoard."""
+    done = equipoise("train", settings["config"], "wandb.mode=offline", "wandb.group=tests", "tensorboard=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Path(settings["output"])
+
+
+def test_run_folder_is_complete(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = {name for record in records for name in record}
+    objectives = ("ctr", "cvr", "diversity", "fairness")
+    assert {f"train/loss/{name}" for name in objectives} <= names
+    assert {f"balance/weight/{name}" for name in objectives} <= names
+    assert {f"balance/norm/{name}" for name in objectives} <= names
+    assert {"balance/cosine/ctr-cvr", "balance/conflict_rate", "valid/ctr/auc", "perf/padding"} <= names
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["finished"] and summary["steps"] == 6
+    moved = summary["largest_change"]
+    assert {f"adapter {name}" for name in ("shared", *objectives)} <= set(moved)
+    assert all(change > 0 for change in moved.values())
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["balancing"]["normalize"] == "l2"  # resolved, not as written
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert list(run.rglob("events.out.tfevents.*"))
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-000003", "step-000006"]
+
+
+def test_evaluate_writes_scores_and_report(run: Path) -> None:
+    done = equipoise("evaluate", str(run))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((run / "evaluation_test.json").read_text())
+    prepared = json.loads((run.parent / "prepared" / "manifest.json").read_text())["splits"]["test"]
+    scores = pq.read_table(run / "scores_test.parquet")
+    assert report["rows"] == scores.num_rows == prepared["impressions"]
+    assert report["requests"] == prepared["requests"]
+    assert {"ctr", "ctcvr", "cvr"} <= set(report["pointwise"])
+    assert "seen_before" in report["baselines"]["ctr"]
+    assert len(report["ranking"]) == 4  # relevance, diversity, fairness, both
+    assert "pCTR" in done.stdout and "global rate" in done.stdout
+    again = equipoise("evaluate", str(run))
+    assert json.loads((run / "evaluation_test.json").read_text()) == report, again.stderr
+
+
+def test_second_run_in_the_same_folder_is_refused(run: Path, settings: dict[str, Any]) -> None:
+    refused(equipoise("train", settings["config"]), "already holds a run", "--overwrite")
+
+
+def test_prefix_longer_than_the_model_allows(settings: dict[str, Any], tmp_path: Path) -> None:
+    done = equipoise(
+        "train", settings["config"], f"output={tmp_path / 'run'}", "tokens.max_prefix=300", "tokens.max_row=400"
+    )
+    refused(done, "tokens.max_prefix", "256 positions", "at most 232")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_split_layer(settings: dict[str, Any], tmp_path: Path) -> None:
+    refused(
+        equipoise("train", settings["config"], f"output={tmp_path / 'run'}", "backbone.split=4"),
+        "backbone.split",
+        "between 1 and 3",
+    )
+
+
+def test_missing_attribute_column(settings: dict[str, Any], tmp_path: Path) -> None:
+    done = equipoise(
+        "train", settings["config"], f"output={tmp_path / 'run'}", "objectives.diversity={attributes: [colour]}"
+    )
+    refused(done, "items.parquet", "'colour'", "category")
+
+
+def test_unprepared_and_broken_data(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = settings["config"]
+    refused(equipoise("train", config, f"output={tmp_path / 'r1'}", f"data.folder={tmp_path / 'none'}"), "prepare")
+
+    old = tmp_path / "old"
+    shutil.copytree(settings["data"]["folder"], old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
+    refused(
+        equipoise("train", config, f"output={tmp_path / 'r2'}", f"data.folder={old}"), "schema version 99", "prepare"
+    )
+
+    broken = tmp_path / "broken"
+    shutil.copytree(settings["data"]["folder"], broken, ignore=shutil.ignore_patterns(".cache"))
+    shard = next((broken / "slates").glob("train-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-200])
+    refused(equipoise("train", config, f"output={tmp_path / 'r3'}", f"data.folder={broken}"), "train-00000", "prepare")
+
+
+def test_evaluating_an_unfinished_run(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "unfinished"
+    copy.mkdir()
+    shutil.copy(run / "config.yaml", copy / "config.yaml")
+    refused(equipoise("evaluate", str(copy)), "holds no trained adapters", "train")
+    refused(equipoise("evaluate", str(tmp_path / "nothing")), "holds no run")
+
+
+def test_other_base_model_is_refused(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "base"
+    other.mkdir()
+    shape = json.loads((run.parent / "base" / "config.json").read_text()) | {"rope_theta": 777.0, "hidden_size": 64}
+    (other / "config.json").write_text(json.dumps(shape))
+    done = equipoise("evaluate", str(run), "--set", f"backbone.path={other}")
+    refused(done, "another base model", "backbone.path")
