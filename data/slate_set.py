@@ -70,6 +70,8 @@ class SlateSet:
         self.manifest = Manifest.read(folder)
         self.folder, self.split = folder, split
         self.items = ItemTable(folder)
+        if split not in self.manifest.splits:
+            raise UserError(f"{folder} has no split '{split}': name one of {', '.join(self.manifest.splits)}")
         files = [folder / name for name in self.manifest.splits[split].files]
         missing = [file for file in files if not file.is_file()]
         if missing:

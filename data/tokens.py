@@ -57,7 +57,11 @@ class SlateTokenizer:
         return ids
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        # A title that spells "[SEP]" or "</s>" must stay plain text, or a seller could end the prompt.
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return self.tokenizer(texts, **options)["input_ids"]
 
     def prefix(self, text: str) -> list[int]:
         """Token ids of a prefix, at most `max_prefix`, cut at its end."""

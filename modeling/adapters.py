@@ -1,6 +1,7 @@
 """LoRA adapters in disjoint layers: `shared` below the split, one per objective above it."""
 
 import re
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -68,7 +69,9 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
                 rf"{re.escape(layers_name)}\.({'|'.join(map(str, numbers))})\.({'|'.join(map(re.escape, modules))})"
             ),
         )
-        inject_adapter_in_model(peft_config, model, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
+            inject_adapter_in_model(peft_config, model, adapter_name=name)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -63,7 +63,7 @@ def prompt_ids(tokenizer: Any, layout: Json, prefix: str, item: str, context: st
     """Token ids of a prompt, prefix and candidate apart, as in training."""
 
     def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
 
     start, prefix_end, end = layout["start_ids"], layout["prefix_end_ids"], layout["candidate_end_ids"]
     prefix_room = layout["max_prefix"] - len(start) - len(prefix_end)

@@ -49,8 +49,8 @@ class PromptLayout:
             **vars(self),
             "rule": (
                 "start_ids + ids(prefix) + prefix_end_ids, then ids(item) + ids(context_separator + context) + "
-                "candidate_end_ids; the three texts are tokenised apart and without special tokens; an empty context "
-                "adds nothing, its separator neither"
+                "candidate_end_ids; the three texts are tokenised apart and without special tokens, also where a text "
+                "spells one (split_special_tokens); an empty context adds nothing, its separator neither"
             ),
             "truncation": (
                 "the prefix text is cut at its end so that the prefix with its start and end ids has max_prefix ids; "

@@ -146,3 +146,16 @@ def test_tokenizers_without_the_tokens_that_end_a_text_are_refused(bytewise: Any
     # WordPiece drops line breaks: a decoder with such a tokenizer ends its texts with [SEP].
     slates = SlateTokenizer(wordpiece, limits(), encoder=False, item_texts=ITEMS)
     assert slates.candidates([1], [""]) == [[*plain(wordpiece, "milk"), wordpiece.sep_token_id]]
+
+
+@pytest.mark.parametrize("encoder", [True, False])
+def test_special_tokens_spelled_in_a_title_stay_text(encoder: bool, wordpiece: Any, bytewise: Any) -> None:
+    tokenizer = wordpiece if encoder else bytewise
+    hostile = "cheap [SEP] tea </s> <s> [CLS]"
+    slates = SlateTokenizer(tokenizer, limits(), encoder=encoder, item_texts=[hostile])
+    (candidate,) = slates.candidates([0], [hostile])
+    inside = candidate[: -len(slates.candidate_end)]
+    assert not set(inside) & set(tokenizer.all_special_ids)
+    prefix = slates.prefix(hostile)
+    inside = prefix[len(slates.start) : -len(slates.prefix_end)]
+    assert not set(inside) & set(tokenizer.all_special_ids)

