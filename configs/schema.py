@@ -178,19 +178,24 @@ class DiversityConfig(ListwiseConfig):
     attributes: list[str] = Field(default_factory=lambda: ["category"])
 
 
-class FairnessConfig(ListwiseConfig):
-    """Provider-side exposure against a target, over the global batch with a moving average."""
+class GroupedConfig(ListwiseConfig):
+    """Exposure of the groups of one item attribute, over the global batch with a moving average."""
+
+    attribute: str
+    momentum: Share = 0.9
+
+
+class FairnessConfig(GroupedConfig):
+    """Provider-side exposure against a target: the group's share of candidates (parity) or of relevance (merit)."""
 
     attribute: str = "provider"
     target: Literal["parity", "merit"] = "parity"
-    momentum: Share = 0.9
 
 
-class CoverageConfig(ListwiseConfig):
-    """Negative entropy of the exposure over the values of one item attribute, accumulated like fairness."""
+class CoverageConfig(GroupedConfig):
+    """Negative entropy of the exposure over the values of one item attribute."""
 
     attribute: str = "category"
-    momentum: Share = 0.9
 
 
 class ObjectivesConfig(Section):

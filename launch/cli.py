@@ -1,6 +1,8 @@
 """The `equipoise` command line: thin, so that `--help` answers at once; each command imports what it needs."""
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except UserError as error:
+        if int(os.environ.get("RANK", "0")):
+            time.sleep(5)  # rank 0 says the same, and the launcher ends us as soon as it has
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
 

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -42,6 +43,18 @@ def target_modules(layer: nn.Module, targets: str | list[str]) -> list[str]:
     return chosen
 
 
+def lora_config(lora: LoraConfig, **settings: Any) -> PeftLoraConfig:
+    """PEFT's config of one adapter; a new object each time, for PEFT changes the one it is given."""
+    return PeftLoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        bias="none",
+        **settings,
+    )
+
+
 def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lora: LoraConfig) -> None:
     """Put the `shared` adapter into layers 0 … split−1 and one adapter per objective into the layers above.
 
@@ -57,18 +70,9 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
     transposed = isinstance(layers[0].get_submodule(modules[0]), Conv1D)  # asked before PEFT wraps it
     for name in (SHARED, *objectives):
         numbers = range(split) if name == SHARED else range(split, len(layers))
-        # One config object per adapter: PEFT changes the object it is given.
-        peft_config = PeftLoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_rslora=lora.rslora,
-            bias="none",
-            fan_in_fan_out=transposed,
-            target_modules=(
-                rf"{re.escape(layers_name)}\.({'|'.join(map(str, numbers))})\.({'|'.join(map(re.escape, modules))})"
-            ),
-        )
+        layer = rf"{re.escape(layers_name)}\.({'|'.join(map(str, numbers))})"
+        targets = rf"{layer}\.({'|'.join(map(re.escape, modules))})"
+        peft_config = lora_config(lora, target_modules=targets, fan_in_fan_out=transposed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
             inject_adapter_in_model(peft_config, model, adapter_name=name)

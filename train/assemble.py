@@ -15,6 +15,7 @@ from modeling.adapter_store import AdapterInfo
 from modeling.backbone import config_hash, is_encoder, load_model_config, load_tokenizer, max_positions
 from modeling.model import SlateModel, build_model
 from train.objectives.base import Objective
+from train.objectives.grouped import GroupedObjective
 from train.objectives.registry import build_objectives
 from train.world import World
 
@@ -80,7 +81,7 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective]) -
         for name in objective.attributes:
             codes, values = slates.items.codes(name)
             attributes[name] = codes
-            if hasattr(objective, "groups"):
+            if isinstance(objective, GroupedObjective):
                 objective.groups = len(values)
     return DataParts(slates, tokenizer, attributes)
 

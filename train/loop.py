@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,31 +22,12 @@ from data.batches import SlateBatch
 from data.slate_set import TrainBatches
 from modeling.model import SlateModel
 from train.accelerate_setup import is_deepspeed
+from train.averages import Averages
 from train.balancing.balancer import Balancer
 from train.checkpoint import Progress
 from train.objectives.base import Objective, Step, Totals
 from train.schedule import rate_factor
 from train.world import World
-
-
-@dataclass
-class Averages:
-    """Running means of what is logged between two log lines."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, key: str, value: float) -> None:
-        """Take in one value; non-finite ones are left out of the mean."""
-        if math.isfinite(value):
-            self.sums[key] = self.sums.get(key, 0.0) + value
-            self.counts[key] = self.counts.get(key, 0) + 1
-
-    def drain(self) -> dict[str, float]:
-        """The means, and start anew."""
-        means = {key: self.sums[key] / self.counts[key] for key in self.sums}
-        self.sums, self.counts = {}, {}
-        return means
 
 
 class StopSignal:
@@ -115,6 +96,7 @@ class Loop:
         self.slate_model.boundary.solve = self.balancer.solve
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.averages = Averages()
+        self._seen = {"slates": 0.0, "impressions": 0.0}
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
         self.stopped = False
         self._clock = time.perf_counter()
@@ -127,18 +109,20 @@ class Loop:
         loader = DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=config.workers)
         stop = StopSignal()
         self.model.train()
-        for batch in loader:
-            asked = self._micro_step(batch.to(self.accelerator.device), progress, stop.asked)
-            progress.micro += 1
-            if progress.micro % config.accumulate:
-                continue
-            progress.step += 1
-            self._after_step(progress)
-            if asked and progress.step < self.total:
-                self.stopped = True
-                self._save(progress)
-                break
-        stop.restore()
+        try:
+            for batch in loader:
+                asked = self._micro_step(batch.to(self.accelerator.device), progress, stop.asked)
+                progress.micro += 1
+                if progress.micro % config.accumulate:
+                    continue
+                progress.step += 1
+                self._after_step(progress)
+                if asked and progress.step < self.total:
+                    self.stopped = True
+                    self._save(progress)
+                    break
+        finally:
+            stop.restore()
         return progress
 
     def _after_step(self, progress: Progress) -> None:
@@ -230,15 +214,15 @@ class Loop:
         for name, loss in zip(self.objectives, losses, strict=True):
             self.averages.add(f"train/loss/{name}", float(loss))
         self.averages.add("perf/padding", float((batch.segment_ids < 0).float().mean()))
-        self.averages.sums["perf/slates"] = self.averages.sums.get("perf/slates", 0.0) + totals.slates
-        self.averages.sums["perf/impressions"] = self.averages.sums.get("perf/impressions", 0.0) + totals.candidates
-        self.averages.counts["perf/slates"] = self.averages.counts["perf/impressions"] = 1
+        self._seen["slates"] += totals.slates
+        self._seen["impressions"] += totals.candidates
 
     def _log(self, step: int) -> None:
         now = time.perf_counter()
         values = self.averages.drain()
-        for key in ("slates", "impressions"):
-            values[f"perf/{key}_per_second"] = values.pop(f"perf/{key}") / max(now - self._clock, 1e-9)
+        for key, seen in self._seen.items():
+            values[f"perf/{key}_per_second"] = seen / max(now - self._clock, 1e-9)
+            self._seen[key] = 0.0
         values["train/lr"] = self._rate
         values["train/epoch"] = step * self.config.train.accumulate / self.batches.order.per_epoch
         values.update(self.balancer.drain())

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
 from peft import TaskType
 from safetensors.torch import save_file
 
 from configs.schema import LoraConfig
-from modeling.adapters import SHARED, adapter_of
+from modeling.adapters import SHARED, adapter_of, lora_config
 from modeling.export.served import ServedClass
 from modeling.model import SlateModel
 
@@ -103,12 +102,8 @@ def write_adapter(
 def _write_config(
     folder: Path, served: ServedClass, lora: LoraConfig, task_type: TaskType, base: str, revision: str | None
 ) -> None:
-    peft_config = PeftLoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        use_rslora=lora.rslora,
-        bias="none",
+    peft_config = lora_config(
+        lora,
         fan_in_fan_out=served.fan_in_fan_out,
         target_modules=served.target_modules,
         modules_to_save=["score"] if task_type == TaskType.SEQ_CLS else None,

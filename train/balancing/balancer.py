@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from configs.schema import BalancingConfig
+from train.averages import Averages
 from train.balancing.conditioning import Conditioned, condition
 from train.balancing.mgda import mgda
 from train.balancing.pcgrad import pcgrad
@@ -49,8 +50,7 @@ class Balancer:
         self.losses = np.ones(len(self.names))
         self.step = 0
         self.solves = 0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self.averages = Averages()
 
     def solve(self, gram: torch.Tensor) -> torch.Tensor:
         """From this process's Gram matrix to the weights, bit-equal on all processes; see `modeling.boundary.Solve`."""
@@ -59,38 +59,40 @@ class Balancer:
         matrix = total.cpu().numpy()
         conditioned = condition(matrix, self.preference, str(self.config.normalize), self.losses)
         if self.world.rank == 0:
-            weights.copy_(torch.from_numpy(weigh(conditioned, self.config.method, self.step, len(self.names))))
+            weights.copy_(torch.from_numpy(self._weigh(conditioned)))
         self.world.broadcast(weights)
+        if not torch.isfinite(weights).all():
+            raise ArithmeticError(f"{self.config.method} found no weights for the Gram matrix {matrix.tolist()}")
         self._remember(matrix, conditioned, weights.cpu().numpy())
         self.solves += 1
         return weights
 
-    def _add(self, key: str, value: float) -> None:
-        self._sums[key] = self._sums.get(key, 0.0) + value
-        self._counts[key] = self._counts.get(key, 0) + 1
+    def _weigh(self, conditioned: Conditioned) -> np.ndarray:
+        try:
+            return weigh(conditioned, self.config.method, self.step, len(self.names))
+        except np.linalg.LinAlgError:
+            return np.full(len(self.names), np.nan)  # broadcast, so that no process waits for one that failed
 
     def _remember(self, matrix: np.ndarray, conditioned: Conditioned, weights: np.ndarray) -> None:
         for k, name in enumerate(self.names):
-            self._add(f"balance/weight/{name}", float(weights[k]))
-            self._add(f"balance/preference/{name}", float(self.preference[k]))
+            self.averages.add(f"balance/weight/{name}", float(weights[k]))
+            self.averages.add(f"balance/preference/{name}", float(self.preference[k]))
             if np.isfinite(matrix[k, k]):
-                self._add(f"balance/norm/{name}", float(np.sqrt(max(matrix[k, k], 0.0))))
-            self._add(f"balance/zero/{name}", float(k in conditioned.zero))
-            self._add(f"balance/nonfinite/{name}", float(k in conditioned.nonfinite))
+                self.averages.add(f"balance/norm/{name}", float(np.sqrt(max(matrix[k, k], 0.0))))
+            self.averages.add(f"balance/zero/{name}", float(k in conditioned.zero))
+            self.averages.add(f"balance/nonfinite/{name}", float(k in conditioned.nonfinite))
         for k, scale in zip(conditioned.active, conditioned.scales, strict=True):
-            self._add(f"balance/scale/{self.names[k]}", float(scale))
+            self.averages.add(f"balance/scale/{self.names[k]}", float(scale))
         conflicts, pairs = 0, 0
         for a, i in enumerate(conditioned.active):
             for b in range(a):
                 cosine = float(conditioned.cosines[a, b])
-                self._add(f"balance/cosine/{self.names[conditioned.active[b]]}-{self.names[i]}", cosine)
+                self.averages.add(f"balance/cosine/{self.names[conditioned.active[b]]}-{self.names[i]}", cosine)
                 conflicts += cosine < 0
                 pairs += 1
         if pairs:
-            self._add("balance/conflict_rate", conflicts / pairs)
+            self.averages.add("balance/conflict_rate", conflicts / pairs)
 
     def drain(self) -> dict[str, float]:
         """Means of what was seen since the last call, by metric name."""
-        means = {key: self._sums[key] / self._counts[key] for key in self._sums}
-        self._sums, self._counts = {}, {}
-        return means
+        return self.averages.drain()
