@@ -37,7 +37,7 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     accelerator = make_accelerator(config)
     world = World()
     objectives = objectives_of(config)
-    with accelerator.main_process_first():
+    with accelerator.local_main_process_first():
         data = open_data(config, split, objectives)
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
     rows = spread_rows(len(data.slates), config.evaluate.max_requests)

@@ -47,7 +47,7 @@ class Job:
         self._claim_folder(overwrite)
         set_seed(config.seed)
         objectives = objectives_of(config)
-        with self.accelerator.main_process_first():  # the first process fills the dataset's cache
+        with self.accelerator.local_main_process_first():  # the first of each node fills the cache
             self.data = open_data(config, "train", objectives)
             self.valid = open_data(config, "valid", objectives) if config.train.eval_every else None
         model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
