@@ -1,0 +1,139 @@
+"""The loop in one process: one backward per micro-batch, and what a non-finite loss may and may not do."""
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from configs.errors import UserError
+from configs.schema import ObjectivesConfig, RunConfig
+from data.batches import Slate, SlateBatch, build_batch
+from modeling.adapters import adapter_of
+from modeling.model import SlateModel
+from train.checkpoint import Progress
+from train.loop import Hooks, Loop
+from train.objectives.base import Objective, Step
+from train.objectives.registry import build_objectives
+from train.parameters import optimizer_groups
+from train.world import World
+
+
+class FixedBatches:
+    """Four batches over and over, in the shape of `TrainBatches`."""
+
+    def __init__(self, batches: list[SlateBatch]) -> None:
+        self.batches = batches
+        self.order = SimpleNamespace(per_epoch=len(batches))
+
+    def __getitem__(self, number: int) -> SlateBatch:
+        return self.batches[number % len(self.batches)]
+
+
+def _settings(**train: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "loop",
+            "output": "unused",
+            "data": {"folder": "unused", "source": "complete_journey"},
+            "backbone": {"path": "unused"},
+            "objectives": {"ctr": {}, "cvr": {}, "diversity": {"attributes": ["category"]}},
+            "balancing": {"method": "mgda"},
+            "train": {"max_steps": 4, "lr": 1e-2, "warmup": 0.0, "log_every": 1, **train},
+        }
+    )
+
+
+@pytest.fixture
+def make_loop(
+    make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
+) -> Callable[..., tuple[Loop, SlateModel, dict[str, Objective], list[dict[str, float]]]]:
+    def build(**train: Any) -> tuple[Loop, SlateModel, dict[str, Objective], list[dict[str, float]]]:
+        config = _settings(**train)
+        model = make_model("llama")
+        objectives = build_objectives(ObjectivesConfig.model_validate(config.objectives.model_dump()))
+        batches = []
+        for number in range(4):
+            batch = build_batch([make_slate(10 * number + s, [3, 4, 2, 5], row=s) for s in range(3)], 64, 0)
+            categories = {"category": torch.arange(batch.click.numel()) % 2}
+            batches.append(SlateBatch(**{**vars(batch), "attributes": categories}))
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=config.train.accumulate)
+        optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0)
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        log: list[dict[str, float]] = []
+        hooks = Hooks(lambda step, values: log.append(values), lambda step: None, lambda p: None, lambda step: None)
+        arguments = (config, accelerator, wrapped, optimizer, objectives, FixedBatches(batches), World(), hooks)
+        return Loop(*arguments), model, objectives, log  # type: ignore[arg-type]
+
+    return build
+
+
+def _snapshot(model: SlateModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], part: str) -> bool:
+    names = [n for n in before if adapter_of(n) == part or n.startswith(f"heads.{part}.")]
+    assert names
+    return any(not torch.equal(before[name], after[name]) for name in names)
+
+
+def test_one_backward_per_micro_batch(make_loop: Any) -> None:
+    loop, _, _, log = make_loop(accumulate=2, max_steps=3)
+    loop.run(Progress())
+    assert loop.balancer.solves == 6
+    assert len(log) == 3
+
+
+def test_a_non_finite_loss_stays_alone(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, model, objectives, log = make_loop(max_steps=1)
+    healthy = type(objectives["cvr"]).loss
+
+    def poisoned(self: Any, step: Step) -> torch.Tensor:
+        return healthy(self, step) + (step.outputs["cvr"] * torch.inf).sum()
+
+    monkeypatch.setattr(type(objectives["cvr"]), "loss", poisoned)
+    before = _snapshot(model)
+    loop.run(Progress())
+    after = _snapshot(model)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert not _moved(before, after, "cvr")
+    for part in ("shared", "ctr", "diversity"):
+        assert _moved(before, after, part), part
+    assert log[0]["train/nonfinite/cvr"] == 1.0 and log[0]["train/nonfinite/ctr"] == 0.0
+    assert log[0]["train/skipped_step"] == 0.0
+    assert log[0]["balance/weight/cvr"] == 0.0 and log[0]["balance/weight/ctr"] > 0.0
+    assert "train/loss/cvr" not in log[0]
+
+
+def test_a_loss_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, model, objectives, _ = make_loop(max_steps=9, max_nonfinite=3)
+    monkeypatch.setattr(type(objectives["ctr"]), "loss", lambda self, step: step.outputs["ctr"].sum() * math.nan)
+    with pytest.raises(UserError, match=r"objective 'ctr' was not finite in 3 micro-batches in a row"):
+        loop.run(Progress())
+    assert all(torch.isfinite(tensor).all() for tensor in _snapshot(model).values())
+
+
+def test_a_non_finite_gradient_of_finite_losses_skips_the_step(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, model, objectives, log = make_loop(max_steps=1)
+
+    def steep(self: Any, step: Step) -> torch.Tensor:
+        x = step.outputs["diversity"]
+        return ((x - x.detach()).abs().sqrt()).sum()  # 0, with an infinite slope
+
+    monkeypatch.setattr(type(objectives["diversity"]), "loss", steep)
+    before = _snapshot(model)
+    loop.run(Progress())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in _snapshot(model).items())
+    assert log[0]["train/skipped_step"] == 1.0
+    assert log[0]["balance/nonfinite/diversity"] == 1.0
+
+
+def test_the_learning_rate_follows_the_schedule(make_loop: Any) -> None:
+    loop, _, _, log = make_loop(max_steps=4, min_lr_ratio=0.0)
+    loop.run(Progress())
+    rates = [values["train/lr"] for values in log]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2 * 0.75, 1e-2 * 0.25], rel=1e-6)
