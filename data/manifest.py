@@ -15,7 +15,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class SplitCounts(BaseModel):
-    """What one split holds; `first` and `last` are the ISO timestamps of its first and last request."""
+    """What one split holds: counts, rates per impression, and the ISO timestamps of its first and last request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,6 +25,9 @@ class SplitCounts(BaseModel):
     clicks: int
     conversions: int
     clicked_conversions: int
+    click_rate: float = 0.0
+    conversion_rate: float = 0.0
+    clicked_conversion_rate: float = 0.0
     first: str
     last: str
     files: list[str]

@@ -132,6 +132,9 @@ class ShardWriter:
                     writer.write_table(table)
                     self.tell(f"writing {name}", (batch_high - start) / (stop - start))
             counts.files.append(f"slates/{path.name}")
+        counts.click_rate = counts.clicks / counts.impressions
+        counts.conversion_rate = counts.conversions / counts.impressions
+        counts.clicked_conversion_rate = counts.clicked_conversions / counts.impressions
         return counts
 
     def _batches(self, low: int, high: int) -> list[tuple[int, int]]:

@@ -50,6 +50,9 @@ def test_slates_by_hand(rows: dict, make_config: Make) -> None:
     }  # fmt: skip
     assert manifest.splits["test"].first == "2024-03-01T00:00:00"
     assert [manifest.splits[name].impressions for name in ("train", "valid", "test")] == [7, 2, 2]
+    train = manifest.splits["train"]
+    assert train.click_rate == train.clicks / 7 and train.conversion_rate == train.conversions / 7
+    assert train.clicked_conversion_rate == train.clicked_conversions / 7
     assert manifest.dropped == {} and "1 conversions came without a click" in manifest.notes[0]
     assert Manifest.read(config.folder, verify=True) == manifest
 
