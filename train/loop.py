@@ -106,7 +106,9 @@ class Loop:
         self._restore(progress)
         config = self.config.train
         numbers = range(progress.micro, self.total * config.accumulate)
-        loader = DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=config.workers)
+        # A generator of its own: a loader that draws from the global one would make a resumed run another run.
+        own = torch.Generator()
+        loader = DataLoader(self.batches, batch_size=None, sampler=numbers, num_workers=config.workers, generator=own)
         stop = StopSignal()
         self.model.train()
         try:
