@@ -1,5 +1,6 @@
 """Accelerate and DeepSpeed set up the same way for every command."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
 
+from configs.errors import UserError
 from configs.schema import RunConfig
 
 
@@ -26,6 +28,9 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
     os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.train.accumulate)
     trackers = ["wandb"] if config.wandb.mode != "disabled" else []
     if config.tensorboard:
+        # Accelerate leaves out a tracker whose package is missing, without a word.
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError("tensorboard: true needs its package: run `pip install equipoise[tensorboard]`")
         trackers.append("tensorboard")
     accelerator = Accelerator(
         mixed_precision="bf16" if config.train.precision == "bf16" else "no",

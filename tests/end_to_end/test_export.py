@@ -75,7 +75,7 @@ def write_prepared(folder: Path) -> None:
     }
     pq.write_table(pa.table(rows), folder / "slates" / "test-00000.parquet")
     counts = {"requests": 6, "slates": 6, "impressions": 29, "clicks": 6, "conversions": 2, "clicked_conversions": 2}
-    split = SplitCounts(**counts, first="2026-01-01", last="2026-01-31", files=[])
+    split = SplitCounts(**counts, first="2026-01-01", last="2026-01-31", files=["slates/test-00000.parquet"])
     manifest = Manifest(
         source="tables",
         created="2026-02-01",

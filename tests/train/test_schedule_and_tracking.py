@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from configs.errors import UserError
+from configs.schema import RunConfig
+from train.accelerate_setup import make_accelerator
 from train.averages import Averages
 from train.schedule import rate_factor
 from train.tracking import Tracking
@@ -46,3 +49,17 @@ def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path) -> None:
     records = [json.loads(line) for line in again.path.read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert records[0]["train/loss/ctr"] == 0.1 and records[0]["train/odd"] is None
+
+
+def test_a_missing_tracker_is_not_left_out_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = {
+        "name": "x",
+        "output": str(tmp_path),
+        "data": {"folder": "unused", "source": "complete_journey"},
+        "backbone": {"path": "unused"},
+        "objectives": {"ctr": {}},
+        "tensorboard": True,
+    }
+    monkeypatch.setattr("train.accelerate_setup.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install equipoise\[tensorboard\]"):
+        make_accelerator(RunConfig.model_validate(settings), tmp_path)
