@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from configs.whole_file import whole_file
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -44,9 +45,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the fully resolved configuration, under a temporary name first."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    temporary.rename(path)
+    with whole_file(path) as partial:
+        partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def read_run_config(run: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -16,17 +16,11 @@ def closing_table(evaluation: dict) -> Table:
     for column in ("target", "metric", "ours", "best baseline", "", "difference"):
         table.add_column(column, justify="right" if column in ("ours", "difference") else "left")
     for target, label in TARGETS.items():
-        if target not in evaluation["pointwise"]:
-            continue
-        for metric in ("auc", "gauc"):
-            ours = evaluation["pointwise"][target].get(metric)
-            rivals = {name: values.get(metric) for name, values in evaluation["baselines"][target].items()}
-            known = {name: value for name, value in rivals.items() if value is not None}
-            if ours is None or not known:
+        for metric, row in evaluation["against_baseline"].get(target, {}).items():
+            if row is None:  # one class only, or no baseline
                 continue
-            best = max(known, key=lambda name: known[name])
-            difference = f"{ours - known[best]:+.3f}"
-            table.add_row(label, metric.upper(), f"{ours:.3f}", best, f"{known[best]:.3f}", difference)
+            ours, theirs = f"{row['ours']:.3f}", f"{row['theirs']:.3f}"
+            table.add_row(label, metric.upper(), ours, row["baseline"], theirs, f"{row['difference']:+.3f}")
     return table
 
 

@@ -18,9 +18,11 @@ from data.slate_set import SlateSet
 from launch.cli import main
 from modeling.run_model import load_run_model
 from train.accelerate_setup import make_accelerator
-from train.assemble import objectives_of, open_data
+from train.assemble import open_data
 from train.baselines import TrainCounts
 from train.metrics.score_table import ScoreTable
+from train.objectives.base import Objective
+from train.objectives.registry import build_objectives
 from train.report import evaluate_table, print_report, write_json
 from train.scoring import score_slates
 from train.validation import spread_rows
@@ -36,7 +38,7 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     config = read_run_config(folder, overrides)
     accelerator = make_accelerator(config)
     world = World()
-    objectives = objectives_of(config)
+    objectives = build_objectives(config.objectives)
     with accelerator.local_main_process_first():
         data = open_data(config, split, objectives)
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
@@ -57,7 +59,7 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
         )
     if not accelerator.is_main_process:
         return
-    table = score_table(config, data.slates, rows, scores)
+    table = score_table(config, objectives, data.slates, rows, scores)
     table.save(folder / f"scores_{split}.parquet")
     report = measure(config, table)
     write_json(report, folder / f"evaluation_{split}.json")
@@ -84,7 +86,13 @@ def measure(config: RunConfig, table: ScoreTable) -> dict:
     )
 
 
-def score_table(config: RunConfig, slates: SlateSet, rows: Sequence[int], scores: dict[str, np.ndarray]) -> ScoreTable:
+def score_table(
+    config: RunConfig,
+    objectives: dict[str, Objective],
+    slates: SlateSet,
+    rows: Sequence[int],
+    scores: dict[str, np.ndarray],
+) -> ScoreTable:
     """Join the scores with what the slates know of users, fields and items."""
     records = slates.rows.select(list(rows))
     request = np.unique(np.array(records["request_id"]), return_inverse=True)[1]
@@ -93,8 +101,8 @@ def score_table(config: RunConfig, slates: SlateSet, rows: Sequence[int], scores
     def per_row(values: Sequence) -> np.ndarray:
         return np.repeat(np.array(values, dtype=object), counts)
 
-    listwise = [name for name, objective in objectives_of(config).items() if objective.kind == "listwise"]
-    names = {name for objective in objectives_of(config).values() for name in objective.attributes}
+    listwise = [name for name, objective in objectives.items() if objective.kind == "listwise"]
+    names = {name for objective in objectives.values() for name in objective.attributes}
     fields = {name: np.concatenate(records[f"field_{name}"]).astype(np.float64) for name in config.data.fields}
     order = np.argsort(np.repeat(request, counts), kind="stable")  # parts of a cut request come together
     return ScoreTable(

@@ -33,8 +33,8 @@ def _counts(manifest: Manifest, title: str) -> Table:
     splits = list(manifest.splits.values())
     for name in ("requests", "slates", "impressions", "clicks", "conversions"):
         table.add_row(name, *(f"{getattr(split, name):,}" for split in splits))
-    table.add_row("click rate", *(f"{split.clicks / split.impressions:.2%}" for split in splits))
-    table.add_row("conversion rate", *(f"{split.conversions / split.impressions:.2%}" for split in splits))
+    table.add_row("click rate", *(f"{split.click_rate:.2%}" for split in splits))
+    table.add_row("conversion rate", *(f"{split.conversion_rate:.2%}" for split in splits))
     table.add_row("first request", *(split.first[:10] for split in splits))
     table.add_row("last request", *(split.last[:10] for split in splits))
     return table

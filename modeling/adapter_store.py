@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from configs.errors import UserError
+from configs.whole_file import whole_file
 
 TENSORS = "adapters.safetensors"
 ABOUT = "adapters.json"
@@ -51,10 +52,10 @@ def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: Adapt
         raise ValueError(f"{len(empty)} tensors are empty, the first is {empty[0]}: they were not gathered")
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / f"{TENSORS}.tmp")
-    (folder / f"{TENSORS}.tmp").rename(folder / TENSORS)
-    (folder / f"{ABOUT}.tmp").write_text(json.dumps(asdict(info), indent=2))
-    (folder / f"{ABOUT}.tmp").rename(folder / ABOUT)
+    with whole_file(folder / TENSORS) as partial:
+        save_file(contiguous, partial)
+    with whole_file(folder / ABOUT) as partial:
+        partial.write_text(json.dumps(asdict(info), indent=2))
 
 
 def read_info(folder: Path) -> AdapterInfo:

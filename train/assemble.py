@@ -1,7 +1,7 @@
 """From a configuration and a prepared folder to the parts of a job: data, objectives, model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from modeling.backbone import config_hash, is_encoder, load_model_config, load_t
 from modeling.model import SlateModel, build_model
 from train.objectives.base import Objective
 from train.objectives.grouped import GroupedObjective
-from train.objectives.registry import build_objectives
 from train.world import World
 
 
@@ -86,6 +85,15 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective]) -
     return DataParts(slates, tokenizer, attributes)
 
 
+def open_split(data: DataParts, split: str) -> DataParts:
+    """Another split of the same folder, with the same tokenizer and codes: items are tokenised once.
+
+    Raises:
+        UserError: the folder has no such split.
+    """
+    return replace(data, slates=SlateSet(data.slates.folder, split))
+
+
 def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatches:
     """The training batches of this process, by number of global micro-batch."""
     order = BatchOrder(len(data.slates), config.train.batch_size, world.size, world.rank, config.seed)
@@ -114,8 +122,3 @@ def assemble_model(
         history=manifest.history,
     )
     return model, info
-
-
-def objectives_of(config: RunConfig) -> dict[str, Objective]:
-    """The run's objectives in the order of the towers."""
-    return build_objectives(config.objectives)

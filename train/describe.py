@@ -1,6 +1,5 @@
 """What a training job tells a person: the start-up table and one tidy line per log interval."""
 
-import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +9,7 @@ from modeling.model import SlateModel
 from train.accelerate_setup import zero_stage
 from train.assemble import DataParts
 from train.parameters import count_by_group, full_size, trainable
+from train.validation import spread_rows
 
 LOOKED_AT = 100
 """Slates that are tokenised at start-up to tell how many texts are cut."""
@@ -37,9 +37,8 @@ def describe(console: Console, config: RunConfig, accelerator: Accelerator, mode
 
 
 def _cut_shares(data: DataParts) -> list[tuple[str, str, float]]:
-    rows = np.linspace(0, len(data.slates) - 1, num=min(LOOKED_AT, len(data.slates)), dtype=int)
-    for row in rows:
-        data.slates.slate(int(row), data.tokenizer)
+    for row in spread_rows(len(data.slates), LOOKED_AT):
+        data.slates.slate(row, data.tokenizer)
     seen, cut = data.tokenizer.seen, data.tokenizer.cut
     shares = [(text, f"tokens.max_{text}", cut[text] / max(seen[text], 1)) for text in ("prefix", "candidate")]
     return [share for share in shares if share[2] > 0]

@@ -16,10 +16,11 @@ from configs.schema import RunConfig
 from modeling.adapter_store import save_adapters
 from modeling.model import SlateModel
 from train.accelerate_setup import make_accelerator
-from train.assemble import assemble_model, check_lengths, objectives_of, open_data, train_batches
+from train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from train.describe import describe, step_line
 from train.loop import Hooks, Loop
+from train.objectives.registry import build_objectives
 from train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from train.tracking import Tracking
 from train.validation import validate
@@ -46,10 +47,10 @@ class Job:
         check_lengths(config)
         self._claim_folder(overwrite)
         set_seed(config.seed)
-        objectives = objectives_of(config)
+        objectives = build_objectives(config.objectives)
         with self.accelerator.local_main_process_first():  # the first of each node fills the cache
             self.data = open_data(config, "train", objectives)
-            self.valid = open_data(config, "valid", objectives) if config.train.eval_every else None
+            self.valid = open_split(self.data, "valid") if config.train.eval_every else None
         model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
         optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)

@@ -5,7 +5,6 @@ The verdict says who wins by how much, also when it is the baseline.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from configs.whole_file import whole_file
 from train.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
 from train.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
 from train.metrics.operating_point import RankingMetrics, utility
@@ -296,9 +296,5 @@ def json_ready(value: Any) -> Any:
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all; NaN becomes null."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(json.dumps(json_ready(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

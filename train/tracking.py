@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from configs.whole_file import whole_file
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -55,9 +56,8 @@ class Tracking:
         if not (self.main and self.path.exists()):
             return
         lines = [line for line in self.path.read_text().splitlines() if _is_record_up_to(line, step)]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-        temporary.rename(self.path)
+        with whole_file(self.path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Record `values` at optimizer step `step`; non-finite numbers become null in the file."""
@@ -72,9 +72,8 @@ class Tracking:
     def finish(self, summary: dict[str, Any], run: Path) -> None:
         """Write summary.json and close the trackers."""
         if self.main:
-            temporary = run / "summary.json.tmp"
-            temporary.write_text(json.dumps(summary, indent=2))
-            temporary.rename(run / "summary.json")
+            with whole_file(run / "summary.json") as partial:
+                partial.write_text(json.dumps(summary, indent=2))
         if self.accelerator.log_with:
             self.accelerator.end_training()
 

@@ -7,10 +7,12 @@ from rich.console import Console
 from launch.closing_table import closing_table
 
 EVALUATION = {
-    "pointwise": {"ctr": {"auc": 0.9, "gauc": 0.8}, "ctcvr": {"auc": None, "gauc": 0.7}},
-    "baselines": {
-        "ctr": {"times_bought": {"auc": 0.85, "gauc": 0.82}, "global rate": {"auc": 0.5, "gauc": 0.5}},
-        "ctcvr": {"times_bought": {"auc": 0.86, "gauc": 0.6}, "user rate": {"auc": 0.7, "gauc": None}},
+    "against_baseline": {
+        "ctr": {
+            "auc": {"ours": 0.9, "baseline": "times_bought", "theirs": 0.85, "difference": 0.05},
+            "gauc": {"ours": 0.8, "baseline": "times_bought", "theirs": 0.82, "difference": -0.02},
+        },
+        "ctcvr": {"auc": None, "gauc": {"ours": 0.7, "baseline": "times_bought", "theirs": 0.6, "difference": 0.1}},
     },
 }
 

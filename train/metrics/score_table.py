@@ -4,7 +4,6 @@ All metrics, baselines and reports read this and nothing else, so an evaluation 
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.whole_file import whole_file
 
 VERSION = 1
 METADATA_KEY = b"equipoise.score_table"
@@ -152,12 +152,8 @@ class ScoreTable:
             arrays[f"item_{name}"] = _text(values[self.item])
         header = {"version": VERSION, "item_count": self.item_count, "items": list(self.items)}
         metadata = {METADATA_KEY: json.dumps(header).encode()}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with whole_file(path) as partial:
             pq.write_table(pa.table(arrays).replace_schema_metadata(metadata), partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "ScoreTable":
