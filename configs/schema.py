@@ -8,27 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_serializer, model_validator
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+from configs.balancing import BalancingConfig
+from configs.section import Section, Share
 
 POINTWISE_KINDS = ("ctr", "cvr")
 LISTWISE_KINDS = ("diversity", "fairness", "coverage")
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are checked on assignment too."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
 
 class TablesConfig(Section):
@@ -230,10 +216,6 @@ class ObjectivesConfig(Section):
             value = {name: None if options is False else options for name, options in value.items()}
         return value
 
-    @model_serializer(mode="wrap")
-    def _leave_out_absent(self, dump: Any) -> dict[str, Any]:
-        return {name: options for name, options in dump(self).items() if options is not None}
-
     @model_validator(mode="after")
     def _ctr_first(self) -> "ObjectivesConfig":
         active = self.active()
@@ -242,22 +224,6 @@ class ObjectivesConfig(Section):
         if "ctr" not in active:
             others = ", ".join(active)
             raise ValueError(f"{others} build on pCTR: add objectives.ctr")
-        return self
-
-
-class BalancingConfig(Section):
-    """How the objectives' gradients are combined at the boundary."""
-
-    method: Literal["weighted", "mgda", "pcgrad"] = "pcgrad"
-    level: Literal["boundary"] = "boundary"
-    normalize: Literal["none", "l2", "loss"] | None = None
-
-    @model_validator(mode="after")
-    def _resolve_normalize(self) -> "BalancingConfig":
-        if self.normalize is None:
-            # Gradient norms differ by 20-60x, so every method but the fixed weights needs a common scale.
-            resolved: Literal["none", "l2"] = "none" if self.method == "weighted" else "l2"
-            object.__setattr__(self, "normalize", resolved)
         return self
 
 
@@ -332,6 +298,12 @@ class RunConfig(Section):
             )
         if self.backbone.dtype == "bfloat16" and self.train.precision == "fp32":
             raise ValueError("backbone.dtype: bfloat16 needs train.precision: bf16, or set backbone.dtype: float32")
+        for name in self.balancing.named_objectives():
+            if name not in self.objectives.active():
+                raise ValueError(
+                    f"balancing.options names '{name}', which is no objective of this run: add it to objectives or "
+                    "drop it from the options"
+                )
         missing = set(self.evaluate.field_baselines) - set(self.data.fields)
         if missing:
             name = sorted(missing)[0]

@@ -4,24 +4,57 @@ Forward hands K views of z to the K towers. Backward receives all K cotangents g
 matrix, asks for weights α, and returns Σ α_k g_k to the trunk: one forward and one backward, whatever the engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-Solve = Callable[[torch.Tensor], torch.Tensor]
-"""From this process's Gram matrix (K, K) to the weights (K,), both float64; 0 means that the gradient is left out."""
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""Elements of each gradient that are multiplied at once: on the CPU what stays in its cache."""
 
 
-def gram_matrix(cotangents: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """⟨g_i, g_j⟩ of K tensors of one shape, multiplied in float32 or better, as (K, K) float64 on their device."""
-    flat = [g.reshape(-1).to(torch.promote_types(g.dtype, torch.float32)) for g in cotangents]
-    count = len(flat)
-    gram = torch.empty(count, count, dtype=torch.float64, device=flat[0].device)
-    for i in range(count):
-        for j in range(i + 1):
-            gram[i, j] = gram[j, i] = torch.dot(flat[i], flat[j])
-    return gram
+def gram_matrix(gradients: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+    """⟨g_i, g_j⟩ of K tensors of one shape, multiplied in float32 or better, as (K, K) float64 on their device.
+
+    One pass over all of them; the products of the pieces are added up in float64.
+    """
+    flat = [g.reshape(-1) for g in gradients]
+    count, size = len(flat), flat[0].numel()
+    dtype = torch.promote_types(flat[0].dtype, torch.float32)
+    piece = CHUNK.get(flat[0].device.type, 1 << 20)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=flat[0].device)
+    for start in range(0, size, piece):
+        parts = [g[start : start + piece].to(dtype) for g in flat]
+        rows = [torch.stack([torch.dot(parts[i], parts[j]) for j in range(i + 1)]) for i in range(count)]
+        for i, row in enumerate(rows):
+            gram[i, : i + 1] += row
+    return gram + gram.tril(-1).T
+
+
+class Cotangents:
+    """What one backward brings to the boundary, and what can be asked of it.
+
+    Attributes:
+        at_z: K tensors, g_k = ∂L_k/∂z.
+    """
+
+    def __init__(self, z: torch.Tensor, at_z: tuple[torch.Tensor, ...]) -> None:
+        self._z, self.at_z = z, at_z
+
+    def gradients(self, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+        """∂L_k/∂parameters of every objective, through the trunk: (K, P) in float32 or better, parameters end to end.
+
+        Costs K backwards from z to the first of the parameters; the graph is kept for the one that trains.
+        """
+        rows = []
+        for cotangent in self.at_z:
+            found = torch.autograd.grad(self._z, parameters, cotangent, retain_graph=True)
+            rows.append(torch.cat([g.reshape(-1).to(torch.promote_types(g.dtype, torch.float32)) for g in found]))
+        return torch.stack(rows)
+
+
+Solve = Callable[[Cotangents], Sequence[float]]
+"""From this process's cotangents to the K weights, the same on all processes; 0 means that the gradient is left out."""
 
 
 class _FanOut(torch.autograd.Function):
@@ -30,11 +63,13 @@ class _FanOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: torch.Tensor, count: int, solve: Solve) -> tuple[torch.Tensor, ...]:
         ctx.solve = solve
+        ctx.save_for_backward(z)
         return tuple(z.view_as(z) for _ in range(count))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        weights = ctx.solve(gram_matrix(cotangents)).tolist()
+        (z,) = ctx.saved_tensors
+        weights = ctx.solve(Cotangents(z, cotangents))
         total = torch.zeros_like(cotangents[0], dtype=torch.promote_types(cotangents[0].dtype, torch.float32))
         for weight, cotangent in zip(weights, cotangents, strict=True):
             if weight != 0.0:  # a gradient left out may hold NaN, and 0·NaN is NaN

@@ -65,6 +65,11 @@ class SlateModel(nn.Module):
         """Names of all objectives, pointwise first: the order of the towers."""
         return self.pointwise + self.listwise
 
+    def trunk_parameters(self) -> list[list[nn.Parameter]]:
+        """The shared adapter's parameters in each trunk layer, from the first layer to the one below the boundary."""
+        layers = cast(nn.ModuleList, self.backbone.trunk.get_submodule(self.backbone.layers_name))
+        return [[p for p in layer.parameters() if p.requires_grad] for layer in layers[: self.backbone.split]]
+
     def _layer(self, index: int, name: str, call: LayerCall, hidden_RTH: torch.Tensor) -> torch.Tensor:
         # The adapter is chosen inside: under checkpointing this runs again in backward, after other towers have run.
         for module in self._switches[index]:

@@ -21,7 +21,7 @@ from configs.schema import RunConfig
 from data.batches import SlateBatch
 from data.slate_set import TrainBatches
 from modeling.model import SlateModel
-from train.accelerate_setup import is_deepspeed
+from train.accelerate_setup import is_deepspeed, zero_stage
 from train.averages import Averages
 from train.balancing.balancer import Balancer
 from train.checkpoint import Progress
@@ -86,12 +86,16 @@ class Loop:
         per_epoch = batches.order.per_epoch // config.train.accumulate
         by_epochs = max(1, int(config.train.epochs * per_epoch))
         self.total = config.train.max_steps or by_epochs
+        self._refuse_level()
         self.balancer = Balancer(
             list(objectives),
             [objective.options.weight for objective in objectives.values()],
             config.balancing,
             world,
             scale=world.size / config.train.accumulate,
+            trunk=self.slate_model.trunk_parameters(),
+            least=[objective.least for objective in objectives.values()],
+            max_nonfinite=config.train.max_nonfinite,
         )
         self.slate_model.boundary.solve = self.balancer.solve
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -100,6 +104,14 @@ class Loop:
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
         self.stopped = False
         self._clock = time.perf_counter()
+
+    def _refuse_level(self) -> None:
+        balancing = self.config.balancing
+        if zero_stage(self.accelerator) == 3 and (balancing.level != "boundary" or balancing.probe_every):
+            raise UserError(
+                "under ZeRO-3 each process holds pieces of the trunk, whose gradients cannot be compared: set "
+                "balancing.level=boundary and balancing.probe_every=null, or launch with ZeRO-2"
+            )
 
     def run(self, progress: Progress) -> Progress:
         """Train; returns where it ended. `stopped` tells whether a signal ended it early (a checkpoint is written)."""
@@ -142,14 +154,16 @@ class Loop:
         progress.extra = {
             "objectives": {n: {k: v.tolist() for k, v in o.state.items()} for n, o in self.objectives.items()},
             "bad_in_a_row": self.bad_in_a_row,
+            "balancer": self.balancer.state(),
         }
         self.hooks.save(progress)
 
     def _restore(self, progress: Progress) -> None:
         if progress.extra:
-            for name, state in progress.extra["objectives"].items():
-                self.objectives[name].state = {key: torch.tensor(value) for key, value in state.items()}
+            kept = progress.extra["objectives"].items()
+            self._remember({name: {key: torch.tensor(value) for key, value in s.items()} for name, s in kept})
             self.bad_in_a_row = dict(progress.extra["bad_in_a_row"])
+            self.balancer.restore(progress.extra["balancer"])
 
     def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
         stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
@@ -165,18 +179,48 @@ class Loop:
         self._set_rates(progress.step)
         totals, asked = self._totals(batch, asked)
         with self.accelerator.accumulate(self.model):
-            outputs = self.model(**batch.model_inputs())
-            step = Step(batch, outputs, totals, self.world, self.pointwise)
-            shares = torch.stack([objective.loss(step) for objective in self.objectives.values()])
-            losses = (self.world.sum(shares) / self.world.size).double().cpu().numpy()
+            memory = self._memory()
+            shares, losses = self._losses(batch, totals)
             self._gate(losses, progress.step)
             self.balancer.losses, self.balancer.step = losses, progress.step
             total = torch.where(torch.isfinite(torch.as_tensor(losses, device=shares.device)), shares, 0.0).sum()
             self.accelerator.backward(total)
             if self.accelerator.sync_gradients:
                 self._apply()
+                if self.balancer.method.needs_losses_after:
+                    self.balancer.after_step(losses, self._losses_again(batch, totals, memory))
         self._account(batch, totals, losses)
         return asked
+
+    def _losses(self, batch: SlateBatch, totals: Totals) -> tuple[torch.Tensor, np.ndarray]:
+        """This process's shares, with gradient, and the global losses, float64."""
+        step = Step(batch, self.model(**batch.model_inputs()), totals, self.world, self.pointwise)
+        shares = torch.stack([objective.loss(step) for objective in self.objectives.values()])
+        return shares, (self.world.sum(shares) / self.world.size).double().cpu().numpy()
+
+    def _memory(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The moving averages of the objectives."""
+        return {name: dict(objective.state) for name, objective in self.objectives.items()}
+
+    def _remember(self, memory: dict[str, dict[str, torch.Tensor]]) -> None:
+        for name, state in memory.items():
+            self.objectives[name].state = state
+
+    @torch.no_grad()
+    def _losses_again(
+        self, batch: SlateBatch, totals: Totals, memory: dict[str, dict[str, torch.Tensor]]
+    ) -> np.ndarray:
+        """The global losses of the batch that the step has just used, from the same averages as before the step.
+
+        Neither those averages nor the random states notice it.
+        """
+        now = self._memory()
+        self._remember(memory)
+        device = self.accelerator.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            _, losses = self._losses(batch, totals)
+        self._remember(now)
+        return losses
 
     def _gate(self, losses: np.ndarray, step: int) -> None:
         """Close the gates of objectives whose global loss is not finite; stop after too many such steps in a row."""

@@ -57,7 +57,7 @@ def test_validate_loads_no_model() -> None:
         ("objectives.ctr=false", "add objectives.ctr"),
         ("evaluate.field_baselines=[x]", "add it to data.fields"),
         ("evaluate.omegas=[{coverage: 1}]", "no list-wise objective of this run"),
-        ("balancing.method=best", "'weighted', 'mgda' or 'pcgrad'"),
+        ("balancing.method=best", "unknown method 'best': choose from weighted, mgda, pcgrad"),
         ("nonsense", "is not of the form key.sub=value"),
         ("name.sub=1", "'name' is a value, not a section"),
     ],

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from modeling.boundary import Boundary, Gates, gram_matrix
+from modeling.boundary import Boundary, Cotangents, Gates, gram_matrix
 
 
 def towers(count: int, seed: int = 0) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -34,9 +34,9 @@ def test_backward_is_the_weighted_sum_of_separate_gradients(count: int) -> None:
     weights = torch.linspace(0.3, 2.0, count, dtype=torch.float64)
     grams = []
 
-    def solve(gram: torch.Tensor) -> torch.Tensor:
-        grams.append(gram)
-        return weights
+    def solve(cotangents: Cotangents) -> list[float]:
+        grams.append(gram_matrix(cotangents.at_z))
+        return weights.tolist()
 
     boundary = Boundary()
     boundary.solve = solve
@@ -59,7 +59,7 @@ def test_an_unused_view_counts_as_a_zero_gradient() -> None:
     w, x = trunk()
     boundary = Boundary()
     grams = []
-    boundary.solve = lambda gram: grams.append(gram) or torch.tensor([2.0, 1.0], dtype=torch.float64)
+    boundary.solve = lambda cotangents: grams.append(gram_matrix(cotangents.at_z)) or [2.0, 1.0]
     one, _ = boundary.fan_out(x @ w, 2)
     one.sum().backward()
     torch.testing.assert_close(w.grad, 2 * x.sum((0, 1))[:, None].expand(4, 7))
@@ -71,7 +71,7 @@ def test_a_gradient_of_weight_zero_may_be_anything(poison: float) -> None:
     w, x = trunk()
     boundary = Boundary()
     grams = []
-    boundary.solve = lambda gram: grams.append(gram) or torch.tensor([1.5, 0.0], dtype=torch.float64)
+    boundary.solve = lambda cotangents: grams.append(gram_matrix(cotangents.at_z)) or [1.5, 0.0]
     one, two = boundary.fan_out(x @ w, 2)
     (one.sum() + (two * poison).sum()).backward()
     torch.testing.assert_close(w.grad, 1.5 * x.sum((0, 1))[:, None].expand(4, 7))
@@ -85,7 +85,7 @@ def test_no_fan_out_where_nothing_is_to_be_balanced() -> None:
     z = x @ w
     assert all(view is z for view in boundary.fan_out(z, 3))  # no solve yet
 
-    def refuse(gram: torch.Tensor) -> torch.Tensor:
+    def refuse(cotangents: Cotangents) -> list[float]:
         raise AssertionError("must not be asked")
 
     boundary.solve = refuse
@@ -110,7 +110,7 @@ def test_the_gram_matrix_of_bfloat16_is_multiplied_in_float32() -> None:
 def test_bfloat16_cotangents_are_added_up_in_float32() -> None:
     z = torch.ones(8, dtype=torch.bfloat16, requires_grad=True)
     boundary = Boundary()
-    boundary.solve = lambda gram: torch.tensor([256.0, 1.0, 1.0], dtype=torch.float64)
+    boundary.solve = lambda cotangents: [256.0, 1.0, 1.0]
     views = boundary.fan_out(z, 3)
     sum(view.sum() for view in views).backward()
     assert z.grad.dtype == torch.bfloat16

@@ -1,97 +1,188 @@
-"""The `solve` that training hands to the boundary: all-reduce the Gram matrix, weigh on rank 0, broadcast.
+"""The `solve` that training hands to the boundary: measure the Gram matrix, weigh it on rank 0, broadcast.
 
-On the wire per backward: K² numbers summed, K numbers broadcast.
+On the wire per backward at level `boundary`: K² numbers summed, K numbers broadcast.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from configs.schema import BalancingConfig
+from configs.balancing import BalancingConfig
+from configs.errors import UserError
+from modeling.boundary import Cotangents
 from train.averages import Averages
 from train.balancing.conditioning import Conditioned, condition
-from train.balancing.mgda import mgda
-from train.balancing.pcgrad import pcgrad
-from train.balancing.weighted import weighted
+from train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
+from train.balancing.measure import Measure, TrunkLayers
+from train.balancing.moving_gram import MovingGram, nearest_gram
+from train.balancing.problem import Method, Problem
+from train.balancing.registry import build_method
 from train.world import World
 
 
-def weigh(conditioned: Conditioned, method: str, step: int, count: int) -> np.ndarray:
-    """Weights on the raw gradients, float64 (count,); 0 for those left out."""
-    weights = np.zeros(count)
-    if len(conditioned.active):
-        methods: dict[str, Callable[[], np.ndarray]] = {
-            "weighted": lambda: weighted(conditioned.cosines, conditioned.norms),
-            "mgda": lambda: mgda(conditioned.cosines, conditioned.norms),
-            "pcgrad": lambda: pcgrad(conditioned.cosines, conditioned.norms, seed=step),
-        }
-        weights[conditioned.active] = methods[method]() * conditioned.scales
+def weigh(
+    method: Method,
+    conditioned: Conditioned,
+    names: Sequence[str],
+    preference: np.ndarray,
+    losses: np.ndarray,
+    step: int,
+) -> np.ndarray:
+    """The method's weights on the raw gradients, float64 (K,); 0 for those left out."""
+    weights = np.zeros(len(names))
+    active = conditioned.active
+    if len(active):
+        problem = Problem(
+            names=tuple(names[k] for k in active),
+            cosines=conditioned.cosines,
+            norms=conditioned.norms,
+            preference=preference[active],
+            losses=losses[active],
+            step=step,
+        )
+        weights[active] = method.weights(problem) * conditioned.scales
     return weights
 
 
 class Balancer:
-    """Weighs the objectives' gradients in every backward and remembers what it saw, for the log.
+    """Weighs the objectives' gradients in every backward and remembers what it saw, for the log and the checkpoint.
 
     Args:
         names: the objectives, in the order of the towers.
         preference: one positive weight each.
-        config: method and normalisation.
+        config: method, level, normalisation, smoothing.
         world: the processes of the job.
         scale: by how much this process's cotangents exceed those of the mean loss (processes / accumulation steps).
+        trunk: the shared parameters of each trunk layer, read by the levels `layers` and `parameters` and by probes.
+        least: lower bound of each loss, known beforehand (default 0).
+        max_nonfinite: backwards in a row with a non-finite gradient after which the run stops.
+
+    Attributes:
+        losses: float64 (K,), the global losses of the present micro-batch; set by the loop.
+        step: the number of the optimizer step; set by the loop.
     """
 
     def __init__(
-        self, names: Sequence[str], preference: Sequence[float], config: BalancingConfig, world: World, scale: float
+        self,
+        names: Sequence[str],
+        preference: Sequence[float],
+        config: BalancingConfig,
+        world: World,
+        scale: float,
+        trunk: TrunkLayers = (),
+        least: Sequence[float] | None = None,
+        max_nonfinite: int = 20,
     ) -> None:
+        if config.unbiased and world.size < 2:
+            raise UserError("balancing.unbiased needs at least 2 processes: launch with more, or set it to false")
         self.names = tuple(names)
         self.preference = np.asarray(preference, dtype=np.float64)
-        self.config, self.world, self.scale = config, world, scale
+        self.least = np.zeros(len(self.names)) if least is None else np.asarray(least, dtype=np.float64)
+        self.config, self.world = config, world
+        self.method = build_method(config)
+        self.measure = Measure(config, trunk, world, scale)
+        self.moving = MovingGram(len(self.names), config.gram_ema) if config.gram_ema else None
+        self.max_nonfinite = max_nonfinite
         self.losses = np.ones(len(self.names))
         self.step = 0
         self.solves = 0
         self.averages = Averages()
+        self._weights: np.ndarray | None = None
+        self._bad_in_a_row = np.zeros(len(self.names), dtype=int)
 
-    def solve(self, gram: torch.Tensor) -> torch.Tensor:
-        """From this process's Gram matrix to the weights, bit-equal on all processes; see `modeling.boundary.Solve`."""
-        total = self.world.sum(gram) / self.scale**2
-        weights = torch.zeros(len(self.names), dtype=torch.float64, device=gram.device)
-        matrix = total.cpu().numpy()
-        conditioned = condition(matrix, self.preference, str(self.config.normalize), self.losses)
+    def solve(self, cotangents: Cotangents) -> list[float]:
+        """From this process's cotangents to the weights, bit-equal on all processes; see `modeling.boundary.Solve`.
+
+        Raises:
+            UserError: an objective's gradient has not been finite for too many backwards in a row.
+        """
+        if self._weights is not None and self.step % self.config.balance_every:
+            return self._reuse(cotangents)
+        gram = self.measure.gram(cotangents)
+        gram[~np.isfinite(self.losses)] = np.nan  # its gate is closed: the zeros that arrived are not its gradient
+        gram[:, ~np.isfinite(self.losses)] = np.nan
+        self._count_nonfinite(~np.isfinite(np.diag(gram)))
+        weights = torch.zeros(len(self.names), dtype=torch.float64, device=cotangents.at_z[0].device)
         if self.world.rank == 0:
-            weights.copy_(torch.from_numpy(self._weigh(conditioned)))
-        self.world.broadcast(weights)
-        if not torch.isfinite(weights).all():
-            raise ArithmeticError(f"{self.config.method} found no weights for the Gram matrix {matrix.tolist()}")
-        self._remember(matrix, conditioned, weights.cpu().numpy())
+            weights.copy_(torch.from_numpy(self._decide(gram)))
+        self._weights = self.world.broadcast(weights).cpu().numpy()
+        if not np.isfinite(self._weights).all():
+            raise ArithmeticError(f"{self.config.method} found no weights for the Gram matrix {gram.tolist()}")
+        self._probe(cotangents)
+        remember_cosines(self.averages, self.names, gram, "balance")
+        remember_step(self.averages, self.names, gram, self._weights)
         self.solves += 1
+        return self._weights.tolist()
+
+    def _decide(self, gram: np.ndarray) -> np.ndarray:
+        smooth = gram
+        if self.moving is not None:
+            smooth = self.moving.update(gram)
+            # Entries that skipped a bad step have other factors than the rest: the average may be no Gram matrix.
+            smooth = nearest_gram(smooth, np.sqrt(np.maximum(np.diag(smooth), 0.0)))
+            smooth[~np.isfinite(np.diag(gram))] = np.nan
+            smooth[:, ~np.isfinite(np.diag(gram))] = np.nan
+        conditioned = condition(smooth, str(self.config.normalize), self.losses)
+        above = self.losses - self.least
+        try:
+            weights = weigh(self.method, conditioned, self.names, self.preference, above, self.step)
+        except np.linalg.LinAlgError:
+            weights = np.full(len(self.names), np.nan)  # broadcast, so that no process waits for one that failed
+        remember_decision(self.averages, self.names, conditioned, self.preference, weights)
         return weights
 
-    def _weigh(self, conditioned: Conditioned) -> np.ndarray:
-        try:
-            return weigh(conditioned, self.config.method, self.step, len(self.names))
-        except np.linalg.LinAlgError:
-            return np.full(len(self.names), np.nan)  # broadcast, so that no process waits for one that failed
+    def _reuse(self, cotangents: Cotangents) -> list[float]:
+        """The last weights, without whatever is not finite this time: K numbers on the wire."""
+        assert self._weights is not None
+        finite = self.measure.finite(cotangents) & np.isfinite(self.losses)
+        self._count_nonfinite(~finite)
+        weights = np.where(finite, self._weights, 0.0)
+        for name, weight, good in zip(self.names, weights, finite, strict=True):
+            self.averages.add(f"balance/weight/{name}", float(weight))
+            self.averages.add(f"balance/nonfinite/{name}", float(not good))
+        return weights.tolist()
 
-    def _remember(self, matrix: np.ndarray, conditioned: Conditioned, weights: np.ndarray) -> None:
-        for k, name in enumerate(self.names):
-            self.averages.add(f"balance/weight/{name}", float(weights[k]))
-            self.averages.add(f"balance/preference/{name}", float(self.preference[k]))
-            if np.isfinite(matrix[k, k]):
-                self.averages.add(f"balance/norm/{name}", float(np.sqrt(max(matrix[k, k], 0.0))))
-            self.averages.add(f"balance/zero/{name}", float(k in conditioned.zero))
-            self.averages.add(f"balance/nonfinite/{name}", float(k in conditioned.nonfinite))
-        for k, scale in zip(conditioned.active, conditioned.scales, strict=True):
-            self.averages.add(f"balance/scale/{self.names[k]}", float(scale))
-        conflicts, pairs = 0, 0
-        for a, i in enumerate(conditioned.active):
-            for b in range(a):
-                cosine = float(conditioned.cosines[a, b])
-                self.averages.add(f"balance/cosine/{self.names[conditioned.active[b]]}-{self.names[i]}", cosine)
-                conflicts += cosine < 0
-                pairs += 1
-        if pairs:
-            self.averages.add("balance/conflict_rate", conflicts / pairs)
+    def _count_nonfinite(self, bad: np.ndarray) -> None:
+        self._bad_in_a_row = np.where(bad, self._bad_in_a_row + 1, 0)
+        worst = int(np.argmax(self._bad_in_a_row))
+        if self._bad_in_a_row[worst] >= self.max_nonfinite:
+            raise UserError(
+                f"the gradient of objective '{self.names[worst]}' was not finite in {self._bad_in_a_row[worst]} "
+                f"backwards in a row (step {self.step}): lower train.lr or check its labels, then resume from the last "
+                "checkpoint"
+            )
+
+    def _probe(self, cotangents: Cotangents) -> None:
+        every = self.config.probe_every
+        if every is not None and self.step % every == 0:
+            for layer, gram in enumerate(self.measure.by_layer(cotangents)):
+                remember_cosines(self.averages, self.names, gram, f"balance/layer-{layer}")
+
+    def after_step(self, losses: np.ndarray, losses_after: np.ndarray) -> None:
+        """Hand the method the losses of one batch before and after the step, as far as both are finite."""
+        finite = np.isfinite(losses) & np.isfinite(losses_after)
+        before, after = losses - self.least, losses_after - self.least
+        rows = [k for k in range(len(self.names)) if finite[k]]
+        self.method.after_step({self.names[k]: before[k] for k in rows}, {self.names[k]: after[k] for k in rows})
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, as JSON; that of rank 0 counts."""
+        return {
+            "method": self.method.state(),
+            "moving": self.moving.state() if self.moving is not None else None,
+            "weights": self._weights.tolist() if self._weights is not None else None,
+            "bad_in_a_row": self._bad_in_a_row.tolist(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.method.restore(state["method"])
+        if self.moving is not None and state["moving"] is not None:
+            self.moving.restore(state["moving"])
+        self._weights = np.array(state["weights"]) if state["weights"] is not None else None
+        self._bad_in_a_row = np.array(state["bad_in_a_row"])
 
     def drain(self) -> dict[str, float]:
         """Means of what was seen since the last call, by metric name."""

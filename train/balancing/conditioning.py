@@ -14,7 +14,7 @@ class Conditioned:
 
     Attributes:
         active: int indices of the objectives in the solve.
-        scales: float64 (A,), factors s_k > 0 that preference and normalisation put on the gradients, g_k ← s_k g_k.
+        scales: float64 (A,), factors s_k > 0 that the normalisation puts on the gradients, g_k ← s_k g_k.
         cosines: float64 (A, A), unit diagonal.
         norms: float64 (A,), of the scaled gradients.
         zero, nonfinite: indices left out, and why.
@@ -28,13 +28,12 @@ class Conditioned:
     nonfinite: np.ndarray
 
 
-def condition(gram: np.ndarray, preference: np.ndarray, normalize: str, losses: np.ndarray) -> Conditioned:
-    """Leave out zero and non-finite gradients, apply preference and normalisation, and split off the cosines.
+def condition(gram: np.ndarray, normalize: str, losses: np.ndarray) -> Conditioned:
+    """Leave out zero and non-finite gradients, apply the normalisation, and split off the cosines.
 
     Args:
         gram: (K, K) of the raw gradients.
-        preference: (K,) positive.
-        normalize: `none`; `l2`: every gradient gets the mean norm of the active ones before the preference;
+        normalize: `none`; `l2`: every gradient gets the mean norm of the active ones;
             `loss`: every gradient is divided by its loss (in absolute value).
         losses: (K,), read by `loss` alone.
     """
@@ -54,11 +53,11 @@ def condition(gram: np.ndarray, preference: np.ndarray, normalize: str, losses: 
         usable &= finite & (sizes > ALMOST_ZERO * sizes.max(initial=0.0))  # or its gradient would drown all others
     active = np.flatnonzero(usable)
     lengths = norms[active]
-    scales = np.asarray(preference, dtype=np.float64)[active]
+    scales = np.ones(len(active))
     if normalize == "l2" and len(active):
-        scales = scales * lengths.mean() / lengths
+        scales = lengths.mean() / lengths
     elif normalize == "loss":
-        scales = scales / np.abs(losses[active])
+        scales = 1.0 / np.abs(losses[active])
     cosines = gram[np.ix_(active, active)] / lengths[:, None] / lengths[None, :]
     cosines = np.clip((cosines + cosines.T) / 2, -1.0, 1.0)
     np.fill_diagonal(cosines, 1.0)

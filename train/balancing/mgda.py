@@ -6,6 +6,8 @@ opposed, duplicate or dependent gradients need no special case.
 
 import numpy as np
 
+from train.balancing.problem import Problem
+
 TOLERANCE = 1e-13
 """On cosines, hence free of scale: a gradient joins the point only where that shortens it by more than rounding."""
 
@@ -49,19 +51,21 @@ def _nonnegative_least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndar
     return u
 
 
-def mgda(cosines: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """argmin_α ‖Σ α_k g_k‖² over the simplex (α ≥ 0, Σ α = 1).
+def mgda(problem: Problem) -> np.ndarray:
+    """argmin_α ‖Σ α_k g_k‖² over the simplex, in the metric of the preference: ⟨g_k, d⟩ ∝ preference_k where α_k > 0.
 
-    Args:
-        cosines: (K, K), unit diagonal. norms: (K,), positive.
+    A preference p turns the hull into that of g_k / p_k, so that the max-min progress ⟨g_k, d⟩ / p_k is sought: what is
+    preferred is promised more.
 
     Returns:
-        α, float64 (K,).
+        α ≥ 0, float64 (A,), Σ α = 1.
     """
-    # With u = α·norm the problem is min ‖Ru‖² over u ≥ 0, cᵀu = 1, c = 1/norm: only c knows the scale. Up to a factor,
+    # With u = α·norm the problem is min ‖Ru‖² over u ≥ 0, cᵀu = 1, c = p/norm: only c knows the scale. Up to a factor,
     # that is the u ≥ 0 of least ‖Ru‖² + (cᵀu − 1)², and the factor goes when Σ α is set to 1.
-    c = norms.min() / norms
-    right = np.zeros(len(norms) + 1)
+    c = problem.preference / problem.norms
+    c = c / c.max()
+    right = np.zeros(len(c) + 1)
     right[-1] = 1.0
-    alpha = c * _nonnegative_least_squares(np.vstack([_factor(cosines), c]), right)
+    u = _nonnegative_least_squares(np.vstack([_factor(problem.cosines), c]), right)
+    alpha = u * (problem.norms.min() / problem.norms)
     return alpha / alpha.sum()

@@ -1,45 +1,45 @@
 """PCGrad: each gradient loses what conflicts with the others, one after another (Yu et al. 2020, algorithm 1).
 
 Projections are linear in the gradients, so the Gram matrix is enough. The original draws a random order per gradient;
-here the average over all orders is taken up to K = 5, and above that orders drawn from a seed.
+here the average over all orders is taken up to K = 5, and above that orders drawn from the step's seed.
 """
 
 from itertools import permutations
 
 import numpy as np
 
+from train.balancing.problem import Problem
+
 ALL_ORDERS_UP_TO = 5
 SAMPLED_ORDERS = 24
 
 
-def _orders(others: list[int], seed: int) -> list[tuple[int, ...]]:
-    if len(others) < ALL_ORDERS_UP_TO:
-        return list(permutations(others))
-    rng = np.random.default_rng(seed)
-    return [tuple(int(j) for j in rng.permutation(others)) for _ in range(SAMPLED_ORDERS)]
+def orders_of_others(count: int, seed: int) -> np.ndarray:
+    """Orders in which each of `count` gradients meets the others, int (count, orders, count − 1)."""
+    if count <= ALL_ORDERS_UP_TO:
+        places = np.array(list(permutations(range(count - 1))))
+    else:
+        rng = np.random.default_rng(seed)
+        places = rng.permuted(np.tile(np.arange(count - 1), (SAMPLED_ORDERS, 1)), axis=1)
+    return np.stack([places + (places >= i) for i in range(count)])
 
 
-def pcgrad(cosines: np.ndarray, norms: np.ndarray, seed: int = 0) -> np.ndarray:
-    """α of Σ_i g_i^PC = Σ_k α_k g_k, averaged over the orders of projection.
-
-    Args:
-        cosines: (K, K), unit diagonal. norms: (K,), positive. seed: of the sampled orders, where K > 5.
+def pcgrad(problem: Problem) -> np.ndarray:
+    """α of Σ_i g_i^PC = Σ_k α_k g_k, averaged over the orders of projection; the preference scales the gradients.
 
     Returns:
-        α, float64 (K,); all ones where nothing conflicts.
+        α, float64 (A,); the preference where nothing conflicts.
     """
-    count = len(norms)
-    total = np.zeros(count)
-    for i in range(count):
-        orders = _orders([j for j in range(count) if j != i], seed * count + i)
-        of_i = np.zeros(count)
-        for order in orders:
-            u = np.zeros(count)  # g_i^PC in units of the normed gradients
-            u[i] = norms[i]
-            for j in order:
-                along = cosines[j] @ u
-                if along < 0:
-                    u[j] -= along
-            of_i += u / norms
-        total += of_i / len(orders)
-    return total
+    count = len(problem.names)
+    orders = orders_of_others(count, problem.step)
+    # Row (i, o) holds g_i^PC after its projections in order o, in units of the unit gradients.
+    u = np.zeros((*orders.shape[:2], count))
+    sizes = problem.preference * problem.norms
+    u[np.arange(count), :, np.arange(count)] = sizes[:, None]
+    for place in range(count - 1):
+        other = orders[:, :, place]
+        along = np.einsum("iok,iok->io", problem.cosines[other], u)
+        np.put_along_axis(
+            u, other[..., None], np.take_along_axis(u, other[..., None], 2) - np.minimum(along, 0.0)[..., None], 2
+        )
+    return u.mean(1).sum(0) / problem.norms

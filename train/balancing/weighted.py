@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from train.balancing.problem import Problem
 
-def weighted(cosines: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """α = 1 for every gradient; the preference has already scaled them."""
-    return np.ones(len(norms))
+
+def weighted(problem: Problem) -> np.ndarray:
+    """α = preference: linear scalarisation."""
+    return problem.preference.copy()

@@ -66,6 +66,11 @@ class Objective(ABC):
         """Whether the loss reads the frozen token embeddings."""
         return False
 
+    @property
+    def least(self) -> float:
+        """A lower bound of the loss: methods that compare losses read how far above it they are."""
+        return 0.0
+
     @abstractmethod
     def loss(self, step: Step) -> torch.Tensor:
         """This process's share of the global loss: a float32 scalar whose mean over processes is the global loss."""

@@ -14,6 +14,11 @@ class Coverage(GroupedObjective):
 
     options: CoverageConfig
 
+    @property
+    def least(self) -> float:
+        """All values exposed alike."""
+        return -1.0
+
     def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
         """J of the global batch: the same number on every process."""
         exposed_G = self.exposed(step, exposure)

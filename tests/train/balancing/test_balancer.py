@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import BalancingConfig
-from modeling.boundary import gram_matrix
+from configs.balancing import BalancingConfig
+from modeling.boundary import Cotangents
 from train.balancing.balancer import Balancer, weigh
 from train.balancing.conditioning import condition
+from train.balancing.registry import build_method
 from train.world import World
 
 METHODS = ["weighted", "mgda", "pcgrad"]
@@ -23,8 +24,20 @@ def weights_of(
 ) -> np.ndarray:
     count = len(gram)
     with np.errstate(over="ignore", invalid="ignore"):
-        done = condition(gram, np.ones(count) if preference is None else preference, normalize, np.ones(count))
-    return weigh(done, method, step, count)
+        done = condition(gram, normalize, np.ones(count))
+    names = "abcdefghij"[:count]
+    chosen = build_method(BalancingConfig(method=method))
+    return weigh(chosen, done, names, np.ones(count) if preference is None else preference, np.ones(count), step)
+
+
+def cotangents_of(rows: torch.Tensor) -> Cotangents:
+    return Cotangents(torch.zeros(1), tuple(rows))
+
+
+def cotangents_with(gram: list[list[float]] | np.ndarray) -> Cotangents:
+    """Vectors that have this Gram matrix."""
+    values, vectors = np.linalg.eigh(np.array(gram))
+    return cotangents_of(torch.from_numpy(vectors * np.sqrt(np.maximum(values, 0.0))))
 
 
 def gram_of(vectors: np.ndarray) -> np.ndarray:
@@ -66,7 +79,7 @@ def test_a_common_scale_does_not_matter(vectors: np.ndarray, method: str, normal
 @given(badly_scaled(), st.sampled_from(["none", "l2"]))
 def test_mgda_opposes_no_gradient(vectors: np.ndarray, normalize: str) -> None:
     gram = gram_of(vectors)
-    done = condition(gram, np.ones(len(gram)), normalize, np.ones(len(gram)))
+    done = condition(gram, normalize, np.ones(len(gram)))
     weights = weights_of(gram, "mgda", normalize)
     scaled = vectors[done.active] * done.scales[:, None]
     direction = weights @ vectors
@@ -93,7 +106,7 @@ def test_weights_are_finite_whatever_comes(values: list[float], method: str, nor
     with np.errstate(over="ignore", invalid="ignore"):
         if symmetric:
             gram = gram + gram.T
-        done = condition(gram, np.ones(count), normalize, np.ones(count))
+        done = condition(gram, normalize, np.ones(count))
         weights = weights_of(gram, method, normalize)
     assert weights.shape == (count,)
     assert np.isfinite(weights).all()
@@ -127,9 +140,11 @@ def test_two_processes_weigh_as_one_and_agree_to_the_bit(method: str, run_world:
         # The rows of this process, scaled as `World.share` and gradient accumulation scale a loss.
         rows = cotangents.chunk(world.size, dim=1)[world.rank] * world.size / accumulate
         balancer = Balancer("abc", [1.0, 2.0, 0.5], config, world, scale=world.size / accumulate)
-        weights = balancer.solve(gram_matrix(tuple(rows)))
+        weights = balancer.solve(cotangents_of(rows))
         assert balancer.solves == 1
-        return torch.cat([weights, torch.tensor([balancer.drain()["balance/norm/a"]])])
+        return torch.cat(
+            [torch.tensor(weights, dtype=torch.float64), torch.tensor([balancer.drain()["balance/norm/a"]])]
+        )
 
     (alone,) = run_world(1, lambda world: work(world, 1))
     for size, accumulate in ((2, 1), (4, 2), (1, 3)):
@@ -140,29 +155,33 @@ def test_two_processes_weigh_as_one_and_agree_to_the_bit(method: str, run_world:
 
 
 def test_one_bad_process_leaves_the_objective_out_everywhere(run_world: Callable[..., list]) -> None:
-    def work(world: World) -> tuple[torch.Tensor, dict[str, float]]:
+    def work(world: World) -> tuple[list[float], dict[str, float]]:
         rows = torch.ones(2, 4)
         if world.rank == 1:
             rows[0, 0] = torch.nan
         balancer = Balancer(["ctr", "cvr"], [1.0, 1.0], BalancingConfig(method="weighted"), world, scale=2.0)
-        return balancer.solve(gram_matrix(tuple(rows))), balancer.drain()
+        return balancer.solve(cotangents_of(rows)), balancer.drain()
 
-    for weights, log in run_world(2, work):
-        assert weights.tolist() == [0.0, 1.0]
-        assert (log["balance/nonfinite/ctr"], log["balance/nonfinite/cvr"]) == (1.0, 0.0)
+    results = run_world(2, work)
+    assert results[0][1]["balance/nonfinite/ctr"] == 1.0
+    assert results[0][1]["balance/nonfinite/cvr"] == 0.0
+    for weights, log in results:
+        assert weights == [0.0, 1.0]
         assert "balance/norm/ctr" not in log
         assert log["balance/norm/cvr"] == pytest.approx(2**0.5)
 
 
 def test_what_is_logged_is_the_mean_since_the_last_time() -> None:
     balancer = Balancer(["a", "b", "c"], [1.0, 2.0, 1.0], BalancingConfig(method="weighted"), World(), scale=1.0)
-    balancer.solve(torch.tensor([[4.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64))
-    balancer.solve(torch.tensor([[16.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64))
+    balancer.solve(cotangents_with([[4.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
+    balancer.solve(cotangents_with([[16.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
     log = balancer.drain()
-    assert log == {
+    # d is g_a + 2 g_b: ⟨g_a, d⟩ = 4 − 4 and 16 + 8, ⟨g_b, d⟩ = −2 + 8 and 4 + 8, ‖d‖² = 12 and 48.
+    lengths = [12**0.5, 48**0.5]
+    expected = {
         "balance/weight/a": 1.0,
         "balance/weight/b": 2.0,
-        "balance/weight/c": 0.0,
+        "balance/weight/c": 1.0 * 0,
         "balance/preference/a": 1.0,
         "balance/preference/b": 2.0,
         "balance/preference/c": 1.0,
@@ -176,21 +195,33 @@ def test_what_is_logged_is_the_mean_since_the_last_time() -> None:
         "balance/nonfinite/b": 0.0,
         "balance/nonfinite/c": 0.0,
         "balance/scale/a": 1.0,
-        "balance/scale/b": 2.0,
+        "balance/scale/b": 1.0,
         "balance/cosine/a-b": 0.0,
+        "balance/conflict/a-b": 0.5,
         "balance/conflict_rate": 0.5,
+        "balance/length": sum(lengths) / 2,
+        "balance/effect/a": 12.0,
+        "balance/effect/b": 9.0,
+        "balance/effect/c": 0.0,
+        "balance/along/a": 24 / 4 / lengths[1] / 2,
+        "balance/along/b": (6 / 2 / lengths[0] + 12 / 2 / lengths[1]) / 2,
+        "balance/against/a": 0.0,
+        "balance/against/b": 0.0,
     }
+    assert set(log) == set(expected)
+    for key, value in expected.items():
+        assert log[key] == pytest.approx(value, abs=1e-6), key
     assert balancer.drain() == {}
 
 
 def test_the_losses_reach_the_normalisation_and_the_step_the_orders() -> None:
     balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="weighted", normalize="loss"), World(), scale=1.0)
     balancer.losses = np.array([0.5, 4.0])
-    assert balancer.solve(torch.eye(2, dtype=torch.float64)).tolist() == [2.0, 0.25]
+    assert balancer.solve(cotangents_with(np.eye(2))) == [2.0, 0.25]
     vectors = np.random.default_rng(3).standard_normal((6, 3))
-    gram = torch.from_numpy(gram_of(vectors))
+    rows = cotangents_of(torch.from_numpy(vectors))
     many = Balancer("abcdef", [1.0] * 6, BalancingConfig(method="pcgrad"), World(), scale=1.0)
-    first = many.solve(gram)
-    assert torch.equal(many.solve(gram), first)
+    first = many.solve(rows)
+    assert many.solve(rows) == first
     many.step = 1
-    assert not torch.equal(many.solve(gram), first)
+    assert many.solve(rows) != first

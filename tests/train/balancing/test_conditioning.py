@@ -13,7 +13,7 @@ ONES = np.ones(4)
 
 
 def plain(gram: np.ndarray, normalize: str = "none") -> Conditioned:
-    return condition(gram, np.ones(len(gram)), normalize, np.ones(len(gram)))
+    return condition(gram, normalize, np.ones(len(gram)))
 
 
 def test_cosines_and_norms_are_taken_apart() -> None:
@@ -27,31 +27,24 @@ def test_cosines_and_norms_are_taken_apart() -> None:
     assert done.zero.size == done.nonfinite.size == 0
 
 
-def test_preference_scales_the_gradients() -> None:
-    done = condition(GRAM, np.array([1.0, 2.0, 0.5, 3.0]), "none", ONES)
-    assert done.scales.tolist() == [1, 2, 0.5, 3]
-    np.testing.assert_allclose(done.norms, [5, 4, 0.5, 30], rtol=1e-15)
-    np.testing.assert_allclose(done.cosines, plain(GRAM).cosines, rtol=1e-15)
-
-
-def test_l2_brings_all_to_their_mean_norm_before_the_preference() -> None:
-    done = condition(GRAM, np.array([1.0, 2.0, 1.0, 1.0]), "l2", ONES)
-    np.testing.assert_allclose(done.norms, [4.5, 9, 4.5, 4.5], rtol=1e-15)
-    np.testing.assert_allclose(done.scales, [4.5 / 5, 9 / 2, 4.5, 0.45], rtol=1e-15)
+def test_l2_brings_all_to_their_mean_norm() -> None:
+    done = condition(GRAM, "l2", ONES)
+    np.testing.assert_allclose(done.norms, [4.5] * 4, rtol=1e-15)
+    np.testing.assert_allclose(done.scales, [4.5 / 5, 4.5 / 2, 4.5, 0.45], rtol=1e-15)
     # Those left out have no say in the mean.
     gram = GRAM.copy()
     gram[3] = gram[:, 3] = np.nan
-    np.testing.assert_allclose(condition(gram, ONES, "l2", ONES).norms, [8 / 3] * 3, rtol=1e-15)
+    np.testing.assert_allclose(condition(gram, "l2", ONES).norms, [8 / 3] * 3, rtol=1e-15)
 
 
 def test_loss_divides_by_the_size_of_the_loss_and_leaves_out_what_has_none() -> None:
-    done = condition(GRAM, ONES, "loss", np.array([0.5, -2.0, 0.0, np.nan]))
+    done = condition(GRAM, "loss", np.array([0.5, -2.0, 0.0, np.nan]))
     assert done.active.tolist() == [0, 1]
     np.testing.assert_allclose(done.scales, [2, 0.5], rtol=1e-15)
     np.testing.assert_allclose(done.norms, [10, 1], rtol=1e-15)
     assert (done.zero.tolist(), done.nonfinite.tolist()) == ([2], [3])
-    assert condition(GRAM, ONES, "loss", np.array([0.5, -2.0, 1e-11, 1e-9])).active.tolist() == [0, 1, 3]
-    assert condition(GRAM, ONES, "l2", np.array([1, 1, 0.0, np.nan])).active.tolist() == [0, 1, 2, 3]  # reads no loss
+    assert condition(GRAM, "loss", np.array([0.5, -2.0, 1e-11, 1e-9])).active.tolist() == [0, 1, 3]
+    assert condition(GRAM, "l2", np.array([1, 1, 0.0, np.nan])).active.tolist() == [0, 1, 2, 3]  # reads no loss
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0])
@@ -104,7 +97,7 @@ def test_what_comes_out_is_always_sound(values: list[float], normalize: str) -> 
     count = int(len(values) ** 0.5)
     with np.errstate(over="ignore", invalid="ignore"):
         losses = np.clip(values[:count], -1e9, 1e9) + 1e-3
-        done = condition(np.array(values).reshape(count, count), np.ones(count), normalize, losses)
+        done = condition(np.array(values).reshape(count, count), normalize, losses)
     for array in (done.scales, done.cosines, done.norms):
         assert np.isfinite(array).all()
     assert (done.scales > 0).all()

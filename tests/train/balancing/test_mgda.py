@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.balancing.mgda import mgda
+from train.balancing.mgda import mgda as mgda_of_problem
+from train.balancing.problem import Problem
 
 Matrix = list[list[Fraction]]
+
+
+def mgda(cosines: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    ones = np.ones(len(norms))
+    return mgda_of_problem(Problem(tuple("abcdefghijklm"[: len(norms)]), cosines, norms, ones, ones))
 
 
 def solve_exactly(matrix: Matrix, right: list[Fraction]) -> list[Fraction] | None:

@@ -1,10 +1,12 @@
 """Fixed weights."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from train.balancing.problem import Problem
 from train.balancing.weighted import weighted
 
 
-def test_every_gradient_counts_once_whatever_the_matrix() -> None:
-    cosines = np.array([[1.0, -0.9, 0.0], [-0.9, 1.0, 0.3], [0.0, 0.3, 1.0]])
-    assert weighted(cosines, np.array([1e-4, 1.0, 1e4])).tolist() == [1.0, 1.0, 1.0]
+def test_the_weights_are_the_preference(make_problem: Callable[..., Problem]) -> None:
+    assert weighted(make_problem(np.diag([3.0, 1e-4]), [1.0, 0.25])).tolist() == [1.0, 0.25]
