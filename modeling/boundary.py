@@ -36,10 +36,21 @@ class Cotangents:
 
     Attributes:
         at_z: K tensors, g_k = ∂L_k/∂z.
+        intact: bool (K,), False where a part of g_k was dropped on its way because it was not finite; None: all are.
     """
 
-    def __init__(self, z: torch.Tensor, at_z: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, z: torch.Tensor, at_z: tuple[torch.Tensor, ...], intact: torch.Tensor | None = None) -> None:
         self._z, self.at_z = z, at_z
+        self.intact = torch.ones(len(at_z), dtype=torch.bool, device=at_z[0].device) if intact is None else intact
+
+    def gram(self) -> torch.Tensor:
+        """⟨g_i, g_j⟩ at z, (K, K) float64; NaN for those that are not intact."""
+        both = self.intact[:, None] & self.intact[None, :]
+        return gram_matrix(self.at_z).masked_fill(~both, torch.nan)
+
+    def squares(self) -> torch.Tensor:
+        """‖g_k‖² at z, (K,) float64; NaN for those that are not intact."""
+        return torch.stack([gram_matrix([g])[0, 0] for g in self.at_z]).masked_fill(~self.intact, torch.nan)
 
     def gradients(self, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
         """∂L_k/∂parameters of every objective, through the trunk: (K, P) in float32 or better, parameters end to end.
@@ -50,7 +61,7 @@ class Cotangents:
         for cotangent in self.at_z:
             found = torch.autograd.grad(self._z, parameters, cotangent, retain_graph=True)
             rows.append(torch.cat([g.reshape(-1).to(torch.promote_types(g.dtype, torch.float32)) for g in found]))
-        return torch.stack(rows)
+        return torch.stack(rows).masked_fill(~self.intact[:, None], torch.nan)
 
 
 Solve = Callable[[Cotangents], Sequence[float]]
@@ -61,20 +72,22 @@ class _FanOut(torch.autograd.Function):
     """z → K views of z; K cotangents → Σ α_k g_k."""
 
     @staticmethod
-    def forward(ctx: Any, z: torch.Tensor, count: int, solve: Solve) -> tuple[torch.Tensor, ...]:
-        ctx.solve = solve
+    def forward(
+        ctx: Any, z: torch.Tensor, count: int, solve: Solve, intact: Callable[[], torch.Tensor] | None
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.solve, ctx.intact = solve, intact
         ctx.save_for_backward(z)
         return tuple(z.view_as(z) for _ in range(count))
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (z,) = ctx.saved_tensors
-        weights = ctx.solve(Cotangents(z, cotangents))
+        weights = ctx.solve(Cotangents(z, cotangents, ctx.intact() if ctx.intact is not None else None))
         total = torch.zeros_like(cotangents[0], dtype=torch.promote_types(cotangents[0].dtype, torch.float32))
         for weight, cotangent in zip(weights, cotangents, strict=True):
             if weight != 0.0:  # a gradient left out may hold NaN, and 0·NaN is NaN
                 total.add_(cotangent, alpha=weight)
-        return total.to(cotangents[0].dtype), None, None
+        return total.to(cotangents[0].dtype), None, None, None
 
 
 class Boundary:
@@ -83,32 +96,56 @@ class Boundary:
     def __init__(self) -> None:
         self.solve: Solve | None = None
 
-    def fan_out(self, z: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
-        """K views of z. Without gradients, or before a `solve` is set, they are z itself."""
+    def fan_out(
+        self, z: torch.Tensor, count: int, intact: Callable[[], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """K views of z. Without gradients, or before a `solve` is set, they are z itself.
+
+        `intact` is asked in backward which objectives' cotangents have arrived whole, bool (K,).
+        """
         if self.solve is None or not torch.is_grad_enabled() or not z.requires_grad:
             return (z,) * count
-        return _FanOut.apply(z, count, self.solve)
+        return _FanOut.apply(z, count, self.solve, intact)
 
 
 class _Gate(torch.autograd.Function):
-    """Identity; its gradient is replaced by zeros while the gate is closed."""
+    """Identity; its gradient is replaced by zeros while the gate is closed, or where it is not finite."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, is_open: Callable[[], bool]) -> torch.Tensor:
-        ctx.is_open = is_open
+    def forward(ctx: Any, x: torch.Tensor, gates: "Gates", name: str) -> torch.Tensor:
+        ctx.gates, ctx.name = gates, name
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return (gradient if ctx.is_open() else torch.zeros_like(gradient)), None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        if ctx.name in ctx.gates.closed:
+            return torch.zeros_like(gradient), None, None
+        return ctx.gates.pass_finite(ctx.name, gradient), None, None
 
 
 class Gates:
-    """One gate per objective between its head and its loss: closing it keeps a non-finite loss out of the tower."""
+    """One gate per objective between its head and its loss: what is not finite stays out of the tower."""
 
     def __init__(self) -> None:
         self.closed: set[str] = set()
+        self._finite: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Pass x through the gate of objective `name`."""
-        return _Gate.apply(x, lambda: name not in self.closed) if x.requires_grad else x
+        return _Gate.apply(x, self, name) if x.requires_grad else x
+
+    def close(self, names: set[str]) -> None:
+        """Close the gates of `names`, open the others, and forget what passed before."""
+        self.closed = set(names)
+        self._finite = {}
+
+    def pass_finite(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient, or zeros if any of it is not finite; decided on the device, so that nothing waits for it."""
+        finite = torch.isfinite(gradient).all()
+        self._finite[name] = finite & self._finite[name] if name in self._finite else finite
+        return torch.where(finite, gradient, torch.zeros_like(gradient))
+
+    def intact(self, names: Sequence[str], device: torch.device) -> torch.Tensor:
+        """Whether all that came back to the gates of each objective was finite, bool (K,); closed gates count as so."""
+        yes = torch.ones((), dtype=torch.bool, device=device)
+        return torch.stack([self._finite.get(name, yes) for name in names])

@@ -122,7 +122,9 @@ class SlateModel(nn.Module):
         z = self.backbone.encode(input_ids, position_ids, mask)
         outputs: dict[str, torch.Tensor] = {}
         relevance: torch.Tensor | None = None
-        for name, view in zip(self.objectives, self.boundary.fan_out(z, len(self.objectives)), strict=True):
+        device = z.device
+        views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
+        for name, view in zip(self.objectives, views, strict=True):
             pooled = self._pool(self._tower(name, view), candidate_tokens)
             if name in self.pointwise:
                 scores = self.heads[name](pooled)

@@ -20,6 +20,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from data.batches import SlateBatch
 from data.slate_set import TrainBatches
+from modeling.adapters import adapter_of
 from modeling.model import SlateModel
 from train.accelerate_setup import is_deepspeed, zero_stage
 from train.averages import Averages
@@ -177,6 +178,8 @@ class Loop:
 
     def _micro_step(self, batch: SlateBatch, progress: Progress, asked: bool) -> bool:
         self._set_rates(progress.step)
+        if progress.micro % self.config.train.accumulate == 0:
+            self.balancer.broken.clear()
         totals, asked = self._totals(batch, asked)
         with self.accelerator.accumulate(self.model):
             memory = self._memory()
@@ -225,7 +228,7 @@ class Loop:
     def _gate(self, losses: np.ndarray, step: int) -> None:
         """Close the gates of objectives whose global loss is not finite; stop after too many such steps in a row."""
         bad = {name for name, loss in zip(self.objectives, losses, strict=True) if not math.isfinite(loss)}
-        self.slate_model.gates.closed = bad
+        self.slate_model.gates.close(bad)
         for name in self.objectives:
             self.bad_in_a_row[name] = self.bad_in_a_row[name] + 1 if name in bad else 0
             self.averages.add(f"train/nonfinite/{name}", float(name in bad))
@@ -242,12 +245,20 @@ class Loop:
             if not math.isfinite(norm):
                 raise UserError("the gradient norm is not finite under DeepSpeed: resume with a lower train.lr")
         else:
+            self._drop_broken_towers()
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm))
             if math.isfinite(norm):
                 self.optimizer.step()
             self.averages.add("train/skipped_step", float(not math.isfinite(norm)))
             self.optimizer.zero_grad()
         self.averages.add("train/grad_norm", norm)
+
+    def _drop_broken_towers(self) -> None:
+        """Zero the gradients of towers in which something was not finite: the others must not lose the step."""
+        for name, parameter in self.slate_model.named_parameters():
+            owner = adapter_of(name) or name.removeprefix("heads.").partition(".")[0]
+            if owner in self.balancer.broken and parameter.grad is not None:
+                parameter.grad.zero_()
 
     def _set_rates(self, step: int) -> None:
         config = self.config.train

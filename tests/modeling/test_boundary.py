@@ -122,11 +122,11 @@ def test_a_closed_gate_stops_its_gradient_and_no_other() -> None:
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     y = torch.tensor([3.0, 4.0], requires_grad=True)
     out = (gates("a", x) * torch.nan).sum() + (gates("b", y) * 2).sum()
-    gates.closed = {"a"}  # after the forward: losses are known only then
+    gates.close({"a"})  # after the forward: losses are known only then
     out.backward()
     assert x.grad.tolist() == [0.0, 0.0]
     assert y.grad.tolist() == [2.0, 2.0]
-    gates.closed = set()
+    gates.close(set())
     x.grad = None
     (gates("a", x) * 5).sum().backward()
     assert x.grad.tolist() == [5.0, 5.0]

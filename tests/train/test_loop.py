@@ -33,7 +33,7 @@ class FixedBatches:
         return self.batches[number % len(self.batches)]
 
 
-def _settings(**train: Any) -> RunConfig:
+def _settings(balancing: dict[str, Any] | None = None, **train: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "loop",
@@ -41,7 +41,7 @@ def _settings(**train: Any) -> RunConfig:
             "data": {"folder": "unused", "source": "complete_journey"},
             "backbone": {"path": "unused"},
             "objectives": {"ctr": {}, "cvr": {}, "diversity": {"attributes": ["category"]}},
-            "balancing": {"method": "mgda"},
+            "balancing": {"method": "mgda", **(balancing or {})},
             "train": {"max_steps": 4, "lr": 1e-2, "warmup": 0.0, "log_every": 1, **train},
         }
     )
@@ -51,8 +51,10 @@ def _settings(**train: Any) -> RunConfig:
 def make_loop(
     make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
 ) -> Callable[..., tuple[Loop, SlateModel, dict[str, Objective], list[dict[str, float]]]]:
-    def build(**train: Any) -> tuple[Loop, SlateModel, dict[str, Objective], list[dict[str, float]]]:
-        config = _settings(**train)
+    def build(
+        balancing: dict[str, Any] | None = None, **train: Any
+    ) -> tuple[Loop, SlateModel, dict[str, Objective], list[dict[str, float]]]:
+        config = _settings(balancing, **train)
         model = make_model("llama")
         objectives = build_objectives(ObjectivesConfig.model_validate(config.objectives.model_dump()))
         batches = []
@@ -117,19 +119,56 @@ def test_a_loss_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch:
     assert all(torch.isfinite(tensor).all() for tensor in _snapshot(model).values())
 
 
-def test_a_non_finite_gradient_of_finite_losses_skips_the_step(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, model, objectives, log = make_loop(max_steps=1)
+def _steep(x: torch.Tensor) -> torch.Tensor:
+    """0, with an infinite slope."""
+    return (x - x.detach()).abs().sqrt()
 
-    def steep(self: Any, step: Step) -> torch.Tensor:
-        x = step.outputs["diversity"]
-        return ((x - x.detach()).abs().sqrt()).sum()  # 0, with an infinite slope
 
-    monkeypatch.setattr(type(objectives["diversity"]), "loss", steep)
+@pytest.mark.parametrize("place", ["loss", "tower"])
+@pytest.mark.parametrize("balance_every", [1, 3])
+def test_a_non_finite_gradient_of_finite_losses_is_dropped_alone(
+    place: str, balance_every: int, make_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, model, objectives, log = make_loop(max_steps=2, balancing={"balance_every": balance_every})
+    if place == "loss":
+        broken = lambda self, step: _steep(step.outputs["diversity"]).sum()  # noqa: E731
+        monkeypatch.setattr(type(objectives["diversity"]), "loss", broken)
+    else:
+        tower = model._tower
+        strange = lambda name, z: tower(name, z + _steep(z) if name == "diversity" else z)  # noqa: E731
+        monkeypatch.setattr(model, "_tower", strange)
     before = _snapshot(model)
     loop.run(Progress())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in _snapshot(model).items())
-    assert log[0]["train/skipped_step"] == 1.0
-    assert log[0]["balance/nonfinite/diversity"] == 1.0
+    after = _snapshot(model)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert not _moved(before, after, "diversity")
+    for part in ("shared", "ctr", "cvr"):
+        assert _moved(before, after, part), part
+    assert [values["train/skipped_step"] for values in log] == [0.0, 0.0]
+    assert [values["balance/nonfinite/diversity"] for values in log] == [1.0, 1.0]
+    assert [values["balance/nonfinite/ctr"] for values in log] == [0.0, 0.0]
+
+
+def test_a_gradient_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _, objectives, log = make_loop(max_steps=9, max_nonfinite=3)
+    monkeypatch.setattr(type(objectives["cvr"]), "loss", lambda self, step: _steep(step.outputs["cvr"]).sum())
+    with pytest.raises(UserError, match=r"gradient of objective 'cvr' was not finite in 3 backwards in a row \(step 2"):
+        loop.run(Progress())
+    assert len(log) == 2
+
+
+def test_famo_sees_the_losses_of_the_same_batch_after_the_step(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _, objectives, _ = make_loop(max_steps=1, lr=0.05)
+    seen: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(type(loop.balancer.method), "needs_losses_after", True)
+    monkeypatch.setattr(loop.balancer, "after_step", lambda before, after: seen.append((before, after)))
+    states = {name: dict(objective.state) for name, objective in objectives.items()}
+    random = torch.get_rng_state()
+    loop.run(Progress())
+    ((before, after),) = seen
+    assert (after < before).sum() >= 2  # a large step on one batch lowers its own losses
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(objective.state.keys() == states[name].keys() for name, objective in objectives.items())
 
 
 def test_the_learning_rate_follows_the_schedule(make_loop: Any) -> None:

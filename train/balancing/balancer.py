@@ -62,6 +62,7 @@ class Balancer:
     Attributes:
         losses: float64 (K,), the global losses of the present micro-batch; set by the loop.
         step: the number of the optimizer step; set by the loop.
+        broken: objectives whose gradient was not finite since the loop last cleared it; the same on all processes.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Balancer:
         self.max_nonfinite = max_nonfinite
         self.losses = np.ones(len(self.names))
         self.step = 0
+        self.broken: set[str] = set()
         self.solves = 0
         self.averages = Averages()
         self._weights: np.ndarray | None = None
@@ -145,6 +147,7 @@ class Balancer:
         return weights.tolist()
 
     def _count_nonfinite(self, bad: np.ndarray) -> None:
+        self.broken.update(name for name, is_bad in zip(self.names, bad, strict=True) if is_bad)
         self._bad_in_a_row = np.where(bad, self._bad_in_a_row + 1, 0)
         worst = int(np.argmax(self._bad_in_a_row))
         if self._bad_in_a_row[worst] >= self.max_nonfinite:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import nn
 
 from configs.balancing import BalancingConfig, Layers
@@ -36,7 +35,7 @@ class Measure:
         """The matrix that the weights come from. Rows of an objective that is not finite somewhere are not finite."""
         if self.config.level == "boundary":
             # Every process holds other rows of the same z, so the sum of the local matrices is exact.
-            total = self.world.sum(gram_matrix(cotangents.at_z))
+            total = self.world.sum(cotangents.gram())
             return total.cpu().numpy() / self.scale**2
         local = cotangents.gradients([p for layer in self.compared for p in layer])
         summed = gram_matrix(self.world.sum(local)).cpu().numpy() / self.scale**2
@@ -61,5 +60,4 @@ class Measure:
 
     def finite(self, cotangents: Cotangents) -> np.ndarray:
         """Whether each objective's cotangents are finite on all processes, bool (K,)."""
-        squares = torch.stack([gram_matrix([g])[0, 0] for g in cotangents.at_z])
-        return np.isfinite(self.world.sum(squares).cpu().numpy())
+        return np.isfinite(self.world.sum(cotangents.squares()).cpu().numpy())
