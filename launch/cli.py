@@ -84,6 +84,14 @@ def export(
     export_run(run, out, golden=golden, overwrite=overwrite)
 
 
+@app.command()
+def diagnose(run: RunArgument) -> None:
+    """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
+    from launch.diagnose import run as diagnose_run
+
+    diagnose_run(run)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one sentence on stderr and exit code 2."""
     try:

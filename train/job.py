@@ -149,5 +149,20 @@ class Job:
         self.tracking.finish(summary, run)
         self.console.print(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
         self.console.print(f"adapters: {run / 'adapters'}")
+        self._draw()
         self.world.barrier()
         return summary
+
+    def _draw(self) -> None:
+        """Draw the balancing of the finished run, which a failure to draw must not fail."""
+        if not self.accelerator.is_main_process:
+            return
+        run = self.config.output
+        try:
+            from train.balancing.picture import draw  # matplotlib loads only here
+
+            self.console.print(f"balancing: {draw(run)}; in words: equipoise diagnose {run}", soft_wrap=True)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            sentence = f"warning: balance.png is not drawn ({reason}): try again with equipoise diagnose {run}"
+            self.console.print(sentence, soft_wrap=True, markup=False)
