@@ -113,13 +113,12 @@ def figures_of(paths: list[Path2D], front: np.ndarray) -> list[dict[str, Any]]:
         for start, (end, losses, distance) in enumerate(
             zip(path.points[-1], path.losses[-1], distances, strict=True), 1
         ):
-            where = {"method": path.method, "start": start}
+            where: dict[str, Any] = {"method": path.method, "start": start}
             name = f"{path.method}_start{start}"
+            reached = losses.round(4).tolist()
             found.append(figure(f"{name}_final_x1", end[0], "coordinate", **where))
             found.append(figure(f"{name}_final_x2", end[1], "coordinate", **where))
-            found.append(
-                figure(f"{name}_distance_to_front", distance, "loss", **where, losses=losses.round(4).tolist())
-            )
+            found.append(figure(f"{name}_distance_to_front", distance, "loss", **where, losses=reached))
         found.append(figure(f"{path.method}_worst_distance_to_front", distances.max(), "loss", method=path.method))
     return found
 

@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.toy`: each method's trajectories in the plane of the parameters and in that of the losses."""
+"""The picture of `benchmarks.toy`: each method's ways through the plane of the parameters and that of the losses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,10 +90,8 @@ def draw(path: Path, methods: Sequence[Shown]) -> None:
 
 
 def _legend(figure: plt.Figure) -> None:
-    marks = [
-        Line2D([], [], color=colour, label=f"from ({x:g}, {y:g})".replace("-", "−"))
-        for colour, (x, y) in zip(COLOURS, STARTS, strict=True)
-    ]
+    labels = [f"from ({x:g}, {y:g})".replace("-", "−") for x, y in STARTS]
+    marks = [Line2D([], [], color=colour, label=label) for colour, label in zip(COLOURS, labels, strict=True)]
     marks.append(Line2D([], [], color=FRONT, linewidth=3, label="Pareto set / front"))
     marks.append(Line2D([], [], color="white", marker="o", markeredgecolor="black", label="start"))
     marks.append(Line2D([], [], color="white", marker="*", markersize=11, markeredgecolor="black", label="end"))

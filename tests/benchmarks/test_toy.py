@@ -49,8 +49,9 @@ def test_no_point_of_a_dense_grid_beats_the_front():
     assert (losses[losses[:, 0] < front[0, 0] - chord].size) == 0
     reached = losses[:, 0] >= front[0, 0]
     assert (losses[reached, 1] >= at[reached] - chord).all()
-    # And the front is attained: near its points the grid comes close to it.
-    assert distance_to_front(losses, front).min() < 1e-2
+    # And the front is attained: the grid comes close to it.
+    near = losses[np.argsort(losses.sum(-1))[:200]]
+    assert distance_to_front(near, front).min() < 1e-2
 
 
 def test_distance_is_zero_on_the_front_and_euclidean_off_it():
