@@ -20,9 +20,25 @@ def _compare(whole: Any, resumed: Any, first_step: int) -> None:
         }
 
 
-@pytest.mark.parametrize("engine", [None, "cpu_ddp2", "cpu_zero2", "cpu_zero3"])
-def test_resumed_run_is_the_same_run(engine: str | None, launch: Any, tmp_path: Path) -> None:
-    settings = ("train.save_every=2", "train.batch_size=2", "lora.dropout=0.1", "train.keep_checkpoints=3")
+STATEFUL = ("balancing.gram_ema=0.8", "balancing.balance_every=3", "balancing.normalize=l2")
+
+
+@pytest.mark.parametrize(
+    ("engine", "balancing"),
+    [
+        (None, ("balancing.method=famo",)),
+        (None, ("balancing.method=gradnorm",)),
+        (None, ("balancing.method=dwa", "balancing.options={window: 2}")),
+        (None, ("balancing.method=pcd", *STATEFUL)),
+        ("cpu_ddp2", ("balancing.method=gradvac", *STATEFUL)),
+        ("cpu_zero2", ("balancing.method=torchjd:GradVac", "balancing.options={beta: 0.1}", *STATEFUL)),
+        ("cpu_zero3", ("balancing.method=famo",)),
+    ],
+)
+def test_resumed_run_is_the_same_run(
+    engine: str | None, balancing: tuple[str, ...], launch: Any, tmp_path: Path
+) -> None:
+    settings = ("train.save_every=2", "train.batch_size=2", "lora.dropout=0.1", "train.keep_checkpoints=3", *balancing)
     whole = launch(engine, tmp_path / "whole", *settings)
     assert whole.code == 0, whole.printed
     # What a kill after step 4 leaves: the folder as it is, without what came later.
