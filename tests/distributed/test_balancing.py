@@ -27,6 +27,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "smoothed": {"method": "mgda", "gram_ema": 0.9},
 }
 
+NO_FAIRNESS = "objectives.fairness=false"
+"""Its gradient is 2,000 times shorter here, so that float32's rounding of it is all that a comparison would see."""
+
 
 def _helpers() -> ModuleType:
     spec = importlib.util.spec_from_file_location("distributed_conftest", Path(__file__).with_name("conftest.py"))
@@ -91,7 +94,7 @@ def alone(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     folder = tmp_path_factory.mktemp("alone")
     levels = {"parameters": "parameters", "layers": "{layers: 1}"}
     return {
-        name: launch(None, folder / name, "train.batch_size=4", f"balancing.level={level}")
+        name: launch(None, folder / name, "train.batch_size=4", NO_FAIRNESS, f"balancing.level={level}")
         for name, level in levels.items()
     }
 
@@ -110,20 +113,20 @@ def test_parameter_levels_agree_with_one_process(
     engine: str, level: str, more: tuple[str, ...], launch: Any, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     value = "{layers: 1}" if level == "layers" else level
-    job = launch(engine, tmp_path / "run", "train.batch_size=2", f"balancing.level={value}", *more)
+    job = launch(engine, tmp_path / "run", "train.batch_size=2", NO_FAIRNESS, f"balancing.level={value}", *more)
     assert job.code == 0, job.printed
     assert alone[level].code == 0, alone[level].printed
     for one, two in zip(alone[level].metrics(), job.metrics(), strict=True):
         keys = [key for key in one if key.startswith(("balance/weight", "balance/norm", "balance/cosine"))]
-        assert len(keys) == (4 + 4 + 6 if one["step"] > 1 else 4 + 4 + 1)  # δ = 0 has no slope below its head yet
+        assert len(keys) == (3 + 3 + 3 if one["step"] > 1 else 3 + 3 + 1)  # δ = 0 has no slope below its head yet
         for key in keys:
-            assert two[key] == pytest.approx(one[key], rel=2e-5, abs=1e-5), (one["step"], key)
+            assert two[key] == pytest.approx(one[key], rel=1e-5, abs=1e-5), (one["step"], key)
     for name, tensor in alone[level].adapters().items():
         assert (tensor - job.adapters()[name]).abs().max() <= 1e-5, name
 
 
 def test_the_level_is_not_the_boundary(alone: dict[str, Any], launch: Any, tmp_path: Path) -> None:
-    boundary = launch(None, tmp_path / "run", "train.batch_size=4").metrics()
+    boundary = launch(None, tmp_path / "run", "train.batch_size=4", NO_FAIRNESS).metrics()
     for level in ("parameters", "layers"):
         found = alone[level].metrics()
         assert found[0]["balance/cosine/ctr-cvr"] != pytest.approx(boundary[0]["balance/cosine/ctr-cvr"], abs=1e-3)
