@@ -57,6 +57,8 @@ def test_zero_and_non_finite_gradients_have_no_cosine(vectors: np.ndarray) -> No
     assert averages.drain() == {}
     remember_cosines(averages, ("a",), np.ones((1, 1)), "balance")
     assert averages.drain() == {}
+    remember_cosines(averages, ("a", "b"), np.eye(2), "balance")  # a right angle is no conflict
+    assert averages.drain()["balance/conflict/a-b"] == 0.0
 
 
 def test_rounding_makes_no_cosine_beyond_one() -> None:
