@@ -1,0 +1,125 @@
+"""Shared by the exact solvers: factors of cosines, non-negative least squares, and the nearest point that keeps bounds.
+
+Everything is in coefficients on the *unit* gradients e_k, so that tolerances are on cosines and know no scale.
+"""
+
+import numpy as np
+from scipy.linalg.lapack import dposv
+
+TOLERANCE = 1e-13
+"""On cosines, hence free of scale: a gradient joins the point only where that shortens it by more than rounding."""
+
+DEPENDENT = 1e-15
+"""Squared sine of the angle to the span of others, below which a unit gradient lies in it."""
+
+
+def factor(cosines: np.ndarray) -> np.ndarray:
+    """R with RᵀR = cosines; directions that are no more than rounding, or negative by it, are left out."""
+    values, vectors = np.linalg.eigh(cosines)
+    values = np.where(values > 1e-15 * len(values), values, 0.0)
+    return (vectors * np.sqrt(values)).T
+
+
+def semidefinite(cosines: np.ndarray) -> np.ndarray:
+    """The matrix itself; where noise has made it indefinite by more than rounding, without its negative part."""
+    if np.linalg.eigvalsh(cosines)[0] > -1e-15 * len(cosines):
+        return cosines
+    root = factor(cosines)
+    return root.T @ root
+
+
+def nonnegative_least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """argmin ‖matrix u − right‖² over u ≥ 0 (Lawson & Hanson 1974, chapter 23)."""
+    count = matrix.shape[1]
+    u = np.zeros(count)
+    support: list[int] = []
+    distance = np.inf
+    for _ in range(30 * count):
+        rest = right - matrix @ u
+        if not rest @ rest < distance:  # the last change brought nothing but rounding
+            break
+        distance = float(rest @ rest)
+        pull = matrix.T @ rest
+        pull[support] = -np.inf
+        entering = int(np.argmax(pull))
+        if not pull[entering] > TOLERANCE * max(1.0, u.max()):
+            break
+        support.append(entering)
+        while support:
+            target = np.linalg.lstsq(matrix[:, support], right)[0]
+            current = u[support]
+            if (target > 0).all():
+                u[support] = target
+                break
+            falling = target <= 0
+            steps = np.full(len(support), np.inf)
+            steps[falling] = current[falling] / np.maximum(current[falling] - target[falling], 1e-300)
+            leaving = int(np.argmin(steps))
+            u[support] = np.maximum(current + steps[leaving] * (target - current), 0.0)
+            u[support.pop(leaving)] = 0.0
+    return u
+
+
+def project(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
+    """The point nearest to t = Σ target_k e_k that keeps ⟨e_k, d⟩ ≥ bounds_k for all k.
+
+    Least-distance programming (Lawson & Hanson 1974, chapter 23) by the dual active-set method (Goldfarb & Idnani
+    1983): the most broken bound enters, multipliers that would turn negative leave, and every support is solved anew.
+
+    Args:
+        cosines: (A, A), unit diagonal, positive semi-definite (see `semidefinite`).
+        target: (A,) coefficients on the unit gradients.
+        bounds: (A,); −inf is no bound.
+
+    Returns:
+        v ≥ 0, float64 (A,), of d = Σ (target + v)_k e_k, with v_k = 0 where ⟨e_k, d⟩ > bounds_k; None where no point
+        keeps all bounds.
+    """
+    count = len(target)
+    short = bounds - cosines @ target
+    size = max(np.abs(target).max(), np.abs(bounds[np.isfinite(bounds)]).max(initial=0.0))
+    v = np.zeros(count)
+    support: list[int] = []
+    settled: list[int] = []
+    for _ in range(30 * count):
+        slack = cosines @ v - short
+        slack[support + settled] = np.inf
+        entering = int(np.argmin(slack))
+        terms = max(size, v.max())
+        if slack[entering] >= -1e-15 * count * terms:  # what rounding of the terms can do is no broken bound
+            return v
+        before = v.copy(), support.copy()
+        if not _enter(cosines, v, support, entering, -slack[entering]):
+            if -slack[entering] > DEPENDENT**0.5 * terms:
+                return None
+            v, support = before
+            settled.append(entering)  # as far as cosines can tell, it depends on bounds that hold
+            continue
+        if support:
+            _, exact, failed = dposv(cosines[np.ix_(support, support)], short[support])
+            if not failed and (exact >= 0).all():
+                v[support] = exact
+    return v
+
+
+def _enter(cosines: np.ndarray, v: np.ndarray, support: list[int], entering: int, short: float) -> bool:
+    """Raise v[entering] until its bound, broken by `short`, holds; changes v and support. False: nothing mends it."""
+    while True:
+        column = cosines[support, entering]
+        # Raising v[entering] by t lowers v[support] by t·falls, so that the bounds of the support still just hold.
+        falls = dposv(cosines[np.ix_(support, support)], column)[1] if support else column
+        square = 1.0 - float(column @ falls)
+        whole = short / square if square > DEPENDENT * (1.0 + np.abs(falls).sum()) ** 2 else np.inf
+        steps = np.full(len(support), np.inf)
+        np.divide(v[support], falls, where=falls > TOLERANCE, out=steps)
+        leaving = int(np.argmin(steps)) if support else -1
+        step = min(whole, steps[leaving]) if support else whole
+        if step == np.inf:
+            return False
+        v[support] = np.maximum(v[support] - step * falls, 0.0)
+        v[entering] += step
+        if step == whole:
+            support.append(entering)
+            return True
+        short -= step * square
+        v[support.pop(leaving)] = 0.0
