@@ -80,10 +80,10 @@ class PairDiagnosis:
 
     Attributes:
         first, second: the objectives.
-        cosine, early, late: mean cosine over the run, its first and its last third.
+        cosine, early, late: mean cosine over the run, its first and its last third; a third is three records at least.
         conflicts: share of the measurements with a negative cosine.
         since: step since which the running mean of the cosine stays negative; None where it does not end so.
-        clear: whether the last third's mean is negative by more than two standard errors of its records.
+        clear: whether the last third's mean is negative by more than two standard errors of its records; False for one.
         layers: mean cosine by trunk layer, over the probes since the fight began, or over all.
     """
 
@@ -187,11 +187,13 @@ def _pair(history: History, first: str, second: str) -> PairDiagnosis:
     pair = f"{first}-{second}"
     cosines = history.series(f"balance/cosine/{pair}")
     rows = np.flatnonzero(np.isfinite(cosines))
-    third = max(1, len(rows) // 3)
-    late = cosines[rows[-third:]]
-    error = late.std(ddof=1) / np.sqrt(len(late)) if len(late) > 1 else 0.0
+    third = max(len(rows) // 3, min(len(rows), 3))
+    late = cosines[rows[len(rows) - third :]]
+    clear = third > 1 and late.mean() + 2 * late.std(ddof=1) / np.sqrt(third) < 0
     since = history.negative_since(cosines)
-    early_rows, late_rows = (np.isin(np.arange(len(cosines)), part) for part in (rows[:third], rows[-third:]))
+    early_rows, late_rows = (
+        np.isin(np.arange(len(cosines)), part) for part in (rows[:third], rows[len(rows) - third :])
+    )
     layers = {}
     for layer in history.layers:
         probed = history.series(f"balance/layer-{layer}/cosine/{pair}")
@@ -207,7 +209,7 @@ def _pair(history: History, first: str, second: str) -> PairDiagnosis:
         late=history.mean(np.where(late_rows, cosines, np.nan)),
         conflicts=history.mean(history.series(f"balance/conflict/{pair}")),
         since=since,
-        clear=bool(len(late) and late.mean() + 2 * error < 0),
+        clear=bool(clear),
         layers=layers,
     )
 
@@ -255,7 +257,7 @@ def _on_pairs(pairs: Sequence[PairDiagnosis]) -> str:
     told = []
     for pair in fights[:TOLD]:
         layer = "" if pair.worst_layer is None else f", most in trunk layer {pair.worst_layer}"
-        told.append(f"{pair.first} and {pair.second} fight since step {pair.since}{layer} (cosine {signed(pair.late)})")
+        told.append(f"{pair.first} and {pair.second} fight since step {pair.since} (cosine {signed(pair.late)}){layer}")
     more = len(fights) - len(told)
     rest = f"; so do {more} more pairs" if more > 1 else "; so does one more pair" if more else ""
     return "; ".join(told) + rest + "."

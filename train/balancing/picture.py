@@ -108,7 +108,15 @@ def _line(axis: Axes, history: History, values: np.ndarray, style: dict[str, Any
     """The records thin, their running mean thick."""
     marker = "o" if len(values) < 8 else None  # so that a record or two can be seen
     axis.plot(history.last, values, **style | {"alpha": 0.25, "linewidth": 0.8, "label": None})
-    axis.plot(history.last, history.running_mean(values), **style, linewidth=1.8, marker=marker, markersize=3)
+    axis.plot(
+        history.last,
+        history.running_mean(values),
+        **style,
+        linewidth=1.8,
+        marker=marker,
+        markersize=4,
+        clip_on=marker is None,
+    )
 
 
 def _strip(history: History, pairs: Sequence[PairDiagnosis]) -> np.ndarray:

@@ -112,13 +112,16 @@ def test_pairs_have_thirds_conflicts_and_layers(write: Write) -> None:
     assert (peace.since, peace.fights, peace.layers, peace.worst_layer) == (None, False, {}, None)
     assert np.isnan(unknown.late) and unknown.since is None and not unknown.fights
     told = conclusions(diagnosis)
-    assert told[0] == "cvr and fairness fight since step 31, most in trunk layer 11 (cosine −0.50)."
+    assert told[0] == "cvr and fairness fight since step 31 (cosine −0.50), most in trunk layer 11."
 
 
 def test_noise_around_zero_is_no_fight() -> None:
     history = history_of({"balance/cosine/ctr-cvr": [0.1, -0.2, 0.1] + [0.3, -0.4, -0.1] * 3})
     pair = diagnose(history, ("ctr", "cvr")).pairs[0]
     assert pair.since is not None and not pair.clear and not pair.fights
+    # One record has no spread to judge by, two can do.
+    for cosines, fights in (([-0.5], False), ([-0.5, -0.4], True), ([-0.5, -0.01, 0.1], False), ([-0.5] * 4, True)):
+        assert diagnose(history_of({"balance/cosine/ctr-cvr": cosines}), ("ctr", "cvr")).pairs[0].fights == fights
 
 
 def test_objectives_have_shares_and_what_the_step_does() -> None:
