@@ -13,10 +13,19 @@ DEPENDENT = 1e-15
 """Squared sine of the angle to the span of others, below which a unit gradient lies in it."""
 
 
-def factor(cosines: np.ndarray) -> np.ndarray:
-    """R with RᵀR = cosines; directions that are no more than rounding, or negative by it, are left out."""
+RANK = 1e-12
+"""Eigenvalue of the cosines from which on a direction counts, where its inverse is taken."""
+
+
+def factor(cosines: np.ndarray, least: float = 1e-15) -> np.ndarray:
+    """R with RᵀR = cosines; directions that are no more than rounding, or negative by it, are rows of zeros.
+
+    Args:
+        cosines: (A, A).
+        least: eigenvalues up to A times this are left out.
+    """
     values, vectors = np.linalg.eigh(cosines)
-    values = np.where(values > 1e-15 * len(values), values, 0.0)
+    values = np.where(values > least * len(values), values, 0.0)
     return (vectors * np.sqrt(values)).T
 
 
