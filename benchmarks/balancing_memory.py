@@ -19,9 +19,10 @@ import torch
 
 from benchmarks.balancing_steps import PEERS, variant
 from benchmarks.figures import figure
-from benchmarks.workload import Sizes, build_workload, random_batch
+from benchmarks.workload import Sizes, build_workload, random_batch, separate_prompts
 
 STEPS = 2
+SEPARATE = "_without_slates"
 
 
 def _resident(field: str) -> int:
@@ -40,7 +41,12 @@ def _settle() -> None:
 
 
 def peak_above_model(backbone: str, objectives: int, name: str, sizes: Sizes) -> int:
-    """Bytes that STEPS steps of a variant take at most, above those before the first."""
+    """Bytes that STEPS steps of a variant take at most, above those before the first.
+
+    A name that ends in SEPARATE trains on the same candidates as separate prompts.
+    """
+    if name.endswith(SEPARATE):
+        name, sizes = name.removesuffix(SEPARATE), separate_prompts(sizes)
     workload = build_workload(backbone, objectives, sizes)
     full, labels = workload.batch, workload.labels
     workload.batch = random_batch(Sizes(1, 2, 8, 4), workload.model.backbone.config.vocab_size, 1).to(workload.device)
@@ -74,15 +80,22 @@ def measure(backbone: str, objectives: int, name: str, sizes: Sizes) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def memory_figures(backbone: str, objectives: int, names: Sequence[str], sizes: Sizes) -> list[dict[str, Any]]:
-    """Peaks of the variants in `names` (with `boundary` among them) and our peak over each peer's."""
+def memory_figures(
+    backbone: str, objectives: int, names: Sequence[str], sizes: Sizes, separate: bool = False
+) -> list[dict[str, Any]]:
+    """Peaks of the variants in `names` (with `boundary` among them) and our peak over each peer's.
+
+    `separate`: also over that of LibMTL on separate prompts.
+    """
+    if separate and "libmtl" in names:
+        names = [*names, f"libmtl{SEPARATE}"]
     peaks = {name: measure(backbone, objectives, name, sizes) for name in names}
     where: dict[str, Any] = {"backbone": backbone, "objectives": objectives}
     end = f"{backbone}_K{objectives}"
     found = [
         figure(f"peak_mib_{name}_{end}", peak / 2**20, "MiB above the model", **where) for name, peak in peaks.items()
     ]
-    for peer in PEERS:
+    for peer in (*PEERS, f"libmtl{SEPARATE}"):
         if peer in peaks:
             share = peaks["boundary"] / peaks[peer]
             found.append(figure(f"memory_ratio_{peer}_{end}", share, "our peak / peer's peak", **where))
