@@ -49,6 +49,7 @@ class Plan:
     Attributes:
         sizes: the batch, by backbone.
         objectives: the numbers K of objectives.
+        memory: the backbones whose memory is measured.
         rounds: steps of each variant.
         without_slates_rounds: the same where the peers train on separate prompts; 0 leaves it out.
         matrices: random Gram matrices per spread of the norms.
@@ -59,6 +60,7 @@ class Plan:
 
     sizes: dict[str, Sizes]
     objectives: tuple[int, ...]
+    memory: tuple[str, ...]
     rounds: int
     without_slates_rounds: int
     matrices: int
@@ -70,6 +72,7 @@ class Plan:
 WHOLE = Plan(
     sizes={"minilm": Sizes(4, 10, 96, 16), "llama100m": Sizes(2, 8, 96, 16)},
     objectives=(2, 4, 8),
+    memory=("minilm", "llama100m"),
     rounds=20,
     without_slates_rounds=5,
     matrices=300,
@@ -80,6 +83,7 @@ WHOLE = Plan(
 QUICK = Plan(
     sizes={"minilm": Sizes(2, 8, 64, 12), "llama100m": Sizes(1, 4, 48, 12)},
     objectives=(MAIN,),
+    memory=("minilm",),
     rounds=5,
     without_slates_rounds=0,
     matrices=300,
@@ -90,6 +94,7 @@ QUICK = Plan(
 TINY = Plan(
     sizes={"tiny": Sizes(2, 3, 9, 4)},
     objectives=(MAIN,),
+    memory=("tiny",),
     rounds=2,
     without_slates_rounds=1,
     matrices=7,
@@ -115,10 +120,10 @@ def _steps(plan: Plan) -> list[dict[str, Any]]:
 
 def _memory(plan: Plan) -> list[dict[str, Any]]:
     found = []
-    for backbone, sizes in plan.sizes.items():
+    for backbone in plan.memory:
         print(f"memory: {backbone}", flush=True)
         names = ["plain", "boundary", "parameters", *installed_peers()]
-        found += memory_figures(backbone, MAIN, names, sizes, separate=plan.without_slates_rounds > 0)
+        found += memory_figures(backbone, MAIN, names, plan.sizes[backbone], separate=plan.without_slates_rounds > 0)
     return found
 
 

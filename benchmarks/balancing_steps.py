@@ -103,6 +103,8 @@ def summary(figures: list[dict[str, Any]], objectives: int) -> list[dict[str, An
     for name, prefixes, worst in (
         *((f"overhead_ratio_{level}", [f"overhead_ratio_{level}"], max) for level in LEVELS),
         ("time_ratio_libmtl", ["time_ratio_libmtl"], min),
+        ("time_ratio_libmtl_without_slates", ["time_ratio_libmtl_without_slates"], min),
+        ("memory_ratio_libmtl_without_slates", ["memory_ratio_libmtl_without_slates"], max),
         ("time_ratio_torchjd", ["time_ratio_torchjd", "time_ratio_torchjd_one_by_one"], min),
         ("memory_ratio_libmtl", ["memory_ratio_libmtl"], max),
         ("memory_ratio_torchjd", ["memory_ratio_torchjd", "memory_ratio_torchjd_one_by_one"], max),
