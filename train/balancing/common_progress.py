@@ -67,6 +67,6 @@ def raise_progress(
 
 def _is_nearest(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray, v: np.ndarray) -> bool:
     """Whether v are the multipliers of `project`, up to rounding."""
-    size = 1e-14 * max(np.abs(target).max(), np.abs(v).max(), np.abs(bounds).max())
+    size = 1e-14 * max(np.abs(target).max(), np.abs(v).max(), bounds.max())
     slack = cosines @ (target + v) - bounds
     return bool(v.min() >= -size and slack.min() >= -size and np.abs(slack[v > size]).max(initial=0.0) <= size)

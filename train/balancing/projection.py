@@ -86,7 +86,7 @@ def project(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.n
     """
     count = len(target)
     short = bounds - cosines @ target
-    size = max(np.abs(target).max(), np.abs(bounds[np.isfinite(bounds)]).max(initial=0.0))
+    size = max(np.abs(target).max(), bounds.max())  # a bound far below 0 is loose, however large
     v = np.zeros(count)
     support: list[int] = []
     settled: list[int] = []
@@ -99,8 +99,8 @@ def project(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.n
             return v
         before = v.copy(), support.copy()
         if not _enter(cosines, v, support, entering, -slack[entering]):
-            if -slack[entering] > DEPENDENT**0.5 * terms:
-                return None
+            if -slack[entering] > DEPENDENT**0.5 * terms and (bounds > 0).any():
+                return None  # where no bound is above 0, d = 0 keeps them all
             v, support = before
             settled.append(entering)  # as far as cosines can tell, it depends on bounds that hold
             continue
@@ -117,7 +117,7 @@ def _enter(cosines: np.ndarray, v: np.ndarray, support: list[int], entering: int
         column = cosines[support, entering]
         # Raising v[entering] by t lowers v[support] by t·falls, so that the bounds of the support still just hold.
         falls = dposv(cosines[np.ix_(support, support)], column)[1] if support else column
-        square = 1.0 - float(column @ falls)
+        square = float(cosines[entering, entering] - column @ falls)
         whole = short / square if square > DEPENDENT * (1.0 + np.abs(falls).sum()) ** 2 else np.inf
         steps = np.full(len(support), np.inf)
         np.divide(v[support], falls, where=falls > TOLERANCE, out=steps)
