@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from benchmarks.toy_problem import STARTS, losses_and_gradients, pareto_set
 from configs.whole_file import whole_file
 
-COLUMNS = 6
+COLUMNS = 7
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 """One per start; told apart by colour-blind readers too (Okabe & Ito)."""
 FRONT = "#111111"

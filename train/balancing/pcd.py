@@ -7,6 +7,9 @@ g̃_k = g_k/√v̂_k, v̂_k the bias-corrected moving average of ‖g_k‖². Bo
 and d̃ = 0 gives d = 0, as in TorchJD's code; the ε that it adds to v̂ is left out, for no gradient here is zero. Ours:
 the preference raises the promises, τ_j = min(1, tau p_j/p_1), and while the primary has no gradient in the solve, the
 shortest step that keeps the promises is taken, in the primary's usual length: d = √v̂_1 d̃ with g̃_1 = 0.
+
+Promises come before the primary: where gradients are opposed d follows the others, so no point of the front is at rest,
+and a long descent ends at the others' minima, the later the smaller tau is.
 """
 
 from typing import Any
