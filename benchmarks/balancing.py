@@ -149,7 +149,8 @@ def main() -> None:
     asked = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*batching rule.*")  # TorchJD's vmap on a CPU
+    for message in (".*batching rule.*", ".*not DPP.*", ".*may be inaccurate.*"):  # TorchJD's vmap, and its solvers
+        warnings.filterwarnings("ignore", message=message)
     plan = QUICK if asked.quick else WHOLE
     figures = measure(plan, asked.parts)
     peers = installed_peers()

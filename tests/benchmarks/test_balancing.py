@@ -1,4 +1,4 @@
-"""The pieces of `benchmarks.balancing` on a tiny model: peers and we do the same work, and every promised figure is there."""
+"""The pieces of `benchmarks.balancing` on a tiny model: peers do the same work, and every promised figure is there."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ import torch
 from benchmarks.balancing import TINY, measure
 from benchmarks.balancing_agreement import compare
 from benchmarks.balancing_solvers import Verdict, problems, random_problem
-from benchmarks.balancing_steps import step_figures, summary, variant
+from benchmarks.balancing_steps import LEVELS, step_figures, summary, variant
+from benchmarks.balancing_steps import PEERS as ALL_PEERS
 from benchmarks.peers import LIBMTL, TORCHJD, TorchJD, has_libmtl, has_torchjd, libmtl
 from benchmarks.workload import (
     Sizes,
@@ -61,9 +62,7 @@ def test_peers_get_the_same_losses_and_leave_the_same_gradients(peer):
             torch.testing.assert_close(alone[name], ours[name], rtol=0, atol=2e-5 * float(scale))
 
 
-@pytest.mark.parametrize(
-    "name", ["plain", "boundary", "layers", "parameters", "libmtl", "torchjd", "torchjd_one_by_one"]
-)
+@pytest.mark.parametrize("name", ["plain", *LEVELS, *ALL_PEERS])
 def test_every_step_moves_trunk_towers_and_heads(name):
     if not (has_libmtl() if name == "libmtl" else has_torchjd() or not name.startswith("torchjd")):
         pytest.skip("not installed")

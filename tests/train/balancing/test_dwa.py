@@ -50,8 +50,9 @@ def test_an_objective_that_a_window_never_saw_keeps_its_rate(make_problem: Make)
 
 
 def test_a_mean_of_zero_makes_no_infinite_rate(make_problem: Make) -> None:
-    method = Dwa(DwaOptions(window=1))
-    for step, losses in enumerate([[0.0, 0.0], [0.0, 1.0]]):
-        method.weights(make_problem(np.eye(2), losses=losses, step=step))
-    alpha = method.weights(make_problem(np.eye(2), losses=[1.0, 1.0], step=2))
-    assert alpha[1] == 2.0  # it rose from nothing: all of the weight
+    for nothing in (0.0, 1e-320):
+        method = Dwa(DwaOptions(window=1))
+        for step, losses in enumerate([[0.0, nothing], [0.0, 1.0]]):
+            method.weights(make_problem(np.eye(2), losses=losses, step=step))
+        alpha = method.weights(make_problem(np.eye(2), losses=[1.0, 1.0], step=2))
+        assert alpha[1] == 2.0  # it rose from nothing: all of the weight

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 from train.balancing.lexicographic import lexicographic, priorities
 from train.balancing.problem import Problem
+from train.balancing.projection import project
 
 Make = Callable[..., Problem]
 
@@ -63,6 +64,16 @@ def test_by_hand(make_problem: Make) -> None:
     opposed = make_problem([[1.0, 0.0], [-5.0, 0.0]], [1.0, 1.0])
     np.testing.assert_allclose(lexicographic(opposed, ["b"]) @ [1.0, -5.0], -5.0, rtol=1e-12)
     assert lexicographic(make_problem(np.eye(3), [3, 1, 2])).tolist() == [3.0, 1.0, 2.0]
+
+
+def test_where_rounding_leaves_no_point_the_last_one_is_kept(
+    make_problem: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_but_last(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
+        return None if np.isfinite(bounds).sum() == 2 else project(cosines, target, bounds)
+
+    monkeypatch.setattr("train.balancing.lexicographic.project", all_but_last)
+    assert lexicographic(make_problem(np.eye(3)), ["c", "a"]).tolist() == [1.0, 0.0, 1.0]
 
 
 def test_ranks(make_problem: Make) -> None:

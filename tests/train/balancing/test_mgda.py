@@ -168,3 +168,16 @@ def test_float32_noise_moves_the_point_no_more_than_the_noise(seed: int, count: 
     clean = mgda(cosines, np.ones(count))
     # ‖d‖² is off by at most the noise, on either side.
     assert alpha @ cosines @ alpha <= clean @ cosines @ clean + 1e-6
+
+
+@given(gradients(), st.integers(0, 2**31))
+def test_what_is_preferred_is_promised_more(vectors: np.ndarray, seed: int) -> None:
+    preference = np.random.default_rng(seed).uniform(0.2, 5, len(vectors))
+    _, cosines, norms = split(vectors)
+    names = tuple("abcd"[: len(norms)])
+    alpha = mgda_of_problem(Problem(names, cosines, norms, preference, np.ones(len(norms))))
+    u = alpha * norms
+    level = u @ cosines @ u / (alpha @ preference)  # ⟨g_k, d⟩ = level · p_k on the support, and no less elsewhere
+    excess = cosines @ u - level * preference / norms
+    assert excess.min() >= -1e-12 * u.max()
+    assert np.minimum(np.abs(excess), u).max() <= 1e-12 * u.max()

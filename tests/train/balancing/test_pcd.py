@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def test_preference_raises_the_promise(make_problem: Make) -> None:
         vectors = rng.standard_normal((4, 6))
         expected = theirs(torch.from_numpy(vectors @ vectors.T)).numpy()
         np.testing.assert_allclose(method.weights(make_problem(vectors, preference, step=step)), expected, atol=1e-8)
+
+
+def test_no_promise_is_more_than_a_whole_step(make_problem: Make) -> None:
+    problem = make_problem(np.diag([1.0, 2.0, 3.0]), [1, 9, 1])
+    alpha = Pcd(PcdOptions(primary="a", tau=0.5)).weights(problem)
+    np.testing.assert_allclose(alpha * problem.norms, np.array([1, 1, 0.5]) / 2.25**0.5, rtol=1e-12)
 
 
 def test_it_is_the_nearest_point(make_problem: Make) -> None:
@@ -134,8 +141,10 @@ def test_without_the_primary_the_promises_alone_are_kept(make_problem: Make) -> 
     # It is not by its absence that another objective comes to lead.
     alpha = method.weights(make_problem(np.diag([10.0, 2.0, 0.1]), [2, 1, 1]))
     np.testing.assert_allclose(alpha * [10.0, 2.0, 0.1], np.array([1, 0.25, 0.25]) * 10 / 1.125**0.5, rtol=1e-12)
+    # A primary that was never seen: the promises are tau, in the mean length of the others.
     never_seen = Pcd(PcdOptions(primary="z", tau=0.5))
-    np.testing.assert_allclose(never_seen.weights(others) * others.norms, [0.525, 0.525], rtol=1e-12)
+    preferred = replace(others, preference=np.array([3.0, 5.0]))
+    np.testing.assert_allclose(never_seen.weights(preferred) * others.norms, [0.525, 0.525], rtol=1e-12)
 
 
 def test_a_larger_preference_gives_more_progress(make_problem: Make) -> None:
