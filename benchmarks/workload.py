@@ -4,7 +4,7 @@ Everything but the way of the gradients is the same for all who are compared: mo
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,17 +145,25 @@ class Workload:
         """All that is trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def losses(self) -> list[torch.Tensor]:
-        """Binary cross-entropy of every objective, K scalars with gradient."""
+    def losses(self, one_by_one: bool = False) -> list[torch.Tensor]:
+        """Binary cross-entropy of every objective, K scalars with gradient; towers run all at once or one by one."""
+
+        def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            label = self.labels[self.names.index(name)]
+            return nn.functional.binary_cross_entropy_with_logits(outputs[name], label)
+
+        if one_by_one:
+            return list(self.model(**self.batch.model_inputs(), criterion=criterion)["losses"])
         outputs = self.model(**self.batch.model_inputs())
-        pairs = zip(self.names, self.labels, strict=True)
-        bce = nn.functional.binary_cross_entropy_with_logits
-        return [bce(outputs[name], label) for name, label in pairs]
+        return [criterion(name, outputs) for name in self.names]
 
     def step(self, backward: "Backward", solve: Solve | None = None) -> None:
-        """Forward with `solve` at the boundary, whoever's backward, one clip over everything, AdamW."""
+        """Forward with `solve` at the boundary, whoever's backward, one clip over everything, AdamW.
+
+        With a `solve` the towers run one by one, as in training; peers need the graph of all of them at once.
+        """
         self.boundary.solve = solve
-        backward(self.losses())
+        backward(self.losses(one_by_one=solve is not None))
         nn.utils.clip_grad_norm_(self.trainable(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

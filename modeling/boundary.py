@@ -68,26 +68,35 @@ Solve = Callable[[Cotangents], Sequence[float]]
 """From this process's cotangents to the K weights, the same on all processes; 0 means that the gradient is left out."""
 
 
+def combine(weights: Sequence[float], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Σ α_k g_k, added up in float32 or better, in the gradients' own dtype."""
+    dtype = torch.promote_types(gradients[0].dtype, torch.float32)
+    total = torch.zeros_like(gradients[0], dtype=dtype)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if weight != 0.0:  # a gradient left out may hold NaN, and 0·NaN is NaN
+            total.add_(gradient, alpha=weight)
+    return total.to(gradients[0].dtype)
+
+
+Intact = Callable[[], torch.Tensor] | None
+"""Asked in backward which objectives' cotangents have arrived whole, bool (K,); None: all."""
+
+
 class _FanOut(torch.autograd.Function):
     """z → K views of z; K cotangents → Σ α_k g_k."""
 
     @staticmethod
     def forward(
-        ctx: Any, z: torch.Tensor, count: int, solve: Solve, intact: Callable[[], torch.Tensor] | None
+        ctx: Any, z: torch.Tensor, count: int, boundary: "Boundary", intact: Intact
     ) -> tuple[torch.Tensor, ...]:
-        ctx.solve, ctx.intact = solve, intact
+        ctx.boundary, ctx.intact = boundary, intact
         ctx.save_for_backward(z)
         return tuple(z.view_as(z) for _ in range(count))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (z,) = ctx.saved_tensors
-        weights = ctx.solve(Cotangents(z, cotangents, ctx.intact() if ctx.intact is not None else None))
-        total = torch.zeros_like(cotangents[0], dtype=torch.promote_types(cotangents[0].dtype, torch.float32))
-        for weight, cotangent in zip(weights, cotangents, strict=True):
-            if weight != 0.0:  # a gradient left out may hold NaN, and 0·NaN is NaN
-                total.add_(cotangent, alpha=weight)
-        return total.to(cotangents[0].dtype), None, None, None
+        return ctx.boundary.balance(z, cotangents, ctx.intact), None, None, None
 
 
 class Boundary:
@@ -96,16 +105,17 @@ class Boundary:
     def __init__(self) -> None:
         self.solve: Solve | None = None
 
-    def fan_out(
-        self, z: torch.Tensor, count: int, intact: Callable[[], torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, ...]:
-        """K views of z. Without gradients, or before a `solve` is set, they are z itself.
-
-        `intact` is asked in backward which objectives' cotangents have arrived whole, bool (K,).
-        """
+    def fan_out(self, z: torch.Tensor, count: int, intact: Intact = None) -> tuple[torch.Tensor, ...]:
+        """K views of z. Without gradients, or before a `solve` is set, they are z itself."""
         if self.solve is None or not torch.is_grad_enabled() or not z.requires_grad:
             return (z,) * count
-        return _FanOut.apply(z, count, self.solve, intact)
+        return _FanOut.apply(z, count, self, intact)
+
+    def balance(self, z: torch.Tensor, cotangents: tuple[torch.Tensor, ...], intact: Intact = None) -> torch.Tensor:
+        """What the trunk gets: Σ α_k g_k with the weights of `solve`, the plain sum where none is set."""
+        if self.solve is None:
+            return combine([1.0] * len(cotangents), cotangents)
+        return combine(self.solve(Cotangents(z, cotangents, intact() if intact is not None else None)), cotangents)
 
 
 class _Gate(torch.autograd.Function):
@@ -134,10 +144,13 @@ class Gates:
         """Pass x through the gate of objective `name`."""
         return _Gate.apply(x, self, name) if x.requires_grad else x
 
+    def reset(self) -> None:
+        """Open all gates and forget what passed: a new forward begins."""
+        self.closed, self._finite = set(), {}
+
     def close(self, names: set[str]) -> None:
-        """Close the gates of `names`, open the others, and forget what passed before."""
+        """Close the gates of `names` for the backward that follows."""
         self.closed = set(names)
-        self._finite = {}
 
     def pass_finite(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient, or zeros if any of it is not finite; decided on the device, so that nothing waits for it."""

@@ -12,11 +12,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import BackboneConfig, LoraConfig
-from modeling.adapters import activate, inject_adapters, lora_layers
+from modeling.adapters import activate, adapter_of, inject_adapters, lora_layers
 from modeling.backbone import LayerCall, SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
 from modeling.heads import PointHead, SlateHead
 from modeling.masks import slate_mask
+from modeling.towers import Criterion, Towers
 
 
 class SlateModel(nn.Module):
@@ -51,6 +52,7 @@ class SlateModel(nn.Module):
         self.heads.update({name: SlateHead(hidden) for name in listwise})
         self.boundary = Boundary()
         self.gates = Gates()
+        self._own_parameters = {name: self._of_tower(name) for name in self.objectives}
         self._switches = [lora_layers(layer) for layer in backbone.upper]
         self._embedded: torch.Tensor | None = None
         if keep_embeddings:
@@ -64,6 +66,10 @@ class SlateModel(nn.Module):
     def objectives(self) -> tuple[str, ...]:
         """Names of all objectives, pointwise first: the order of the towers."""
         return self.pointwise + self.listwise
+
+    def _of_tower(self, name: str) -> list[nn.Parameter]:
+        adapter = [p for key, p in self.backbone.upper.named_parameters() if adapter_of(key) == name]
+        return [p for p in [*adapter, *self.heads[name].parameters()] if p.requires_grad]
 
     def trunk_parameters(self) -> list[list[nn.Parameter]]:
         """The shared adapter's parameters in each trunk layer, from the first layer to the one below the boundary."""
@@ -97,6 +103,34 @@ class SlateModel(nn.Module):
         weights_NL1 = present_NL.unsqueeze(-1).to(tokens_NLH.dtype)
         return (tokens_NLH * weights_NL1).sum(1) / weights_NL1.sum(1)
 
+    def _scores(
+        self,
+        name: str,
+        view_RTH: torch.Tensor,
+        candidate_tokens: torch.Tensor,
+        slots: torch.Tensor,
+        before: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """One tower and its head. `before` holds the pointwise logits that a list-wise head builds on."""
+        pooled = self._pool(self._tower(name, view_RTH), candidate_tokens)
+        if name in self.listwise:
+            logits = torch.stack([before[other].detach() for other in self.pointwise])
+            relevance = nn.functional.logsigmoid(logits).sum(0)
+            return {name: self.gates(name, self.heads[name](pooled, relevance, slots))}
+        scores = self.heads[name](pooled)
+        outputs = {name: self.gates(name, scores[:, 0] + self.offsets[name])}
+        for extra in range(1, scores.shape[1]):
+            outputs[f"{name}.{extra}"] = self.gates(name, scores[:, extra])
+        return outputs
+
+    def _embeddings(self, candidate_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self._embedded is None:
+            return {}
+        flat = self._embedded.reshape(-1, self._embedded.shape[-1]).float()
+        self._embedded = None
+        present = (candidate_tokens >= 0).unsqueeze(-1)
+        return {"embeddings": (flat[candidate_tokens.clamp(min=0)] * present).sum(1) / present.sum(1)}
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -104,6 +138,7 @@ class SlateModel(nn.Module):
         segment_ids: torch.Tensor,
         candidate_tokens: torch.Tensor,
         slots: torch.Tensor,
+        criterion: Criterion | None = None,
     ) -> dict[str, torch.Tensor]:
         """Score a batch.
 
@@ -113,37 +148,49 @@ class SlateModel(nn.Module):
             segment_ids: int64 (R, T): −1 padding, 0 prefix, 1, 2, … candidates of the row.
             candidate_tokens: int64 (N, L): index of each token of a candidate in the flattened (R·T) batch, −1 padding.
             slots: int64 (S, M): the candidate in each slot of a slate, −1 where a slate is shorter.
+            criterion: gives each objective's loss; then every tower is differentiated at once and its activations are
+                freed, the scores carry no gradient, and `losses` (K,) does.
 
         Returns:
             float32 tensors (N,): per pointwise objective its logit, per list-wise objective its adjustment δ; for a
-            head with more outputs also `NAME.1`, …; where they are kept, `embeddings` (N, H).
+            head with more outputs also `NAME.1`, …; where they are kept, `embeddings` (N, H); with a criterion,
+            `losses`.
         """
         mask = slate_mask(segment_ids, causal=not self.backbone.encoder)
         z = self.backbone.encode(input_ids, position_ids, mask)
-        outputs: dict[str, torch.Tensor] = {}
-        relevance: torch.Tensor | None = None
-        device = z.device
-        views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
-        for name, view in zip(self.objectives, views, strict=True):
-            pooled = self._pool(self._tower(name, view), candidate_tokens)
-            if name in self.pointwise:
-                scores = self.heads[name](pooled)
-                logit = self.gates(name, scores[:, 0] + self.offsets[name])
-                outputs[name] = logit
-                for extra in range(1, scores.shape[1]):
-                    outputs[f"{name}.{extra}"] = self.gates(name, scores[:, extra])
-                log_p = nn.functional.logsigmoid(logit.detach())
-                relevance = log_p if relevance is None else relevance + log_p
-            else:
-                assert relevance is not None, "list-wise objectives build on pointwise ones"
-                outputs[name] = self.gates(name, self.heads[name](pooled, relevance, slots))
-        if self._embedded is not None:
-            flat = self._embedded.reshape(-1, self._embedded.shape[-1]).float()
-            present = (candidate_tokens >= 0).unsqueeze(-1)
-            outputs["embeddings"] = (flat[candidate_tokens.clamp(min=0)] * present).sum(1) / present.sum(1)
-            self._embedded = None
+        outputs = self._embeddings(candidate_tokens)
+        if torch.is_grad_enabled():
+            self.gates.reset()
+        if criterion is not None:
+            self._one_by_one(z, candidate_tokens, slots, criterion, outputs)
+        else:
+            device = z.device
+            views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
+            for name, view in zip(self.objectives, views, strict=True):
+                outputs |= self._scores(name, view, candidate_tokens, slots, outputs)
         self.backbone.clear()
         return outputs
+
+    def _one_by_one(
+        self,
+        z: torch.Tensor,
+        candidate_tokens: torch.Tensor,
+        slots: torch.Tensor,
+        criterion: Criterion,
+        outputs: dict[str, torch.Tensor],
+    ) -> None:
+        """Run, judge and differentiate one tower after another; see modeling.towers."""
+        towers = Towers(self.objectives, self.boundary, self.gates)
+        losses = []
+        for name in self.objectives:
+            view = z.detach().requires_grad_(torch.is_grad_enabled())
+            mine = self._scores(name, view, candidate_tokens, slots, outputs)
+            loss = criterion(name, {**outputs, **mine})
+            if torch.is_grad_enabled():
+                towers.add(loss, view, self._own_parameters[name])
+            losses.append(loss.detach())
+            outputs |= {key: value.detach() for key, value in mine.items()}
+        outputs["losses"] = towers.losses(z) if torch.is_grad_enabled() else torch.stack(losses)
 
 
 def build_model(

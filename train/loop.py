@@ -6,7 +6,7 @@ All processes run the same code; what they must agree on (counts, losses, weight
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,8 @@ class Loop:
         self.objectives, self.batches, self.world, self.hooks = objectives, batches, world, hooks
         self.slate_model: SlateModel = accelerator.unwrap_model(model)
         self.pointwise = self.slate_model.pointwise
+        # ZeRO-3 gives the towers' weights back before the one backward hands their gradients on.
+        self.one_by_one = zero_stage(accelerator) != 3
         per_epoch = batches.order.per_epoch // config.train.accumulate
         by_epochs = max(1, int(config.train.epochs * per_epoch))
         self.total = config.train.max_steps or by_epochs
@@ -197,8 +199,15 @@ class Loop:
 
     def _losses(self, batch: SlateBatch, totals: Totals) -> tuple[torch.Tensor, np.ndarray]:
         """This process's shares, with gradient, and the global losses, float64."""
-        step = Step(batch, self.model(**batch.model_inputs()), totals, self.world, self.pointwise)
-        shares = torch.stack([objective.loss(step) for objective in self.objectives.values()])
+
+        def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            return self.objectives[name].loss(Step(batch, outputs, totals, self.world, self.pointwise))
+
+        if self.one_by_one:
+            shares = self.model(**batch.model_inputs(), criterion=criterion)["losses"]
+        else:
+            outputs = self.model(**batch.model_inputs())
+            shares = torch.stack([criterion(name, outputs) for name in self.objectives])
         return shares, (self.world.sum(shares) / self.world.size).double().cpu().numpy()
 
     def _memory(self) -> dict[str, dict[str, torch.Tensor]]:

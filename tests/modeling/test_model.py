@@ -306,8 +306,8 @@ def test_a_closed_gate_spares_the_whole_tower(
 ) -> None:
     model, slates = make_model("llama"), [make_slate(19, LENGTHS)]
     alone = adapter_gradients(model, run(model, slates)["ctr"].square().mean())
-    model.gates.close({"cvr", "diversity"})
     outputs = run(model, slates)
+    model.gates.close({"cvr", "diversity"})
     (outputs["ctr"].square().mean() + (outputs["cvr"] * torch.nan).sum() + outputs["diversity"].sum()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

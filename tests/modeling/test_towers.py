@@ -1,0 +1,136 @@
+"""Towers differentiated one after another against all of them at once."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from data.batches import Slate, build_batch
+from modeling.boundary import Cotangents, gram_matrix
+from modeling.model import SlateModel
+
+FACTORS = {"ctr": 1.0, "cvr": 0.5, "diversity": 2.0}
+
+
+@pytest.fixture
+def inputs(make_slate: Callable[..., Slate]) -> dict[str, torch.Tensor]:
+    return build_batch([make_slate(3, [3, 5, 4, 2]), make_slate(4, [2, 6, 3], row=1)], 96, 0).model_inputs()
+
+
+def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    loss = (outputs[name] + 1).square().mean()
+    # As the entire-space loss does, one objective reads another without gradient.
+    return loss * outputs["ctr"].detach().sigmoid().mean() if name == "cvr" else loss
+
+
+def gradients(model: SlateModel, inputs: dict[str, torch.Tensor], one_by_one: bool) -> tuple[dict[str, Any], Any]:
+    grams = []
+
+    def solve(cotangents: Cotangents) -> list[float]:
+        grams.append(gram_matrix(cotangents.at_z))
+        return [2.0, 0.25, 1.5]
+
+    model.boundary.solve = solve
+    model.zero_grad()
+    if one_by_one:
+        losses = model(**inputs, criterion=criterion)["losses"]
+    else:
+        outputs = model(**inputs)
+        losses = torch.stack([criterion(name, outputs) for name in model.objectives])
+    (losses * torch.tensor([FACTORS[name] for name in model.objectives])).sum().backward()
+    assert len(grams) == 1
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    return found, (losses.detach(), grams[0])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_one_by_one_is_all_at_once(
+    arch: str, checkpointing: bool, make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
+) -> None:
+    model = make_model(arch, checkpointing=checkpointing, pointwise={"ctr": 1, "cvr": 2}).train(checkpointing)
+    expected, (losses, gram) = gradients(model, inputs, one_by_one=False)
+    found, (same_losses, same_gram) = gradients(model, inputs, one_by_one=True)
+    torch.testing.assert_close(same_losses, losses, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(same_gram, gram, rtol=1e-5, atol=1e-12)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert found.keys() == trained
+    for name, gradient in found.items():
+        wanted = expected.get(name, torch.zeros_like(gradient))  # an output that no loss reads
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_are_the_same_and_carry_no_gradient(
+    make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
+) -> None:
+    model = make_model("llama")
+    plain, judged = model(**inputs), model(**inputs, criterion=criterion)
+    for name in model.objectives:
+        assert torch.equal(plain[name], judged[name])
+        assert plain[name].requires_grad and not judged[name].requires_grad
+    with torch.no_grad():
+        quiet = model(**inputs, criterion=criterion)
+    assert torch.equal(quiet["losses"], judged["losses"])
+
+
+def test_only_one_tower_is_alive_at_a_time(
+    make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
+) -> None:
+    model = make_model("llama")
+
+    def saved_by(forward: Callable[[], Any]) -> tuple[int, int]:
+        alive = peak = 0
+
+        class Kept:
+            def __init__(self, tensor: torch.Tensor) -> None:
+                nonlocal alive, peak
+                self.tensor = tensor
+                alive += 1
+                peak = max(peak, alive)
+
+            def __del__(self) -> None:
+                nonlocal alive
+                alive -= 1
+
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            result = forward()
+        left = alive
+        del result
+        return peak, left
+
+    together, left_together = saved_by(lambda: model(**inputs))
+    one, left = saved_by(lambda: model(**inputs, criterion=criterion)["losses"])
+    assert left_together == together
+    assert one < 0.7 * together  # a trunk and one tower of two layers instead of a trunk and three
+    assert left < 0.45 * together  # the trunk alone waits for the backward
+
+
+def test_a_closed_gate_and_a_broken_gradient_stay_alone(
+    make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
+) -> None:
+    model = make_model("llama")
+    seen: list[Cotangents] = []
+    model.boundary.solve = lambda cotangents: seen.append(cotangents) or [1.0, 0.0, 0.0]
+
+    def broken(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        x = outputs[name]
+        if name == "cvr":
+            return (x * torch.nan).sum()
+        return (x - x.detach()).abs().sqrt().sum() if name == "diversity" else x.square().mean()
+
+    losses = model(**inputs, criterion=broken)["losses"]
+    assert torch.isfinite(losses).tolist() == [True, False, True]
+    model.gates.close({"cvr"})
+    torch.where(torch.isfinite(losses), losses, 0.0).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert seen[0].intact.tolist() == [True, False, False]
+    assert seen[0].at_z[0].abs().sum() > 0
+    assert not seen[0].at_z[1].any() and not seen[0].at_z[2].any()
+
+
+def test_a_second_backward_is_refused(make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]) -> None:
+    losses = make_model("llama")(**inputs, criterion=criterion)["losses"]
+    losses.sum().backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="one backward per forward"):
+        losses.sum().backward()
