@@ -90,6 +90,7 @@ def project(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.n
     v = np.zeros(count)
     support: list[int] = []
     settled: list[int] = []
+    kept = not (bounds > 0).any()  # by d = 0, if by nothing else
     for _ in range(30 * count):
         slack = cosines @ v - short
         slack[support + settled] = np.inf
@@ -98,9 +99,9 @@ def project(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.n
         if slack[entering] >= -1e-15 * count * terms:  # what rounding of the terms can do is no broken bound
             return v
         before = v.copy(), support.copy()
-        if not _enter(cosines, v, support, entering, -slack[entering]):
-            if -slack[entering] > DEPENDENT**0.5 * terms and (bounds > 0).any():
-                return None  # where no bound is above 0, d = 0 keeps them all
+        if not _enter(cosines, v, support, entering, -slack[entering], kept):
+            if not kept and -slack[entering] > DEPENDENT**0.5 * terms:
+                return None
             v, support = before
             settled.append(entering)  # as far as cosines can tell, it depends on bounds that hold
             continue
@@ -111,14 +112,19 @@ def project(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.n
     return v
 
 
-def _enter(cosines: np.ndarray, v: np.ndarray, support: list[int], entering: int, short: float) -> bool:
-    """Raise v[entering] until its bound, broken by `short`, holds; changes v and support. False: nothing mends it."""
+def _enter(cosines: np.ndarray, v: np.ndarray, support: list[int], entering: int, short: float, kept: bool) -> bool:
+    """Raise v[entering] until its bound, broken by `short`, holds; changes v and support. False: nothing mends it.
+
+    Whether e depends on the support is a matter of rounding; `kept`, that some point keeps all bounds, is the benefit
+    of the doubt.
+    """
     while True:
         column = cosines[support, entering]
         # Raising v[entering] by t lowers v[support] by t·falls, so that the bounds of the support still just hold.
         falls = dposv(cosines[np.ix_(support, support)], column)[1] if support else column
         square = float(cosines[entering, entering] - column @ falls)
-        whole = short / square if square > DEPENDENT * (1.0 + np.abs(falls).sum()) ** 2 else np.inf
+        terms = 1.0 + float(np.abs(falls).sum())
+        whole = short / square if square > (2e-16 * terms if kept else DEPENDENT * terms**2) else np.inf
         steps = np.full(len(support), np.inf)
         np.divide(v[support], falls, where=falls > TOLERANCE, out=steps)
         leaving = int(np.argmin(steps)) if support else -1

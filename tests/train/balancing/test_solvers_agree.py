@@ -147,7 +147,7 @@ def test_finite_and_harmless_in_every_case(name: str, problem: Problem) -> None:
     if name in HARM_NOBODY and name != "imtl_g":
         beta = weights * problem.norms
         # Angles below 1e-7 are lost in cosines, which are 1 or −1 up to their square.
-        assert (problem.cosines @ beta).min() >= -2e-8 * np.abs(beta).sum()
+        assert (problem.cosines @ beta).min() >= -1e-7 * np.abs(beta).sum()
 
 
 @solvers
