@@ -116,7 +116,7 @@ METHOD_OPTIONS: dict[str, type[Section]] = {
 }
 """Every method and what it can be told."""
 
-OWN_SCALE = ("weighted", "nash", "imtl_g", "aligned", "pcd", "uncertainty", "dwa", "rlw", "famo", "stch", "gradnorm")
+OWN_SCALE = ("weighted", "aligned", "pcd", "uncertainty", "dwa", "rlw", "famo", "stch", "gradnorm")
 """Methods that settle the scale of the gradients themselves, or are about the losses: `normalize` is none for them."""
 
 TORCHJD = "torchjd:"
@@ -191,6 +191,15 @@ class BalancingConfig(Section):
             # Gradient norms differ by 20-60x, so most methods need a common scale before angles mean anything.
             own = self.method in OWN_SCALE
             object.__setattr__(self, "normalize", "none" if own else "l2")
+        return self
+
+    @model_validator(mode="after")
+    def _probes_meet_measurements(self) -> "BalancingConfig":
+        if self.probe_every is not None and self.probe_every % self.balance_every:
+            raise ValueError(
+                f"probe_every: {self.probe_every} must be a multiple of balance_every: {self.balance_every}, since "
+                "gradients are only measured at those steps"
+            )
         return self
 
     @model_validator(mode="after")

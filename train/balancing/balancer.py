@@ -29,8 +29,13 @@ def weigh(
     preference: np.ndarray,
     losses: np.ndarray,
     step: int,
+    least: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The method's weights on the raw gradients, float64 (K,); 0 for those left out."""
+    """The method's weights on the raw gradients, float64 (K,); 0 for those left out.
+
+    `losses` are raw, `least` their lower bounds (default 0).
+    """
+    least = np.zeros(len(names)) if least is None else least
     weights = np.zeros(len(names))
     active = conditioned.active
     if len(active):
@@ -39,8 +44,9 @@ def weigh(
             cosines=conditioned.cosines,
             norms=conditioned.norms,
             preference=preference[active],
-            losses=losses[active],
+            losses=losses[active] - least[active],
             step=step,
+            least=least[active],
         )
         weights[active] = method.weights(problem) * conditioned.scales
     return weights
@@ -93,12 +99,14 @@ class Balancer:
         self.averages = Averages()
         self._weights: np.ndarray | None = None
         self._bad_in_a_row = np.zeros(len(self.names), dtype=int)
+        self._reason = ""  # why rank 0 found no weights
 
     def solve(self, cotangents: Cotangents) -> list[float]:
         """From this process's cotangents to the weights, bit-equal on all processes; see `modeling.boundary.Solve`.
 
         Raises:
-            UserError: an objective's gradient has not been finite for too many backwards in a row.
+            UserError: an objective's gradient has not been finite for too many backwards in a row, or the method
+                found no weights.
         """
         if self._weights is not None and self.step % self.config.balance_every:
             return self._reuse(cotangents)
@@ -111,7 +119,10 @@ class Balancer:
             weights.copy_(torch.from_numpy(self._decide(gram)))
         self._weights = self.world.broadcast(weights).cpu().numpy()
         if not np.isfinite(self._weights).all():
-            raise ArithmeticError(f"{self.config.method} found no weights for the Gram matrix {gram.tolist()}")
+            raise UserError(
+                f"balancing.method={self.config.method} found no weights at step {self.step}{self._reason} "
+                f"(Gram matrix {gram.tolist()}): choose another method and resume from the last checkpoint"
+            )
         self._probe(cotangents)
         remember_cosines(self.averages, self.names, gram, "balance")
         remember_step(self.averages, self.names, gram, self._weights)
@@ -127,10 +138,10 @@ class Balancer:
             smooth[~np.isfinite(np.diag(gram))] = np.nan
             smooth[:, ~np.isfinite(np.diag(gram))] = np.nan
         conditioned = condition(smooth, str(self.config.normalize), self.losses)
-        above = self.losses - self.least
         try:
-            weights = weigh(self.method, conditioned, self.names, self.preference, above, self.step)
-        except np.linalg.LinAlgError:
+            weights = weigh(self.method, conditioned, self.names, self.preference, self.losses, self.step, self.least)
+        except np.linalg.LinAlgError as error:
+            self._reason = f": {error}"
             weights = np.full(len(self.names), np.nan)  # broadcast, so that no process waits for one that failed
         remember_decision(self.averages, self.names, conditioned, self.preference, weights)
         return weights
@@ -173,6 +184,7 @@ class Balancer:
     def state(self) -> dict[str, Any]:
         """For the checkpoint, as JSON; that of rank 0 counts."""
         return {
+            "name": self.config.method,
             "method": self.method.state(),
             "moving": self.moving.state() if self.moving is not None else None,
             "weights": self._weights.tolist() if self._weights is not None else None,
@@ -180,7 +192,16 @@ class Balancer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it was written with another method.
+        """
+        if state["name"] != self.config.method:
+            raise UserError(
+                f"the checkpoint was written with balancing.method={state['name']}, this run has {self.config.method}: "
+                "resume with the same method, or start anew with --overwrite"
+            )
         self.method.restore(state["method"])
         if self.moving is not None and state["moving"] is not None:
             self.moving.restore(state["moving"])

@@ -42,6 +42,8 @@ def remember_step(averages: Averages, names: Sequence[str], gram: np.ndarray, we
         norm = float(np.sqrt(max(square, 0.0)))
         averages.add(f"balance/norm/{name}", norm)
         effect = float(np.where(weights != 0, gram[k], 0.0) @ weights)
+        if not np.isfinite(effect):  # products of huge gradients overflow: nothing can be said
+            continue
         averages.add(f"balance/effect/{name}", effect)
         if norm * length > 0:
             averages.add(f"balance/along/{name}", float(np.clip(effect / (norm * length), -1.0, 1.0)))

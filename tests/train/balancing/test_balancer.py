@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.balancing import BalancingConfig
+from configs.errors import UserError
 from modeling.boundary import Cotangents
 from train.balancing.balancer import Balancer, weigh
 from train.balancing.conditioning import condition
@@ -225,3 +226,65 @@ def test_the_losses_reach_the_normalisation_and_the_step_the_orders() -> None:
     assert many.solve(rows) == first
     many.step = 1
     assert many.solve(rows) != first
+
+
+def test_a_method_without_weights_stops_all_processes_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, run_world: Callable[..., list]
+) -> None:
+    def fail(self: object, problem: object) -> np.ndarray:
+        raise np.linalg.LinAlgError("it is singular")
+
+    def work(world: World) -> str:
+        balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda"), world, scale=2.0)
+        monkeypatch.setattr(type(balancer.method), "weights", fail)
+        with pytest.raises(UserError) as stop:
+            balancer.solve(cotangents_with(np.eye(2)))
+        return str(stop.value)
+
+    messages = run_world(2, work)
+    assert "balancing.method=mgda found no weights at step 0: it is singular" in messages[0]
+    assert all("choose another method" in message for message in messages)
+
+
+def test_a_bound_is_about_the_loss_that_the_log_shows() -> None:
+    config = BalancingConfig(method="epsilon_constraint", options={"bounds": {"b": -0.5}, "momentum": 0.0})
+    held = {}
+    for loss in (-0.9, -0.1):  # coverage lies between −1 and 0
+        balancer = Balancer("ab", [1.0, 1.0], config, World(), 1.0, least=[0.0, -1.0])
+        balancer.losses = np.array([1.0, loss])
+        held[loss] = balancer.solve(cotangents_with([[1.0, -0.9], [-0.9, 1.0]]))
+    assert held[-0.9][1] < held[-0.1][1]  # broken bounds are mended
+    assert held[-0.1][1] > 0.9
+
+
+def test_reused_weights_drop_what_is_not_finite_and_cost_no_solve() -> None:
+    balancer = Balancer("ab", [1.0, 2.0], BalancingConfig(method="weighted", balance_every=3), World(), 1.0)
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    solved = []
+    for step in range(7):
+        balancer.step = step
+        solved.append(balancer.solve(cotangents_of(rows)))
+    assert solved == [[1.0, 2.0]] * 7
+    assert balancer.solves == 3
+    balancer.step = 7
+    broken = torch.tensor([[1.0, torch.nan], [0.0, 1.0]])
+    assert balancer.solve(cotangents_of(broken)) == [0.0, 2.0]
+    balancer.step = 8
+    assert balancer.solve(cotangents_of(rows)) == [1.0, 2.0]
+
+
+def test_smoothing_averages_the_matrix_and_skips_bad_steps() -> None:
+    balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda", normalize="none", gram_ema=0.5), World(), 1.0)
+    balancer.solve(cotangents_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)))
+    dropped = balancer.solve(cotangents_of(torch.tensor([[1.0, 0.0], [0.0, torch.inf]], dtype=torch.float64)))
+    assert dropped == [1.0, 0.0]
+    found = balancer.solve(cotangents_of(torch.tensor([[1.0, 0.0], [0.0, 3.0]], dtype=torch.float64)))
+    # Squares: 1 throughout; (0.25·1 + 0.5·9) / 0.75 with the bad step skipped.
+    square = (0.25 * 1 + 0.5 * 9) / 0.75
+    np.testing.assert_allclose(found, [square / (1 + square), 1 / (1 + square)], rtol=1e-12)
+
+
+def test_another_method_cannot_go_on_from_a_checkpoint() -> None:
+    famo = Balancer("ab", [1.0, 1.0], BalancingConfig(method="famo"), World(), 1.0)
+    with pytest.raises(UserError, match=r"written with balancing\.method=mgda, this run has famo"):
+        famo.restore(Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda"), World(), 1.0).state())
