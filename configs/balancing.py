@@ -24,9 +24,9 @@ class CagradOptions(Section):
 
 
 class FairgradOptions(Section):
-    """`alpha` of α-fairness: 0 < α < 1 near the plain sum, 1 is proportional (Nash), ∞ is max-min (MGDA)."""
+    """`alpha` of α-fairness: below 1 toward the plain sum, 1 is proportional (Nash), above it toward max-min."""
 
-    alpha: PositiveFloat = 2.0
+    alpha: Annotated[float, Field(ge=0.5, le=20.0)] = 2.0
 
 
 class PeLtrOptions(Section):

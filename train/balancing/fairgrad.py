@@ -16,8 +16,8 @@ from train.balancing.projection import semidefinite
 def fairgrad(problem: Problem, alpha: float = 2.0) -> np.ndarray:
     """w with ⟨g_k, d⟩ ∝ (preference_k / w_k)^(1/alpha), scaled to Σ w = 1.
 
-    Where 0 is in the hull of the gradients, the weights of 0. Exact for alpha from 0.5 to 20; far outside and with norms
-    many powers of ten apart, the iteration may end before the point is as fair as it could be.
+    Where 0 is in the hull of the gradients, the weights of 0. Exact for alpha from 0.5 to 20, which is what the options
+    allow; far outside, with norms many powers of ten apart, the iteration may end before the point is fair.
 
     Returns:
         w > 0, float64 (A,), Σ w = 1.

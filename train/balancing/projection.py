@@ -12,7 +12,6 @@ TOLERANCE = 1e-13
 DEPENDENT = 1e-15
 """Squared sine of the angle to the span of others, below which a unit gradient lies in it."""
 
-
 RANK = 1e-12
 """Eigenvalue of the cosines from which on a direction counts, where its inverse is taken."""
 
