@@ -9,6 +9,9 @@ hour there, and wants a machine that does nothing else.
 Names end in BACKBONE_K; without that end they are the run's summary: K = 4, on the backbone that is worst for us, and
 of TorchJD's two ways to differentiate the one that is better for TorchJD. A time ratio is the peer's step over ours, a
 memory ratio our peak over the peer's.
+
+Overheads compare with summed losses whose towers run one by one, as training runs them, so that balancing is the only
+difference; `overhead_ratio_at_once` compares our step with the ordinary one, which holds all towers' graphs at once.
 """
 
 import argparse
@@ -122,7 +125,7 @@ def _memory(plan: Plan) -> list[dict[str, Any]]:
     found = []
     for backbone in plan.memory:
         print(f"memory: {backbone}", flush=True)
-        names = ["plain", "boundary", "parameters", *installed_peers()]
+        names = ["plain", "plain_at_once", "boundary", "parameters", *installed_peers()]
         found += memory_figures(backbone, MAIN, names, plan.sizes[backbone], separate=plan.without_slates_rounds > 0)
     return found
 

@@ -41,7 +41,7 @@ def _one(rank: int, folder: str, backbone: str, objectives: int, sizes: Sizes) -
     workload, world = build_workload(backbone, objectives, sizes, device="cpu"), CountingWorld()
     balancer = build_balancer(workload, BalancingConfig(), world)
     for _ in range(STEPS):
-        workload.step(balanced(workload, balancer), balancer.solve)
+        workload.step(balanced(workload, balancer), balancer.solve, one_by_one=True)
     Path(folder, f"{rank}.txt").write_text(f"{world.summed} {world.broadcasted} {balancer.solves}")
     dist.barrier()
     dist.destroy_process_group()

@@ -24,17 +24,19 @@ METHOD = "pcgrad"
 """Whose step is timed: the default method, which ours and both peers have."""
 
 LEVELS: dict[str, Any] = {"boundary": "boundary", "layers": Layers(layers=1), "parameters": "parameters"}
+PLAIN = ("plain", "plain_at_once")
 PEERS = ("libmtl", "torchjd", "torchjd_one_by_one")
 """`torchjd_one_by_one` differentiates one objective after another, `torchjd` all at once (its default)."""
 
 
 def variant(workload: Workload, name: str, method: str = METHOD) -> Callable[[], None]:
-    """A step by name: `plain`, a level, or a peer."""
-    if name == "plain":
-        return partial(workload.step, plain(workload))
+    """A step by name: a level, a peer, or summed losses: `plain` with the towers one by one, as ours and as training
+    runs them, `plain_at_once` with the graph of all of them at once, as the peers."""
+    if name in PLAIN:
+        return partial(workload.step, plain(workload), one_by_one=name == "plain")
     if name in LEVELS:
         balancer = build_balancer(workload, BalancingConfig(method=method, level=LEVELS[name]))
-        return partial(workload.step, balanced(workload, balancer), balancer.solve)
+        return partial(workload.step, balanced(workload, balancer), balancer.solve, one_by_one=True)
     if name == "libmtl":
         return partial(workload.step, libmtl(workload, method))
     engine = TorchJD(workload, method)
@@ -51,7 +53,7 @@ def installed_peers() -> list[str]:
 def time_steps(backbone: str, objectives: int, sizes: Sizes, rounds: int) -> dict[str, np.ndarray]:
     """Seconds of every variant's step, by name, (rounds,)."""
     workload = build_workload(backbone, objectives, sizes)
-    names = ["plain", *LEVELS, *installed_peers()]
+    names = [*PLAIN, *LEVELS, *installed_peers()]
     return take_turns({name: variant(workload, name) for name in names}, rounds)
 
 
@@ -72,6 +74,9 @@ def step_figures(seconds: Mapping[str, np.ndarray], backbone: str, objectives: i
         figure(f"overhead_ratio_{level}_{end}", **ratio(seconds, level, "plain"), unit="step / plain step", **where)
         for level in LEVELS
     ]
+    if "plain_at_once" in seconds:
+        against = ratio(seconds, "boundary", "plain_at_once")
+        found.append(figure(f"overhead_ratio_at_once_{end}", **against, unit="step / plain step, all at once", **where))
     for peer in PEERS:
         if peer in seconds:
             times = ratio(seconds, peer, "boundary")
@@ -102,6 +107,7 @@ def summary(figures: list[dict[str, Any]], objectives: int) -> list[dict[str, An
     chosen = []
     for name, prefixes, worst in (
         *((f"overhead_ratio_{level}", [f"overhead_ratio_{level}"], max) for level in LEVELS),
+        ("overhead_ratio_at_once", ["overhead_ratio_at_once"], max),
         ("time_ratio_libmtl", ["time_ratio_libmtl"], min),
         ("time_ratio_libmtl_without_slates", ["time_ratio_libmtl_without_slates"], min),
         ("memory_ratio_libmtl_without_slates", ["memory_ratio_libmtl_without_slates"], max),

@@ -23,8 +23,8 @@ from benchmarks.figures import figure, report, write
 from benchmarks.toy_picture import draw
 from benchmarks.toy_problem import LEAST, OBJECTIVES, STARTS, distance_to_front, losses_and_gradients, pareto_set
 from configs.balancing import BalancingConfig
-from train.balancing.conditioning import Conditioned, condition
-from train.balancing.problem import Method, Problem
+from train.balancing.balancer import weigh
+from train.balancing.conditioning import condition
 from train.balancing.registry import METHODS, build_method
 
 STEPS, QUICK_STEPS = 50_000, 2_000
@@ -70,28 +70,11 @@ class Path2D:
     seconds: float
 
 
-def _weigh(method: Method, conditioned: Conditioned, losses: np.ndarray, step: int) -> np.ndarray:
-    """The weights on the raw gradients, (2,), as in training: 0 for a gradient that vanishes."""
-    weights, active = np.zeros(len(OBJECTIVES)), conditioned.active
-    if len(active):
-        problem = Problem(
-            names=tuple(OBJECTIVES[k] for k in active),
-            cosines=conditioned.cosines,
-            norms=conditioned.norms,
-            preference=np.ones(len(active)),
-            losses=(losses - LEAST)[active],
-            step=step,
-            least=LEAST[active],
-        )
-        weights[active] = method.weights(problem) * conditioned.scales
-    return weights
-
-
 def follow(name: str, steps: int, normalize: str | None = None) -> Path2D:
     """Run one method from all starts for `steps` steps."""
     config = BalancingConfig(method=name, options=OPTIONS.get(name, {}), normalize=normalize)  # type: ignore[arg-type]
     methods = [build_method(config) for _ in STARTS]
-    adam = Adam(STARTS, RATE)
+    adam, preference = Adam(STARTS, RATE), np.ones(len(OBJECTIVES))
     every = max(1, steps // KEPT_POINTS)
     points, ways = [adam.points], []
     losses, gradients = losses_and_gradients(adam.points)
@@ -101,7 +84,8 @@ def follow(name: str, steps: int, normalize: str | None = None) -> Path2D:
         grams = gradients @ gradients.swapaxes(-1, -2)
         weights = []
         for method, gram, loss in zip(methods, grams, losses, strict=True):
-            weights.append(_weigh(method, condition(gram, str(config.normalize), loss), loss, step))
+            conditioned = condition(gram, str(config.normalize), loss)
+            weights.append(weigh(method, conditioned, OBJECTIVES, preference, loss, step, LEAST))
         adam.step((np.stack(weights)[:, None] @ gradients)[:, 0])
         before, (losses, gradients) = losses - LEAST, losses_and_gradients(adam.points)
         for method, old, new in zip(methods, before, losses - LEAST, strict=True):

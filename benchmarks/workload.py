@@ -157,13 +157,13 @@ class Workload:
         outputs = self.model(**self.batch.model_inputs())
         return [criterion(name, outputs) for name in self.names]
 
-    def step(self, backward: "Backward", solve: Solve | None = None) -> None:
+    def step(self, backward: "Backward", solve: Solve | None = None, one_by_one: bool = False) -> None:
         """Forward with `solve` at the boundary, whoever's backward, one clip over everything, AdamW.
 
-        With a `solve` the towers run one by one, as in training; peers need the graph of all of them at once.
+        In training the towers run one by one; peers need the graph of all of them at once.
         """
         self.boundary.solve = solve
-        backward(self.losses(one_by_one=solve is not None))
+        backward(self.losses(one_by_one))
         nn.utils.clip_grad_norm_(self.trainable(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

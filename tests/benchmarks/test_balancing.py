@@ -7,7 +7,7 @@ import torch
 from benchmarks.balancing import TINY, measure
 from benchmarks.balancing_agreement import compare
 from benchmarks.balancing_solvers import Verdict, problems, random_problem
-from benchmarks.balancing_steps import LEVELS, step_figures, summary, variant
+from benchmarks.balancing_steps import LEVELS, PLAIN, step_figures, summary, variant
 from benchmarks.balancing_steps import PEERS as ALL_PEERS
 from benchmarks.peers import LIBMTL, TORCHJD, TorchJD, has_libmtl, has_torchjd, libmtl
 from benchmarks.workload import (
@@ -62,7 +62,7 @@ def test_peers_get_the_same_losses_and_leave_the_same_gradients(peer):
             torch.testing.assert_close(alone[name], ours[name], rtol=0, atol=2e-5 * float(scale))
 
 
-@pytest.mark.parametrize("name", ["plain", *LEVELS, *ALL_PEERS])
+@pytest.mark.parametrize("name", [*PLAIN, *LEVELS, *ALL_PEERS])
 def test_every_step_moves_trunk_towers_and_heads(name):
     if not (has_libmtl() if name == "libmtl" else has_torchjd() or not name.startswith("torchjd")):
         pytest.skip("not installed")
@@ -140,7 +140,13 @@ def test_all_promised_figures_are_there():
     values = {entry["name"]: entry["value"] for entry in figures}
     assert len(values) == len(figures)
     promised = {f"overhead_ratio_{level}" for level in ("boundary", "layers", "parameters")}
-    promised |= {"bytes_per_step", "solver_ms_max", "conflicts_ours", "optimality_residual_max"}
+    promised |= {
+        "overhead_ratio_at_once",
+        "bytes_per_step",
+        "solver_ms_max",
+        "conflicts_ours",
+        "optimality_residual_max",
+    }
     for peer, installed in (("libmtl", has_libmtl()), ("torchjd", has_torchjd())):
         promised |= {f"time_ratio_{peer}", f"memory_ratio_{peer}"} if installed else set()
     promised |= {"conflicts_torchjd", "optimality_residual_torchjd"} if has_torchjd() else set()
