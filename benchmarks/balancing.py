@@ -3,8 +3,8 @@
     python -m benchmarks.balancing [--quick] --json FILE [--parts steps memory agreement solvers bytes]
 
 Runs on the GPU where there is one. The peers are measured where they are installed: `pip install equipoise[torchjd]`,
-`pip install --no-deps LibMTL==1.1.5`. `--quick` takes less than five minutes on two cores; the whole takes about an
-hour there, and wants a machine that does nothing else.
+`pip install --no-deps LibMTL==1.1.5`. `--quick` takes two minutes on two cores that do nothing else; the whole
+takes about half an hour there. Times taken on a busy machine mean little: look at `middle_half`, and at `of_fastest`.
 
 Names end in BACKBONE_K; without that end they are the run's summary: K = 4, on the backbone that is worst for us, and
 of TorchJD's two ways to differentiate the one that is better for TorchJD. A time ratio is the peer's step over ours, a
