@@ -99,7 +99,7 @@ class Balancer:
         self.averages = Averages()
         self._weights: np.ndarray | None = None
         self._bad_in_a_row = np.zeros(len(self.names), dtype=int)
-        self._reason = ""  # why rank 0 found no weights
+        self._failure: Exception | None = None  # why rank 0 found no weights
 
     def solve(self, cotangents: Cotangents) -> list[float]:
         """From this process's cotangents to the weights, bit-equal on all processes; see `modeling.boundary.Solve`.
@@ -119,10 +119,11 @@ class Balancer:
             weights.copy_(torch.from_numpy(self._decide(gram)))
         self._weights = self.world.broadcast(weights).cpu().numpy()
         if not np.isfinite(self._weights).all():
+            reason = f" ({self._failure})" if self._failure is not None else ""
             raise UserError(
-                f"balancing.method={self.config.method} found no weights at step {self.step}{self._reason} "
-                f"(Gram matrix {gram.tolist()}): choose another method and resume from the last checkpoint"
-            )
+                f"balancing.method={self.config.method} found no weights at step {self.step}{reason} for the Gram matrix "
+                f"{gram.tolist()}: choose another method and start anew with --overwrite"
+            ) from self._failure
         self._probe(cotangents)
         remember_cosines(self.averages, self.names, gram, "balance")
         remember_step(self.averages, self.names, gram, self._weights)
@@ -140,9 +141,9 @@ class Balancer:
         conditioned = condition(smooth, str(self.config.normalize), self.losses)
         try:
             weights = weigh(self.method, conditioned, self.names, self.preference, self.losses, self.step, self.least)
-        except np.linalg.LinAlgError as error:
-            self._reason = f": {error}"
-            weights = np.full(len(self.names), np.nan)  # broadcast, so that no process waits for one that failed
+        except Exception as error:  # whatever it is: the other processes are waiting for the broadcast
+            self._failure = error
+            weights = np.full(len(self.names), np.nan)
         remember_decision(self.averages, self.names, conditioned, self.preference, weights)
         return weights
 

@@ -242,7 +242,7 @@ def test_a_method_without_weights_stops_all_processes_with_a_sentence(
         return str(stop.value)
 
     messages = run_world(2, work)
-    assert "balancing.method=mgda found no weights at step 0: it is singular" in messages[0]
+    assert "balancing.method=mgda found no weights at step 0 (it is singular)" in messages[0]
     assert all("choose another method" in message for message in messages)
 
 
