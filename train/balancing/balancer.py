@@ -121,8 +121,8 @@ class Balancer:
         if not np.isfinite(self._weights).all():
             reason = f" ({self._failure})" if self._failure is not None else ""
             raise UserError(
-                f"balancing.method={self.config.method} found no weights at step {self.step}{reason} for the Gram matrix "
-                f"{gram.tolist()}: choose another method and start anew with --overwrite"
+                f"balancing.method={self.config.method} found no weights at step {self.step}{reason} for the "
+                f"Gram matrix {gram.tolist()}: choose another method and start anew with --overwrite"
             ) from self._failure
         self._probe(cotangents)
         remember_cosines(self.averages, self.names, gram, "balance")
