@@ -14,6 +14,8 @@ from configs.errors import UserError
 LAYER = re.compile(r"balance/layer-(\d+)/")
 OFTEN = 0.05
 """Share of backwards from which on the conclusions mention something."""
+SLIGHT = 0.01
+"""A mean cosine nearer to zero than this is no fight, however certain."""
 TOLD = 3
 """How many fights, and how many objectives, the conclusions tell one by one."""
 
@@ -99,8 +101,8 @@ class PairDiagnosis:
 
     @property
     def fights(self) -> bool:
-        """Whether the conflict lasts to the end and is no noise around zero."""
-        return self.since is not None and self.clear
+        """Whether the conflict lasts to the end, is no noise around zero, and is more than slight."""
+        return self.since is not None and self.clear and self.late < -SLIGHT
 
     @property
     def worst_layer(self) -> int | None:

@@ -124,6 +124,12 @@ def test_noise_around_zero_is_no_fight() -> None:
         assert diagnose(history_of({"balance/cosine/ctr-cvr": cosines}), ("ctr", "cvr")).pairs[0].fights == fights
 
 
+def test_a_slight_cosine_is_no_fight_however_certain() -> None:
+    for cosine, fights in ((-0.005, False), (-0.02, True)):
+        (pair,) = diagnose(history_of({"balance/cosine/ctr-cvr": [cosine] * 9}), ("ctr", "cvr")).pairs
+        assert (pair.since, pair.clear, pair.fights) == (1, True, fights)
+
+
 def test_objectives_have_shares_and_what_the_step_does() -> None:
     history = history_of(
         {
