@@ -132,7 +132,7 @@ class TorchJD:
         mtl_backward(
             list(losses),
             features=self.workload.boundary.z,
-            tasks_params=[self.workload.own(name) for name in self.workload.names],
+            tasks_params=[self.workload.model.own_parameters[name] for name in self.workload.names],
             shared_params=shared,
             parallel_chunk_size=self.chunk,
         )

@@ -136,11 +136,6 @@ class Workload:
         """The trunk's adapter."""
         return [parameter for layer in self.model.trunk_parameters() for parameter in layer]
 
-    def own(self, name: str) -> list[nn.Parameter]:
-        """Adapter and head of one objective."""
-        found = self.model.named_parameters()
-        return [p for n, p in found if f".{name}." in n and (".lora_" in n or n.startswith("heads."))]
-
     def trainable(self) -> list[nn.Parameter]:
         """All that is trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -52,7 +52,7 @@ class SlateModel(nn.Module):
         self.heads.update({name: SlateHead(hidden) for name in listwise})
         self.boundary = Boundary()
         self.gates = Gates()
-        self._own_parameters = {name: self._of_tower(name) for name in self.objectives}
+        self.own_parameters = {name: self._of_tower(name) for name in self.objectives}
         self._switches = [lora_layers(layer) for layer in backbone.upper]
         self._embedded: torch.Tensor | None = None
         if keep_embeddings:
@@ -181,16 +181,12 @@ class SlateModel(nn.Module):
     ) -> None:
         """Run, judge and differentiate one tower after another; see modeling.towers."""
         towers = Towers(self.objectives, self.boundary, self.gates)
-        losses = []
         for name in self.objectives:
             view = z.detach().requires_grad_(torch.is_grad_enabled())
             mine = self._scores(name, view, candidate_tokens, slots, outputs)
-            loss = criterion(name, {**outputs, **mine})
-            if torch.is_grad_enabled():
-                towers.add(loss, view, self._own_parameters[name])
-            losses.append(loss.detach())
+            towers.add(criterion(name, {**outputs, **mine}), view, self.own_parameters[name])
             outputs |= {key: value.detach() for key, value in mine.items()}
-        outputs["losses"] = towers.losses(z) if torch.is_grad_enabled() else torch.stack(losses)
+        outputs["losses"] = towers.losses(z)
 
 
 def build_model(

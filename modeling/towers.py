@@ -49,10 +49,15 @@ class Towers:
         self._gradients: list[list[torch.Tensor]] = []
 
     def add(self, loss: torch.Tensor, view: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
-        """Differentiate the next tower with respect to its view of z and its own parameters; its graph is freed."""
+        """Differentiate the next tower with respect to its view of z and its own parameters; its graph is freed.
+
+        Where gradients are switched off, its loss is kept and nothing else.
+        """
+        self._losses.append(loss.detach())
+        if not view.requires_grad:
+            return
         with torch.autocast(loss.device.type, enabled=False):
             found = torch.autograd.grad(loss, [view, *parameters], allow_unused=True, materialize_grads=True)
-        self._losses.append(loss.detach())
         self._parameters.extend(parameters)
         self._gradients.append(list(found))
 

@@ -20,7 +20,6 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from data.batches import SlateBatch
 from data.slate_set import TrainBatches
-from modeling.adapters import adapter_of
 from modeling.model import SlateModel
 from train.accelerate_setup import is_deepspeed, zero_stage
 from train.averages import Averages
@@ -264,10 +263,10 @@ class Loop:
 
     def _drop_broken_towers(self) -> None:
         """Zero the gradients of towers in which something was not finite: the others must not lose the step."""
-        for name, parameter in self.slate_model.named_parameters():
-            owner = adapter_of(name) or name.removeprefix("heads.").partition(".")[0]
-            if owner in self.balancer.broken and parameter.grad is not None:
-                parameter.grad.zero_()
+        for name in self.balancer.broken:
+            for parameter in self.slate_model.own_parameters[name]:
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
 
     def _set_rates(self, step: int) -> None:
         config = self.config.train

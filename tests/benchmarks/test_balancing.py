@@ -40,7 +40,7 @@ def gradients(workload: Workload, backward, solve=None) -> dict[str, torch.Tenso
     workload.boundary.solve = solve
     losses = workload.losses()
     backward(losses)
-    found = {name: combined_gradient(workload.own(name)) for name in workload.names}
+    found = {name: combined_gradient(workload.model.own_parameters[name]) for name in workload.names}
     found["losses"] = torch.stack([loss.detach().double() for loss in losses])
     return {"trunk": combined_gradient(workload.shared()), **found}
 

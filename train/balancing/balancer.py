@@ -52,6 +52,12 @@ def weigh(
     return weights
 
 
+def blank(gram: np.ndarray, rows: np.ndarray) -> None:
+    """Make the rows and columns of some objectives NaN, in place: nothing is known of their gradients."""
+    gram[rows] = np.nan
+    gram[:, rows] = np.nan
+
+
 class Balancer:
     """Weighs the objectives' gradients in every backward and remembers what it saw, for the log and the checkpoint.
 
@@ -111,8 +117,7 @@ class Balancer:
         if self._weights is not None and self.step % self.config.balance_every:
             return self._reuse(cotangents)
         gram = self.measure.gram(cotangents)
-        gram[~np.isfinite(self.losses)] = np.nan  # its gate is closed: the zeros that arrived are not its gradient
-        gram[:, ~np.isfinite(self.losses)] = np.nan
+        blank(gram, ~np.isfinite(self.losses))  # its gate is closed: the zeros that arrived are not its gradient
         self._count_nonfinite(~np.isfinite(np.diag(gram)))
         weights = torch.zeros(len(self.names), dtype=torch.float64, device=cotangents.at_z[0].device)
         if self.world.rank == 0:
@@ -136,8 +141,7 @@ class Balancer:
             smooth = self.moving.update(gram)
             # Entries that skipped a bad step have other factors than the rest: the average may be no Gram matrix.
             smooth = nearest_gram(smooth, np.sqrt(np.maximum(np.diag(smooth), 0.0)))
-            smooth[~np.isfinite(np.diag(gram))] = np.nan
-            smooth[:, ~np.isfinite(np.diag(gram))] = np.nan
+            blank(smooth, ~np.isfinite(np.diag(gram)))
         conditioned = condition(smooth, str(self.config.normalize), self.losses)
         try:
             weights = weigh(self.method, conditioned, self.names, self.preference, self.losses, self.step, self.least)
