@@ -121,6 +121,9 @@ class BackboneConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     split: PositiveInt | None = None
     checkpointing: bool = False
+    attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
+    compile: bool = False
+    quantize: Literal["4bit"] | None = None
 
 
 class LoraConfig(Section):
@@ -131,6 +134,7 @@ class LoraConfig(Section):
     dropout: Share = 0.0
     rslora: bool = False
     targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
+    scope: Literal["all", "candidates"] = "all"
 
 
 class ObjectiveConfig(Section):
@@ -233,6 +237,7 @@ class TrainConfig(Section):
     epochs: PositiveFloat = 1.0
     max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 8
+    max_tokens: PositiveInt | None = None
     accumulate: PositiveInt = 1
     negatives: PositiveInt | None = 16
     lr: PositiveFloat = 1e-3
@@ -249,6 +254,7 @@ class TrainConfig(Section):
     save_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
     max_nonfinite: PositiveInt = 20
+    self_check: bool = True
 
 
 class EvaluateConfig(Section):
