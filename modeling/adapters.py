@@ -85,9 +85,9 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
             activate(module, SHARED)
 
 
-def activate(module: LoraLayer, adapter: str) -> None:
-    """Switch one LoRA layer to an adapter without touching `requires_grad`, as `set_adapter` would."""
-    module._active_adapter = [adapter]
+def activate(module: LoraLayer, adapter: str | None) -> None:
+    """Switch one LoRA layer to an adapter, or to none, without touching `requires_grad`, as `set_adapter` would."""
+    module._active_adapter = [] if adapter is None else [adapter]
 
 
 def lora_layers(module: nn.Module) -> list[LoraLayer]:

@@ -10,8 +10,9 @@ Shape suffixes: R rows, T tokens of a row, H hidden size.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.integrations import deepspeed as hf_deepspeed
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
 from configs.errors import UserError
 from configs.schema import BackboneConfig
+from modeling.attention import prefix_split
 
 DROPOUT_KEYS = (
     "activation_dropout",
@@ -131,6 +133,25 @@ def load_tokenizer(backbone: BackboneConfig) -> Any:
     return tokenizer
 
 
+IMPLEMENTATIONS = {"split": prefix_split.NAME, "sdpa": "sdpa", "flex": "flex_attention"}
+"""Our names of the kinds of attention → those under which transformers knows them."""
+
+
+def choose_attention(wanted: str, config: Any) -> str:
+    """The attention implementation, by transformers' name; `auto` is `split` where the architecture can, else `sdpa`.
+
+    Raises:
+        UserError: the architecture cannot use the attention that is asked for.
+    """
+    # Models that support the attention interface take any function that is registered with it.
+    able = bool(getattr(MODEL_MAPPING.get(type(config), None), "_supports_attention_backend", False))
+    if wanted == "auto":
+        return IMPLEMENTATIONS["split" if able else "sdpa"]
+    if wanted == "split" and not able:
+        raise UserError(f"backbone.attention: {config.model_type} cannot use 'split': set backbone.attention=sdpa")
+    return IMPLEMENTATIONS[wanted]
+
+
 @contextmanager
 def _whole_weights() -> Iterator[None]:
     """Keep transformers from building a model in ZeRO-3's pieces, whose random weights would not follow the seed."""
@@ -145,22 +166,23 @@ def _whole_weights() -> Iterator[None]:
 
 
 def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
-    """The base model without any head, frozen, in evaluation form (no dropout), with SDPA attention.
+    """The base model without any head, frozen, in evaluation form (no dropout), with the configured attention.
 
     Raises:
-        UserError: the weights cannot be loaded.
+        UserError: the weights cannot be loaded, or the model cannot use that attention.
     """
     config = load_model_config(backbone)
     dtype = getattr(torch, backbone.dtype)
+    attention = choose_attention(backbone.attention, config)
     if backbone.init == "random":
         with torch.random.fork_rng(devices=[]), _whole_weights():
             torch.manual_seed(seed)
-            model = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
     else:
         path = resolve_path(backbone.path)
         try:
             model = AutoModel.from_pretrained(
-                path, config=config, revision=backbone.revision, dtype=dtype, attn_implementation="sdpa"
+                path, config=config, revision=backbone.revision, dtype=dtype, attn_implementation=attention
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -186,8 +208,28 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     )
 
 
-LayerCall = tuple[tuple[Any, ...], dict[str, Any]]
-"""The positional and the keyword arguments of a layer, without the hidden states."""
+@dataclass(frozen=True)
+class LayerCall:
+    """The positional and the keyword arguments of a layer, without the hidden states."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_pass(self, slate_pass: Any) -> "LayerCall":
+        """The same call for another pass of the prefix-split attention."""
+        return LayerCall(self.args, {**self.kwargs, prefix_split.ARGUMENT: slate_pass})
+
+    def at(self, index: torch.Tensor, tokens: int) -> "LayerCall":
+        """The call for some of its `tokens` tokens: every tensor with one entry per token along dimension 1 is cut."""
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value.index_select(1, index) if value.ndim > 1 and value.shape[1] == tokens else value
+            if isinstance(value, tuple | list):
+                return type(value)(cut(part) for part in value)
+            return {key: cut(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+        return LayerCall(cut(self.args), cut(dict(self.kwargs)))
 
 
 class Tap(nn.Module):
@@ -196,15 +238,15 @@ class Tap(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.hidden: torch.Tensor | None = None
-        self.call: LayerCall = ((), {})
+        self.call = LayerCall()
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.hidden, self.call = hidden_states, (args, kwargs)
+        self.hidden, self.call = hidden_states, LayerCall(args, kwargs)
         return hidden_states
 
     def clear(self) -> None:
         """Forget the call, so that its tensors can be freed."""
-        self.hidden, self.call = None, ((), {})
+        self.hidden, self.call = None, LayerCall()
 
 
 def _take_final_norm(parent: nn.Module) -> nn.Module:
@@ -244,15 +286,38 @@ class SplitBackbone(nn.Module):
         self.trunk = model
         self._checked = False
 
+    @property
+    def attention(self) -> str:
+        """The kind of attention in use: split, sdpa or flex."""
+        names = {name: kind for kind, name in IMPLEMENTATIONS.items()}
+        return names[self.config._attn_implementation]
+
+    @contextmanager
+    def using(self, attention: str) -> Iterator[None]:
+        """Another kind of attention for a while."""
+        before = self.config._attn_implementation
+        self.config._attn_implementation = IMPLEMENTATIONS[attention]
+        try:
+            yield
+        finally:
+            self.config._attn_implementation = before
+
     def encode(
-        self, input_ids_RT: torch.Tensor, position_ids_RT: torch.Tensor, mask_R1TT: torch.Tensor
+        self, input_ids_RT: torch.Tensor, position_ids_RT: torch.Tensor, mask: Any = None, **arguments: Any
     ) -> torch.Tensor:
-        """Run embeddings and the lower layers; returns z of shape (R, T, H) and leaves the layer calls in the taps."""
+        """Run embeddings and the lower layers; returns z of shape (R, T, H) and leaves the layer calls in the taps.
+
+        Args:
+            input_ids_RT, position_ids_RT: int64.
+            mask: what the attention in use takes as its mask.
+            arguments: further ones for every layer.
+        """
         out = self.trunk(
             input_ids=input_ids_RT,
             position_ids=position_ids_RT + self.first_position,
-            attention_mask=mask_R1TT,
+            attention_mask=mask,
             use_cache=False,
+            **arguments,
         )
         z_RTH = out.last_hidden_state
         tapped = self.taps[0].hidden
@@ -264,10 +329,13 @@ class SplitBackbone(nn.Module):
             self._checked = True
         return z_RTH
 
+    def calls(self) -> list[LayerCall]:
+        """How the model called its upper layers in the last `encode`."""
+        return [tap.call for tap in self.taps]
+
     def run_upper(self, index: int, call: LayerCall, hidden_RTH: torch.Tensor) -> torch.Tensor:
         """Run upper layer `index` (0 is layer `split` of the model) as the model itself would have called it."""
-        args, kwargs = call
-        out = self.upper[index](hidden_RTH, *args, **kwargs)
+        out = self.upper[index](hidden_RTH, *call.args, **call.kwargs)
         return out[0] if isinstance(out, tuple) else out
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ Shape suffixes: R rows, T tokens of a row.
 """
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 def slate_mask(segment_ids_RT: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -22,3 +23,15 @@ def slate_mask(segment_ids_RT: torch.Tensor, causal: bool) -> torch.Tensor:
     # Padding sees itself: a query without any key would give NaN.
     own = torch.eye(tokens, dtype=torch.bool, device=segment_ids_RT.device)
     return (allowed | own)[:, None]
+
+
+def slate_block_mask(segment_ids_RT: torch.Tensor, causal: bool) -> BlockMask:
+    """`slate_mask` as a block mask of FlexAttention, which never holds T × T entries on a GPU."""
+
+    def allowed(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        asking, asked = segment_ids_RT[row, query], segment_ids_RT[row, key]
+        seen = ((asked == 0) & (asking >= 0)) | ((asked == asking) & (asked >= 0))
+        return ((seen & (key <= query)) if causal else seen) | (query == key)
+
+    rows, tokens = segment_ids_RT.shape
+    return create_block_mask(allowed, rows, None, tokens, tokens, device=segment_ids_RT.device)

@@ -9,15 +9,18 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from configs.schema import BackboneConfig, LoraConfig
-from modeling.adapters import activate, adapter_of, inject_adapters, lora_layers
-from modeling.backbone import LayerCall, SplitBackbone, find_layers, load_backbone
+from modeling.adapters import adapter_of, inject_adapters
+from modeling.backbone import SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
 from modeling.heads import PointHead, SlateHead
-from modeling.masks import slate_mask
+from modeling.joined import Joined
+from modeling.layout import SlateLayout
+from modeling.packed_rows import PackedRows
+from modeling.shared_prefix import SharedPrefix
 from modeling.towers import Criterion, Towers
+from modeling.upper import UpperLayers
 
 
 class SlateModel(nn.Module):
@@ -30,6 +33,11 @@ class SlateModel(nn.Module):
         offsets: name → constant added to the pointwise logit (log-odds of the training base rate).
         keep_embeddings: also return the frozen token embeddings, averaged per candidate.
         checkpointing: recompute activations in backward instead of keeping them.
+        candidates_only: the objectives' adapters act on candidate tokens alone (`lora.scope: candidates`).
+
+    Attributes:
+        chunk_tokens: without gradients, at most so many candidate tokens pass at once; None: all of a batch.
+        computed_tokens: token places that the linear layers computed in the last forward, padding included.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class SlateModel(nn.Module):
         offsets: Mapping[str, float],
         checkpointing: bool = False,
         keep_embeddings: bool = False,
+        candidates_only: bool = False,
     ) -> None:
         super().__init__()
         hidden = backbone.config.hidden_size
@@ -47,13 +56,15 @@ class SlateModel(nn.Module):
         self.pointwise = tuple(pointwise)
         self.listwise = tuple(listwise)
         self.offsets = {name: float(offsets.get(name, 0.0)) for name in pointwise}
-        self.checkpointing = checkpointing
+        self.candidates_only = candidates_only
+        self.chunk_tokens: int | None = None
+        self.computed_tokens = 0
         self.heads = nn.ModuleDict({name: PointHead(hidden, outputs) for name, outputs in pointwise.items()})
         self.heads.update({name: SlateHead(hidden) for name in listwise})
         self.boundary = Boundary()
         self.gates = Gates()
         self.own_parameters = {name: self._of_tower(name) for name in self.objectives}
-        self._switches = [lora_layers(layer) for layer in backbone.upper]
+        self.upper = UpperLayers(backbone, checkpointing)
         self._embedded: torch.Tensor | None = None
         if keep_embeddings:
             embeddings: nn.Module = cast(Any, backbone.trunk).get_input_embeddings()
@@ -76,60 +87,38 @@ class SlateModel(nn.Module):
         layers = cast(nn.ModuleList, self.backbone.trunk.get_submodule(self.backbone.layers_name))
         return [[p for p in layer.parameters() if p.requires_grad] for layer in layers[: self.backbone.split]]
 
-    def _layer(self, index: int, name: str, call: LayerCall, hidden_RTH: torch.Tensor) -> torch.Tensor:
-        # The adapter is chosen inside: under checkpointing this runs again in backward, after other towers have run.
-        for module in self._switches[index]:
-            activate(module, name)
-        return self.backbone.run_upper(index, call, hidden_RTH)
-
-    def _tower(self, name: str, z_RTH: torch.Tensor) -> torch.Tensor:
-        hidden_RTH = z_RTH
-        for index, tap in enumerate(self.backbone.taps):
-            # The call goes along by value: another forward may have run before backward comes to recompute this one.
-            if self.checkpointing and torch.is_grad_enabled():
-                hidden_RTH = checkpoint(self._layer, index, name, tap.call, hidden_RTH, use_reentrant=False)
-            else:
-                hidden_RTH = self._layer(index, name, tap.call, hidden_RTH)
-        return hidden_RTH
-
-    def _pool(self, hidden_RTH: torch.Tensor, candidate_tokens_NL: torch.Tensor) -> torch.Tensor:
-        """One vector per candidate: its last token (decoders) or the mean of its tokens (encoders)."""
-        flat = hidden_RTH.reshape(-1, hidden_RTH.shape[-1])
-        present_NL = candidate_tokens_NL >= 0
-        if not self.backbone.encoder:
-            last_N1 = present_NL.sum(1, keepdim=True) - 1
-            return self.backbone.norm(flat[candidate_tokens_NL.gather(1, last_N1).squeeze(1)])
-        tokens_NLH = self.backbone.norm(flat[candidate_tokens_NL.clamp(min=0)])
-        weights_NL1 = present_NL.unsqueeze(-1).to(tokens_NLH.dtype)
-        return (tokens_NLH * weights_NL1).sum(1) / weights_NL1.sum(1)
-
     def _scores(
-        self,
-        name: str,
-        view_RTH: torch.Tensor,
-        candidate_tokens: torch.Tensor,
-        slots: torch.Tensor,
-        before: Mapping[str, torch.Tensor],
+        self, name: str, pooled_NH: torch.Tensor, slots: torch.Tensor, before: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """One tower and its head. `before` holds the pointwise logits that a list-wise head builds on."""
-        pooled = self._pool(self._tower(name, view_RTH), candidate_tokens)
+        """One head over what its tower pooled. `before` holds the pointwise logits that a list-wise head builds on."""
         if name in self.listwise:
             logits = torch.stack([before[other].detach() for other in self.pointwise])
             relevance = nn.functional.logsigmoid(logits).sum(0)
-            return {name: self.gates(name, self.heads[name](pooled, relevance, slots))}
-        scores = self.heads[name](pooled)
+            return {name: self.gates(name, self.heads[name](pooled_NH, relevance, slots))}
+        scores = self.heads[name](pooled_NH)
         outputs = {name: self.gates(name, scores[:, 0] + self.offsets[name])}
         for extra in range(1, scores.shape[1]):
             outputs[f"{name}.{extra}"] = self.gates(name, scores[:, extra])
         return outputs
 
-    def _embeddings(self, candidate_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _embeddings(self, way: PackedRows | SharedPrefix) -> dict[str, torch.Tensor]:
         if self._embedded is None:
             return {}
-        flat = self._embedded.reshape(-1, self._embedded.shape[-1]).float()
-        self._embedded = None
-        present = (candidate_tokens >= 0).unsqueeze(-1)
-        return {"embeddings": (flat[candidate_tokens.clamp(min=0)] * present).sum(1) / present.sum(1)}
+        embedded, self._embedded = self._embedded, None
+        return {"embeddings": way.mean_of_candidates(embedded.float())}
+
+    def _way(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        segment_ids: torch.Tensor,
+        candidate_tokens: torch.Tensor,
+    ) -> PackedRows | SharedPrefix:
+        """How this batch goes through the backbone."""
+        if self.backbone.attention == "split":
+            layout = SlateLayout.of(segment_ids, candidate_tokens)
+            return SharedPrefix(self.upper, input_ids, position_ids, layout, self.candidates_only)
+        return PackedRows(self.upper, input_ids, position_ids, segment_ids, candidate_tokens, self.candidates_only)
 
     def forward(
         self,
@@ -156,25 +145,31 @@ class SlateModel(nn.Module):
             head with more outputs also `NAME.1`, …; where they are kept, `embeddings` (N, H); with a criterion,
             `losses`.
         """
-        mask = slate_mask(segment_ids, causal=not self.backbone.encoder)
-        z = self.backbone.encode(input_ids, position_ids, mask)
-        outputs = self._embeddings(candidate_tokens)
+        way = self._way(input_ids, position_ids, segment_ids, candidate_tokens)
+        self.computed_tokens = way.tokens
         if torch.is_grad_enabled():
             self.gates.reset()
+        elif self.chunk_tokens and criterion is None and isinstance(way, SharedPrefix):
+            return self._in_chunks(way, slots, self.chunk_tokens)
+        parts = way.encode()
+        outputs = self._embeddings(way)
+        joined = Joined(parts)
+        z = joined.join(parts)
         if criterion is not None:
-            self._one_by_one(z, candidate_tokens, slots, criterion, outputs)
+            self._one_by_one(way, joined, z, slots, criterion, outputs)
         else:
             device = z.device
             views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
             for name, view in zip(self.objectives, views, strict=True):
-                outputs |= self._scores(name, view, candidate_tokens, slots, outputs)
+                outputs |= self._scores(name, way.tower(name, joined.split(view)), slots, outputs)
         self.backbone.clear()
         return outputs
 
     def _one_by_one(
         self,
+        way: PackedRows | SharedPrefix,
+        joined: Joined,
         z: torch.Tensor,
-        candidate_tokens: torch.Tensor,
         slots: torch.Tensor,
         criterion: Criterion,
         outputs: dict[str, torch.Tensor],
@@ -183,10 +178,27 @@ class SlateModel(nn.Module):
         towers = Towers(self.objectives, self.boundary, self.gates)
         for name in self.objectives:
             view = z.detach().requires_grad_(torch.is_grad_enabled())
-            mine = self._scores(name, view, candidate_tokens, slots, outputs)
+            mine = self._scores(name, way.tower(name, joined.split(view)), slots, outputs)
             towers.add(criterion(name, {**outputs, **mine}), view, self.own_parameters[name])
             outputs |= {key: value.detach() for key, value in mine.items()}
         outputs["losses"] = towers.losses(z)
+
+    def _in_chunks(self, way: SharedPrefix, slots: torch.Tensor, most_tokens: int) -> dict[str, torch.Tensor]:
+        """Scores without gradient: prefixes once, then candidates piece by piece against their keys and values."""
+        prefix_parts = way.encode_prefixes()
+        self._embedded = None
+        keys = {name: way.prefix_keys(name, prefix_parts) for name in self.objectives}
+        pooled: dict[str, list[torch.Tensor]] = {name: [] for name in self.objectives}
+        for layout in way.layout.chunks(most_tokens):
+            z = way.encode_candidates(layout)
+            for name in self.objectives:
+                pooled[name].append(way.candidates(name, z, keys[name], layout))
+        self._embedded = None
+        outputs: dict[str, torch.Tensor] = {}
+        for name in self.objectives:
+            outputs |= self._scores(name, torch.cat(pooled[name]), slots, outputs)
+        self.backbone.clear()
+        return outputs
 
 
 def build_model(
@@ -214,4 +226,5 @@ def build_model(
             for layer in layers[split:]:
                 cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
         cut = SplitBackbone(base, split)
-        return SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings)
+        candidates_only = lora.scope == "candidates"
+        return SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only)

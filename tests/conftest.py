@@ -96,11 +96,12 @@ def make_model(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., Sl
         listwise: tuple[str, ...] = ("diversity",),
         random_adapters: bool = True,
         keep_embeddings: bool = False,
+        scope: str = "all",
         **backbone: Any,
     ) -> SlateModel:
         model = build_model(
             tiny_backbone(arch, **backbone),
-            LoraConfig(rank=4, alpha=8.0),
+            LoraConfig(rank=4, alpha=8, scope=scope),
             pointwise or {"ctr": 1, "cvr": 1},
             listwise,
             {"ctr": -1.5, "cvr": -0.5},

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from configs.errors import UserError
 from configs.schema import BackboneConfig
 from modeling.backbone import (
+    LayerCall,
     SplitBackbone,
     config_hash,
     find_layers,
@@ -92,7 +93,7 @@ def test_the_frozen_base_has_no_dropout_in_training(arch: str, tmp_path: Path) -
     if arch == "llama":
         extra = {"attention_dropout": 0.3}
     AutoConfig.for_model(arch, vocab_size=50, pad_token_id=0, **{**sizes, **extra}).save_pretrained(tmp_path)
-    model = load_backbone(BackboneConfig(path=str(tmp_path), init="random")).train()
+    model = load_backbone(BackboneConfig(path=str(tmp_path), init="random", attention="sdpa")).train()
     ids = torch.arange(1, 20)[None]
     torch.manual_seed(0)
     one = model(input_ids=ids).last_hidden_state
@@ -170,7 +171,7 @@ def test_the_cut_leaves_the_lower_layers_and_keeps_the_upper_ones(monkeypatch: p
         z = backbone.run_upper(index, backbone.taps[index].call, z)
     torch.testing.assert_close(z, whole)
     backbone.clear()
-    assert all(tap.hidden is None and tap.call == ((), {}) for tap in backbone.taps)
+    assert all(tap.hidden is None and tap.call == LayerCall() for tap in backbone.taps)
 
 
 def test_a_model_that_touches_the_states_after_its_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +209,7 @@ def test_a_model_without_a_list_of_layers_is_refused() -> None:
 
 
 def test_the_pretrained_encoder_is_the_stock_one() -> None:
-    model = load_backbone(BackboneConfig(path=MINILM))
+    model = load_backbone(BackboneConfig(path=MINILM, attention="sdpa"))
     assert model.config.num_hidden_layers == 6
     tokenizer = load_tokenizer(BackboneConfig(path="somewhere/else", tokenizer=MINILM))
     ids = torch.tensor([tokenizer("a cold drink")["input_ids"], tokenizer("a warm drink")["input_ids"]])

@@ -1,0 +1,1 @@
+"""Attention over slates: prefixes against themselves, candidates against their prefix and themselves."""

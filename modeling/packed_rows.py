@@ -1,0 +1,82 @@
+"""A slate as one row under a T × T mask: the way for backbones that cannot split the attention, and the reference.
+
+Shape suffixes: R rows, T tokens of a row, N candidates of the batch, L tokens of the longest candidate, H hidden size.
+"""
+
+from typing import Any
+
+import torch
+
+from modeling.masks import slate_block_mask, slate_mask
+from modeling.upper import UpperLayers
+
+FLEX_BLOCK = 128
+
+
+class PackedRows:
+    """One batch on its way through the backbone.
+
+    Args:
+        upper: the upper layers.
+        input_ids, position_ids, segment_ids: int64 (R, T), as `SlateModel.forward` takes them.
+        candidate_tokens: int64 (N, L).
+        candidates_only: objective adapters act on candidate tokens alone.
+    """
+
+    def __init__(
+        self,
+        upper: UpperLayers,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        segment_ids: torch.Tensor,
+        candidate_tokens: torch.Tensor,
+        candidates_only: bool,
+    ) -> None:
+        self.upper, self.backbone = upper, upper.backbone
+        self.flex = self.backbone.attention == "flex"
+        if self.flex:  # whole blocks, so that few shapes are compiled
+            width = input_ids.shape[1]
+            more = -width % FLEX_BLOCK
+            input_ids, position_ids = (torch.nn.functional.pad(x, (0, more)) for x in (input_ids, position_ids))
+            segment_ids = torch.nn.functional.pad(segment_ids, (0, more), value=-1)
+            row_NL = candidate_tokens.clamp(min=0) // width
+            candidate_tokens = torch.where(candidate_tokens < 0, -1, candidate_tokens + row_NL * more)
+        self.input_ids, self.position_ids, self.segment_ids = input_ids, position_ids, segment_ids
+        self.candidate_tokens = candidate_tokens
+        self.acts_on_RT1 = (segment_ids > 0).unsqueeze(-1) if candidates_only else None
+        self._calls: list[Any] = []
+
+    @property
+    def tokens(self) -> int:
+        """Token places that the linear layers compute, padding included."""
+        return self.input_ids.numel()
+
+    def encode(self) -> list[torch.Tensor]:
+        """What all towers read: z (R, T, H)."""
+        make = slate_block_mask if self.flex else slate_mask
+        mask = make(self.segment_ids, causal=not self.backbone.encoder)
+        z_RTH = self.backbone.encode(self.input_ids, self.position_ids, mask)
+        self._calls = self.backbone.calls()
+        return [z_RTH]
+
+    def tower(self, name: str, parts: list[torch.Tensor]) -> torch.Tensor:
+        """The vectors of all candidates, (N, H), as objective `name` sees them."""
+        (hidden_RTH,) = parts
+        for index, call in enumerate(self._calls):
+            hidden_RTH = self.upper.run(index, name, call, hidden_RTH, self.acts_on_RT1)
+        return self._pool(hidden_RTH)
+
+    def _pool(self, hidden_RTH: torch.Tensor) -> torch.Tensor:
+        """One vector per candidate: its last token (decoders) or the mean of its tokens (encoders)."""
+        if not self.backbone.encoder:
+            flat = hidden_RTH.reshape(-1, hidden_RTH.shape[-1])
+            last_N1 = (self.candidate_tokens >= 0).sum(1, keepdim=True) - 1
+            return self.backbone.norm(flat[self.candidate_tokens.gather(1, last_N1).squeeze(1)])
+        return self.mean_of_candidates(self.backbone.norm(hidden_RTH))
+
+    def mean_of_candidates(self, states_RTH: torch.Tensor) -> torch.Tensor:
+        """The mean over each candidate's tokens, (N, H)."""
+        flat = states_RTH.reshape(-1, states_RTH.shape[-1])
+        tokens_NLH = flat[self.candidate_tokens.clamp(min=0)]
+        weights_NL1 = (self.candidate_tokens >= 0).unsqueeze(-1).to(tokens_NLH.dtype)
+        return (tokens_NLH * weights_NL1).sum(1) / weights_NL1.sum(1)

@@ -1,0 +1,157 @@
+"""The two ways through the backbone: prefixes apart (split), whole rows under a mask (sdpa, flex), on ragged slates."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from configs.errors import UserError
+from data.batches import Slate, SlateBatch, build_batch
+from modeling.model import SlateModel
+
+ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert", "roberta"]
+
+
+@pytest.fixture(scope="module")
+def batch(make_slate: Callable[..., Slate]) -> SlateBatch:
+    """Slates with prefixes and candidates of many lengths, one of them cut into rows that repeat its prefix."""
+    slates = [
+        make_slate(0, [5, 3, 7, 1, 4, 6], prefix=9),
+        make_slate(1, [2], prefix=3),
+        make_slate(2, [4, 4, 4, 9, 1], prefix=14),
+        make_slate(3, [3, 3], prefix=1),
+    ]
+    packed = build_batch(slates, 30, pad_id=0)
+    assert packed.input_ids.shape[0] == 6
+    return packed
+
+
+def outputs_and_gradients(model: SlateModel, batch: SlateBatch) -> tuple[dict, dict]:
+    outputs = model(**batch.model_inputs())
+    weights = torch.randn(batch.click.numel(), generator=torch.Generator().manual_seed(1))
+    loss = sum(((k + 1) * output * weights).mean() for k, output in enumerate(outputs.values()))
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+    return outputs, dict(zip(named, gradients, strict=True))
+
+
+def assert_same(one: tuple[dict, dict], other: tuple[dict, dict], tolerance: float = 1e-5) -> None:
+    for name, output in one[0].items():
+        torch.testing.assert_close(output, other[0][name], rtol=tolerance, atol=tolerance)
+    scale = max(float(gradient.abs().max()) for gradient in one[1].values())
+    assert scale > 1e-2
+    for name, gradient in one[1].items():
+        torch.testing.assert_close(gradient, other[1][name], rtol=0, atol=tolerance * max(1.0, scale))
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_split_is_the_masked_row(
+    arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    split, rows = (make_model(arch, scope=scope, attention=attention) for attention in ("split", "sdpa"))
+    assert_same(outputs_and_gradients(split, batch), outputs_and_gradients(rows, batch))
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_the_scopes_differ_in_what_prefix_tokens_get(
+    arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    everywhere, candidates = (make_model(arch, scope=scope)(**batch.model_inputs()) for scope in ("all", "candidates"))
+    assert (everywhere["ctr"] - candidates["ctr"]).abs().max() > 1e-2
+    plain = [make_model(arch, scope=scope, random_adapters=False) for scope in ("all", "candidates")]
+    torch.testing.assert_close(*(model(**batch.model_inputs())["ctr"] for model in plain))  # no adapters, no scope
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert"])
+def test_layers_may_also_run_to_their_end(
+    arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    model = make_model(arch, scope=scope)
+    early = outputs_and_gradients(model, batch)
+    model.upper.stops_early = False
+    assert_same(early, outputs_and_gradients(model, batch))
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_one_by_one_and_checkpointing_change_nothing(
+    arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    def judged(model: SlateModel) -> tuple[dict, dict]:
+        outputs = model(**batch.model_inputs(), criterion=lambda name, found: found[name].square().mean())
+        outputs["losses"].sum().backward()
+        return outputs, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    found = [judged(make_model(arch, scope=scope, checkpointing=c).train()) for c in (False, True)]
+    assert_same(*found)
+    model = make_model(arch, scope=scope)
+    outputs = model(**batch.model_inputs())
+    sum(output.square().mean() for output in outputs.values()).backward()
+    assert_same(found[0], (found[0][0], {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("most", [1, 8, 20, 1000])
+def test_scores_in_chunks(
+    arch: str, scope: str, most: int, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    model = make_model(arch, scope=scope)
+    with torch.inference_mode():
+        whole = model(**batch.model_inputs())
+        model.chunk_tokens = most
+        pieces = model(**batch.model_inputs())
+    assert whole.keys() == pieces.keys()
+    for name, output in whole.items():
+        torch.testing.assert_close(pieces[name], output, rtol=1e-5, atol=1e-5)
+
+
+def test_embeddings_are_the_same(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
+    split, rows = (make_model("bert", keep_embeddings=True, attention=a) for a in ("split", "sdpa"))
+    torch.testing.assert_close(split(**batch.model_inputs())["embeddings"], rows(**batch.model_inputs())["embeddings"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_flex_is_the_masked_row(arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
+    flex, rows = (make_model(arch, attention=attention) for attention in ("flex", "sdpa"))
+    with torch.no_grad():
+        one, other = flex(**batch.model_inputs()), rows(**batch.model_inputs())
+    for name, output in one.items():
+        torch.testing.assert_close(output, other[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "bert"])
+def test_bfloat16_stays_within_its_rounding(
+    arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    exact = make_model(arch, scope=scope)(**batch.model_inputs())
+    errors = {}
+    for attention in ("split", "sdpa"):
+        model = make_model(arch, scope=scope, attention=attention)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(**batch.model_inputs())
+        errors[attention] = (found["ctr"].float() - exact["ctr"]).abs().max()
+    assert errors["split"] < 0.1
+    assert errors["split"] < 3 * errors["sdpa"]
+
+
+def test_no_padding_is_computed(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
+    model = make_model("llama")
+    model(**batch.model_inputs())
+    assert model.computed_tokens == int((batch.segment_ids >= 0).sum()) < batch.input_ids.numel()
+
+
+def test_backbones_that_cannot_are_told_so(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
+    model = make_model("llama")
+    layer = model.backbone.upper[0]
+    layer.self_attn.forward = _with_softcap(layer.self_attn.forward)
+    with pytest.raises(UserError, match=r"uses softcap in its attention: set backbone\.attention=sdpa"):
+        model(**batch.model_inputs())
+
+
+def _with_softcap(forward: Callable) -> Callable:
+    return lambda *args, **kwargs: forward(*args, **kwargs, softcap=30.0)
