@@ -186,13 +186,8 @@ class _Split(torch.autograd.Function):
         heads = q.shape[1]
         own_mask = None if causal else layout.own.mask(q.dtype)
         out1, lse1 = attend(rows.lay(q).transpose(1, 2), _repeat(kp, heads), _repeat(vp, heads), scale, False, mask)
-        out2, lse2 = attend(
-            lines.lay(q).transpose(1, 2),
-            *(_repeat(layout.own.lay(x).transpose(1, 2), heads) for x in (k, v)),
-            scale,
-            causal,
-            own_mask,
-        )
+        own_k, own_v = (_repeat(layout.own.lay(x).transpose(1, 2), heads) for x in (k, v))
+        out2, lse2 = attend(lines.lay(q).transpose(1, 2), own_k, own_v, scale, causal, own_mask)
         lse1, lse2 = rows.gather(lse1.transpose(1, 2)), lines.gather(lse2.transpose(1, 2))  # (F, h)
         lse = torch.logaddexp(lse1, lse2)
         out = rows.gather(out1.transpose(1, 2)) * torch.exp(lse1 - lse)[..., None].to(out1.dtype)

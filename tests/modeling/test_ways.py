@@ -135,8 +135,9 @@ def test_bfloat16_stays_within_its_rounding(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = model(**batch.model_inputs())
         errors[attention] = (found["ctr"].float() - exact["ctr"]).abs().max()
-    assert errors["split"] < 0.1
-    assert errors["split"] < 3 * errors["sdpa"]
+    spread = float(exact["ctr"].max() - exact["ctr"].min())
+    assert errors["split"] < 0.05 * spread
+    assert errors["split"] < 5 * errors["sdpa"]
 
 
 def test_no_padding_is_computed(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
