@@ -128,6 +128,7 @@ class SlateModel(nn.Module):
         candidate_tokens: torch.Tensor,
         slots: torch.Tensor,
         criterion: Criterion | None = None,
+        keep_vectors: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Score a batch.
 
@@ -139,6 +140,7 @@ class SlateModel(nn.Module):
             slots: int64 (S, M): the candidate in each slot of a slate, −1 where a slate is shorter.
             criterion: gives each objective's loss; then every tower is differentiated at once and its activations are
                 freed, the scores carry no gradient, and `losses` (K,) does.
+            keep_vectors: without a criterion, also return what the heads read, `NAME.vector` (N, H).
 
         Returns:
             float32 tensors (N,): per pointwise objective its logit, per list-wise objective its adjustment δ; for a
@@ -161,7 +163,9 @@ class SlateModel(nn.Module):
             device = z.device
             views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
             for name, view in zip(self.objectives, views, strict=True):
-                outputs |= self._scores(name, way.tower(name, joined.split(view)), slots, outputs)
+                pooled = way.tower(name, joined.split(view))
+                outputs |= self._scores(name, pooled, slots, outputs)
+                outputs |= {f"{name}.vector": pooled} if keep_vectors else {}
         self.backbone.clear()
         return outputs
 

@@ -27,6 +27,7 @@ from train.balancing.balancer import Balancer
 from train.checkpoint import Progress
 from train.objectives.base import Objective, Step, Totals
 from train.schedule import rate_factor
+from train.self_check import self_check
 from train.world import World
 
 
@@ -85,6 +86,7 @@ class Loop:
         self.pointwise = self.slate_model.pointwise
         # ZeRO-3 gives the towers' weights back before the one backward hands their gradients on.
         self.one_by_one = zero_stage(accelerator) != 3
+        self.slate_model.upper.stops_early = zero_stage(accelerator) != 3
         per_epoch = batches.order.per_epoch // config.train.accumulate
         by_epochs = max(1, int(config.train.epochs * per_epoch))
         self.total = config.train.max_steps or by_epochs
@@ -126,8 +128,13 @@ class Loop:
         stop = StopSignal()
         self.model.train()
         try:
-            for batch in loader:
-                asked = self._micro_step(batch.to(self.accelerator.device), progress, stop.asked)
+            for number, batch in enumerate(loader):
+                batch = batch.to(self.accelerator.device)
+                if number == 0 and config.self_check:
+                    self.averages.add(
+                        "perf/packed_difference", self_check(self.model, self.slate_model, batch, self.world)
+                    )
+                asked = self._micro_step(batch, progress, stop.asked)
                 progress.micro += 1
                 if progress.micro % config.accumulate:
                     continue
@@ -278,7 +285,8 @@ class Loop:
     def _account(self, batch: SlateBatch, totals: Totals, losses: np.ndarray) -> None:
         for name, loss in zip(self.objectives, losses, strict=True):
             self.averages.add(f"train/loss/{name}", float(loss))
-        self.averages.add("perf/padding", float((batch.segment_ids < 0).float().mean()))
+        computed = self.slate_model.computed_tokens
+        self.averages.add("perf/padding", 1.0 - int((batch.segment_ids >= 0).sum()) / computed)
         self._seen["slates"] += totals.slates
         self._seen["impressions"] += totals.candidates
 

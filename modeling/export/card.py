@@ -65,6 +65,36 @@ print("{name}", logit.item(), golden["logit"]["{name}"])
 {remark}Load the other pointwise objectives in the same way from their folders.
 """
 
+_LOAD_SCOPED = """\
+**These adapters were trained with `lora.scope: candidates`**: from layer {split} on they act on the candidate's tokens
+alone, so that a prefix is encoded once for all objectives. A server that applies LoRA to every token (vLLM,
+text-embeddings-inference) gives other scores; train with `lora.scope: all` for those. `acting` in `check_golden.py`
+shows in a few lines of plain torch what to do; probabilities of `{name}`, from within this folder:
+
+```python
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from check_golden import load_adapter, logit
+
+export = Path(".")  # this folder
+serving = json.loads((export / "serving.json").read_text("utf-8"))
+golden = json.loads((export / "golden.jsonl").read_text("utf-8").splitlines()[0])
+about = serving["objectives"]["{name}"]
+model = load_adapter(export, serving, "{name}")
+head = load_file(export / "{name}" / about["head"]) if about["head"] else None
+with torch.inference_mode():
+    value = logit(model, serving, head, golden["input_ids"], golden["prefix_tokens"])
+probability = torch.sigmoid(torch.tensor(value + about["logit_offset"]))
+print("{name}", value, golden["logit"]["{name}"])
+```
+
+Load the other pointwise objectives in the same way from their folders.
+"""
+
 _FORWARD_PREFIX = """\
 positions = torch.arange(ids.shape[1])
 in_prefix = positions < prefix_tokens
@@ -203,6 +233,8 @@ def _prompts(serving: Mapping[str, Any]) -> str:
 
 def _pointwise(serving: Mapping[str, Any]) -> str:
     name, about = next((n, a) for n, a in serving["objectives"].items() if a["kind"] == "pointwise")
+    if serving["scope"] == "candidates":
+        return _LOAD_SCOPED.format(name=name, split=serving["split"])
     base = 'str(export / "base")' if serving["base"]["inside_export"] else 'serving["base"]["path"]'
     if about["form"] == "sequence_classification":
         return _LOAD_CLASSIFIER.format(name=name, base=base)

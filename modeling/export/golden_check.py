@@ -10,7 +10,10 @@ Shapes: T tokens of a prompt, M candidates of a slate, H hidden size, W width of
 import hashlib
 import json
 import math
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,36 @@ def load_adapter(folder: Path, serving: Json, objective: str) -> Any:
     return model
 
 
+@contextmanager
+def acting(model: Any, serving: Json, prefix_tokens: list[int]) -> Iterator[None]:
+    """The adapter as it was trained, for a batch of prompts with prefixes of these lengths.
+
+    With `"scope": "all"` that is what it does anyhow. With `"candidates"` the layers from `split` on leave prefix
+    tokens alone: what their LoRA adds is set to zero there. (Below `split` is the adapter that all objectives share.)
+    """
+    if serving["scope"] == "all":
+        yield
+        return
+    first_B = torch.tensor(prefix_tokens)
+
+    def on_candidates(module: nn.Module, inputs: Any, output_BTH: torch.Tensor) -> torch.Tensor:
+        acts_BT = torch.arange(output_BTH.shape[1])[None] >= first_B[:, None]
+        return output_BTH * acts_BT[..., None].to(output_BTH)
+
+    hooks = []
+    for name, module in model.named_modules():
+        layer = re.search(r"\.(\d+)\..*\.lora_B\.[^.]+$", name)
+        if layer and int(layer[1]) >= serving["split"]:
+            hooks.append(module.register_forward_hook(on_candidates))
+    if not hooks:
+        raise SystemExit("no adapter module was found above the split")
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def prompt_ids(tokenizer: Any, layout: Json, prefix: str, item: str, context: str) -> tuple[list[int], list[int]]:
     """Token ids of a prompt, prefix and candidate apart, as in training."""
 
@@ -77,19 +110,22 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
     """The vector (H,) of a prompt's candidate from a `features` model."""
     ids = torch.tensor([input_ids])
     if serving["mask"] == "causal":
-        return model(input_ids=ids).last_hidden_state[0, -1]
+        with acting(model, serving, [prefix_tokens]):
+            return model(input_ids=ids).last_hidden_state[0, -1]
     positions = torch.arange(len(input_ids))
     in_prefix = positions < prefix_tokens
     sees_TT = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the others see all
     position_ids = positions + serving["first_position"]  # RoBERTa's first position is not 0
-    output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=position_ids[None])
+    with acting(model, serving, [prefix_tokens]):
+        output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=position_ids[None])
     return output.last_hidden_state[0, prefix_tokens:].mean(0)
 
 
 def logit(model: Any, serving: Json, head: Json | None, input_ids: list[int], prefix_tokens: int) -> float:
     """Raw head output of a pointwise objective for one prompt; `head` is the file beside a `features` adapter."""
     if head is None:
-        return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
+        with acting(model, serving, [prefix_tokens]):
+            return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
     return (head["score.weight"] @ candidate_vector(model, serving, input_ids, prefix_tokens)).item()
 
 
@@ -150,7 +186,8 @@ def check_pointwise(folder: Path, serving: Json, name: str, prompts: list[Json])
         width = max(len(prompt["input_ids"]) for prompt in rows)
         pad = serving["pad_token_id"]
         ids = [prompt["input_ids"] + [pad] * (width - len(prompt["input_ids"])) for prompt in rows]
-        batch = model(input_ids=torch.tensor(ids)).logits[:, 0].tolist()
+        with acting(model, serving, [prompt["prefix_tokens"] for prompt in rows]):
+            batch = model(input_ids=torch.tensor(ids)).logits[:, 0].tolist()
         worst += [difference(a, b) for a, b in zip(batch, golden, strict=False)]
     return max(worst)
 

@@ -147,6 +147,7 @@ def serving_record(
         "attn_implementation": "sdpa",
         "pad_token_id": pad_id,
         "split": info.split,
+        "scope": config.lora.scope,
         "objectives": {name: _objective(name, model, served[name]) for name in model.objectives},
         "relevance": "r = " + " + ".join(f"log sigmoid(logit_{n} + logit_offset_{n})" for n in model.pointwise),
         "operating_point": {

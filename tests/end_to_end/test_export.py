@@ -88,7 +88,7 @@ def write_prepared(folder: Path) -> None:
     manifest.write(folder)
 
 
-def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: list[str]) -> None:
+def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: list[str], scope: str = "all") -> None:
     """A run folder whose adapters and heads hold large random numbers, so that every mistake shows in the scores."""
     config = RunConfig.model_validate(
         {
@@ -97,7 +97,7 @@ def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: lis
             "data": {"folder": prepared, "tables": {"impressions": "none.csv", "items": "none.csv"}},
             "tokens": {"max_prefix": 40, "max_candidate": 16, "max_row": 128},
             "backbone": {"tokenizer": TOKENIZER, "split": 1, **backbone},
-            "lora": {"rank": 4, "alpha": 8},
+            "lora": {"rank": 4, "alpha": 8, "scope": scope},
             "objectives": {name: {} for name in ("ctr", "cvr", *listwise)},
         }
     )
@@ -126,14 +126,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Architecture → (run, export), each made once."""
+    """Architecture, or ARCHITECTURE-SCOPE → (run, export), each made once."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def make(name: str) -> tuple[Path, Path]:
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            AutoConfig.for_model(name, **ARCHITECTURES[name]).save_pretrained(folder / "shape")
-            write_run(folder / "run", prepared, {"path": str(folder / "shape"), "init": "random"}, LISTWISE)
+            arch, _, scope = name.partition("-")
+            AutoConfig.for_model(arch, **ARCHITECTURES[arch]).save_pretrained(folder / "shape")
+            backbone = {"path": str(folder / "shape"), "init": "random"}
+            write_run(folder / "run", prepared, backbone, LISTWISE, scope or "all")
             export(folder / "run", folder / "out", golden=12)
             made[name] = (folder / "run", folder / "out")
         return made[name]
@@ -145,7 +147,10 @@ def golden_prompts(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "golden.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+SCOPED = ["llama-candidates", "gpt2-candidates", "bert-candidates"]
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *SCOPED])
 def test_every_architecture_gives_its_golden_logits_without_the_project(exported: Any, name: str) -> None:
     _, out = exported(name)
     prompts = golden_prompts(out)
@@ -163,7 +168,7 @@ def test_every_architecture_gives_its_golden_logits_without_the_project(exported
     assert not list(out.parent.glob(".out-*"))
 
 
-@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("name", ["llama", "bert", "llama-candidates", "bert-candidates"])
 def test_the_code_in_the_readme_runs_as_it_stands(exported: Any, name: str) -> None:
     _, out = exported(name)
     blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
@@ -209,6 +214,19 @@ def damaged(out: Path, copy: Path, change: Callable[[dict[str, torch.Tensor]], N
 
 def lora_key(tensors: dict[str, torch.Tensor], layer: int) -> str:
     return next(key for key in sorted(tensors) if f".{layer}." in key and "lora_B" in key)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-candidates"])
+def test_another_scope_fails_the_golden_check(exported: Any, tmp_path: Path, name: str) -> None:
+    _, out = exported(name)
+    shutil.copytree(out, tmp_path / "copy")
+    file = tmp_path / "copy" / "serving.json"
+    serving = json.loads(file.read_text())
+    assert serving["scope"] == ("candidates" if "candidates" in name else "all")
+    serving["scope"] = "all" if serving["scope"] == "candidates" else "candidates"
+    file.write_text(json.dumps(serving))
+    with pytest.raises(UserError, match="golden check FAILED"):
+        run_check(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("layer", [0, 2])
