@@ -65,16 +65,16 @@ def test_a_split_that_fills_no_batch_is_refused() -> None:
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(1, 20), st.integers(0, 10**6))
 def test_all_clicked_and_so_many_others_are_kept(clicks: list[int], negatives: int, seed: int) -> None:
     click = np.array(clicks, dtype=np.int8)
-    kept, log_keep = sample_candidates(click, negatives, [seed, 5])
+    kept, log_keep = sample_candidates(click, negatives, seed, 0, 5)
     unclicked = int((click == 0).sum())
     assert np.array_equal(kept, np.unique(kept))  # each once, in order
     assert set(np.flatnonzero(click)) <= set(kept.tolist())
     left = int((click[kept] == 0).sum())
     assert left == min(unclicked, negatives)
     assert log_keep == pytest.approx(math.log(left / unclicked) if unclicked else 0.0)
-    again, _ = sample_candidates(click, negatives, [seed, 5])
+    again, _ = sample_candidates(click, negatives, seed, 0, 5)
     assert np.array_equal(kept, again)
-    everything, rate = sample_candidates(click, None, [seed, 5])
+    everything, rate = sample_candidates(click, None, seed, 0, 5)
     assert np.array_equal(everything, np.arange(len(click)))
     assert rate == 0.0
 
@@ -84,7 +84,7 @@ def test_every_unclicked_candidate_has_the_same_chance() -> None:
     counts = np.zeros(6)
     draws = 4000
     for seed in range(draws):
-        counts[sample_candidates(click, 2, [seed, 0])[0]] += 1
+        counts[sample_candidates(click, 2, seed, 1, 0)[0]] += 1
     assert counts[[1, 5]].tolist() == [draws, draws]
     # Half of the four, ± 4.5 standard deviations.
     assert np.abs(counts[[0, 2, 3, 4]] / draws - 0.5).max() < 4.5 * 0.5 / draws**0.5

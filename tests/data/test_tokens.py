@@ -127,7 +127,7 @@ def test_a_full_store_of_contexts_is_emptied_and_goes_on(wordpiece: Any) -> None
     slates = SlateTokenizer(wordpiece, limits(), encoder=True, item_texts=ITEMS)
     expected = slates.candidates([0, 1], ["old", "new"])
     slates._contexts = {str(number): [1] for number in range(500_000)}
-    slates._contexts["old"] = slates._ids([", old"])[0]
+    slates._contexts["old"] = slates.ids([", old"])[0]
     assert slates.candidates([0, 1], ["old", "new"]) == expected
     assert len(slates._contexts) == 2
 
