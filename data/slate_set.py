@@ -93,10 +93,20 @@ class SlateSet:
 
     @cached_property
     def tokens(self) -> SplitTokens:
-        """The slates as numbers."""
+        """The slates as numbers.
+
+        Raises:
+            UserError: the shards were changed after they had been tokenised.
+        """
         if self._tokens is None:
             raise RuntimeError("this split was opened without its token cache")
-        return self._tokens.split(self.split)
+        tokens = self._tokens.split(self.split)
+        if len(tokens) != len(self):
+            raise UserError(
+                f"{self.folder} has {len(self)} {self.split} slates, but {len(tokens)} in {self._tokens.folder}: "
+                "run `equipoise prepare` again"
+            )
+        return tokens
 
     @property
     def pad_id(self) -> int:

@@ -148,8 +148,11 @@ class BudgetOrder:
 
     def epoch_at(self, number: int) -> float:
         """How many passes over the split `number` micro-batches are."""
-        epoch, place = self._place(number)
-        return epoch + place / self.count(epoch)
+        epoch = 0
+        # The end of an epoch is not yet a place in the next one, which may never be planned.
+        while number > (count := self.count(epoch)):
+            number, epoch = number - count, epoch + 1
+        return epoch + number / count
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
         """The epoch and this process's slates (int64) of global micro-batch `number`, counted over all epochs."""

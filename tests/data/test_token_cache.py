@@ -247,6 +247,15 @@ def test_a_split_without_its_tokens_reads_texts_only(prepared: Path) -> None:
         slates.slate(0)
 
 
+def test_shards_that_changed_after_tokenising_are_refused(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = make_prepared()
+    cache = write(folder, wordpiece)
+    shard = folder / "slates" / "valid-00000.parquet"
+    pq.write_table(pq.read_table(shard).slice(1), shard)
+    with pytest.raises(UserError, match=r"has 2 valid slates, but 3 in .*: run `equipoise prepare` again"):
+        SlateSet(folder, "valid", cache).slate(0)
+
+
 def test_attributes_have_one_code_per_value(prepared: Path) -> None:
     items = SlateSet(prepared, "valid").items
     codes, values = items.codes("brand")
