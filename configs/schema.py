@@ -15,6 +15,7 @@ from configs.section import Section, Share
 
 POINTWISE_KINDS = ("ctr", "cvr")
 LISTWISE_KINDS = ("diversity", "fairness", "coverage")
+DEFAULT_MAX_TOKENS = 8192
 
 
 class TablesConfig(Section):
@@ -232,11 +233,15 @@ class ObjectivesConfig(Section):
 
 
 class TrainConfig(Section):
-    """The training loop. A batch is counted in slates per process and micro-batch."""
+    """The training loop.
+
+    A batch is counted in tokens per process and micro-batch (`max_tokens`, 8192 where nothing is set), or in slates
+    (`batch_size`); one of the two is null.
+    """
 
     epochs: PositiveFloat = 1.0
     max_steps: PositiveInt | None = None
-    batch_size: PositiveInt = 8
+    batch_size: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
     accumulate: PositiveInt = 1
     negatives: PositiveInt | None = 16
@@ -256,14 +261,22 @@ class TrainConfig(Section):
     max_nonfinite: PositiveInt = 20
     self_check: bool = True
 
+    @model_validator(mode="after")
+    def _one_measure(self) -> "TrainConfig":
+        if self.batch_size is not None and self.max_tokens is not None:
+            raise ValueError("batch_size and max_tokens exclude each other: set one of them to null")
+        if self.batch_size is None and self.max_tokens is None:
+            object.__setattr__(self, "max_tokens", DEFAULT_MAX_TOKENS)
+        return self
+
 
 class EvaluateConfig(Section):
-    """Offline evaluation. `omegas` are operating points: {} is pure relevance."""
+    """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance."""
 
     omegas: list[dict[str, float]] | None = None
     cutoffs: list[PositiveInt] = Field(default_factory=lambda: [5, 10])
     max_requests: PositiveInt | None = None
-    batch_candidates: PositiveInt = 256
+    max_tokens: PositiveInt = 16_384
     field_baselines: list[str] = Field(default_factory=list)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
+from data.ragged import run_indices
+
 
 @dataclass(frozen=True)
 class Slate:
@@ -18,15 +20,15 @@ class Slate:
 
     Attributes:
         row: its number in the split.
-        prefix: token ids.
-        candidates: token ids of each candidate.
+        prefix: token ids, an int array or a list.
+        candidates: token ids of each candidate, int arrays or lists.
         item, click, conversion: int arrays, one entry per candidate.
         log_keep: log of the share of its unclicked candidates that were kept (0 where none was left out).
     """
 
     row: int
-    prefix: list[int]
-    candidates: list[list[int]]
+    prefix: Sequence[int] | np.ndarray
+    candidates: Sequence[Sequence[int] | np.ndarray]
     item: np.ndarray
     click: np.ndarray
     conversion: np.ndarray
@@ -73,41 +75,50 @@ class SlateBatch:
         return replace(self, **tensors, attributes={k: v.to(device) for k, v in self.attributes.items()})
 
 
-@dataclass
-class _Row:
-    ids: list[int]
-    positions: list[int]
-    segments: list[int]
+@dataclass(frozen=True)
+class _Layout:
+    """Where every piece (a prefix or a candidate) of a batch stands: lists with one entry per piece, in row order."""
+
+    ids: list[Sequence[int] | np.ndarray] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+    column: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    segment: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int] | np.ndarray, row: int, column: int, position: int, segment: int) -> None:
+        self.ids.append(ids)
+        self.row.append(row)
+        self.column.append(column)
+        self.position.append(position)
+        self.segment.append(segment)
 
 
-def _start_row(prefix: list[int]) -> _Row:
-    return _Row(list(prefix), list(range(len(prefix))), [0] * len(prefix))
-
-
-def _lay_rows(slates: Sequence[Slate], max_row: int) -> tuple[list[_Row], list[tuple[int, int, int]]]:
-    """Fill rows slate after slate; returns them and (row, first token, length) of every candidate."""
-    rows: list[_Row] = []
-    spans: list[tuple[int, int, int]] = []
+def _lay_rows(slates: Sequence[Slate], max_row: int) -> _Layout:
+    """Fill rows slate after slate; a slate that is longer than a row repeats its prefix in the next one."""
+    layout = _Layout()
+    row = -1
     for slate in slates:
-        row, segment = _start_row(slate.prefix), 0
+        length = len(slate.prefix)
+        segment, filled = 0, 0
         for ids in slate.candidates:
-            if segment and len(row.ids) + len(ids) > max_row:
-                rows.append(row)
-                row, segment = _start_row(slate.prefix), 0
+            if segment == 0 or filled + len(ids) > max_row:
+                row, segment, filled = row + 1, 0, length
+                layout.add(slate.prefix, row, 0, 0, 0)
             segment += 1
-            spans.append((len(rows), len(row.ids), len(ids)))
-            row.ids += ids
-            row.positions += range(len(slate.prefix), len(slate.prefix) + len(ids))
-            row.segments += [segment] * len(ids)
-        rows.append(row)
-    return rows, spans
+            layout.add(ids, row, filled, length, segment)
+            filled += len(ids)
+    return layout
 
 
-def _padded(lists: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    width = max(len(values) for values in lists)
-    out = np.full((len(lists), width), fill, dtype=np.int64)
-    for line, values in zip(out, lists, strict=True):
-        line[: len(values)] = values
+def _lined_up(starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """A line per run of integers: int64 (N, longest), start, start + 1, …, then −1."""
+    steps = np.arange(int(lengths.max()))
+    return torch.from_numpy(np.where(steps < lengths[:, None], starts[:, None] + steps, -1))
+
+
+def _filled(shape: tuple[int, int], fill: int, places: np.ndarray, values: np.ndarray) -> torch.Tensor:
+    out = np.full(shape, fill, dtype=np.int64)
+    out.reshape(-1)[places] = values
     return torch.from_numpy(out)
 
 
@@ -122,19 +133,24 @@ def build_batch(
         pad_id: the id that fills short rows.
         attributes: per item attribute the codes of all items (int64, by item_index).
     """
-    rows, spans = _lay_rows(slates, max_row)
-    width = max(len(row.ids) for row in rows)
-    tokens = [range(row * width + first, row * width + first + length) for row, first, length in spans]
-    counts = [len(slate.candidates) for slate in slates]
-    starts = np.cumsum([0, *counts])
+    layout = _lay_rows(slates, max_row)
+    lengths = np.array([len(ids) for ids in layout.ids], dtype=np.int64)
+    row, column = np.array(layout.row, dtype=np.int64), np.array(layout.column, dtype=np.int64)
+    position, segment = np.array(layout.position, dtype=np.int64), np.array(layout.segment, dtype=np.int64)
+    shape = (int(row[-1]) + 1, int((column + lengths).max()))
+    starts = row * shape[1] + column
+    within = run_indices(np.zeros_like(lengths), lengths)
+    places = np.repeat(starts, lengths) + within
+    is_candidate = segment > 0
+    counts = np.array([len(slate.candidates) for slate in slates], dtype=np.int64)
     item = np.concatenate([slate.item for slate in slates]).astype(np.int64)
     per_slate = np.array([slate.log_keep for slate in slates], dtype=np.float32)
     return SlateBatch(
-        input_ids=_padded([row.ids for row in rows], pad_id),
-        position_ids=_padded([row.positions for row in rows], 0),
-        segment_ids=_padded([row.segments for row in rows], -1),
-        candidate_tokens=_padded(tokens, -1),
-        slots=_padded([range(start, start + count) for start, count in zip(starts, counts, strict=False)], -1),
+        input_ids=_filled(shape, pad_id, places, np.concatenate([np.asarray(ids, np.int64) for ids in layout.ids])),
+        position_ids=_filled(shape, 0, places, np.repeat(position, lengths) + within),
+        segment_ids=_filled(shape, -1, places, np.repeat(segment, lengths)),
+        candidate_tokens=_lined_up(starts[is_candidate], lengths[is_candidate]),
+        slots=_lined_up(np.cumsum(counts) - counts, counts),
         click=torch.from_numpy(np.concatenate([slate.click for slate in slates]).astype(np.float32)),
         conversion=torch.from_numpy(np.concatenate([slate.conversion for slate in slates]).astype(np.float32)),
         log_keep=torch.from_numpy(np.repeat(per_slate, counts)),

@@ -1,10 +1,12 @@
-"""A prepared folder, opened for training or scoring: slates read through `datasets`, items with attribute codes."""
+"""A prepared folder, opened for training or scoring: slates as tokens and as texts, items with attribute codes."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 
@@ -12,27 +14,36 @@ from configs.errors import UserError
 from data.batches import Slate, SlateBatch, build_batch
 from data.manifest import Manifest
 from data.sampling import BatchOrder, sample_candidates
-from data.tokens import SlateTokenizer
+from data.shard_files import count_slates
+from data.token_budget import BudgetOrder
+from data.token_cache import SplitTokens, TokenCache
 
 
 class ItemTable:
-    """The items of a prepared folder: texts and attributes by item_index."""
+    """The items of a prepared folder: texts and attributes by item_index; a column is read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "items.parquet"
         if not self.path.is_file():
             raise UserError(f"{self.path} is missing: run `equipoise prepare` again")
-        self.table = pq.read_table(self.path)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All columns."""
+        return pq.read_table(self.path)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return pq.read_table(self.path, columns=[name]).column(0)
 
     @property
     def texts(self) -> list[str]:
         """The rendered text of every item."""
-        return self.table.column("text").to_pylist()
+        return self._column("text").to_pylist()
 
     @property
     def ids(self) -> list[str]:
         """The item_id of every item."""
-        return self.table.column("item_id").to_pylist()
+        return self._column("item_id").to_pylist()
 
     def values(self, attribute: str) -> np.ndarray:
         """The attribute of every item as strings, `unknown` where it is missing.
@@ -40,16 +51,24 @@ class ItemTable:
         Raises:
             UserError: the items table has no such column.
         """
-        if attribute not in self.table.column_names:
-            columns = ", ".join(name for name in self.table.column_names if name not in ("item_index", "text"))
-            raise UserError(f"{self.path} has no column '{attribute}': name one of {columns} in the config")
-        column = self.table.column(attribute).to_pylist()
-        return np.array(["unknown" if value is None else str(value) for value in column])
+        codes, values = self.codes(attribute)
+        return np.array(values)[codes]
 
     def codes(self, attribute: str) -> tuple[np.ndarray, list[str]]:
-        """The attribute as int64 codes, with the value of each code (sorted)."""
-        values, codes = np.unique(self.values(attribute), return_inverse=True)
-        return codes.astype(np.int64), values.tolist()
+        """The attribute as int64 codes, with the value of each code (sorted).
+
+        Raises:
+            UserError: the items table has no such column.
+        """
+        known = pq.read_schema(self.path).names
+        if attribute not in known:
+            columns = ", ".join(name for name in known if name not in ("item_index", "text"))
+            raise UserError(f"{self.path} has no column '{attribute}': name one of {columns} in the config")
+        # Only the distinct values become Python objects.
+        column = self._column(attribute).combine_chunks().dictionary_encode(null_encoding="encode")
+        distinct = ["unknown" if value is None else str(value) for value in column.dictionary.to_pylist()]
+        values, codes = np.unique(np.array(distinct), return_inverse=True)
+        return codes.astype(np.int64)[column.indices.to_numpy(zero_copy_only=False)], values.tolist()
 
 
 class SlateSet:
@@ -58,47 +77,77 @@ class SlateSet:
     Args:
         folder: written by `equipoise prepare`.
         split: train, valid or test.
+        tokens: the folder's token cache; without it, texts and labels can be read, but no tokenised slate.
 
     Raises:
         UserError: the folder or a shard is missing, of another schema version, or unreadable.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        from datasets import Dataset as HfDataset
-        from datasets.exceptions import DatasetGenerationError
-
+    def __init__(self, folder: Path, split: str, tokens: TokenCache | None = None) -> None:
         self.manifest = Manifest.read(folder)
-        self.folder, self.split = folder, split
+        self.folder, self.split, self._tokens = folder, split, tokens
         self.items = ItemTable(folder)
         if split not in self.manifest.splits:
             raise UserError(f"{folder} has no split '{split}': name one of {', '.join(self.manifest.splits)}")
-        files = [folder / name for name in self.manifest.splits[split].files]
-        missing = [file for file in files if not file.is_file()]
-        if missing:
-            raise UserError(f"{missing[0]} is missing: run `equipoise prepare` again")
+        self._length = count_slates(folder, self.manifest, split)
+
+    @cached_property
+    def tokens(self) -> SplitTokens:
+        """The slates as numbers.
+
+        Raises:
+            UserError: the shards were changed after they had been tokenised.
+        """
+        if self._tokens is None:
+            raise RuntimeError("this split was opened without its token cache")
+        tokens = self._tokens.split(self.split)
+        if len(tokens) != len(self):
+            raise UserError(
+                f"{self.folder} has {len(self)} {self.split} slates, but {len(tokens)} in {self._tokens.folder}: "
+                "run `equipoise prepare` again"
+            )
+        return tokens
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills short rows."""
+        return self.tokens.cache.pad_id
+
+    @cached_property
+    def rows(self) -> Any:
+        """Texts, labels and fields of every slate as a `datasets.Dataset`, converted at the first use.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        from datasets import Dataset as HfDataset
+        from datasets.exceptions import DatasetGenerationError
+
+        files = [str(self.folder / name) for name in self.manifest.splits[self.split].files]
         try:
-            self.rows = HfDataset.from_parquet([str(file) for file in files], cache_dir=str(folder / ".cache"))
+            return HfDataset.from_parquet(files, cache_dir=str(self.folder / ".cache"))
         except (DatasetGenerationError, OSError, ValueError) as error:
-            self.manifest.verify(folder)  # names the file that is not as it was written
-            raise UserError(f"the {split} shards in {folder} cannot be read ({error}): prepare them again") from error
+            self.manifest.verify(self.folder)  # names the file that is not as it was written
+            raise UserError(
+                f"the {self.split} shards in {self.folder} cannot be read ({error}): prepare them again"
+            ) from error
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._length
 
-    def slate(self, row: int, tokenizer: SlateTokenizer, negatives: int | None = None, seed: int = 0) -> Slate:
+    def slate(self, row: int, negatives: int | None = None, seed: int = 0, epoch: int = 0) -> Slate:
         """Slate `row`, tokenised; with `negatives`, at most that many of its unclicked candidates (seeded)."""
-        record: dict[str, Any] = self.rows[int(row)]
-        click = np.asarray(record["click"], dtype=np.int8)
-        keep, log_keep = sample_candidates(click, negatives, [seed, int(row)])
-        item = np.asarray(record["item"], dtype=np.int64)[keep]
-        contexts = [record["context"][index] for index in keep]
+        row, tokens = int(row), self.tokens
+        first, stop = int(tokens.first[row]), int(tokens.first[row + 1])
+        keep, log_keep = sample_candidates(tokens.click[first:stop], negatives, seed, epoch, row)
+        places = first + keep
         return Slate(
-            row=int(row),
-            prefix=tokenizer.prefix(record["prefix"]),
-            candidates=tokenizer.candidates(item.tolist(), contexts),
-            item=item,
-            click=click[keep],
-            conversion=np.asarray(record["conversion"], dtype=np.int8)[keep],
+            row=row,
+            prefix=tokens.prefix[row],
+            candidates=tokens.candidates(places),
+            item=tokens.item[places].astype(np.int64),
+            click=tokens.click[places],
+            conversion=tokens.conversion[places],
             log_keep=log_keep,
         )
 
@@ -109,30 +158,32 @@ class TrainBatches(Dataset):
     def __init__(
         self,
         slates: SlateSet,
-        tokenizer: SlateTokenizer,
-        order: BatchOrder,
+        order: BatchOrder | BudgetOrder,
         negatives: int | None,
         max_row: int,
         attributes: dict[str, np.ndarray],
     ) -> None:
-        self.slates, self.tokenizer, self.order = slates, tokenizer, order
+        self.slates, self.order = slates, order
         self.negatives, self.max_row, self.attributes = negatives, max_row, attributes
 
     def __getitem__(self, number: int) -> SlateBatch:
         epoch, rows = self.order.batch(number)
-        seed = self.order.seed * 1_000_003 + epoch
-        slates = [self.slates.slate(row, self.tokenizer, self.negatives, seed) for row in rows]
-        return build_batch(slates, self.max_row, self.tokenizer.pad_id, self.attributes)
+        slates = [self.slates.slate(row, self.negatives, self.order.seed, epoch) for row in rows]
+        return build_batch(slates, self.max_row, self.slates.pad_id, self.attributes)
 
 
-def score_batches(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Group consecutive slates (given by their numbers of candidates) into batches of about `most` candidates."""
+def score_batches(costs: Sequence[int] | np.ndarray, most: int) -> list[list[int]]:
+    """Group slates, given by their numbers of tokens, into batches of about `most` tokens, the longest first.
+
+    Slates of similar length come together, so that rows are padded little and processes that take batches in turn work
+    alike; the batch that needs most memory comes first. A slate of more than `most` tokens is alone.
+    """
     groups: list[list[int]] = []
     filled = 0
-    for index, size in enumerate(sizes):
-        if not groups or filled + size > most:
+    for index in np.argsort(-np.asarray(costs, dtype=np.int64), kind="stable").tolist():
+        if not groups or filled + costs[index] > most:
             groups.append([])
             filled = 0
         groups[-1].append(index)
-        filled += size
+        filled += int(costs[index])
     return groups

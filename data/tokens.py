@@ -8,8 +8,23 @@ and `candidate \\n`, whose last token is the one that is read.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from configs.errors import UserError
 from configs.schema import TokensConfig
+
+
+def candidate_cut(item: np.ndarray, context: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many of a candidate's item ids and context ids stay, so that both fit into `room`; the context goes first.
+
+    Args:
+        item, context: int arrays, how many ids there are.
+
+    Returns:
+        int arrays, what stays of the item and of the context, and a bool array, whether something was cut.
+    """
+    kept_context = np.minimum(context, room)
+    return np.minimum(item, room - kept_context), kept_context, item + context > room
 
 
 class SlateTokenizer:
@@ -41,11 +56,16 @@ class SlateTokenizer:
             self.prefix_end = self.candidate_end = self._line_break()
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.separator = ", "
-        self._items = self._ids(list(item_texts))
+        self._items = self.ids(list(item_texts))
+
+    @property
+    def candidate_room(self) -> int:
+        """How many ids of item and context fit into a candidate."""
+        return self.limits.max_candidate - len(self.candidate_end)
 
     def _line_break(self) -> list[int]:
         """The ids that end prefixes and candidates of decoders: a line break, or one token where none is known."""
-        ids = self._ids(["\n"])[0]
+        ids = self.ids(["\n"])[0]
         # Tokenizers made for encoders drop white space altogether.
         ends = (self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
         ids = ids or [token for token in ends if token is not None][:1]
@@ -56,20 +76,36 @@ class SlateTokenizer:
             )
         return ids
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of plain texts, nothing added and nothing cut."""
         if not texts:
             return []
         # A title that spells "[SEP]" or "</s>" must stay plain text, or a seller could end the prompt.
-        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        return self.tokenizer(texts, **options)["input_ids"]
+        return self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
 
     def prefix(self, text: str) -> list[int]:
         """Token ids of a prefix, at most `max_prefix`, cut at its end."""
+        return self.prefixes([text])[0]
+
+    def prefixes(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of many prefixes, tokenised at once."""
         room = self.limits.max_prefix - len(self.start) - len(self.prefix_end)
-        ids = self._ids([text])[0]
-        self.seen["prefix"] += 1
-        self.cut["prefix"] += len(ids) > room
-        return [*self.start, *ids[:room], *self.prefix_end]
+        every = self.ids(texts)
+        self.seen["prefix"] += len(every)
+        self.cut["prefix"] += sum(len(ids) > room for ids in every)
+        return [[*self.start, *ids[:room], *self.prefix_end] for ids in every]
+
+    def contexts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of contexts as they follow an item's: separator first, nothing cut; an empty one adds nothing."""
+        told = iter(self.ids([self.separator + text for text in texts if text]))
+        return [next(told) if text else [] for text in texts]
 
     def candidates(self, items: Sequence[int], contexts: Sequence[str]) -> list[list[int]]:
         """Token ids of candidates: item text, then the impression's context; the item text is cut where too long."""
@@ -77,16 +113,11 @@ class SlateTokenizer:
         if len(self._contexts) + len(new) > 500_000:
             self._contexts.clear()
             new = sorted({context for context in contexts if context})
-        self._contexts.update(zip(new, self._ids([self.separator + context for context in new]), strict=True))
-        room = self.limits.max_candidate - len(self.candidate_end)
-        out = []
-        for item, context in zip(items, contexts, strict=True):
-            item_ids, context_ids = self._items[item], self._contexts.get(context, [])
-            over = len(item_ids) + len(context_ids) > room
-            if over:
-                context_ids = context_ids[:room]
-                item_ids = item_ids[: room - len(context_ids)]
-            self.seen["candidate"] += 1
-            self.cut["candidate"] += over
-            out.append([*item_ids, *context_ids, *self.candidate_end])
-        return out
+        self._contexts.update(zip(new, self.contexts(new), strict=True))
+        parts = [(self._items[i], self._contexts.get(c, [])) for i, c in zip(items, contexts, strict=True)]
+        lengths = np.array([(len(item), len(context)) for item, context in parts], dtype=np.int64).reshape(-1, 2)
+        kept_item, kept_context, over = candidate_cut(lengths[:, 0], lengths[:, 1], self.candidate_room)
+        self.seen["candidate"] += len(parts)
+        self.cut["candidate"] += int(over.sum())
+        kept = zip(parts, kept_item.tolist(), kept_context.tolist(), strict=True)
+        return [[*item[:i], *context[:c], *self.candidate_end] for (item, context), i, c in kept]

@@ -34,11 +34,22 @@ def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
 
 @app.command()
 def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Turn the tables into slates: validate, split by time, join histories, render, write Parquet."""
+    """Turn the tables into slates: validate, split by time, join histories, render, write Parquet and token ids."""
     from configs.load import load_config
 
     loaded = load_config(config, overrides or [])
     from launch.prepare import run
+
+    run(loaded)
+
+
+@app.command()
+def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Turn the prepared texts into token ids, once for a backbone and its limits; `prepare` ends with it."""
+    from configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from launch.token_cache import run
 
     run(loaded)
 

@@ -25,6 +25,7 @@ from train.objectives.base import Objective
 from train.objectives.registry import build_objectives
 from train.report import evaluate_table, print_report, write_json
 from train.scoring import score_slates
+from train.token_caches import find_tokens
 from train.validation import spread_rows
 from train.world import World
 
@@ -36,11 +37,11 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
         UserError: the run is unfinished, or does not fit its data.
     """
     config = read_run_config(folder, overrides)
+    tokens = find_tokens(config)
     accelerator = make_accelerator(config)
     world = World()
     objectives = build_objectives(config.objectives)
-    with accelerator.local_main_process_first():
-        data = open_data(config, split, objectives)
+    data = open_data(config, split, objectives, tokens)
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
     rows = spread_rows(len(data.slates), config.evaluate.max_requests)
     console = Console(quiet=not accelerator.is_main_process)
@@ -49,9 +50,8 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
         scores = score_slates(
             model,
             data.slates,
-            data.tokenizer,
             rows,
-            most_candidates=config.evaluate.batch_candidates,
+            max_tokens=config.evaluate.max_tokens,
             max_row=config.tokens.max_row,
             device=accelerator.device,
             world=world,

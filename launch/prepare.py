@@ -1,4 +1,4 @@
-"""equipoise prepare: reads the tables, writes the prepared folder, and says what is in it."""
+"""equipoise prepare: reads the tables, writes the prepared folder and its token ids, and says what is in it."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -10,7 +10,11 @@ from data.slates import prepare
 
 
 def run(config: RunConfig) -> None:
-    """Prepare `config.data.folder` and print its counts, notes and dropped rows. Raises UserError for bad input."""
+    """Prepare `config.data.folder` and print its counts, notes and dropped rows; then tokenise it.
+
+    Raises:
+        UserError: bad input, or a backbone whose tokenizer cannot be loaded (the slates are complete then).
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -22,6 +26,9 @@ def run(config: RunConfig) -> None:
         out.print(f"left out: {rows:,} {reason}", highlight=False, soft_wrap=True)
     for note in manifest.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
+    from launch.token_cache import run as tokenize  # transformers loads only now
+
+    tokenize(config)
 
 
 def _counts(manifest: Manifest, title: str) -> Table:

@@ -41,7 +41,8 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["train_micro_batch_size_per_gpu"] = config.train.batch_size
+        # DeepSpeed asks for a number and reads nothing from it here; with a budget of tokens there is none.
+        settings["train_micro_batch_size_per_gpu"] = config.train.batch_size or 1
         settings["gradient_accumulation_steps"] = config.train.accumulate
         settings["gradient_clipping"] = config.train.max_grad_norm
         settings["zero_optimization"]["overlap_comm"] = False

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from configs.schema import RunConfig
 from data.manifest import Manifest
 from data.sampling import BatchOrder
 from data.slate_set import SlateSet, TrainBatches
-from data.tokens import SlateTokenizer
+from data.token_budget import BudgetOrder
+from data.token_cache import TokenCache
 from modeling.adapter_store import AdapterInfo
-from modeling.backbone import config_hash, is_encoder, load_model_config, load_tokenizer, max_positions
+from modeling.backbone import config_hash, load_model_config, max_positions
 from modeling.model import SlateModel, build_model
 from train.objectives.base import Objective
 from train.objectives.grouped import GroupedObjective
@@ -21,10 +23,10 @@ from train.world import World
 
 @dataclass(frozen=True)
 class DataParts:
-    """Data of a job: the split's slates, the tokenizer, and the codes of the item attributes that losses read."""
+    """Data of a job: the split's slates, and the codes of the item attributes that losses read."""
 
     slates: SlateSet
-    tokenizer: SlateTokenizer
+    tokens: TokenCache
     attributes: dict[str, np.ndarray]
 
 
@@ -66,15 +68,13 @@ def check_lengths(config: RunConfig) -> None:
         )
 
 
-def open_data(config: RunConfig, split: str, objectives: dict[str, Objective]) -> DataParts:
-    """Open one split with its tokenizer; list-wise objectives over groups learn how many groups there are.
+def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], tokens: TokenCache) -> DataParts:
+    """Open one split with its tokens; list-wise objectives over groups learn how many groups there are.
 
     Raises:
         UserError: the prepared folder does not fit the config.
     """
-    slates = SlateSet(config.data.folder, split)
-    encoder = is_encoder(load_model_config(config.backbone))
-    tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, slates.items.texts)
+    slates = SlateSet(config.data.folder, split, tokens)
     attributes: dict[str, np.ndarray] = {}
     for objective in objectives.values():
         for name in objective.attributes:
@@ -82,24 +82,33 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective]) -
             attributes[name] = codes
             if isinstance(objective, GroupedObjective):
                 objective.groups = len(values)
-    return DataParts(slates, tokenizer, attributes)
+    return DataParts(slates, tokens, attributes)
 
 
 def open_split(data: DataParts, split: str) -> DataParts:
-    """Another split of the same folder, with the same tokenizer and codes: items are tokenised once.
+    """Another split of the same folder, with the same tokens and codes.
 
     Raises:
         UserError: the folder has no such split.
     """
-    return replace(data, slates=SlateSet(data.slates.folder, split))
+    return replace(data, slates=SlateSet(data.slates.folder, split, data.tokens))
 
 
 def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatches:
-    """The training batches of this process, by number of global micro-batch."""
-    order = BatchOrder(len(data.slates), config.train.batch_size, world.size, world.rank, config.seed)
-    return TrainBatches(
-        data.slates, data.tokenizer, order, config.train.negatives, config.tokens.max_row, data.attributes
-    )
+    """The training batches of this process, by number of global micro-batch.
+
+    Raises:
+        UserError: the train split is too small for so many processes or so large batches.
+    """
+    settings, slates = config.train, data.slates
+    order: BatchOrder | BudgetOrder
+    if settings.batch_size is not None:
+        order = BatchOrder(len(slates), settings.batch_size, world.size, world.rank, config.seed)
+    else:
+        assert settings.max_tokens is not None, "the schema sets one of the two"
+        costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
+        order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
+    return TrainBatches(slates, order, settings.negatives, config.tokens.max_row, data.attributes)
 
 
 def assemble_model(

@@ -5,17 +5,17 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.schema import RunConfig
+from data.slate_set import TrainBatches
+from data.token_budget import BudgetOrder
+from data.token_cache import TextCounts
 from modeling.model import SlateModel
 from train.accelerate_setup import zero_stage
-from train.assemble import DataParts
 from train.parameters import count_by_group, full_size, trainable
-from train.validation import spread_rows
-
-LOOKED_AT = 100
-"""Slates that are tokenised at start-up to tell how many texts are cut."""
 
 
-def describe(console: Console, config: RunConfig, accelerator: Accelerator, model: SlateModel, data: DataParts) -> None:
+def describe(
+    console: Console, config: RunConfig, accelerator: Accelerator, model: SlateModel, batches: TrainBatches
+) -> None:
     """Print what trains, on what, and how."""
     table = Table(title=f"{config.name}: trainable parameters", title_justify="left")
     table.add_column("part")
@@ -27,20 +27,46 @@ def describe(console: Console, config: RunConfig, accelerator: Accelerator, mode
     console.print(table)
     stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
     console.print(
-        f"{len(data.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"
-        f" ({accelerator.distributed_type.value}{stage}), {config.train.batch_size} slates each ×"
+        f"{len(batches.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"
+        f" ({accelerator.distributed_type.value}{stage}), {_measure(config)} each ×"
         f" {config.train.accumulate}; method {config.balancing.method}, normalize {config.balancing.normalize}",
         soft_wrap=True,
     )
-    for text, limit, share in _cut_shares(data):
-        console.print(f"{share:.1%} of the {text} texts looked at are cut at {limit}: raise it to keep them whole")
+    if isinstance(batches.order, BudgetOrder):
+        for line in _plan_lines(batches.order):
+            console.print(line, soft_wrap=True)
+    for text, limit, share in _cut_shares(batches.slates.tokens.counts):
+        console.print(f"{share:.1%} of the train split's {text} texts are cut at {limit}: raise it to keep them whole")
 
 
-def _cut_shares(data: DataParts) -> list[tuple[str, str, float]]:
-    for row in spread_rows(len(data.slates), LOOKED_AT):
-        data.slates.slate(row, data.tokenizer)
-    seen, cut = data.tokenizer.seen, data.tokenizer.cut
-    shares = [(text, f"tokens.max_{text}", cut[text] / max(seen[text], 1)) for text in ("prefix", "candidate")]
+def _measure(config: RunConfig) -> str:
+    if config.train.batch_size is not None:
+        return f"{config.train.batch_size} slates"
+    return f"at most {config.train.max_tokens:,} tokens"
+
+
+def _plan_lines(order: BudgetOrder) -> list[str]:
+    """What the first epoch's plan is like; the later ones differ a little."""
+    plan, count = order.plan(0), order.count(0)
+    lines = [
+        f"an epoch has {count:,} micro-batches of {len(plan.rows) / count:.1f} slates on all processes; the fullest "
+        f"process holds {plan.imbalance:.3f} times the mean"
+    ]
+    if plan.dropped:
+        lines.append(f"{plan.dropped} slates at its end are fewer than processes and left out until the next epoch")
+    if plan.oversize:
+        lines.append(
+            f"{plan.oversize:,} slates have more than train.max_tokens={order.max_tokens} tokens: each is alone in its "
+            "process's share; lower data.max_candidates or train.negatives if memory does not hold them"
+        )
+    return lines
+
+
+def _cut_shares(counts: TextCounts) -> list[tuple[str, str, float]]:
+    shares = [
+        ("prefix", "tokens.max_prefix", counts.cut_prefixes / max(counts.prefixes, 1)),
+        ("candidate", "tokens.max_candidate", counts.cut_candidates / max(counts.candidates, 1)),
+    ]
     return [share for share in shares if share[2] > 0]
 
 

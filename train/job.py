@@ -22,6 +22,7 @@ from train.describe import describe, step_line
 from train.loop import Hooks, Loop
 from train.objectives.registry import build_objectives
 from train.parameters import MovementCheck, gather, optimizer_groups, trainable
+from train.token_caches import find_tokens
 from train.tracking import Tracking
 from train.validation import validate
 from train.world import World
@@ -41,16 +42,16 @@ class Job:
 
     def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
         self.config, self.resume = config, resume
+        check_lengths(config)
+        tokens = find_tokens(config)  # made here if need be, while no process waits for another
         self.accelerator = make_accelerator(config, config.output)
         self.world = World()
         self.console = Console(quiet=not self.accelerator.is_main_process, highlight=False)
-        check_lengths(config)
         self._claim_folder(overwrite)
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)
-        with self.accelerator.local_main_process_first():  # the first of each node fills the cache
-            self.data = open_data(config, "train", objectives)
-            self.valid = open_split(self.data, "valid") if config.train.eval_every else None
+        self.data = open_data(config, "train", objectives, tokens)
+        self.valid = open_split(self.data, "valid") if config.train.eval_every else None
         model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
         optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -66,7 +67,7 @@ class Job:
 
     def run(self) -> dict[str, Any] | None:
         """Train from the beginning or the last checkpoint."""
-        describe(self.console, self.config, self.accelerator, self.slate_model, self.data)
+        describe(self.console, self.config, self.accelerator, self.slate_model, self.loop.batches)
         progress = self._start()
         started = time.perf_counter()
         with self.bar:

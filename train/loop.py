@@ -87,9 +87,7 @@ class Loop:
         # ZeRO-3 gives the towers' weights back before the one backward hands their gradients on.
         self.one_by_one = zero_stage(accelerator) != 3
         self.slate_model.upper.stops_early = zero_stage(accelerator) != 3
-        per_epoch = batches.order.per_epoch // config.train.accumulate
-        by_epochs = max(1, int(config.train.epochs * per_epoch))
-        self.total = config.train.max_steps or by_epochs
+        self.total = config.train.max_steps or batches.order.steps(config.train.epochs, config.train.accumulate)
         self._refuse_level()
         self.balancer = Balancer(
             list(objectives),
@@ -104,7 +102,7 @@ class Loop:
         self.slate_model.boundary.solve = self.balancer.solve
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.averages = Averages()
-        self._seen = {"slates": 0.0, "impressions": 0.0}
+        self._seen = {"slates": 0.0, "impressions": 0.0, "tokens": 0.0}
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
         self.stopped = False
         self._clock = time.perf_counter()
@@ -176,12 +174,11 @@ class Loop:
 
     def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
         stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
-        mine = torch.tensor(
-            [batch.click.numel(), float(stands_for), batch.slots.shape[0], float(asked)],
-            dtype=torch.float64,
-            device=batch.click.device,
-        )
-        candidates, impressions, slates, asking = self.world.sum(mine).tolist()
+        tokens = (batch.segment_ids >= 0).sum()
+        known = torch.tensor([batch.click.numel(), batch.slots.shape[0], asked], dtype=torch.float64)
+        mine = torch.cat([known.to(tokens.device), torch.stack([stands_for.double(), tokens.double()])])
+        candidates, slates, asking, impressions, tokens_seen = self.world.sum(mine).tolist()
+        self._seen["tokens"] += tokens_seen
         return Totals(candidates, impressions, slates), asking > 0
 
     def _micro_step(self, batch: SlateBatch, progress: Progress, asked: bool) -> bool:
@@ -297,7 +294,7 @@ class Loop:
             values[f"perf/{key}_per_second"] = seen / max(now - self._clock, 1e-9)
             self._seen[key] = 0.0
         values["train/lr"] = self._rate
-        values["train/epoch"] = step * self.config.train.accumulate / self.batches.order.per_epoch
+        values["train/epoch"] = self.batches.order.epoch_at(step * self.config.train.accumulate)
         values.update(self.balancer.drain())
         self._clock = now
         self.hooks.log(step, values)

@@ -8,17 +8,15 @@ from torch import nn
 
 from data.batches import build_batch
 from data.slate_set import SlateSet, score_batches
-from data.tokens import SlateTokenizer
 from train.world import World
 
 
 def score_slates(
     model: nn.Module,
     slates: SlateSet,
-    tokenizer: SlateTokenizer,
     rows: Sequence[int],
     *,
-    most_candidates: int,
+    max_tokens: int,
     max_row: int,
     device: torch.device,
     world: World,
@@ -26,12 +24,14 @@ def score_slates(
 ) -> dict[str, np.ndarray]:
     """Score the slates `rows` with all their candidates, each process its part, gathered once at the end.
 
+    Args:
+        max_tokens: tokens of a batch and process; a longer slate is a batch of its own.
+
     Returns:
         arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
         and `conversion` (int8), and float64 logits and adjustments by objective name.
     """
-    sizes = [len(items) for items in slates.rows.select(list(rows))["item"]] if rows else []
-    groups = score_batches(sizes, most_candidates)
+    groups = score_batches(slates.tokens.costs()[list(rows)], max_tokens)
     mine = groups[world.rank :: world.size]
     rounds = -(-len(groups) // world.size)
     was_training = model.training
@@ -40,9 +40,9 @@ def score_slates(
     with torch.inference_mode():
         for number in range(rounds):
             # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
-            group = mine[number] if number < len(mine) else groups[0]
-            chosen = [slates.slate(rows[index], tokenizer) for index in group]
-            batch = build_batch(chosen, max_row, tokenizer.pad_id).to(device)
+            group = mine[number] if number < len(mine) else groups[-1]
+            chosen = [slates.slate(rows[index]) for index in group]
+            batch = build_batch(chosen, max_row, slates.pad_id).to(device)
             outputs = model(**batch.model_inputs())
             if number >= len(mine):
                 continue

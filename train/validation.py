@@ -25,9 +25,8 @@ def validate(
     scores = score_slates(
         model,
         data.slates,
-        data.tokenizer,
         spread_rows(len(data.slates), config.train.eval_requests),
-        most_candidates=config.evaluate.batch_candidates,
+        max_tokens=config.evaluate.max_tokens,
         max_row=config.tokens.max_row,
         device=device,
         world=world,

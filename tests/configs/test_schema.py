@@ -200,3 +200,23 @@ def test_item_texts_are_never_empty() -> None:
 def test_there_is_one_way_to_split(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SplitConfig.model_validate(values)
+
+
+# -- one measure of a batch
+
+
+def test_a_batch_is_counted_in_one_measure() -> None:
+    train = RunConfig.model_validate(settings()).train
+    assert (train.batch_size, train.max_tokens) == (None, 8192)
+    train = RunConfig.model_validate(settings(train={"batch_size": 4})).train
+    assert (train.batch_size, train.max_tokens) == (4, None)
+    train = RunConfig.model_validate(settings(train={"max_tokens": 100, "batch_size": None})).train
+    assert (train.batch_size, train.max_tokens) == (None, 100)
+    refused("batch_size and max_tokens exclude each other: set one of them to null",
+            train={"batch_size": 4, "max_tokens": 100})  # fmt: skip
+
+
+@pytest.mark.parametrize("train", [{}, {"batch_size": 4}, {"max_tokens": 100}])
+def test_the_measure_is_saved_as_it_was_resolved(train: dict[str, Any]) -> None:
+    config = RunConfig.model_validate(settings(train=train))
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config

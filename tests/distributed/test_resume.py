@@ -33,6 +33,7 @@ STATEFUL = ("balancing.gram_ema=0.8", "balancing.balance_every=3", "balancing.no
         ("cpu_ddp2", ("balancing.method=gradvac", *STATEFUL)),
         ("cpu_zero2", ("balancing.method=torchjd:GradVac", "balancing.options={beta: 0.1}", *STATEFUL)),
         ("cpu_zero3", ("balancing.method=famo",)),
+        ("cpu_ddp2", ("balancing.method=pcgrad", "train.batch_size=null", "train.max_tokens=160")),
     ],
 )
 def test_resumed_run_is_the_same_run(

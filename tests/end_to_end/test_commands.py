@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def equipoise(*arguments: str) -> subprocess.CompletedProcess[str]:
+def equipoise(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **environment}
     command = [sys.executable, "-m", "launch.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
@@ -77,6 +77,39 @@ def test_run_folder_is_complete(run: Path) -> None:
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
     assert list(run.rglob("events.out.tfevents.*"))
     assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-000003", "step-000006"]
+
+
+def test_tokens_are_made_by_prepare_or_by_tokenize_and_never_by_a_group(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    tokens = Path(settings["data"]["folder"]) / "tokens"
+    (made,) = tokens.iterdir()  # by prepare
+    done = equipoise("tokenize", settings["config"])
+    assert done.returncode == 0 and f"nothing to do: {made} is complete" in done.stdout
+    assert list(tokens.iterdir()) == [made]
+
+    other = "tokens.max_prefix=40"
+    alone = {"WORLD_SIZE": "2", "RANK": "0"}
+    for command in ("train", "tokenize"):
+        output = f"output={tmp_path / 'run'}"
+        words = {"train": "`equipoise tokenize CONFIG`", "tokenize": "run it once, without a launcher"}
+        refused(equipoise(command, settings["config"], other, output, **alone), words[command])
+    assert list(tokens.iterdir()) == [made] and not (tmp_path / "run").exists()
+    done = equipoise("tokenize", settings["config"], other)
+    assert done.returncode == 0 and "328 candidates (0 cut at tokens.max_candidate)" in done.stdout
+    assert len(list(tokens.iterdir())) == 2
+
+
+def test_batches_by_tokens(settings: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    by_tokens = ("train.batch_size=null", "train.max_tokens=300", "train.max_steps=null", "train.eval_every=null")
+    done = equipoise("train", settings["config"], f"output={run}", *by_tokens)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "at most 300 tokens each" in done.stdout
+    assert "an epoch has" in done.stdout
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["train/epoch"] == 1.0
+    assert all(record["perf/tokens_per_second"] > 0 for record in records)
 
 
 def test_evaluate_writes_scores_and_report(run: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from configs.errors import UserError
 from configs.schema import ObjectivesConfig, RunConfig
 from data.batches import Slate, SlateBatch, build_batch
+from data.sampling import BatchOrder
 from modeling.adapters import adapter_of
 from modeling.model import SlateModel
 from train.checkpoint import Progress
@@ -27,7 +27,7 @@ class FixedBatches:
 
     def __init__(self, batches: list[SlateBatch]) -> None:
         self.batches = batches
-        self.order = SimpleNamespace(per_epoch=len(batches))
+        self.order = BatchOrder(slates=len(batches), batch_size=1, processes=1, rank=0, seed=0)
 
     def __getitem__(self, number: int) -> SlateBatch:
         return self.batches[number % len(self.batches)]

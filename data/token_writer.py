@@ -1,0 +1,172 @@
+"""Writes a token cache (docs/slate_format.md), batch after batch, whole or not at all."""
+
+import json
+import os
+import secrets
+import shutil
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.errors import UserError
+from data.manifest import Manifest
+from data.ragged import GrowingArray, RaggedWriter
+from data.shard_files import open_shards
+from data.token_cache import FILE_NAME, FORMAT, TextCounts, TokenCache
+from data.tokens import SlateTokenizer, candidate_cut
+
+ITEM_BATCH = 20_000
+SLATE_BATCH = 2_000
+
+Tell = Callable[[str, float], None]
+
+
+def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, tell: Tell) -> None:
+    """Tokenise all items, contexts and prefixes of a prepared folder into `folder`, which appears when it is complete.
+
+    Args:
+        folder: PREPARED/tokens/KEY; one that is there already (a damaged one) is replaced.
+        prepared: written by `equipoise prepare`.
+        tokenizer: without any item texts.
+        tell: is told the stage and the share of all slates and items that is done, 0 to 1.
+
+    Raises:
+        UserError: a file of the prepared folder is missing or unreadable.
+    """
+    manifest = Manifest.read(prepared)
+    folder.parent.mkdir(exist_ok=True)
+    building = folder.with_name(f".{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    building.mkdir()
+    try:
+        with _all_cores():
+            _Writer(building, prepared, manifest, tokenizer, tell).write()
+        _take_place(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _take_place(building: Path, folder: Path) -> None:
+    """Rename; a damaged cache gives way, and one that another process has finished meanwhile stays."""
+    if folder.exists():
+        try:
+            TokenCache(folder)
+            return
+        except UserError:
+            shutil.rmtree(folder)
+    building.rename(folder)
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let fast tokenizers spread a batch over all cores, also where the environment has switched that off."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+class _Writer:
+    def __init__(self, out: Path, prepared: Path, manifest: Manifest, tokenizer: SlateTokenizer, tell: Tell) -> None:
+        self.out, self.prepared, self.manifest, self.tokenizer, self.tell = out, prepared, manifest, tokenizer, tell
+        self.room = tokenizer.candidate_room
+        self.item_lengths = np.empty(0, dtype=np.int64)
+        self.codes: dict[str, int] = {}
+        self.context_lengths = array("q")
+        self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
+        self.done = 0
+
+    def write(self) -> None:
+        self._write_items()
+        with RaggedWriter(self.out, "contexts") as self.contexts:
+            self._learn([""])
+            counts = {name: vars(self._write_split(name)) for name in self.manifest.splits}
+        files = {path.name: path.stat().st_size for path in sorted(self.out.iterdir())}
+        record = {
+            "format": FORMAT,
+            "room": self.room,
+            "candidate_end": self.tokenizer.candidate_end,
+            "pad_id": self.tokenizer.pad_id,
+            "counts": counts,
+            "files": files,
+        }
+        (self.out / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def _advance(self, stage: str, count: int) -> None:
+        self.done += count
+        self.tell(stage, min(self.done / max(self.total, 1), 1.0))
+
+    def _write_items(self) -> None:
+        lengths = []
+        path = self.prepared / "items.parquet"
+        with RaggedWriter(self.out, "items") as items, _readable(self.manifest, self.prepared, path):
+            for batch in pq.ParquetFile(path).iter_batches(ITEM_BATCH, columns=["text"]):
+                ids = self.tokenizer.ids(batch.column(0).to_pylist())
+                # One id more than there is room for tells that something is cut.
+                lengths.append(items.append([text[: self.room + 1] for text in ids]))
+                self._advance("tokenising items", len(ids))
+        self.item_lengths = np.concatenate([self.item_lengths, *lengths])
+
+    def _learn(self, texts: list[str]) -> None:
+        """Give contexts that are new their numbers and write their ids."""
+        new = [text for text in texts if text not in self.codes]
+        self.codes.update({text: len(self.codes) + number for number, text in enumerate(new)})
+        ids = [context[: self.room + 1] for context in self.tokenizer.contexts(new)]
+        self.context_lengths.extend(self.contexts.append(ids).tolist())
+
+    def _write_split(self, name: str) -> TextCounts:
+        seen, cut, cut_candidates = self.tokenizer.seen, self.tokenizer.cut, 0
+        seen["prefix"] = cut["prefix"] = 0
+        kinds = {"first": np.int64, "item": np.int32, "context": np.int32, "length": np.int32, "click": np.int8}
+        with ExitStack() as stack:
+            prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
+            arrays = {
+                key: stack.enter_context(GrowingArray(self.out / f"{name}.{key}.npy", kind))
+                for key, kind in {**kinds, "conversion": np.int8}.items()
+            }
+            arrays["first"].append([0])
+            for path, shard in open_shards(self.prepared, self.manifest, name):
+                with _readable(self.manifest, self.prepared, path):
+                    columns = ["prefix", "item", "context", "click", "conversion"]
+                    for batch in shard.iter_batches(SLATE_BATCH, columns=columns):
+                        prefixes.append(self.tokenizer.prefixes(batch.column("prefix").to_pylist()))
+                        cut_candidates += self._write_candidates(arrays, batch)
+                        self._advance(f"tokenising {name}", batch.num_rows)
+        return TextCounts(seen["prefix"], cut["prefix"], arrays["item"].length, cut_candidates)
+
+    def _write_candidates(self, arrays: dict[str, GrowingArray], batch: pa.RecordBatch) -> int:
+        """Append the impressions of some slates; returns how many candidates were cut."""
+        sizes = pc.list_value_length(batch.column("item")).to_numpy(zero_copy_only=False)
+        arrays["first"].append(arrays["item"].length + np.cumsum(sizes, dtype=np.int64))
+        flat = {key: batch.column(key).flatten() for key in ("item", "click", "conversion")}
+        values = {key: column.to_numpy(zero_copy_only=False) for key, column in flat.items()}
+        distinct = batch.column("context").flatten().dictionary_encode()
+        texts = distinct.dictionary.to_pylist()
+        self._learn(texts)
+        numbers = np.array([self.codes[text] for text in texts], dtype=np.int32)
+        context = numbers[distinct.indices.to_numpy(zero_copy_only=False)]
+        item, lengths = values["item"], np.frombuffer(self.context_lengths, dtype=np.int64)
+        of_item, of_context, over = candidate_cut(self.item_lengths[item], lengths[context], self.room)
+        values |= {"context": context, "length": of_item + of_context + len(self.tokenizer.candidate_end)}
+        for key, column in values.items():
+            arrays[key].append(column)
+        return int(over.sum())
+
+
+@contextmanager
+def _readable(manifest: Manifest, prepared: Path, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        manifest.verify(prepared)  # names the file that is not as it was written
+        raise UserError(f"{path} cannot be read ({error}): run equipoise prepare again") from error

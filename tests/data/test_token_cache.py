@@ -1,0 +1,267 @@
+"""The token cache: the same ids as direct tokenising, whole or not at all, and exact costs."""
+
+import itertools
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from torch.utils.data import DataLoader
+
+from configs.errors import UserError
+from configs.schema import TokensConfig
+from data import token_cache, token_writer
+from data.manifest import Manifest
+from data.sampling import BatchOrder
+from data.slate_set import SlateSet, TrainBatches
+from data.token_cache import TokenCache, cache_key
+from data.token_writer import write_token_cache
+from data.tokens import SlateTokenizer
+
+TIGHT = TokensConfig(max_prefix=8, max_candidate=4)
+MIDDLE = TokensConfig(max_prefix=40, max_candidate=24)
+WIDE = TokensConfig(max_prefix=2000, max_candidate=1000, max_row=3000)
+
+Prepared = Callable[..., Path]
+
+
+def silent(stage: str, share: float) -> None:
+    """Listens to nothing."""
+
+
+def write(folder: Path, tokenizer: Any, limits: TokensConfig = MIDDLE, encoder: bool = True) -> TokenCache:
+    """The cache of a prepared folder, written anew."""
+    place = folder / "tokens" / "key"
+    write_token_cache(place, folder, SlateTokenizer(tokenizer, limits, encoder, []), silent)
+    return TokenCache(place)
+
+
+@pytest.fixture(scope="module")
+def prepared(make_prepared: Prepared) -> Path:
+    return make_prepared()
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_writer, "SLATE_BATCH", 3)
+    monkeypatch.setattr(token_writer, "ITEM_BATCH", 5)
+
+
+@pytest.mark.parametrize("limits", [TIGHT, MIDDLE, WIDE], ids=["tight", "middle", "wide"])
+@pytest.mark.parametrize("encoder", [True, False])
+def test_ids_are_those_of_direct_tokenising(
+    encoder: bool, limits: TokensConfig, make_prepared: Prepared, wordpiece: Any, bytewise: Any
+) -> None:
+    folder = make_prepared()
+    tokenizer = wordpiece if encoder else bytewise
+    cache = write(folder, tokenizer, limits, encoder)
+    for split in ("train", "valid", "test"):
+        slates = SlateSet(folder, split, cache)
+        direct = SlateTokenizer(tokenizer, limits, encoder, slates.items.texts)
+        assert slates.pad_id == direct.pad_id
+        for row in range(len(slates)):
+            record, slate = slates.rows[row], slates.slate(row)
+            assert slate.prefix.tolist() == direct.prefix(record["prefix"])
+            expected = direct.candidates(record["item"], record["context"])
+            assert [ids.tolist() for ids in slate.candidates] == expected
+            assert slate.item.tolist() == record["item"]
+            assert slate.click.tolist() == record["click"]
+            assert slate.conversion.tolist() == record["conversion"]
+        counts = slates.tokens.counts
+        assert (counts.prefixes, counts.candidates) == (direct.seen["prefix"], direct.seen["candidate"])
+        assert (counts.cut_prefixes, counts.cut_candidates) == (direct.cut["prefix"], direct.cut["candidate"])
+    cut = cache.counts["train"].cut_candidates
+    assert cut == 0 if limits is WIDE else cut > 0  # every case is met
+
+
+def test_several_ids_may_end_a_candidate(make_prepared: Prepared, bytewise: Any) -> None:
+    folder = make_prepared()
+    tokenizer = SlateTokenizer(bytewise, MIDDLE, False, [])
+    tokenizer.candidate_end = [7, 8, 9]
+    write_token_cache(folder / "tokens" / "key", folder, tokenizer, silent)
+    slates = SlateSet(folder, "train", TokenCache(folder / "tokens" / "key"))
+    direct = SlateTokenizer(bytewise, MIDDLE, False, slates.items.texts)
+    direct.candidate_end = [7, 8, 9]
+    for row in range(len(slates)):
+        record = slates.rows[row]
+        expected = direct.candidates(record["item"], record["context"])
+        assert [ids.tolist() for ids in slates.slate(row).candidates] == expected
+
+
+def test_batches_leave_no_trace(
+    make_prepared: Prepared, wordpiece: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    one, two = make_prepared(4), make_prepared(4)
+    whole = write(one, wordpiece)
+    request.getfixturevalue("small_batches")
+    pieces = write(two, wordpiece)
+    for path in whole.folder.iterdir():
+        assert (pieces.folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_each_text_is_tokenised_once_on_all_cores(
+    make_prepared: Prepared, wordpiece: Any, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_prepared()
+    seen: list[str] = []
+    parallel: set[str | None] = set()
+    healthy = SlateTokenizer.ids
+
+    def listening(self: SlateTokenizer, texts: list[str]) -> list[list[int]]:
+        seen.extend(texts)
+        if texts:
+            parallel.add(os.environ.get("TOKENIZERS_PARALLELISM"))
+        return healthy(self, texts)
+
+    monkeypatch.setattr(SlateTokenizer, "ids", listening)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    write(folder, wordpiece)
+    assert parallel == {"true"}
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    rows = [row for split in ("train", "valid", "test") for row in SlateSet(folder, split).rows]
+    contexts = {", " + text for row in rows for text in row["context"] if text}
+    texts = pq.read_table(folder / "items.parquet").column("text").to_pylist()
+    assert sorted(seen) == sorted([*texts, *contexts, *(row["prefix"] for row in rows)])
+
+
+def test_progress_ends_at_one(prepared: Path, wordpiece: Any, tmp_path: Path) -> None:
+    told: list[float] = []
+    tokenizer = SlateTokenizer(wordpiece, MIDDLE, True, [])
+    write_token_cache(prepared / "tokens" / "told", prepared, tokenizer, lambda stage, share: told.append(share))
+    assert told == sorted(told) and told[-1] == 1.0 and len(told) > 3
+
+
+def test_the_key_holds_what_decides_the_ids(
+    prepared: Path, make_prepared: Prepared, wordpiece: Any, bytewise: Any
+) -> None:
+    manifest = Manifest.read(prepared)
+    key = cache_key(wordpiece, MIDDLE, True, manifest)
+    others = [
+        cache_key(bytewise, MIDDLE, True, manifest),
+        cache_key(wordpiece, MIDDLE, False, manifest),
+        cache_key(wordpiece, TokensConfig(max_prefix=41, max_candidate=24), True, manifest),
+        cache_key(wordpiece, TokensConfig(max_prefix=40, max_candidate=25), True, manifest),
+        cache_key(wordpiece, MIDDLE, True, Manifest.read(make_prepared(1))),
+    ]
+    assert len({key, *others}) == 6
+    assert cache_key(wordpiece, TokensConfig(max_prefix=40, max_candidate=24, max_row=99), True, manifest) == key
+    wordpiece(["a", "a b c"], padding=True, truncation=True, max_length=3)  # leaves its settings in the tokenizer
+    assert cache_key(wordpiece, MIDDLE, True, manifest) == key
+    wordpiece(["a", "a b c"])
+    assert cache_key(wordpiece, MIDDLE, True, manifest) == key
+
+
+@pytest.mark.parametrize("name", ["cache.json", "items.ids.npy", "train.prefix.offsets.npy", "valid.click.npy"])
+def test_a_damaged_cache_is_one_sentence_and_can_be_written_again(
+    name: str, make_prepared: Prepared, wordpiece: Any
+) -> None:
+    folder = make_prepared()
+    path = write(folder, wordpiece).folder / name
+    content = path.read_bytes()
+    for damage in (lambda: path.unlink(), lambda: path.write_bytes(content[:-9])):
+        damage()
+        with pytest.raises(UserError, match=rf"{name} is missing or .*: run `equipoise tokenize CONFIG` to write it"):
+            TokenCache(path.parent)
+        write(folder, wordpiece)
+        assert path.read_bytes() == content
+
+
+def test_a_cache_that_another_process_finished_stays(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = make_prepared()
+    cache = write(folder, wordpiece)
+    mark = (cache.folder / "cache.json").stat().st_mtime_ns
+    write(folder, wordpiece)
+    assert (cache.folder / "cache.json").stat().st_mtime_ns == mark
+    assert [path.name for path in cache.folder.parent.iterdir()] == ["key"]
+
+
+def test_a_failure_leaves_nothing_half_written(
+    make_prepared: Prepared, wordpiece: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_prepared()
+
+    def fail(self: Any, texts: list[str]) -> Any:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(SlateTokenizer, "prefixes", fail)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        write(folder, wordpiece)
+    assert list((folder / "tokens").iterdir()) == []
+
+
+def test_damaged_shards_are_named(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = make_prepared()
+    shard = folder / "slates" / "train-00001.parquet"
+    content = shard.read_bytes()
+    middle = bytearray(content)
+    middle[4 : len(content) // 3] = bytes(len(content) // 3 - 4)  # pages, not the footer
+    shard.write_bytes(middle)
+    with pytest.raises(UserError, match=r"train-00001\.parquet does not match its hash .* run equipoise prepare again"):
+        write(folder, wordpiece)
+    shard.write_bytes(content[:-20])
+    with pytest.raises(UserError, match=r"train-00001\.parquet does not match its hash"):
+        SlateSet(folder, "train")
+    shard.unlink()
+    with pytest.raises(UserError, match=r"train-00001\.parquet is missing"):
+        SlateSet(folder, "train")
+
+
+@pytest.mark.parametrize("chunk", [1, 20, 10**6])
+@pytest.mark.parametrize("negatives", [None, 1, 3])
+def test_costs_are_the_tokens_of_the_sampled_slates(
+    chunk: int, negatives: int | None, prepared: Path, wordpiece: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "CHUNK_IMPRESSIONS", chunk)
+    slates = SlateSet(prepared, "train", write(prepared, wordpiece))
+    for epoch in (0, 5):
+        costs = slates.tokens.costs(epoch, negatives, seed=3)
+        assert costs.dtype == np.int64
+        every = [slates.slate(row, negatives, 3, epoch) for row in range(len(slates))]
+        assert costs.tolist() == [len(s.prefix) + sum(map(len, s.candidates)) for s in every]
+    if negatives:
+        assert not np.array_equal(slates.tokens.costs(0, negatives, 3), slates.tokens.costs(5, negatives, 3))
+        assert slates.tokens.costs(0, negatives, 3).sum() < slates.tokens.costs().sum()
+
+
+def test_workers_and_other_processes_map_the_files_themselves(prepared: Path, wordpiece: Any) -> None:
+    slates = SlateSet(prepared, "train", write(prepared, wordpiece))
+    assert len(pickle.dumps(slates.tokens)) < 1000
+    batches = TrainBatches(slates, BatchOrder(len(slates), 4, 1, 0, seed=1), 2, 128, {})
+    copy = pickle.loads(pickle.dumps(batches))
+    for number in range(4):
+        assert np.array_equal(copy[number].input_ids, batches[number].input_ids)
+    loader = DataLoader(batches, batch_size=None, sampler=range(6), num_workers=2)
+    for number, batch in enumerate(loader):
+        assert np.array_equal(batch.input_ids, batches[number].input_ids)
+        assert np.array_equal(batch.row, batches[number].row)
+
+
+def test_a_split_without_its_tokens_reads_texts_only(prepared: Path) -> None:
+    slates = SlateSet(prepared, "valid")
+    assert len(slates) == len(slates.rows) == 3
+    with pytest.raises(RuntimeError, match="without its token cache"):
+        slates.slate(0)
+
+
+def test_shards_that_changed_after_tokenising_are_refused(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = make_prepared()
+    cache = write(folder, wordpiece)
+    shard = folder / "slates" / "valid-00000.parquet"
+    pq.write_table(pq.read_table(shard).slice(1), shard)
+    with pytest.raises(UserError, match=r"has 2 valid slates, but 3 in .*: run `equipoise prepare` again"):
+        SlateSet(folder, "valid", cache).slate(0)
+
+
+def test_attributes_have_one_code_per_value(prepared: Path) -> None:
+    items = SlateSet(prepared, "valid").items
+    codes, values = items.codes("brand")
+    assert values == ["national", "own", "unknown"]
+    assert codes.dtype == np.int64
+    expected = list(itertools.islice(itertools.cycle(["own", "unknown", "national"]), 12))
+    assert items.values("brand").tolist() == expected == [values[code] for code in codes]
+    with pytest.raises(UserError, match=r"no column 'colour': name one of item_id, brand"):
+        items.codes("colour")
