@@ -103,7 +103,7 @@ class SeparatePrompts:
         self.model = stock_model(backbone, seed, way)
         self.clock = StepClock()
         self._folder = tempfile.TemporaryDirectory()
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "output_dir": self._folder.name,
             "max_steps": steps,
             "learning_rate": 1e-4,
