@@ -93,40 +93,47 @@ class SeparatePrompts:
 
     Args:
         backbone: one of BACKBONES.
-        sizes: of a step; one candidate per slate.
+        sizes: of a step of one process; one candidate per slate.
         seed: of weights and prompts.
         way: its dtype counts.
         steps: taken in every call of `step`; their mean time is that of the call.
+        copies: processes of the job, over which `Trainer` deals out the prompts.
+        model: what `stock_model` gave, to be trained on further batches; a new one if None.
     """
 
-    def __init__(self, backbone: str, sizes: Sizes, seed: int = 0, way: Way = STOCK, steps: int = 1) -> None:
-        self.model = stock_model(backbone, seed, way)
+    def __init__(
+        self,
+        backbone: str,
+        sizes: Sizes,
+        seed: int = 0,
+        way: Way = STOCK,
+        steps: int = 1,
+        copies: int = 1,
+        model: nn.Module | None = None,
+    ) -> None:
+        self.model = model or stock_model(backbone, seed, way)
         self.clock = StepClock()
         self._folder = tempfile.TemporaryDirectory()
-        self._settings: dict[str, Any] = {
-            "output_dir": self._folder.name,
-            "max_steps": steps,
-            "learning_rate": 1e-4,
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 1.0,
-            "logging_strategy": "no",
-            "save_strategy": "no",
-            "eval_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "dataloader_num_workers": 0,
-            "use_cpu": not torch.cuda.is_available(),
-        }
-        self.resize(sizes)
-
-    def resize(self, sizes: Sizes) -> None:
-        """Take steps on another batch from now on, with a new optimizer."""
-        self.sizes = sizes
-        vocabulary = cast(Any, self.model).config.vocab_size
+        everybody = Sizes(sizes.slates * copies, sizes.candidates, sizes.prefix, sizes.length)
+        settings = TrainingArguments(
+            output_dir=self._folder.name,
+            per_device_train_batch_size=sizes.slates,
+            max_steps=steps,
+            learning_rate=1e-4,
+            lr_scheduler_type="constant",
+            max_grad_norm=1.0,
+            logging_strategy="no",
+            save_strategy="no",
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+            use_cpu=not torch.cuda.is_available(),
+        )
         self.trainer = Trainer(
             model=self.model,
-            args=TrainingArguments(per_device_train_batch_size=sizes.slates, **self._settings),
-            train_dataset=cast(Any, prompts(sizes, vocabulary)),
+            args=settings,
+            train_dataset=cast(Any, prompts(everybody, cast(Any, self.model).config.vocab_size, seed)),
             data_collator=default_data_collator,
             callbacks=[self.clock],
         )
