@@ -18,6 +18,7 @@ import argparse
 import importlib
 import importlib.util
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,13 +87,13 @@ class Plan:
 HEADLINE = Sizes(1, 20, 256, 16)
 LARGE = (Point("llama1b", Sizes(4, 20, 256, 16), 16), Point("llama8b", Sizes(2, 20, 256, 16), 8))
 WHOLE = Plan(
-    points=(Point("minilm", HEADLINE, 20), point("llama100m", HEADLINE)),
+    points=(Point("minilm", HEADLINE, 20), Point("llama100m", HEADLINE, 4)),
     agreement=HEADLINE,
     memory=HEADLINE,
     grid=Grid(("minilm_long", "llama100m"), (64, 256, 1024), (5, 20, 50), 16),
     curves=Ranges("minilm_long", HEADLINE, 4, (5, 10, 20, 50), (64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2)),
     gpu=LARGE,
-    rounds=10,
+    rounds=7,
     few=5,
 )
 QUICK = Plan(
@@ -195,7 +196,9 @@ def measure(plan: Plan, parts: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for part in parts:
         print(f"{part} …", flush=True)
+        started = time.perf_counter()
         found += PARTS[part](plan)
+        print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
     return headline(found, plan.points[0].backbone) + found
 
 

@@ -1,5 +1,6 @@
 """The pieces of `benchmarks.slates` on a tiny model: the peers do the same work, every promised figure is there."""
 
+import json
 import re
 import time
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import slates_agreement, slates_padding
+from benchmarks import slates, slates_agreement, slates_padding
 from benchmarks.contender import Contender, seconds_per_impression
 from benchmarks.exponent import exponent
 from benchmarks.figures import Timed, take_turns
@@ -221,6 +222,30 @@ def test_large_backbones_are_measured_in_half_precision():
 def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(ValueError, match="no curve"):
         draw(tmp_path / "picture.png", [])
+
+
+def test_the_command_writes_its_record_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "slates.json"
+    monkeypatch.setattr(slates, "QUICK", TINY)
+    monkeypatch.setattr(slates, "has_estimate", lambda: False)
+    monkeypatch.setattr("sys.argv", ["slates", "--quick", "--parts", "agreement,estimate", "--json", str(path)])
+    slates.main()
+    record = json.loads(path.read_text())
+    assert {"packed_max_abs_diff", "packed_gradient_max_abs_diff"} == {entry["name"] for entry in record["figures"]}
+    assert record["settings"]["parts"] == ["agreement", "estimate"] and record["settings"]["quick"]
+    assert record["settings"]["notes"] == ["estimate_error: this tree has no benchmarks.estimate"]
+    assert record["settings"]["notes"][0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [(["--parts", "steps,speed"], "'speed' is no part"), (["--parts", "steps", "--picture", "x.png"], "add curves")],
+)
+def test_the_command_refuses_what_it_cannot_do(wrong, says, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["slates", "--json", "none.json", *wrong])
+    with pytest.raises(SystemExit):
+        slates.main()
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.slow
