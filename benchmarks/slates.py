@@ -48,6 +48,8 @@ from configs.load import load_config
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 OF_HEADLINE = (*RATIOS, "memory_ratio_libmtl", "scoring_ratio_separate_prompts", "scoring_one_ratio_separate_prompts")
 """Figures of one backbone that the headline repeats without its name."""
+IN_FILE_ALONE = ("grid_", "curve_", "impression_ms_")
+"""How the names of figures begin that the terminal does not show."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def main() -> None:
     write(asked.json, report("slates", figures, quick=asked.quick, parts=asked.parts, notes=missing))
     if asked.picture:
         draw(asked.picture, figures)
-    show("Slates", figures)
+    kept = [entry for entry in figures if not entry["name"].startswith(IN_FILE_ALONE)]
+    show("Slates (the file also has the grid, the curves' points and times per impression)", kept)
     for note in missing:
         print(note)
 
