@@ -101,7 +101,11 @@ AXES: dict[str, Callable[[Ranges, int], Measured]] = {
 
 
 def curve_figures(axis: str, ranges: Ranges, rounds: int) -> list[dict[str, Any]]:
-    """The exponents of one axis, ours and the peer's, and the points behind them (with `curve`, `who` and `x`)."""
+    """The exponents of one axis, ours and the peer's, and the points behind them (with `curve`, `who` and `x`).
+
+    Points are times per slate: a peer that got fewer prompts than a slate has candidates is scaled up, for its time is
+    linear in their number; exponents do not depend on it.
+    """
     print(f"curves: {axis}", flush=True)
     where: dict[str, Any] = {"backbone": ranges.backbone, **vars(ranges.sizes)}
     where.pop(axis, None)
@@ -110,10 +114,11 @@ def curve_figures(axis: str, ranges: Ranges, rounds: int) -> list[dict[str, Any]
         x, y = list(points), list(points.values())
         name = f"exponent_{axis}" if who == OURS else f"exponent_{axis}_{who}"
         shown: dict[str, Any] = {**where, "from": min(x), "to": max(x)}
+        scale = 1 / ranges.sizes.slates
         if who == PEERS and axis != "candidates":
-            shown["prompts"] = ranges.prompts
+            shown["prompts"], scale = ranges.prompts, ranges.sizes.candidates / ranges.prompts
         found.append(figure(name, exponent(x, y), f"slope of log(step time) against log({axis})", **shown))
         for value, seconds in points.items():
             label = f"curve_ms_{axis}_{who}_{value}"
-            found.append(figure(label, seconds * 1e3, "ms per step", curve=axis, who=who, x=value))
+            found.append(figure(label, seconds * scale * 1e3, "ms per slate", curve=axis, who=who, x=value))
     return found

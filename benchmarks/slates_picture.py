@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.slates`: a step's time against candidates, prefix length, objectives and processes."""
+"""The picture of `benchmarks.slates`: time per slate against candidates, prefix length, objectives and processes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def _panel(axes: Axes, axis: str, figures: Sequence[Mapping[str, Any]], exponent
         slope = exponents[f"exponent_{axis}" if who == "ours" else f"exponent_{axis}_{who}"]
         text = f"{label}: exponent {slope:.2f}".replace("-", "−")
         axes.plot(x, milliseconds, color=colour, marker=mark, markersize=5, linewidth=1.5, label=text)
-    axes.set(xscale="log", yscale="log", xlabel=TITLES[axis], ylabel="ms per step")
+    axes.set(xscale="log", yscale="log", xlabel=TITLES[axis], ylabel="ms per slate")
     axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import slates, slates_agreement, slates_padding
+from benchmarks import slates, slates_agreement, slates_curves, slates_padding
 from benchmarks.contender import Contender, seconds_per_impression
 from benchmarks.exponent import exponent
 from benchmarks.figures import Timed, take_turns
@@ -17,6 +17,7 @@ from benchmarks.peer_prompts import SeparatePrompts, prompts, stock_model
 from benchmarks.peers import has_libmtl
 from benchmarks.slates import PARTS, RATIOS, TINY, has_estimate, headline, measure, notes
 from benchmarks.slates_agreement import differences, one_by_one
+from benchmarks.slates_curves import Ranges
 from benchmarks.slates_gpu import counted_flops, gpu_figures, peak_flops
 from benchmarks.slates_ours import WITHOUT, ours
 from benchmarks.slates_picture import draw
@@ -217,6 +218,18 @@ def test_large_backbones_are_measured_in_half_precision():
     found = {entry["name"]: entry for entry in gpu_figures(point("tiny", SIZES), 1)}
     assert found["time_ratio_separate_prompts_tiny"]["value"] > 0
     assert found["impression_ms_ours_tiny"]["dtype"] == "bfloat16"
+
+
+def test_curves_are_times_per_slate_whatever_the_peer_got(monkeypatch):
+    measured = {"ours": {1: 6.0, 2: 12.0}, "separate_prompts": {1: 6.0, 2: 24.0}}
+    monkeypatch.setitem(slates_curves.AXES, "prefix", lambda *rest: measured)
+    ranges = Ranges("tiny", Sizes(3, 10, 8, 4), 2, (), (1, 2), (), ())  # 3 slates against 2 prompts
+    values = {entry["name"]: entry["value"] for entry in slates_curves.curve_figures("prefix", ranges, 1)}
+    assert values["curve_ms_prefix_ours_2"] == pytest.approx(12_000 / 3)
+    assert values["curve_ms_prefix_separate_prompts_2"] == pytest.approx(24_000 * 10 / 2)
+    assert values["exponent_prefix"] == pytest.approx(1) and values[
+        "exponent_prefix_separate_prompts"
+    ] == pytest.approx(2)
 
 
 def test_nothing_to_draw_is_said(tmp_path):
