@@ -99,7 +99,7 @@ WHOLE = Plan(
     few=5,
 )
 QUICK = Plan(
-    points=(Point("minilm", HEADLINE, 4), Point("llama100m", Sizes(1, 5, 64, 16), 2)),
+    points=(Point("minilm", HEADLINE, 2), Point("llama100m", Sizes(1, 5, 64, 16), 2)),
     agreement=Sizes(1, 4, 64, 16),
     memory=Sizes(1, 20, 256, 16),
     grid=Grid(("minilm_long",), (64, 256), (5, 20), 16),
