@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.balancing_steps import PEERS, variant
 from benchmarks.figures import figure
-from benchmarks.workload import Sizes, build_workload, random_batch, separate_prompts
+from benchmarks.workload import STOCK, Sizes, Way, build_workload, random_batch, separate_prompts
 
 STEPS = 2
 SEPARATE = "_without_slates"
@@ -40,14 +40,14 @@ def _settle() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def peak_above_model(backbone: str, objectives: int, name: str, sizes: Sizes) -> int:
+def peak_above_model(backbone: str, objectives: int, name: str, sizes: Sizes, way: Way = STOCK) -> int:
     """Bytes that STEPS steps of a variant take at most, above those before the first.
 
     A name that ends in SEPARATE trains on the same candidates as separate prompts.
     """
     if name.endswith(SEPARATE):
         name, sizes = name.removesuffix(SEPARATE), separate_prompts(sizes)
-    workload = build_workload(backbone, objectives, sizes)
+    workload = build_workload(backbone, objectives, sizes, way=way)
     full, labels = workload.batch, workload.labels
     workload.batch = random_batch(Sizes(1, 2, 8, 4), workload.model.backbone.config.vocab_size, 1).to(workload.device)
     workload.labels = labels[:, :2]
@@ -70,9 +70,10 @@ def peak_above_model(backbone: str, objectives: int, name: str, sizes: Sizes) ->
     return _resident("VmHWM") - before
 
 
-def measure(backbone: str, objectives: int, name: str, sizes: Sizes) -> int:
+def measure(backbone: str, objectives: int, name: str, sizes: Sizes, way: Way = STOCK) -> int:
     """`peak_above_model` in a fresh process."""
     task = {"backbone": backbone, "objectives": objectives, "name": name, "sizes": list(vars(sizes).values())}
+    task["way"] = vars(way)
     command = [sys.executable, "-m", "benchmarks.balancing_memory", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -105,7 +106,8 @@ def memory_figures(
 def main() -> None:
     """The command: prints bytes."""
     task = json.loads(sys.argv[1])
-    print(peak_above_model(task["backbone"], task["objectives"], task["name"], Sizes(*task["sizes"])))
+    sizes, way = Sizes(*task["sizes"]), Way(**task.get("way", {}))
+    print(peak_above_model(task["backbone"], task["objectives"], task["name"], sizes, way))
 
 
 if __name__ == "__main__":

@@ -114,23 +114,28 @@ def show(title: str, figures: Sequence[Mapping[str, Any]]) -> None:
     Console().print(table)
 
 
+class Timed(float):
+    """Seconds that a function took itself, for `take_turns`: where not all that the call does is to be counted."""
+
+
 def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, np.ndarray]:
     """Seconds of each call, by name, float64 (rounds,).
 
     The functions take turns, and each round begins with another one, so that whatever else the machine does hits all
-    of them alike.
+    of them alike. A function that returns `Timed` is believed; the others are timed from call to return.
     """
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warmup, rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            _wait_for_device()
+            wait_for_device()
             start = time.perf_counter()
-            functions[name]()
-            _wait_for_device()
+            found = functions[name]()
+            wait_for_device()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                took = found if isinstance(found, Timed) else time.perf_counter() - start
+                seconds[name].append(float(took))
     return {name: np.array(values) for name, values in seconds.items()}
 
 
@@ -147,6 +152,7 @@ def ratio(seconds: Mapping[str, np.ndarray], numerator: str, denominator: str) -
     return {"value": statistics.median(each), "rounds": len(each), "middle_half": half, "of_fastest": fastest}
 
 
-def _wait_for_device() -> None:
+def wait_for_device() -> None:
+    """Let the GPU, where there is one, finish what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -5,9 +5,10 @@ Everything but the way of the gradients is the same for all who are compared: mo
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,38 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
         "split": 8,
     },
+    "minilm_long": {
+        "arch": "bert",
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "vocab_size": 30_522,
+        "max_position_embeddings": 2048,
+        "split": 4,
+    },
+    "llama1b": {
+        "arch": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+        "max_position_embeddings": 4096,
+        "split": 10,
+    },
+    "llama8b": {
+        "arch": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+        "max_position_embeddings": 4096,
+        "split": 21,
+    },
     "tiny": {
         "arch": "llama",
         "hidden_size": 32,
@@ -51,7 +84,25 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "split": 2,
     },
 }
-"""A pretrained one by path, or the shape of a random one; `split` is the number of trunk layers."""
+"""A pretrained one by path, or the shape of a random one; `split` is the number of trunk layers.
+
+`minilm_long` is MiniLM's shape with room for longer prompts than its 512 positions; `llama1b` and `llama8b` are the
+shapes of Llama 3.2 1B and Llama 3.1 8B."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the model computes: its settings of `backbone.attention`, `lora.scope`, `backbone.split` (None: that of
+    BACKBONES) and `backbone.dtype`."""
+
+    attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
+    scope: Literal["all", "candidates"] = "all"
+    split: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+STOCK = Way()
+"""What a configuration gets that sets none of these."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +126,21 @@ class RememberingBoundary(Boundary):
         return super().fan_out(z, count, *rest, **more)
 
 
-def _backbone(name: str, folder: str) -> BackboneConfig:
+def backbone_config(name: str, folder: str, way: Way) -> BackboneConfig:
+    """The settings of one of BACKBONES; the shape of a random one is written to `folder`, to be read from there."""
     shape = dict(BACKBONES[name])
     split = shape.pop("split")
+    settings: dict[str, Any] = {"split": way.split or split, "attention": way.attention, "dtype": way.dtype}
     if "path" in shape:
-        return BackboneConfig(path=shape["path"], split=split)
+        return BackboneConfig(path=shape["path"], **settings)
     AutoConfig.for_model(shape.pop("arch"), **shape).save_pretrained(Path(folder))
-    return BackboneConfig(path=folder, init="random", split=split)
+    return BackboneConfig(path=folder, init="random", **settings)
+
+
+def place(name: str, where: torch.device) -> AbstractContextManager[Any]:
+    """Where the weights of one of BACKBONES are made: random ones on a GPU right there, for billions of them take
+    minutes on a CPU; all others on the CPU, by whose seed they are the same everywhere."""
+    return where if where.type == "cuda" and name in ("llama1b", "llama8b") else nullcontext()
 
 
 def _randomise(model: nn.Module, seed: int) -> None:
@@ -118,7 +177,7 @@ def separate_prompts(batch_sizes: Sizes) -> Sizes:
 
 @dataclass
 class Workload:
-    """A model with what one step needs. `labels` are float32 (K, N)."""
+    """A model with what one step needs. `labels` are float32 (K, N); `engine` is what wraps the model (DDP), if any."""
 
     model: SlateModel
     boundary: RememberingBoundary
@@ -126,6 +185,7 @@ class Workload:
     labels: torch.Tensor
     optimizer: torch.optim.Optimizer
     device: torch.device
+    engine: nn.Module | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,9 +207,10 @@ class Workload:
             label = self.labels[self.names.index(name)]
             return nn.functional.binary_cross_entropy_with_logits(outputs[name], label)
 
+        model = self.engine or self.model
         if one_by_one:
-            return list(self.model(**self.batch.model_inputs(), criterion=criterion)["losses"])
-        outputs = self.model(**self.batch.model_inputs())
+            return list(model(**self.batch.model_inputs(), criterion=criterion)["losses"])
+        outputs = model(**self.batch.model_inputs())
         return [criterion(name, outputs) for name in self.names]
 
     def step(self, backward: "Backward", solve: Solve | None = None, one_by_one: bool = False) -> None:
@@ -165,20 +226,38 @@ class Workload:
         self.boundary.z = None
 
 
-def build_workload(backbone: str, objectives: int, sizes: Sizes, seed: int = 0, device: str | None = None) -> Workload:
+def build_workload(
+    backbone: str, objectives: int, sizes: Sizes, seed: int = 0, device: str | None = None, way: Way = STOCK
+) -> Workload:
     """A model of `objectives` pointwise towers on one of BACKBONES; on the GPU where there is one."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     names = {f"o{k}": 1 for k in range(objectives)}
-    with tempfile.TemporaryDirectory() as folder:
-        model = build_model(_backbone(backbone, folder), LoraConfig(rank=16, alpha=32), names, (), {}, seed)
+    lora = LoraConfig(rank=16, alpha=32, scope=way.scope)
+    with tempfile.TemporaryDirectory() as folder, place(backbone, where):
+        model = build_model(backbone_config(backbone, folder, way), lora, names, (), {}, seed)
     _randomise(model, seed)
     model.boundary = boundary = RememberingBoundary()
     model.train().to(where)
-    batch = random_batch(sizes, model.backbone.config.vocab_size, seed).to(where)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    batch, labels = _data(objectives, sizes, model.backbone.config.vocab_size, seed, where)
+    return Workload(model, boundary, batch, labels, optimizer, where)
+
+
+def _data(
+    objectives: int, sizes: Sizes, vocabulary: int, seed: int, where: torch.device
+) -> tuple[SlateBatch, torch.Tensor]:
+    batch = random_batch(sizes, vocabulary, seed).to(where)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.rand(objectives, batch.click.numel(), generator=generator).lt(0.3).float().to(where)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return Workload(model, boundary, batch, labels, torch.optim.AdamW(trained, lr=1e-4), where)
+    return batch, labels
+
+
+def resized(workload: Workload, sizes: Sizes, seed: int = 0) -> Workload:
+    """The same model and optimizer with another batch."""
+    vocabulary = workload.model.backbone.config.vocab_size
+    batch, labels = _data(len(workload.names), sizes, vocabulary, seed, workload.device)
+    return replace(workload, batch=batch, labels=labels)
 
 
 def plain(workload: Workload) -> Backward:

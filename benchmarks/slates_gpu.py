@@ -1,0 +1,51 @@
+"""Large backbones on a GPU, bf16: our step, the usual recipe's, and the share of the peak FLOP/s that ours reaches."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.contender import Contender, seconds_per_impression
+from benchmarks.figures import figure, ratio
+from benchmarks.peer_prompts import SeparatePrompts
+from benchmarks.slates_ours import OBJECTIVES, training_step
+from benchmarks.slates_point import Point
+from benchmarks.workload import Way, build_workload
+
+WAY = Way(attention="auto", scope="candidates", dtype="bfloat16")
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""Dense bf16 FLOP/s by the card's name, as NVIDIA's data sheets give them (SXM where there are several)."""
+
+
+def peak_flops(card: str) -> float | None:
+    """The peak of a card by the name that torch gives; None where it is unknown."""
+    words = card.replace("-", " ").split()
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in words), None)
+
+
+def counted_flops(step: Any) -> int:
+    """FLOPs that one step really computes: matrix products and attention, forward and backward, recomputation too."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def gpu_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
+    """At one point: ours over one objective on separate prompts, milliseconds, and the share of the peak."""
+    impressions, end = point.sizes.slates * point.sizes.candidates, f"_{point.backbone}"
+    step = training_step(build_workload(point.backbone, OBJECTIVES, point.sizes, way=WAY))
+    peer = SeparatePrompts(point.backbone, point.separate(), way=WAY)
+    contenders = {"ours": Contender(step, impressions), "separate_prompts": Contender(peer.step, point.prompts)}
+    seconds = seconds_per_impression(contenders, rounds)
+    where: dict[str, Any] = {**point.circumstances(), "dtype": WAY.dtype}
+    unit = "separate_prompts / ours, time per impression"
+    times = ratio(seconds, "separate_prompts", "ours")
+    found = [figure(f"time_ratio_separate_prompts{end}", **times, unit=unit, **where)]
+    for name, values in seconds.items():
+        found.append(figure(f"impression_ms_{name}{end}", float(np.median(values)) * 1e3, "ms per impression", **where))
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    if peak:
+        reached = counted_flops(step) / (float(np.median(seconds["ours"])) * impressions)
+        found.append(figure(f"peak_share_ours{end}", reached / peak, "of the card's dense bf16 FLOP/s", **where))
+    return found

@@ -1,0 +1,55 @@
+"""Scoring without gradient: packed slates with all objectives against the stock model on separate prompts with one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.contender import Contender, seconds_per_impression
+from benchmarks.figures import figure, ratio
+from benchmarks.peer_prompts import SeparatePrompts
+from benchmarks.slates_ours import FAST, OBJECTIVES
+from benchmarks.slates_point import Point
+from benchmarks.workload import Workload, build_workload
+
+
+def scoring(workload: Workload) -> Callable[[], dict[str, torch.Tensor]]:
+    """Scores of the whole batch for all objectives, as `train.scoring` computes them."""
+    model = workload.model.eval()
+
+    def score() -> dict[str, torch.Tensor]:
+        with torch.inference_mode():
+            return model(**workload.batch.model_inputs())
+
+    return score
+
+
+def scoring_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
+    """`scoring_ratio_separate_prompts`: over our scores of four objectives; `scoring_one_…`: over ours of one."""
+    impressions, end = point.sizes.slates * point.sizes.candidates, f"_{point.backbone}"
+    contenders = {
+        "ours": Contender(scoring(build_workload(point.backbone, OBJECTIVES, point.sizes, way=FAST)), impressions),
+        "ours_one": Contender(scoring(build_workload(point.backbone, 1, point.sizes, way=FAST)), impressions),
+        "separate_prompts": Contender(SeparatePrompts(point.backbone, point.separate()).score, point.prompts),
+    }
+    seconds = seconds_per_impression(contenders, rounds)
+    where, unit = point.circumstances(), "time per impression, one objective on separate prompts / our"
+    found = [
+        figure(
+            f"scoring_ratio_separate_prompts{end}",
+            **ratio(seconds, "separate_prompts", "ours"),
+            unit=f"{unit} {OBJECTIVES}",
+            **where,
+        ),
+        figure(
+            f"scoring_one_ratio_separate_prompts{end}",
+            **ratio(seconds, "separate_prompts", "ours_one"),
+            unit=f"{unit} one",
+            **where,
+        ),
+    ]
+    for name, values in seconds.items():
+        milliseconds = float(np.median(values)) * 1e3
+        found.append(figure(f"scoring_ms_{name}{end}", milliseconds, "ms per impression", **where))
+    return found
