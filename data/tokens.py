@@ -5,11 +5,14 @@ single prompt hold the same tokens. Encoders: `[CLS] prefix [SEP]` and `candidat
 and `candidate \\n`, whose last token is the one that is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from configs.errors import UserError
 from configs.schema import TokensConfig
+
+ItemTexts = Callable[[list[int]], list[str]]
+MOST_LAZY_ITEMS = 200_000
 
 
 class SlateTokenizer:
@@ -19,13 +22,16 @@ class SlateTokenizer:
         tokenizer: a fast Hugging Face tokenizer.
         limits: the token limits of prefix and candidate.
         encoder: whether the backbone is an encoder (special tokens) or a decoder (line breaks).
-        item_texts: the text of every item, by item_index.
+        item_texts: the text of every item, by item_index, all tokenised at once; or a function from item indices to
+            their texts, and items are tokenised as they occur.
 
     Raises:
         UserError: the tokenizer lacks a token that ends prefixes and candidates.
     """
 
-    def __init__(self, tokenizer: Any, limits: TokensConfig, encoder: bool, item_texts: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, limits: TokensConfig, encoder: bool, item_texts: Sequence[str] | ItemTexts
+    ) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
         self._contexts: dict[str, list[int]] = {}
@@ -41,7 +47,8 @@ class SlateTokenizer:
             self.prefix_end = self.candidate_end = self._line_break()
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.separator = ", "
-        self._items = self._ids(list(item_texts))
+        self._texts_of = item_texts if callable(item_texts) else None
+        self._items = {} if callable(item_texts) else dict(enumerate(self._ids(list(item_texts))))
 
     def _line_break(self) -> list[int]:
         """The ids that end prefixes and candidates of decoders: a line break, or one token where none is known."""
@@ -78,6 +85,7 @@ class SlateTokenizer:
             self._contexts.clear()
             new = sorted({context for context in contexts if context})
         self._contexts.update(zip(new, self._ids([self.separator + context for context in new]), strict=True))
+        self._meet(items)
         room = self.limits.max_candidate - len(self.candidate_end)
         out = []
         for item, context in zip(items, contexts, strict=True):
@@ -90,3 +98,14 @@ class SlateTokenizer:
             self.cut["candidate"] += over
             out.append([*item_ids, *context_ids, *self.candidate_end])
         return out
+
+    def _meet(self, items: Sequence[int]) -> None:
+        """Tokenise the items that occur for the first time, where their texts come from a function."""
+        if self._texts_of is None:
+            return
+        new = sorted({item for item in items if item not in self._items})
+        if len(self._items) + len(new) > MOST_LAZY_ITEMS:
+            self._items.clear()
+            new = sorted(set(items))
+        if new:
+            self._items.update(zip(new, self._ids(self._texts_of(new)), strict=True))
