@@ -6,10 +6,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.batches import build_batch
+from data.batches import SlateBatch, build_batch
 from data.slate_set import SlateSet, score_batches
 from data.tokens import SlateTokenizer
 from train.world import World
+
+
+def score_batch(model: nn.Module, batch: SlateBatch) -> dict[str, np.ndarray]:
+    """Logits and adjustments of a batch on the model's device, by name: float64 (N,), one entry per candidate."""
+    with torch.inference_mode():
+        outputs = model(**batch.model_inputs())
+    return {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
 
 
 def score_slates(
@@ -37,22 +44,20 @@ def score_slates(
     was_training = model.training
     model.eval()
     parts: list[dict[str, np.ndarray]] = []
-    with torch.inference_mode():
-        for number in range(rounds):
-            # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
-            group = mine[number] if number < len(mine) else groups[0]
-            chosen = [slates.slate(rows[index], tokenizer) for index in group]
-            batch = build_batch(chosen, max_row, tokenizer.pad_id).to(device)
-            outputs = model(**batch.model_inputs())
-            if number >= len(mine):
-                continue
-            part = {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
-            part["row"] = batch.row[batch.slate].cpu().numpy()
-            part["item"] = batch.item.cpu().numpy()
-            part["click"] = batch.click.cpu().numpy().astype(np.int8)
-            part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
-            parts.append(part)
-            progress(len(group) * world.size)
+    for number in range(rounds):
+        # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
+        group = mine[number] if number < len(mine) else groups[0]
+        chosen = [slates.slate(rows[index], tokenizer) for index in group]
+        batch = build_batch(chosen, max_row, tokenizer.pad_id).to(device)
+        part = score_batch(model, batch)
+        if number >= len(mine):
+            continue
+        part["row"] = batch.row[batch.slate].cpu().numpy()
+        part["item"] = batch.item.cpu().numpy()
+        part["click"] = batch.click.cpu().numpy().astype(np.int8)
+        part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
+        parts.append(part)
+        progress(len(group) * world.size)
     model.train(was_training)
     everywhere = [part for process in world.gather(parts) for part in process]
     merged = {name: np.concatenate([part[name] for part in everywhere]) for name in everywhere[0]}
