@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -10,7 +10,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def prefetched(source: Iterable[T], depth: int = 2) -> Iterator[T]:
+def prefetched(source: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """What `source` gives, made in a thread that is at most `depth` results ahead; its errors are raised here.
 
     The thread ends when the source does, or when this iterator is closed.

@@ -21,12 +21,13 @@ ONE_ROW = 2**62
 class Portion:
     """Consecutive requests of a block, with batches that hold each of them once.
 
-    A batch's `row` names the requests by their index here.
+    A batch's `row` names the requests by their index here. `last`: the block ends with it.
     """
 
     block: Block
     requests: list[Request]
     batches: list[SlateBatch]
+    last: bool
 
 
 class RequestBatches:
@@ -49,9 +50,11 @@ class RequestBatches:
         """
         for path, mine in groupby(blocks, key=lambda block: block.file.path):
             form = self.forms[path]
-            for block, first, rows in read_blocks(list(mine), form.columns):
-                for requests in form.requests(rows, first):
-                    yield Portion(block, requests, self._batches(requests))
+            for block, start, rows in read_blocks(list(mine), form.columns):
+                first = start
+                for requests in form.requests(rows, start):
+                    first += len(requests)
+                    yield Portion(block, requests, self._batches(requests), first == block.stop)
 
     def _batches(self, requests: Sequence[Request]) -> list[SlateBatch]:
         slates = [self._slate(row, request) for row, request in enumerate(requests)]

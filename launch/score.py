@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,13 +118,16 @@ def write_scores(
     Raises:
         UserError: a request cannot be read or a score is not finite; then nothing of its block is written.
     """
-    with closing(cast(Any, prefetched(portions))) as ready:
-        for block, mine in groupby(ready, key=lambda portion: portion.block):
-            with target.writing(block.number, columns.schema) as part:
-                for portion in mine:
+    with closing(prefetched(portions)) as ready:
+        for portion in ready:
+            with target.writing(portion.block.number, columns.schema) as part:
+                while True:
                     table = columns.table(portion.requests, score_portion(model, portion, device))
                     part.add(table)
                     progress.advance(len(portion.requests), table.num_rows)
+                    if portion.last:
+                        break
+                    portion = next(ready)
             progress.end_block()
 
 
