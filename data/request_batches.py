@@ -13,9 +13,6 @@ from data.request_forms import Request, RequestForm
 from data.token_groups import token_groups
 from data.tokens import SlateTokenizer
 
-ONE_ROW = 2**62
-"""No slate is longer: its prefix is never repeated."""
-
 
 @dataclass(frozen=True)
 class Portion:
@@ -37,10 +34,14 @@ class RequestBatches:
         forms: of every file, by path.
         tokenizer: whose items are the catalogue's.
         max_tokens: padded tokens of a batch; a longer slate is a batch of its own.
+        max_row: most tokens of a row; a longer slate goes on in further rows that repeat its prefix.
     """
 
-    def __init__(self, forms: Mapping[Path, RequestForm], tokenizer: SlateTokenizer, max_tokens: int) -> None:
-        self.forms, self.tokenizer, self.max_tokens = forms, tokenizer, max_tokens
+    def __init__(
+        self, forms: Mapping[Path, RequestForm], tokenizer: SlateTokenizer, max_tokens: int, max_row: int
+    ) -> None:
+        self.forms, self.tokenizer = forms, tokenizer
+        self.max_tokens, self.max_row = max_tokens, max_row
 
     def read(self, blocks: Sequence[Block]) -> Iterator[Portion]:
         """The portions of blocks, in their order. A block's portions do not depend on the others asked for.
@@ -60,7 +61,7 @@ class RequestBatches:
         slates = [self._slate(row, request) for row, request in enumerate(requests)]
         sizes = [len(slate.prefix) + sum(map(len, slate.candidates)) for slate in slates]
         return [
-            build_batch([slates[index] for index in group], ONE_ROW, self.tokenizer.pad_id)
+            build_batch([slates[index] for index in group], self.max_row, self.tokenizer.pad_id)
             for group in token_groups(sizes, self.max_tokens)
         ]
 

@@ -91,12 +91,14 @@ def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, override
         return
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
     most = options.max_tokens or int(getattr(config.evaluate, "max_tokens", 16384))
-    cast(Any, model).chunk_tokens = most
+    model.chunk_tokens = most
+    # Prefix-split attention takes rows of any length; others compare every token of a row with every other.
+    max_row = sys.maxsize if model.backbone.attention == "split" else config.tokens.max_row
     encoder = is_encoder(load_model_config(config.backbone))
     tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
     with ScoreProgress(console, inputs.blocks, target, watching=accelerator.is_main_process) as progress:
         mine = pending[world.rank :: world.size]
-        portions = RequestBatches(inputs.forms, tokenizer, most).read(mine)
+        portions = RequestBatches(inputs.forms, tokenizer, most, max_row).read(mine)
         write_scores(model, portions, columns, target, accelerator.device, progress)
         # Waiting here instead of in the barrier, which gives up when another process needs much longer.
         while not progress.complete():
@@ -136,7 +138,8 @@ def score_portion(model: SlateModel, portion: Portion, device: torch.device) -> 
     found: list[dict[str, np.ndarray]] = []
     rows: list[np.ndarray] = []
     for batch in portion.batches:
-        found.append(score_batch(model, batch.to(device)))
+        with torch.inference_mode():
+            found.append(score_batch(model, batch.to(device)))
         rows.append(batch.row[batch.slate].numpy())
     order = np.argsort(np.concatenate(rows), kind="stable")
     return {name: np.concatenate([part[name] for part in found])[order] for name in model.objectives}

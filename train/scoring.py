@@ -13,9 +13,8 @@ from train.world import World
 
 
 def score_batch(model: nn.Module, batch: SlateBatch) -> dict[str, np.ndarray]:
-    """Logits and adjustments of a batch on the model's device, by name: float64 (N,), one entry per candidate."""
-    with torch.inference_mode():
-        outputs = model(**batch.model_inputs())
+    """Logits and adjustments of a batch on the model's device, by name: float64 (N,); for inference mode only."""
+    outputs = model(**batch.model_inputs())
     return {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
 
 
@@ -44,20 +43,21 @@ def score_slates(
     was_training = model.training
     model.eval()
     parts: list[dict[str, np.ndarray]] = []
-    for number in range(rounds):
-        # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
-        group = mine[number] if number < len(mine) else groups[0]
-        chosen = [slates.slate(rows[index], tokenizer) for index in group]
-        batch = build_batch(chosen, max_row, tokenizer.pad_id).to(device)
-        part = score_batch(model, batch)
-        if number >= len(mine):
-            continue
-        part["row"] = batch.row[batch.slate].cpu().numpy()
-        part["item"] = batch.item.cpu().numpy()
-        part["click"] = batch.click.cpu().numpy().astype(np.int8)
-        part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
-        parts.append(part)
-        progress(len(group) * world.size)
+    with torch.inference_mode():
+        for number in range(rounds):
+            # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
+            group = mine[number] if number < len(mine) else groups[0]
+            chosen = [slates.slate(rows[index], tokenizer) for index in group]
+            batch = build_batch(chosen, max_row, tokenizer.pad_id).to(device)
+            part = score_batch(model, batch)
+            if number >= len(mine):
+                continue
+            part["row"] = batch.row[batch.slate].cpu().numpy()
+            part["item"] = batch.item.cpu().numpy()
+            part["click"] = batch.click.cpu().numpy().astype(np.int8)
+            part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
+            parts.append(part)
+            progress(len(group) * world.size)
     model.train(was_training)
     everywhere = [part for process in world.gather(parts) for part in process]
     merged = {name: np.concatenate([part[name] for part in everywhere]) for name in everywhere[0]}

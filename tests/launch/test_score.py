@@ -9,16 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import launch.score
-from data.slate_set import SlateSet
-from data.tokens import SlateTokenizer
 from launch.cli import main
-from modeling.backbone import load_tokenizer
-from modeling.run_model import load_run_model
-from train.scoring import score_slates
-from train.world import World
 
 COLUMNS = ["pctr", "pcvr", "relevance", "delta_diversity", "delta_fairness"]
 
@@ -55,34 +48,28 @@ def reference(scoreable: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_scores_are_those_of_the_evaluation(scoreable: Any, reference: Path) -> None:
-    config = scoreable.config
-    slates = SlateSet(config.data.folder, "train")
-    tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, False, slates.items.texts)
-    expected = score_slates(
-        load_run_model(config, scoreable.run / "adapters"),
-        slates,
-        tokenizer,
-        range(len(slates)),
-        most_candidates=1,
-        max_row=config.tokens.max_row,
-        device=torch.device("cpu"),
-        world=World(),
-    )
-    found = read(reference)
+def test_scores_are_those_of_the_evaluation(scoreable: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(scoreable.run), "--split", "train"])
+    assert not stop.value.code
+    expected = pq.read_table(scoreable.run / "scores_train.parquet")  # ordered by request_id
+    found = score(scoreable.run, scoreable.slates, tmp_path / "out")
     assert found.column_names == ["request_id", "user_id", "part", "position", "item_id", *COLUMNS]
-    kinds = {str(found.schema.field(name).type) for name in COLUMNS}
-    assert kinds == {"float"}
-    ids = np.array(slates.items.ids)
-    assert found.column("item_id").to_pylist() == ids[expected["item"]].tolist()
-    assert found.column("position").to_pylist() == [n for items in slates.rows["item"] for n in range(len(items))]
-    assert found.column("request_id").to_pylist() == [name for name in slates.rows["request_id"] for _ in range(8)]
-    pctr, pcvr = (1 / (1 + np.exp(-expected[name])) for name in ("ctr", "cvr"))
-    truth = {"pctr": pctr, "pcvr": pcvr, "relevance": np.log(pctr * pcvr)}
-    truth |= {f"delta_{name}": expected[name] for name in ("diversity", "fairness")}
-    for name, values in truth.items():
-        assert np.ptp(values) > 0.1
-        np.testing.assert_allclose(found.column(name).to_numpy(), values, atol=1e-5, rtol=0)
+    assert {str(found.schema.field(name).type) for name in COLUMNS} == {"float"}
+    slates = pq.read_table(scoreable.slates)
+    ids = pq.read_table(scoreable.config.data.folder / "items.parquet").column("item_id").to_pylist()
+    items = slates.column("item").to_pylist()
+    assert found.column("item_id").to_pylist() == [ids[item] for row in items for item in row]
+    assert found.column("position").to_pylist() == [number for row in items for number in range(len(row))]
+    requests = slates.column("request_id").to_pylist()
+    assert found.column("request_id").to_pylist() == [name for name in requests for _ in range(8)]
+    found = found.take(np.argsort(found.column("request_id").to_numpy(), kind="stable"))
+    assert found.column("user_id").to_pylist() == expected.column("user").to_pylist()
+    for name in ("pctr", "pcvr", "delta_diversity", "delta_fairness"):
+        assert np.ptp(expected.column(name).to_numpy()) > 0.1
+    assert_close(found, expected, ["pctr", "pcvr", "delta_diversity", "delta_fairness"])
+    product = expected.column("pctr").to_numpy() * expected.column("pcvr").to_numpy()
+    np.testing.assert_allclose(found.column("relevance").to_numpy(), np.log(product), atol=1e-5, rtol=0)
 
 
 def test_raw_requests_give_the_same_scores(scoreable: Any, reference: Path, tmp_path: Path) -> None:
@@ -108,8 +95,11 @@ def test_a_missing_field_vanishes_as_in_training(scoreable: Any, reference: Path
 
 
 def test_batches_of_any_size_give_the_same(scoreable: Any, reference: Path, tmp_path: Path) -> None:
-    small = score(scoreable.run, scoreable.slates, tmp_path / "small", "--max-tokens", "1", "--block", "7")
-    assert_close(small, read(reference))
+    for most in (30, 1000):  # two or three candidates at a time, several requests
+        options = ["--max-tokens", str(most), "--block", "7"]
+        assert_close(score(scoreable.run, scoreable.slates, tmp_path / str(most), *options), read(reference))
+    packed = score(scoreable.run, scoreable.slates, tmp_path / "packed", "--set", "backbone.attention=sdpa")
+    assert_close(packed, read(reference))
 
 
 def test_utility_is_relevance_plus_adjustments(scoreable: Any, reference: Path, tmp_path: Path) -> None:
