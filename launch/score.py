@@ -96,7 +96,7 @@ def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, override
     max_row = sys.maxsize if model.backbone.attention == "split" else config.tokens.max_row
     encoder = is_encoder(load_model_config(config.backbone))
     tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
-    with ScoreProgress(console, inputs.blocks, target, watching=accelerator.is_main_process) as progress:
+    with ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process) as progress:
         mine = pending[world.rank :: world.size]
         portions = RequestBatches(inputs.forms, tokenizer, most, max_row).read(mine)
         write_scores(model, portions, columns, target, accelerator.device, progress)

@@ -19,13 +19,16 @@ class ScoreProgress:
         console: quiet in all processes but one.
         blocks: of all processes.
         folder: where the parts appear.
+        earlier: numbers of the blocks that were finished before this call.
         watching: whether this process counts what the others have done.
     """
 
-    def __init__(self, console: Console, blocks: Sequence[Block], folder: ScoreFolder, watching: bool) -> None:
+    def __init__(
+        self, console: Console, blocks: Sequence[Block], folder: ScoreFolder, earlier: set[int], watching: bool
+    ) -> None:
         self.folder, self.watching = folder, watching
         self.sizes = {block.number: block.stop - block.start for block in blocks}
-        self.earlier = folder.finished() & set(self.sizes)
+        self.earlier = earlier & set(self.sizes)
         self.impressions = {number: folder.impressions(number) for number in self.earlier} if watching else {}
         self.before = sum(self.impressions.values())
         self.done = set(self.earlier)
