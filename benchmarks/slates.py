@@ -141,8 +141,10 @@ def _padding(plan: Plan) -> list[dict[str, Any]]:
     config = load_config(DEMO)
     if not config.data.folder.exists():
         return []
-    unit = "of the token slots that linear layers compute"
-    return [figure("padding_share", padding_share(config), unit, data=str(config.data.folder))]
+    shares = padding_share(config)
+    unit, data = "of the token places that linear layers compute", str(config.data.folder)
+    rows = figure("padding_share_rows", shares["rows"], "of the token places of rows under a mask", data=data)
+    return [figure("padding_share", shares["linear"], unit, data=data), rows]
 
 
 def _estimate(plan: Plan) -> list[dict[str, Any]]:

@@ -1,28 +1,39 @@
 """How much of what the linear layers compute in training is padding, on real data."""
 
+import torch
+
 from configs.schema import RunConfig
-from train.assemble import open_data, train_batches
+from train.assemble import assemble_model, open_data, train_batches
 from train.objectives.registry import build_objectives
+from train.token_caches import find_tokens
 from train.world import World
 
 BATCHES = 50
 """Read from the start of the first epoch, whose order is a function of the seed."""
 
 
-def padding_share(config: RunConfig, batches: int = BATCHES) -> float:
-    """1 − real tokens / token slots, over the first training batches of a single process.
+@torch.inference_mode()
+def padding_share(config: RunConfig, batches: int = BATCHES) -> dict[str, float]:
+    """1 − real tokens / token places that pass the linear layers, over the first training batches of one process.
 
-    A slot is a place in a batch's rows; each passes the linear layers of the trunk. A prefix that a slate repeats
-    in a further row counts as real.
+    A prefix that a slate repeats in a further row counts as real.
+
+    Returns:
+        `linear`, the share as the config's attention computes it (the model counts in a forward), and `rows`,
+        what it would be in rows under a mask.
 
     Raises:
         UserError: the prepared folder is missing or does not fit the config.
     """
-    data = open_data(config, "train", build_objectives(config.objectives))
-    rows = train_batches(config, data, World())
-    real = slots = 0
+    objectives = build_objectives(config.objectives)
+    data = open_data(config, "train", objectives, find_tokens(config))
+    model, _ = assemble_model(config, objectives, data.slates.manifest)
+    order = train_batches(config, data, World())
+    real = computed = slots = 0
     for number in range(batches):
-        segments = rows[number].segment_ids
-        real += int((segments >= 0).sum())
-        slots += segments.numel()
-    return 1 - real / slots
+        batch = order[number]
+        model(**batch.model_inputs())
+        computed += model.computed_tokens
+        real += int((batch.segment_ids >= 0).sum())
+        slots += batch.segment_ids.numel()
+    return {"linear": 1 - real / computed, "rows": 1 - real / slots}

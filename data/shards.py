@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.schema import DataConfig
+from data.contexts import ContextRenderer
 from data.manifest import SPLITS, SplitCounts
-from data.prompts import piece_fields, prefix_text, render_pieces
+from data.prompts import piece_fields, prefix_text
 from data.tables import Tables, one, quote
 
 BATCH_IMPRESSIONS = 200_000
-CONTEXT_CACHE = 200_000
 
 
 def slate_schema(fields: list[str], user_groups: list[str]) -> pa.Schema:
@@ -41,31 +41,6 @@ def cut_sizes(candidates: int, largest: int) -> list[int]:
     """The sizes of the parts of a request: as few as fit, differing by at most one."""
     parts = -(-candidates // largest)
     return [candidates // parts + (part < candidates % parts) for part in range(parts)]
-
-
-class ContextRenderer:
-    """Renders the context pieces of impressions; equal field values are rendered once."""
-
-    def __init__(self, pieces: list[str], separator: str) -> None:
-        self.pieces, self.separator = pieces, separator
-        self.names = piece_fields(pieces)
-        self.seen: dict[tuple, str] = {}
-
-    def render(self, table: pa.Table) -> list[str]:
-        """One text per row of a table that has the pieces' fields as columns."""
-        if not self.names:
-            return [render_pieces(self.pieces, {}, self.separator)] * table.num_rows
-        columns = [table.column(name).to_pylist() for name in self.names]
-        return [self._one(values) for values in zip(*columns, strict=True)]
-
-    def _one(self, values: tuple) -> str:
-        text = self.seen.get(values)
-        if text is None:
-            if len(self.seen) >= CONTEXT_CACHE:
-                self.seen.clear()
-            fields = dict(zip(self.names, values, strict=True))
-            text = self.seen[values] = render_pieces(self.pieces, fields, self.separator)
-        return text
 
 
 class ShardWriter:

@@ -5,13 +5,16 @@ single prompt hold the same tokens. Encoders: `[CLS] prefix [SEP]` and `candidat
 and `candidate \\n`, whose last token is the one that is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from configs.errors import UserError
 from configs.schema import TokensConfig
+
+ItemTexts = Callable[[list[int]], list[str]]
+MOST_LAZY_ITEMS = 200_000
 
 
 def candidate_cut(item: np.ndarray, context: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -34,13 +37,16 @@ class SlateTokenizer:
         tokenizer: a fast Hugging Face tokenizer.
         limits: the token limits of prefix and candidate.
         encoder: whether the backbone is an encoder (special tokens) or a decoder (line breaks).
-        item_texts: the text of every item, by item_index.
+        item_texts: the text of every item, by item_index, all tokenised at once; or a function from item indices to
+            their texts, and items are tokenised as they occur.
 
     Raises:
         UserError: the tokenizer lacks a token that ends prefixes and candidates.
     """
 
-    def __init__(self, tokenizer: Any, limits: TokensConfig, encoder: bool, item_texts: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, limits: TokensConfig, encoder: bool, item_texts: Sequence[str] | ItemTexts
+    ) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
         self._contexts: dict[str, list[int]] = {}
@@ -56,7 +62,8 @@ class SlateTokenizer:
             self.prefix_end = self.candidate_end = self._line_break()
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.separator = ", "
-        self._items = self.ids(list(item_texts))
+        self._texts_of = item_texts if callable(item_texts) else None
+        self._items = {} if callable(item_texts) else dict(enumerate(self.ids(list(item_texts))))
 
     @property
     def candidate_room(self) -> int:
@@ -114,6 +121,7 @@ class SlateTokenizer:
             self._contexts.clear()
             new = sorted({context for context in contexts if context})
         self._contexts.update(zip(new, self.contexts(new), strict=True))
+        self._meet(items)
         parts = [(self._items[i], self._contexts.get(c, [])) for i, c in zip(items, contexts, strict=True)]
         lengths = np.array([(len(item), len(context)) for item, context in parts], dtype=np.int64).reshape(-1, 2)
         kept_item, kept_context, over = candidate_cut(lengths[:, 0], lengths[:, 1], self.candidate_room)
@@ -121,3 +129,14 @@ class SlateTokenizer:
         self.cut["candidate"] += int(over.sum())
         kept = zip(parts, kept_item.tolist(), kept_context.tolist(), strict=True)
         return [[*item[:i], *context[:c], *self.candidate_end] for (item, context), i, c in kept]
+
+    def _meet(self, items: Sequence[int]) -> None:
+        """Tokenise the items that occur for the first time, where their texts come from a function."""
+        if self._texts_of is None:
+            return
+        new = sorted({item for item in items if item not in self._items})
+        if len(self._items) + len(new) > MOST_LAZY_ITEMS:
+            self._items.clear()
+            new = sorted(set(items))
+        if new:
+            self._items.update(zip(new, self.ids(self._texts_of(new)), strict=True))

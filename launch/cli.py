@@ -83,6 +83,26 @@ def evaluate(
 
 
 @app.command()
+def score(
+    run: RunArgument,
+    requests: Annotated[Path, typer.Argument(help="Parquet file of requests, or a folder.", metavar="REQUESTS")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    items: Annotated[Path | None, typer.Option(help="Parquet table of items; default: the prepared ones.")] = None,
+    omega: Annotated[str | None, typer.Option(help="Operating point: diversity=1.0,fairness=0.5.")] = None,
+    block: Annotated[int, typer.Option(help="Requests per part.")] = 1024,
+    max_tokens: Annotated[int | None, typer.Option(help="Padded tokens per batch.", show_default="16384")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace earlier scores.")] = False,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
+) -> None:
+    """Score any number of requests, streaming; called again, go on. Also `accelerate launch -m launch.score`."""
+    from launch.score import ScoreOptions
+    from launch.score import run as score_run
+
+    options = ScoreOptions(items=items, omega=omega, block=block, max_tokens=max_tokens, overwrite=overwrite)
+    score_run(run, requests, out, options, overrides or [])
+
+
+@app.command()
 def export(
     run: RunArgument,
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],

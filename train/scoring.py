@@ -6,9 +6,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.batches import build_batch
+from data.batches import SlateBatch, build_batch
 from data.slate_set import SlateSet, score_batches
 from train.world import World
+
+
+def score_batch(model: nn.Module, batch: SlateBatch) -> dict[str, np.ndarray]:
+    """Logits and adjustments of a batch on the model's device, by name: float64 (N,); for inference mode only."""
+    outputs = model(**batch.model_inputs())
+    return {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
 
 
 def score_slates(
@@ -43,10 +49,9 @@ def score_slates(
             group = mine[number] if number < len(mine) else groups[-1]
             chosen = [slates.slate(rows[index]) for index in group]
             batch = build_batch(chosen, max_row, slates.pad_id).to(device)
-            outputs = model(**batch.model_inputs())
+            part = score_batch(model, batch)
             if number >= len(mine):
                 continue
-            part = {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
             part["row"] = batch.row[batch.slate].cpu().numpy()
             part["item"] = batch.item.cpu().numpy()
             part["click"] = batch.click.cpu().numpy().astype(np.int8)

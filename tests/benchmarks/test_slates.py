@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,17 +175,21 @@ def test_single_candidates_stand_behind_their_own_prefix():
     assert found == [[5, 6, 7, 100, 101], [5, 6, 7, 200, 201, 202, 203], [5, 6, 7, 8, 9, 100]]
 
 
-def test_padding_is_what_rows_hold_beside_tokens(monkeypatch):
+@pytest.mark.parametrize("attention", ["split", "sdpa"])
+def test_padding_is_what_linear_layers_compute_beside_tokens(attention, monkeypatch, make_model):
     batches = [build_batch([uneven(0, 3, [2, 4]), uneven(1, 5, [1])], 100, 0), build_batch([uneven(0, 2, [2])], 9, 0)]
-    monkeypatch.setattr(slates_padding, "open_data", lambda *rest: None)
-    monkeypatch.setattr(slates_padding, "build_objectives", lambda *rest: None)
-    monkeypatch.setattr(slates_padding, "train_batches", lambda *rest: batches)
-
-    class Config:
-        objectives = None
-
-    assert slates_padding.padding_share(Config(), batches=1) == pytest.approx(1 - (9 + 6) / 18)
-    assert slates_padding.padding_share(Config(), batches=2) == pytest.approx(1 - (9 + 6 + 4) / (18 + 4))
+    data = SimpleNamespace(slates=SimpleNamespace(manifest=None))
+    model = make_model("llama", attention=attention)
+    for name, result in {
+        "open_data": data, "build_objectives": {}, "train_batches": batches, "find_tokens": None,
+        "assemble_model": (model, None),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(slates_padding, name, lambda *rest, result=result: result)
+    rows = {1: 1 - (9 + 6) / 18, 2: 1 - (9 + 6 + 4) / (18 + 4)}
+    for count, expected in rows.items():
+        found = slates_padding.padding_share(SimpleNamespace(objectives=None), batches=count)
+        assert found["rows"] == pytest.approx(expected)
+        assert found["linear"] == pytest.approx(expected if attention == "sdpa" else 0.0)
 
 
 def test_peers_get_no_more_prompts_than_we_have_impressions():

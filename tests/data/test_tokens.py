@@ -102,6 +102,24 @@ def test_contexts_are_tokenised_once(wordpiece: Any) -> None:
     assert len(counting.texts) == 2
 
 
+def test_items_given_by_a_function_are_tokenised_as_they_occur(wordpiece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    def texts(numbers: list[int]) -> list[str]:
+        asked.append(numbers)
+        return [ITEMS[number] for number in numbers]
+
+    lazy = SlateTokenizer(wordpiece, limits(), encoder=True, item_texts=texts)
+    eager = SlateTokenizer(wordpiece, limits(), encoder=True, item_texts=ITEMS)
+    for items in ([2, 0, 2], [0, 2], [1, 0]):
+        contexts = ["new"] * len(items)
+        assert lazy.candidates(items, contexts) == eager.candidates(items, contexts)
+    assert asked == [[0, 2], [1]]
+    monkeypatch.setattr("data.tokens.MOST_LAZY_ITEMS", 2)
+    assert lazy.candidates([1, 2], ["", ""]) == eager.candidates([1, 2], ["", ""])
+    assert asked[2:] == [[1, 2]]  # the full store was emptied
+
+
 def test_a_full_store_of_contexts_is_emptied_and_goes_on(wordpiece: Any) -> None:
     slates = SlateTokenizer(wordpiece, limits(), encoder=True, item_texts=ITEMS)
     expected = slates.candidates([0, 1], ["old", "new"])

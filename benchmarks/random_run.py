@@ -1,0 +1,44 @@
+"""A run folder as `equipoise train` leaves it, with random adapters and heads: to score with, without training."""
+
+import torch
+
+from configs.load import save_config
+from configs.schema import LISTWISE_KINDS, RunConfig
+from modeling.adapter_store import AdapterInfo, save_adapters
+from modeling.backbone import config_hash, load_model_config
+from modeling.model import build_model
+
+OFFSETS = {"ctr": -1.0, "cvr": -0.5}
+
+
+def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1) -> None:
+    """Write config.yaml and adapters/ to `config.output`.
+
+    Args:
+        config: of the run; its data need not be prepared.
+        scale: standard deviation of what is added to LoRA B and the heads, so that every mistake shows in the scores.
+        seed: of the random numbers.
+    """
+    names = list(config.objectives.active())
+    pointwise = {name: 1 for name in names if name not in LISTWISE_KINDS}
+    listwise = [name for name in names if name in LISTWISE_KINDS]
+    offsets = {name: OFFSETS[name] for name in pointwise}
+    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or name.startswith("heads."):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    info = AdapterInfo(
+        base_path=config.backbone.path,
+        base_hash=config_hash(load_model_config(config.backbone)),
+        split=model.backbone.split,
+        pointwise=pointwise,
+        listwise=listwise,
+        offsets=offsets,
+        prompt=config.data.prompt.model_dump(mode="json"),
+        history=config.data.history.model_dump(mode="json"),
+    )
+    save_adapters(config.output / "adapters", trained, info)
+    save_config(config, config.output / "config.yaml")
