@@ -14,6 +14,7 @@ from configs.schema import BackboneConfig, LoraConfig
 from modeling.adapters import adapter_of, inject_adapters
 from modeling.backbone import SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
+from modeling.compiled import compile_layers
 from modeling.heads import PointHead, SlateHead
 from modeling.joined import Joined
 from modeling.layout import SlateLayout
@@ -229,6 +230,8 @@ def build_model(
             cast(Any, base).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             for layer in layers[split:]:
                 cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
+        if backbone.compile:
+            compile_layers(layers)
         cut = SplitBackbone(base, split)
         candidates_only = lora.scope == "candidates"
         return SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only)

@@ -1,0 +1,55 @@
+"""The check before training: passes where packed slates are right, stops where they are not."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from configs.errors import UserError
+from data.batches import Slate, SlateBatch, build_batch
+from modeling.attention.prefix_split import CandidatePass
+from modeling.model import SlateModel
+from train.self_check import self_check, separate_prompts
+from train.world import World
+
+
+@pytest.fixture
+def batch(make_slate: Callable[..., Slate]) -> SlateBatch:
+    return build_batch([make_slate(0, [5, 3, 7], prefix=9), make_slate(1, [2, 6], prefix=4)], 1000, 0)
+
+
+def test_separate_prompts_hold_prefix_and_candidate(batch: SlateBatch, make_slate: Callable[..., Slate]) -> None:
+    found = separate_prompts(batch, [1, 4])
+    one, other = make_slate(0, [5, 3, 7], prefix=9), make_slate(1, [2, 6], prefix=4)
+    assert found["input_ids"][0].tolist() == [*one.prefix, *one.candidates[1]]
+    assert found["input_ids"][1, :10].tolist() == [*other.prefix, *other.candidates[1]]
+    assert found["segment_ids"][1].tolist() == [0] * 4 + [1] * 6 + [-1] * 2
+    assert found["position_ids"][1].tolist() == [*range(10), 0, 0]
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("attention", ["split", "sdpa"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert", "roberta"])
+def test_packed_slates_pass(
+    arch: str, attention: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    model = make_model(arch, attention=attention, scope=scope).train()
+    assert self_check(model, model, batch, World()) < 1e-5
+    assert model.training and model.backbone.attention == attention
+
+
+def test_bfloat16_has_its_own_tolerance(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
+    model = make_model("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert 1e-5 < self_check(model, model, batch, World()) < 8e-2
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_an_attention_that_sees_too_little_stops_the_run(
+    arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(arch, random_adapters=False)  # as at the start of training
+    whole = CandidatePass.prefix
+    monkeypatch.setattr(CandidatePass, "prefix", lambda self, module: tuple(x * 0.5 for x in whole(self, module)))
+    with pytest.raises(UserError, match=r"packed slates .* differ by .* set backbone\.attention=sdpa"):
+        self_check(model, model, batch, World())
