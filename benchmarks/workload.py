@@ -53,6 +53,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 """A pretrained one by path, or the shape of a random one; `split` is the number of trunk layers."""
 
+LORA = LoraConfig(rank=16, alpha=32)
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -75,13 +77,14 @@ class RememberingBoundary(Boundary):
         return super().fan_out(z, count, *rest, **more)
 
 
-def _backbone(name: str, folder: str) -> BackboneConfig:
+def backbone_config(name: str, folder: str, **options: Any) -> BackboneConfig:
+    """One of BACKBONES with further settings; the config.json of a random one is written into `folder`."""
     shape = dict(BACKBONES[name])
     split = shape.pop("split")
     if "path" in shape:
-        return BackboneConfig(path=shape["path"], split=split)
+        return BackboneConfig(path=shape["path"], split=split, **options)
     AutoConfig.for_model(shape.pop("arch"), **shape).save_pretrained(Path(folder))
-    return BackboneConfig(path=folder, init="random", split=split)
+    return BackboneConfig(path=folder, init="random", split=split, **options)
 
 
 def _randomise(model: nn.Module, seed: int) -> None:
@@ -165,12 +168,22 @@ class Workload:
         self.boundary.z = None
 
 
-def build_workload(backbone: str, objectives: int, sizes: Sizes, seed: int = 0, device: str | None = None) -> Workload:
-    """A model of `objectives` pointwise towers on one of BACKBONES; on the GPU where there is one."""
+def tower_names(objectives: int) -> dict[str, int]:
+    """The pointwise towers of a workload, each with one output."""
+    return {f"o{k}": 1 for k in range(objectives)}
+
+
+def build_workload(
+    backbone: str, objectives: int, sizes: Sizes, seed: int = 0, device: str | None = None, **options: Any
+) -> Workload:
+    """A model of `objectives` pointwise towers on one of BACKBONES; on the GPU where there is one.
+
+    `options` are further settings of the backbone, such as `checkpointing`.
+    """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    names = {f"o{k}": 1 for k in range(objectives)}
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(_backbone(backbone, folder), LoraConfig(rank=16, alpha=32), names, (), {}, seed)
+        base = backbone_config(backbone, folder, **options)
+        model = build_model(base, LORA, tower_names(objectives), (), {}, seed)
     _randomise(model, seed)
     model.boundary = boundary = RememberingBoundary()
     model.train().to(where)
