@@ -24,18 +24,18 @@ def require_bitsandbytes() -> None:
         raise UserError("backbone.quantize: 4bit needs its package: run `pip install 'equipoise[quantized]'`")
 
 
-def quantization_config(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """For from_pretrained, which packs while it loads; products are computed in `dtype`.
+def quantization_config() -> BitsAndBytesConfig:
+    """For from_pretrained, which packs while it loads; products are computed in float32 until `compute_in`.
 
     Raises:
         UserError: bitsandbytes is not installed.
     """
     require_bitsandbytes()
-    return BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=torch.float32)
 
 
-def pack(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Pack the linear layers of a model that is already built, in place; products are computed in `dtype`.
+def pack(model: nn.Module) -> None:
+    """Pack the linear layers of a model that is already built, in place, as from_pretrained would.
 
     Raises:
         UserError: bitsandbytes is not installed, or the layers are none that it packs.
@@ -45,39 +45,48 @@ def pack(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Conv1D):
-                raise UserError("backbone.quantize: 4bit packs no Conv1D layers (GPT-2): set backbone.quantize=null")
             if not isinstance(child, nn.Linear):
                 continue
-            packed = Linear4bit(
-                child.in_features, child.out_features, child.bias is not None, dtype, quant_type="nf4", device="meta"
-            )
-            device = child.weight.device
-            packed.weight = Params4bit(child.weight.data, quant_type="nf4", module=packed).to(device)
-            if child.bias is not None:
-                packed.bias = nn.Parameter(child.bias.data, requires_grad=False)
+            with torch.device("meta"):
+                packed = Linear4bit(child.in_features, child.out_features, child.bias is not None, torch.float32)
+            packed.weight = Params4bit(child.weight.data, quant_type="nf4", module=packed).to(child.weight.device)
+            packed.bias = child.bias
             setattr(parent, name, packed)
-    return settle(model, dtype)
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # PEFT asks for this name
+    settle(model)
 
 
-def settle(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Keep packed layers as they are: biases in the dtype of their products, to which a forward would turn them, and no
-    second packing of the weights for inference on some CPUs, after which none could be trained through."""
+def packed_layers(model: nn.Module) -> list[Any]:
+    """The packed linear layers of a model, not what an adapter wraps around them."""
     from bitsandbytes.nn import Linear4bit
 
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(dtype)
-    return model
+    return [module for module in model.modules() if isinstance(module, Linear4bit)]
 
 
-def is_packed(module: nn.Module) -> bool:
-    """Whether a module is a linear layer of packed weights."""
-    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
+def settle(model: nn.Module) -> None:
+    """Keep packed weights as they are: on some CPUs an evaluation would pack them once more for inference alone.
+
+    Raises:
+        UserError: the model has no layers that can be packed.
+    """
+    layers = packed_layers(model)
+    if not layers or any(isinstance(module, Conv1D) for module in model.modules()):
+        raise UserError(
+            f"backbone.quantize: 4bit does not pack the layers of {type(model).__name__}: set backbone.quantize=null"
+        )
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    compute_in(model, torch.float32)
+
+
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Compute the products with packed weights in `dtype`; biases take it too, as a first forward would make them."""
+    for layer in packed_layers(model):
+        layer.compute_dtype, layer.compute_type_is_set = dtype, True
+        if layer.bias is not None:
+            layer.bias.data = layer.bias.data.to(dtype)
 
 
 def serving_quantization(quantize: str | None) -> dict[str, Any] | None:
     """What serving.json says of the base: arguments of BitsAndBytesConfig, or None for a base in full."""
-    return None if quantize is None else {**NF4, "bnb_4bit_compute_dtype": "float32"}
+    return None if quantize is None else dict(NF4)

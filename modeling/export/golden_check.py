@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 Json = dict[str, Any]
 
@@ -36,6 +36,11 @@ def load_base(folder: Path, serving: Json, form: str) -> Any:
         "dtype": torch.float32,
         "attn_implementation": serving["attn_implementation"],
     }
+    if base.get("quantization"):  # the base as it was trained on: packed by bitsandbytes
+        skipped = {"llm_int8_skip_modules": ["score", "lm_head"]}
+        options["quantization_config"] = BitsAndBytesConfig(
+            **{**base["quantization"], "bnb_4bit_compute_dtype": torch.float32}, **skipped
+        )
     if form == "features":
         return AutoModel.from_pretrained(path, **options)
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)
