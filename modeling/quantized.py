@@ -89,4 +89,4 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
 
 def serving_quantization(quantize: str | None) -> dict[str, Any] | None:
     """What serving.json says of the base: arguments of BitsAndBytesConfig, or None for a base in full."""
-    return None if quantize is None else dict(NF4)
+    return None if quantize is None else {**NF4, "llm_int8_skip_modules": ["score", "lm_head", "pooler"]}

@@ -37,10 +37,7 @@ def load_base(folder: Path, serving: Json, form: str) -> Any:
         "attn_implementation": serving["attn_implementation"],
     }
     if base.get("quantization"):  # the base as it was trained on: packed by bitsandbytes
-        skipped = {"llm_int8_skip_modules": ["score", "lm_head"]}
-        options["quantization_config"] = BitsAndBytesConfig(
-            **{**base["quantization"], "bnb_4bit_compute_dtype": torch.float32}, **skipped
-        )
+        options["quantization_config"] = BitsAndBytesConfig(**base["quantization"])
     if form == "features":
         return AutoModel.from_pretrained(path, **options)
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)
