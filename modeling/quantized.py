@@ -49,7 +49,8 @@ def pack(model: nn.Module) -> None:
                 continue
             with torch.device("meta"):
                 packed = Linear4bit(child.in_features, child.out_features, child.bias is not None, torch.float32)
-            packed.weight = Params4bit(child.weight.data, quant_type="nf4", module=packed).to(child.weight.device)
+            weight: Any = Params4bit(child.weight.data, quant_type="nf4", module=packed)
+            packed.weight = weight.to(child.weight.device)  # this packs
             packed.bias = child.bias
             setattr(parent, name, packed)
     model.is_loaded_in_4bit = True  # type: ignore[assignment]  # PEFT asks for this name

@@ -196,9 +196,7 @@ def _meta_model(plan: ModelPlan) -> SlateModel:
 
 
 def _frozen_linears(model: SlateModel) -> list[nn.Linear]:
-    return [
-        module for module in model.modules() if isinstance(module, nn.Linear) and not module.weight.requires_grad
-    ]
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and not module.weight.requires_grad]
 
 
 class _Unpacked(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """What each GPU holds under DDP and the ZeRO stages, from an estimate, and which cards that fits.
 
-DeepSpeed's own buffers are those of its defaults, which configs/accelerate keeps: gradients are reduced through a buffer
-of 5·10⁸ elements, and ZeRO-3 keeps up to 10⁹ gathered elements of the base.
+DeepSpeed's own buffers are those of its defaults, which configs/accelerate keeps: gradients are reduced through a
+buffer of 5·10⁸ elements, and ZeRO-3 keeps up to 10⁹ gathered elements of the base.
 """
 
 from collections.abc import Sequence

@@ -62,7 +62,7 @@ class Weightless:
         for parameter in list(model.parameters()):
             fake = self._fake(parameter)
             fake.requires_grad_(parameter.requires_grad)
-            fake._is_param = True  # type: ignore[attr-defined]
+            fake._is_param = True
             torch.utils.swap_tensors(parameter, fake)
         for module in model.modules():
             for name, buffer in module._buffers.items():

@@ -80,7 +80,9 @@ def test_what_takes_more_and_what_takes_less(tiny_backbone: Callable[..., Backbo
     assert step_peak(plan, shape, together=True) > 1.2 * kept
     assert step_peak(replace(plan, accumulate=2), shape) > kept
     # Gradients of all towers through the trunk: K rows of its adapter's elements, at the most.
-    assert step_peak(replace(plan, level="parameters"), shape) >= step_peak(replace(plan, level=Layers(layers=1)), shape)
+    assert step_peak(replace(plan, level="parameters"), shape) >= step_peak(
+        replace(plan, level=Layers(layers=1)), shape
+    )
     assert step_peak(replace(plan, bf16=True), shape, cast=True) < 0.8 * kept
 
 
@@ -117,10 +119,10 @@ def test_the_command_needs_neither_weights_nor_data(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not config.data.folder.exists()
+    options = ["--gpus", "2", "--gpu-memory", "16", "--candidates", "3"]
     with pytest.raises(SystemExit) as stop:
         main(
-            ["estimate", str(tmp_path / "config.yaml"), "backbone.init=pretrained", "backbone.quantize=4bit"]
-            + ["--gpus", "2", "--gpu-memory", "16", "--candidates", "3"]
+            ["estimate", str(tmp_path / "config.yaml"), "backbone.init=pretrained", "backbone.quantize=4bit", *options]
         )
     assert not stop.value.code
     printed = capsys.readouterr().out

@@ -54,9 +54,9 @@ def test_scoring_names_its_own_settings(config_path: Path) -> None:
 
 
 def test_real_cpu_allocation_becomes_advice(config_path: Path) -> None:
-    with pytest.raises(UserError, match=r"memory ran out in training: set train\.batch_size=2"):
-        with memory_advice(load_config(config_path), "training"):
-            real_cpu_failure()
+    refusal = pytest.raises(UserError, match=r"memory ran out in training: set train\.batch_size=2")
+    with refusal, memory_advice(load_config(config_path), "training"):
+        real_cpu_failure()
 
 
 def test_other_errors_pass_untouched(config_path: Path) -> None:
