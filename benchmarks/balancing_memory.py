@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.balancing_steps import PEERS, variant
 from benchmarks.figures import figure
-from benchmarks.workload import STOCK, Sizes, Way, build_workload, random_batch, separate_prompts
+from benchmarks.workload import STOCK, Sizes, Way, Workload, build_workload, random_batch, separate_prompts
 
 STEPS = 2
 SEPARATE = "_without_slates"
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """`VmRSS` or `VmHWM` of this process, bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
@@ -33,7 +33,7 @@ def _resident(field: str) -> int:
     raise LookupError(field)
 
 
-def _settle() -> None:
+def settle() -> None:
     """Give back what is free, so that the baseline holds the model and nothing else."""
     gc.collect()
     if sys.platform.startswith("linux"):
@@ -47,7 +47,11 @@ def peak_above_model(backbone: str, objectives: int, name: str, sizes: Sizes, wa
     """
     if name.endswith(SEPARATE):
         name, sizes = name.removesuffix(SEPARATE), separate_prompts(sizes)
-    workload = build_workload(backbone, objectives, sizes, way=way)
+    return peak_above(build_workload(backbone, objectives, sizes, way=way), name)
+
+
+def peak_above(workload: Workload, name: str) -> int:
+    """Bytes that STEPS steps of a variant take at most, above those that are held now."""
     full, labels = workload.batch, workload.labels
     workload.batch = random_batch(Sizes(1, 2, 8, 4), workload.model.backbone.config.vocab_size, 1).to(workload.device)
     workload.labels = labels[:, :2]
@@ -55,19 +59,19 @@ def peak_above_model(backbone: str, objectives: int, name: str, sizes: Sizes, wa
     workload.optimizer.zero_grad()
     workload.batch, workload.labels, workload.boundary.z = full, labels, None
     step = variant(workload, name)
-    _settle()
+    settle()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
     for _ in range(STEPS):
         step()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() - before
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def measure(backbone: str, objectives: int, name: str, sizes: Sizes, way: Way = STOCK) -> int:

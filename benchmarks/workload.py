@@ -104,6 +104,8 @@ class Way:
 STOCK = Way()
 """What a configuration gets that sets none of these."""
 
+LORA = LoraConfig(rank=16, alpha=32)
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -126,11 +128,11 @@ class RememberingBoundary(Boundary):
         return super().fan_out(z, count, *rest, **more)
 
 
-def backbone_config(name: str, folder: str, way: Way) -> BackboneConfig:
-    """The settings of one of BACKBONES; the shape of a random one is written to `folder`, to be read from there."""
+def backbone_config(name: str, folder: str, way: Way = STOCK, **options: Any) -> BackboneConfig:
+    """One of BACKBONES with further settings; the config.json of a random one is written into `folder`."""
     shape = dict(BACKBONES[name])
     split = shape.pop("split")
-    settings: dict[str, Any] = {"split": way.split or split, "attention": way.attention, "dtype": way.dtype}
+    settings: dict[str, Any] = {"split": way.split or split, "attention": way.attention, "dtype": way.dtype, **options}
     if "path" in shape:
         return BackboneConfig(path=shape["path"], **settings)
     AutoConfig.for_model(shape.pop("arch"), **shape).save_pretrained(Path(folder))
@@ -226,15 +228,29 @@ class Workload:
         self.boundary.z = None
 
 
+def tower_names(objectives: int) -> dict[str, int]:
+    """The pointwise towers of a workload, each with one output."""
+    return {f"o{k}": 1 for k in range(objectives)}
+
+
 def build_workload(
-    backbone: str, objectives: int, sizes: Sizes, seed: int = 0, device: str | None = None, way: Way = STOCK
+    backbone: str,
+    objectives: int,
+    sizes: Sizes,
+    seed: int = 0,
+    device: str | None = None,
+    way: Way = STOCK,
+    **options: Any,
 ) -> Workload:
-    """A model of `objectives` pointwise towers on one of BACKBONES; on the GPU where there is one."""
+    """A model of `objectives` pointwise towers on one of BACKBONES; on the GPU where there is one.
+
+    `options` are further settings of the backbone, such as `checkpointing`.
+    """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    names = {f"o{k}": 1 for k in range(objectives)}
-    lora = LoraConfig(rank=16, alpha=32, scope=way.scope)
+    lora = LORA.model_copy(update={"scope": way.scope})
     with tempfile.TemporaryDirectory() as folder, place(backbone, where):
-        model = build_model(backbone_config(backbone, folder, way), lora, names, (), {}, seed)
+        base = backbone_config(backbone, folder, way, **options)
+        model = build_model(base, lora, tower_names(objectives), (), {}, seed)
     _randomise(model, seed)
     model.boundary = boundary = RememberingBoundary()
     model.train().to(where)

@@ -71,6 +71,24 @@ def train(
 
 
 @app.command()
+def estimate(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    gpus: Annotated[list[int] | None, typer.Option(help="Numbers of GPUs; may be given several times.")] = None,
+    gpu_memory: Annotated[list[int] | None, typer.Option(help="GB of a card; may be given several times.")] = None,
+    slates: Annotated[int | None, typer.Option(help="Slates of a micro-batch, not the config's.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates of a slate, not train.negatives + 2.")] = None,
+) -> None:
+    """Tell what training will take and on which GPUs it fits; needs the backbone's config.json alone."""
+    from configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from launch.estimate import run
+
+    run(loaded, gpus or (), gpu_memory or (), slates, candidates)
+
+
+@app.command()
 def evaluate(
     run: RunArgument,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",

@@ -23,6 +23,7 @@ from train.baselines import TrainCounts
 from train.metrics.score_table import ScoreTable
 from train.objectives.base import Objective
 from train.objectives.registry import build_objectives
+from train.out_of_memory import memory_advice
 from train.report import evaluate_table, print_report, write_json
 from train.scoring import score_slates
 from train.token_caches import find_tokens
@@ -42,10 +43,12 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     world = World()
     objectives = build_objectives(config.objectives)
     data = open_data(config, split, objectives, tokens)
-    model = load_run_model(config, folder / "adapters").to(accelerator.device)
+    with memory_advice(config, "scoring"):
+        model = load_run_model(config, folder / "adapters").to(accelerator.device)
+    model.chunk_tokens = config.evaluate.max_tokens
     rows = spread_rows(len(data.slates), config.evaluate.max_requests)
     console = Console(quiet=not accelerator.is_main_process)
-    with Progress(console=console) as bar:
+    with memory_advice(config, "scoring"), Progress(console=console) as bar:
         task = bar.add_task(f"scoring {split}", total=len(rows))
         scores = score_slates(
             model,

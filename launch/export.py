@@ -98,7 +98,11 @@ def _write(run: Path, config: RunConfig, folder: Path, out: Path, golden: int) -
     slates = SlateSet(config.data.folder, "test")
     if config.backbone.init == "random":
         serving.save_random_base(config, folder / serving.BASE_FOLDER)
-    served_config = config.model_copy(update={"backbone": serving.golden_backbone(config.backbone, folder)})
+    in_full = {
+        "backbone": serving.golden_backbone(config.backbone, folder),
+        "train": config.train.model_copy(update={"precision": "fp32"}),
+    }
+    served_config = config.model_copy(update=in_full)
     model = load_run_model(served_config, run / "adapters")
     tokenizer = load_tokenizer(config.backbone)
     tokenizer.save_pretrained(str(folder / serving.TOKENIZER_FOLDER))

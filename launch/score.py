@@ -35,6 +35,7 @@ from modeling.backbone import is_encoder, load_model_config, load_tokenizer
 from modeling.model import SlateModel
 from modeling.run_model import load_run_model
 from train.accelerate_setup import make_accelerator
+from train.out_of_memory import memory_advice
 from train.scoring import score_batch
 from train.world import World
 
@@ -96,7 +97,8 @@ def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, override
     max_row = sys.maxsize if model.backbone.attention == "split" else config.tokens.max_row
     encoder = is_encoder(load_model_config(config.backbone))
     tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
-    with ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process) as progress:
+    showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
+    with memory_advice(config, "scoring"), showing as progress:
         mine = pending[world.rank :: world.size]
         portions = RequestBatches(inputs.forms, tokenizer, most, max_row).read(mine)
         write_scores(model, portions, columns, target, accelerator.device, progress)

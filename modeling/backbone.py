@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, 
 from configs.errors import UserError
 from configs.schema import BackboneConfig
 from modeling.attention import prefix_split
+from modeling.quantized import pack, quantization_config, settle
 
 DROPOUT_KEYS = (
     "activation_dropout",
@@ -178,15 +179,25 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]), _whole_weights():
             torch.manual_seed(seed)
             model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+        if backbone.quantize:
+            pack(model)
     else:
         path = resolve_path(backbone.path)
+        packing = {"quantization_config": quantization_config()} if backbone.quantize else {}
         try:
             model = AutoModel.from_pretrained(
-                path, config=config, revision=backbone.revision, dtype=dtype, attn_implementation=attention
+                path,
+                config=config,
+                revision=backbone.revision,
+                dtype=dtype,
+                attn_implementation=attention,
+                **packing,
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"backbone.path: the weights in '{path}' cannot be loaded ({reason})") from error
+        if backbone.quantize:
+            settle(model)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # candidates are pooled here, the stock pooler reads [CLS] only
     return model.requires_grad_(False)

@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
+import torch
+
 from configs.errors import UserError
 from configs.schema import RunConfig
 from modeling.adapter_store import load_adapters, read_info
 from modeling.backbone import config_hash, load_model_config
 from modeling.model import SlateModel, build_model
+from modeling.quantized import compute_in
+
+
+def compute_as_trained(model: SlateModel, config: RunConfig) -> None:
+    """Let a packed base compute in the run's precision: bfloat16 where `train.precision` is bf16, else float32."""
+    if config.backbone.quantize:
+        compute_in(model, torch.bfloat16 if config.train.precision == "bf16" else torch.float32)
 
 
 def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
@@ -33,4 +42,5 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
             f"{model.backbone.split}: set backbone.split to {info.split}"
         )
     load_adapters(model, adapters_folder, config_hash(load_model_config(config.backbone)))
+    compute_as_trained(model, config)
     return model.eval()

@@ -39,6 +39,8 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         log_with=trackers if trackers and run is not None else None,
         project_dir=str(run) if run is not None else None,
     )
+    if config.backbone.quantize and zero_stage(accelerator) == 3:
+        raise UserError("ZeRO-3 cannot cut up a packed base: set backbone.quantize=null, or launch with DDP or ZeRO-2")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         # DeepSpeed asks for a number and reads nothing from it here; with a budget of tokens there is none.

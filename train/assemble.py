@@ -16,6 +16,7 @@ from data.token_cache import TokenCache
 from modeling.adapter_store import AdapterInfo
 from modeling.backbone import config_hash, load_model_config, max_positions
 from modeling.model import SlateModel, build_model
+from modeling.run_model import compute_as_trained
 from train.objectives.base import Objective
 from train.objectives.grouped import GroupedObjective
 from train.world import World
@@ -120,6 +121,7 @@ def assemble_model(
     offsets = base_rate_offsets(manifest, list(pointwise))
     embeddings = any(o.needs_embeddings for o in objectives.values())
     model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, embeddings)
+    compute_as_trained(model, config)
     info = AdapterInfo(
         base_path=config.backbone.path,
         base_hash=config_hash(load_model_config(config.backbone)),

@@ -21,6 +21,7 @@ from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkp
 from train.describe import describe, step_line
 from train.loop import Hooks, Loop
 from train.objectives.registry import build_objectives
+from train.out_of_memory import memory_advice
 from train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from train.token_caches import find_tokens
 from train.tracking import Tracking
@@ -34,7 +35,8 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     Raises:
         UserError: the config does not fit the data, the backbone or the run folder.
     """
-    return Job(config, resume, overwrite).run()
+    with memory_advice(config, "training"):
+        return Job(config, resume, overwrite).run()
 
 
 class Job:
@@ -124,7 +126,8 @@ class Job:
 
     def _evaluate(self, step: int) -> None:
         assert self.valid is not None, "train.eval_every is set, so the valid split is open"
-        values = validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
+        with memory_advice(self.config, "evaluation"):
+            values = validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
         self.tracking.log(step, values)
         shown = [key for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values]
         self.console.print("  ".join(f"{key} {values[key]:.4f}" for key in shown))

@@ -217,6 +217,11 @@ def _base(serving: Mapping[str, Any]) -> str:
                 f" The run named it `{base['configured']}`, which is resolved here and in `adapter_config.json` to a "
                 "folder of the exporting machine: elsewhere, load the base from where it lies there."
             )
+    if base["quantization"]:
+        text += (
+            " It was packed to 4 bits in training, and the golden logits are those of the packed base: it needs "
+            "bitsandbytes, and a base in full gives other scores."
+        )
     hashes = " and the sha256 of its weights" if base["weights_sha256"] else ""
     return f"## Base model\n\n{text} `serving.json` holds its fingerprint{hashes}. The tokenizer is in `tokenizer/`.\n"
 
@@ -231,15 +236,25 @@ def _prompts(serving: Mapping[str, Any]) -> str:
     )
 
 
+def _packing(serving: Mapping[str, Any], template: str) -> str:
+    """A template whose code also packs the base, where the trained one was."""
+    if not serving["base"]["quantization"]:
+        return template
+    packed = 'base, quantization_config=BitsAndBytesConfig(**serving["base"]["quantization"]),\n    revision='
+    return template.replace("from transformers import ", "from transformers import BitsAndBytesConfig, ").replace(
+        "base, revision=", packed
+    )
+
+
 def _pointwise(serving: Mapping[str, Any]) -> str:
     name, about = next((n, a) for n, a in serving["objectives"].items() if a["kind"] == "pointwise")
     if serving["scope"] == "candidates":
         return _LOAD_SCOPED.format(name=name, split=serving["split"])
     base = 'str(export / "base")' if serving["base"]["inside_export"] else 'serving["base"]["path"]'
     if about["form"] == "sequence_classification":
-        return _LOAD_CLASSIFIER.format(name=name, base=base)
+        return _packing(serving, _LOAD_CLASSIFIER).format(name=name, base=base)
     prefix = serving["mask"] == "prefix"
-    return _LOAD_FEATURES.format(
+    return _packing(serving, _LOAD_FEATURES).format(
         name=name,
         base=base,
         forward=_FORWARD_PREFIX if prefix else _FORWARD_CAUSAL,

@@ -21,7 +21,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 Json = dict[str, Any]
 
@@ -39,6 +39,8 @@ def load_base(folder: Path, serving: Json, form: str) -> Any:
         "dtype": torch.float32,
         "attn_implementation": serving["attn_implementation"],
     }
+    if base.get("quantization"):  # the base as it was trained on: packed by bitsandbytes
+        options["quantization_config"] = BitsAndBytesConfig(**base["quantization"])
     if form == "features":
         return AutoModel.from_pretrained(path, **options)
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)

@@ -16,6 +16,7 @@ from modeling.export.adapter_folder import POINT_HEAD, SLATE_HEAD
 from modeling.export.served import ServedClass
 from modeling.heads import SlateHead
 from modeling.model import SlateModel
+from modeling.quantized import serving_quantization
 
 SCHEMA_VERSION = 1
 FILE_NAME = "serving.json"
@@ -61,7 +62,8 @@ class PromptLayout:
 
 def save_random_base(config: RunConfig, folder: Path) -> None:
     """Write the un-adapted base of a run with `backbone.init: random`, which no path holds."""
-    load_backbone(config.backbone, config.seed).save_pretrained(folder)  # type: ignore[operator]
+    whole = config.backbone.model_copy(update={"quantize": None})
+    load_backbone(whole, config.seed).save_pretrained(folder)  # type: ignore[operator]
 
 
 def golden_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
@@ -95,6 +97,7 @@ def base_record(backbone: BackboneConfig, base_hash: str) -> dict[str, Any]:
         "config_hash": base_hash,
         "weights_sha256": {file.name: file_hash(file) for file in files} or None,
         "trained_dtype": backbone.dtype,
+        "quantization": serving_quantization(backbone.quantize),
     }
 
 

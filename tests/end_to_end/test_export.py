@@ -271,6 +271,30 @@ def test_an_export_can_move(exported: Any, tmp_path: Path) -> None:
     assert max(run_check(tmp_path / "elsewhere" / "moved").values()) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_packed_base_gives_its_golden_logits_packed_alone(prepared: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    AutoConfig.for_model(name, **ARCHITECTURES[name]).save_pretrained(tmp_path / "shape")
+    write_run(
+        tmp_path / "run", prepared, {"path": str(tmp_path / "shape"), "init": "random", "quantize": "4bit"}, LISTWISE
+    )
+    out = tmp_path / "out"
+    export(tmp_path / "run", out, golden=4)
+    assert max(run_check(out).values()) <= 1e-4
+    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
+    code = "\n".join(blocks)
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, env={"PATH": ""})
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert float(line.split()[1]) == pytest.approx(float(line.split()[2]), abs=1e-4)
+    file = out / "serving.json"
+    serving = json.loads(file.read_text())
+    serving["base"]["quantization"] = None
+    file.write_text(json.dumps(serving))
+    with pytest.raises(UserError, match="golden check FAILED"):
+        run_check(out)
+
+
 def test_an_existing_folder_is_kept(exported: Any, tmp_path: Path) -> None:
     run, out = exported("llama")
     before = (out / "serving.json").read_bytes()

@@ -1,0 +1,60 @@
+"""The largest micro-batch that a config allows: every prefix and every candidate as long as they may be."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from configs.schema import RunConfig
+from data.batches import Slate, SlateBatch, build_batch
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """Sizes of a micro-batch.
+
+    Attributes:
+        slates: slates of one process.
+        candidates: of each slate.
+        prefix, length: tokens of a prefix and of a candidate.
+        max_row: most tokens of a row.
+    """
+
+    slates: int
+    candidates: int
+    prefix: int
+    length: int
+    max_row: int
+
+    def batch(self) -> SlateBatch:
+        """A batch of these sizes, of one token alone: only its shape is meant."""
+        none = np.zeros(self.candidates, dtype=np.int64)
+        candidates = [[0] * self.length] * self.candidates
+        slates = [Slate(row, [0] * self.prefix, candidates, none, none, none) for row in range(self.slates)]
+        return build_batch(slates, self.max_row, 0)
+
+    def tokens(self) -> int:
+        """Tokens of the batch, as `train.max_tokens` counts them."""
+        return self.slates * (self.prefix + self.candidates * self.length)
+
+
+def worst_step(config: RunConfig, slates: int | None = None, candidates: int | None = None) -> StepShape:
+    """The largest micro-batch of a config.
+
+    Args:
+        config: `train.max_tokens` tokens where that is set, else `train.batch_size` slates.
+        slates: instead of what the config says.
+        candidates: per slate, instead of `train.negatives` + 2 (or `data.max_candidates` where all are kept).
+    """
+    kept = config.data.max_candidates if config.train.negatives is None else config.train.negatives + 2
+    tokens = config.tokens
+    shape = StepShape(
+        slates or config.train.batch_size or 1,
+        candidates or min(kept, config.data.max_candidates),
+        tokens.max_prefix,
+        tokens.max_candidate,
+        tokens.max_row,
+    )
+    if slates is None and config.train.max_tokens is not None:
+        one = replace(shape, slates=1).tokens()
+        return replace(shape, slates=max(1, config.train.max_tokens // one))
+    return shape
