@@ -96,7 +96,7 @@ class Way:
     BACKBONES) and `backbone.dtype`."""
 
     attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
-    scope: Literal["all", "candidates"] = "all"
+    scope: Literal["all", "candidates"] = "candidates"
     split: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
 

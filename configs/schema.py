@@ -128,14 +128,18 @@ class BackboneConfig(Section):
 
 
 class LoraConfig(Section):
-    """The shape of every adapter, shared and per objective."""
+    """The shape of every adapter, shared and per objective.
+
+    `scope: candidates`: the objectives' adapters leave prefix tokens alone, so that a prefix passes the upper layers
+    once for all of them. `all`: ordinary LoRA, as servers such as vLLM apply it.
+    """
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
     dropout: Share = 0.0
     rslora: bool = False
     targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
-    scope: Literal["all", "candidates"] = "all"
+    scope: Literal["all", "candidates"] = "candidates"
 
 
 class ObjectiveConfig(Section):

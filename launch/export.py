@@ -33,6 +33,10 @@ from modeling.run_model import load_run_model
 
 REPORT = "evaluation_test.json"
 SLATE_CANDIDATES = 8
+SCOPED = (
+    "note: these adapters act on candidate tokens alone (lora.scope: candidates), as in check_golden.py; servers that "
+    "apply LoRA to every token, such as vLLM, need a training with lora.scope=all"
+)
 
 
 def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False) -> None:
@@ -59,6 +63,8 @@ def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False) -> None
         status.update("checking with plain transformers + peft")
         differences = run_check(folder)
     console.print(_summary(written, differences, out))
+    if config.lora.scope == "candidates":
+        console.print(SCOPED, soft_wrap=True)
 
 
 def _check_target(run: Path, out: Path, overwrite: bool) -> None:
