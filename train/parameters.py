@@ -1,5 +1,6 @@
 """Trainable and frozen parameters, on every engine: groups, gathering, and the check of what moved."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -31,7 +32,10 @@ def optimizer_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
 
 
 def full_size(parameter: nn.Parameter) -> int:
-    """Number of elements, also where ZeRO-3 has cut the parameter up."""
+    """Number of elements, also where ZeRO-3 has cut the parameter up or a frozen one is packed to 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        return math.prod(state.shape)
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 

