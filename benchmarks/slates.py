@@ -68,6 +68,7 @@ class Plan:
 
     Attributes:
         points: where all variants and peers take turns; the first is the headline.
+        scoring: what is scored at once, on the headline's backbone.
         agreement: the slates that are compared with single candidates, on the headline's backbone.
         memory: the slates whose memory is measured, on the headline's backbone.
         grid: the points at which ours meets the first peer.
@@ -77,6 +78,7 @@ class Plan:
     """
 
     points: tuple[Point, ...]
+    scoring: Point
     agreement: Sizes
     memory: Sizes
     grid: Grid
@@ -86,20 +88,23 @@ class Plan:
     few: int
 
 
-HEADLINE = Sizes(1, 20, 256, 16)
+HEADLINE = Sizes(2, 20, 256, 16)
+ONE_SLATE = Sizes(1, 20, 256, 16)
 LARGE = (Point("llama1b", Sizes(4, 20, 256, 16), 16), Point("llama8b", Sizes(2, 20, 256, 16), 8))
 WHOLE = Plan(
-    points=(Point("minilm", HEADLINE, 20), Point("llama100m", HEADLINE, 4)),
-    agreement=HEADLINE,
-    memory=HEADLINE,
+    points=(Point("minilm", HEADLINE, 40), Point("llama100m", ONE_SLATE, 4)),
+    scoring=Point("minilm", Sizes(8, 20, 256, 16), 40),
+    agreement=ONE_SLATE,
+    memory=ONE_SLATE,
     grid=Grid(("minilm_long", "llama100m"), (64, 256, 1024), (5, 20, 50), 16),
-    curves=Ranges("minilm_long", HEADLINE, 4, (5, 10, 20, 50), (64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2)),
+    curves=Ranges("minilm_long", ONE_SLATE, 4, (5, 10, 20, 50), (64, 128, 256, 512, 1024), (1, 2, 4, 8), (1, 2)),
     gpu=LARGE,
-    rounds=7,
-    few=5,
+    rounds=5,
+    few=3,
 )
 QUICK = Plan(
-    points=(Point("minilm", HEADLINE, 2), Point("llama100m", Sizes(1, 5, 64, 16), 2)),
+    points=(Point("minilm", ONE_SLATE, 2), Point("llama100m", Sizes(1, 5, 64, 16), 2)),
+    scoring=Point("minilm", Sizes(4, 20, 256, 16), 20),
     agreement=Sizes(1, 4, 64, 16),
     memory=Sizes(1, 20, 256, 16),
     grid=Grid(("minilm_long",), (64, 256), (5, 20), 16),
@@ -110,6 +115,7 @@ QUICK = Plan(
 )
 TINY = Plan(
     points=(point("tiny", Sizes(1, 3, 9, 4)),),
+    scoring=point("tiny", Sizes(2, 3, 9, 4)),
     agreement=Sizes(2, 3, 9, 4),
     memory=Sizes(1, 3, 9, 4),
     grid=Grid(("tiny",), (8, 16), (2,), 4),
@@ -165,7 +171,7 @@ def _gpu(plan: Plan) -> list[dict[str, Any]]:
 PARTS: dict[str, Callable[[Plan], list[dict[str, Any]]]] = {
     "agreement": lambda plan: agreement_figures(plan.points[0].backbone, plan.agreement),
     "steps": _steps,
-    "scoring": lambda plan: scoring_figures(plan.points[0], plan.rounds),
+    "scoring": lambda plan: scoring_figures(plan.scoring, plan.rounds),
     "memory": lambda plan: memory_figures(plan.points[0].backbone, plan.memory),
     "grid": _grid,
     "curves": _curves,
