@@ -51,7 +51,7 @@ def give(workload, stock) -> int:
 @pytest.mark.parametrize("adapted", [False, True], ids=["zero adapters", "the same adapters"])
 def test_the_stock_model_computes_our_function(adapted):
     """With the same adapters and head, packed or not: only the packing is ours."""
-    workload = build_workload("tiny", 1, PROMPTS, device="cpu", way=Way(attention="sdpa"))
+    workload = build_workload("tiny", 1, PROMPTS, device="cpu", way=Way(attention="sdpa", scope="all"))
     if not adapted:
         with torch.no_grad():
             for name, parameter in workload.model.named_parameters():
