@@ -80,9 +80,8 @@ def test_what_takes_more_and_what_takes_less(tiny_backbone: Callable[..., Backbo
     assert step_peak(plan, shape, together=True) > 1.2 * kept
     assert step_peak(replace(plan, accumulate=2), shape) > kept
     # Gradients of all towers through the trunk: K rows of its adapter's elements, at the most.
-    assert step_peak(replace(plan, level="parameters"), shape) >= step_peak(
-        replace(plan, level=Layers(layers=1)), shape
-    )
+    every, one = (step_peak(replace(plan, level=level), shape) for level in ("parameters", Layers(layers=1)))
+    assert every > 0.999 * one  # the peak may lie elsewhere, and a collector's timing moves it by some bytes
     assert step_peak(replace(plan, bf16=True), shape, cast=True) < 0.8 * kept
 
 

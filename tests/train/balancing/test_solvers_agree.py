@@ -1,6 +1,5 @@
 """All exact solvers on the same many matrices: their papers' conditions, their promises, and what they must not see."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -244,15 +243,3 @@ def test_preferences_choose_points_of_the_front_in_order(name: str) -> None:
 @pytest.mark.parametrize("name", ["pe_ltr", "imtl_g"])
 def test_the_others_come_to_the_front_where_none_is_preferred(name: str) -> None:
     assert descend(name, (1.0, 1.0))[1] < 1e-6
-
-
-@pytest.mark.slow
-@solvers
-def test_eight_objectives_take_less_than_two_milliseconds(name: str) -> None:
-    times = []
-    for problem in many(1, False, 300):
-        if len(problem.norms) == 8:
-            start = time.perf_counter()
-            SOLVERS[name](problem)
-            times.append(time.perf_counter() - start)
-    assert np.median(times) < 2e-3
