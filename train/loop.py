@@ -129,9 +129,7 @@ class Loop:
             for number, batch in enumerate(loader):
                 batch = batch.to(self.accelerator.device)
                 if number == 0 and config.self_check:
-                    self.averages.add(
-                        "perf/packed_difference", self_check(self.model, self.slate_model, batch, self.world)
-                    )
+                    self.averages.add("perf/packed_difference", self._self_check(batch))
                 asked = self._micro_step(batch, progress, stop.asked)
                 progress.micro += 1
                 if progress.micro % config.accumulate:
@@ -145,6 +143,9 @@ class Loop:
         finally:
             stop.restore()
         return progress
+
+    def _self_check(self, batch: SlateBatch) -> float:
+        return self_check(self.model, self.slate_model, batch, self.world, self.config.train.precision)
 
     def _after_step(self, progress: Progress) -> None:
         config, step, last = self.config.train, progress.step, progress.step == self.total

@@ -13,8 +13,8 @@ from modeling.model import SlateModel
 from train.world import World
 
 CANDIDATES = 4
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2}
-"""Largest distance of two vectors over the length of the separate prompt's, by the dtype of the computation."""
+TOLERANCE = {"fp32": 1e-3, "bf16": 8e-2}
+"""Largest distance of two vectors over the length of the separate prompt's, by `train.precision`."""
 
 
 def separate_prompts(batch: SlateBatch, candidates: list[int]) -> dict[str, torch.Tensor]:
@@ -43,7 +43,9 @@ def separate_prompts(batch: SlateBatch, candidates: list[int]) -> dict[str, torc
 
 
 @torch.no_grad()
-def self_check(model: nn.Module, slate_model: SlateModel, batch: SlateBatch, world: World) -> float:
+def self_check(
+    model: nn.Module, slate_model: SlateModel, batch: SlateBatch, world: World, precision: str = "fp32"
+) -> float:
     """Compare and return the largest relative distance over all processes.
 
     Args:
@@ -51,6 +53,7 @@ def self_check(model: nn.Module, slate_model: SlateModel, batch: SlateBatch, wor
         slate_model: the same, unwrapped.
         batch: of this process, on its device.
         world: the processes of the job; all must call this.
+        precision: of the computation, fp32 or bf16 (outputs are widened again, so they do not tell).
 
     Raises:
         UserError: a packed slate is not the same as its separate prompts.
@@ -68,19 +71,15 @@ def self_check(model: nn.Module, slate_model: SlateModel, batch: SlateBatch, wor
         model.train(was_training)
         slate_model.chunk_tokens = chunk
     worst = torch.zeros((), dtype=torch.float64)
-    dtype = torch.float32
     for name in slate_model.objectives:
         one, other = packed[f"{name}.vector"][chosen], alone[f"{name}.vector"]
-        dtype = one.dtype if one.dtype in TOLERANCE else dtype
         distance = (one.double() - other.double()).norm(dim=1) / other.double().norm(dim=1).clamp(min=1e-12)
         worst = torch.maximum(worst, distance.max().cpu())
-    if torch.is_autocast_enabled(batch.input_ids.device.type):
-        dtype = torch.bfloat16
     largest = max(float(value) for value in world.gather(float(worst.nan_to_num(nan=torch.inf))))
-    if not largest <= TOLERANCE[dtype]:
+    if not largest <= TOLERANCE[precision]:
         raise UserError(
             f"backbone.attention: packed slates and separate prompts differ by {largest:.1e} (relative, at most "
-            f"{TOLERANCE[dtype]:.0e} is allowed) on this backbone: set backbone.attention=sdpa, or choose another "
+            f"{TOLERANCE[precision]:.0e} is allowed) on this backbone: set backbone.attention=sdpa, or choose another "
             "backbone if it is set already"
         )
     return largest
