@@ -4,9 +4,10 @@ import torch
 
 from configs.load import save_config
 from configs.schema import LISTWISE_KINDS, RunConfig
-from modeling.adapter_store import AdapterInfo, save_adapters
-from modeling.backbone import config_hash, load_model_config
+from modeling.adapter_store import save_adapters
 from modeling.model import build_model
+from train.assemble import adapter_info
+from train.parameters import trainable
 
 OFFSETS = {"ctr": -1.0, "cvr": -0.5}
 
@@ -29,16 +30,9 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1) -> No
         for name, parameter in model.named_parameters():
             if ".lora_B." in name or name.startswith("heads."):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    info = AdapterInfo(
-        base_path=config.backbone.path,
-        base_hash=config_hash(load_model_config(config.backbone)),
-        split=model.backbone.split,
-        pointwise=pointwise,
-        listwise=listwise,
-        offsets=offsets,
-        prompt=config.data.prompt.model_dump(mode="json"),
-        history=config.data.history.model_dump(mode="json"),
+    data = config.data
+    info = adapter_info(
+        config, model, pointwise, data.prompt.model_dump(mode="json"), data.history.model_dump(mode="json")
     )
-    save_adapters(config.output / "adapters", trained, info)
+    save_adapters(config.output / "adapters", trainable(model), info)
     save_config(config, config.output / "config.yaml")

@@ -40,11 +40,6 @@ class ItemTable:
         """The rendered text of every item."""
         return self._column("text").to_pylist()
 
-    @property
-    def ids(self) -> list[str]:
-        """The item_id of every item."""
-        return self._column("item_id").to_pylist()
-
     def values(self, attribute: str) -> np.ndarray:
         """The attribute of every item as strings, `unknown` where it is missing.
 

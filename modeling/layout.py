@@ -6,6 +6,7 @@ prefix, C candidate tokens of the fullest row, F tokens of a flat stretch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -147,6 +148,13 @@ class SlateLayout:
             row_N=row_N,
             most_per_row=most,
         )
+
+    @cached_property
+    def last_rows(self) -> Spread:
+        """The candidates' last tokens as lines, those of one row together; made once for all towers."""
+        counts_R = torch.bincount(self.row_N - self.first_row, minlength=self.rows.shape[0])
+        even = self.most_per_row * len(counts_R) == len(self.row_N)
+        return Spread.of(counts_R, self.most_per_row, even)
 
     @property
     def last_N(self) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -122,14 +123,27 @@ def assemble_model(
     embeddings = any(o.needs_embeddings for o in objectives.values())
     model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, embeddings)
     compute_as_trained(model, config)
-    info = AdapterInfo(
+    return model, adapter_info(config, model, pointwise, manifest.prompt, manifest.history)
+
+
+def adapter_info(
+    config: RunConfig, model: SlateModel, pointwise: dict[str, int], prompt: dict[str, Any], history: dict[str, Any]
+) -> AdapterInfo:
+    """What the adapters of a run's model belong to.
+
+    Args:
+        config: of the run.
+        model: as it was built.
+        pointwise: name → outputs of its head.
+        prompt, history: the templates that render the training texts.
+    """
+    return AdapterInfo(
         base_path=config.backbone.path,
         base_hash=config_hash(load_model_config(config.backbone)),
         split=model.backbone.split,
         pointwise=pointwise,
-        listwise=listwise,
-        offsets=offsets,
-        prompt=manifest.prompt,
-        history=manifest.history,
+        listwise=list(model.listwise),
+        offsets=model.offsets,
+        prompt=prompt,
+        history=history,
     )
-    return model, info

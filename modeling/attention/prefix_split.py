@@ -113,10 +113,10 @@ class CandidatePass:
     ) -> torch.Tensor:
         """(1, F, h, D) from q (1, h, F, D) and k, v (1, g, F, D)."""
         kp, vp = self.prefix(module)
-        mask = self.prefix_mask(q.dtype)
-        return _Split.apply(_flat(q), _flat(k), _flat(v), kp.to(q.dtype), vp.to(q.dtype), self, mask, scale, causal)[
-            None
-        ]
+        mask, rows = self.prefix_mask(q.dtype), self.layout.rows
+        return _Split.apply(
+            _flat(q), _flat(k), _flat(v), kp.to(q.dtype), vp.to(q.dtype), self.layout, mask, scale, causal, rows, False
+        )[None]
 
 
 class OwnKeysPass(CandidatePass):
@@ -152,12 +152,9 @@ class LastTokenPass(CandidatePass):
         """(1, N, h, D) from q (1, h, N, D); its keys and values are among the kept ones."""
         kp, vp = self.prefix(module)
         own_k, own_v = self.own[id(module)]
-        counts = torch.bincount(self.layout.row_N - self.layout.first_row, minlength=self.layout.rows.shape[0])
-        most = self.layout.most_per_row
-        rows = Spread.of(counts, most, most * len(counts) == q.shape[2])
-        mask = self.prefix_mask(q.dtype)
+        mask, rows = self.prefix_mask(q.dtype), self.layout.last_rows
         return _Split.apply(
-            _flat(q), own_k, own_v, kp.to(q.dtype), vp.to(q.dtype), self, mask, scale, False, rows, True
+            _flat(q), own_k, own_v, kp.to(q.dtype), vp.to(q.dtype), self.layout, mask, scale, False, rows, True
         )[None]
 
 
@@ -172,15 +169,13 @@ class _Split(torch.autograd.Function):
         v: torch.Tensor,
         kp: torch.Tensor,
         vp: torch.Tensor,
-        slate: CandidatePass,
+        layout: SlateLayout,
         mask: Mask,
         scale: float,
         causal: bool,
-        rows: Spread | None = None,
-        last: bool = False,
+        rows: Spread,
+        last: bool,
     ) -> torch.Tensor:
-        layout = slate.layout
-        rows = layout.rows if rows is None else rows
         # Queries of the own part: all tokens of a candidate, or its last one alone.
         lines = Spread((layout.own.shape[0], 1), None, None, None) if last else layout.own
         heads = q.shape[1]
@@ -193,19 +188,14 @@ class _Split(torch.autograd.Function):
         out = rows.gather(out1.transpose(1, 2)) * torch.exp(lse1 - lse)[..., None].to(out1.dtype)
         out += lines.gather(out2.transpose(1, 2)) * torch.exp(lse2 - lse)[..., None].to(out1.dtype)
         ctx.save_for_backward(q, k, v, kp, vp, out, lse)
-        ctx.spreads, ctx.mask, ctx.own_mask, ctx.scale, ctx.causal = (
-            (rows, lines, layout.own),
-            mask,
-            own_mask,
-            scale,
-            causal,
-        )
+        ctx.spreads, ctx.masks, ctx.scale, ctx.causal = (rows, lines, layout.own), (mask, own_mask), scale, causal
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, kp, vp, out, lse = ctx.saved_tensors
         rows, lines, own = ctx.spreads
+        mask, own_mask = ctx.masks
         heads, key_heads = q.shape[1], k.shape[1]
 
         def laid(spread: Spread) -> list[torch.Tensor]:
@@ -216,11 +206,11 @@ class _Split(torch.autograd.Function):
 
         g, queries, outputs, sums = laid(rows)
         dq1, dkp, dvp = attend_backward(
-            g, queries, _repeat(kp, heads), _repeat(vp, heads), outputs, sums, ctx.scale, False, ctx.mask
+            g, queries, _repeat(kp, heads), _repeat(vp, heads), outputs, sums, ctx.scale, False, mask
         )
         g, queries, outputs, sums = laid(lines)
         own_k, own_v = (_repeat(own.lay(x).transpose(1, 2), heads) for x in (k, v))
-        dq2, dk, dv = attend_backward(g, queries, own_k, own_v, outputs, sums, ctx.scale, ctx.causal, ctx.own_mask)
+        dq2, dk, dv = attend_backward(g, queries, own_k, own_v, outputs, sums, ctx.scale, ctx.causal, own_mask)
         dq = rows.gather(dq1.transpose(1, 2)) + lines.gather(dq2.transpose(1, 2))
         dk, dv = (own.gather(_summed(x, key_heads).transpose(1, 2)) for x in (dk, dv))
         return dq, dk, dv, _summed(dkp, key_heads), _summed(dvp, key_heads), *[None] * 6
