@@ -113,7 +113,11 @@ class TokensConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The frozen language model: a hub id, a folder, or `pkg://PACKAGE/FOLDER` inside an installed package."""
+    """The frozen language model: a hub id, a folder, or `pkg://PACKAGE/FOLDER` inside an installed package.
+
+    `pooling`: heads read a candidate's last token, so that the last layer runs for that one alone, or (encoders only)
+    the mean of its tokens.
+    """
 
     path: str
     tokenizer: str | None = None  # where the tokenizer lies, if not at `path`
@@ -124,6 +128,7 @@ class BackboneConfig(Section):
     checkpointing: bool = False
     attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
     compile: bool = False
+    pooling: Literal["last", "mean"] = "last"
     quantize: Literal["4bit"] | None = None
 
 

@@ -95,7 +95,7 @@ def load_model_config(backbone: BackboneConfig) -> Any:
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether the backbone attends in both directions (BERT and its kin) and so pools the mean of a candidate."""
+    """Whether the backbone attends in both directions (BERT and its kin)."""
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
@@ -279,12 +279,19 @@ class SplitBackbone(nn.Module):
     """A base model cut below layer `split`.
 
     `trunk` is the model with its upper layers tapped, `upper` the layers taken out, `norm` its final normalisation.
+    `pooling` is what heads read of a candidate: its `last` token or, of encoders, the `mean` of its tokens.
+
+    Raises:
+        UserError: the model cannot be cut there or read so.
     """
 
-    def __init__(self, model: nn.Module, split: int) -> None:
+    def __init__(self, model: nn.Module, split: int, pooling: str = "last") -> None:
         super().__init__()
         self.config: Any = model.config
         self.encoder = is_encoder(model.config)
+        if pooling == "mean" and not self.encoder:  # the stock classifiers that serve decoders read the last token
+            raise UserError("backbone.pooling: mean is for encoders, decoders are read at the last token: set last")
+        self.pooling = pooling
         self.layers_name, layers = find_layers(model)
         self.split = split
         self.first_position = first_position(model.config)

@@ -232,6 +232,6 @@ def build_model(
                 cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
         if backbone.compile:
             compile_layers(layers)
-        cut = SplitBackbone(base, split)
+        cut = SplitBackbone(base, split, backbone.pooling)
         candidates_only = lora.scope == "candidates"
         return SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only)

@@ -67,8 +67,8 @@ class PackedRows:
         return self._pool(hidden_RTH)
 
     def _pool(self, hidden_RTH: torch.Tensor) -> torch.Tensor:
-        """One vector per candidate: its last token (decoders) or the mean of its tokens (encoders)."""
-        if not self.backbone.encoder:
+        """One vector per candidate: its last token or the mean of its tokens."""
+        if self.backbone.pooling == "last":
             flat = hidden_RTH.reshape(-1, hidden_RTH.shape[-1])
             last_N1 = (self.candidate_tokens >= 0).sum(1, keepdim=True) - 1
             return self.backbone.norm(flat[self.candidate_tokens.gather(1, last_N1).squeeze(1)])

@@ -2,7 +2,7 @@
 
 All prefix tokens stand end to end, and so do all candidate tokens; a layer runs over either stretch, and only its
 attention (modeling.attention.prefix_split) knows which token belongs to which slate. What nobody reads is not
-computed: of a prefix in the last layer only keys and values, of a decoder's candidates there only the last token.
+computed: of a prefix in the last layer only keys and values, of candidates read at their last token nothing else.
 
 Shape suffixes: F tokens of a flat stretch, N candidates of the batch, H hidden size.
 """
@@ -112,7 +112,7 @@ class SharedPrefix:
 
     def candidates(self, name: str, hidden_1FH: torch.Tensor, keys: list[Kept], layout: SlateLayout) -> torch.Tensor:
         """The vectors (N, H) of the layout's candidates from their z and their prefixes' keys and values."""
-        last_only = not self.backbone.encoder and self.upper.stops_early
+        last_only = self.backbone.pooling == "last" and self.upper.stops_early
         for index, (call, kept) in enumerate(zip(self._calls, keys, strict=True)):
             if last_only and index == self.upper.count - 1:
                 hidden_1FH = self._last_tokens(index, name, call, kept, hidden_1FH, layout)
@@ -130,10 +130,10 @@ class SharedPrefix:
         return self.upper.run(index, name, call, hidden_1FH.index_select(1, last_N))
 
     def _pool(self, hidden_FH: torch.Tensor, layout: SlateLayout, last_only: bool) -> torch.Tensor:
-        """One vector per candidate: its last token (decoders) or the mean of its tokens (encoders)."""
+        """One vector per candidate: its last token or the mean of its tokens."""
         if last_only:
             return self.backbone.norm(hidden_FH)
-        if not self.backbone.encoder:
+        if self.backbone.pooling == "last":
             return self.backbone.norm(hidden_FH.index_select(0, layout.last_N))
         return _mean(self.backbone.norm(hidden_FH), layout)
 

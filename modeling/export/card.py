@@ -105,8 +105,13 @@ with torch.inference_mode():
         attention_mask=sees[None, None],
         position_ids=positions[None] + serving["first_position"],
     ).last_hidden_state
-vector = hidden[0, prefix_tokens:].mean(0)  # the mean over the candidate's tokens
+vector = {vector}
 """
+
+_VECTORS = {
+    "last": "hidden[0, -1]  # the candidate's last token",
+    "mean": "hidden[0, prefix_tokens:].mean(0)  # the mean over the candidate's tokens",
+}
 
 _FORWARD_CAUSAL = """\
 with torch.inference_mode():
@@ -257,7 +262,7 @@ def _pointwise(serving: Mapping[str, Any]) -> str:
     return _packing(serving, _LOAD_FEATURES).format(
         name=name,
         base=base,
-        forward=_FORWARD_PREFIX if prefix else _FORWARD_CAUSAL,
+        forward=_FORWARD_PREFIX.format(vector=_VECTORS[serving["pooling"]]) if prefix else _FORWARD_CAUSAL,
         remark=_REMARK_PREFIX if prefix else "",
     )
 

@@ -120,7 +120,8 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
     position_ids = positions + serving["first_position"]  # RoBERTa's first position is not 0
     with acting(model, serving, [prefix_tokens]):
         output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=position_ids[None])
-    return output.last_hidden_state[0, prefix_tokens:].mean(0)
+    states_IH = output.last_hidden_state[0, prefix_tokens:]
+    return states_IH[-1] if serving["pooling"] == "last" else states_IH.mean(0)
 
 
 def logit(model: Any, serving: Json, head: Json | None, input_ids: list[int], prefix_tokens: int) -> float:

@@ -145,7 +145,7 @@ def serving_record(
         "history": info.history,
         "layout": layout.to_json(),
         "mask": "prefix" if encoder else "causal",
-        "pooling": "mean" if encoder else "last",
+        "pooling": model.backbone.pooling,
         "first_position": model.backbone.first_position,
         "attn_implementation": "sdpa",
         "pad_token_id": pad_id,

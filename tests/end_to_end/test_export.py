@@ -126,16 +126,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Architecture, or ARCHITECTURE-SCOPE → (run, export), each made once."""
+    """Architecture, or ARCHITECTURE-SCOPE, or ARCHITECTURE-mean → (run, export), each made once."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def make(name: str) -> tuple[Path, Path]:
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            arch, _, scope = name.partition("-")
+            arch, _, special = name.partition("-")
             AutoConfig.for_model(arch, **ARCHITECTURES[arch]).save_pretrained(folder / "shape")
-            backbone = {"path": str(folder / "shape"), "init": "random"}
-            write_run(folder / "run", prepared, backbone, LISTWISE, scope or "all")
+            pooling = "mean" if special == "mean" else "last"
+            backbone = {"path": str(folder / "shape"), "init": "random", "pooling": pooling}
+            write_run(folder / "run", prepared, backbone, LISTWISE, "candidates" if special == "candidates" else "all")
             export(folder / "run", folder / "out", golden=12)
             made[name] = (folder / "run", folder / "out")
         return made[name]
@@ -150,7 +151,7 @@ def golden_prompts(out: Path) -> list[dict[str, Any]]:
 SCOPED = ["llama-candidates", "gpt2-candidates", "bert-candidates"]
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *SCOPED])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *SCOPED, "bert-mean"])
 def test_every_architecture_gives_its_golden_logits_without_the_project(exported: Any, name: str) -> None:
     _, out = exported(name)
     prompts = golden_prompts(out)
@@ -168,7 +169,7 @@ def test_every_architecture_gives_its_golden_logits_without_the_project(exported
     assert not list(out.parent.glob(".out-*"))
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "llama-candidates", "bert-candidates"])
+@pytest.mark.parametrize("name", ["llama", "bert", "bert-mean", "llama-candidates", "bert-candidates"])
 def test_the_code_in_the_readme_runs_as_it_stands(exported: Any, name: str) -> None:
     _, out = exported(name)
     blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
@@ -194,7 +195,7 @@ def test_serving_json_says_what_a_server_needs(exported: Any, name: str, form: s
     assert serving["objectives"]["ctr"]["logit_offset"] == -2.5
     assert serving["operating_point"]["omega"] == dict.fromkeys(LISTWISE, 0.0)
     assert serving["pad_token_id"] not in serving["layout"]["candidate_end_ids"]
-    assert (serving["mask"], serving["pooling"]) == (("prefix", "mean") if name == "bert" else ("causal", "last"))
+    assert (serving["mask"], serving["pooling"]) == ("prefix" if name == "bert" else "causal", "last")
     assert serving["base"]["inside_export"]
     assert serving["base"]["weights_sha256"] is None
     adapter = json.loads((out / "ctr" / "adapter_config.json").read_text())

@@ -70,17 +70,21 @@ def stock_logit(stock: nn.Module, model: SlateModel, slate: Slate, index: int, t
     if model.backbone.encoder:  # the one thing that is not stock: prefix tokens do not see the candidate
         mask = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
         mask[:, :, :prefix, prefix:] = False
-        pooled = stock(input_ids=ids, attention_mask=mask).last_hidden_state[0, prefix:].mean(0)
+        states = stock(input_ids=ids, attention_mask=mask).last_hidden_state[0, prefix:]
+        pooled = states.mean(0) if model.backbone.pooling == "mean" else states[-1]
     else:
         pooled = stock(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
     return pooled @ model.heads[tower].score.weight[0] + model.offsets[tower]
 
 
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "roberta"])
+@pytest.mark.parametrize(
+    ("arch", "pooling"),
+    [*((arch, "last") for arch in (*ARCHITECTURES, "roberta")), ("bert", "mean"), ("roberta", "mean")],
+)
 def test_packed_scores_are_those_of_the_stock_model(
-    arch: str, make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
+    arch: str, pooling: str, make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
 ) -> None:
-    model, slate = make_model(arch), make_slate(0, LENGTHS)
+    model, slate = make_model(arch, pooling=pooling), make_slate(0, LENGTHS)
     folder = model.backbone.config._name_or_path
     with torch.no_grad():
         outputs = run(model, [make_slate(1, [2, 8]), slate])
@@ -88,7 +92,7 @@ def test_packed_scores_are_those_of_the_stock_model(
             stock = stock_model(model, folder, 3, tower)
             expected = torch.stack([stock_logit(stock, model, slate, i, tower) for i in range(len(LENGTHS))])
             assert expected.max() - expected.min() > 0.2
-            assert (expected[:, None] - expected[None]).abs().fill_diagonal_(1).min() > 1e-3
+            assert (expected[:, None] - expected[None]).abs().fill_diagonal_(1).min() > 3e-4
             torch.testing.assert_close(outputs[tower][2:], expected, rtol=1e-5, atol=1e-5)
 
 

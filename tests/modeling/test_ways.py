@@ -10,6 +10,8 @@ from data.batches import Slate, SlateBatch, build_batch
 from modeling.model import SlateModel
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert", "roberta"]
+READINGS = [*((arch, "last") for arch in ARCHITECTURES), ("bert", "mean"), ("roberta", "mean")]
+"""Architectures and what their heads read."""
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,11 @@ def assert_same(one: tuple[dict, dict], other: tuple[dict, dict], tolerance: flo
 
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("arch", "pooling"), READINGS)
 def test_split_is_the_masked_row(
-    arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+    arch: str, pooling: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
-    split, rows = (make_model(arch, scope=scope, attention=attention) for attention in ("split", "sdpa"))
+    split, rows = (make_model(arch, scope=scope, attention=a, pooling=pooling) for a in ("split", "sdpa"))
     assert_same(outputs_and_gradients(split, batch), outputs_and_gradients(rows, batch))
 
 
@@ -64,11 +66,11 @@ def test_the_scopes_differ_in_what_prefix_tokens_get(
 
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize(("arch", "pooling"), [("llama", "last"), ("gpt2", "last"), ("bert", "last"), ("bert", "mean")])
 def test_layers_may_also_run_to_their_end(
-    arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+    arch: str, pooling: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
-    model = make_model(arch, scope=scope)
+    model = make_model(arch, scope=scope, pooling=pooling)
     early = outputs_and_gradients(model, batch)
     model.upper.stops_early = False
     assert_same(early, outputs_and_gradients(model, batch))
@@ -93,12 +95,12 @@ def test_one_by_one_and_checkpointing_change_nothing(
 
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize(("arch", "pooling"), [("llama", "last"), ("gpt2", "last"), ("bert", "last"), ("bert", "mean")])
 @pytest.mark.parametrize("most", [1, 8, 20, 1000])
 def test_scores_in_chunks(
-    arch: str, scope: str, most: int, make_model: Callable[..., SlateModel], batch: SlateBatch
+    arch: str, pooling: str, scope: str, most: int, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
-    model = make_model(arch, scope=scope)
+    model = make_model(arch, scope=scope, pooling=pooling)
     with torch.inference_mode():
         whole = model(**batch.model_inputs())
         model.chunk_tokens = most
@@ -106,6 +108,11 @@ def test_scores_in_chunks(
     assert whole.keys() == pieces.keys()
     for name, output in whole.items():
         torch.testing.assert_close(pieces[name], output, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_of_a_decoder_is_refused(make_model: Callable[..., SlateModel]) -> None:
+    with pytest.raises(UserError, match=r"backbone\.pooling: mean is for encoders.*set last"):
+        make_model("llama", pooling="mean")
 
 
 def test_embeddings_are_the_same(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
