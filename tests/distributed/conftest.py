@@ -1,6 +1,5 @@
 """Launching real jobs of real processes on a tiny prepared data set."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,23 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny_run import run_settings, write_config
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load_builders() -> ModuleType:
-    """tests/tiny_run.py, which importlib mode keeps from being imported by name."""
-    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -59,9 +50,8 @@ def run_command(command: list[str], timeout: float = 300, **environment: str) ->
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared tiny data set and the config that trains on it."""
-    builders = load_builders()
     folder = tmp_path_factory.mktemp("tiny")
-    config = builders.write_config(builders.run_settings(folder), folder / "config.yaml")
+    config = write_config(run_settings(folder), folder / "config.yaml")
     done = run_command([sys.executable, "-m", "launch.cli", "prepare", str(config)])
     assert done.returncode == 0, done.stdout + done.stderr
     return config

@@ -1,6 +1,5 @@
 """The commands as a user runs them, one after another, on a tiny data set; and what bad input gets."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -39,13 +40,9 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of a tiny run, its data prepared."""
-    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
-    assert spec is not None and spec.loader is not None
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
     folder = tmp_path_factory.mktemp("commands")
-    settings: dict[str, Any] = builders.run_settings(folder, eval_every=3, save_every=3)
-    builders.write_config(settings, folder / "config.yaml")
+    settings: dict[str, Any] = run_settings(folder, eval_every=3, save_every=3)
+    write_config(settings, folder / "config.yaml")
     done = equipoise("prepare", str(folder / "config.yaml"))
     assert done.returncode == 0, done.stderr
     return settings | {"config": str(folder / "config.yaml")}

@@ -1,6 +1,5 @@
 """`equipoise diagnose` on a tiny run: what it prints, what it draws, and what it refuses."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -8,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -23,14 +24,10 @@ def equipoise(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished tiny run of four objectives with probes, and what training printed."""
-    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
-    assert spec is not None and spec.loader is not None
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
     folder = tmp_path_factory.mktemp("diagnose")
-    settings = builders.run_settings(folder)
+    settings = run_settings(folder)
     settings["balancing"] = {"method": "pcgrad", "probe_every": 3}
-    config = str(builders.write_config(settings, folder / "config.yaml"))
+    config = str(write_config(settings, folder / "config.yaml"))
     for command in ("prepare", "train"):
         done = equipoise(command, config)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -1,13 +1,11 @@
 """A run without training on tiny prepared data, and the same requests in both forms."""
 
 import csv
-import importlib.util
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -19,17 +17,9 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from data.history import titles_before
 from data.slates import prepare
+from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load_builders() -> ModuleType:
-    """tests/tiny_run.py, which importlib mode keeps from being imported by name."""
-    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -92,9 +82,8 @@ def raw_rows(config: RunConfig, slates: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def scoreable(tmp_path_factory: pytest.TempPathFactory) -> Scoreable:
     """Prepared once for all tests that score."""
-    builders = load_builders()
     folder = tmp_path_factory.mktemp("score")
-    config = load_config(builders.write_config(builders.run_settings(folder), folder / "config.yaml"))
+    config = load_config(write_config(run_settings(folder), folder / "config.yaml"))
     prepare(config.data)
     write_random_run(config)
     slates = config.data.folder / "slates" / "train-00000.parquet"

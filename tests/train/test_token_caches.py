@@ -1,6 +1,5 @@
 """Who makes a token cache, who asks for it, and that a second start tokenises nothing."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from data.slates import prepare
 from data.tokens import SlateTokenizer
+from tests.tiny_run import run_settings
 from train.assemble import DataParts, open_data, open_split, train_batches
 from train.token_caches import find_tokens, make_tokens
 from train.world import World
@@ -26,13 +26,9 @@ def refuse(self: Any, texts: list[str]) -> Any:
 @pytest.fixture(scope="module")
 def make_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """The tiny run's config, its data prepared but not tokenised; `train` settings in place of its own."""
-    spec = importlib.util.spec_from_file_location("tiny_run", ROOT / "tests" / "tiny_run.py")
-    assert spec is not None and spec.loader is not None
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
 
     def make(**train: Any) -> RunConfig:
-        settings = builders.run_settings(tmp_path_factory.mktemp("caches"), **train)
+        settings = run_settings(tmp_path_factory.mktemp("caches"), **train)
         config = RunConfig.model_validate(settings)
         prepare(config.data)
         return config
