@@ -27,7 +27,7 @@ SORT_MEMORY = "1GB"
 
 @dataclass(frozen=True)
 class RecommendOptions:
-    """What a call may choose: a common list of candidates, how many of the best, ω, device, cache, limit, overwriting."""
+    """What a call may choose: a common list of candidates, how many of the best, ω, device, cache and limit."""
 
     candidates: Path | None = None
     top: int | None = None
@@ -82,7 +82,7 @@ def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender
     if "item_id" not in kinds:
         raise UserError(f"{path} has no column item_id: add it")
     most = recommender.limits.candidates
-    rows = con.execute(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
+    rows = con.cursor().sql(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
     if len(rows) > most:
         raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
