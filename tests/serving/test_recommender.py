@@ -138,7 +138,7 @@ def test_many_threads_prepare_at_once(recommender: Recommender) -> None:
 
 
 def test_what_is_remembered_of_hostile_texts_is_bounded(recommender: Recommender) -> None:
-    words = " ".join(f"w{number}" for number in range(900))
+    words = " ".join(f"w{number}" for number in range(800))
     recommender.prepare({"candidates": [{"text": words, "context": words}]})
     tokenizer = recommender._tokenizer
     longest = max(len(ids) for store in (tokenizer._items, tokenizer._contexts) for ids in store.values())
