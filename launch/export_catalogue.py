@@ -62,5 +62,5 @@ def _places(click: list[int]) -> list[int]:
     clicked = [place for place, label in enumerate(click) if label][:EXAMPLE_CANDIDATES]
     others = [place for place, label in enumerate(click) if not label]
     room = min(EXAMPLE_CANDIDATES - len(clicked), len(others))
-    spread = np.linspace(0, len(others) - 1, room).astype(int) if room else []
-    return sorted({*clicked, *(others[place] for place in spread)})
+    spread = np.linspace(0, len(others) - 1, room).astype(int).tolist()
+    return sorted([*clicked, *(others[place] for place in spread)])

@@ -12,7 +12,7 @@ import torch
 from modeling.attention.prefix_split import Kept
 from modeling.layout import SlateLayout, Spread
 from modeling.model import SlateModel
-from modeling.prefix_cache import PrefixCache, PrefixState, put_together, take_apart
+from modeling.prefix_cache import Key, PrefixCache, PrefixState, put_together, take_apart
 from modeling.shared_prefix import SharedPrefix
 
 
@@ -65,8 +65,8 @@ class CachedScorer:
     def _states(self, slates: Sequence[TokenSlate], way: SharedPrefix) -> list[PrefixState]:
         """The state of every slate's prefix; unknown ones are encoded first, each once."""
         keys = [self.cache.key(slate.prefix) for slate in slates]
-        found: dict[bytes, PrefixState] = {}
-        missing: dict[bytes, int] = {}
+        found: dict[Key, PrefixState] = {}
+        missing: dict[Key, int] = {}
         for row, key in enumerate(keys):
             if key in found or key in missing:
                 continue

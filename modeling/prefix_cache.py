@@ -13,6 +13,9 @@ import torch
 
 from modeling.attention.prefix_split import Kept
 
+Key = bytes
+"""What a prefix is known by: its token ids as bytes."""
+
 
 @dataclass(frozen=True)
 class PrefixState:
@@ -75,7 +78,7 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.hits = self.misses = 0
-        self._states: OrderedDict[bytes, PrefixState] = OrderedDict()
+        self._states: OrderedDict[Key, PrefixState] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()  # whoever watches or empties the cache does so from another thread
 
@@ -88,11 +91,11 @@ class PrefixCache:
         return len(self._states)
 
     @staticmethod
-    def key(ids: Sequence[int]) -> bytes:
+    def key(ids: Sequence[int]) -> Key:
         """What a prefix is known by."""
         return np.asarray(ids, np.int64).tobytes()
 
-    def get(self, key: bytes) -> PrefixState | None:
+    def get(self, key: Key) -> PrefixState | None:
         """The state of a prefix, which counts as used now, or None."""
         with self._lock:
             state = self._states.get(key)
@@ -100,7 +103,7 @@ class PrefixCache:
                 self._states.move_to_end(key)
             return state
 
-    def put(self, key: bytes, state: PrefixState) -> None:
+    def put(self, key: Key, state: PrefixState) -> None:
         """Keep a state and let go of the least recently used ones to make room; one that is too large is not kept."""
         with self._lock:
             if key in self._states:
