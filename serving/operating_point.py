@@ -40,16 +40,18 @@ class OperatingPoint:
 
 
 def read_operating_point(record: Mapping[str, Any], listwise: tuple[str, ...]) -> OperatingPoint:
-    """The operating point of serving.json.
+    """The operating point of serving.json; an objective that it leaves out has ω = 0.
 
     Raises:
-        UserError: a weight or its bounds are missing or senseless.
+        UserError: there is none, or a weight or its bounds are senseless.
     """
     point = record.get("operating_point") or {}
-    omega, given = point.get("omega") or {}, point.get("bounds") or {}
+    given = point.get("bounds") or {}
+    if not isinstance(point.get("omega"), Mapping):
+        raise UserError("serving.json has no operating_point.omega: export the run again")
+    omega = {name: point["omega"].get(name, 0.0) for name in listwise}
     bounds: dict[str, tuple[float, float]] = {}
-    for name in listwise:
-        weight = omega.get(name)
+    for name, weight in omega.items():
         pair = given.get(name, (min(DEFAULT_BOUNDS[0], weight or 0.0), max(DEFAULT_BOUNDS[1], weight or 0.0)))
         numbers = [weight, *pair] if isinstance(pair, list | tuple) else [None]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
@@ -57,4 +59,4 @@ def read_operating_point(record: Mapping[str, Any], listwise: tuple[str, ...]) -
         if len(pair) != 2 or not pair[0] <= weight <= pair[1]:
             raise UserError(f"serving.json: operating_point.omega of '{name}' is out of its bounds: choose one again")
         bounds[name] = (float(pair[0]), float(pair[1]))
-    return OperatingPoint({name: float(omega[name]) for name in listwise}, bounds)
+    return OperatingPoint({name: float(weight) for name, weight in omega.items()}, bounds)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from configs.schema import HistoryConfig, PromptConfig
 from serving.items import KnownItems
 from serving.limits import Limits
@@ -169,11 +170,14 @@ def test_bounds_hold_the_chosen_point() -> None:
     assert found.bounds == {"diversity": (0.0, 7.0), "fairness": (-0.5, 5.0)}
     given = {"operating_point": {"omega": {"diversity": 1}, "bounds": {"diversity": [0.5, 2]}}}
     assert read_operating_point(given, ("diversity",)).bounds == {"diversity": (0.5, 2.0)}
+    assert read_operating_point({"operating_point": {"omega": {}}}, ("fairness",)).omega == {"fairness": 0.0}
+    with pytest.raises(UserError, match=r"serving\.json has no operating_point\.omega"):
+        read_operating_point({}, ("diversity",))
 
 
 @pytest.mark.parametrize(
     "point",
-    [{}, {"omega": {"diversity": None}}, {"omega": {"diversity": 1}, "bounds": {"diversity": [2, 3]}},
+    [{"omega": {"diversity": None}}, {"omega": {"diversity": 1}, "bounds": {"diversity": [2, 3]}},
      {"omega": {"diversity": 1}, "bounds": {"diversity": [0, math.inf]}},
      {"omega": {"diversity": 1}, "bounds": {"diversity": 5}}],
 )  # fmt: skip
