@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from configs.whole_file import whole_file
 from train.front.axes import WORDS
@@ -48,6 +49,8 @@ def figure_of(measurement: Measurement, front: Front, choices: Mapping[str, Choi
     panels[0].set_ylabel(f"{WORDS[relevance]}@{cutoff}")
     handles, labels = panels[0].get_legend_handles_labels()
     told = dict(zip(labels, handles, strict=True))
+    if measurement.samples.shape[2]:
+        told["95 % of the difference to pure relevance"] = Line2D([], [], color="#707070", linewidth=1.2)
     figure.legend(told.values(), told.keys(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure
 
@@ -61,7 +64,7 @@ def _panel(
     outside = _show(panel, np.stack([x, y], axis=1), shown)
     panel.scatter(x[~mask], y[~mask], s=14, color=GREY, linewidths=0, label="dominated")
     if outside:
-        words = f"{outside} dominated points lie outside"
+        words = f"dominated points outside: {outside}"
         panel.text(0.01, 0.01, words, transform=panel.transAxes, fontsize=8, color="#707070")
     label = f"on the front of {', '.join(front.axes)}"
     panel.scatter(x[mask], y[mask], s=22, facecolors="none", edgecolors=BLUE, linewidths=0.9, label=label)
