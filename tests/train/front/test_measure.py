@@ -135,7 +135,8 @@ def test_the_best_omega_of_a_built_table_is_found():
         Grid({"fairness": [0, 0.25, 0.5, 0.9, 1.0, 1.5, 8.0]}).points()
     )
     ratio = dict(zip([p.omega["fairness"] for p in measurement.points], measurement.of(["ndcg"])[:, 0], strict=True))
-    assert ratio == {0: 1, 0.25: 1, 0.5: 1, 0.9: 1, 1.0: 1, 1.5: 1, 8.0: 0.5}  # A and B are clicked alike: only the poor one costs
+    # A and B are clicked alike: only the poor one costs.
+    assert ratio == {0: 1, 0.25: 1, 0.5: 1, 0.9: 1, 1.0: 1, 1.5: 1, 8.0: 0.5}
     groups = Measure(table, Measured(2, provider_attribute="provider"), 0, 0)
     assert groups.axes == ("ndcg", "ndcg_click", "exposure_ratio")
     shown = Measure(table, Measured(1, provider_attribute="provider"), 0, 0)
