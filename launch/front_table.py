@@ -19,7 +19,7 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
     """Pure relevance, the extreme points and the choices, one row each, on the validation split."""
     table = _table(f"Points on the validation split, axes @{cutoff}", ["", "ω"])
     for axis in measurement.axes:
-        table.add_column(WORDS[axis], justify="right")
+        table.add_column(WORDS[axis], justify="right", overflow="fold")
     rows = [("pure relevance", 0), *((f"best {WORDS[axis]}", point) for axis, point in front.extremes.items())]
     rows += [(f"chosen by {way}", choice.point) for way, choice in choices.items()]
     for name, point in rows:
@@ -30,26 +30,21 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
 
 def choice_table(record: Mapping[str, Any], words: str) -> Table:
     """One choice on both splits, beside pure relevance; * where the interval of a difference leaves out 0."""
-    splits = [split for split in ("valid", "test") if split in record]
-    table = _table(f"{record['way']}: {words}", ["axis"])
-    for split in splits:
-        for column in (f"{split}: relevance", f"{split}: chosen", "difference (95 %)"):
-            table.add_column(column, justify="right")
+    table = _table(f"{record['way']}: {words}", ["axis", "split"])
+    for column in ("relevance", "chosen", "difference", "its 95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
     for axis in record["valid"]:
-        cells = []
-        for split in splits:
-            found = record[split].get(axis)
-            cells += _cells(found) if found else ["–"] * 3
-        table.add_row(WORDS[axis], *cells)
+        for split in ("valid", "test"):
+            found = record.get(split, {}).get(axis)
+            if found:
+                table.add_row(WORDS[axis] if split == "valid" else "", split, *_cells(found))
     return table
 
 
 def _cells(found: Mapping[str, Any]) -> list[str]:
     low, high = found["difference_interval"]
-    cells = [f"{found['relevance']:.4f}", f"{found['value']:.4f}", f"{found['difference']:+.4f}"]
-    if not math.isnan(low):
-        cells[2] += f" ({low:+.3f} … {high:+.3f}){'*' if low > 0 or high < 0 else ' '}"
-    return cells
+    told = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else ' '}"
+    return [f"{found['relevance']:.4f}", f"{found['value']:.4f}", f"{found['difference']:+.4f}", told]
 
 
 def print_front(

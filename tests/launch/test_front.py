@@ -1,4 +1,4 @@
-"""`equipoise front` on a tiny run: what it writes, that it scores once, that exports carry the choice, what it refuses."""
+"""`equipoise front` on a tiny run: it scores once, tells the same twice, is carried into exports, refuses nonsense."""
 
 import csv
 import importlib.util
@@ -36,6 +36,7 @@ THREE = FrontOptions(
     maximize="ild",
     all_choices=True,
     choose="weights",
+    cutoff=3,  # slates have 8 candidates: within 10 every order shows the same
     resamples=30,
 )
 
@@ -91,16 +92,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def expected(table: ScoreTable, omega: dict[str, float]) -> dict[str, float]:
-    found = RankingMetrics(table, [10], ["category"], "category", "provider")(utility(table, omega))
-    found |= {"exposure_ratio@10": found["exposure@10"]["min_max"]}
-    return {axis: found[f"{axis}@10"] for axis in ("ndcg", "ild", "coverage", "exposure_ratio")}
+    found = RankingMetrics(table, [3], ["category"], "category", "provider")(utility(table, omega))
+    found |= {"exposure_ratio@3": found["exposure@3"]["min_max"]}
+    return {axis: found[f"{axis}@3"] for axis in ("ndcg", "ild", "coverage", "exposure_ratio")}
 
 
 def test_everything_is_written(fronted: Path) -> None:
     record = read(fronted / "front.json")
     assert len(record["points"]) == 9 and record["points"][0]["omega"] == {"diversity": 0.0, "fairness": 0.0}
-    assert record["axes"] == ["ndcg", "ild", "exposure_ratio"] and record["cutoff"] == 10
-    assert record["valid"] == {"requests": 6, "rows": 48, "resamples": 30}
+    assert record["axes"] == ["ndcg", "ild", "exposure_ratio"] and record["cutoff"] == 3
+    assert record["valid"] == {"requests": 7, "rows": 56, "resamples": 30}
     assert record["front"] == [number for number, point in enumerate(record["points"]) if point["on_front"]]
     assert 0 < record["hypervolume"]["normalised"] <= 1
     assert record["hypervolume"]["from_zero"] >= record["hypervolume"]["from_zero_relevance_alone"] > 0
@@ -166,10 +167,11 @@ def test_scores_of_evaluate_are_taken(run: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_export_carries_the_choice(fronted: Path, exported: Path) -> None:
     chosen = read(fronted / "front.json")["choices"]["weights"]
+    assert any(chosen["omega"].values())  # or an export without a choice would look the same
     point = read(exported / "serving.json")["operating_point"]
     assert point["omega"] == chosen["omega"]
     assert point["bounds"] == {"diversity": [0.0, 2.0], "fairness": [0.0, 2.0]}
-    assert "equipoise front" in point["note"] and "6 validation requests" in point["note"]
+    assert "equipoise front" in point["note"] and "7 validation requests" in point["note"]
     assert point["utility"] == "u = r + Σ ω_k δ_k"
     assert point["note"] in (exported / "README.md").read_text("utf-8")
 
@@ -214,6 +216,7 @@ def test_value_and_relevance_weights_are_measured_but_not_exported(run: Path, tm
         axes="ndcg,value",
         where="value>=0",
         maximize="value",
+        cutoff=2,
         resamples=20,
     )
     front(run, options)
@@ -287,7 +290,7 @@ def test_command_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["front", str(run), "--omegas", "diversity=0,1,fairness=0,1", "--resamples", "20"]
     done = CliRunner().invoke(app, [*command, "--where", "ild>=0", "--maximize", "ndcg"], catch_exceptions=False)
     assert done.exit_code == 0
-    for words in ("4 trade-offs (full product) on 6 validation requests", "hypervolume", "chosen by constraint",
+    for words in ("4 trade-offs (full product) on 7 validation requests", "hypervolume", "chosen by constraint",
                   "largest ndcg where ild >= 0", "test: chosen", "operating_point.json"):  # fmt: skip
         assert words in done.stdout
     with pytest.raises(UserError, match="none of the 4 measured points fulfils ild >= 2"):
