@@ -14,6 +14,8 @@ from train.front.choice import Choice
 from train.front.measure import Measurement
 from train.front.pareto import Front
 
+NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not stand in line
+
 
 def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Choice], cutoff: int) -> Table:
     """Pure relevance, the extreme points and the choices, one row each, on the validation split."""
@@ -43,7 +45,7 @@ def choice_table(record: Mapping[str, Any], words: str) -> Table:
 
 def _cells(found: Mapping[str, Any]) -> list[str]:
     low, high = found["difference_interval"]
-    told = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else ' '}"
+    told = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else NO_STAR}"
     return [f"{found['relevance']:.4f}", f"{found['value']:.4f}", f"{found['difference']:+.4f}", told]
 
 

@@ -17,8 +17,12 @@ from train.front.measure import Measurement
 from train.front.pareto import Front, front_mask
 
 GREY, BLUE, BLACK = "#bdbdbd", "#0072B2", "#000000"
-STYLE = {"knee": ("#D55E00", "*", 230), "weights": ("#009E73", "D", 75), "constraint": ("#CC79A7", "^", 100)}
-"""Way of choosing → colour (Okabe & Ito), marker and size."""
+STYLE = {
+    "knee": ("#D55E00", "*", 230, 9),
+    "weights": ("#009E73", "D", 75, 9),
+    "constraint": ("#CC79A7", "^", 100, -18),  # below, as it often lies close to the choice by weights
+}
+"""Way of choosing → colour (Okabe & Ito), marker, size, and how many points above it its name stands."""
 
 
 def draw(path: Path, measurement: Measurement, front: Front, choices: Mapping[str, Choice], title: str, k: int) -> None:
@@ -73,7 +77,7 @@ def _panel(
     panel.step(x[line], y[line], where="pre", color=BLUE, linewidth=1.4, label="front of the two axes")
     panel.scatter(x[:1], y[:1], s=70, marker="s", color=BLACK, zorder=4, label="pure relevance")
     for way, choice in choices.items():
-        colour, marker, size = STYLE[way]
+        colour, marker, size, above = STYLE[way]
         here = (x[choice.point], y[choice.point])
         _error_bars(panel, measurement, choice.point, axes, here, colour)
         words = "\n    ".join(textwrap.wrap(f"{way}: {measurement.points[choice.point].words()}", 70))
@@ -82,7 +86,7 @@ def _panel(
         panel.annotate(
             way,
             here,
-            (-9 if right else 9, 9),
+            (-9 if right else 9, above),
             textcoords="offset points",
             ha="right" if right else "left",
             color=colour,
