@@ -155,6 +155,37 @@ def recommend(
 
 
 @app.command()
+def front(
+    run: RunArgument,
+    omegas: Annotated[str | None, typer.Option(help="ω to measure: diversity=0,0.5,1,fairness=0,1.")] = None,
+    relevance: Annotated[str | None, typer.Option(help="Weights of log p to measure: cvr=0,0.5,1,2.")] = None,
+    value: Annotated[str | None, typer.Option(help="A field's exponents to measure: price=0,0.5,1.")] = None,
+    points: Annotated[int, typer.Option(help="Largest number of trade-offs; above it, a Sobol sample.")] = 512,
+    axes: Annotated[str | None, typer.Option(help="Axes of the front: ndcg,ild,exposure_ratio.")] = None,
+    cutoff: Annotated[int | None, typer.Option(help="The k of all axes; default: the run's largest.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Choose by weights: ctr=0.6,cvr=0.4.")] = None,
+    where: Annotated[str | None, typer.Option(help="Choose by constraint: 'exposure_ratio>=0.8'.")] = None,
+    maximize: Annotated[str | None, typer.Option(help="What is largest under --where: ndcg.")] = None,
+    all_choices: Annotated[bool, typer.Option(help="Show the choices by knee, weights and constraint.")] = False,
+    choose: Annotated[str | None, typer.Option(help="Which of --all-choices counts.", show_default="knee")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the requests.")] = 200,
+    test: Annotated[bool, typer.Option(help="Measure the choice on the test split too.")] = True,
+    export: Annotated[Path | None, typer.Option(help="An export of this run to write the choice into.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
+) -> None:
+    """Measure the Pareto front of trade-offs without training again, and choose the operating point (default: knee)."""
+    from launch.front import FrontOptions
+    from launch.front import run as front_run
+
+    options = FrontOptions(
+        omegas=omegas, relevance=relevance, value=value, points=points, axes=axes, cutoff=cutoff, weights=weights,
+        where=where, maximize=maximize, all_choices=all_choices, choose=choose, resamples=resamples, test=test,
+        export=export,
+    )  # fmt: skip
+    front_run(run, options, overrides or [])
+
+
+@app.command()
 def diagnose(run: RunArgument) -> None:
     """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
     from launch.diagnose import run as diagnose_run

@@ -27,6 +27,7 @@ from modeling.export import serving
 from modeling.export.adapter_folder import ExportedAdapter, write_adapter
 from modeling.export.card import render_card
 from modeling.export.golden import Prompt, write_golden
+from modeling.export.operating_point import read_operating_point
 from modeling.export.served import ServedClass, serve_as
 from modeling.export.verify import run_check, write_check
 from modeling.model import SlateModel
@@ -55,6 +56,7 @@ def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False) -> None
     console = Console(highlight=False)
     config = read_run_config(run)
     read_info(run / "adapters")
+    read_operating_point(run)  # one that does not fit is refused before the model is loaded
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
@@ -120,6 +122,7 @@ def _write(run: Path, config: RunConfig, folder: Path, out: Path, golden: int) -
     info = read_info(run / "adapters")
     record = serving.serving_record(config, info, model, served, prompts.layout, pad_id)
     record |= write_catalogue(folder, slates, config)
+    record["operating_point"] |= read_operating_point(run)
     (folder / serving.FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)

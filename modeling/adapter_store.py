@@ -1,5 +1,6 @@
 """The trained part of a model on disk: adapters and heads as safetensors, and what they belong to beside it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -70,6 +71,15 @@ def read_info(folder: Path) -> AdapterInfo:
         raise UserError(f"{folder} holds no trained adapters: finish `equipoise train` first") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder / ABOUT} cannot be read: train again or restore the file") from error
+
+
+def adapters_hash(folder: Path) -> str:
+    """The sha256 of the trained tensors in `folder`; raises UserError where there are none."""
+    try:
+        with (folder / TENSORS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no trained adapters: finish `equipoise train` first") from error
 
 
 def load_adapters(model: nn.Module, folder: Path, base_hash: str) -> AdapterInfo:

@@ -162,6 +162,8 @@ print("{first}", delta[0].item(), slate["delta"]["{first}"][0])
 
 """
 
+OPERATING_POINT = "## Operating point"
+
 
 def render_card(
     config: RunConfig, serving: Mapping[str, Any], counts: str, hidden: int, report: Mapping[str, Any] | None
@@ -189,6 +191,15 @@ def render_card(
         _limits(config, serving),
     ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+
+
+def with_operating_point(card: str, serving: Mapping[str, Any]) -> str:
+    """The card with its operating point told anew from serving.json's; ValueError where it has no such section."""
+    before, heading, after = card.partition(OPERATING_POINT)
+    if not heading:
+        raise ValueError(f"no section '{OPERATING_POINT.strip()}'")
+    rest = after.partition("\n## ")
+    return before + _operating_point(serving) + "".join(rest[1:])
 
 
 def _objectives_table(objectives: Mapping[str, Any]) -> str:
@@ -286,7 +297,7 @@ def _operating_point(serving: Mapping[str, Any]) -> str:
     point = serving["operating_point"]
     omega = ", ".join(f"ω_{name} = {value:g}" for name, value in point["omega"].items())
     return (
-        f"## Operating point\n\nCandidates are ranked by `{point['utility']}` with `{serving['relevance']}`. "
+        f"{OPERATING_POINT}\n\nCandidates are ranked by `{point['utility']}` with `{serving['relevance']}`. "
         + (f"This export sets {omega}: {point['note']}." if omega else "There is no list-wise objective: u = r.")
         + "\n"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import UserError
 from train.metrics import ScoreTable
-from train.metrics.score_table import METADATA_KEY
+from train.metrics.score_table import METADATA_KEY, read_origin
 
 
 def columns(**changes):
@@ -109,3 +109,17 @@ def test_a_file_that_is_no_score_table_is_refused(tmp_path):
 def test_labels_of_the_two_targets():
     table = ScoreTable(**columns(click=[1, 0, 1], conversion=[1, 1, 0]))
     assert table.clicked_conversion.tolist() == [1, 0, 0]
+
+
+def test_origin_is_kept_beside_the_scores(tmp_path):
+    path = tmp_path / "scores.parquet"
+    origin = {"split": "valid", "rows": "ab12"}
+    ScoreTable(**columns()).save(path, origin)
+    assert read_origin(path) == origin and len(ScoreTable.load(path)) == 3
+    ScoreTable(**columns()).save(path)
+    assert read_origin(path) is None
+    assert read_origin(tmp_path / "none.parquet") is None
+    path.write_bytes(b"no parquet")
+    assert read_origin(path) is None
+    pq.write_table(pa.table({"pctr": [0.5]}), path)
+    assert read_origin(path) is None

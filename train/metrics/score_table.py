@@ -4,8 +4,10 @@ All metrics, baselines and reports read this and nothing else, so an evaluation 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -140,10 +142,14 @@ class ScoreTable:
             if not np.isfinite(values).all():
                 raise UserError(f"score table: delta of {name} is not finite: evaluate an earlier checkpoint")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, origin: Mapping[str, Any] | None = None) -> None:
         """Write one Parquet file, whole or not at all; item attributes become columns `item_NAME` of each row.
 
         Attributes of items that no row shows are left out.
+
+        Args:
+            path: of the file.
+            origin: what the scores were made from, as JSON can hold it; `read_origin` gives it back.
         """
         arrays = {}
         for name, values in self._columns().items():
@@ -151,6 +157,7 @@ class ScoreTable:
         for name, values in self.items.items():
             arrays[f"item_{name}"] = _text(values[self.item])
         header = {"version": VERSION, "item_count": self.item_count, "items": list(self.items)}
+        header |= {"origin": origin and dict(origin)}
         metadata = {METADATA_KEY: json.dumps(header).encode()}
         with whole_file(path) as partial:
             pq.write_table(pa.table(arrays).replace_schema_metadata(metadata), partial)
@@ -183,6 +190,15 @@ class ScoreTable:
             user_groups=_with_prefix(columns, "user_"),
             items=items,
         )
+
+
+def read_origin(path: Path) -> dict[str, Any] | None:
+    """What the scores of a file were made from; None without such a record, a readable file, or this version."""
+    try:
+        header = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
+    except (OSError, pa.ArrowInvalid, ValueError):
+        return None
+    return header.get("origin") if header.get("version") == VERSION else None
 
 
 def _labels(name: str, values: np.ndarray) -> np.ndarray:
