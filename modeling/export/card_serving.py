@@ -27,7 +27,7 @@ _VLLM = """\
 ### vLLM
 
 Not run here (no GPU); the adapters were held against every rule of vLLM's LoRA loader when they were exported. It needs
-a vLLM that takes classification heads from adapters (pull request 53555, merged in autumn 2026). vLLM loads the head
+a vLLM that takes classification heads from adapters (pull request 53555, merged by September 2026). vLLM loads the head
 into a base that has one, so give the base a `score` layer once:
 
 ```bash
@@ -76,9 +76,9 @@ It serves neither form: it has no mask that keeps the prefix from seeing the can
 _TEI_DECODER = """\
 ### text-embeddings-inference
 
-It loads no LoRA adapters, and its `/predict` serves classifiers of the BERT family only, so it gives no pCTR for a
-decoder. Merged bare models of list-wise objectives can be embedded where it knows the architecture (Qwen2, Qwen3,
-Mistral; last-token pooling, `"normalize": false`), the slate head is then yours to apply. Not run here.
+It loads no LoRA adapters, and the classifiers that it documents for `/predict` are of the BERT family, so it gives no
+pCTR for a decoder. Merged bare models of list-wise objectives can be embedded where it knows the architecture (such as
+Qwen2 or Mistral; `--pooling last-token`, `"normalize": false`); the slate head is then yours to apply. Not run here.
 """
 
 _ALORA = """\

@@ -1,6 +1,5 @@
 """One full checkpoint per objective, its adapter merged into the base: for servers without LoRA."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,11 +83,4 @@ def write_merged(folder: Path, serving: dict[str, Any], dtype: str, objectives: 
         for head in (POINT_HEAD, SLATE_HEAD):
             if (folder / about["folder"] / head).is_file():
                 shutil.copyfile(folder / about["folder"] / head, target / head)
-        _name_dtype(target / "config.json", dtype)
     return {"folder": FOLDER, "dtype": dtype, "tolerance": DTYPES[dtype]}
-
-
-def _name_dtype(path: Path, dtype: str) -> None:
-    config = json.loads(path.read_text("utf-8"))
-    config["dtype"] = dtype
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -17,6 +17,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import Dim
@@ -32,6 +33,10 @@ REPORT = "report.json"
 OPSET = 20
 EXTERNAL_ABOVE = 3 << 29
 """Bytes of weights above which they lie beside the graph: protobuf holds less than 2 GiB."""
+
+NAMESPACE = "namespace"
+KEPT_IN_FULL = (".lora_A.", ".lora_B.", ".heads.")
+"""Parts of a node's namespace that keep it in float32 in the int8 graph."""
 
 INPUTS = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slots")
 
@@ -83,8 +88,9 @@ class SlateGraph(nn.Module):
 
 def _example() -> dict[str, torch.Tensor]:
     """Two slates of unlike sizes over several rows, so that no dimension looks like a constant."""
+    nothing = np.zeros(4, dtype=np.int64)
     slates = [
-        Slate(0, [3] * length, [[4] * (3 + n % 2) for n in range(count)], *([torch.zeros(count).numpy()] * 3))
+        Slate(0, [3] * length, [[4] * (3 + n % 2) for n in range(count)], *[nothing[:count]] * 3)
         for length, count in ((5, 4), (7, 3))
     ]
     return build_batch(slates, max_row=16, pad_id=0).model_inputs()
@@ -119,6 +125,9 @@ def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
                 opset_version=OPSET,
             )
             assert program is not None, "the exporter returns its program when it writes no file"
+            for node in program.model.graph:  # stack traces name folders of this machine
+                for key in [key for key in node.metadata_props if key != NAMESPACE]:
+                    del node.metadata_props[key]
             program.save(target / GRAPH, external_data=size > EXTERNAL_ABOVE)
     finally:
         noise.setLevel(level)
@@ -129,7 +138,7 @@ def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
 def write_int8(folder: Path) -> None:
     """Write `folder`/onnx/model_int8.onnx: weights of matrix products in int8, activations quantised as they come.
 
-    The adapters' own small matrices stay in float32: they are a hundredth of the work and carry what was trained.
+    Adapters and heads stay in float32: they are a small part of the work and hold all that was trained.
 
     Raises:
         RuntimeError: no matrix product was quantised.
@@ -138,12 +147,8 @@ def write_int8(folder: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = folder / FOLDER / GRAPH
-    graph = onnx.load(str(path), load_external_data=False).graph
-    adapters = [
-        node.name
-        for node in graph.node
-        if node.op_type in ("MatMul", "Gemm") and any("lora_" in name for name in _sources(graph, node))
-    ]
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    kept = [node.name for node in nodes if any(part in _namespace(node) for part in KEPT_IN_FULL)]
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -153,7 +158,8 @@ def write_int8(folder: Path) -> None:
             str(folder / FOLDER / INT8),
             weight_type=QuantType.QInt8,
             per_channel=True,
-            nodes_to_exclude=adapters,
+            nodes_to_exclude=kept,
+            op_types_to_quantize=["MatMul"],
             use_external_data_format=Path(f"{path}.data").exists(),
         )
     finally:
@@ -163,7 +169,6 @@ def write_int8(folder: Path) -> None:
         raise RuntimeError("onnxruntime quantised no matrix product of the graph")
 
 
-def _sources(graph: Any, node: Any) -> list[str]:
-    """Names of a node's inputs, and of what a transposed one is made from."""
-    makers = {name: maker for maker in graph.node for name in maker.output if maker.op_type == "Transpose"}
-    return [*node.input, *(name for value in node.input if value in makers for name in makers[value].input)]
+def _namespace(node: Any) -> str:
+    """The path of modules that a node of the graph comes from, as the exporter wrote it."""
+    return next((entry.value for entry in node.metadata_props if entry.key == NAMESPACE), "")
