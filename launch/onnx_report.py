@@ -50,12 +50,7 @@ def measure_graphs(config: RunConfig, model: SlateModel, folder: Path, int8: boo
     engines["onnx float32"] = OnnxModel(folder / FOLDER / GRAPH, model.offsets, threads)
     if int8:
         engines["onnx int8"] = OnnxModel(folder / FOLDER / INT8, model.offsets, threads)
-    cpu = torch.device("cpu")
-    limits = {"max_tokens": MAX_TOKENS, "max_row": config.tokens.max_row}
-    scores = {
-        name: score_slates(engine, slates, rows, **limits, device=cpu, world=World())
-        for name, engine in engines.items()
-    }
+    scores = {name: _score(engine, slates, rows, config.tokens.max_row) for name, engine in engines.items()}
     seconds = _latency(engines, slates, rows[:: max(1, len(rows) // TIMED)], config.tokens.max_row)
     files = {"onnx float32": GRAPH, "onnx int8": INT8}
     report = {
@@ -73,6 +68,12 @@ def measure_graphs(config: RunConfig, model: SlateModel, folder: Path, int8: boo
     }
     (folder / FOLDER / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     return report
+
+
+def _score(engine: nn.Module, slates: SlateSet, rows: list[int], max_row: int) -> dict[str, np.ndarray]:
+    """All scores of an engine, as `score_slates` gives them."""
+    cpu = torch.device("cpu")
+    return score_slates(engine, slates, rows, max_tokens=MAX_TOKENS, max_row=max_row, device=cpu, world=World())
 
 
 def _bytes(graph: Path) -> int:

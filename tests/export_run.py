@@ -69,7 +69,7 @@ def write_prepared(folder: Path) -> None:
         versions={},
         prompt=PROMPT,
         history=HISTORY,
-        counts={},
+        counts={"items": 20},
         splits={"train": split, "test": split},
     )
     manifest.write(folder)

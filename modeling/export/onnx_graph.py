@@ -10,10 +10,10 @@ per list-wise objective.
 """
 
 import importlib.util
-import io
 import logging
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,11 @@ class SlateGraph(nn.Module):
 
 def _example() -> dict[str, torch.Tensor]:
     """Two slates of unlike sizes over several rows, so that no dimension looks like a constant."""
-    nothing = np.zeros(4, dtype=np.int64)
-    slates = [
-        Slate(0, [3] * length, [[4] * (3 + n % 2) for n in range(count)], *[nothing[:count]] * 3)
-        for length, count in ((5, 4), (7, 3))
-    ]
+    slates = []
+    for length, count in ((5, 4), (7, 3)):
+        nothing = np.zeros(count, dtype=np.int64)
+        candidates = [[4] * (3 + n % 2) for n in range(count)]
+        slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing))
     return build_batch(slates, max_row=16, pad_id=0).model_inputs()
 
 
@@ -106,32 +106,25 @@ def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
     target = folder / FOLDER
     target.mkdir()
     names = output_names(model)
-    noise = logging.getLogger("torch.onnx")
-    level = noise.level
-    noise.setLevel(logging.ERROR)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    try:
-        with model.backbone.using("sdpa"), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of the exporter's own making
-            program = torch.onnx.export(
-                SlateGraph(model).eval(),
-                (),
-                kwargs=_example(),
-                dynamo=True,
-                verbose=False,
-                dynamic_shapes={name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in INPUTS},
-                input_names=list(INPUTS),
-                output_names=names,
-                opset_version=OPSET,
-            )
-            assert program is not None, "the exporter returns its program when it writes no file"
-            for node in program.model.graph:  # stack traces name folders of this machine
-                for key in [key for key in node.metadata_props if key != NAMESPACE]:
-                    del node.metadata_props[key]
-            program.save(target / GRAPH, external_data=size > EXTERNAL_ABOVE)
-    finally:
-        noise.setLevel(level)
-        model.backbone.clear()
+    with model.backbone.using("sdpa"), torch.no_grad(), _quiet("torch.onnx"):
+        program = torch.onnx.export(
+            SlateGraph(model).eval(),
+            (),
+            kwargs=_example(),
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes={name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in INPUTS},
+            input_names=list(INPUTS),
+            output_names=names,
+            opset_version=OPSET,
+        )
+    assert program is not None, "the exporter returns its program when it writes no file"
+    for node in program.model.graph:  # stack traces name folders of this machine
+        for key in [key for key in node.metadata_props if key != NAMESPACE]:
+            del node.metadata_props[key]
+    program.save(target / GRAPH, external_data=size > EXTERNAL_ABOVE)
+    model.backbone.clear()
     return {"folder": FOLDER, "graph": GRAPH, "int8": None, "inputs": list(INPUTS), "outputs": names, "opset": OPSET}
 
 
@@ -149,10 +142,7 @@ def write_int8(folder: Path) -> None:
     path = folder / FOLDER / GRAPH
     nodes = onnx.load(str(path), load_external_data=False).graph.node
     kept = [node.name for node in nodes if any(part in _namespace(node) for part in KEPT_IN_FULL)]
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
+    with _quiet(""):
         quantize_dynamic(
             str(path),
             str(folder / FOLDER / INT8),
@@ -162,11 +152,23 @@ def write_int8(folder: Path) -> None:
             op_types_to_quantize=["MatMul"],
             use_external_data_format=Path(f"{path}.data").exists(),
         )
-    finally:
-        root.setLevel(level)
     products = onnx.load(str(folder / FOLDER / INT8), load_external_data=False).graph.node
     if not any(node.op_type in ("MatMulInteger", "DynamicQuantizeMatMul") for node in products):
         raise RuntimeError("onnxruntime quantised no matrix product of the graph")
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keep a library's advice to its own developers off the terminal."""
+    noise = logging.getLogger(logger)
+    level = noise.level
+    noise.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        noise.setLevel(level)
 
 
 def _namespace(node: Any) -> str:
