@@ -128,7 +128,7 @@ def report_table(report: Mapping[str, Any]) -> Table:
     """The report for the terminal."""
     sample, engines = report["sample"], report["engines"]
     table = Table(
-        title=f"AUC of {sample['slates']} test slates ({sample['candidates']:,} candidates); time of a slate of at most "
+        title=f"AUC: {sample['slates']} test slates ({sample['candidates']:,} candidates); time of slates of at most "
         f"{report['timed_candidates']}, {report['threads']} thread(s)",
         title_justify="left",
     )

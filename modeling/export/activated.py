@@ -79,14 +79,13 @@ def _write(
     folder.mkdir(parents=True)
     tensors = lora_tensors(model, adapter, served.layers_name, alone=True)
     modules = sorted({key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in tensors})
-    classified = served.form == "sequence_classification"
+    # PEFT gives every SEQ_CLS adapter a head of its own, which the shared one has not.
+    classified = served.form == "sequence_classification" and adapter != SHARED
     if adapter != SHARED:
         inside, _ = write_heads(folder, model, adapter, served)
         tensors |= inside
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings: dict[str, Any] = {"target_modules": modules, "alora_invocation_tokens": invocation}
-    if adapter == SHARED:
-        settings["modules_to_save"] = None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="aLoRA is currently only supported for CAUSAL_LM")  # offsets are ours
         task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION

@@ -75,7 +75,7 @@ def copied(out: Path, target: Path) -> Path:
 def changed(file: Path, key_part: str) -> None:
     tensors = load_file(file)
     key = next(key for key in sorted(tensors) if key_part in key)
-    tensors[key] = tensors[key] + 0.2
+    tensors[key] = tensors[key] * 1.2
     save_file(tensors, file, {"format": "pt"})
 
 
