@@ -58,7 +58,7 @@ def measure_graphs(config: RunConfig, model: SlateModel, folder: Path, int8: boo
     seconds = _latency(engines, slates, rows[:: max(1, len(rows) // TIMED)], config.tokens.max_row)
     files = {"onnx float32": GRAPH, "onnx int8": INT8}
     report = {
-        "sample": {"split": "test", "slates": len(rows), "candidates": len(scores["torch"]["item"])},
+        "sample": {"split": "test", "slates": len(rows), **_counts(scores["torch"])},
         "timed_candidates": TIMED_CANDIDATES,
         "threads": threads,
         "engines": {
@@ -106,6 +106,16 @@ def _cut(slate: Slate, candidates: int) -> Slate:
     """The first candidates of a slate."""
     names = ("candidates", "item", "click", "conversion")
     return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names})
+
+
+def _counts(scores: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """What the AUCs stand on: a handful of positives says nothing."""
+    click, conversion = scores["click"], scores["conversion"]
+    return {
+        "candidates": len(click),
+        "clicks": int(click.sum()),
+        "clicked_conversions": int((click * conversion).sum()),
+    }
 
 
 def _aucs(scores: Mapping[str, np.ndarray]) -> dict[str, float | None]:

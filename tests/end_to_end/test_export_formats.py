@@ -155,7 +155,8 @@ def test_activated_adapters_are_those_of_peft(exported: Exported) -> None:
 def test_the_report_measures_both_graphs(exported: Exported) -> None:
     _, out = exported("bert-candidates")
     report = json.loads((out / "onnx" / "report.json").read_text())
-    assert report["sample"] == {"split": "test", "slates": 6, "candidates": 29}
+    counts = {"candidates": 29, "clicks": 10, "clicked_conversions": 10}
+    assert report["sample"] == {"split": "test", "slates": 6, **counts}
     engines = report["engines"]
     assert set(engines) == {"torch", "onnx float32", "onnx int8"}
     exact, rough = engines["onnx float32"], engines["onnx int8"]
