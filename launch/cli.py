@@ -126,11 +126,15 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
     golden: Annotated[int, typer.Option(help="Number of golden prompts.")] = 32,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+    formats: Annotated[str, typer.Option("--format", help="peft (always written), merged, onnx.")] = "peft",
+    dtype: Annotated[str, typer.Option(help="Of merged checkpoints: float32 or bfloat16.")] = "float32",
+    int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX graph in int8, measured.")] = False,
 ) -> None:
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
     from launch.export import run as export_run
+    from launch.export_formats import Formats
 
-    export_run(run, out, golden=golden, overwrite=overwrite)
+    export_run(run, out, golden=golden, overwrite=overwrite, formats=Formats.parse(formats, dtype, int8))
 
 
 @app.command()

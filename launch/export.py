@@ -1,4 +1,4 @@
-"""equipoise export: writes one PEFT adapter per objective, and proves them in a process without this project."""
+"""equipoise export: writes one PEFT adapter per objective and further formats, proved without this project."""
 
 import gc
 import json
@@ -21,12 +21,17 @@ from data.manifest import Manifest
 from data.slate_set import SlateSet
 from data.tokens import SlateTokenizer
 from launch.export_catalogue import write_catalogue
+from launch.export_formats import Formats, judge_for_vllm, write_from_adapters, write_from_model
+from launch.onnx_report import report_table
 from modeling.adapter_store import read_info
 from modeling.backbone import load_tokenizer
 from modeling.export import serving
+from modeling.export.activated import why_not_activated
 from modeling.export.adapter_folder import ExportedAdapter, write_adapter
 from modeling.export.card import render_card
 from modeling.export.golden import Prompt, write_golden
+from modeling.export.onnx_graph import FOLDER as ONNX
+from modeling.export.onnx_graph import REPORT as ONNX_REPORT
 from modeling.export.operating_point import read_operating_point
 from modeling.export.served import ServedClass, serve_as
 from modeling.export.verify import run_check, write_check
@@ -41,7 +46,7 @@ SCOPED = (
 )
 
 
-def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False) -> None:
+def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False, formats: Formats | None = None) -> None:
     """Export the adapters of a finished run to `out`, which appears only once its golden check has passed.
 
     Args:
@@ -49,25 +54,40 @@ def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False) -> None
         out: folder to write.
         golden: number of golden prompts from the test split.
         overwrite: replace an earlier export in `out`.
+        formats: what to write beside the adapters.
 
     Raises:
-        UserError: the run is incomplete or does not fit its base model or data, `out` exists, or the check fails.
+        UserError: the run is incomplete or does not fit its base model, data or a format, `out` exists, or the check
+            fails.
     """
     console = Console(highlight=False)
     config = read_run_config(run)
+    formats = formats or Formats()
+    formats.check(config)
     read_info(run / "adapters")
     read_operating_point(run)  # one that does not fit is refused before the model is loaded
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
     with _appearing(out) as folder, console.status("exporting") as status:
-        written = _write(run, config, folder, out, golden)
+        written = _write(run, config, folder, out, golden, formats, console)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
         differences = run_check(folder)
     console.print(_summary(written, differences, out))
+    record = json.loads((out / serving.FILE_NAME).read_text("utf-8"))
+    _tell(console, config, record, out)
+
+
+def _tell(console: Console, config: RunConfig, record: dict[str, Any], out: Path) -> None:
+    """What the summary's figures do not say: how the graphs compare, and who cannot serve the adapters."""
+    if "onnx" in record["formats"]:
+        console.print(report_table(json.loads((out / ONNX / ONNX_REPORT).read_text("utf-8"))))
     if config.lora.scope == "candidates":
         console.print(SCOPED, soft_wrap=True)
+    why = why_not_activated(config.lora.scope, record["mask"] == "prefix", config.backbone.quantize is not None)
+    if why:
+        console.print(f"note: no activated-LoRA form is written: {why}", soft_wrap=True)
 
 
 def _check_target(run: Path, out: Path, overwrite: bool) -> None:
@@ -102,7 +122,9 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _write(run: Path, config: RunConfig, folder: Path, out: Path, golden: int) -> list[ExportedAdapter]:
+def _write(
+    run: Path, config: RunConfig, folder: Path, out: Path, golden: int, formats: Formats, console: Console
+) -> list[ExportedAdapter]:
     """Everything of an export but its check."""
     slates = SlateSet(config.data.folder, "test")
     if config.backbone.init == "random":
@@ -123,13 +145,30 @@ def _write(run: Path, config: RunConfig, folder: Path, out: Path, golden: int) -
     record = serving.serving_record(config, info, model, served, prompts.layout, pad_id)
     record |= write_catalogue(folder, slates, config)
     record["operating_point"] |= read_operating_point(run)
+    formats.need_room(model, folder, console)
+    record["vllm"] = judge_for_vllm(config, model, served, folder)
+    layout, hidden = prompts.layout, model.backbone.config.hidden_size
+    invocation = layout.prefix_end_ids or layout.candidate_end_ids
+    base = _base_of(config, out)
+    record["formats"] = write_from_model(formats, config, model, served, folder, base, invocation)
+    del model  # merged checkpoints load the base once more
+    gc.collect()
+    record["formats"] |= write_from_adapters(formats, folder, record)
     (folder / serving.FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)
-    card = render_card(config, record, counts, model.backbone.config.hidden_size, report)
+    card = render_card(config, record, counts, hidden, report, prompts.slate)
     (folder / "README.md").write_text(card, "utf-8")
-    write_check(folder)
+    write_check(folder, formats=bool(record["formats"]))
     return written
+
+
+def _base_of(config: RunConfig, out: Path) -> tuple[str, str | None]:
+    """Path and revision of the base for adapter_config.json: a random one lies in the export, at its final place."""
+    base = serving.base_path(config.backbone)
+    if config.backbone.init == "random":
+        return str(out.resolve() / base), None
+    return base, config.backbone.revision
 
 
 def _write_adapters(
@@ -141,11 +180,7 @@ def _write_adapters(
     assert features is not None, "every backbone has a class without head"
     classifier = None if model.backbone.encoder else serve_as(base_config, "sequence_classification", targets)
     served = {name: (name in model.pointwise and classifier) or features for name in model.objectives}
-    base = serving.base_path(config.backbone)
-    random = config.backbone.init == "random"
-    if random:
-        base = str(out.resolve() / base)
-    revision = None if random else config.backbone.revision
+    base, revision = _base_of(config, out)
     written = [
         write_adapter(folder / name, model, name, served[name], config.lora, base, revision)
         for name in model.objectives
@@ -242,4 +277,11 @@ def _summary(written: list[ExportedAdapter], differences: dict[str, float], out:
             f"{adapter.size / 2**20:.2f} MiB",
             f"{differences[adapter.objective]:.1e}",
         )
+    further: dict[str, list[float]] = {}
+    for name, value in differences.items():
+        if "/" in name:
+            further.setdefault(name.partition("/")[0], []).append(value)
+    for kind, values in further.items():
+        size = sum(file.stat().st_size for file in (out / kind).rglob("*") if file.is_file())
+        table.add_row(f"{kind}/", "–", "–", "–", f"{size / 2**20:.2f} MiB", f"{max(values):.1e}")
     return table

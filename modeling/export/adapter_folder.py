@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import TaskType
@@ -30,18 +31,19 @@ class ExportedAdapter:
     size: int
 
 
-def lora_tensors(model: SlateModel, objective: str, layers_name: str) -> dict[str, torch.Tensor]:
+def lora_tensors(model: SlateModel, objective: str, layers_name: str, alone: bool = False) -> dict[str, torch.Tensor]:
     """The adapter of one objective under the keys that PEFT gives it in a served class.
 
     Args:
         model: the trained model.
         objective: whose tensors join the shared ones.
         layers_name: full name of the list of layers in the served class.
+        alone: leave the shared ones out; with `objective` "shared", these alone.
     """
     trunk, upper = f"backbone.trunk.{model.backbone.layers_name}.", "backbone.upper."
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
-        if adapter_of(name) not in (SHARED, objective):
+        if adapter_of(name) not in ((objective,) if alone else (SHARED, objective)):
             continue
         start, shift = (trunk, 0) if name.startswith(trunk) else (upper, model.backbone.split)
         number, _, inside = name.removeprefix(start).partition(".")
@@ -73,22 +75,12 @@ def write_adapter(
     """
     folder.mkdir(parents=True)
     tensors = lora_tensors(model, objective, served.layers_name)
-    head = {name: tensor.detach().float().cpu().clone() for name, tensor in model.heads[objective].state_dict().items()}
-    beside: dict[str, torch.Tensor] = {}
-    if objective in model.listwise:
-        beside = head
-        save_file(beside, folder / SLATE_HEAD)
-    else:
-        score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
-        if served.form == "features":
-            beside = {"score.weight": score}
-            save_file(beside, folder / POINT_HEAD)
-        else:
-            tensors[f"{PEFT_PREFIX}score.weight"] = score
+    inside, beside = write_heads(folder, model, objective, served)
+    tensors |= inside
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     classified = served.form == "sequence_classification"
     task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION
-    _write_config(folder, served, lora, task_type, base, revision)
+    write_config(folder, served, lora, task_type, base, revision)
     written = [*tensors.values(), *beside.values()]
     return ExportedAdapter(
         objective=objective,
@@ -99,21 +91,47 @@ def write_adapter(
     )
 
 
-def _write_config(
-    folder: Path, served: ServedClass, lora: LoraConfig, task_type: TaskType, base: str, revision: str | None
+def write_heads(
+    folder: Path, model: SlateModel, objective: str, served: ServedClass
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """An objective's head: tensors that go into the adapter's file, and those of the file written beside it."""
+    head = {name: tensor.detach().float().cpu().clone() for name, tensor in model.heads[objective].state_dict().items()}
+    if objective in model.listwise:
+        save_file(head, folder / SLATE_HEAD)
+        return {}, head
+    score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
+    if served.form == "features":
+        save_file({"score.weight": score}, folder / POINT_HEAD)
+        return {}, {"score.weight": score}
+    return {f"{PEFT_PREFIX}score.weight": score}, {}
+
+
+def write_config(
+    folder: Path,
+    served: ServedClass,
+    lora: LoraConfig,
+    task_type: TaskType,
+    base: str,
+    revision: str | None,
+    **settings: Any,
 ) -> None:
+    """adapter_config.json; `settings` change or add fields of PEFT's config."""
+    fields = {
+        "target_modules": served.target_modules,
+        "modules_to_save": ["score"] if task_type == TaskType.SEQ_CLS else None,
+        **settings,
+    }
     peft_config = lora_config(
         lora,
         fan_in_fan_out=served.fan_in_fan_out,
-        target_modules=served.target_modules,
-        modules_to_save=["score"] if task_type == TaskType.SEQ_CLS else None,
         task_type=task_type,
         base_model_name_or_path=base,
         revision=revision,
         inference_mode=True,
+        **fields,
     )
     peft_config.save_pretrained(str(folder))
     path = folder / "adapter_config.json"
-    fields = json.loads(path.read_text())
-    fields["target_modules"] = sorted(fields["target_modules"])  # PEFT writes a set, whose order changes
-    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    written = json.loads(path.read_text())
+    written["target_modules"] = sorted(written["target_modules"])  # PEFT writes a set, whose order changes
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

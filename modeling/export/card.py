@@ -1,9 +1,11 @@
 """README.md of an export: the model card, with code that runs as it stands."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
+from modeling.export.card_serving import serving_section
+from modeling.export.golden import Prompt
 
 _LOAD_CLASSIFIER = """\
 Probabilities of `{name}`, with a stock sequence classifier (the head travels inside the adapter as `score`):
@@ -67,8 +69,8 @@ print("{name}", logit.item(), golden["logit"]["{name}"])
 
 _LOAD_SCOPED = """\
 **These adapters were trained with `lora.scope: candidates`**: from layer {split} on they act on the candidate's tokens
-alone, so that a prefix is encoded once for all objectives. A server that applies LoRA to every token (vLLM,
-text-embeddings-inference) gives other scores; train with `lora.scope: all` for those. `acting` in `check_golden.py`
+alone, so that a prefix is encoded once for all objectives. A server that applies LoRA to every token (vLLM) gives other
+scores; train with `lora.scope: all` for it. `acting` in `check_golden.py`
 shows in a few lines of plain torch what to do; probabilities of `{name}`, from within this folder:
 
 ```python
@@ -166,7 +168,12 @@ OPERATING_POINT = "## Operating point"
 
 
 def render_card(
-    config: RunConfig, serving: Mapping[str, Any], counts: str, hidden: int, report: Mapping[str, Any] | None
+    config: RunConfig,
+    serving: Mapping[str, Any],
+    counts: str,
+    hidden: int,
+    report: Mapping[str, Any] | None,
+    slate: Sequence[Prompt],
 ) -> str:
     """The model card as Markdown.
 
@@ -176,6 +183,7 @@ def render_card(
         counts: one sentence about the data that the run was trained on.
         hidden: width of the base model.
         report: the run's evaluation of the test split, if there is one.
+        slate: candidates of one golden slate, for example requests.
     """
     objectives: Mapping[str, Any] = serving["objectives"]
     parts = [
@@ -186,6 +194,7 @@ def render_card(
         _prompts(serving),
         "## Loading\n\n" + _pointwise(serving),
         _listwise(objectives, hidden),
+        serving_section(serving, slate),
         _operating_point(serving),
         _evaluation(report),
         _limits(config, serving),
@@ -308,10 +317,15 @@ def _evaluation(report: Mapping[str, Any] | None) -> str:
         return "## Evaluation\n\nThe run had not been evaluated on the test split when it was exported.\n"
     lines = ["## Evaluation (test split)\n"]
     for target, metrics in (report.get("pointwise") or {}).items():
-        numbers = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)]
-        lines.append(f"- {target}: {', '.join(numbers)}")
+        lines.append(f"- {target}: {_numbers(metrics)}")
+        for name, found in ((report.get("baselines") or {}).get(target) or {}).items():
+            lines.append(f"  - baseline {name}: {_numbers({key: found[key] for key in metrics if key in found})}")
     lines += [f"- {sentence}" for sentence in report.get("verdict") or []]
     return "\n".join(lines) + "\n\nThe full report is `evaluation_test.json`.\n"
+
+
+def _numbers(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
 
 
 def _limits(config: RunConfig, serving: Mapping[str, Any]) -> str:

@@ -173,11 +173,14 @@ def check_tokens(folder: Path, serving: Json, prompts: list[Json]) -> None:
             raise SystemExit(f"golden prompt {number}: the exported tokenizer gives other ids than the training's")
 
 
-def check_pointwise(folder: Path, serving: Json, name: str, prompts: list[Json]) -> float:
+def read_head(folder: Path, about: Json) -> Json | None:
+    """The head beside an objective's weights in `folder`; None where the class has it inside."""
+    return load_file(folder / about["head"]) if about["head"] else None
+
+
+def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompts: list[Json]) -> float:
     """Largest difference of one pointwise objective's logits and probabilities; classifiers also in padded batches."""
     about = serving["objectives"][name]
-    model = load_adapter(folder, serving, name)
-    head = load_file(folder / about["folder"] / about["head"]) if about["head"] else None
     golden = [prompt["logit"][name] for prompt in prompts]
     found = [logit(model, serving, head, prompt["input_ids"], prompt["prefix_tokens"]) for prompt in prompts]
     worst = [difference(a, b) for a, b in zip(found, golden, strict=True)]
@@ -187,7 +190,7 @@ def check_pointwise(folder: Path, serving: Json, name: str, prompts: list[Json])
     if head is None:
         rows = prompts[:8]
         width = max(len(prompt["input_ids"]) for prompt in rows)
-        pad = serving["pad_token_id"]
+        pad = model.config.pad_token_id
         ids = [prompt["input_ids"] + [pad] * (width - len(prompt["input_ids"])) for prompt in rows]
         with acting(model, serving, [prompt["prefix_tokens"] for prompt in rows]):
             batch = model(input_ids=torch.tensor(ids)).logits[:, 0].tolist()
@@ -195,15 +198,23 @@ def check_pointwise(folder: Path, serving: Json, name: str, prompts: list[Json])
     return max(worst)
 
 
-def check_listwise(folder: Path, serving: Json, name: str, slate: Json) -> float:
+def check_slate(model: Any, serving: Json, name: str, head: Json, slate: Json) -> float:
     """Largest difference of one list-wise objective's δ on the golden slate."""
-    about = serving["objectives"][name]
-    model = load_adapter(folder, serving, name)
-    head = load_file(folder / about["folder"] / about["head"])
     prefix = slate["prefix_ids"]
     vectors = [candidate_vector(model, serving, [*prefix, *ids], len(prefix)) for ids in slate["candidate_ids"]]
-    found = slate_delta(head, about["heads"], torch.stack(vectors), relevance(serving, slate["logit"]))
+    heads = serving["objectives"][name]["heads"]
+    found = slate_delta(head, heads, torch.stack(vectors), relevance(serving, slate["logit"]))
     return max(difference(a, b) for a, b in zip(found.tolist(), slate["delta"][name], strict=True))
+
+
+def check_adapter(folder: Path, serving: Json, name: str, prompts: list[Json], slate: Json) -> float:
+    """Largest difference of one objective's adapter on the stock base."""
+    about = serving["objectives"][name]
+    model = load_adapter(folder, serving, name)
+    head = read_head(folder / about["folder"], about)
+    if about["kind"] == "pointwise":
+        return check_logits(model, serving, name, head, prompts)
+    return check_slate(model, serving, name, head or {}, slate)
 
 
 def main(folder: Path) -> int:
@@ -212,18 +223,18 @@ def main(folder: Path) -> int:
     prompts = [json.loads(line) for line in (folder / "golden.jsonl").read_text("utf-8").splitlines()]
     slate = json.loads((folder / "golden_slate.json").read_text("utf-8"))
     check_tokens(folder, serving, prompts)
-    worst: dict[str, float] = {}
+    tolerance: dict[str, float] = {}
     with torch.inference_mode():
-        for name, about in serving["objectives"].items():
-            if about["kind"] == "pointwise":
-                worst[name] = check_pointwise(folder, serving, name, prompts)
-            else:
-                worst[name] = check_listwise(folder, serving, name, slate)
-    largest = max(worst.values())
-    passed = largest <= serving["tolerance"]
+        worst = {name: check_adapter(folder, serving, name, prompts, slate) for name in serving["objectives"]}
+        if serving.get("formats"):
+            from check_formats import check_formats  # beside this file, where there is more than adapters
+
+            further, tolerance = check_formats(folder, serving, prompts, slate)
+            worst |= further
+    passed = all(value <= tolerance.get(name, serving["tolerance"]) for name, value in worst.items())
     each = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
     verdict = "passed" if passed else "FAILED"
-    print(f"golden check {verdict}: {len(prompts)} prompts, max difference {largest:.1e} ({each})")
+    print(f"golden check {verdict}: {len(prompts)} prompts, max difference {max(worst.values()):.1e} ({each})")
     return 0 if passed else 1
 
 

@@ -11,6 +11,7 @@ from configs.errors import UserError
 
 CHECK = "check_golden.py"
 PROJECT = ("benchmarks", "configs", "data", "launch", "modeling", "serving", "tests", "train")
+FORMATS_CHECK = "check_formats.py"
 
 # An installed project would be importable even in isolated mode, so its packages are blocked by name.
 _LAUNCHER = """
@@ -23,18 +24,23 @@ except ImportError:
     pass
 else:
     sys.exit("the check can import the project, so it proves nothing")
+sys.path.insert(0, {folder!r})
 sys.argv = [{script!r}, {folder!r}]
 runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-def write_check(folder: Path) -> None:
-    """Put the self-contained check script into the export."""
+def write_check(folder: Path, formats: bool = False) -> None:
+    """Put the self-contained check script into the export, and the one for further formats where it has some."""
     shutil.copyfile(Path(__file__).with_name("golden_check.py"), folder / CHECK)
+    if formats:
+        shutil.copyfile(Path(__file__).with_name("format_check.py"), folder / FORMATS_CHECK)
 
 
 def run_check(folder: Path) -> dict[str, float]:
-    """Run the export's own check script, isolated and elsewhere; returns the largest difference per objective.
+    """Run the export's own check script, isolated and elsewhere.
+
+    Returns the largest difference per objective and, of further formats, per FORMAT/OBJECTIVE.
 
     Raises:
         UserError: the check fails; names the worst difference or what could not be loaded.
@@ -49,4 +55,4 @@ def run_check(folder: Path) -> dict[str, float]:
         reason = verdict or lines[-1]
         raise UserError(f"the export is refused, nothing was written: {reason}; report it with the run's config.yaml")
     listed = verdict.rpartition("(")[2].rstrip(")")
-    return {name: float(value) for name, value in re.findall(r"(\w+) ([^\s,]+)", listed)}
+    return {name: float(value) for name, value in re.findall(r"([\w/]+) ([^\s,]+)", listed)}
