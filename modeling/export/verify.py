@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.errors import UserError
 
 CHECK = "check_golden.py"
-PROJECT = ("benchmarks", "configs", "data", "launch", "modeling", "tests", "train")
+PROJECT = ("benchmarks", "configs", "data", "launch", "modeling", "serving", "tests", "train")
 
 # An installed project would be importable even in isolated mode, so its packages are blocked by name.
 _LAUNCHER = """

@@ -1,0 +1,20 @@
+"""What one request may hold."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that keep one request from taking all memory or time; a request beyond them is refused, never cut.
+
+    Attributes:
+        candidates: of a request.
+        prefix_chars: of a ready prefix.
+        text_chars: of every other text: a field's value, a title, a ready item text or context.
+        history: entries of a history; the prompt tells the first `max_events` of them alone.
+    """
+
+    candidates: int = 512
+    prefix_chars: int = 20_000
+    text_chars: int = 4_000
+    history: int = 1_000

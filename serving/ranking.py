@@ -1,0 +1,110 @@
+"""A ranked request: every candidate with its probabilities, adjustments and utility."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One candidate.
+
+    Attributes:
+        item_id: as it was given, None where the candidate came without one.
+        position: its place among the given candidates, from 0.
+        rank: its place by utility, from 1; equal utilities keep the order in which they were given.
+        probabilities: of each pointwise objective, `{"ctr": P(click | impression), "cvr": P(conversion | click)}`.
+        pctcvr: P(click and conversion | impression), None where the model has no cvr.
+        relevance: r = Σ log p over the pointwise objectives.
+        deltas: adjustment δ of each list-wise objective, added to r with the weight ω.
+        utility: u = r + Σ ω δ.
+    """
+
+    item_id: str | None
+    position: int
+    rank: int
+    probabilities: Mapping[str, float]
+    pctcvr: float | None
+    relevance: float
+    deltas: Mapping[str, float]
+    utility: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by their names."""
+        return {**vars(self), "probabilities": dict(self.probabilities), "deltas": dict(self.deltas)}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The candidates of one request.
+
+    Attributes:
+        request_id: as it was given, or None.
+        omega: the operating point ω of the utilities: a weight for each list-wise objective.
+        given: all candidates in the order in which they were given.
+        top: how many of the best are wanted, None for all.
+        by_rank: whether `candidates` stand by rank, or as they were given.
+    """
+
+    request_id: str | None
+    omega: Mapping[str, float]
+    given: tuple[Scored, ...]
+    top: int | None = None
+    by_rank: bool = True
+
+    @cached_property
+    def candidates(self) -> list[Scored]:
+        """The best `top` candidates by rank; or all as they were given."""
+        if not self.by_rank:
+            return list(self.given)
+        return sorted(self.given, key=lambda scored: scored.rank)[: self.top]
+
+    @staticmethod
+    def of(
+        request_id: str | None,
+        item_ids: Sequence[str | None],
+        logits: Mapping[str, Sequence[float]],
+        deltas: Mapping[str, Sequence[float]],
+        omega: Mapping[str, float],
+        top: int | None = None,
+    ) -> "Ranking":
+        """Rank candidates by what the model gave: a logit of each pointwise, δ of each list-wise objective."""
+        given = []
+        for place, item_id in enumerate(item_ids):
+            logs = {name: _log_sigmoid(values[place]) for name, values in logits.items()}
+            probabilities = {name: math.exp(log) for name, log in logs.items()}
+            both = math.exp(logs["ctr"] + logs["cvr"]) if {"ctr", "cvr"} <= logs.keys() else None
+            adjusted = {name: values[place] for name, values in deltas.items()}
+            given.append(Scored(item_id, place, 0, probabilities, both, sum(logs.values()), adjusted, 0.0))
+        return Ranking(request_id, omega, tuple(given), top).reranked(omega)
+
+    def reranked(self, omega: Mapping[str, float]) -> "Ranking":
+        """The same scores at another operating point, without the model; an objective left out has weight 0."""
+        utilities = [
+            scored.relevance + sum(omega.get(name, 0.0) * delta for name, delta in scored.deltas.items())
+            for scored in self.given
+        ]
+        order = sorted(range(len(utilities)), key=lambda place: -utilities[place])
+        ranks = {place: rank for rank, place in enumerate(order, start=1)}
+        given = tuple(
+            replace(scored, rank=ranks[place], utility=utilities[place]) for place, scored in enumerate(self.given)
+        )
+        return replace(self, omega=dict(omega), given=given)
+
+    def as_given(self) -> "Ranking":
+        """The same with all `candidates` in the order in which they were given."""
+        return replace(self, by_rank=False, top=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """`request_id`, `omega` and `candidates` as plain JSON values."""
+        return {
+            "request_id": self.request_id,
+            "omega": dict(self.omega),
+            "candidates": [scored.to_json() for scored in self.candidates],
+        }
+
+
+def _log_sigmoid(logit: float) -> float:
+    return -math.log1p(math.exp(-logit)) if logit > 0 else logit - math.log1p(math.exp(logit))

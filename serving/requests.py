@@ -1,0 +1,184 @@
+"""From one request, as JSON or Python objects, to the texts of its prompts: rendered as in training.
+
+    {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}], "prefix"?: text,
+     "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text} or id],
+     "omega"?: {objective: weight}, "top"?: number}
+
+Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
+refused. The same item may stand among the candidates twice, for it can be offered in two ways.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import HistoryConfig, PromptConfig
+from data.prompts import parse_piece, piece_fields, prefix_text, render_pieces
+from serving.items import KnownItems
+from serving.limits import Limits
+from serving.operating_point import OperatingPoint
+from serving.request_error import RequestError
+from serving.values import identifier, kind_of, known_keys, mapping, numeric, plain, sequence, text
+
+KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "top")
+BESIDE = ("name", "clicked", "converted")
+"""What an example of an export says beside its request; nobody reads it here."""
+CANDIDATE_KEYS = ("item_id", "item", "text", "context")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate: its item_id, if it has one, and the two texts of its prompt."""
+
+    item_id: str | None
+    text: str
+    context: str
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """A request as texts, with the operating point and the number of candidates that it wants."""
+
+    request_id: str | None
+    prefix: str
+    candidates: list[Candidate]
+    omega: dict[str, float]
+    top: int | None
+
+
+class RequestReader:
+    """Reads requests for one export.
+
+    Args:
+        prompt, history: its templates.
+        items: the items that it knows by id.
+        operating_point: its weights ω and their bounds.
+        limits: what one request may hold.
+    """
+
+    def __init__(
+        self,
+        prompt: PromptConfig,
+        history: HistoryConfig,
+        items: KnownItems,
+        operating_point: OperatingPoint,
+        limits: Limits,
+    ) -> None:
+        self.prompt, self.history, self.items = prompt, history, items
+        self.operating_point, self.limits = operating_point, limits
+        self.user_fields = piece_fields(prompt.prefix)
+        self.item_fields = piece_fields(prompt.item)
+        self.context_fields = piece_fields(prompt.context)
+        pieces = (*prompt.prefix, *prompt.item, *prompt.context)
+        self._numeric = {slot.name for piece in pieces for slot in parse_piece(piece).slots if slot.filter}
+
+    def read(self, request: Any) -> ReadRequest:
+        """The texts of a request.
+
+        Raises:
+            RequestError: names the field, what is wrong with it and the way out.
+        """
+        request = mapping("the request", request)
+        known_keys("the request", {key: None for key in request if key not in BESIDE}, KEYS)
+        name = request.get("request_id")
+        if "candidates" not in request:
+            raise RequestError("candidates", "is missing: give a list of candidates")
+        return ReadRequest(
+            request_id=None if name is None else identifier("request_id", name, self.limits.text_chars),
+            prefix=self._prefix(request),
+            candidates=self._candidates(request["candidates"]),
+            omega=self.operating_point.omega_of(request.get("omega")),
+            top=self._top(request.get("top")),
+        )
+
+    def _top(self, value: Any) -> int | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise RequestError("top", f"is {str(value)[:40]}: give a whole number from 1 on, or leave it out")
+        return value
+
+    def _prefix(self, request: Mapping[str, Any]) -> str:
+        ready, user, told = request.get("prefix"), request.get("user"), request.get("history")
+        if ready is not None:
+            if user is not None or told is not None:
+                raise RequestError("prefix", "stands for user and history: give either the one or the others")
+            return text("prefix", ready, self.limits.prefix_chars)
+        fields = self._fields("user", {} if user is None else user, self.user_fields)
+        titles = self._titles([] if told is None else told)
+        return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
+
+    def _titles(self, told: Any) -> list[str]:
+        """The titles that the prompt tells: the first `max_events` that are not blank."""
+        told = sequence("history", told)
+        if len(told) > self.limits.history:
+            raise RequestError("history", f"has {len(told):,} entries: give at most {self.limits.history:,}")
+        titles = [self._title(f"history[{place}]", entry) for place, entry in enumerate(told)]
+        return [title for title in titles if title.strip()][: self.history.max_events]
+
+    def _title(self, field: str, entry: Any) -> str:
+        if not isinstance(entry, Mapping):
+            if not isinstance(entry, str):
+                raise RequestError(field, f"is {kind_of(entry)}: give a title, or an object with an item_id")
+            return text(field, entry, self.limits.text_chars)
+        known_keys(field, mapping(field, entry), ("item_id",))
+        if "item_id" not in entry:
+            raise RequestError(field, "has no item_id: give one, or the title as a text")
+        item = identifier(f"{field}.item_id", entry["item_id"], self.limits.text_chars)
+        title = self.items.titles.get(item)
+        if title is None:
+            raise RequestError(f"{field}.item_id", f"is '{item[:40]}', whose title this export lacks: give the title")
+        return title
+
+    def _candidates(self, value: Any) -> list[Candidate]:
+        given = sequence("candidates", value)
+        if not given:
+            raise RequestError("candidates", "is empty: give at least one")
+        if len(given) > self.limits.candidates:
+            raise RequestError("candidates", f"has {len(given):,} entries: give at most {self.limits.candidates:,}")
+        return [self._candidate(f"candidates[{place}]", entry) for place, entry in enumerate(given)]
+
+    def _candidate(self, field: str, entry: Any) -> Candidate:
+        if not isinstance(entry, Mapping):
+            entry = {"item_id": identifier(field, entry, self.limits.text_chars)}
+        known_keys(field, mapping(field, entry), CANDIDATE_KEYS)
+        name, item, ready = entry.get("item_id"), entry.get("item"), entry.get("text")
+        item_id = None if name is None else identifier(f"{field}.item_id", name, self.limits.text_chars)
+        if item is not None and ready is not None:
+            raise RequestError(field, "has both item and text: give one of them")
+        if ready is not None:
+            words = text(f"{field}.text", ready, self.limits.text_chars)
+            if not words.strip():
+                raise RequestError(f"{field}.text", "is blank: give the text of the item")
+        elif item is not None:
+            words = self._item_text(f"{field}.item", item)
+        elif item_id is None:
+            raise RequestError(field, "names no item: give its item_id, its fields as item, or its text")
+        else:
+            words = self.items.texts.get(item_id, "")
+            if not words:
+                way = "give its fields as item or its text"
+                raise RequestError(f"{field}.item_id", f"is '{item_id[:40]}', which this export does not know: {way}")
+        return Candidate(item_id, words, self._context(f"{field}.context", entry.get("context")))
+
+    def _item_text(self, field: str, item: Any) -> str:
+        fields = self._fields(field, item, self.item_fields)
+        words = render_pieces(self.prompt.item, fields, self.prompt.separator)
+        if not words:
+            raise RequestError(field, f"tells nothing of the item: give at least one of {', '.join(self.item_fields)}")
+        return words
+
+    def _context(self, field: str, value: Any) -> str:
+        if isinstance(value, str):
+            return text(field, value, self.limits.text_chars)
+        # Not through a ContextRenderer, which remembers by value: 1 and true are equal there, but read differently.
+        fields = self._fields(field, {} if value is None else value, self.context_fields)
+        return render_pieces(self.prompt.context, fields, self.prompt.separator)
+
+    def _fields(self, field: str, value: Any, read: list[str]) -> dict[str, Any]:
+        """The values of the fields that a template reads."""
+        given = mapping(field, value)
+        fields = {name: plain(f"{field}.{name}", given[name], self.limits.text_chars) for name in read if name in given}
+        for name in self._numeric & fields.keys():
+            numeric(f"{field}.{name}", fields[name])
+        return fields

@@ -1,0 +1,150 @@
+"""Values of a request as JSON or Python gives them, checked one by one."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from serving.request_error import RequestError
+
+Value = str | int | float | bool | None
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of JSON where it has one."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
+
+
+def text(field: str, value: Any, most: int) -> str:
+    """A text of at most `most` characters.
+
+    Raises:
+        RequestError: it is none, is longer, or holds half of a surrogate pair, which no tokenizer reads.
+    """
+    if not isinstance(value, str):
+        raise RequestError(field, f"is {kind_of(value)}: give a text")
+    if len(value) > most:
+        raise RequestError(field, f"has {len(value):,} characters: give at most {most:,}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(field, "is no valid Unicode: give whole characters") from error
+    return value
+
+
+def number(field: str, value: Any) -> float:
+    """A finite number.
+
+    Raises:
+        RequestError: it is none.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(field, f"is {kind_of(value)}: give a number")
+    if not _finite(value):
+        raise RequestError(field, "is no finite number: give one")
+    return float(value)
+
+
+def identifier(field: str, value: Any, most: int) -> str:
+    """An id, a whole number or a text, as text.
+
+    Raises:
+        RequestError: it is neither, or empty.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, int) and not isinstance(value, bool) and _finite(value):
+        return str(value)
+    if not isinstance(value, str):
+        raise RequestError(field, f"is {kind_of(value)}: give an id, a text or a whole number")
+    if not value:
+        raise RequestError(field, "is empty: give an id")
+    return text(field, value, most)
+
+
+def plain(field: str, value: Any, most: int) -> Value:
+    """The value of a prompt field: a text, a finite number, true, false or null.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return text(field, value, most)
+    if not isinstance(value, int | float):
+        raise RequestError(field, f"is {kind_of(value)}: give a text, a number, true, false or null")
+    if not _finite(value):
+        raise RequestError(field, "is no finite number: give one, or null where it is unknown")
+    return value
+
+
+def numeric(field: str, value: Value) -> None:
+    """Check the value of a field that the prompt turns into words by its size.
+
+    Raises:
+        RequestError: it is no finite number, nor text that spells one.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return
+    try:
+        finite = math.isfinite(float(value))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise RequestError(field, f"is '{str(value)[:40]}', but the prompt reads a number there: give one or null")
+
+
+def mapping(field: str, value: Any) -> Mapping[str, Any]:
+    """An object.
+
+    Raises:
+        RequestError: it is none, or a key of it is no text.
+    """
+    if not isinstance(value, Mapping):
+        raise RequestError(field, f"is {kind_of(value)}: give an object")
+    if not all(isinstance(key, str) for key in value):
+        raise RequestError(field, "has a key that is no text: name fields by texts")
+    return value
+
+
+def sequence(field: str, value: Any) -> Sequence[Any]:
+    """A list.
+
+    Raises:
+        RequestError: it is none.
+    """
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(value, list | tuple):
+        raise RequestError(field, f"is {kind_of(value)}: give a list")
+    return value
+
+
+def known_keys(field: str, value: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a key that nobody would read.
+
+    Raises:
+        RequestError: names it and the known ones.
+    """
+    for key in value:
+        if key not in known:
+            raise RequestError(field, f"has the unknown key '{key[:40]}': use {', '.join(known)}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return False
