@@ -20,7 +20,8 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what has the token or needs none."""
         if scope["type"] != "http" or scope["path"] in OPEN or self._allowed(Headers(scope=scope)):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         refused = error_answer(
             401,
             "bring the server's token in the header: Authorization: Bearer TOKEN",

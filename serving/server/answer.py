@@ -1,11 +1,13 @@
 """What a ranked slate looks like on the wire."""
 
-from typing import Any
+import json
 
+from fastapi import Response
 from pydantic import BaseModel, Field
 
-from serving.recommender import Ranking
-from serving.server.batching import Pass
+from serving.ranking import Ranking
+from serving.server.batching import Outcome
+from serving.server.service import CachedRanking
 
 
 class ScoredCandidate(BaseModel):
@@ -37,3 +39,19 @@ class SlateAnswer(BaseModel):
     omega: dict[str, float] = Field(description="The operating point that was used.")
     candidates: list[ScoredCandidate]
     served: Served
+
+
+def answer(outcome: Outcome[CachedRanking], ranking: Ranking) -> Response:
+    """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
+
+    Raises:
+        ValueError: a score is not finite, which no client could read.
+    """
+    served = {
+        "queue_ms": round(outcome.waited * 1000, 3),
+        "model_ms": round(outcome.model_pass.seconds * 1000, 3),
+        "requests": outcome.model_pass.requests,
+        "prefix_cached": outcome.result.prefix_cached,
+    }
+    content = {**ranking.to_json(), "served": served}
+    return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")

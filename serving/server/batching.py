@@ -12,19 +12,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Generic, TypeVar
 
 logger = logging.getLogger("equipoise.serve")
+
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
     """As many requests are waiting as may wait."""
-
-
-class Scorer(Protocol):
-    """Scores prepared requests in one pass of the model; called by one thread at a time."""
-
-    def __call__(self, prepared: Sequence[Any], /) -> Sequence[Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -37,27 +34,27 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[Result]):
     """What one request got, the seconds it waited, and the pass that it went with."""
 
-    result: Any
+    result: Result
     waited: float
     model_pass: Pass
 
 
 @dataclass(eq=False)
-class _Waiting:
-    prepared: Any
+class _Waiting(Generic[Prepared, Result]):
+    prepared: Prepared
     candidates: int
-    answer: asyncio.Future[Outcome]
+    answer: asyncio.Future[Outcome[Result]]
     since: float = field(default_factory=time.perf_counter)
 
 
-class MicroBatcher:
+class MicroBatcher(Generic[Prepared, Result]):
     """Collects requests into passes.
 
     Args:
-        score: the model.
+        score: scores prepared requests in one pass; called by one thread at a time.
         most_candidates: of a pass; a larger request passes alone.
         most_waiting: requests that may wait.
         wait_s: how long a pass that has room waits for further requests.
@@ -67,7 +64,7 @@ class MicroBatcher:
 
     def __init__(
         self,
-        score: Scorer,
+        score: Callable[[Sequence[Prepared]], Sequence[Result]],
         *,
         most_candidates: int,
         most_waiting: int,
@@ -78,7 +75,7 @@ class MicroBatcher:
         self._score, self._observe = score, observe
         self._most_candidates, self._most_waiting = most_candidates, most_waiting
         self._wait_s, self._batching = wait_s, batching
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting[Prepared, Result]] = deque()
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._worker: asyncio.Task[None] | None = None
@@ -107,7 +104,7 @@ class MicroBatcher:
         self._queue.clear()
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def submit(self, prepared: Any, candidates: int) -> Outcome:
+    async def submit(self, prepared: Prepared, candidates: int) -> Outcome[Result]:
         """Score one request; a caller that is cancelled leaves the queue.
 
         Args:
@@ -120,11 +117,12 @@ class MicroBatcher:
         """
         if self.full:
             raise QueueFull
-        waiting = _Waiting(prepared, candidates, asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Outcome[Result]] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(prepared, candidates, answer)
         self._queue.append(waiting)
         self._filled.set()
         try:
-            return await waiting.answer
+            return await answer
         except asyncio.CancelledError:
             with suppress(ValueError):  # it has left the queue already
                 self._queue.remove(waiting)
@@ -159,9 +157,9 @@ class MicroBatcher:
     def _candidates_waiting(self) -> int:
         return sum(waiting.candidates for waiting in self._queue)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_Waiting[Prepared, Result]]:
         """The oldest requests, as many as fit into a pass."""
-        batch: list[_Waiting] = []
+        batch: list[_Waiting[Prepared, Result]] = []
         filled = 0
         while self._queue and (not batch or filled + self._queue[0].candidates <= self._most_candidates):
             waiting = self._queue.popleft()
@@ -175,15 +173,15 @@ class MicroBatcher:
             self._filled.clear()
         return batch
 
-    def _run(self, prepared: list[Any]) -> list[Any]:
+    def _run(self, prepared: list[Prepared]) -> list[Result | Exception]:
         """In the model's thread: the results, or the exception of each request that fails even alone."""
         try:
-            return self._checked(prepared)
+            return [*self._checked(prepared)]
         except Exception as error:
             if len(prepared) == 1:
                 return [error]
             logger.exception("a pass of %d requests failed; they are tried one by one", len(prepared))
-        results: list[Any] = []
+        results: list[Result | Exception] = []
         for one in prepared:
             try:
                 results += self._checked([one])
@@ -191,7 +189,7 @@ class MicroBatcher:
                 results.append(error)
         return results
 
-    def _checked(self, prepared: list[Any]) -> list[Any]:
+    def _checked(self, prepared: list[Prepared]) -> list[Result]:
         results = list(self._score(prepared))
         if len(results) != len(prepared):
             raise RuntimeError(f"the model answered {len(results)} of {len(prepared)} requests")

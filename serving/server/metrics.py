@@ -1,6 +1,7 @@
 """What the server counts, in the form that Prometheus reads."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -39,7 +40,7 @@ class Metrics:
 
     def __init__(self, recommender: Recommender, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-        names = {"registry": self.registry, "namespace": "equipoise"}
+        names: dict[str, Any] = {"registry": self.registry, "namespace": "equipoise"}
         self.requests = Counter("requests", "Answered requests.", ("route", "status"), **names)
         self.seconds = Histogram(
             "request_seconds", "Time of a request, reading included.", ("route",), buckets=SECONDS, **names

@@ -17,7 +17,8 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and count it."""
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         start, status = time.perf_counter(), CLIENT_GONE
 
         async def watched(message: Message) -> None:

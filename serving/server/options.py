@@ -10,7 +10,7 @@ class ServerOptions:
     Args:
         host, port: where to listen; port 0 takes any free one.
         token: bearer token that requests must bring, or None.
-        max_candidates: of one request.
+        max_candidates: of one request; None leaves the export's own limit.
         max_body_kb: of one request, KiB.
         timeout_s: seconds to send a request, and again seconds to answer it.
         queue: requests that may wait for the model; more are refused with 503.
@@ -22,7 +22,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
-    max_candidates: int = 500
+    max_candidates: int | None = None
     max_body_kb: int = 1024
     timeout_s: float = 30.0
     queue: int = 256

@@ -1,19 +1,31 @@
 """From a checked request to its ranking: prepare it in a thread, let it wait for a pass, within its time."""
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from fastapi import Request
 
-from serving.recommender import Ranking, Recommender
-from serving.request import RequestError
+from serving.ranking import Ranking
+from serving.recommender import PreparedRequest, Recommender, RequestError
 from serving.server.batching import MicroBatcher, Outcome, QueueFull
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
 from serving.server.request_body import SlateRequest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CachedRanking:
+    """A ranking, and whether its prefix came from the cache; None where its pass had prefixes of both kinds."""
+
+    ranking: Ranking
+    prefix_cached: bool | None
 
 
 class Service:
@@ -26,9 +38,11 @@ class Service:
 
     def __init__(self, recommender: Recommender, options: ServerOptions) -> None:
         self.recommender, self.options = recommender, options
+        if options.max_candidates is not None:
+            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
         self.metrics = Metrics(recommender, lambda: len(self.batcher))
         self.batcher = MicroBatcher(
-            recommender.score_prepared,
+            self._score,
             most_candidates=options.batch_candidates,
             most_waiting=options.queue,
             wait_s=options.batch_wait_ms / 1000,
@@ -46,7 +60,7 @@ class Service:
         await self.batcher.close()
         await asyncio.to_thread(self._preparing.shutdown)
 
-    async def rank(self, asked: SlateRequest, request: Request) -> Outcome:
+    async def rank(self, asked: SlateRequest, request: Request) -> Outcome[CachedRanking]:
         """Score a request.
 
         Args:
@@ -68,7 +82,7 @@ class Service:
         except TimeoutError as error:
             raise self._overloaded("time") from error
 
-    async def _prepare(self, asked: SlateRequest) -> Any:
+    async def _prepare(self, asked: SlateRequest) -> PreparedRequest:
         loop = asyncio.get_running_loop()
         given = asked.model_dump(exclude_unset=True)
         try:
@@ -76,8 +90,16 @@ class Service:
         except RequestError as error:
             raise Refusal(422, str(error), error.field) from error
 
+    def _score(self, prepared: Sequence[PreparedRequest]) -> list[CachedRanking]:
+        """In the model's thread."""
+        cache = self.recommender.cache
+        hits, misses = cache.hits, cache.misses
+        rankings = self.recommender.score_prepared(prepared)
+        found, missed = cache.hits > hits, cache.misses > misses
+        return [CachedRanking(ranking, None if found and missed else found) for ranking in rankings]
+
     def _check_size(self, asked: SlateRequest) -> None:
-        count, most = len(asked.candidates), self.options.max_candidates
+        count, most = len(asked.candidates), self.recommender.limits.candidates
         if count > most:
             sentence = f"candidates: {count} are more than the {most} that one request may have: ask several times"
             raise Refusal(413, sentence, "candidates")
@@ -89,7 +111,7 @@ class Service:
         return Overloaded(f"no answer within {self.options.timeout_s:g} seconds: try again in a moment")
 
 
-async def while_connected(work: Any, request: Request) -> Outcome:
+async def while_connected(work: Coroutine[Any, Any, T], request: Request) -> T:
     """The result of a coroutine, which is cancelled as soon as the client leaves.
 
     Raises:

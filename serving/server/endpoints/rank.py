@@ -13,5 +13,4 @@ router = APIRouter(route_class=StrictRoute)
 async def rank(asked: RankRequest, request: Request) -> Response:
     """Rank the candidates of one shopper; `top` of them are answered."""
     outcome = await request.app.state.service.rank(asked, request)
-    ordered = sorted(outcome.result.candidates, key=lambda candidate: candidate.rank)
-    return answer(outcome, ordered[: asked.top])
+    return answer(outcome, outcome.result.ranking)

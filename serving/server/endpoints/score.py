@@ -13,4 +13,4 @@ router = APIRouter(route_class=StrictRoute)
 async def score(asked: SlateRequest, request: Request) -> Response:
     """Score the candidates of one shopper, in the order given."""
     outcome = await request.app.state.service.rank(asked, request)
-    return answer(outcome, sorted(outcome.result.candidates, key=lambda candidate: candidate.position))
+    return answer(outcome, outcome.result.ranking.as_given())
