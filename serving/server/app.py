@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from serving.recommender import Recommender
 from serving.server.access import Guarded
 from serving.server.endpoints import examples, health, metrics, page, rank, score
+from serving.server.faults import Faults
 from serving.server.observed import Observed
 from serving.server.options import ServerOptions
 from serving.server.refusal import ErrorAnswer, install
@@ -48,6 +49,7 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     for endpoint in ENDPOINTS:
         app.include_router(endpoint.router)
     routes = frozenset({OPENAPI, *(route.path for endpoint in ENDPOINTS for route in endpoint.router.routes)})
+    app.add_middleware(Faults)
     if options.token is not None:
         app.add_middleware(Guarded, token=options.token)
     app.add_middleware(Observed, metrics=service.metrics, routes=routes)

@@ -29,9 +29,6 @@ class Observed:
 
         try:
             await self.app(scope, receive, watched)
-        except Exception:
-            status = 500
-            raise
         finally:
             route = scope["path"] if scope["path"] in self.routes else "other"
             self.metrics.saw_request(route, status, time.perf_counter() - start)

@@ -91,7 +91,3 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return error_answer(422, sentence_of(first), path_of(first["loc"]))
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return error_answer(500, "the server failed; its log has the reason", "server")

@@ -140,6 +140,11 @@ class Live:
     port: int
     recommender: StandIn
     client: httpx.Client
+    server: Any
+
+    def stop(self) -> None:
+        """Tell it to end, as a signal does."""
+        self.server.should_exit = True
 
     def counted(self, name: str) -> float:
         """The value of a metric, by its name with labels."""
@@ -189,7 +194,7 @@ def start_server() -> Iterator[Callable[..., Live]]:
         headers = {"authorization": f"Bearer {chosen.token}"} if chosen.token else {}
         client = httpx.Client(base_url=f"http://{host}:{port}", headers=headers, timeout=30, trust_env=False)
         running.append((server, thread, client))
-        return Live(host, port, recommender, client)
+        return Live(host, port, recommender, client, server)
 
     yield start
     for server, thread, client in running:
