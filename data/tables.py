@@ -7,7 +7,7 @@ string ids, UTC timestamps and labels 0 or 1. Hard faults raise UserError; rows 
 
 import difflib
 import gzip
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,14 +101,15 @@ def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig) -> Tables:
         if not path.is_file():
             raise UserError(f"data.tables.{name} is set to {path}, which does not exist: correct the path")
         try:
-            con.execute(f"CREATE VIEW raw_{name} AS SELECT * FROM {_reader(con, name, path)}")
+            relation = file_relation(con, path, (*REQUIRED[name], *ID_COLUMNS))
+            con.execute(f"CREATE VIEW raw_{name} AS SELECT * FROM {relation}")
         except duckdb.Error as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
     return tables
 
 
-def _reader(con: duckdb.DuckDBPyConnection, name: str, path: Path) -> str:
-    """The table function that reads a file by its ending, with ids and timestamps kept as the text they were."""
+def file_relation(con: duckdb.DuckDBPyConnection, path: Path, as_text: Sequence[str]) -> str:
+    """The table function that reads a file by its ending; of a CSV file some columns are kept as the text they were."""
     endings = path.name.lower().removesuffix(".gz")
     where = literal(str(path))
     if endings.endswith((".parquet", ".pq")):
@@ -117,7 +118,7 @@ def _reader(con: duckdb.DuckDBPyConnection, name: str, path: Path) -> str:
         return f"read_json({where}, format='newline_delimited', sample_size=-1)"
     if endings.endswith((".csv", ".tsv")):
         base = f"read_csv({where}, header=true, {_dialect(path)}, sample_size=-1"
-        present = [column for column in columns_of(con, f"{base})") if column in (*REQUIRED[name], *ID_COLUMNS)]
+        present = [column for column in columns_of(con, f"{base})") if column in as_text]
         kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in present)
         return f"{base}, types={{{kinds}}})" if kinds else f"{base})"
     raise UserError(f"{path} has an unknown ending: use .parquet, .csv or .jsonl")
@@ -132,7 +133,7 @@ def _dialect(path: Path) -> str:
     return f"delim={literal(delimiter)}, quote='\"', escape='\"', skip=0"
 
 
-def _unreadable(path: str | Path, error: duckdb.Error) -> UserError:
+def unreadable(path: str | Path, error: duckdb.Error) -> UserError:
     """The first line of DuckDB's complaint, as one sentence with the way out."""
     reason = " ".join(str(error).split("\n")[0].split())[:200]
     return UserError(f"{path} cannot be read: {reason.rstrip('.:')}: mend the file or write it as Parquet")
@@ -171,7 +172,7 @@ def _stage(tables: Tables, table: str, names: Iterable[str]) -> None:
             _refuse_bad_values(tables, table, name, kinds[name])
         tables.con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM raw_{table}")
     except duckdb.Error as error:
-        raise _unreadable(tables.labels[table], error) from error
+        raise unreadable(tables.labels[table], error) from error
     for name in REQUIRED[table]:
         # An item without a title may still have a text: the prompt decides.
         if name != "title":

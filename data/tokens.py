@@ -5,7 +5,7 @@ single prompt hold the same tokens. Encoders: `[CLS] prefix [SEP]` and `candidat
 and `candidate \\n`, whose last token is the one that is read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy as np
 from configs.errors import UserError
 from configs.schema import TokensConfig
 
-ItemTexts = Callable[[list[int]], list[str]]
+ItemTexts = Callable[[list[Any]], list[str]]
 MOST_LAZY_ITEMS = 200_000
+MOST_CONTEXTS = 500_000
 
 
 def candidate_cut(item: np.ndarray, context: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,18 +38,26 @@ class SlateTokenizer:
         tokenizer: a fast Hugging Face tokenizer.
         limits: the token limits of prefix and candidate.
         encoder: whether the backbone is an encoder (special tokens) or a decoder (line breaks).
-        item_texts: the text of every item, by item_index, all tokenised at once; or a function from item indices to
-            their texts, and items are tokenised as they occur.
+        item_texts: the text of every item, by item_index, all tokenised at once; or a function from item indices, or
+            whatever else names items, to their texts, and items are tokenised as they occur.
+        most_items, most_contexts: how many are remembered, where items are tokenised as they occur.
 
     Raises:
         UserError: the tokenizer lacks a token that ends prefixes and candidates.
     """
 
     def __init__(
-        self, tokenizer: Any, limits: TokensConfig, encoder: bool, item_texts: Sequence[str] | ItemTexts
+        self,
+        tokenizer: Any,
+        limits: TokensConfig,
+        encoder: bool,
+        item_texts: Sequence[str] | ItemTexts,
+        most_items: int | None = None,
+        most_contexts: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
+        self.most_items, self.most_contexts = most_items or MOST_LAZY_ITEMS, most_contexts or MOST_CONTEXTS
         self._contexts: dict[str, list[int]] = {}
         self.seen = {"prefix": 0, "candidate": 0}
         self.cut = {"prefix": 0, "candidate": 0}
@@ -63,7 +72,9 @@ class SlateTokenizer:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.separator = ", "
         self._texts_of = item_texts if callable(item_texts) else None
-        self._items = {} if callable(item_texts) else dict(enumerate(self.ids(list(item_texts))))
+        self._items: dict[Hashable, list[int]] = {}
+        if not callable(item_texts):
+            self._items.update(enumerate(self.ids(list(item_texts))))
 
     @property
     def candidate_room(self) -> int:
@@ -114,13 +125,13 @@ class SlateTokenizer:
         told = iter(self.ids([self.separator + text for text in texts if text]))
         return [next(told) if text else [] for text in texts]
 
-    def candidates(self, items: Sequence[int], contexts: Sequence[str]) -> list[list[int]]:
+    def candidates(self, items: Sequence[Any], contexts: Sequence[str]) -> list[list[int]]:
         """Token ids of candidates: item text, then the impression's context; the item text is cut where too long."""
         new = sorted({context for context in contexts if context and context not in self._contexts})
-        if len(self._contexts) + len(new) > 500_000:
+        if len(self._contexts) + len(new) > self.most_contexts:
             self._contexts.clear()
             new = sorted({context for context in contexts if context})
-        self._contexts.update(zip(new, self.contexts(new), strict=True))
+        self._contexts.update(zip(new, map(self._remembered, self.contexts(new)), strict=True))
         self._meet(items)
         parts = [(self._items[i], self._contexts.get(c, [])) for i, c in zip(items, contexts, strict=True)]
         lengths = np.array([(len(item), len(context)) for item, context in parts], dtype=np.int64).reshape(-1, 2)
@@ -130,13 +141,18 @@ class SlateTokenizer:
         kept = zip(parts, kept_item.tolist(), kept_context.tolist(), strict=True)
         return [[*item[:i], *context[:c], *self.candidate_end] for (item, context), i, c in kept]
 
-    def _meet(self, items: Sequence[int]) -> None:
+    def _remembered(self, ids: list[int]) -> list[int]:
+        """As many ids as a candidate can hold, and one more where there are more, so that the cut is counted."""
+        return ids[: self.candidate_room + 1]
+
+    def _meet(self, items: Sequence[Any]) -> None:
         """Tokenise the items that occur for the first time, where their texts come from a function."""
         if self._texts_of is None:
             return
         new = sorted({item for item in items if item not in self._items})
-        if len(self._items) + len(new) > MOST_LAZY_ITEMS:
+        if len(self._items) + len(new) > self.most_items:
             self._items.clear()
             new = sorted(set(items))
         if new:
-            self._items.update(zip(new, self.ids(self._texts_of(new)), strict=True))
+            ids = self.ids(self._texts_of(new))
+            self._items.update(zip(new, map(self._remembered, ids), strict=True))

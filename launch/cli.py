@@ -170,6 +170,26 @@ def serve(
 
 
 @app.command()
+def recommend(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    users: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")],
+    candidates: Annotated[Path | None, typer.Option(help="One list of candidates for all shoppers.")] = None,
+    top: Annotated[int | None, typer.Option(help="Best candidates per request.", show_default="all")] = None,
+    omega: Annotated[str | None, typer.Option(help="Operating point: diversity=1.0,fairness=0.5.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+    cache_mb: Annotated[int, typer.Option(help="MiB of prefixes of returning shoppers that are kept.")] = 256,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
+) -> None:
+    """Rank candidates for every shopper of a file with an export, streaming."""
+    from launch.recommend import RecommendOptions
+    from launch.recommend import run as recommend_run
+
+    options = RecommendOptions(candidates, top, omega, device, cache_mb, overwrite)
+    recommend_run(export, users, out, options)
+
+
+@app.command()
 def diagnose(run: RunArgument) -> None:
     """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
     from launch.diagnose import run as diagnose_run

@@ -20,6 +20,7 @@ from configs.schema import RunConfig
 from data.manifest import Manifest
 from data.slate_set import SlateSet
 from data.tokens import SlateTokenizer
+from launch.export_catalogue import write_catalogue
 from modeling.adapter_store import read_info
 from modeling.backbone import load_tokenizer
 from modeling.export import serving
@@ -118,6 +119,7 @@ def _write(run: Path, config: RunConfig, folder: Path, out: Path, golden: int) -
     pad_id = serving.choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
     info = read_info(run / "adapters")
     record = serving.serving_record(config, info, model, served, prompts.layout, pad_id)
+    record |= write_catalogue(folder, slates, config)
     (folder / serving.FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)

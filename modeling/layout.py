@@ -149,6 +149,33 @@ class SlateLayout:
             most_per_row=most,
         )
 
+    @staticmethod
+    def end_to_end(prefix_R: list[int], lengths_RN: list[list[int]], device: torch.device) -> "SlateLayout":
+        """The layout of rows whose prefixes stand end to end, and after them all candidates end to end.
+
+        Args:
+            prefix_R: tokens of each row's prefix.
+            lengths_RN: tokens of each candidate, row by row, at least one candidate each.
+            device: of the tensors.
+        """
+        counts, filled = [len(lengths) for lengths in lengths_RN], [sum(lengths) for lengths in lengths_RN]
+        lengths = [length for row in lengths_RN for length in row]
+
+        def spread(sizes: list[int]) -> Spread:
+            return Spread.of(torch.tensor(sizes, device=device), max(sizes), min(sizes) == max(sizes))
+
+        first, last = sum(prefix_R), sum(prefix_R) + sum(lengths)
+        return SlateLayout(
+            prefix_tokens=torch.arange(first, device=device),
+            candidate_tokens=torch.arange(first, last, device=device),
+            prefixes=spread(prefix_R),
+            rows=spread(filled),
+            own=spread(lengths),
+            lengths_N=torch.tensor(lengths, device=device),
+            row_N=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device),
+            most_per_row=max(counts),
+        )
+
     @cached_property
     def last_rows(self) -> Spread:
         """The candidates' last tokens as lines, those of one row together; made once for all towers."""
@@ -163,6 +190,9 @@ class SlateLayout:
 
     def chunks(self, most_tokens: int) -> Iterator["SlateLayout"]:
         """The layout in pieces of whole candidates with at most so many candidate tokens (one candidate at least)."""
+        if self.candidate_tokens.shape[0] <= most_tokens:
+            yield self
+            return
         lengths, rows = self.lengths_N.tolist(), self.row_N.tolist()
         start = first = tokens = 0
         for number, length in enumerate([*lengths, most_tokens + 1]):

@@ -12,6 +12,7 @@ from torch import nn
 
 from configs.schema import BackboneConfig, LoraConfig
 from modeling.adapters import adapter_of, inject_adapters
+from modeling.attention.prefix_split import Kept
 from modeling.backbone import SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
 from modeling.compiled import compile_layers
@@ -193,6 +194,22 @@ class SlateModel(nn.Module):
         prefix_parts = way.encode_prefixes()
         self._embedded = None
         keys = {name: way.prefix_keys(name, prefix_parts) for name in self.objectives}
+        return self.score_candidates(way, keys, slots, most_tokens)
+
+    def score_candidates(
+        self, way: SharedPrefix, keys: Mapping[str, list[Kept]], slots: torch.Tensor, most_tokens: int
+    ) -> dict[str, torch.Tensor]:
+        """Scores without gradient of the candidates of `way`, whose prefixes have been encoded.
+
+        Args:
+            way: knows the prefixes' keys and values in the trunk.
+            keys: those of the upper layers, as each objective sees them.
+            slots: int64 (S, M), as `forward` takes them.
+            most_tokens: at most so many candidate tokens pass at once (one candidate at least).
+
+        Returns:
+            float32 (N,) by name, as `forward`.
+        """
         pooled: dict[str, list[torch.Tensor]] = {name: [] for name in self.objectives}
         for layout in way.layout.chunks(most_tokens):
             z = way.encode_candidates(layout)

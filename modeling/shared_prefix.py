@@ -47,8 +47,13 @@ class SharedPrefix:
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
         self._prefix_calls: list[LayerCall] = []
         self._calls: list[LayerCall] = []
-        self._below: Kept = {}
+        self.below: Kept = {}
+        """The prefixes' keys and values in the trunk: what `encode_prefixes` kept, or what somebody kept before."""
         self._modules: list[list[int]] = []
+
+    def over(self, layout: SlateLayout) -> "SharedPrefix":
+        """The same tokens in another layout, nothing encoded yet."""
+        return SharedPrefix(self.upper, self._ids, self._positions, layout, self.candidates_only)
 
     @property
     def tokens(self) -> int:
@@ -71,7 +76,7 @@ class SharedPrefix:
         """The trunk over all prefixes and, where adapters leave them alone, the upper layers too."""
         below = PrefixPass(self.layout)
         z_1FH = self._trunk(self.layout.prefix_tokens, below)
-        self._below, self._prefix_calls = below.kept, self.backbone.calls()
+        self.below, self._prefix_calls = below.kept, self.backbone.calls()
         if not self.candidates_only:
             return [z_1FH]
         layers = self._prefix_layers(None, z_1FH)
@@ -80,7 +85,7 @@ class SharedPrefix:
 
     def encode_candidates(self, layout: SlateLayout) -> torch.Tensor:
         """The trunk over the candidates of a layout, (1, F, H)."""
-        z_1FH = self._trunk(layout.candidate_tokens, CandidatePass(layout, self._below))
+        z_1FH = self._trunk(layout.candidate_tokens, CandidatePass(layout, self.below))
         self._calls = self.backbone.calls()
         return z_1FH
 

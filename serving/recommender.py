@@ -1,14 +1,34 @@
-"""The library call: load an export, rank the candidates of shoppers."""
+"""The library call: load an export, rank the candidates of shoppers.
 
+recommender = Recommender.load("exports/demo")
+ranking = recommender.rank({"age": "35-44"}, ["tea", "soap"], history=["Cheese"], omega={"diversity": 1.0})
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from configs.errors import UserError
+from configs.schema import HistoryConfig, PromptConfig
+from data.tokens import SlateTokenizer
+from modeling.export.load import load_export, read_serving_record
+from modeling.prefix_cache import PrefixCache
+from serving.batch_scorer import BatchScorer
+from serving.export_tokens import read_tokenizer
+from serving.items import KnownItems, read_items
 from serving.limits import Limits
+from serving.operating_point import OperatingPoint, read_operating_point
 from serving.ranking import Ranking
 from serving.request_error import RequestError
-from serving.requests import ReadRequest
+from serving.requests import ReadRequest, RequestReader
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"]
 
@@ -21,33 +41,194 @@ class PreparedRequest:
     prefix_ids: list[int]
     candidate_ids: list[list[int]]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of prefix and candidates."""
-        return len(self.prefix_ids) + sum(map(len, self.candidate_ids))
-
 
 class Recommender:
-    """Ranks candidates with the adapters of one export."""
+    """Ranks candidates with the adapters of one export. `load` makes one.
 
-    export: Path
-    name: str
-    listwise: tuple[str, ...]
-    pointwise: tuple[str, ...]
-    operating_point: Mapping[str, float]
-    bounds: Mapping[str, tuple[float, float]]
-    limits: Limits
-    examples: list[dict[str, Any]]
+    Attributes:
+        export: the folder.
+        name: of the run.
+        pointwise, listwise: names of the objectives.
+        cache: keys and values of the prefixes of returning shoppers.
+        examples: requests as JSON with a `name` and the places that were `clicked` and `converted`.
+    """
+
+    def __init__(
+        self,
+        export: Path,
+        name: str,
+        scorer: BatchScorer,
+        reader: RequestReader,
+        tokenizer: SlateTokenizer,
+        examples: list[dict[str, Any]],
+    ) -> None:
+        self.export, self.name, self.examples = export, name, examples
+        self._scorer, self._reader, self._tokenizer = scorer, reader, tokenizer
+        self._tokenizing = Lock()  # what it remembers is shared by all threads that prepare
 
     @classmethod
     def load(cls, export: str | Path, *, device: str = "cpu", cache_mb: int = 256) -> "Recommender":
-        """Load an export. Raises UserError where the folder is none."""
-        raise NotImplementedError
+        """Load an export and the base model that it belongs to.
+
+        Args:
+            export: the folder that `equipoise export` wrote.
+            device: of the model, by torch's name.
+            cache_mb: MiB of keys and values of prefixes that are kept; 0 keeps none.
+
+        Raises:
+            UserError: the folder is no whole export, the base model is missing or another one, or there is no such
+                device.
+        """
+        folder = Path(export)
+        record = read_serving_record(folder)
+        for part in ("catalogue", "limits"):
+            if part not in record:
+                raise UserError(f"{folder} is of an earlier version, without {part}: export the run again")
+        if cache_mb < 0:
+            raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
+        known = read_items(folder / record["catalogue"]["items"])
+        examples = _read_examples(folder / record["catalogue"]["examples"])
+        model = load_export(folder, record)
+        try:
+            model = model.to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
+        tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
+        point = read_operating_point(record, model.listwise)
+        reader = _reader(record, known, point)
+        scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
+        return cls(folder, record["run"], scorer, reader, tokenizer, examples)
+
+    @property
+    def pointwise(self) -> tuple[str, ...]:
+        """Names of the objectives with a probability."""
+        return self._scorer.model.pointwise
+
+    @property
+    def listwise(self) -> tuple[str, ...]:
+        """Names of the objectives with an adjustment δ."""
+        return self._scorer.model.listwise
+
+    @property
+    def operating_point(self) -> Mapping[str, float]:
+        """ω of the export, by the names of all list-wise objectives."""
+        return self._reader.operating_point.omega
+
+    @property
+    def bounds(self) -> Mapping[str, tuple[float, float]]:
+        """Least and most ω that a request may ask for."""
+        return self._reader.operating_point.bounds
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may hold; may be set anew."""
+        return self._reader.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._reader.limits = limits
+
+    @property
+    def cache(self) -> PrefixCache:
+        """The cache of prefixes."""
+        return self._scorer.cache
+
+    @property
+    def fields(self) -> dict[str, list[str]]:
+        """The fields that the prompts read, of `user`, `item` and `context`."""
+        reader = self._reader
+        return {"user": reader.user.names, "item": reader.item.names, "context": reader.context.names}
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
-        """Read, render and tokenise one request. Raises RequestError."""
-        raise NotImplementedError
+        """Read, render and tokenise one request (serving.requests gives its form), in any thread, without the model.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        read = self._reader.read(request)
+        texts, contexts = [c.text for c in read.candidates], [c.context for c in read.candidates]
+        with self._tokenizing:
+            prefix_ids = self._tokenizer.prefix(read.prefix)
+            candidate_ids = self._tokenizer.candidates(texts, contexts)
+        return PreparedRequest(read, prefix_ids, candidate_ids)
 
     def score_prepared(self, prepared: Sequence[PreparedRequest]) -> list[Ranking]:
-        """Rank several requests in one pass of the model; one caller at a time."""
-        raise NotImplementedError
+        """Rank the candidates of several requests in one pass of the model; not for several threads at once.
+
+        Requests that would be too much for one pass together take further ones. The rankings stand as the requests do,
+        and none depends on the other requests beyond the last digits.
+
+        Raises:
+            UserError: a score is no finite number.
+        """
+        if not prepared:
+            return []
+        found = self._scorer.score([(p.prefix_ids, p.candidate_ids) for p in prepared])
+        return [self._ranking(p.request, scores) for p, scores in zip(prepared, found, strict=True)]
+
+    def _ranking(self, request: ReadRequest, scores: Mapping[str, Any]) -> Ranking:
+        logits = {name: scores[name] for name in self.pointwise}
+        deltas = {name: scores[name] for name in self.listwise}
+        ids = [candidate.item_id for candidate in request.candidates]
+        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top)
+
+    def rank(
+        self,
+        user: Mapping[str, Any] | str | None,
+        candidates: Sequence[Any],
+        *,
+        history: Sequence[Any] = (),
+        omega: Mapping[str, float] | None = None,
+        top: int | None = None,
+    ) -> Ranking:
+        """Rank candidates for one shopper.
+
+        Args:
+            user: fields of the shopper and the request, or the prefix as a ready text, or None for a stranger.
+            candidates: item_ids, or mappings as in a JSON request.
+            history: titles of past events, in the order of the run's data.history; none beside a ready prefix.
+            omega: weights of list-wise objectives; the others keep the export's.
+            top: how many of the best are wanted.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        request = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
+        request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        return self.score_prepared([self.prepare(request)])[0]
+
+    def score(
+        self,
+        user: Mapping[str, Any] | str | None,
+        candidates: Sequence[Any],
+        *,
+        history: Sequence[Any] = (),
+        omega: Mapping[str, float] | None = None,
+    ) -> Ranking:
+        """As `rank`, but all candidates stand in the order in which they were given."""
+        return self.rank(user, candidates, history=history, omega=omega).as_given()
+
+    def rank_frame(
+        self, requests: "DataFrame", omega: Mapping[str, float] | None = None, top: int | None = None
+    ) -> "DataFrame":
+        """Rank all requests of a pandas frame; serving.frames gives its columns and those of the answer.
+
+        Raises:
+            RequestError: names the request, the field that is wrong and the way out.
+        """
+        from serving.frames import rank_frame
+
+        return rank_frame(self, requests, omega, top)
+
+
+def _reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint) -> RequestReader:
+    limits = Limits(candidates=record["limits"]["candidates"])
+    return RequestReader(PromptConfig(**record["prompt"]), HistoryConfig(**record["history"]), known, point, limits)
+
+
+def _read_examples(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or broken: export the run again") from error

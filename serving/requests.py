@@ -46,6 +46,20 @@ class ReadRequest:
     top: int | None
 
 
+@dataclass(frozen=True)
+class Template:
+    """The fields that pieces of the prompt read, and those among them that they read as numbers."""
+
+    names: list[str]
+    numeric: set[str]
+
+    @staticmethod
+    def of(pieces: list[str]) -> "Template":
+        """The fields of these pieces."""
+        slots = [slot for piece in pieces for slot in parse_piece(piece).slots]
+        return Template(piece_fields(pieces), {slot.name for slot in slots if slot.filter})
+
+
 class RequestReader:
     """Reads requests for one export.
 
@@ -66,11 +80,7 @@ class RequestReader:
     ) -> None:
         self.prompt, self.history, self.items = prompt, history, items
         self.operating_point, self.limits = operating_point, limits
-        self.user_fields = piece_fields(prompt.prefix)
-        self.item_fields = piece_fields(prompt.item)
-        self.context_fields = piece_fields(prompt.context)
-        pieces = (*prompt.prefix, *prompt.item, *prompt.context)
-        self._numeric = {slot.name for piece in pieces for slot in parse_piece(piece).slots if slot.filter}
+        self.user, self.item, self.context = map(Template.of, (prompt.prefix, prompt.item, prompt.context))
 
     def read(self, request: Any) -> ReadRequest:
         """The texts of a request.
@@ -104,7 +114,7 @@ class RequestReader:
             if user is not None or told is not None:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
             return text("prefix", ready, self.limits.prefix_chars)
-        fields = self._fields("user", {} if user is None else user, self.user_fields)
+        fields = self._fields("user", {} if user is None else user, self.user)
         titles = self._titles([] if told is None else told)
         return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
 
@@ -162,23 +172,23 @@ class RequestReader:
         return Candidate(item_id, words, self._context(f"{field}.context", entry.get("context")))
 
     def _item_text(self, field: str, item: Any) -> str:
-        fields = self._fields(field, item, self.item_fields)
+        fields = self._fields(field, item, self.item)
         words = render_pieces(self.prompt.item, fields, self.prompt.separator)
         if not words:
-            raise RequestError(field, f"tells nothing of the item: give at least one of {', '.join(self.item_fields)}")
+            raise RequestError(field, f"tells nothing of the item: give at least one of {', '.join(self.item.names)}")
         return words
 
     def _context(self, field: str, value: Any) -> str:
         if isinstance(value, str):
             return text(field, value, self.limits.text_chars)
         # Not through a ContextRenderer, which remembers by value: 1 and true are equal there, but read differently.
-        fields = self._fields(field, {} if value is None else value, self.context_fields)
+        fields = self._fields(field, {} if value is None else value, self.context)
         return render_pieces(self.prompt.context, fields, self.prompt.separator)
 
-    def _fields(self, field: str, value: Any, read: list[str]) -> dict[str, Any]:
+    def _fields(self, field: str, value: Any, template: Template) -> dict[str, Any]:
         """The values of the fields that a template reads."""
-        given = mapping(field, value)
-        fields = {name: plain(f"{field}.{name}", given[name], self.limits.text_chars) for name in read if name in given}
-        for name in self._numeric & fields.keys():
+        given, most = mapping(field, value), self.limits.text_chars
+        fields = {name: plain(f"{field}.{name}", given[name], most) for name in template.names if name in given}
+        for name in template.numeric & fields.keys():
             numeric(f"{field}.{name}", fields[name])
         return fields

@@ -4,9 +4,13 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import copy
+import importlib.util
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,8 +18,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from configs.schema import BackboneConfig, LoraConfig
+from benchmarks.random_run import write_random_run
+from configs.load import load_config
+from configs.schema import BackboneConfig, LoraConfig, RunConfig
 from data.batches import Slate, SlateBatch, build_batch
+from data.slates import prepare
 from modeling.model import SlateModel, build_model
 from train.objectives.base import Step, Totals
 from train.world import World
@@ -169,6 +176,61 @@ def make_step() -> Callable[..., Step]:
         stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
         totals = totals or Totals(count, float(stands_for), len(sizes))
         return Step(batch, outputs, totals, world or World(), pointwise)
+
+    return build
+
+
+@dataclass(frozen=True)
+class TinyExport:
+    """An export of a run with random adapters on tiny prepared data, and the config of the run."""
+
+    config: RunConfig
+    folder: Path
+
+    @property
+    def slates(self) -> Path:
+        """The prepared test slates."""
+        return self.config.data.folder / "slates" / "test-00000.parquet"
+
+
+def tiny_run_builders() -> ModuleType:
+    """tests/tiny_run.py, which importlib mode keeps from being imported by name."""
+    spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyExport]:
+    """Architecture and settings of its backbone → an export, each made once and never to be written into."""
+    from launch.export import run as export
+
+    builders = tiny_run_builders()
+    folder = tmp_path_factory.mktemp("tiny_export")
+    settings = builders.run_settings(folder)
+    made: dict[str, TinyExport] = {}
+
+    def build(arch: str = "llama", scope: str = "candidates", **backbone: Any) -> TinyExport:
+        name = "-".join([arch, scope, *map(str, backbone.values())])
+        if name not in made:
+            mine = copy.deepcopy(settings)
+            mine["output"] = str(folder / name / "run")
+            mine["backbone"] |= {"path": str(folder / name / "base"), **backbone}
+            mine["lora"]["scope"] = scope
+            shape = _model_config(arch)
+            shape.vocab_size = 30522
+            shape.save_pretrained(folder / name / "base")
+            config = load_config(builders.write_config(mine, folder / name / "config.yaml"))
+            if not config.data.folder.exists():
+                prepare(config.data)
+            write_random_run(config)
+            with pytest.MonkeyPatch.context() as patch:  # the check in a fresh process has tests of its own
+                patch.setattr("launch.export.run_check", lambda out: dict.fromkeys(mine["objectives"], 0.0))
+                export(config.output, folder / name / "export", golden=8)
+            made[name] = TinyExport(config, folder / name / "export")
+        return made[name]
 
     return build
 

@@ -148,6 +148,7 @@ def serving_record(
         "pooling": model.backbone.pooling,
         "first_position": model.backbone.first_position,
         "attn_implementation": "sdpa",
+        "attention": model.backbone.attention,
         "pad_token_id": pad_id,
         "split": info.split,
         "scope": config.lora.scope,

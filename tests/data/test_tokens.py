@@ -102,7 +102,7 @@ def test_contexts_are_tokenised_once(wordpiece: Any) -> None:
     assert len(counting.texts) == 2
 
 
-def test_items_given_by_a_function_are_tokenised_as_they_occur(wordpiece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_given_by_a_function_are_tokenised_as_they_occur(wordpiece: Any) -> None:
     asked: list[list[int]] = []
 
     def texts(numbers: list[int]) -> list[str]:
@@ -115,7 +115,7 @@ def test_items_given_by_a_function_are_tokenised_as_they_occur(wordpiece: Any, m
         contexts = ["new"] * len(items)
         assert lazy.candidates(items, contexts) == eager.candidates(items, contexts)
     assert asked == [[0, 2], [1]]
-    monkeypatch.setattr("data.tokens.MOST_LAZY_ITEMS", 2)
+    lazy.most_items = 2
     assert lazy.candidates([1, 2], ["", ""]) == eager.candidates([1, 2], ["", ""])
     assert asked[2:] == [[1, 2]]  # the full store was emptied
 

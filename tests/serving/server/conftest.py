@@ -20,7 +20,11 @@ from serving.server.app import create_app
 from serving.server.options import ServerOptions
 from serving.server.run import listen, make_server
 
-PROMPT = {"prefix": ["age {age}", "shopped {baskets|count}"], "item": ["{title}", "{brand}"], "context": ["seen {seen}"]}
+PROMPT = {
+    "prefix": ["age {age}", "shopped {baskets|count}"],
+    "item": ["{title}", "{brand}"],
+    "context": ["seen {seen}"],
+}
 HISTORY = {"max_events": 3, "label": "buys "}
 ITEMS = {f"i{number}": f"item number {number}" for number in range(40)}
 
@@ -174,9 +178,8 @@ def stand_in() -> StandIn:
     return StandIn()
 
 
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., Live]]:
-    """Start servers in threads of this process; options as keyword arguments. They end with the test."""
+def serving() -> Iterator[Callable[..., Live]]:
+    """Start servers in threads of this process; options as keyword arguments. They end with the generator."""
     running: list[tuple[Any, threading.Thread, httpx.Client]] = []
 
     def start(head_seconds: float | None = None, **options: Any) -> Live:
@@ -202,3 +205,9 @@ def start_server() -> Iterator[Callable[..., Live]]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the server did not stop"
+
+
+start_server = pytest.fixture(serving, name="start_server")
+"""Servers of one test."""
+start_servers = pytest.fixture(serving, scope="module", name="start_servers")
+"""Servers of a file of tests."""

@@ -73,7 +73,9 @@ def test_all_forms_of_a_request(start_server: Any) -> None:
 def test_health_examples_and_page(start_server: Any) -> None:
     live = start_server()
     health = live.client.get("/health").json()
-    assert health["status"] == "ok" and health["export"] == "stand-in" and health["listwise"] == ["diversity", "fairness"]
+    assert (
+        health["status"] == "ok" and health["export"] == "stand-in" and health["listwise"] == ["diversity", "fairness"]
+    )
     found = live.client.get("/examples").json()
     assert found["bounds"] == {"diversity": [0.0, 5.0], "fairness": [0.0, 2.0]}
     example = found["examples"][1]

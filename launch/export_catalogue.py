@@ -1,0 +1,66 @@
+"""What a server needs beside the adapters: the items by id, limits, and real requests to try."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from configs.schema import RunConfig
+from data.slate_set import SlateSet
+
+ITEMS = "items.parquet"
+EXAMPLES = "examples.jsonl"
+MOST_EXAMPLES = 20
+EXAMPLE_CANDIDATES = 30
+
+
+def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[str, Any]:
+    """Write items.parquet and examples.jsonl into an export; returns their part of serving.json.
+
+    Args:
+        folder: of the export.
+        slates: the test split.
+        config: of the run.
+    """
+    items = slates.items.table
+    columns = [name for name in ("item_id", "text", "title") if name in items.column_names]
+    pq.write_table(items.select(columns), folder / ITEMS, compression="zstd")
+    ids = items.column("item_id").to_pylist()
+    rows = np.unique(np.linspace(0, len(slates) - 1, min(MOST_EXAMPLES, len(slates))).astype(int)).tolist()
+    examples = [_example(slates.rows[row], ids) for row in rows]
+    lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
+    (folder / EXAMPLES).write_text("".join(lines), "utf-8")
+    return {
+        "catalogue": {"items": ITEMS, "count": len(ids), "examples": EXAMPLES},
+        "limits": {"candidates": config.data.max_candidates, "max_row": config.tokens.max_row},
+    }
+
+
+def _example(record: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """One test request as JSON, with a name, and the places of what was clicked and converted."""
+    places = _places(record["click"])
+    chosen = [(ids[record["item"][place]], record["context"][place]) for place in places]
+    candidates = [{"item_id": item} | ({"context": context} if context else {}) for item, context in chosen]
+    clicked, converted = ([n for n, p in enumerate(places) if record[label][p]] for label in ("click", "conversion"))
+    count = f"{len(places)} candidates" if len(places) == len(record["item"]) else f"{len(places)} of its candidates"
+    return {
+        "name": f"request {record['request_id']}: {count}, {len(clicked)} clicked",
+        "request_id": str(record["request_id"]),
+        "prefix": record["prefix"],
+        "candidates": candidates,
+        "clicked": clicked,
+        "converted": converted,
+    }
+
+
+def _places(click: list[int]) -> list[int]:
+    """Which candidates an example shows: all, or the clicked ones and some others, in the order they were shown in."""
+    if len(click) <= EXAMPLE_CANDIDATES:
+        return list(range(len(click)))
+    clicked = [place for place, label in enumerate(click) if label][:EXAMPLE_CANDIDATES]
+    others = [place for place, label in enumerate(click) if not label]
+    room = min(EXAMPLE_CANDIDATES - len(clicked), len(others))
+    spread = np.linspace(0, len(others) - 1, room).astype(int) if room else []
+    return sorted({*clicked, *(others[place] for place in spread)})

@@ -1,0 +1,129 @@
+"""equipoise recommend: ranked candidates for every shopper of a file, streaming (docs/recommender.md)."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.errors import UserError
+from data.prefetch import prefetched
+from data.request_table import RequestTable, open_requests, open_table
+from launch.ranking_file import ranking_file
+from launch.score_columns import parse_omega
+from serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns
+from serving.recommender import PreparedRequest, Recommender
+from serving.request_error import RequestError
+
+SORT_MEMORY = "1GB"
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """What a call may choose: a common list of candidates, how many of the best, ω, device, cache, replacing `out`."""
+
+    candidates: Path | None = None
+    top: int | None = None
+    omega: str | None = None
+    device: str = "cpu"
+    cache_mb: int = 256
+    overwrite: bool = False
+
+
+Prepared = list[tuple[PreparedRequest, dict[str, str | None]]]
+
+
+def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None:
+    """Rank candidates for all requests of a file and write the rankings to `out`, whole or not at all.
+
+    Raises:
+        UserError: the export, a file or a request cannot be read, or `out` exists.
+    """
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists: name another file or add --overwrite")
+    if options.top is not None and options.top < 1:
+        raise UserError(f"--top {options.top} leaves nothing: give at least 1")
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
+        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        table = open_requests(con, users)
+        recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
+        omega = parse_omega(options.omega, recommender.listwise)
+        common = None
+        if options.candidates is not None:
+            common = _common(con, options.candidates, recommender)
+            if "item_id" in table.kinds:
+                raise UserError(f"{users} has candidates of its own (item_id): drop the column or --candidates")
+        elif "item_id" not in table.kinds:
+            raise UserError(f"{users} has no column item_id: add the candidates, or a common list with --candidates")
+        maker = RequestRows(recommender, table.kinds, table.per_candidate, common)
+        ready = _prepared(table, maker, omega, options.top)
+        started = time.monotonic()
+        requests, rows = _write(recommender, ready, maker.names, out, table.count(), console)
+    seconds = max(time.monotonic() - started, 1e-9)
+    speed = f"{requests / seconds:,.1f} requests/s"
+    console.print(f"ranked {requests:,} requests in {seconds:,.1f} s ({speed}), {rows:,} rows: {out}", soft_wrap=True)
+
+
+def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender) -> list[dict[str, Any]]:
+    """The candidates of every request, from a file with one row per candidate."""
+    kinds = open_table(con, path, "candidates")
+    if "item_id" not in kinds:
+        raise UserError(f"{path} has no column item_id: add it")
+    most = recommender.limits.candidates
+    rows = con.execute(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
+    if len(rows) > most:
+        raise UserError(f"{path} has more than {most:,} candidates, the most that this export takes: recall fewer")
+    texts = [name for name in ("text", "context") if name in kinds]
+    fields = [name for name in recommender.fields["context"] if name in kinds]
+    found = [candidate_of(row, texts, fields) for row in rows]
+    try:
+        recommender.prepare({"candidates": found})
+    except RequestError as error:
+        raise UserError(f"{path}: {error}") from error
+    return found
+
+
+def _prepared(
+    table: RequestTable, maker: RequestRows, omega: dict[str, float] | None, top: int | None
+) -> Iterator[Prepared]:
+    """The requests of a table, ready for the model, some at a time."""
+    groups = table.requests(maker.columns)
+    while some := list(islice(groups, TOGETHER)):
+        try:
+            yield [(maker.prepare(rows, omega, top), maker.identity(rows)) for rows in some]
+        except RequestError as error:
+            raise UserError(f"{table.path}: {error}") from error
+
+
+def _write(
+    recommender: Recommender,
+    ready: Iterator[Prepared],
+    names: list[str],
+    out: Path,
+    total: int,
+    console: Console,
+) -> tuple[int, int]:
+    """Rank what is ready while a thread prepares the next; returns how many requests and rows were written."""
+    requests = rows = 0
+    columns = (TextColumn("ranking"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
+    with (
+        ranking_file(out, names, recommender.pointwise, recommender.listwise) as write,
+        Progress(*columns, console=console, transient=True) as bar,
+        closing(prefetched(ready)) as portions,
+    ):
+        task = bar.add_task("ranking", total=total)
+        for portion in portions:
+            rankings = recommender.score_prepared([prepared for prepared, _ in portion])
+            rows += write(ranking_columns(recommender, rankings, [identity for _, identity in portion]))
+            requests += len(portion)
+            bar.advance(task, len(portion))
+    return requests, rows

@@ -1,0 +1,108 @@
+"""Scores slates whose prefixes may have been seen before: only the others are encoded, all of them together.
+
+For backbones whose attention is `split`, which keeps a prefix's keys and values apart from the candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+
+from modeling.attention.prefix_split import Kept
+from modeling.layout import SlateLayout, Spread
+from modeling.model import SlateModel
+from modeling.prefix_cache import PrefixCache, PrefixState, put_together, take_apart
+from modeling.shared_prefix import SharedPrefix
+
+
+@dataclass(frozen=True)
+class TokenSlate:
+    """Token ids of a prefix (at least one) and of each candidate (at least one candidate with at least one id)."""
+
+    prefix: Sequence[int]
+    candidates: Sequence[Sequence[int]]
+
+
+class CachedScorer:
+    """Scores slates with a model and a cache of prefixes; not for several threads at once.
+
+    Args:
+        model: in evaluation form, with `split` attention.
+        cache: only ever used with this model, for states belong to its modules.
+        most_tokens: at most so many candidate tokens pass at once.
+    """
+
+    def __init__(self, model: SlateModel, cache: PrefixCache, most_tokens: int) -> None:
+        self.model, self.cache, self.most_tokens = model, cache, most_tokens
+        self.layers = model.upper.count
+
+    @torch.inference_mode()
+    def score(self, slates: Sequence[TokenSlate]) -> dict[str, torch.Tensor]:
+        """Scores of all candidates, slate after slate: float32 (N,) by name, as `SlateModel.forward` gives them."""
+        model = self.model
+        device = next(model.parameters()).device
+        lengths = [len(slate.prefix) for slate in slates]
+        layout = SlateLayout.end_to_end(lengths, [[len(ids) for ids in s.candidates] for s in slates], device)
+        ids = [token for slate in slates for token in slate.prefix]
+        positions = [place for length in lengths for place in range(length)]
+        for slate, length in zip(slates, lengths, strict=True):
+            for candidate in slate.candidates:
+                ids += candidate
+                positions += range(length, length + len(candidate))
+        input_ids, position_ids = (torch.tensor(x, device=device)[None] for x in (ids, positions))
+        way = SharedPrefix(model.upper, input_ids, position_ids, layout, model.candidates_only)
+        below, *above = put_together(self._states(slates, way))
+        way.below = below
+        return model.score_candidates(way, self._by_objective(above), _slots(slates, device), self.most_tokens)
+
+    def _by_objective(self, above: list[Kept]) -> dict[str, list[Kept]]:
+        names = self.model.objectives
+        if self.model.candidates_only:
+            return dict.fromkeys(names, above)
+        return {name: above[n * self.layers : (n + 1) * self.layers] for n, name in enumerate(names)}
+
+    def _states(self, slates: Sequence[TokenSlate], way: SharedPrefix) -> list[PrefixState]:
+        """The state of every slate's prefix; unknown ones are encoded first, each once."""
+        keys = [self.cache.key(slate.prefix) for slate in slates]
+        found: dict[bytes, PrefixState] = {}
+        missing: dict[bytes, int] = {}
+        for row, key in enumerate(keys):
+            if key in found or key in missing:
+                continue
+            state = self.cache.get(key)
+            if state is None:
+                missing[key] = row
+            else:
+                found[key] = state
+        self.cache.misses += len(missing)
+        self.cache.hits += len(keys) - len(missing)
+        if missing:
+            encoded = self._encode([len(slate.prefix) for slate in slates], list(missing.values()), way)
+            found |= zip(missing, encoded, strict=True)
+            for key in missing:
+                self.cache.put(key, found[key])
+        return [found[key] for key in keys]
+
+    def _encode(self, lengths: list[int], rows: list[int], way: SharedPrefix) -> list[PrefixState]:
+        """The states of the prefixes of some rows."""
+        starts = [0, *accumulate(lengths)]
+        device = way.layout.prefix_tokens.device
+        chosen = torch.tensor([lengths[row] for row in rows], device=device)
+        tokens = torch.cat([torch.arange(starts[row], starts[row + 1], device=device) for row in rows])
+        sizes = [lengths[row] for row in rows]
+        prefixes = Spread.of(chosen, max(sizes), min(sizes) == max(sizes))
+        apart = way.over(replace(way.layout, prefix_tokens=tokens, prefixes=prefixes))
+        parts = apart.encode_prefixes()
+        names = self.model.objectives[:1] if self.model.candidates_only else self.model.objectives
+        stages = [apart.below, *(kept for name in names for kept in apart.prefix_keys(name, parts))]
+        self.model.backbone.clear()
+        return take_apart(stages, sizes)
+
+
+def _slots(slates: Sequence[TokenSlate], device: torch.device) -> torch.Tensor:
+    """int64 (S, M), the candidate in each slot, −1 where a slate is shorter."""
+    counts = torch.tensor([len(slate.candidates) for slate in slates])
+    column = torch.arange(int(counts.max()))
+    slots_SM = (counts.cumsum(0) - counts)[:, None] + column
+    return torch.where(column < counts[:, None], slots_SM, -1).to(device)

@@ -1,0 +1,186 @@
+"""Requests as rows of a table, and rankings as rows.
+
+Columns of requests: `request_id` or `user_id` names the request; `user_id` is handed through. The shopper: `history`
+(list of titles) and the fields of the export's prefix templates, or `prefix`, its text. The candidates: `item_id`, and
+optionally `text` of the item, fields of the context templates, or `context`, its text. One row is one request, and then
+the candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's
+columns are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
+
+Columns of rankings, one row per candidate: `request_id` and `user_id` where they were given, `rank`, `position` (the
+place among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.prompts import is_missing
+from serving.ranking import Ranking
+from serving.request_error import RequestError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from serving.recommender import PreparedRequest, Recommender
+
+TOGETHER = 64
+"""Requests that pass the model together at most."""
+
+
+class RequestRows:
+    """Turns the rows of one request into a request as JSON.
+
+    Args:
+        recommender: knows the fields of the prompts.
+        columns: of the table.
+        per_candidate: whether a row is one candidate.
+        candidates: of every request, in place of those in the rows.
+    """
+
+    def __init__(
+        self,
+        recommender: "Recommender",
+        columns: Collection[str],
+        per_candidate: bool,
+        candidates: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.recommender, self.per_candidate, self.common = recommender, per_candidate, candidates
+        self.names = [name for name in ("request_id", "user_id") if name in columns]
+        fields = recommender.fields
+        self.user = [name for name in fields["user"] if name in columns]
+        self.context = [name for name in fields["context"] if name in columns and candidates is None]
+        self.ready = [name for name in ("prefix", "history") if name in columns]
+        self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
+        own = ["item_id"] if candidates is None else []
+        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *own, *self.texts, *self.context]))
+
+    def prepare(
+        self, rows: Sequence[Mapping[str, Any]], omega: Mapping[str, float] | None, top: int | None
+    ) -> "PreparedRequest":
+        """The prepared request of some rows.
+
+        Raises:
+            RequestError: names the request, the field that is wrong and the way out.
+        """
+        first = rows[0]
+        name = next((first[key] for key in self.names if first[key] is not None), None)
+        where = "" if name is None else f"request '{name}': "
+        try:
+            request = {"request_id": name, "omega": omega, "top": top, **self._shopper(rows)}
+            request["candidates"] = self._candidates(rows) if self.common is None else self.common
+            return self.recommender.prepare(request)
+        except RequestError as error:
+            raise RequestError(f"{where}{error.field}", error.sentence) from error
+
+    def _shopper(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        first = rows[0]
+        for name in (*self.user, *self.ready):
+            # Compared as text, for a missing number is not equal to itself.
+            if any(str(row[name]) != str(first[name]) for row in rows[1:]):
+                raise RequestError(name, "has several values: give all rows of a request the same")
+        values = {name: first[name] for name in self.ready}
+        if not is_missing(prefix := values.get("prefix")):
+            return {"prefix": prefix}
+        history = values.get("history")
+        told = history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
+        return {"user": {name: _value(first[name]) for name in self.user}, "history": told}
+
+    def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        names = ["item_id", *self.texts, *self.context]
+        if self.per_candidate:
+            return [self._candidate({name: row[name] for name in names}) for row in rows]
+        row = rows[0]
+        items = row["item_id"]
+        if not _is_list(items):
+            raise RequestError("item_id", "holds no list of candidates: give one")
+        for name in names[1:]:
+            if row[name] is not None and (not _is_list(row[name]) or len(row[name]) != len(items)):
+                raise RequestError(name, f"is no list with one value for each of the {len(items)} candidates: make one")
+        return [
+            self._candidate({name: None if row[name] is None else row[name][place] for name in names})
+            for place in range(len(items))
+        ]
+
+    def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return candidate_of(values, self.texts, self.context)
+
+    def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+        """request_id and user_id of a request, where the table has them, as text."""
+        return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
+
+
+def candidate_of(values: Mapping[str, Any], texts: Iterable[str], context: Iterable[str]) -> dict[str, Any]:
+    """A candidate as JSON from its columns: `item_id`, ready texts, and fields of the context templates."""
+    candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
+    candidate |= {name: values[name] for name in texts if not is_missing(values[name])}
+    if "context" not in candidate:
+        candidate["context"] = {name: _value(values[name]) for name in context}
+    return candidate
+
+
+def ranking_columns(
+    recommender: "Recommender", rankings: Sequence[Ranking], identities: Sequence[Mapping[str, str | None]]
+) -> dict[str, list[Any]]:
+    """Rankings as columns with one entry per candidate."""
+    pairs = [
+        (name, scored) for name, ranking in zip(identities, rankings, strict=True) for scored in ranking.candidates
+    ]
+    names = list(identities[0]) if identities else []
+    columns: dict[str, list[Any]] = {key: [identity[key] for identity, _ in pairs] for key in names}
+    columns |= {
+        key: [getattr(scored, key) for _, scored in pairs] for key in ("rank", "position", "item_id", "utility")
+    }
+    columns |= {f"p{key}": [scored.probabilities[key] for _, scored in pairs] for key in recommender.pointwise}
+    columns["relevance"] = [scored.relevance for _, scored in pairs]
+    columns |= {f"delta_{key}": [scored.deltas[key] for _, scored in pairs] for key in recommender.listwise}
+    return columns
+
+
+def rank_frame(
+    recommender: "Recommender", requests: "DataFrame", omega: Mapping[str, float] | None, top: int | None
+) -> "DataFrame":
+    """Rank the requests of a pandas frame; without request_id and user_id, each row is a request of its own.
+
+    Raises:
+        RequestError: a column is missing, or a request cannot be answered.
+    """
+    import pandas as pd
+
+    if "item_id" not in requests.columns:
+        raise RequestError("the frame", "has no column item_id: add the candidates")
+    known = requests.astype(object).where(requests.notna(), None)
+    per_candidate = not any(_is_list(value) for value in known["item_id"])
+    maker = RequestRows(recommender, list(known.columns), per_candidate)
+    key = next(iter(maker.names), None)
+    if per_candidate and key is None:
+        raise RequestError("the frame", "has neither request_id nor user_id: add one, or give lists of item_id")
+    rows = known[maker.columns].to_dict("records")
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row[key] if per_candidate else place, []).append(row)
+    if per_candidate and None in groups:
+        raise RequestError("the frame", f"has a row without {key}: fill it or drop the row")
+    parts = []
+    waiting = iter(groups.values())
+    while some := list(islice(waiting, TOGETHER)):
+        rankings = recommender.score_prepared([maker.prepare(group, omega, top) for group in some])
+        parts.append(pd.DataFrame(ranking_columns(recommender, rankings, [maker.identity(group) for group in some])))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(ranking_columns(recommender, [], []))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def _value(value: Any) -> Any:
+    """A cell as a value of JSON: null where it is missing, dates as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if is_missing(value):
+        return None
+    if isinstance(value, Decimal):
+        return float(value)
+    return str(value) if isinstance(value, date) else value
