@@ -179,13 +179,14 @@ def recommend(
     omega: Annotated[str | None, typer.Option(help="Operating point: diversity=1.0,fairness=0.5.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
     cache_mb: Annotated[int, typer.Option(help="MiB of prefixes of returning shoppers that are kept.")] = 256,
+    max_candidates: Annotated[int | None, typer.Option(help="Of a request.", show_default="as in training")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
 ) -> None:
     """Rank candidates for every shopper of a file with an export, streaming."""
     from launch.recommend import RecommendOptions
     from launch.recommend import run as recommend_run
 
-    options = RecommendOptions(candidates, top, omega, device, cache_mb, overwrite)
+    options = RecommendOptions(candidates, top, omega, device, cache_mb, max_candidates, overwrite)
     recommend_run(export, users, out, options)
 
 

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ SORT_MEMORY = "1GB"
 
 @dataclass(frozen=True)
 class RecommendOptions:
-    """What a call may choose: a common list of candidates, how many of the best, ω, device, cache, replacing `out`."""
+    """What a call may choose: a common list of candidates, how many of the best, ω, device, cache and limit."""
 
     candidates: Path | None = None
     top: int | None = None
     omega: str | None = None
     device: str = "cpu"
     cache_mb: int = 256
+    max_candidates: int | None = None
     overwrite: bool = False
 
 
@@ -56,6 +57,8 @@ def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None
         con.execute("SET enable_progress_bar = false")
         table = open_requests(con, users)
         recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
+        if options.max_candidates is not None:
+            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
         omega = parse_omega(options.omega, recommender.listwise)
         common = None
         if options.candidates is not None:
@@ -79,9 +82,9 @@ def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender
     if "item_id" not in kinds:
         raise UserError(f"{path} has no column item_id: add it")
     most = recommender.limits.candidates
-    rows = con.execute(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
+    rows = con.cursor().sql(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
     if len(rows) > most:
-        raise UserError(f"{path} has more than {most:,} candidates, the most that this export takes: recall fewer")
+        raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
     found = [candidate_of(row, texts, fields) for row in rows]

@@ -177,6 +177,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
 def test_what_is_refused(exported: Path, users: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.parquet"
     rows = pq.read_table(users).to_pylist()[:3]
+    name = rows[1]["request_id"]
     common = write([{"item_id": "i1"}], tmp_path / "items.jsonl")
     bad = write([rows[0], {**rows[1], "item_id": ["i1", "i99"], "seen_before": [1, 2]}], tmp_path / "bad.parquet")
     nobody = write([{"item_id": "i1"}], tmp_path / "nobody.parquet")
@@ -197,7 +198,7 @@ def test_what_is_refused(exported: Path, users: Path, tmp_path: Path, capsys: py
         ([exported, "--users", hole, "--out", out], r"has a row without user_id"),
         (
             [exported, "--users", bad, "--out", out],
-            rf"bad\.parquet: request '{rows[1]['request_id']}': candidates\[1\]",
+            rf"bad\.parquet: request '{name}': candidates\[1\]",
         ),
         ([exported, "--users", alone, "--out", out], r"no column item_id: add the candidates"),
         ([exported, "--users", users, "--out", out, "--candidates", common], r"candidates of its own"),
@@ -218,3 +219,6 @@ def test_what_is_refused(exported: Path, users: Path, tmp_path: Path, capsys: py
     assert out.read_text() == "mine"
     assert not call("recommend", exported, "--users", users, "--out", out, "--overwrite")
     assert pq.read_table(out).num_rows
+    arguments = [exported, "--users", alone, "--candidates", many, "--max-candidates", 600, "--overwrite"]
+    assert not call("recommend", *arguments, "--out", out)
+    assert pq.read_table(out).num_rows == 600
