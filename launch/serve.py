@@ -44,10 +44,18 @@ def run(
     console = Console(highlight=False, soft_wrap=True)
     with console.status(f"loading {export}"):
         recommender = Recommender.load(export, cache_mb=cache_mb)
+        warm_up(recommender)
     listener = listen(options.host, options.port)
     app = create_app(recommender, options)
     serve(app, listener, options, lambda address: console.print(f"serving {export} at {address}"))
     console.print("stopped")
+
+
+def warm_up(recommender: Recommender) -> None:
+    """Rank an example, so that the first shopper does not wait for what torch prepares at its first pass."""
+    for example in recommender.examples[:1]:
+        recommender.score_prepared([recommender.prepare(example)])
+        recommender.cache.clear()
 
 
 def check_options(options: ServerOptions, cache_mb: int) -> None:
