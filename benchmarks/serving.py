@@ -29,7 +29,7 @@ Cell = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: clients × slates at `prefix` tokens, ratios at `long_prefix` as well, each cell `rounds` times."""
+    """Clients × slates at `prefix` tokens, the cache at `long_prefix` too; each cell for `rounds` × `seconds`."""
 
     seconds: float
     rounds: int
@@ -38,7 +38,6 @@ class Plan:
     prefix: int = 100
     long_prefix: int = 256
     shoppers: int = 40
-    size: Size = Size()
 
 
 WHOLE, QUICK = Plan(8.0, 3), Plan(2.0, 2)
@@ -155,7 +154,7 @@ def main() -> None:
     plan = QUICK if asked.quick else WHOLE
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
-        export = asked.export or make_export(Path(folder) / "made", plan.size)
+        export = asked.export or make_export(Path(folder) / "made", Size())
         figures = measure(plan, export)
     served = str(asked.export) if asked.export else "random adapters"
     write(asked.json, report("serving", figures, quick=asked.quick, export=served, plan=asdict(plan)))

@@ -120,7 +120,7 @@ def longest_prefix(export_folder: Path) -> int:
 
 
 def bodies(export_folder: Path, shoppers: int, prefix_tokens: int, candidates: int) -> list[str]:
-    """One request for each of `shoppers`, as JSON: a prefix of so many tokens, with [CLS] and [SEP], and known items."""
+    """A request of each of `shoppers`, as JSON: a prefix of so many tokens (with [CLS] and [SEP]) and known items."""
     rng = np.random.default_rng([11, prefix_tokens, candidates])
     items = pq.read_table(export_folder / "items.parquet").column("item_id").to_pylist()
     found = []

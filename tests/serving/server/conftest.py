@@ -1,4 +1,4 @@
-"""A server over a stand-in for the model: real reading and ranking of requests, scores from a hash, faults on demand."""
+"""A server over a stand-in for the model: requests really read and ranked, scores from a hash, faults on demand."""
 
 import threading
 import time
