@@ -6,7 +6,7 @@ the export knows: items, fields, objectives and the bounds of ω.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, WithJsonSchema
 
 LARGEST = 1e15
 LONGEST_NAME = 200
@@ -42,8 +42,14 @@ def check_value(value: Any) -> Any:
     return value
 
 
+def whole(value: Any) -> Any:
+    """7.0 as 7, which are one number in JSON; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def check_id(value: Any) -> Any:
     """An id: text or a whole number."""
+    value = whole(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise ValueError("give an id, a text or a whole number")
     return check_value(value)
@@ -123,6 +129,6 @@ class SlateRequest(Strict):
 class RankRequest(SlateRequest):
     """A slate to rank."""
 
-    top: Annotated[StrictInt, Field(ge=1, le=MOST_CANDIDATES)] | None = Field(
+    top: Annotated[StrictInt, Field(ge=1, le=MOST_CANDIDATES), BeforeValidator(whole)] | None = Field(
         None, description="How many candidates to answer with; default: all."
     )
