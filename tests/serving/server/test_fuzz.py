@@ -39,7 +39,7 @@ def fuzz(live: Any, description: dict[str, Any], path: str, mode: schemathesis.G
     """Send what can be generated for a route, and check every answer."""
     schema = schemathesis.openapi.from_dict(description)
 
-    @settings(max_examples=150, derandomize=True)
+    @settings(max_examples=60, derandomize=True)
     @given(case=schema[path]["POST"].as_strategy(generation_mode=mode))
     def try_one(case: Any) -> None:
         case.call_and_validate(base_url=f"http://{live.host}:{live.port}", checks=checks)
@@ -81,4 +81,4 @@ def test_every_fitting_request_is_accepted(live: Any, path: str) -> None:
     answered = f'equipoise_requests_total{{route="{path}",status="200"}}'
     before = live.counted(answered)
     fuzz(live, fitting(live.client.get("/openapi.json").json()), path, POSITIVE, [*CHECKS, positive_data_acceptance])
-    assert live.counted(answered) > before + 100
+    assert live.counted(answered) > before + 40
