@@ -138,6 +138,42 @@ def export(
 
 
 @app.command()
+def serve(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    cache_mb: Annotated[int, typer.Option(help="MiB for prefixes of returning shoppers; 0: no cache.")] = 256,
+    token_env: Annotated[str | None, typer.Option(help="Environment variable with the bearer token.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
+    max_candidates: Annotated[
+        int | None, typer.Option(help="Candidates of a request.", show_default="the export's limit")
+    ] = None,
+    max_body_kb: Annotated[int, typer.Option(help="KiB of a request.")] = 1024,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to send a request, and again to answer it.")] = 30.0,
+    queue: Annotated[int, typer.Option(help="Requests that may wait for the model.")] = 256,
+    batching: Annotated[bool, typer.Option(help="Let waiting requests pass the model together.")] = True,
+    batch_candidates: Annotated[int, typer.Option(help="Candidates of a pass of the model.")] = 256,
+    batch_wait_ms: Annotated[float, typer.Option(help="How long a pass waits for further requests.")] = 0.0,
+) -> None:
+    """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
+    from launch.serve import run as serve_run
+    from serving.server.options import ServerOptions
+
+    options = ServerOptions(
+        host=host,
+        port=port,
+        max_candidates=max_candidates,
+        max_body_kb=max_body_kb,
+        timeout_s=timeout_s,
+        queue=queue,
+        batching=batching,
+        batch_candidates=batch_candidates,
+        batch_wait_ms=batch_wait_ms,
+    )
+    serve_run(export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file)
+
+
+@app.command()
 def recommend(
     export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
     users: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")],

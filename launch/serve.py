@@ -1,0 +1,102 @@
+"""`equipoise serve EXPORT`: answers HTTP requests with the adapters of an export. docs/serving.md describes it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.errors import UserError
+from serving.recommender import Recommender
+
+try:
+    from serving.server.app import create_app
+    from serving.server.run import listen, serve
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "starlette", "h11"):
+        raise
+    raise UserError(f"serving needs {error.name}: pip install 'equipoise[serve]'") from error
+from serving.server.options import ServerOptions
+
+
+def run(
+    export: Path,
+    options: ServerOptions,
+    cache_mb: int = 256,
+    token_env: str | None = None,
+    token_file: Path | None = None,
+) -> None:
+    """Serve an export until SIGTERM or Ctrl-C.
+
+    Args:
+        export: folder that `equipoise export` wrote.
+        options: where to listen, and the limits.
+        cache_mb: MiB that prefixes of returning shoppers may take; 0 keeps none.
+        token_env: name of an environment variable that holds the bearer token.
+        token_file: file that holds it.
+
+    Raises:
+        UserError: `export` is none, an option makes no sense, or the address is taken.
+    """
+    check_options(options, cache_mb)
+    options = replace(options, token=read_token(token_env, token_file))
+    listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status(f"loading {export}"):
+        recommender = Recommender.load(export, cache_mb=cache_mb)
+        warm_up(recommender)
+    listener = listen(options.host, options.port)
+    app = create_app(recommender, options)
+    serve(app, listener, options, lambda address: console.print(f"serving {export} at {address}"))
+    console.print("stopped")
+
+
+def warm_up(recommender: Recommender) -> None:
+    """Rank an example, so that the first shopper does not wait for what torch prepares at its first pass."""
+    for example in recommender.examples[:1]:
+        recommender.score_prepared([recommender.prepare(example)])
+        recommender.cache.clear()
+
+
+def check_options(options: ServerOptions, cache_mb: int) -> None:
+    """Refuse options under which nothing could be answered.
+
+    Raises:
+        UserError: names the option.
+    """
+    least = {
+        "--max-candidates": (1 if options.max_candidates is None else options.max_candidates, 1),
+        "--max-body-kb": (options.max_body_kb, 1),
+        "--queue": (options.queue, 1),
+        "--batch-candidates": (options.batch_candidates, 1),
+        "--batch-wait-ms": (options.batch_wait_ms, 0),
+        "--cache-mb": (cache_mb, 0),
+    }
+    for name, (value, bound) in least.items():
+        if not value >= bound:
+            raise UserError(f"{name} {value:g} is too small: give at least {bound}")
+    if not 0 < options.timeout_s <= 3600:
+        raise UserError(f"--timeout-s {options.timeout_s:g} is out of range: give up to 3600 seconds")
+    if not options.batch_wait_ms < options.timeout_s * 1000:
+        raise UserError(f"--batch-wait-ms {options.batch_wait_ms:g} is longer than --timeout-s: lower it")
+
+
+def read_token(variable: str | None, file: Path | None) -> str | None:
+    """The bearer token, or None where none is asked for.
+
+    Raises:
+        UserError: it is empty, unreadable, or not of printable ASCII characters, as headers are.
+    """
+    if variable is None and file is None:
+        return None
+    if variable is not None and file is not None:
+        raise UserError("--token-env and --token-file name the token twice: give one of them")
+    place = f"--token-env {variable}" if variable is not None else f"--token-file {file}"
+    try:
+        token = os.environ.get(variable, "") if variable is not None else (file or Path()).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{place} cannot be read as text: name a file with the token in it") from error
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError(f"{place} holds no token: it needs ASCII characters without spaces")
+    return token

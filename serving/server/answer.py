@@ -1,0 +1,57 @@
+"""What a ranked slate looks like on the wire."""
+
+import json
+
+from fastapi import Response
+from pydantic import BaseModel, Field
+
+from serving.ranking import Ranking
+from serving.server.batching import Outcome
+from serving.server.service import CachedRanking
+
+
+class ScoredCandidate(BaseModel):
+    """A candidate with everything that was computed for it."""
+
+    item_id: str | None = Field(description="As given; null where the request gave none.")
+    position: int = Field(description="Place in the request, from 0.")
+    rank: int = Field(description="Place by utility, from 1.")
+    probabilities: dict[str, float] = Field(description="pCTR, pCVR … by objective.")
+    pctcvr: float | None = Field(description="pCTR · pCVR; null where the export has no cvr.")
+    relevance: float = Field(description="log pCTR + log pCVR.")
+    deltas: dict[str, float] = Field(description="Adjustment δ of each list-wise objective.")
+    utility: float = Field(description="relevance + Σ ω·δ.")
+
+
+class Served(BaseModel):
+    """How the answer came about."""
+
+    queue_ms: float = Field(description="Waiting for the model.")
+    model_ms: float = Field(description="The pass of the model.")
+    requests: int = Field(description="Requests that shared the pass.")
+    prefix_cached: bool | None = Field(description="Whether the shopper's prefix was in the cache; null if unknown.")
+
+
+class SlateAnswer(BaseModel):
+    """A slate with scores."""
+
+    request_id: str | None
+    omega: dict[str, float] = Field(description="The operating point that was used.")
+    candidates: list[ScoredCandidate]
+    served: Served
+
+
+def answer(outcome: Outcome[CachedRanking], ranking: Ranking) -> Response:
+    """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
+
+    Raises:
+        ValueError: a score is not finite, which no client could read.
+    """
+    served = {
+        "queue_ms": round(outcome.waited * 1000, 3),
+        "model_ms": round(outcome.model_pass.seconds * 1000, 3),
+        "requests": outcome.model_pass.requests,
+        "prefix_cached": outcome.result.prefix_cached,
+    }
+    content = {**ranking.to_json(), "served": served}
+    return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")

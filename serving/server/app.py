@@ -1,0 +1,56 @@
+"""The application: endpoints, who may call them, what is counted."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from serving.recommender import Recommender
+from serving.server.access import Guarded
+from serving.server.endpoints import examples, health, metrics, page, rank, score
+from serving.server.faults import Faults
+from serving.server.observed import Observed
+from serving.server.options import ServerOptions
+from serving.server.refusal import ErrorAnswer, install
+from serving.server.service import Service
+
+ENDPOINTS = (rank, score, examples, health, metrics, page)
+OPENAPI = "/openapi.json"
+REFUSED = (400, 401, 408, 413, 415, 422, 500, 503)
+
+
+def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
+    """An ASGI application that serves a recommender.
+
+    Args:
+        recommender: the loaded export; the application is its only user.
+        options: limits and token; host and port are the caller's.
+    """
+    service = Service(recommender, options)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="Equipoise",
+        description=f"Ranks slates with `{recommender.name}`.",
+        openapi_url=OPENAPI,
+        docs_url=None,  # both would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        responses={status: {"model": ErrorAnswer} for status in REFUSED},
+    )
+    app.state.service = service
+    install(app)
+    for endpoint in ENDPOINTS:
+        app.include_router(endpoint.router)
+    routes = frozenset({OPENAPI, *(route.path for endpoint in ENDPOINTS for route in endpoint.router.routes)})
+    app.add_middleware(Faults)
+    if options.token is not None:
+        app.add_middleware(Guarded, token=options.token)
+    app.add_middleware(Observed, metrics=service.metrics, routes=routes)
+    return app

@@ -1,0 +1,80 @@
+"""GET /examples: requests of the export's own data to try, and what the page needs to know beside them."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from serving.server.service import Service
+
+router = APIRouter()
+
+
+class Shown(BaseModel):
+    """A candidate in the words that the model reads."""
+
+    item_id: str | None
+    text: str
+    context: str
+
+
+class Example(BaseModel):
+    """A request, and what became of it."""
+
+    name: str
+    request: dict[str, Any] = Field(description="As POST /rank takes it.")
+    prefix: str = Field(description="The shopper in the words that the model reads.")
+    shown: list[Shown]
+    clicked: list[int] = Field(description="Places of the candidates that were clicked.")
+    converted: list[int] = Field(description="Places of those that were bought.")
+
+
+class Examples(BaseModel):
+    """What is served, and requests to try."""
+
+    export: str
+    pointwise: list[str]
+    listwise: list[str]
+    operating_point: dict[str, float] = Field(description="ω of each list-wise objective where a request gives none.")
+    bounds: dict[str, tuple[float, float]] = Field(description="Lowest and highest ω of each list-wise objective.")
+    max_candidates: int
+    examples: list[Example]
+
+
+def read_example(service: Service, example: dict[str, Any]) -> Example:
+    """An example of the export with its texts; of more candidates than a request may have, the first.
+
+    Raises:
+        UserError: it is no request of this export.
+    """
+    most = service.recommender.limits.candidates
+    beside = ("name", "clicked", "converted")
+    request = {key: value for key, value in example.items() if key not in beside}
+    request["candidates"] = request["candidates"][:most]
+    read = service.recommender.prepare(request).request
+    places = {label: [place for place in example.get(label, []) if place < most] for label in beside[1:]}
+    for replaced in ("user", "history"):
+        request.pop(replaced, None)
+    return Example(
+        name=str(example.get("name", read.request_id)),
+        request=request | {"prefix": read.prefix},
+        prefix=read.prefix,
+        shown=[Shown(**vars(candidate)) for candidate in read.candidates],
+        **places,
+    )
+
+
+@router.get("/examples")
+def examples(request: Request) -> Examples:
+    """Shoppers with candidates, as the test split has them."""
+    service: Service = request.app.state.service
+    recommender = service.recommender
+    return Examples(
+        export=recommender.name,
+        pointwise=list(recommender.pointwise),
+        listwise=list(recommender.listwise),
+        operating_point=dict(recommender.operating_point),
+        bounds=dict(recommender.bounds),
+        max_candidates=recommender.limits.candidates,
+        examples=[read_example(service, example) for example in recommender.examples],
+    )

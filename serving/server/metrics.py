@@ -1,0 +1,68 @@
+"""What the server counts, in the form that Prometheus reads."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.recommender import Recommender
+from serving.server.batching import Pass
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REQUESTS = (1, 2, 4, 8, 16, 32, 64)
+CANDIDATES = (10, 20, 50, 100, 200, 500, 1000, 2000)
+
+
+class CacheCollector(Collector):
+    """Reads the prefix cache when Prometheus asks."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._cache = recommender.cache
+
+    def collect(self) -> Iterator[Metric]:
+        """Hits, misses, and bytes."""
+        yield CounterMetricFamily("equipoise_prefix_cache_hits", "Prefixes found in the cache.", self._cache.hits)
+        yield CounterMetricFamily("equipoise_prefix_cache_misses", "Prefixes encoded anew.", self._cache.misses)
+        yield GaugeMetricFamily("equipoise_prefix_cache_bytes", "Memory of cached prefixes.", self._cache.bytes)
+        limit = self._cache.max_bytes
+        yield GaugeMetricFamily("equipoise_prefix_cache_limit_bytes", "Memory that the cache may take.", limit)
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own.
+
+    Args:
+        recommender: whose cache is read.
+        waiting: how many requests wait for the model.
+    """
+
+    def __init__(self, recommender: Recommender, waiting: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        names: dict[str, Any] = {"registry": self.registry, "namespace": "equipoise"}
+        self.requests = Counter("requests", "Answered requests.", ("route", "status"), **names)
+        self.seconds = Histogram(
+            "request_seconds", "Time of a request, reading included.", ("route",), buckets=SECONDS, **names
+        )
+        self.refused = Counter("overload", "Requests refused for lack of capacity.", ("reason",), **names)
+        self.passes = Histogram("pass_seconds", "Time of a pass of the model.", buckets=SECONDS, **names)
+        self.batch = Histogram("batch_requests", "Requests of a pass.", buckets=REQUESTS, **names)
+        self.candidates = Histogram("batch_candidates", "Candidates of a pass.", buckets=CANDIDATES, **names)
+        Gauge("queue_requests", "Requests that wait for the model.", **names).set_function(waiting)
+        self.registry.register(CacheCollector(recommender))
+
+    def saw_pass(self, done: Pass) -> None:
+        """Count a pass of the model."""
+        self.passes.observe(done.seconds)
+        self.batch.observe(done.requests)
+        self.candidates.observe(done.candidates)
+
+    def saw_request(self, route: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def page(self) -> bytes:
+        """All of them as text."""
+        return generate_latest(self.registry)

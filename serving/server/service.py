@@ -1,0 +1,136 @@
+"""From a checked request to its ranking: prepare it in a thread, let it wait for a pass, within its time."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from serving.ranking import Ranking
+from serving.recommender import PreparedRequest, Recommender, RequestError
+from serving.server.batching import MicroBatcher, Outcome, QueueFull
+from serving.server.metrics import Metrics
+from serving.server.options import ServerOptions
+from serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
+from serving.server.request_body import SlateRequest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CachedRanking:
+    """A ranking, and whether its prefix came from the cache; None where its pass had prefixes of both kinds."""
+
+    ranking: Ranking
+    prefix_cached: bool | None
+
+
+class Service:
+    """What the endpoints share.
+
+    Args:
+        recommender: the loaded export.
+        options: limits.
+    """
+
+    def __init__(self, recommender: Recommender, options: ServerOptions) -> None:
+        self.recommender, self.options = recommender, options
+        if options.max_candidates is not None:
+            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
+        self.metrics = Metrics(recommender, lambda: len(self.batcher))
+        self.batcher = MicroBatcher(
+            self._score,
+            most_candidates=options.batch_candidates,
+            most_waiting=options.queue,
+            wait_s=options.batch_wait_ms / 1000,
+            batching=options.batching,
+            observe=self.metrics.saw_pass,
+        )
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    def start(self) -> None:
+        """Begin to answer; needs a running event loop."""
+        self.batcher.start()
+
+    async def close(self) -> None:
+        """Finish what is running."""
+        await self.batcher.close()
+        await asyncio.to_thread(self._preparing.shutdown)
+
+    async def rank(self, asked: SlateRequest, request: Request) -> Outcome[CachedRanking]:
+        """Score a request.
+
+        Args:
+            asked: the checked body.
+            request: whose client may leave.
+
+        Raises:
+            Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
+        """
+        self._check_size(asked)
+        if self.batcher.full:
+            raise self._overloaded("queue")
+        try:
+            async with asyncio.timeout(self.options.timeout_s):
+                prepared = await self._prepare(asked)
+                return await while_connected(self.batcher.submit(prepared, len(asked.candidates)), request)
+        except QueueFull as error:
+            raise self._overloaded("queue") from error
+        except TimeoutError as error:
+            raise self._overloaded("time") from error
+
+    async def _prepare(self, asked: SlateRequest) -> PreparedRequest:
+        loop = asyncio.get_running_loop()
+        given = asked.model_dump(exclude_unset=True)
+        try:
+            return await loop.run_in_executor(self._preparing, self.recommender.prepare, given)
+        except RequestError as error:
+            raise Refusal(422, str(error), error.field) from error
+
+    def _score(self, prepared: Sequence[PreparedRequest]) -> list[CachedRanking]:
+        """In the model's thread."""
+        cache = self.recommender.cache
+        hits, misses = cache.hits, cache.misses
+        rankings = self.recommender.score_prepared(prepared)
+        found, missed = cache.hits > hits, cache.misses > misses
+        return [CachedRanking(ranking, None if found and missed else found) for ranking in rankings]
+
+    def _check_size(self, asked: SlateRequest) -> None:
+        count, most = len(asked.candidates), self.recommender.limits.candidates
+        if count > most:
+            sentence = f"candidates: {count} are more than the {most} that one request may have: ask several times"
+            raise Refusal(413, sentence, "candidates")
+
+    def _overloaded(self, reason: str) -> Overloaded:
+        self.metrics.refused.labels(reason).inc()
+        if reason == "queue":
+            return Overloaded(f"{self.options.queue} requests are waiting already: try again in a moment")
+        return Overloaded(f"no answer within {self.options.timeout_s:g} seconds: try again in a moment")
+
+
+async def while_connected(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """The result of a coroutine, which is cancelled as soon as the client leaves.
+
+    Raises:
+        Refusal: the client left.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.create_task(_leaving(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Refusal(CLIENT_GONE, "the client left", "client")
+    finally:
+        for each in (task, left):
+            each.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _leaving(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

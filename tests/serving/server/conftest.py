@@ -1,0 +1,213 @@
+"""A server over a stand-in for the model: requests really read and ranked, scores from a hash, faults on demand."""
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from configs.schema import HistoryConfig, PromptConfig
+from serving.items import KnownItems
+from serving.limits import Limits
+from serving.operating_point import OperatingPoint
+from serving.ranking import Ranking
+from serving.requests import ReadRequest, RequestReader
+from serving.server.app import create_app
+from serving.server.options import ServerOptions
+from serving.server.run import listen, make_server
+
+PROMPT = {
+    "prefix": ["age {age}", "shopped {baskets|count}"],
+    "item": ["{title}", "{brand}"],
+    "context": ["seen {seen}"],
+}
+HISTORY = {"max_events": 3, "label": "buys "}
+ITEMS = {f"i{number}": f"item number {number}" for number in range(40)}
+
+
+@dataclass
+class StandInCache:
+    """Remembers prefixes by their text."""
+
+    max_bytes: int = 1 << 20
+    hits: int = 0
+    misses: int = 0
+    known: set[str] = field(default_factory=set)
+
+    @property
+    def bytes(self) -> int:
+        """Made up: 1 KiB each."""
+        return 1024 * len(self.known)
+
+    def look_up(self, prefix: str) -> None:
+        """Count a prefix."""
+        self.hits, self.misses = self.hits + (prefix in self.known), self.misses + (prefix not in self.known)
+        self.known.add(prefix)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as texts."""
+
+    request: ReadRequest
+
+
+class StandIn:
+    """What `Recommender` offers a server.
+
+    `seconds` is how long a pass takes; a request with the prefix "fail" fails, with "nan" it gets scores that are no
+    numbers; `passes` are the numbers of requests of each pass.
+    """
+
+    name = "stand-in"
+    pointwise, listwise = ("ctr", "cvr"), ("diversity", "fairness")
+
+    def __init__(self) -> None:
+        point = OperatingPoint({"diversity": 0.5, "fairness": 0.0}, {"diversity": (0.0, 5.0), "fairness": (0.0, 2.0)})
+        items = KnownItems(dict(ITEMS), {name: text.title() for name, text in ITEMS.items()})
+        self.reader = RequestReader(PromptConfig(**PROMPT), HistoryConfig(**HISTORY), items, point, Limits(100))
+        self.cache = StandInCache()
+        self.seconds = 0.0
+        self.passes: list[int] = []
+        self.busy = threading.Lock()
+        self.examples = [
+            {
+                "name": f"shopper {number}",
+                "request_id": f"r{number}",
+                "prefix": f"age {30 + number}",
+                "candidates": [{"item_id": f"i{place}", "context": f"seen {place}"} for place in range(12)],
+                "clicked": [number],
+                "converted": [],
+            }
+            for number in range(3)
+        ]
+
+    @property
+    def operating_point(self) -> Mapping[str, float]:
+        """ω where a request gives none."""
+        return self.reader.operating_point.omega
+
+    @property
+    def bounds(self) -> Mapping[str, tuple[float, float]]:
+        """Of ω."""
+        return self.reader.operating_point.bounds
+
+    @property
+    def limits(self) -> Limits:
+        """Of one request."""
+        return self.reader.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self.reader.limits = limits
+
+    def prepare(self, request: Mapping[str, Any]) -> Prepared:
+        """As the real one, but for the token ids."""
+        return Prepared(self.reader.read(request))
+
+    def score_prepared(self, prepared: Sequence[Prepared]) -> list[Ranking]:
+        """Scores that depend on the texts alone."""
+        assert self.busy.acquire(blocking=False), "two passes at once"
+        try:
+            self.passes.append(len(prepared))
+            time.sleep(self.seconds)
+            if any(each.request.prefix == "fail" for each in prepared):
+                raise RuntimeError("told to fail")
+            return [self._ranking(each.request) for each in prepared]
+        finally:
+            self.busy.release()
+
+    def _ranking(self, request: ReadRequest) -> Ranking:
+        self.cache.look_up(request.prefix)
+
+        def numbers(kind: str) -> list[float]:
+            if request.prefix == "nan":
+                return [float("nan")] * len(request.candidates)
+            texts = [f"{kind}{request.prefix}{each.text}{each.context}" for each in request.candidates]
+            return [zlib.crc32(text.encode()) / 2**31 - 1 for text in texts]
+
+        ids = [candidate.item_id for candidate in request.candidates]
+        logits = {name: numbers(name) for name in self.pointwise}
+        deltas = {name: numbers(name) for name in self.listwise}
+        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top)
+
+
+@dataclass
+class Live:
+    """A running server: its address, the stand-in behind it, and a client."""
+
+    host: str
+    port: int
+    recommender: StandIn
+    client: httpx.Client
+    server: Any
+
+    def stop(self) -> None:
+        """Tell it to end, as a signal does."""
+        self.server.should_exit = True
+
+    def counted(self, name: str) -> float:
+        """The value of a metric, by its name with labels."""
+        lines = self.client.get("/metrics").text.splitlines()
+        return float(next((line.split()[-1] for line in lines if line.startswith(f"{name} ")), 0.0))
+
+    def alive(self) -> bool:
+        """Whether an ordinary request is answered as it should be."""
+        answer = self.client.post("/rank", json=slate())
+        return answer.status_code == 200 and len(answer.json()["candidates"]) == 5
+
+
+def slate(count: int = 5, **changes: Any) -> dict[str, Any]:
+    """An ordinary request."""
+    return {"user": {"age": 40}, "candidates": [{"item_id": f"i{place}"} for place in range(count)], **changes}
+
+
+@pytest.fixture
+def request_of() -> Callable[..., dict[str, Any]]:
+    """`slate`, for tests: importlib mode keeps them from importing this file."""
+    return slate
+
+
+@pytest.fixture
+def stand_in() -> StandIn:
+    """A stand-in of its own."""
+    return StandIn()
+
+
+def serving() -> Iterator[Callable[..., Live]]:
+    """Start servers in threads of this process; options as keyword arguments. They end with the generator."""
+    running: list[tuple[Any, threading.Thread, httpx.Client]] = []
+
+    def start(recommender: Any = None, head_seconds: float | None = None, **options: Any) -> Live:
+        recommender, chosen = recommender or StandIn(), ServerOptions(port=0, **options)
+        listener = listen(chosen.host, chosen.port)
+        host, port = listener.getsockname()[:2]
+        started = threading.Event()
+        server = make_server(create_app(recommender, chosen), chosen, started.set)
+        if head_seconds is not None:
+            protocol = type("Hasty", (server.config.http,), {"head_seconds": head_seconds})
+            server.config.http = protocol
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        assert started.wait(20)
+        headers = {"authorization": f"Bearer {chosen.token}"} if chosen.token else {}
+        client = httpx.Client(base_url=f"http://{host}:{port}", headers=headers, timeout=30, trust_env=False)
+        running.append((server, thread, client))
+        return Live(host, port, recommender, client, server)
+
+    yield start
+    for server, thread, client in running:
+        client.close()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+start_server = pytest.fixture(serving, name="start_server")
+"""Servers of one test."""
+start_servers = pytest.fixture(serving, scope="module", name="start_servers")
+"""Servers of a file of tests."""

@@ -1,0 +1,142 @@
+"""What each endpoint answers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+RequestOf = Callable[..., dict[str, Any]]
+
+
+def test_rank_is_what_the_recommender_gives(start_server: Any, request_of: RequestOf) -> None:
+    live = start_server()
+    asked = request_of(20, omega={"diversity": 2.0}, request_id="mine")
+    answer = live.client.post("/rank", json=asked).json()
+    expected = live.recommender.score_prepared([live.recommender.prepare(asked)])[0].to_json()
+    served = answer.pop("served")
+    assert answer == expected
+    assert answer["request_id"] == "mine"
+    assert answer["omega"] == {"diversity": 2.0, "fairness": 0.0}
+    utilities = [candidate["utility"] for candidate in answer["candidates"]]
+    assert utilities == sorted(utilities, reverse=True)
+    assert served["requests"] == 1 and served["prefix_cached"] is False and served["model_ms"] >= 0
+
+
+def test_score_keeps_the_order_and_rank_takes_the_top(start_server: Any, request_of: RequestOf) -> None:
+    live = start_server()
+    scored = live.client.post("/score", json=request_of(9)).json()["candidates"]
+    ranked = live.client.post("/rank", json=request_of(9, top=4)).json()["candidates"]
+    assert [each["position"] for each in scored] == list(range(9))
+    assert [each["rank"] for each in ranked] == [1, 2, 3, 4]
+    assert ranked == sorted(scored, key=lambda each: each["rank"])[:4]
+
+
+def test_omega_changes_the_order_within_its_bounds(start_server: Any, request_of: RequestOf) -> None:
+    live = start_server()
+
+    def order(**omega: float) -> list[int]:
+        answer = live.client.post("/rank", json=request_of(20, omega=omega)).json()
+        return [each["position"] for each in answer["candidates"]]
+
+    assert order(diversity=0.0) != order(diversity=5.0)
+    assert order() == order(diversity=0.5)  # the operating point
+    for omega, where in (({"fairness": 2.01}, "omega.fairness"), ({"diversity": -1}, "omega.diversity")):
+        refused = live.client.post("/rank", json=request_of(omega=omega))
+        assert refused.status_code == 422
+        assert refused.json()["where"] == where
+        assert "give a number from 0 to" in refused.json()["error"]
+
+
+def test_a_returning_shopper_is_told_to_be_cached(start_server: Any, request_of: RequestOf) -> None:
+    live = start_server()
+    answers = [live.client.post("/rank", json=request_of()).json() for _ in range(3)]
+    assert [answer["served"]["prefix_cached"] for answer in answers] == [False, True, True]
+    assert live.counted("equipoise_prefix_cache_hits_total") == 2
+    assert live.counted("equipoise_prefix_cache_misses_total") == 1
+    assert live.counted("equipoise_prefix_cache_bytes") == 1024
+
+
+def test_all_forms_of_a_request(start_server: Any) -> None:
+    live = start_server()
+    for asked in (
+        {"candidates": [{"item_id": "i1"}]},
+        {"user": None, "history": None, "candidates": [{"item": {"title": "tea", "brand": None}}]},
+        {"user": {"age": 3, "unread": True}, "history": ["Tea", {"item_id": "i3"}], "candidates": [{"text": "tea"}]},
+        {"prefix": "anyone", "candidates": [{"item_id": "new", "text": "tea", "context": {"seen": 1.5}}]},
+        {"prefix": "ünïcödé 🫖\u0000", "candidates": [{"item_id": "i1", "context": "seen"}], "top": 7, "request_id": 7},
+    ):
+        answer = live.client.post("/rank", json=asked)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["candidates"]) == 1
+
+
+def test_health_examples_and_page(start_server: Any) -> None:
+    live = start_server()
+    health = live.client.get("/health").json()
+    assert (
+        health["status"] == "ok" and health["export"] == "stand-in" and health["listwise"] == ["diversity", "fairness"]
+    )
+    found = live.client.get("/examples").json()
+    assert found["bounds"] == {"diversity": [0.0, 5.0], "fairness": [0.0, 2.0]}
+    example = found["examples"][1]
+    assert example["clicked"] == [1] and example["prefix"] == "age 31"
+    assert example["shown"][2] == {"item_id": "i2", "text": "item number 2", "context": "seen 2"}
+    assert live.client.post("/rank", json=example["request"]).status_code == 200
+    page = live.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for elsewhere in ("http://", "https://", "src=", "@import"):
+        assert elsewhere not in page.text.replace("http://www.w3.org/2000/svg", "").replace("'http:", "")
+
+
+def test_examples_are_cut_to_the_limit(start_server: Any) -> None:
+    live = start_server(max_candidates=4)
+    example = live.client.get("/examples").json()["examples"][0]
+    assert len(example["request"]["candidates"]) == len(example["shown"]) == 4
+    assert live.client.post("/rank", json=example["request"]).status_code == 200
+
+
+def test_metrics_count_routes_statuses_and_passes(start_server: Any, request_of: RequestOf) -> None:
+    live = start_server()
+    live.client.post("/rank", json=request_of(7))
+    live.client.post("/rank", json=request_of(7, top=-1))
+    live.client.get("/nowhere")
+    live.client.get("/nowhere-else")
+    assert live.counted('equipoise_requests_total{route="/rank",status="200"}') == 1
+    assert live.counted('equipoise_requests_total{route="/rank",status="422"}') == 1
+    assert live.counted('equipoise_requests_total{route="other",status="404"}') == 2
+    assert live.counted('equipoise_request_seconds_count{route="/rank"}') == 2
+    assert live.counted("equipoise_batch_candidates_sum") == 7
+    assert live.counted("equipoise_pass_seconds_count") == 1
+    assert live.counted("equipoise_queue_requests") == 0
+
+
+def test_openapi_describes_what_is_there(start_server: Any) -> None:
+    live = start_server()
+    found = live.client.get("/openapi.json").json()
+    assert set(found["paths"]) == {"/rank", "/score", "/examples", "/health", "/metrics", "/"}
+    assert {"400", "413", "422", "503"} <= set(found["paths"]["/rank"]["post"]["responses"])
+    assert found["components"]["schemas"]["RankRequest"]["additionalProperties"] is False
+
+
+def test_the_token_guards_all_but_health_and_page(start_server: Any, request_of: RequestOf) -> None:
+    live = start_server(token="s3cret")
+    assert live.alive()
+    for given in ("", "Bearer", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "s3cret", "Bearer ünï"):
+        headers = {"authorization": given.encode("utf-8")}
+        refused = live.client.post("/rank", json=request_of(), headers=headers)
+        assert refused.status_code == 401, given
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert refused.json()["where"] == "header authorization"
+    for path, status in (("/health", 200), ("/", 200), ("/metrics", 401), ("/examples", 401), ("/openapi.json", 401)):
+        assert live.client.get(path, headers={"authorization": ""}).status_code == status
+
+
+@pytest.mark.parametrize("prefix", ["fail", "nan"])
+def test_a_fault_of_ours_is_a_500_that_tells_nothing(start_server: Any, request_of: RequestOf, prefix: str) -> None:
+    live = start_server()
+    answer = live.client.post("/rank", json=request_of(user=None, prefix=prefix))
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the server failed; its log has the reason", "where": "server"}
+    assert live.counted('equipoise_requests_total{route="/rank",status="500"}') == 1
+    assert live.alive()

@@ -1,0 +1,84 @@
+"""Schemathesis: requests generated from the OpenAPI description, good ones and broken ones."""
+
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    positive_data_acceptance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+pytestmark = pytest.mark.slow
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    unsupported_method,
+]
+POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+
+
+@pytest.fixture(scope="module")
+def live(start_servers: Any) -> Any:
+    """One server for all of them."""
+    return start_servers(max_body_kb=65_536)  # schemathesis takes a 413 of a broken body for an acceptance
+
+
+def fuzz(live: Any, description: dict[str, Any], path: str, mode: schemathesis.GenerationMode, checks: list) -> None:
+    """Send what can be generated for a route, and check every answer."""
+    schema = schemathesis.openapi.from_dict(description)
+
+    @settings(max_examples=100, derandomize=True)
+    @given(case=schema[path]["POST"].as_strategy(generation_mode=mode))
+    def try_one(case: Any) -> None:
+        case.call_and_validate(base_url=f"http://{live.host}:{live.port}", checks=checks)
+
+    try_one()
+    assert live.alive()
+    assert not re.findall(r'equipoise_requests_total\{[^}]*status="5\d\d"\}', live.client.get("/metrics").text)
+
+
+def fitting(description: dict[str, Any]) -> dict[str, Any]:
+    """The description narrowed to what this export knows, which OpenAPI cannot say: then all of it must be accepted."""
+    schemas = description["components"]["schemas"]
+    omega = {"diversity": {"type": "number", "minimum": 0, "maximum": 5}}
+    for name in ("RankRequest", "SlateRequest"):
+        asked = schemas[name]["properties"]
+        asked["omega"] = {"type": "object", "properties": omega, "additionalProperties": False}
+        asked["user"] = {"type": "object", "properties": {"age": asked["user"]["anyOf"][0]["additionalProperties"]}}
+        asked["user"]["additionalProperties"] = False
+        asked["history"] = {"type": "array", "items": {"type": "string", "maxLength": 4000}}
+        del asked["prefix"]
+    candidate = schemas["Candidate"]
+    candidate["properties"]["item_id"] = {"enum": [f"i{number}" for number in range(40)]}
+    del candidate["properties"]["item"], candidate["properties"]["text"]
+    candidate["required"] = ["item_id"]
+    return description
+
+
+@pytest.mark.parametrize("path", ["/rank", "/score"])
+@pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=["good", "broken"])
+def test_generated_requests(live: Any, path: str, mode: schemathesis.GenerationMode) -> None:
+    refused = f'equipoise_requests_total{{route="{path}",status="422"}}'
+    before = live.counted(refused)
+    fuzz(live, live.client.get("/openapi.json").json(), path, mode, CHECKS)
+    assert live.counted(refused) > before + 20
+
+
+@pytest.mark.parametrize("path", ["/rank", "/score"])
+def test_every_fitting_request_is_accepted(live: Any, path: str) -> None:
+    answered = f'equipoise_requests_total{{route="{path}",status="200"}}'
+    before = live.counted(answered)
+    fuzz(live, fitting(live.client.get("/openapi.json").json()), path, POSITIVE, [*CHECKS, positive_data_acceptance])
+    assert live.counted(answered) > before + 40

@@ -1,0 +1,42 @@
+"""Requests that mean no good: each gets a clear 4xx, and the server answers the next one as ever."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from benchmarks.serving_hostile import CASES, MAX_BODY_KB, MAX_CANDIDATES, exchange
+
+
+@pytest.fixture(scope="module")
+def live(start_servers: Any) -> Any:
+    """One server for all of them: they must not spoil it for each other."""
+    return start_servers(max_body_kb=MAX_BODY_KB, max_candidates=MAX_CANDIDATES, head_seconds=1.0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_refused_with_a_sentence(live: Any, name: str) -> None:
+    case = CASES[name]
+    before = sum(live.recommender.passes)
+    found = exchange(live.host, live.port, case.sent)
+    assert sum(live.recommender.passes) == before, "it reached the model"
+    if 499 not in case.status:
+        status = int(found.split()[1])
+        assert status in case.status, found
+        body = json.loads(found.partition(b"\r\n\r\n")[2])
+        assert set(body) == {"error", "where"}
+        assert case.words.replace("\\", "") in body["error"], body
+        assert b"application/json" in found
+    assert live.alive()
+
+
+def test_none_of_them_was_a_5xx(live: Any) -> None:
+    for case in CASES.values():
+        exchange(live.host, live.port, case.sent)
+    assert len(CASES) >= 30
+    assert live.alive()
+    text = live.client.get("/metrics").text
+    assert not re.findall(r'equipoise_requests_total\{[^}]*status="5\d\d"\}', text)
+    answered = re.findall(r'equipoise_requests_total\{[^}]*status="4\d\d"\} (\d+)', text)
+    assert sum(map(int, answered)) >= 30
