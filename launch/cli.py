@@ -154,6 +154,7 @@ def serve(
     batching: Annotated[bool, typer.Option(help="Let waiting requests pass the model together.")] = True,
     batch_candidates: Annotated[int, typer.Option(help="Candidates of a pass of the model.")] = 256,
     batch_wait_ms: Annotated[float, typer.Option(help="How long a pass waits for further requests.")] = 0.0,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
 ) -> None:
     """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
     from launch.serve import run as serve_run
@@ -170,7 +171,7 @@ def serve(
         batch_candidates=batch_candidates,
         batch_wait_ms=batch_wait_ms,
     )
-    serve_run(export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file)
+    serve_run(export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file, device=device)
 
 
 @app.command()

@@ -25,6 +25,7 @@ def run(
     cache_mb: int = 256,
     token_env: str | None = None,
     token_file: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Serve an export until SIGTERM or Ctrl-C.
 
@@ -34,6 +35,7 @@ def run(
         cache_mb: MiB that prefixes of returning shoppers may take; 0 keeps none.
         token_env: name of an environment variable that holds the bearer token.
         token_file: file that holds it.
+        device: of the model, by torch's name.
 
     Raises:
         UserError: `export` is none, an option makes no sense, or the address is taken.
@@ -43,7 +45,7 @@ def run(
     listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
     console = Console(highlight=False, soft_wrap=True)
     with console.status(f"loading {export}"):
-        recommender = Recommender.load(export, cache_mb=cache_mb)
+        recommender = Recommender.load(export, device=device, cache_mb=cache_mb)
         warm_up(recommender)
     listener = listen(options.host, options.port)
     app = create_app(recommender, options)
