@@ -40,7 +40,7 @@ class Plan:
     shoppers: int = 40
 
 
-WHOLE, QUICK = Plan(8.0, 3), Plan(2.0, 2)
+WHOLE, QUICK = Plan(8.0, 3), Plan(1.5, 1, shoppers=12)
 
 
 class Measurements:
