@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from configs.schema import RunConfig
 from data.slate_set import SlateSet
+from train.validation import spread_rows
 
 ITEMS = "items.parquet"
 EXAMPLES = "examples.jsonl"
@@ -28,8 +28,7 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     columns = [name for name in ("item_id", "text", "title") if name in items.column_names]
     pq.write_table(items.select(columns), folder / ITEMS, compression="zstd")
     ids = items.column("item_id").to_pylist()
-    rows = np.unique(np.linspace(0, len(slates) - 1, min(MOST_EXAMPLES, len(slates))).astype(int)).tolist()
-    examples = [_example(slates.rows[row], ids) for row in rows]
+    examples = [_example(slates.rows[row], ids) for row in spread_rows(len(slates), MOST_EXAMPLES)]
     lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
     (folder / EXAMPLES).write_text("".join(lines), "utf-8")
     return {
@@ -61,6 +60,5 @@ def _places(click: list[int]) -> list[int]:
         return list(range(len(click)))
     clicked = [place for place, label in enumerate(click) if label][:EXAMPLE_CANDIDATES]
     others = [place for place, label in enumerate(click) if not label]
-    room = min(EXAMPLE_CANDIDATES - len(clicked), len(others))
-    spread = np.linspace(0, len(others) - 1, room).astype(int).tolist()
+    spread = spread_rows(len(others), EXAMPLE_CANDIDATES - len(clicked))
     return sorted([*clicked, *(others[place] for place in spread)])

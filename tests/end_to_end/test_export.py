@@ -24,19 +24,11 @@ from tests.export_run import (
     LISTWISE,
     PROMPT,
     TOKENIZER,
-    write_prepared,
     write_run,
     write_tiny_run,
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "prepared"
-    write_prepared(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

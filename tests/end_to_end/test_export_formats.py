@@ -20,7 +20,7 @@ from launch.cli import app
 from launch.export import run as export
 from launch.export_formats import Formats
 from modeling.export.verify import run_check
-from tests.export_run import LISTWISE, write_prepared, write_tiny_run
+from tests.export_run import LISTWISE, write_tiny_run
 
 pytestmark = pytest.mark.slow
 
@@ -33,13 +33,6 @@ KINDS = {
     "bert-candidates": Formats(onnx=True, int8=True),
     "llama-candidates": Formats(),
 }
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "prepared"
-    write_prepared(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
