@@ -2,10 +2,11 @@
 
     python -m benchmarks.serving [--quick] --json FILE [--export FOLDER]
 
-Without --export: MiniLM with random adapters of two pointwise and two list-wise objectives, random items of about 17
-tokens, shoppers of 100 tokens. The clients run in another process on the same cores as the server, so part of these
-is theirs. Servers of all variants stand ready at once and are loaded in turns, so that whatever else the machine does
-hits all of them alike. Shoppers return: their prefixes fit the cache and have been seen before measuring begins.
+Without --export: MiniLM cut as the demo cuts it, with random adapters of two pointwise and two list-wise objectives,
+random items of about 17 tokens, shoppers of 100 tokens. The clients run in another process on the same cores as the
+server, so part of these is theirs. Servers of all variants stand ready at once and are loaded in turns, so that
+whatever else the machine does hits all of them alike. Shoppers return: their prefixes fit the cache and have been seen
+before measuring begins.
 """
 
 import argparse

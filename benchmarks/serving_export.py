@@ -23,9 +23,10 @@ LONGEST_PREFIX = 256
 
 @dataclass(frozen=True)
 class Size:
-    """Backbone (a name of `workload.BACKBONES`) and number of items."""
+    """Backbone (a name of `workload.BACKBONES`), its split, and number of items."""
 
     backbone: str = "minilm"
+    split: int = 5  # where the demo cuts it
     items: int = 2_000
 
 
@@ -80,7 +81,8 @@ def _plain(value: Any) -> Any:
 def make_export(folder: Path, size: Size) -> Path:
     """Tables, prepared data, a run with random adapters and its checked export, all below `folder`."""
     shape = dict(BACKBONES[size.backbone])
-    split = shape.pop("split")
+    split = size.split
+    shape.pop("split")
     if "path" in shape:
         backbone = {"path": shape["path"], "split": split}
     else:

@@ -5,6 +5,7 @@ M slots of the longest slate, H hidden size.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from modeling.adapters import adapter_of, inject_adapters
 from modeling.attention.prefix_split import Kept
 from modeling.backbone import SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
+from modeling.common_projections import CommonProjections
 from modeling.compiled import compile_layers
 from modeling.heads import PointHead, SlateHead
 from modeling.joined import Joined
@@ -40,6 +42,7 @@ class SlateModel(nn.Module):
     Attributes:
         chunk_tokens: without gradients, at most so many candidate tokens pass at once; None: all of a batch.
         computed_tokens: token places that the linear layers computed in the last forward, padding included.
+        projections: what towers share in the first upper layer; None where that layer is compiled as it stands.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class SlateModel(nn.Module):
         self.candidates_only = candidates_only
         self.chunk_tokens: int | None = None
         self.computed_tokens = 0
+        self.projections: CommonProjections | None = None
         self.heads = nn.ModuleDict({name: PointHead(hidden, outputs) for name, outputs in pointwise.items()})
         self.heads.update({name: SlateHead(hidden) for name in listwise})
         self.boundary = Boundary()
@@ -213,8 +217,9 @@ class SlateModel(nn.Module):
         pooled: dict[str, list[torch.Tensor]] = {name: [] for name in self.objectives}
         for layout in way.layout.chunks(most_tokens):
             z = way.encode_candidates(layout)
-            for name in self.objectives:
-                pooled[name].append(way.candidates(name, z, keys[name], layout))
+            with self.projections.of(z) if self.projections else nullcontext():
+                for name in self.objectives:
+                    pooled[name].append(way.candidates(name, z, keys[name], layout))
         self._embedded = None
         outputs: dict[str, torch.Tensor] = {}
         for name in self.objectives:
@@ -251,4 +256,6 @@ def build_model(
             compile_layers(layers)
         cut = SplitBackbone(base, split, backbone.pooling)
         candidates_only = lora.scope == "candidates"
-        return SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only)
+        model = SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only)
+        model.projections = None if backbone.compile else CommonProjections(cut.upper[0])
+        return model

@@ -17,6 +17,7 @@ from configs.errors import UserError
 from configs.schema import HistoryConfig, PromptConfig
 from data.tokens import SlateTokenizer
 from modeling.export.load import load_export, read_serving_record
+from modeling.folded import fold_shared
 from modeling.prefix_cache import PrefixCache
 from serving.batch_scorer import BatchScorer
 from serving.export_tokens import read_tokenizer
@@ -89,6 +90,7 @@ class Recommender:
         known = read_items(folder / record["catalogue"]["items"])
         examples = _read_examples(folder / record["catalogue"]["examples"])
         model = load_export(folder, record)
+        fold_shared(model)
         try:
             model = model.to(torch.device(device))
         except (RuntimeError, AssertionError) as error:

@@ -10,7 +10,7 @@ from benchmarks.serving_export import Size, make_export
 
 @pytest.mark.slow
 def test_it_measures_what_it_names(tmp_path: Path) -> None:
-    size = Size(backbone="tiny", items=60)
+    size = Size(backbone="tiny", split=2, items=60)
     plan = Plan(0.3, 1, clients=(1, 4), slates=(5,), prefix=40, long_prefix=120, shoppers=6)
     figures = {entry["name"]: entry["value"] for entry in measure(plan, make_export(tmp_path / "made", size))}
     for cell in ("c1_m5", "c4_m5"):

@@ -14,6 +14,7 @@ from configs.errors import UserError
 from configs.schema import BackboneConfig, LoraConfig, RunConfig
 from data.batches import SlateBatch, build_batch
 from modeling.adapters import lora_layers, target_modules
+from modeling.folded import fold_shared
 from modeling.model import SlateModel, build_model
 from modeling.packed_size import packed_bytes
 from modeling.quantized import compute_in, packed_layers
@@ -124,6 +125,13 @@ def test_adapters_are_put_on_packed_layers(saved_llama: str) -> None:
     assert {p.dtype for p in trainable(model).values()} == {torch.float32}
     frozen = [p for p in model.parameters() if not p.requires_grad]
     assert sum(full_size(p) for p in frozen) == sum(p.numel() for p in full.parameters())
+
+
+def test_the_shared_adapter_stays_apart_from_packed_weights(saved_llama: str) -> None:
+    model = packed_model(saved_llama)
+    before = len(lora_layers(model))
+    assert fold_shared(model) == 0
+    assert len(lora_layers(model)) == before
 
 
 @pytest.mark.slow
