@@ -67,11 +67,17 @@ def naive_ndcg(request, score, gain, cutoff) -> float:
     values = []
     for number in np.unique(request):
         mine = np.flatnonzero(request == number)
-        order = sorted(mine, key=lambda row: -score[row])  # stable
-        discounts = [1 / math.log2(place + 2) for place in range(len(mine))][:cutoff]
-        ideal = sum(g * d for g, d in zip(sorted(gain[mine], reverse=True), discounts, strict=False))
+        order = sorted(mine, key=lambda row: -score[row])
+        discounts = [
+            1 / math.log2(place + 2) if cutoff is None or place < cutoff else 0.0 for place in range(len(mine))
+        ]
+        ideal = sum(g * d for g, d in zip(sorted(gain[mine], reverse=True), discounts, strict=True))
+        found = 0.0
+        for _, tied in itertools.groupby(zip(order, discounts, strict=True), key=lambda pair: score[pair[0]]):
+            rows, shared = zip(*tied, strict=True)
+            found += sum(gain[list(rows)]) * sum(shared) / len(shared)
         if ideal > 0:
-            values.append(sum(gain[row] * d for row, d in zip(order, discounts, strict=False)) / ideal)
+            values.append(found / ideal)
     return float(np.mean(values)) if values else math.nan
 
 
@@ -97,17 +103,28 @@ def test_ndcg_is_the_naive_one(rows, cutoff):
 
 
 @pytest.mark.parametrize("cutoff", [1, 5, 20])
-def test_ndcg_is_that_of_sklearn_without_ties(cutoff):
+@pytest.mark.parametrize("decimals", [8, 1, 0])  # few decimals: many ties, which share their discounts
+def test_ndcg_is_that_of_sklearn(cutoff, decimals):
     generator = np.random.default_rng(3)
     score, gain = generator.random((50, 20)), generator.choice([0.0, 1.0, 3.0], (50, 20), p=[0.5, 0.3, 0.2])
+    score = score.round(decimals)
     ranking = rank_requests(np.repeat(np.arange(50), 20), score.ravel())
     assert ndcg(ranking, gain.ravel(), cutoff) == pytest.approx(ndcg_score(gain, score, k=cutoff))
 
 
 def test_ties_keep_the_order_of_rows_and_nan_is_last():
-    ranking = rank_requests(np.array([1, 1, 1, 1]), np.array([0.5, math.nan, 0.7, 0.5]))
-    assert ranking.row.tolist() == [2, 0, 3, 1]
-    assert ranking.rank.tolist() == [0, 1, 2, 3]
+    ranking = rank_requests(np.array([1, 1, 1, 1, 0]), np.array([0.5, math.nan, 0.7, 0.5, 0.5]))
+    assert ranking.row.tolist() == [4, 2, 0, 3, 1]
+    assert ranking.rank.tolist() == [0, 0, 1, 2, 3]
+    assert ranking.tie.tolist() == [0, 1, 2, 2, 3]
+
+
+def test_the_order_of_tied_rows_does_not_count():
+    gain = np.array([3.0, 1.0, 0.0, 0.0])
+    found = [
+        ndcg(rank_requests(np.zeros(4, int), np.zeros(4)), gain[order], 2) for order in ([0, 1, 2, 3], [3, 2, 1, 0])
+    ]
+    assert found == pytest.approx([(1 + 1 / math.log2(3)) / (3 + 1 / math.log2(3))] * 2)
 
 
 @given(lists(), st.integers(-1000, 1000))

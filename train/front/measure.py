@@ -61,6 +61,20 @@ class Measurement:
         return all(not (low > 0 or high < 0) for low, high in intervals)
 
 
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """One ranking of every request.
+
+    Attributes:
+        top_RK: rows of the best candidates, int64; unfilled places hold the request's first.
+        rows_RW, discount_RW: rows that earn a discounted gain, and its discount, which equal scores share.
+    """
+
+    top_RK: np.ndarray
+    rows_RW: np.ndarray
+    discount_RW: np.ndarray
+
+
 class Measure:
     """Measures trade-offs on one table; what does not depend on the trade-off is prepared once.
 
@@ -113,7 +127,7 @@ class Measure:
         click, both = self.table.click.astype(np.float64), self.table.clicked_conversion.astype(np.float64)
         gain = dict(zip(NDCG_GAINS, (gains(self.table.click, self.table.conversion), click, both), strict=True))
         self.gain_N = {axis: values for axis, values in gain.items() if axis in self.axes}
-        self.ideal_R = {axis: self._sum(self._top(values), values) for axis, values in self.gain_N.items()}
+        self.ideal_R = {axis: self._discounted(self._ranked(values), values) for axis, values in self.gain_N.items()}
         if "value" in self.axes:
             assert measured.value_field is not None
             self.earned_N = both * positive_field(self.table, measured.value_field)
@@ -133,15 +147,15 @@ class Measure:
 
     def _measure(self, utility_N: np.ndarray) -> np.ndarray:
         """All axes of one ranking, float64 (A, 1 + B): the value, then the resamples."""
-        top_RK = self._top(utility_N)
-        return np.stack([self._axis(axis, top_RK) for axis in self.axes])
+        ranked = self._ranked(utility_N)
+        return np.stack([self._axis(axis, ranked) for axis in self.axes])
 
-    def _axis(self, axis: str, top_RK: np.ndarray) -> np.ndarray:
+    def _axis(self, axis: str, ranked: "_Ranked") -> np.ndarray:
+        top_RK = ranked.top_RK
         if axis in NDCG_GAINS:
             ideal_R = self.ideal_R[axis]
-            reached_R = np.divide(
-                self._sum(top_RK, self.gain_N[axis]), ideal_R, out=np.zeros(self.requests), where=ideal_R > 0
-            )
+            found_R = self._discounted(ranked, self.gain_N[axis])
+            reached_R = np.divide(found_R, ideal_R, out=np.zeros(self.requests), where=ideal_R > 0)
             return self._mean(reached_R, ideal_R > 0)
         if axis == "ild":
             return self._diversity(top_RK)
@@ -157,21 +171,30 @@ class Measure:
         earned_R = (self.earned_N[top_RK] * self.filled_RK).sum(axis=1)
         return self._mean(earned_R, np.ones(self.requests, bool))
 
-    def _top(self, score_N: np.ndarray) -> np.ndarray:
-        """The rows of the best K candidates of every request, int64 (R, K); unfilled places hold the request's first.
-
-        Ties keep the order of rows, NaN is last.
-        """
+    def _ranked(self, score_N: np.ndarray) -> "_Ranked":
+        """The best candidates of every request; ties keep the order of rows but share their discounts, NaN is last."""
         score_RC = np.full((self.requests, int(self.sizes_R.max())), np.inf)
         score_RC[self.cell] = -score_N
         # A NaN sorts after the padding: it must not lose its place to a row of the next request.
         score_RC[np.isnan(score_RC)] = np.finfo(np.float64).max
-        order_RK = np.argsort(score_RC, axis=1, kind="stable")[:, : len(self.discount_K)]
-        return np.where(self.filled_RK, self.starts_R[:, None] + order_RK, self.starts_R[:, None])
+        order_RC, width = np.argsort(score_RC, axis=1, kind="stable"), len(self.discount_K)
+        sorted_RC = np.take_along_axis(score_RC, order_RC, axis=1)
+        filled_RC = np.arange(order_RC.shape[1])[None] < self.sizes_R[:, None]
+        rows_RC = np.where(filled_RC, self.starts_R[:, None] + order_RC, self.starts_R[:, None])
+        same_RC = (sorted_RC[:, 1:] == sorted_RC[:, :-1]) & filled_RC[:, 1:]
+        top_RK = rows_RC[:, :width]
+        if not same_RC[:, :width].any():  # the usual case, and many times cheaper
+            return _Ranked(top_RK, top_RK, self.filled_RK * self.discount_K)
+        discount_RC = np.zeros(sorted_RC.shape)
+        discount_RC[:, :width] = self.filled_RK * self.discount_K
+        tie_RC = np.cumsum(np.c_[np.ones(self.requests, bool), ~same_RC]).reshape(sorted_RC.shape) - 1
+        shared = np.bincount(tie_RC.ravel(), discount_RC.ravel()) / np.bincount(tie_RC.ravel())
+        return _Ranked(top_RK, rows_RC, np.where(filled_RC, shared[tie_RC], 0.0))
 
-    def _sum(self, top_RK: np.ndarray, gain_N: np.ndarray) -> np.ndarray:
+    @staticmethod
+    def _discounted(ranked: "_Ranked", gain_N: np.ndarray) -> np.ndarray:
         """Discounted gain of every request, float64 (R,)."""
-        return (gain_N[top_RK] * self.filled_RK) @ self.discount_K
+        return (gain_N[ranked.rows_RW] * ranked.discount_RW).sum(axis=1)
 
     def _mean(self, values_R: np.ndarray, kept_R: np.ndarray) -> np.ndarray:
         """The mean over the kept requests, float64 (1 + B,); NaN where a resample has none."""

@@ -19,12 +19,14 @@ class Ranking:
         row: row number in the table, int64 (N,).
         segment: number of the request from 0, int64 (N,).
         rank: place in the request, 0 is best, int64 (N,).
+        tie: number of the run of equal scores that the place belongs to, from 0, int64 (N,).
         requests: number of requests R.
     """
 
     row: np.ndarray
     segment: np.ndarray
     rank: np.ndarray
+    tie: np.ndarray
     requests: int
 
     def top(self, cutoff: int | None) -> np.ndarray:
@@ -40,11 +42,13 @@ def rank_requests(request: np.ndarray, score: np.ndarray) -> Ranking:
         score: utility or any other score, (N,).
     """
     numbers, segment = np.unique(request, return_inverse=True)
-    row = np.lexsort((-np.asarray(score, np.float64), segment))
-    segment = segment[row]
+    score = np.asarray(score, np.float64)
+    row = np.lexsort((-score, segment))
+    segment, score = segment[row], np.nan_to_num(score[row], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     sizes = np.bincount(segment, minlength=len(numbers))
     rank = np.arange(len(row)) - (np.cumsum(sizes) - sizes)[segment]
-    return Ranking(row, segment, rank, len(numbers))
+    tie = np.cumsum((rank == 0) | (score != np.roll(score, 1))) - 1
+    return Ranking(row, segment, rank, tie, len(numbers))
 
 
 def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
@@ -55,7 +59,8 @@ def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
 def ndcg(ranking: Ranking, gain: np.ndarray, cutoff: int | None = None) -> float:
     """Mean NDCG@k with the discount 1/log2(place + 1) (Järvelin & Kekäläinen 2002; gains of Burges et al. 2005).
 
-    Requests without any gain are left out; NaN where none is left.
+    Equal scores share the discounts of their places (McSherry & Najork 2008), so that the order of the rows, which may
+    tell something, never counts. Requests without any gain are left out; NaN where none is left.
 
     Args:
         ranking: of N rows.
@@ -63,8 +68,9 @@ def ndcg(ranking: Ranking, gain: np.ndarray, cutoff: int | None = None) -> float
         cutoff: k, or None for the whole list.
     """
     discount = np.where(ranking.top(cutoff), 1 / np.log2(ranking.rank + 2), 0.0)
+    shared = (np.bincount(ranking.tie, discount) / np.bincount(ranking.tie))[ranking.tie]
     best = np.lexsort((-gain[ranking.row], ranking.segment))
-    dcg = np.bincount(ranking.segment, gain[ranking.row] * discount, ranking.requests)
+    dcg = np.bincount(ranking.segment, gain[ranking.row] * shared, ranking.requests)
     ideal = np.bincount(ranking.segment, gain[ranking.row][best] * discount, ranking.requests)
     kept = ideal > 0
     return float((dcg[kept] / ideal[kept]).mean()) if kept.any() else float("nan")

@@ -101,7 +101,7 @@ def test_requests_of_one_candidate_and_a_nan_score(random_table):
     measure = Measure(table, Measured(2), 0, 0)
     score = np.arange(len(table), dtype=float)
     score[0] = np.nan
-    top = measure._top(score)
+    top = measure._ranked(score).top_RK
     ranking = rank_requests(table.request, score)
     for request in range(5):
         expected = ranking.row[(ranking.segment == request) & (ranking.rank < 2)]
@@ -140,7 +140,7 @@ def test_the_best_omega_of_a_built_table_is_found():
     groups = Measure(table, Measured(2, provider_attribute="provider"), 0, 0)
     assert groups.axes == ("ndcg", "ndcg_click", "exposure_ratio")
     shown = Measure(table, Measured(1, provider_attribute="provider"), 0, 0)
-    top = [shown._top(Utilities(table)(TradeOff({"fairness": w})))[:, 0] % 3 for w in (0.9, 1.0)]
+    top = [shown._ranked(Utilities(table)(TradeOff({"fairness": w}))).top_RK[:, 0] % 3 for w in (0.9, 1.0)]
     assert set(top[0]) == {0} and (top[1] == np.arange(40) % 2).all()
     two = dataclasses.replace(
         table, items={"provider": np.array(["A", "B", "A"])}
