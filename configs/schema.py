@@ -28,13 +28,18 @@ class TablesConfig(Section):
 
 
 class SplitConfig(Section):
-    """How requests are split in time: by a column of `impressions`, by two dates, or by shares of the latest ones."""
+    """How requests are split in time: by a column of `impressions`, by two dates, or by shares of the latest ones.
+
+    `holdout_users`: that share of all users is kept out of train and valid, so that their test requests are of new
+    shoppers.
+    """
 
     column: str | None = None
     valid_from: datetime | None = None
     test_from: datetime | None = None
     valid_share: Share = 0.1
     test_share: Share = 0.2
+    holdout_users: Share = 0.0
 
     @model_validator(mode="after")
     def _one_way(self) -> "SplitConfig":
@@ -280,13 +285,19 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance."""
+    """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance.
+
+    `behaviour` names the prompt's fields that only a shopper with a past has, `profile` those that a new one may have
+    told; `equipoise newcomers` blanks them.
+    """
 
     omegas: list[dict[str, float]] | None = None
     cutoffs: list[PositiveInt] = Field(default_factory=lambda: [5, 10])
     max_requests: PositiveInt | None = None
     max_tokens: PositiveInt = 16_384
     field_baselines: list[str] = Field(default_factory=list)
+    behaviour: list[str] = Field(default_factory=list)
+    profile: list[str] = Field(default_factory=list)
 
 
 class WandbConfig(Section):

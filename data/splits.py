@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from configs.errors import UserError
 from configs.schema import SplitConfig
+from data.held_out import drop_held_out
 from data.manifest import SPLITS
 from data.tables import Tables, literal, one, quote
 
@@ -13,7 +14,8 @@ def split_column(tables: Tables, config: SplitConfig) -> str | None:
 
     A source that brings its own split is followed unless the config asks for another one.
     """
-    asked = config.model_dump() != SplitConfig().model_dump()
+    who = {"holdout_users"}  # says nothing of when
+    asked = config.model_dump(exclude=who) != SplitConfig().model_dump(exclude=who)
     return config.column if asked else tables.split_column
 
 
@@ -26,6 +28,7 @@ def write_splits(tables: Tables, config: SplitConfig) -> None:
         _by_dates(tables, _utc(config.valid_from), _utc(config.test_from))
     else:
         _by_dates(tables, *_dates_of_shares(tables, config))
+    drop_held_out(tables, config.holdout_users)
     present = {row[0] for row in tables.con.execute("SELECT DISTINCT split FROM requests").fetchall()}
     for number, name in enumerate(SPLITS):
         if number not in present:
@@ -33,6 +36,8 @@ def write_splits(tables: Tables, config: SplitConfig) -> None:
 
 
 def _way_out(config: SplitConfig, column: str | None) -> str:
+    if config.holdout_users > 0.5:
+        return "lower data.split.holdout_users"
     if column:
         return f"column '{column}' must hold train, valid and test"
     if config.valid_from:

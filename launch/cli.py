@@ -101,6 +101,18 @@ def evaluate(
 
 
 @app.command()
+def newcomers(
+    run: RunArgument,
+    requests: Annotated[int | None, typer.Option(help="Most requests per group; default: max_requests.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
+) -> None:
+    """Measure shoppers unseen in training beside the known ones: as told, with their profile only, with nothing."""
+    from launch.newcomers import run as newcomers_run
+
+    newcomers_run(run, requests, overrides or [])
+
+
+@app.command()
 def score(
     run: RunArgument,
     requests: Annotated[Path, typer.Argument(help="Parquet file of requests, or a folder.", metavar="REQUESTS")],

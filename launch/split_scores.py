@@ -76,13 +76,21 @@ class SplitScores:
         path, first = self.path(split), self.world.rank == 0
         if self.world.gather(reuse and first and read_origin(path) == origin)[0]:
             return ScoreTable.load(path) if first else None
+        table = self.score_rows(data.slates, rows, f"scoring {split}")
+        if table is not None:
+            table.save(path, origin)
+        return table
+
+    def score_rows(self, slates: SlateSet, rows: Sequence[int], title: str) -> ScoreTable | None:
+        """The score table of some slates, written nowhere; None on all processes but the first."""
+        first = self.world.rank == 0
         console = Console(quiet=not first)
         model = self.model
         with memory_advice(self.config, "scoring"), Progress(console=console) as bar:
-            task = bar.add_task(f"scoring {split}", total=len(rows))
+            task = bar.add_task(title, total=len(rows))
             scores = score_slates(
                 model,
-                data.slates,
+                slates,
                 rows,
                 max_tokens=self.config.evaluate.max_tokens,
                 max_row=self.config.tokens.max_row,
@@ -90,11 +98,7 @@ class SplitScores:
                 world=self.world,
                 progress=lambda count: bar.advance(task, count),
             )
-        if not first:
-            return None
-        table = score_table(self.config, self.objectives, data.slates, rows, scores)
-        table.save(path, origin)
-        return table
+        return score_table(self.config, self.objectives, slates, rows, scores) if first else None
 
     def origin(self, split: str, rows: Sequence[int]) -> dict[str, Any]:
         """What determines the score table of some rows of a split: equal origins, equal tables."""
