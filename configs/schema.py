@@ -86,7 +86,11 @@ class PromptConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the tables come from, how they are cut into slates, and where the prepared slates lie."""
+    """Where the tables come from, how they are cut into slates, and where the prepared slates lie.
+
+    `behaviour` names the prompt's fields that only a shopper with a past has, `profile` those that a new one may have
+    told: what `equipoise newcomers` and `train.forget` leave out, with the history.
+    """
 
     folder: Path
     source: Literal["tables", "complete_journey"] = "tables"
@@ -97,6 +101,8 @@ class DataConfig(Section):
     max_candidates: Annotated[int, Field(ge=2)] = 512
     fields: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
+    behaviour: list[str] = Field(default_factory=list)
+    profile: list[str] = Field(default_factory=list)
     shard_requests: PositiveInt = 20_000
     memory_limit: str = "4GB"
 
@@ -250,7 +256,8 @@ class TrainConfig(Section):
     """The training loop.
 
     A batch is counted in tokens per process and micro-batch (`max_tokens`, 8192 where nothing is set), or in slates
-    (`batch_size`); one of the two is null.
+    (`batch_size`); one of the two is null. `forget`: that share of slates is told as of a stranger, without history,
+    `data.behaviour` and `data.profile`, so that the model knows what to do with a new shopper.
     """
 
     epochs: PositiveFloat = 1.0
@@ -259,6 +266,7 @@ class TrainConfig(Section):
     max_tokens: PositiveInt | None = None
     accumulate: PositiveInt = 1
     negatives: PositiveInt | None = 16
+    forget: Share = 0.0
     lr: PositiveFloat = 1e-3
     head_lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -285,19 +293,13 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance.
-
-    `behaviour` names the prompt's fields that only a shopper with a past has, `profile` those that a new one may have
-    told; `equipoise newcomers` blanks them.
-    """
+    """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance."""
 
     omegas: list[dict[str, float]] | None = None
     cutoffs: list[PositiveInt] = Field(default_factory=lambda: [5, 10])
     max_requests: PositiveInt | None = None
     max_tokens: PositiveInt = 16_384
     field_baselines: list[str] = Field(default_factory=list)
-    behaviour: list[str] = Field(default_factory=list)
-    profile: list[str] = Field(default_factory=list)
 
 
 class WandbConfig(Section):

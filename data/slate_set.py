@@ -18,6 +18,9 @@ from data.shard_files import count_slates
 from data.token_budget import BudgetOrder
 from data.token_cache import SplitTokens, TokenCache
 
+_FORGETTING = 3
+"""Keeps these draws apart from others of the same seed, epoch and row."""
+
 
 class ItemTable:
     """The items of a prepared folder: texts and attributes by item_index; a column is read when it is asked for."""
@@ -148,7 +151,12 @@ class SlateSet:
 
 
 class TrainBatches(Dataset):
-    """Global micro-batch number → this process's `SlateBatch`: a plain function, so that any worker may ask."""
+    """Global micro-batch number → this process's `SlateBatch`: a plain function, so that any worker may ask.
+
+    Args:
+        strangers: the same slates, told as of shoppers of whom nothing is known.
+        forget: share of the slates that are taken from there, drawn anew in every epoch.
+    """
 
     def __init__(
         self,
@@ -157,13 +165,23 @@ class TrainBatches(Dataset):
         negatives: int | None,
         max_row: int,
         attributes: dict[str, np.ndarray],
+        strangers: SlateSet | None = None,
+        forget: float = 0.0,
     ) -> None:
         self.slates, self.order = slates, order
         self.negatives, self.max_row, self.attributes = negatives, max_row, attributes
+        self.strangers, self.forget = strangers, forget
+
+    def _source(self, row: int, epoch: int) -> SlateSet:
+        if self.strangers is None:
+            return self.slates
+        draw = np.random.default_rng([self.order.seed, epoch, row, _FORGETTING]).random()
+        return self.strangers if draw < self.forget else self.slates
 
     def __getitem__(self, number: int) -> SlateBatch:
         epoch, rows = self.order.batch(number)
-        slates = [self.slates.slate(row, self.negatives, self.order.seed, epoch) for row in rows]
+        seed = self.order.seed
+        slates = [self._source(int(row), epoch).slate(row, self.negatives, seed, epoch) for row in rows]
         return build_batch(slates, self.max_row, self.slates.pad_id, self.attributes)
 
 

@@ -4,7 +4,7 @@ The same requests of new shoppers are scored three times: as they were told, wit
 behaviour), and with nothing at all. Nothing is trained again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.load import read_run_config
 from configs.schema import DataConfig, RunConfig
-from data.blanked import blanked
-from data.manifest import FILE_NAME, Manifest
-from data.prompts import piece_fields
+from data.blanked import is_prepared, nothing_told, profile_only
 from data.slates import prepare
 from launch.evaluate import measure, train_counts
 from launch.split_scores import SplitScores
@@ -35,36 +33,19 @@ FILE = "newcomers_test.json"
 
 @dataclass(frozen=True)
 class Group:
-    """Requests to measure: of known or new shoppers, as the data tell them or with some fields blanked."""
+    """Requests to measure: of known or new shoppers, told as `words` makes it."""
 
     name: str
     new: bool
-    blank: tuple[str, ...] | None = None
-    folder: str = ""
+    words: Callable[[DataConfig], DataConfig] = lambda data: data
 
 
-def groups(config: RunConfig) -> list[Group]:
-    """What can be measured of this run.
-
-    Raises:
-        UserError: evaluate.behaviour or evaluate.profile names a field that no prompt reads.
-    """
-    told = config.data.prompt
-    read = {*piece_fields(told.prefix), *piece_fields(told.context)}
-    for setting, names in (("behaviour", config.evaluate.behaviour), ("profile", config.evaluate.profile)):
-        for name in names:
-            if name not in read:
-                raise UserError(
-                    f"evaluate.{setting} names '{name}', which neither data.prompt.prefix nor data.prompt.context "
-                    "reads: drop it"
-                )
-    behaviour, profile = tuple(config.evaluate.behaviour), tuple(config.evaluate.profile)
-    return [
-        Group("known", new=False),
-        Group("new, as told", new=True),
-        Group("new, profile only", True, behaviour, "profile_only"),
-        Group("new, nothing told", True, behaviour + profile, "nothing"),
-    ]
+GROUPS = (
+    Group("known", new=False),
+    Group("new, as told", new=True),
+    Group("new, profile only", True, profile_only),
+    Group("new, nothing told", True, nothing_told),
+)
 
 
 def run(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[str, Any] | None:
@@ -77,7 +58,7 @@ def run(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[st
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
     console, found, model = Console(), {}, None
-    for group in groups(config):
+    for group in GROUPS:
         table, model = _scored(config, folder, group, counts, most, model)
         if table is not None:
             found[group.name] = _measured(config, table)
@@ -96,7 +77,10 @@ def run(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[st
 def _scored(
     config: RunConfig, run: Path, group: Group, counts: TrainCounts, most: int | None, model: SlateModel | None
 ) -> tuple[ScoreTable | None, SlateModel]:
-    mine = config.model_copy(update={"data": _data(config.data, group)})
+    told = group.words(config.data)
+    if told.folder != config.data.folder and not is_prepared(told, config.data):
+        prepare(told)
+    mine = config.model_copy(update={"data": told})
     scores = SplitScores(mine, run)
     if model is not None:
         scores.model = model  # the same adapters: only the words differ
@@ -108,29 +92,6 @@ def _scored(
         raise UserError(f"{mine.data.folder} has no test request of a {group.name.split(',')[0]} shopper: {way}")
     chosen = [rows[place] for place in spread_rows(len(rows), most)]
     return scores.score_rows(slates, chosen, group.name), scores.model
-
-
-def _data(data: DataConfig, group: Group) -> DataConfig:
-    """The data of a group; blanked ones are prepared beside the run's own, once."""
-    if group.blank is None:
-        return data
-    folder = data.folder.with_name(f"{data.folder.name}.{group.folder}")
-    told = blanked(data, group.blank, folder)
-    if not (folder / FILE_NAME).is_file() or not _is_of(Manifest.read(folder), told, data.folder):
-        prepare(told)
-    return told
-
-
-def _is_of(manifest: Manifest, data: DataConfig, origin: Path) -> bool:
-    """Whether a prepared folder holds what this config asks for, of the same requests as the run's own folder."""
-    own = Manifest.read(origin)
-    return (
-        manifest.prompt == data.prompt.model_dump(mode="json")
-        and manifest.history == data.history.model_dump(mode="json")
-        and (manifest.fields, manifest.user_groups) == (data.fields, data.user_groups)
-        and manifest.counts == own.counts
-        and manifest.hashes["items.parquet"] == own.hashes["items.parquet"]
-    )
 
 
 def _measured(config: RunConfig, table: ScoreTable) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from configs.schema import RunConfig
+from data.blanked import nothing_told
 from data.manifest import Manifest
 from data.slates import prepare
 
@@ -29,6 +30,11 @@ def run(config: RunConfig) -> None:
     from launch.token_cache import run as tokenize  # transformers loads only now
 
     tokenize(config)
+    if config.train.forget:
+        told = nothing_told(config.data)
+        out.print(f"train.forget: the same requests, as of strangers, in {told.folder}", highlight=False)
+        prepare(told)
+        tokenize(config.model_copy(update={"data": told}))
 
 
 def _counts(manifest: Manifest, title: str) -> Table:

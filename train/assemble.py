@@ -9,6 +9,7 @@ import numpy as np
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from data.blanked import is_prepared, nothing_told
 from data.manifest import Manifest
 from data.sampling import BatchOrder
 from data.slate_set import SlateSet, TrainBatches
@@ -20,6 +21,7 @@ from modeling.model import SlateModel, build_model
 from modeling.run_model import compute_as_trained
 from train.objectives.base import Objective
 from train.objectives.grouped import GroupedObjective
+from train.token_caches import find_tokens
 from train.world import World
 
 
@@ -110,7 +112,26 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         assert settings.max_tokens is not None, "the schema sets one of the two"
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
-    return TrainBatches(slates, order, settings.negatives, config.tokens.max_row, data.attributes)
+    strangers = _strangers(config, slates) if settings.forget else None
+    return TrainBatches(
+        slates, order, settings.negatives, config.tokens.max_row, data.attributes, strangers, settings.forget
+    )
+
+
+def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
+    """The train split told as of strangers, which `equipoise prepare` has made."""
+    told = nothing_told(config.data)
+    if not is_prepared(told, config.data):
+        raise UserError(
+            f"train.forget needs the same requests told as of strangers, but {told.folder} does not hold them: run "
+            "`equipoise prepare` with this config, or set train.forget=0"
+        )
+    theirs = SlateSet(told.folder, "train", find_tokens(config.model_copy(update={"data": told})))
+    if not np.array_equal(theirs.tokens.item, slates.tokens.item):
+        raise UserError(
+            f"{told.folder} holds other candidates than {config.data.folder}: run `equipoise prepare` again"
+        )
+    return theirs
 
 
 def assemble_model(

@@ -1,0 +1,136 @@
+"""New shoppers: measured beside the known ones, told ever less about; and slates told as of strangers in training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.random_run import write_random_run
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import RunConfig
+from data.blanked import nothing_told, profile_only
+from data.slates import prepare
+from launch.cli import main
+from launch.newcomers import run
+from launch.prepare import run as run_prepare
+from tests.tiny_run import run_settings, write_config
+from train.assemble import open_data, train_batches
+from train.objectives.registry import build_objectives
+from train.token_caches import find_tokens
+from train.world import World
+
+
+def settings_of(folder: Path, **data: Any) -> dict[str, Any]:
+    settings = run_settings(folder)
+    settings["data"] |= {"behaviour": ["seen_before"], "profile": ["age"], "split": {"holdout_users": 0.3}, **data}
+    settings["evaluate"] = {"cutoffs": [3]}
+    return settings
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    folder = tmp_path_factory.mktemp("newcomers")
+    config = load_config(write_config(settings_of(folder), folder / "config.yaml"))
+    prepare(config.data)
+    write_random_run(config)
+    return config
+
+
+def prefixes(folder: Path, split: str) -> list[str]:
+    return pq.read_table(folder / "slates" / f"{split}-00000.parquet").column("prefix").to_pylist()
+
+
+def test_what_a_new_shopper_has_no_words_for(trained: RunConfig) -> None:
+    told = profile_only(trained.data)
+    assert (told.prompt.prefix, told.prompt.context, told.history.max_events) == (["age {age}"], [], 0)
+    assert nothing_told(trained.data).prompt.prefix == []
+    assert nothing_told(trained.data).prompt.item == trained.data.prompt.item
+    wrong = trained.data.model_copy(update={"profile": ["shoe_size"]})
+    with pytest.raises(UserError, match="'shoe_size', which neither"):
+        nothing_told(wrong)
+
+
+def test_every_group_is_measured(trained: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    main_arguments = ["newcomers", str(trained.output)]
+    with pytest.raises(SystemExit) as ended:
+        main(main_arguments)
+    assert ended.value.code == 0
+    record = json.loads((trained.output / "newcomers_test.json").read_text())
+    groups = record["groups"]
+    assert list(groups) == ["known", "new, as told", "new, profile only", "new, nothing told"]
+    train = set(pq.read_table(trained.data.folder / "slates" / "train-00000.parquet").column("user_id").to_pylist())
+    test = pq.read_table(trained.data.folder / "slates" / "test-00000.parquet").column("user_id").to_pylist()
+    assert groups["known"]["requests"] == sum(user in train for user in test) > 0
+    new = {groups[name]["requests"] for name in list(groups)[1:]}
+    assert new == {sum(user not in train for user in test)} and min(new) > 0
+    assert len({groups[name]["clicks"] for name in list(groups)[1:]}) == 1  # the same requests each time
+    said = [groups[name]["pointwise"]["ctr"]["log_loss"] for name in list(groups)[1:]]
+    assert len(set(said)) == 3  # other words, other predictions
+    told = groups["new, as told"]["pointwise"]["ctr"]["gauc"]
+    assert record["gauc_ratio"] == pytest.approx(told / groups["known"]["pointwise"]["ctr"]["gauc"])
+    assert not (trained.output / "scores_test.parquet").exists()
+    assert "new, nothing told" in capsys.readouterr().out
+    nothing = nothing_told(trained.data).folder
+    assert set(prefixes(nothing, "test")) == {""}
+    made = (nothing / "manifest.json").stat().st_mtime_ns
+    run(trained.output, 2, [])
+    assert (nothing / "manifest.json").stat().st_mtime_ns == made  # once is enough
+    again = json.loads((trained.output / "newcomers_test.json").read_text())["groups"]
+    assert {group["requests"] for group in again.values()} == {2}
+
+
+def test_without_new_shoppers_it_says_so(tmp_path: Path) -> None:
+    few = {"valid_share": 0.02, "test_share": 0.05}
+    config = load_config(write_config(settings_of(tmp_path, split=few), tmp_path / "config.yaml"))
+    prepare(config.data)
+    write_random_run(config)
+    train = set(pq.read_table(config.data.folder / "slates" / "train-00000.parquet").column("user_id").to_pylist())
+    test = pq.read_table(config.data.folder / "slates" / "test-00000.parquet").column("user_id").to_pylist()
+    assert set(test) <= train
+    with pytest.raises(UserError, match=r"no test request of a new shopper: hold some out"):
+        run(config.output, None, [])
+
+
+class TestForget:
+    def batches(self, folder: Path, forget: float) -> tuple[Any, RunConfig]:
+        settings = settings_of(folder)
+        settings["train"] |= {"forget": forget}
+        config = load_config(write_config(settings, folder / "config.yaml"))
+        run_prepare(config)
+        objectives = build_objectives(config.objectives)
+        data = open_data(config, "train", objectives, find_tokens(config))
+        return train_batches(config, data, World()), config
+
+    def test_that_share_of_slates_is_of_strangers(self, tmp_path: Path) -> None:
+        batches, config = self.batches(tmp_path, 0.4)
+        rows, epochs = range(len(batches.slates)), range(40)
+        strange = np.array([[batches._source(row, epoch) is batches.strangers for row in rows] for epoch in epochs])
+        assert 0.35 < strange.mean() < 0.45
+        assert strange.mean(0).min() > 0 and strange.mean(0).max() < 1  # each slate is told both ways in turn
+        again, _ = self.batches_again(config)
+        assert all(
+            (again._source(row, 3) is again.strangers) == (batches._source(row, 3) is batches.strangers) for row in rows
+        )
+
+    def batches_again(self, config: RunConfig) -> tuple[Any, RunConfig]:
+        objectives = build_objectives(config.objectives)
+        return train_batches(config, open_data(config, "train", objectives, find_tokens(config)), World()), config
+
+    def test_strangers_have_the_same_labels_and_fewer_words(self, tmp_path: Path) -> None:
+        batches, _ = self.batches(tmp_path, 0.4)
+        for row in range(len(batches.slates)):
+            known = batches.slates.slate(row, 4, seed=1, epoch=2)
+            strange = batches.strangers.slate(row, 4, seed=1, epoch=2)
+            assert known.item.tolist() == strange.item.tolist()
+            assert known.click.tolist() == strange.click.tolist()
+            assert len(strange.prefix) < len(known.prefix)
+
+    def test_unprepared_strangers_are_asked_for(self, tmp_path: Path) -> None:
+        config = load_config(write_config(settings_of(tmp_path), tmp_path / "config.yaml"), ["train.forget=0.2"])
+        prepare(config.data)
+        with pytest.raises(UserError, match=r"train\.forget needs .* run\s*`equipoise prepare`"):
+            self.batches_again(config)
