@@ -18,7 +18,7 @@ from data.prefetch import prefetched
 from data.request_table import RequestTable, open_requests, open_table
 from launch.ranking_file import ranking_file
 from launch.score_columns import parse_omega
-from serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns
+from serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
 from serving.recommender import PreparedRequest, Recommender
 from serving.request_error import RequestError
 
@@ -87,9 +87,10 @@ def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender
         raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
-    found = [candidate_of(row, texts, fields) for row in rows]
+    worth = worth_columns(recommender, kinds)
+    found = [candidate_of(row, texts, fields, worth) for row in rows]
     try:
-        recommender.prepare({"candidates": found})
+        recommender.prepare({"candidates": found, "value_weight": 0.0})
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
     return found

@@ -97,7 +97,7 @@ class Recommender:
             reason = str(error).splitlines()[0]
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
-        point = read_operating_point(record, model.listwise)
+        point = read_operating_point(record, model.listwise, model.pointwise)
         reader = _reader(record, known, point)
         scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
         return cls(folder, record["run"], scorer, reader, tokenizer, examples)
@@ -121,6 +121,11 @@ class Recommender:
     def bounds(self) -> Mapping[str, tuple[float, float]]:
         """Least and most ω that a request may ask for."""
         return self._reader.operating_point.bounds
+
+    @property
+    def value_field(self) -> str | None:
+        """The context field that the operating point takes as the value of a candidate that brings none."""
+        return self._reader.operating_point.value_field
 
     @property
     def limits(self) -> Limits:
@@ -173,7 +178,17 @@ class Recommender:
         logits = {name: scores[name] for name in self.pointwise}
         deltas = {name: scores[name] for name in self.listwise}
         ids = [candidate.item_id for candidate in request.candidates]
-        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top)
+        return Ranking.of(
+            request.request_id,
+            ids,
+            logits,
+            deltas,
+            request.omega,
+            request.top,
+            weights=request.weights,
+            values=[candidate.value for candidate in request.candidates],
+            boosts=[candidate.boost for candidate in request.candidates],
+        )
 
     def rank(
         self,
@@ -182,6 +197,7 @@ class Recommender:
         *,
         history: Sequence[Any] = (),
         omega: Mapping[str, float] | None = None,
+        value_weight: float | None = None,
         top: int | None = None,
     ) -> Ranking:
         """Rank candidates for one shopper.
@@ -191,6 +207,7 @@ class Recommender:
             candidates: item_ids, or mappings as in a JSON request.
             history: titles of past events, in the order of the run's data.history; none beside a ready prefix.
             omega: weights of list-wise objectives; the others keep the export's.
+            value_weight: weight of log value, for which every candidate brings its `value`; None keeps the export's.
             top: how many of the best are wanted.
 
         Raises:
@@ -198,6 +215,7 @@ class Recommender:
         """
         request = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        request["value_weight"] = value_weight
         return self.score_prepared([self.prepare(request)])[0]
 
     def score(
@@ -207,9 +225,10 @@ class Recommender:
         *,
         history: Sequence[Any] = (),
         omega: Mapping[str, float] | None = None,
+        value_weight: float | None = None,
     ) -> Ranking:
         """As `rank`, but all candidates stand in the order in which they were given."""
-        return self.rank(user, candidates, history=history, omega=omega).as_given()
+        return self.rank(user, candidates, history=history, omega=omega, value_weight=value_weight).as_given()
 
     def rank_frame(
         self, requests: "DataFrame", omega: Mapping[str, float] | None = None, top: int | None = None

@@ -133,7 +133,11 @@ class StandIn:
         ids = [candidate.item_id for candidate in request.candidates]
         logits = {name: numbers(name) for name in self.pointwise}
         deltas = {name: numbers(name) for name in self.listwise}
-        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top)
+        given = {"values": [c.value for c in request.candidates], "boosts": [c.boost for c in request.candidates]}
+        weights = request.weights
+        return Ranking.of(
+            request.request_id, ids, logits, deltas, request.omega, request.top, weights=weights, **given
+        )
 
 
 @dataclass
