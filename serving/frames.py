@@ -11,7 +11,8 @@ Columns of rankings, one row per candidate: `request_id` and `user_id` where the
 place among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from itertools import islice
@@ -73,14 +74,28 @@ class RequestRows:
         Raises:
             RequestError: names the request, the field that is wrong and the way out.
         """
-        first = rows[0]
-        name = next((first[key] for key in self.names if first[key] is not None), None)
+        with self.named(rows):
+            return self.recommender.prepare(
+                {**self.request(rows), "omega": omega, "value_weight": value_weight, "top": top}
+            )
+
+    def request(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The request of some rows as JSON, without weights.
+
+        Raises:
+            RequestError: the rows do not belong together.
+        """
+        name = next((rows[0][key] for key in self.names if rows[0][key] is not None), None)
+        candidates = self._candidates(rows) if self.common is None else self.common
+        return {"request_id": name, **self._shopper(rows), "candidates": candidates}
+
+    @contextmanager
+    def named(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+        """Name the request of these rows in every RequestError of the block."""
+        name = next((rows[0][key] for key in self.names if rows[0][key] is not None), None)
         where = "" if name is None else f"request '{name}': "
         try:
-            request = {"request_id": name, "omega": omega, "top": top, **self._shopper(rows)}
-            request["value_weight"] = value_weight
-            request["candidates"] = self._candidates(rows) if self.common is None else self.common
-            return self.recommender.prepare(request)
+            yield
         except RequestError as error:
             raise RequestError(f"{where}{error.field}", error.sentence) from error
 

@@ -14,7 +14,7 @@ refused. The same item may stand among the candidates twice, for it can be offer
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import HistoryConfig, PromptConfig
@@ -52,7 +52,7 @@ class ReadRequest:
     candidates: list[Candidate]
     omega: dict[str, float]
     top: int | None
-    weights: UtilityWeights = UtilityWeights()
+    weights: UtilityWeights = field(default_factory=UtilityWeights)
 
 
 @dataclass(frozen=True)

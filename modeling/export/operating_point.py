@@ -37,9 +37,9 @@ def write_operating_point(run: Path, point: Mapping[str, Any]) -> Path:
 
 
 def read_operating_point(run: Path) -> dict[str, Any]:
-    """What a run's chosen point changes in `operating_point` of serving.json: omega, bounds, note, and what else the choice weighs.
+    """What a run's chosen point changes in `operating_point` of serving.json.
 
-    {} without a choice. Weights of relevance and exponents of values are taken where any of them has an effect.
+    omega, bounds, note, utility and what else the choice weighs, where that has an effect; {} without a choice.
 
     Raises:
         UserError: the file cannot be read, or was chosen for other adapters.

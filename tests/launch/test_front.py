@@ -237,7 +237,8 @@ def test_value_and_relevance_weights_are_measured_exported_and_served(run: Path,
     served = written["relevance_weights"] == {"cvr": 1.0} and written["value_exponents"] == {"price": 0.0}
     assert not served  # or the rest of this test shows nothing
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.export.run_check", lambda out: {})
+        names = ("ctr", "cvr", "diversity", "fairness")
+        patch.setattr("launch.export.run_check", lambda out: dict.fromkeys(names, 0.0))
         export(run, tmp_path / "export", golden=2)
     point = read(tmp_path / "export" / "serving.json")["operating_point"]
     assert point["value_exponents"] == written["value_exponents"]

@@ -60,7 +60,10 @@ def read_example(service: Service, example: dict[str, Any]) -> Example:
         name=str(example.get("name", read.request_id)),
         request=request | {"prefix": read.prefix},
         prefix=read.prefix,
-        shown=[Shown(item_id=candidate.item_id, text=candidate.text, context=candidate.context) for candidate in read.candidates],
+        shown=[
+            Shown(item_id=candidate.item_id, text=candidate.text, context=candidate.context)
+            for candidate in read.candidates
+        ],
         **places,
     )
 

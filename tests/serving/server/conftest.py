@@ -135,9 +135,7 @@ class StandIn:
         deltas = {name: numbers(name) for name in self.listwise}
         given = {"values": [c.value for c in request.candidates], "boosts": [c.boost for c in request.candidates]}
         weights = request.weights
-        return Ranking.of(
-            request.request_id, ids, logits, deltas, request.omega, request.top, weights=weights, **given
-        )
+        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top, weights=weights, **given)
 
 
 @dataclass
