@@ -229,6 +229,24 @@ def campaign(
 
 
 @app.command()
+def explain(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    request: Annotated[Path, typer.Argument(help="JSON of one request, as for POST /rank.", metavar="REQUEST.json")],
+    item: Annotated[
+        list[str] | None, typer.Option(help="item_id to explain; may be repeated. Default: the best.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to write: .png, .svg or .pdf.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+) -> None:
+    """Say why a candidate gets its scores: what each part of its prompts and each term of its utility contributes."""
+    from launch.explain import ExplainOptions
+    from launch.explain import run as explain_run
+
+    explain_run(export, request, ExplainOptions(tuple(item or ()), picture, out, device))
+
+
+@app.command()
 def front(
     run: RunArgument,
     omegas: Annotated[str | None, typer.Option(help="ω to measure: diversity=0,0.5,1,fairness=0,1.")] = None,

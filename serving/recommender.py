@@ -24,12 +24,15 @@ from serving.export_tokens import read_tokenizer
 from serving.items import KnownItems, read_items
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint, read_operating_point
+from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking
 from serving.request_error import RequestError
 from serving.requests import ReadRequest, RequestReader
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from serving.explain import Explanation
 
 __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"]
 
@@ -153,7 +156,18 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        read = self._reader.read(request)
+        return self.tokenized(self._reader.read(request))
+
+    def cut(self, request: Mapping[str, Any]) -> CutRequest:
+        """Read one request and cut its prompts into the parts that an explanation leaves out.
+
+        Raises:
+            RequestError: as `prepare`.
+        """
+        return cut(self._reader, request, self._reader.read(request))
+
+    def tokenized(self, read: ReadRequest) -> PreparedRequest:
+        """The token ids of a read request, in any thread."""
         texts, contexts = [c.text for c in read.candidates], [c.context for c in read.candidates]
         with self._tokenizing:
             prefix_ids = self._tokenizer.prefix(read.prefix)
@@ -229,6 +243,31 @@ class Recommender:
     ) -> Ranking:
         """As `rank`, but all candidates stand in the order in which they were given."""
         return self.rank(user, candidates, history=history, omega=omega, value_weight=value_weight).as_given()
+
+    def explain(
+        self,
+        user: Mapping[str, Any] | str | None,
+        candidates: Sequence[Any],
+        *,
+        history: Sequence[Any] = (),
+        omega: Mapping[str, float] | None = None,
+        value_weight: float | None = None,
+        explain: Sequence[int | str] | None = None,
+    ) -> "Explanation":
+        """Why candidates get their scores; serving.explain gives the meaning.
+
+        Args:
+            user, candidates, history, omega, value_weight: as for `rank`.
+            explain: places or item_ids of at most `limits.explained` candidates; None for the one ranked first.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        from serving.explain import explain as explain_request
+
+        request = {"history": history or None, "candidates": candidates, "omega": omega, "value_weight": value_weight}
+        request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        return explain_request(self, request | {"explain": explain})
 
     def rank_frame(
         self, requests: "DataFrame", omega: Mapping[str, float] | None = None, top: int | None = None

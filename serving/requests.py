@@ -137,12 +137,12 @@ class RequestReader:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
             return text("prefix", ready, self.limits.prefix_chars)
         fields = self._fields("user", {} if user is None else user, self.user)
-        titles = self._titles([] if told is None else told)
+        titles = self.titles(told)
         return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
 
-    def _titles(self, told: Any) -> list[str]:
-        """The titles that the prompt tells: the first `max_events` that are not blank."""
-        told = sequence("history", told)
+    def titles(self, told: Any) -> list[str]:
+        """The titles that the prompt tells of a history: the first `max_events` that are not blank."""
+        told = sequence("history", [] if told is None else told)
         if len(told) > self.limits.history:
             raise RequestError("history", f"has {len(told):,} entries: give at most {self.limits.history:,}")
         titles = [self._title(f"history[{place}]", entry) for place, entry in enumerate(told)]

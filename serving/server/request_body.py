@@ -133,6 +133,14 @@ class SlateRequest(Strict):
     )
 
 
+class ExplainRequest(SlateRequest):
+    """A slate of which some candidates are to be explained."""
+
+    explain: Annotated[list[Id], Field(min_length=1, max_length=MOST_FIELDS)] | None = Field(
+        None, description="Places (whole numbers, from 0) or item_ids (texts); default: the candidate ranked first."
+    )
+
+
 class RankRequest(SlateRequest):
     """A slate to rank."""
 

@@ -14,6 +14,7 @@ from configs.schema import HistoryConfig, PromptConfig
 from serving.items import KnownItems
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint
+from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking
 from serving.requests import ReadRequest, RequestReader
 from serving.server.app import create_app
@@ -108,6 +109,14 @@ class StandIn:
     def prepare(self, request: Mapping[str, Any]) -> Prepared:
         """As the real one, but for the token ids."""
         return Prepared(self.reader.read(request))
+
+    def cut(self, request: Mapping[str, Any]) -> CutRequest:
+        """As the real one."""
+        return cut(self.reader, request, self.reader.read(request))
+
+    def tokenized(self, read: ReadRequest) -> Prepared:
+        """As the real one, but for the token ids."""
+        return Prepared(read)
 
     def score_prepared(self, prepared: Sequence[Prepared]) -> list[Ranking]:
         """Scores that depend on the texts alone."""
