@@ -84,7 +84,8 @@ class Campaign(Section):
     @property
     def attributes(self) -> list[str]:
         """The columns that boosts and caps read, each once."""
-        return list(dict.fromkeys(rule.attribute for rule in (*self.boosts, *self.caps)))
+        named = [*(boost.attribute for boost in self.boosts), *(cap.attribute for cap in self.caps)]
+        return list(dict.fromkeys(named))
 
     def dated(self) -> dict[str, Any]:
         """What name and dates give to prompts that read them."""

@@ -1,4 +1,4 @@
-"""equipoise explain: why a candidate of a request gets its scores, as text, JSON and a picture (docs/explanations.md)."""
+"""equipoise explain: why a candidate gets its scores, as text, JSON and a picture (docs/explanations.md)."""
 
 import json
 from dataclasses import dataclass

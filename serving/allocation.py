@@ -111,7 +111,7 @@ def fill(
     shown = np.zeros(len(score), dtype=bool) if chosen is None else chosen.copy()
     room = top - np.bincount(shopper[shown], minlength=int(shopper.max(initial=-1)) + 1)
     groups: list[list[int]] = [[] for _ in range(len(score))]
-    left = []
+    left: list[int] = []
     for cap in caps:
         if cap.most is None:
             continue
