@@ -227,7 +227,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        request = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
+        request: dict[str, Any] = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         request["value_weight"] = value_weight
         return self.score_prepared([self.prepare(request)])[0]

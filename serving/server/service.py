@@ -133,7 +133,7 @@ class Service:
         places = places_of(self.recommender, cut, wanted, ranking)
         variants = variants_of(cut, places)
         prepared = await loop.run_in_executor(self._preparing, prepare_variants, self.recommender, cut, variants)
-        some = asyncio.Semaphore(EXPLAINING)
+        some = asyncio.Semaphore(min(EXPLAINING, self.options.queue))
 
         async def score(each: PreparedRequest) -> Ranking:
             async with some:
