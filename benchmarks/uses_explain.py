@@ -3,8 +3,8 @@
 For each case (one shopper and one candidate of the test split, its history of at least MOST_REMOVED + 2 titles) every
 title is left out by itself, as an explanation does. Then the three that speak most for the candidate are left out
 *together*, and beside it three random ones: joint removal is nothing that single removals are bound to foretell. The
-score is r, which does not depend on other candidates; what counts is how far it falls. Beside it stands how far it moves,
-up or down, without the three titles of the largest effects of either sign, which may cancel.
+score is r, which does not depend on other candidates; what counts is how far it falls. Beside it stands how far it
+moves, up or down, without the three titles of the largest effects of either sign, which may cancel.
 """
 
 from pathlib import Path
