@@ -194,6 +194,9 @@ def recommend(
     candidates: Annotated[Path | None, typer.Option(help="One list of candidates for all shoppers.")] = None,
     top: Annotated[int | None, typer.Option(help="Best candidates per request.", show_default="all")] = None,
     omega: Annotated[str | None, typer.Option(help="Operating point: diversity=1.0,fairness=0.5.")] = None,
+    value_weight: Annotated[
+        float | None, typer.Option(help="Weight of log value.", show_default="the export's")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
     cache_mb: Annotated[int, typer.Option(help="MiB of prefixes of returning shoppers that are kept.")] = 256,
     max_candidates: Annotated[int | None, typer.Option(help="Of a request.", show_default="as in training")] = None,
@@ -203,8 +206,44 @@ def recommend(
     from launch.recommend import RecommendOptions
     from launch.recommend import run as recommend_run
 
-    options = RecommendOptions(candidates, top, omega, device, cache_mb, max_candidates, overwrite)
+    options = RecommendOptions(candidates, top, omega, device, cache_mb, max_candidates, overwrite, value_weight)
     recommend_run(export, users, out, options)
+
+
+@app.command()
+def campaign(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    path: Annotated[Path, typer.Argument(help="YAML: fields, value, boosts, caps, top.", metavar="CAMPAIGN.yaml")],
+    users: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")],
+    candidates: Annotated[Path | None, typer.Option(help="One list of candidates for all shoppers.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+    max_candidates: Annotated[int | None, typer.Option(help="Of a request.", show_default="as in training")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
+) -> None:
+    """Choose the slates of a whole campaign: most value, with caps and minimums over all shoppers."""
+    from launch.campaign import CampaignOptions
+    from launch.campaign import run as campaign_run
+
+    campaign_run(export, path, users, out, CampaignOptions(candidates, device, max_candidates, overwrite))
+
+
+@app.command()
+def explain(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    request: Annotated[Path, typer.Argument(help="JSON of one request, as for POST /rank.", metavar="REQUEST.json")],
+    item: Annotated[
+        list[str] | None, typer.Option(help="item_id to explain; may be repeated. Default: the best.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to write: .png, .svg or .pdf.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+) -> None:
+    """Say why a candidate gets its scores: what each part of its prompts and each term of its utility contributes."""
+    from launch.explain import ExplainOptions
+    from launch.explain import run as explain_run
+
+    explain_run(export, request, ExplainOptions(tuple(item or ()), picture, out, device))
 
 
 @app.command()

@@ -18,7 +18,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 
 @contextmanager
 def ranking_file(
-    path: Path, names: Sequence[str], pointwise: Sequence[str], listwise: Sequence[str]
+    path: Path, names: Sequence[str], pointwise: Sequence[str], listwise: Sequence[str], more: Sequence[str] = ()
 ) -> Iterator[Callable[[Mapping[str, Sequence[Any]]], int]]:
     """A function that appends columns (serving.frames.ranking_columns) to the file and returns how many rows it got.
 
@@ -26,6 +26,7 @@ def ranking_file(
         path: whose ending says which kind of file it is; it takes its place when the block ends well.
         names: those of request_id and user_id that the requests have.
         pointwise, listwise: the objectives.
+        more: names of further numbers.
 
     Raises:
         UserError: the ending is unknown.
@@ -33,7 +34,13 @@ def ranking_file(
     kind = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if kind is None:
         raise UserError(f"{path} has an unknown ending: use {', '.join(ENDINGS)}")
-    numbers = ["utility", *(f"p{name}" for name in pointwise), "relevance", *(f"delta_{name}" for name in listwise)]
+    numbers = [
+        "utility",
+        *(f"p{name}" for name in pointwise),
+        "relevance",
+        *(f"delta_{name}" for name in listwise),
+        *more,
+    ]
     fields = [(name, pa.string()) for name in names]
     fields += [("rank", pa.int32()), ("position", pa.int32()), ("item_id", pa.string())]
     schema = pa.schema([*fields, *((name, pa.float32()) for name in numbers)])

@@ -18,7 +18,7 @@ from data.prefetch import prefetched
 from data.request_table import RequestTable, open_requests, open_table
 from launch.ranking_file import ranking_file
 from launch.score_columns import parse_omega
-from serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns
+from serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
 from serving.recommender import PreparedRequest, Recommender
 from serving.request_error import RequestError
 
@@ -27,7 +27,7 @@ SORT_MEMORY = "1GB"
 
 @dataclass(frozen=True)
 class RecommendOptions:
-    """What a call may choose: a common list of candidates, how many of the best, ω, device, cache and limit."""
+    """What a call may choose: common candidates, how many of the best, ω, ω_value, device, cache and limit."""
 
     candidates: Path | None = None
     top: int | None = None
@@ -36,6 +36,7 @@ class RecommendOptions:
     cache_mb: int = 256
     max_candidates: int | None = None
     overwrite: bool = False
+    value_weight: float | None = None
 
 
 Prepared = list[tuple[PreparedRequest, dict[str, str | None]]]
@@ -62,13 +63,13 @@ def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None
         omega = parse_omega(options.omega, recommender.listwise)
         common = None
         if options.candidates is not None:
-            common = _common(con, options.candidates, recommender)
+            common = common_candidates(con, options.candidates, recommender)
             if "item_id" in table.kinds:
                 raise UserError(f"{users} has candidates of its own (item_id): drop the column or --candidates")
         elif "item_id" not in table.kinds:
             raise UserError(f"{users} has no column item_id: add the candidates, or a common list with --candidates")
         maker = RequestRows(recommender, table.kinds, table.per_candidate, common)
-        ready = _prepared(table, maker, omega, options.top)
+        ready = _prepared(table, maker, omega, options)
         started = time.monotonic()
         requests, rows = _write(recommender, ready, maker.names, out, table.count(), console)
     seconds = max(time.monotonic() - started, 1e-9)
@@ -76,7 +77,7 @@ def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None
     console.print(f"ranked {requests:,} requests in {seconds:,.1f} s ({speed}), {rows:,} rows: {out}", soft_wrap=True)
 
 
-def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender) -> list[dict[str, Any]]:
+def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender) -> list[dict[str, Any]]:
     """The candidates of every request, from a file with one row per candidate."""
     kinds = open_table(con, path, "candidates")
     if "item_id" not in kinds:
@@ -87,22 +88,25 @@ def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender
         raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
-    found = [candidate_of(row, texts, fields) for row in rows]
+    worth = worth_columns(recommender, kinds)
+    found = [candidate_of(row, texts, fields, worth) for row in rows]
     try:
-        recommender.prepare({"candidates": found})
+        recommender.prepare({"candidates": found, "value_weight": 0.0})
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
     return found
 
 
 def _prepared(
-    table: RequestTable, maker: RequestRows, omega: dict[str, float] | None, top: int | None
+    table: RequestTable, maker: RequestRows, omega: dict[str, float] | None, options: RecommendOptions
 ) -> Iterator[Prepared]:
     """The requests of a table, ready for the model, some at a time."""
     groups = table.requests(maker.columns)
     while some := list(islice(groups, TOGETHER)):
         try:
-            yield [(maker.prepare(rows, omega, top), maker.identity(rows)) for rows in some]
+            yield [
+                (maker.prepare(rows, omega, options.top, options.value_weight), maker.identity(rows)) for rows in some
+            ]
         except RequestError as error:
             raise UserError(f"{table.path}: {error}") from error
 

@@ -2,7 +2,8 @@
 
 Columns of requests: `request_id` or `user_id` names the request; `user_id` is handed through. The shopper: `history`
 (list of titles) and the fields of the export's prefix templates, or `prefix`, its text. The candidates: `item_id`, and
-optionally `text` of the item, fields of the context templates, or `context`, its text. One row is one request, and then
+optionally `text` of the item, fields of the context templates, or `context`, its text, `value` (or the field that the
+export's operating point names as value) and `boost`. One row is one request, and then
 the candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's
 columns are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
 
@@ -10,7 +11,8 @@ Columns of rankings, one row per candidate: `request_id` and `user_id` where the
 place among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from itertools import islice
@@ -55,24 +57,45 @@ class RequestRows:
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
+        self.worth = worth_columns(recommender, columns) if candidates is None else {}
         own = ["item_id"] if candidates is None else []
-        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *own, *self.texts, *self.context]))
+        named = [*self.names, *self.user, *self.ready, *own, *self.texts, *self.context, *self.worth.values()]
+        self.columns = list(dict.fromkeys(named))
 
     def prepare(
-        self, rows: Sequence[Mapping[str, Any]], omega: Mapping[str, float] | None, top: int | None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        omega: Mapping[str, float] | None,
+        top: int | None,
+        value_weight: float | None = None,
     ) -> "PreparedRequest":
         """The prepared request of some rows.
 
         Raises:
             RequestError: names the request, the field that is wrong and the way out.
         """
-        first = rows[0]
-        name = next((first[key] for key in self.names if first[key] is not None), None)
+        with self.named(rows):
+            return self.recommender.prepare(
+                {**self.request(rows), "omega": omega, "value_weight": value_weight, "top": top}
+            )
+
+    def request(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The request of some rows as JSON, without weights.
+
+        Raises:
+            RequestError: the rows do not belong together.
+        """
+        name = next((rows[0][key] for key in self.names if rows[0][key] is not None), None)
+        candidates = self._candidates(rows) if self.common is None else self.common
+        return {"request_id": name, **self._shopper(rows), "candidates": candidates}
+
+    @contextmanager
+    def named(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+        """Name the request of these rows in every RequestError of the block."""
+        name = next((rows[0][key] for key in self.names if rows[0][key] is not None), None)
         where = "" if name is None else f"request '{name}': "
         try:
-            request = {"request_id": name, "omega": omega, "top": top, **self._shopper(rows)}
-            request["candidates"] = self._candidates(rows) if self.common is None else self.common
-            return self.recommender.prepare(request)
+            yield
         except RequestError as error:
             raise RequestError(f"{where}{error.field}", error.sentence) from error
 
@@ -90,7 +113,7 @@ class RequestRows:
         return {"user": {name: _value(first[name]) for name in self.user}, "history": told}
 
     def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        names = ["item_id", *self.texts, *self.context]
+        names = list(dict.fromkeys(["item_id", *self.texts, *self.context, *self.worth.values()]))
         if self.per_candidate:
             return [self._candidate({name: row[name] for name in names}) for row in rows]
         row = rows[0]
@@ -106,17 +129,32 @@ class RequestRows:
         ]
 
     def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return candidate_of(values, self.texts, self.context)
+        return candidate_of(values, self.texts, self.context, self.worth)
 
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
         return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
 
 
-def candidate_of(values: Mapping[str, Any], texts: Iterable[str], context: Iterable[str]) -> dict[str, Any]:
-    """A candidate as JSON from its columns: `item_id`, ready texts, and fields of the context templates."""
+def worth_columns(recommender: "Recommender", columns: Collection[str]) -> dict[str, str]:
+    """`value` and `boost`, each with the column that holds it, where there is one."""
+    named = [("value", recommender.value_field), ("value", "value"), ("boost", "boost")]  # the plain name wins
+    return {key: name for key, name in named if name is not None and name in columns}
+
+
+def candidate_of(
+    values: Mapping[str, Any], texts: Iterable[str], context: Iterable[str], worth: Mapping[str, str]
+) -> dict[str, Any]:
+    """A candidate as JSON from its columns: `item_id`, ready texts, fields of the context templates, value and boost.
+
+    Args:
+        values: of the columns.
+        texts, context: columns of ready texts and of fields.
+        worth: from `worth_columns`.
+    """
     candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
     candidate |= {name: values[name] for name in texts if not is_missing(values[name])}
+    candidate |= {key: _value(values[name]) for key, name in worth.items() if not is_missing(values[name])}
     if "context" not in candidate:
         candidate["context"] = {name: _value(values[name]) for name in context}
     return candidate

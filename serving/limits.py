@@ -12,9 +12,15 @@ class Limits:
         prefix_chars: of a ready prefix.
         text_chars: of every other text: a field's value, a title, a ready item text or context.
         history: entries of a history; the prompt tells the first `max_events` of them alone.
+        boost: largest size of a candidate's boost, in utility: a factor of e^5 ≈ 148 in pCTR·pCVR.
+        explained: candidates that one explanation names.
+        explained_slate: candidates of a request that is explained: its slate is scored once per piece of the prompt.
     """
 
     candidates: int = 512
     prefix_chars: int = 20_000
     text_chars: int = 4_000
     history: int = 1_000
+    boost: float = 5.0
+    explained: int = 3
+    explained_slate: int = 100

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+from serving.utility import UtilityWeights
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,10 @@ class Scored:
         pctcvr: P(click and conversion | impression), None where the model has no cvr.
         relevance: r = Σ log p over the pointwise objectives.
         deltas: adjustment δ of each list-wise objective, added to r with the weight ω.
-        utility: u = r + Σ ω δ.
+        utility: u = Σ v log p + Σ ω δ + ω_value log value + boost, which is r + Σ ω δ where nothing else is asked for.
+        value: what it is worth, positive, or None where it was not said.
+        boost: added to the utility as it is.
+        log_probabilities: log p of each pointwise objective, which stays finite where p is 0.
     """
 
     item_id: str | None
@@ -30,10 +35,14 @@ class Scored:
     relevance: float
     deltas: Mapping[str, float]
     utility: float
+    value: float | None = None
+    boost: float = 0.0
+    log_probabilities: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by their names."""
-        return {**vars(self), "probabilities": dict(self.probabilities), "deltas": dict(self.deltas)}
+        """The fields by their names, but the logarithms of what stands there already."""
+        shown = {name: value for name, value in vars(self).items() if name != "log_probabilities"}
+        return {**shown, "probabilities": dict(self.probabilities), "deltas": dict(self.deltas)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class Ranking:
         given: all candidates in the order in which they were given.
         top: how many of the best are wanted, None for all.
         by_rank: whether `candidates` stand by rank, or as they were given.
+        relevance_weights: v of the pointwise objectives; one that is not named has 1.
+        value_weight: ω_value.
     """
 
     request_id: str | None
@@ -53,6 +64,13 @@ class Ranking:
     given: tuple[Scored, ...]
     top: int | None = None
     by_rank: bool = True
+    relevance_weights: Mapping[str, float] = field(default_factory=dict)
+    value_weight: float = 0.0
+
+    @property
+    def weights(self) -> UtilityWeights:
+        """All weights of the utilities."""
+        return UtilityWeights(self.omega, self.relevance_weights, self.value_weight)
 
     @cached_property
     def candidates(self) -> list[Scored]:
@@ -69,21 +87,42 @@ class Ranking:
         deltas: Mapping[str, Sequence[float]],
         omega: Mapping[str, float],
         top: int | None = None,
+        *,
+        weights: UtilityWeights | None = None,
+        values: Sequence[float | None] | None = None,
+        boosts: Sequence[float] | None = None,
     ) -> "Ranking":
-        """Rank candidates by what the model gave: a logit of each pointwise, δ of each list-wise objective."""
+        """Rank candidates by what the model gave: a logit of each pointwise, δ of each list-wise objective.
+
+        Args:
+            request_id, item_ids: as given.
+            logits, deltas: by objective one number per candidate.
+            omega: ω of the list-wise objectives.
+            top: how many of the best are wanted.
+            weights: v and ω_value; its own ω is not read.
+            values, boosts: one per candidate; None for none.
+        """
         given = []
         for place, item_id in enumerate(item_ids):
             logs = {name: _log_sigmoid(values[place]) for name, values in logits.items()}
             probabilities = {name: math.exp(log) for name, log in logs.items()}
             both = math.exp(logs["ctr"] + logs["cvr"]) if {"ctr", "cvr"} <= logs.keys() else None
             adjusted = {name: values[place] for name, values in deltas.items()}
-            given.append(Scored(item_id, place, 0, probabilities, both, sum(logs.values()), adjusted, 0.0))
-        return Ranking(request_id, omega, tuple(given), top).reranked(omega)
+            value = None if values is None else values[place]
+            boost = 0.0 if boosts is None else boosts[place]
+            relevance = sum(logs.values())
+            given.append(Scored(item_id, place, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs))
+        more = weights or UtilityWeights()
+        ranking = Ranking(
+            request_id, omega, tuple(given), top, relevance_weights=dict(more.relevance), value_weight=more.value
+        )
+        return ranking.reranked(omega)
 
     def reranked(self, omega: Mapping[str, float]) -> "Ranking":
         """The same scores at another operating point, without the model; an objective left out has weight 0."""
+        weights = replace(self.weights, omega=omega)
         utilities = [
-            scored.relevance + sum(omega.get(name, 0.0) * delta for name, delta in scored.deltas.items())
+            sum(weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost).values())
             for scored in self.given
         ]
         order = sorted(range(len(utilities)), key=lambda place: -utilities[place])
@@ -98,10 +137,12 @@ class Ranking:
         return replace(self, by_rank=False, top=None)
 
     def to_json(self) -> dict[str, Any]:
-        """`request_id`, `omega` and `candidates` as plain JSON values."""
+        """`request_id`, the weights and `candidates` as plain JSON values."""
         return {
             "request_id": self.request_id,
             "omega": dict(self.omega),
+            "relevance_weights": dict(self.relevance_weights),
+            "value_weight": self.value_weight,
             "candidates": [scored.to_json() for scored in self.candidates],
         }
 

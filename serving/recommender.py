@@ -24,12 +24,15 @@ from serving.export_tokens import read_tokenizer
 from serving.items import KnownItems, read_items
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint, read_operating_point
+from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking
 from serving.request_error import RequestError
 from serving.requests import ReadRequest, RequestReader
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from serving.explain import Explanation
 
 __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"]
 
@@ -97,7 +100,7 @@ class Recommender:
             reason = str(error).splitlines()[0]
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
-        point = read_operating_point(record, model.listwise)
+        point = read_operating_point(record, model.listwise, model.pointwise)
         reader = _reader(record, known, point)
         scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
         return cls(folder, record["run"], scorer, reader, tokenizer, examples)
@@ -121,6 +124,11 @@ class Recommender:
     def bounds(self) -> Mapping[str, tuple[float, float]]:
         """Least and most ω that a request may ask for."""
         return self._reader.operating_point.bounds
+
+    @property
+    def value_field(self) -> str | None:
+        """The context field that the operating point takes as the value of a candidate that brings none."""
+        return self._reader.operating_point.value_field
 
     @property
     def limits(self) -> Limits:
@@ -148,7 +156,18 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        read = self._reader.read(request)
+        return self.tokenized(self._reader.read(request))
+
+    def cut(self, request: Mapping[str, Any]) -> CutRequest:
+        """Read one request and cut its prompts into the parts that an explanation leaves out.
+
+        Raises:
+            RequestError: as `prepare`.
+        """
+        return cut(self._reader, request, self._reader.read(request))
+
+    def tokenized(self, read: ReadRequest) -> PreparedRequest:
+        """The token ids of a read request, in any thread."""
         texts, contexts = [c.text for c in read.candidates], [c.context for c in read.candidates]
         with self._tokenizing:
             prefix_ids = self._tokenizer.prefix(read.prefix)
@@ -173,7 +192,17 @@ class Recommender:
         logits = {name: scores[name] for name in self.pointwise}
         deltas = {name: scores[name] for name in self.listwise}
         ids = [candidate.item_id for candidate in request.candidates]
-        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top)
+        return Ranking.of(
+            request.request_id,
+            ids,
+            logits,
+            deltas,
+            request.omega,
+            request.top,
+            weights=request.weights,
+            values=[candidate.value for candidate in request.candidates],
+            boosts=[candidate.boost for candidate in request.candidates],
+        )
 
     def rank(
         self,
@@ -182,6 +211,7 @@ class Recommender:
         *,
         history: Sequence[Any] = (),
         omega: Mapping[str, float] | None = None,
+        value_weight: float | None = None,
         top: int | None = None,
     ) -> Ranking:
         """Rank candidates for one shopper.
@@ -191,13 +221,15 @@ class Recommender:
             candidates: item_ids, or mappings as in a JSON request.
             history: titles of past events, in the order of the run's data.history; none beside a ready prefix.
             omega: weights of list-wise objectives; the others keep the export's.
+            value_weight: weight of log value, for which every candidate brings its `value`; None keeps the export's.
             top: how many of the best are wanted.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        request = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
+        request: dict[str, Any] = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        request["value_weight"] = value_weight
         return self.score_prepared([self.prepare(request)])[0]
 
     def score(
@@ -207,9 +239,35 @@ class Recommender:
         *,
         history: Sequence[Any] = (),
         omega: Mapping[str, float] | None = None,
+        value_weight: float | None = None,
     ) -> Ranking:
         """As `rank`, but all candidates stand in the order in which they were given."""
-        return self.rank(user, candidates, history=history, omega=omega).as_given()
+        return self.rank(user, candidates, history=history, omega=omega, value_weight=value_weight).as_given()
+
+    def explain(
+        self,
+        user: Mapping[str, Any] | str | None,
+        candidates: Sequence[Any],
+        *,
+        history: Sequence[Any] = (),
+        omega: Mapping[str, float] | None = None,
+        value_weight: float | None = None,
+        explain: Sequence[int | str] | None = None,
+    ) -> "Explanation":
+        """Why candidates get their scores; serving.explain gives the meaning.
+
+        Args:
+            user, candidates, history, omega, value_weight: as for `rank`.
+            explain: places or item_ids of at most `limits.explained` candidates; None for the one ranked first.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        from serving.explain import explain as explain_request
+
+        request = {"history": history or None, "candidates": candidates, "omega": omega, "value_weight": value_weight}
+        request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        return explain_request(self, request | {"explain": explain})
 
     def rank_frame(
         self, requests: "DataFrame", omega: Mapping[str, float] | None = None, top: int | None = None

@@ -1,15 +1,20 @@
 """From one request, as JSON or Python objects, to the texts of its prompts: rendered as in training.
 
     {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}], "prefix"?: text,
-     "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text} or id],
-     "omega"?: {objective: weight}, "top"?: number}
+     "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text,
+                     "value"?: number, "boost"?: number} or id],
+     "omega"?: {objective: weight}, "value_weight"?: number, "top"?: number}
+
+`value` is what a candidate is worth (margin, price …), positive; where the export's operating point names a field as
+value, that field of `context` stands for it. With a `value_weight` every candidate needs one. `boost` is added to the
+utility as it is.
 
 Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
 refused. The same item may stand among the candidates twice, for it can be offered in two ways.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import HistoryConfig, PromptConfig
@@ -18,32 +23,36 @@ from serving.items import KnownItems
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint
 from serving.request_error import RequestError
-from serving.values import identifier, kind_of, known_keys, mapping, numeric, plain, sequence, text
+from serving.utility import UtilityWeights
+from serving.values import identifier, kind_of, known_keys, mapping, number, numeric, plain, sequence, text
 
-KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "top")
+KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "value_weight", "top")
 BESIDE = ("name", "clicked", "converted")
 """What an example of an export says beside its request; nobody reads it here."""
-CANDIDATE_KEYS = ("item_id", "item", "text", "context")
+CANDIDATE_KEYS = ("item_id", "item", "text", "context", "value", "boost")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate: its item_id, if it has one, and the two texts of its prompt."""
+    """One candidate: its item_id, if it has one, the two texts of its prompt, its value and its boost."""
 
     item_id: str | None
     text: str
     context: str
+    value: float | None = None
+    boost: float = 0.0
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """A request as texts, with the operating point and the number of candidates that it wants."""
+    """A request as texts, with the weights of its utility and the number of candidates that it wants."""
 
     request_id: str | None
     prefix: str
     candidates: list[Candidate]
     omega: dict[str, float]
     top: int | None
+    weights: UtilityWeights = field(default_factory=UtilityWeights)
 
 
 @dataclass(frozen=True)
@@ -93,13 +102,26 @@ class RequestReader:
         name = request.get("request_id")
         if "candidates" not in request:
             raise RequestError("candidates", "is missing: give a list of candidates")
-        return ReadRequest(
+        omega = self.operating_point.omega_of(request.get("omega"))
+        weights = self.operating_point.weights_of(omega, request.get("value_weight"))
+        read = ReadRequest(
             request_id=None if name is None else identifier("request_id", name, self.limits.text_chars),
             prefix=self._prefix(request),
             candidates=self._candidates(request["candidates"]),
-            omega=self.operating_point.omega_of(request.get("omega")),
+            omega=omega,
             top=self._top(request.get("top")),
+            weights=weights,
         )
+        if weights.value:
+            self._all_have_values(read.candidates)
+        return read
+
+    def _all_have_values(self, candidates: list[Candidate]) -> None:
+        for place, candidate in enumerate(candidates):
+            if candidate.value is None:
+                field = self.operating_point.value_field
+                way = "a positive number" if field is None else f"a positive number, or '{field}' in its context"
+                raise RequestError(f"candidates[{place}].value", f"is missing: give {way}, or value_weight 0")
 
     def _top(self, value: Any) -> int | None:
         if value is None:
@@ -115,12 +137,12 @@ class RequestReader:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
             return text("prefix", ready, self.limits.prefix_chars)
         fields = self._fields("user", {} if user is None else user, self.user)
-        titles = self._titles([] if told is None else told)
+        titles = self.titles(told)
         return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
 
-    def _titles(self, told: Any) -> list[str]:
-        """The titles that the prompt tells: the first `max_events` that are not blank."""
-        told = sequence("history", told)
+    def titles(self, told: Any) -> list[str]:
+        """The titles that the prompt tells of a history: the first `max_events` that are not blank."""
+        told = sequence("history", [] if told is None else told)
         if len(told) > self.limits.history:
             raise RequestError("history", f"has {len(told):,} entries: give at most {self.limits.history:,}")
         titles = [self._title(f"history[{place}]", entry) for place, entry in enumerate(told)]
@@ -169,7 +191,29 @@ class RequestReader:
             if not words:
                 way = "give its fields as item or its text"
                 raise RequestError(f"{field}.item_id", f"is '{item_id[:40]}', which this export does not know: {way}")
-        return Candidate(item_id, words, self._context(f"{field}.context", entry.get("context")))
+        context = self._context(f"{field}.context", entry.get("context"))
+        return Candidate(item_id, words, context, self._value(field, entry), self._boost(field, entry.get("boost")))
+
+    def _value(self, field: str, entry: Mapping[str, Any]) -> float | None:
+        """What a candidate is worth: its `value`, or the field of its context that the operating point names."""
+        where, given = f"{field}.value", entry.get("value")
+        name, context = self.operating_point.value_field, entry.get("context")
+        if given is None and name is not None and isinstance(context, Mapping) and context.get(name) is not None:
+            where, given = f"{field}.context.{name}", context[name]
+        if given is None:
+            return None
+        value = number(where, given)
+        if value <= 0:
+            raise RequestError(where, f"is {value:g}: give a positive number, for its logarithm is added")
+        return value
+
+    def _boost(self, field: str, given: Any) -> float:
+        if given is None:
+            return 0.0
+        boost, most = number(f"{field}.boost", given), self.limits.boost
+        if abs(boost) > most:
+            raise RequestError(f"{field}.boost", f"is {boost:g}: give a number from -{most:g} to {most:g}")
+        return boost
 
     def _item_text(self, field: str, item: Any) -> str:
         fields = self._fields(field, item, self.item)

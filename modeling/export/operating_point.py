@@ -17,6 +17,8 @@ from modeling.export.serving import FILE_NAME
 
 POINT_FILE = "operating_point.json"
 CARD = "README.md"
+MORE = ("relevance_weights", "value_exponents")
+"""What an earlier choice may have left in an export."""
 
 
 def write_operating_point(run: Path, point: Mapping[str, Any]) -> Path:
@@ -35,10 +37,12 @@ def write_operating_point(run: Path, point: Mapping[str, Any]) -> Path:
 
 
 def read_operating_point(run: Path) -> dict[str, Any]:
-    """What a run's chosen point changes in `operating_point` of serving.json: omega, bounds, note; {} without a choice.
+    """What a run's chosen point changes in `operating_point` of serving.json.
+
+    omega, bounds, note, utility and what else the choice weighs, where that has an effect; {} without a choice.
 
     Raises:
-        UserError: the file cannot be read, was chosen for other adapters, or holds more than ω.
+        UserError: the file cannot be read, or was chosen for other adapters.
     """
     path = run / POINT_FILE
     if not path.is_file():
@@ -51,17 +55,22 @@ def read_operating_point(run: Path) -> dict[str, Any]:
             "bounds": {str(name): [_weight(low), _weight(high)] for name, (low, high) in record["bounds"].items()},
             "note": str(record["note"]),
         }
-        more = [*record.get("relevance_weights", {}).items()], [*record.get("value_exponents", {}).items()]
+        relevance = {str(name): _weight(value) for name, value in record.get("relevance_weights", {}).items()}
+        exponents = {str(name): _weight(value) for name, value in record.get("value_exponents", {}).items()}
         chosen_for = record["adapters"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as an operating point: {way_out}") from error
     if chosen_for != adapters_hash(run / "adapters"):
         raise UserError(f"{path} was chosen for other adapters than the run holds now: {way_out}")
-    if any(weight != 1 for _, weight in more[0]) or any(weight for _, weight in more[1]):
-        raise UserError(
-            f"{path} weighs relevance or value, but servers apply u = r + Σ ω δ alone: choose a point by ω only "
-            "(`equipoise front` without --relevance and --value)"
-        )
+    utility = "u = r + Σ ω_k δ_k"
+    if any(weight != 1 for weight in relevance.values()):
+        found["relevance_weights"] = relevance
+        utility = "u = " + " + ".join(f"{weight:g} · log p_{name}" for name, weight in relevance.items())
+        utility += " + log p of the others + Σ ω_k δ_k"
+    if any(exponents.values()):
+        found["value_exponents"] = exponents
+        utility += "".join(f" + {weight:g} · log {name}" for name, weight in exponents.items())
+    found["utility"] = utility
     return found
 
 
@@ -111,7 +120,8 @@ def update_export(export: Path, run: Path) -> None:
         UserError: as `read_operating_point` and `check_export`.
     """
     serving = check_export(export, run)
-    serving["operating_point"] |= read_operating_point(run)
+    kept = {key: value for key, value in serving["operating_point"].items() if key not in MORE}
+    serving["operating_point"] = kept | read_operating_point(run)
     try:
         card = with_operating_point((export / CARD).read_text("utf-8"), serving)
     except ValueError as error:

@@ -20,7 +20,9 @@ class ScoredCandidate(BaseModel):
     pctcvr: float | None = Field(description="pCTR · pCVR; null where the export has no cvr.")
     relevance: float = Field(description="log pCTR + log pCVR.")
     deltas: dict[str, float] = Field(description="Adjustment δ of each list-wise objective.")
-    utility: float = Field(description="relevance + Σ ω·δ.")
+    utility: float = Field(description="relevance + Σ ω·δ + value_weight · log value + boost.")
+    value: float | None = Field(description="What it is worth; null where nothing said so.")
+    boost: float = Field(description="What was added to its utility.")
 
 
 class Served(BaseModel):
@@ -37,6 +39,8 @@ class SlateAnswer(BaseModel):
 
     request_id: str | None
     omega: dict[str, float] = Field(description="The operating point that was used.")
+    relevance_weights: dict[str, float] = Field(description="Weights of log p in the utility that are not 1.")
+    value_weight: float = Field(description="Weight of log value in the utility.")
     candidates: list[ScoredCandidate]
     served: Served
 

@@ -90,6 +90,8 @@ Id = Annotated[Any, AfterValidator(check_id), WithJsonSchema(ID)]
 Event = Annotated[Any, AfterValidator(check_event), WithJsonSchema({"anyOf": [TEXT, KNOWN_ITEM]})]
 Context = Annotated[Any, AfterValidator(check_context), WithJsonSchema({"anyOf": [FIELDS, TEXT]})]
 Weight = Annotated[Any, AfterValidator(check_value), WithJsonSchema(NUMBER)]
+Positive = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 1e-15})]
+Boost = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": -5, "maximum": 5})]
 
 
 class Strict(BaseModel):
@@ -107,6 +109,8 @@ class Candidate(Strict):
     context: Context | None = Field(
         None, description="Fields of this impression (price, times bought …) or ready text."
     )
+    value: Positive | None = Field(None, description="What it is worth (margin, price …); value_weight asks for it.")
+    boost: Boost | None = Field(None, description="Added to the utility as it is.")
 
 
 class SlateRequest(Strict):
@@ -123,6 +127,17 @@ class SlateRequest(Strict):
     candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MOST_CANDIDATES)]
     omega: Annotated[dict[Name, Weight], Field(max_length=MOST_FIELDS)] | None = Field(
         None, description="Weight ω of each list-wise objective; where none is given, the export's operating point."
+    )
+    value_weight: Weight | None = Field(
+        None, description="Weight of log value; every candidate then needs a value. Default: the export's."
+    )
+
+
+class ExplainRequest(SlateRequest):
+    """A slate of which some candidates are to be explained."""
+
+    explain: Annotated[list[Id], Field(min_length=1, max_length=MOST_FIELDS)] | None = Field(
+        None, description="Places (whole numbers, from 0) or item_ids (texts); default: the candidate ranked first."
     )
 
 

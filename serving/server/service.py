@@ -9,15 +9,28 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from serving.explain import (
+    Explanation,
+    check_slate,
+    explanation,
+    places_of,
+    prepare_variants,
+    split_request,
+    variants_of,
+)
+from serving.prompt_parts import CutRequest
 from serving.ranking import Ranking
 from serving.recommender import PreparedRequest, Recommender, RequestError
 from serving.server.batching import MicroBatcher, Outcome, QueueFull
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
-from serving.server.request_body import SlateRequest
+from serving.server.request_body import ExplainRequest, SlateRequest
 
 T = TypeVar("T")
+
+EXPLAINING = 4
+"""Variants of one explained request that wait for the model together."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,58 @@ class Service:
             raise self._overloaded("queue") from error
         except TimeoutError as error:
             raise self._overloaded("time") from error
+
+    async def explain(self, asked: ExplainRequest, request: Request) -> Explanation:
+        """Explain candidates: each variant of the request waits for a pass by itself, so that others go in between.
+
+        Args:
+            asked: the checked body.
+            request: whose client may leave.
+
+        Raises:
+            Refusal: as `rank`.
+        """
+        self._check_size(asked)
+        if self.batcher.full:
+            raise self._overloaded("queue")
+        try:
+            async with asyncio.timeout(self.options.timeout_s):
+                return await while_connected(self._explain(asked.model_dump(exclude_unset=True)), request)
+        except RequestError as error:
+            raise Refusal(422, str(error), error.field) from error
+        except QueueFull as error:
+            raise self._overloaded("queue") from error
+        except TimeoutError as error:
+            raise self._overloaded("time") from error
+
+    async def _explain(self, given: dict[str, Any]) -> Explanation:
+        loop = asyncio.get_running_loop()
+        asked, wanted = split_request(given)
+
+        def begin() -> tuple[CutRequest, PreparedRequest]:
+            cut = self.recommender.cut(asked)
+            check_slate(self.recommender, cut)
+            return cut, self.recommender.tokenized(cut.read)
+
+        cut, whole = await loop.run_in_executor(self._preparing, begin)
+        count = len(cut.read.candidates)
+        ranking = (await self.batcher.submit(whole, count)).result.ranking
+        places = places_of(self.recommender, cut, wanted, ranking)
+        variants = variants_of(cut, places)
+        prepared = await loop.run_in_executor(self._preparing, prepare_variants, self.recommender, cut, variants)
+        some = asyncio.Semaphore(min(EXPLAINING, self.options.queue))
+
+        async def score(each: PreparedRequest) -> Ranking:
+            async with some:
+                return (await self.batcher.submit(each, count)).result.ranking
+
+        tasks = [asyncio.ensure_future(score(each)) for each in prepared]
+        try:
+            rankings = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return explanation(cut, places, ranking, variants, rankings)
 
     async def _prepare(self, asked: SlateRequest) -> PreparedRequest:
         loop = asyncio.get_running_loop()

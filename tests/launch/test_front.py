@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from launch.front import FrontOptions, make_plan
 from launch.front import run as front
 from modeling.export.operating_point import read_operating_point
 from modeling.export.verify import run_check
+from serving.recommender import Recommender
 from train.metrics.operating_point import RankingMetrics, utility
 from train.metrics.score_table import ScoreTable
 
@@ -210,7 +212,7 @@ def test_an_export_of_other_adapters_is_left_alone(run: Path, exported: Path, tm
     assert ((copy / "serving.json").read_bytes(), (run / "operating_point.json").read_bytes()) == before
 
 
-def test_value_and_relevance_weights_are_measured_but_not_exported(run: Path, tmp_path: Path) -> None:
+def test_value_and_relevance_weights_are_measured_exported_and_served(run: Path, tmp_path: Path) -> None:
     options = FrontOptions(
         omegas="diversity=0,fairness=0",
         relevance="cvr=0,1,2",
@@ -234,9 +236,24 @@ def test_value_and_relevance_weights_are_measured_but_not_exported(run: Path, tm
     assert written["value_exponents"] == chosen["value_exponents"]
     served = written["relevance_weights"] == {"cvr": 1.0} and written["value_exponents"] == {"price": 0.0}
     assert not served  # or the rest of this test shows nothing
-    with pytest.raises(UserError, match="servers apply"):
+    with pytest.MonkeyPatch.context() as patch:
+        names = ("ctr", "cvr", "diversity", "fairness")
+        patch.setattr("launch.export.run_check", lambda out: dict.fromkeys(names, 0.0))
         export(run, tmp_path / "export", golden=2)
-    assert not (tmp_path / "export").exists()
+    point = read(tmp_path / "export" / "serving.json")["operating_point"]
+    assert point["value_exponents"] == written["value_exponents"]
+    recommender = Recommender.load(tmp_path / "export")
+    candidates = [{"item_id": "i0", "value": 2.0}, {"item_id": "i1", "value": 8.0}]
+    ranking = recommender.rank(None, candidates)
+    for scored in ranking.given:
+        logs = {name: math.log(p) for name, p in scored.probabilities.items()}
+        expected = logs["ctr"] + written["relevance_weights"]["cvr"] * logs["cvr"]
+        expected += written["value_exponents"]["price"] * math.log(scored.value)
+        assert scored.utility == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match=r"candidates\[0\].value is missing: .*'price' in its context"):
+        recommender.rank(None, ["i0"])
+    told = [{"item_id": "i0", "context": {"price": 2.0}}, {"item_id": "i1", "context": {"price": 8.0}}]
+    assert [scored.value for scored in recommender.rank(None, told).given] == [2.0, 8.0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"omega": {"diversity": 1}}', '{"omega": {"d": "x"}, "bounds": {}}',

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from serving.ranking import Ranking
+from serving.utility import UtilityWeights
 
 LOGITS = {"ctr": [0.0, 2.0, -1.0], "cvr": [-1.0, -3.0, 800.0]}
 DELTAS = {"diversity": [0.5, -0.5, 0.0], "fairness": [0.0, 1.0, 0.0]}
@@ -63,5 +64,24 @@ def test_json() -> None:
     assert plain["omega"] == {"diversity": 1.0}
     assert [candidate["rank"] for candidate in plain["candidates"]] == [1, 2]
     assert plain["candidates"][0].keys() == {
-        "item_id", "position", "rank", "probabilities", "pctcvr", "relevance", "deltas", "utility"
+        "item_id", "position", "rank", "probabilities", "pctcvr", "relevance", "deltas", "utility", "value",
+        "boost",
     }  # fmt: skip
+
+
+def test_value_boost_and_relevance_weights_enter_the_utility() -> None:
+    weights = UtilityWeights(relevance={"cvr": 2.0}, value=0.5)
+    found = Ranking.of(
+        None, ["a", "b", "c"], LOGITS, DELTAS, {"fairness": 2.0},
+        weights=weights, values=[4.0, 1.0, 9.0], boosts=[0.0, 0.25, -1.0],
+    )  # fmt: skip
+    for place, scored in enumerate(found.given):
+        logs = [math.log(sigmoid(LOGITS[name][place])) for name in ("ctr", "cvr")]
+        expected = logs[0] + 2 * logs[1] + 2 * DELTAS["fairness"][place]
+        expected += 0.5 * math.log((4.0, 1.0, 9.0)[place]) + (0.0, 0.25, -1.0)[place]
+        assert scored.utility == pytest.approx(expected)
+        assert scored.relevance == pytest.approx(sum(logs))  # stays what it is
+        terms = found.weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost)
+        assert sum(terms.values()) == pytest.approx(scored.utility)
+    assert found.to_json()["value_weight"] == 0.5 and found.to_json()["relevance_weights"] == {"cvr": 2.0}
+    assert found.reranked({}).value_weight == 0.5

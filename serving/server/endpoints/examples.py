@@ -51,6 +51,7 @@ def read_example(service: Service, example: dict[str, Any]) -> Example:
     beside = ("name", "clicked", "converted")
     request = {key: value for key, value in example.items() if key not in beside}
     request["candidates"] = request["candidates"][:most]
+    request.setdefault("value_weight", 0.0)  # examples carry no values
     read = service.recommender.prepare(request).request
     places = {label: [place for place in example.get(label, []) if place < most] for label in beside[1:]}
     for replaced in ("user", "history"):
@@ -59,7 +60,10 @@ def read_example(service: Service, example: dict[str, Any]) -> Example:
         name=str(example.get("name", read.request_id)),
         request=request | {"prefix": read.prefix},
         prefix=read.prefix,
-        shown=[Shown(**vars(candidate)) for candidate in read.candidates],
+        shown=[
+            Shown(item_id=candidate.item_id, text=candidate.text, context=candidate.context)
+            for candidate in read.candidates
+        ],
         **places,
     )
 

@@ -14,6 +14,7 @@ from configs.schema import HistoryConfig, PromptConfig
 from serving.items import KnownItems
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint
+from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking
 from serving.requests import ReadRequest, RequestReader
 from serving.server.app import create_app
@@ -109,6 +110,14 @@ class StandIn:
         """As the real one, but for the token ids."""
         return Prepared(self.reader.read(request))
 
+    def cut(self, request: Mapping[str, Any]) -> CutRequest:
+        """As the real one."""
+        return cut(self.reader, request, self.reader.read(request))
+
+    def tokenized(self, read: ReadRequest) -> Prepared:
+        """As the real one, but for the token ids."""
+        return Prepared(read)
+
     def score_prepared(self, prepared: Sequence[Prepared]) -> list[Ranking]:
         """Scores that depend on the texts alone."""
         assert self.busy.acquire(blocking=False), "two passes at once"
@@ -133,7 +142,9 @@ class StandIn:
         ids = [candidate.item_id for candidate in request.candidates]
         logits = {name: numbers(name) for name in self.pointwise}
         deltas = {name: numbers(name) for name in self.listwise}
-        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top)
+        given = {"values": [c.value for c in request.candidates], "boosts": [c.boost for c in request.candidates]}
+        weights = request.weights
+        return Ranking.of(request.request_id, ids, logits, deltas, request.omega, request.top, weights=weights, **given)
 
 
 @dataclass

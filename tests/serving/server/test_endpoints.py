@@ -1,9 +1,12 @@
 """What each endpoint answers."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from serving.explain import explain
 
 RequestOf = Callable[..., dict[str, Any]]
 
@@ -114,7 +117,7 @@ def test_metrics_count_routes_statuses_and_passes(start_server: Any, request_of:
 def test_openapi_describes_what_is_there(start_server: Any) -> None:
     live = start_server()
     found = live.client.get("/openapi.json").json()
-    assert set(found["paths"]) == {"/rank", "/score", "/examples", "/health", "/metrics", "/"}
+    assert set(found["paths"]) == {"/rank", "/score", "/explain", "/examples", "/health", "/metrics", "/"}
     assert {"400", "413", "422", "503"} <= set(found["paths"]["/rank"]["post"]["responses"])
     assert found["components"]["schemas"]["RankRequest"]["additionalProperties"] is False
 
@@ -139,4 +142,77 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(start_server: Any, request_
     assert answer.status_code == 500
     assert answer.json() == {"error": "the server failed; its log has the reason", "where": "server"}
     assert live.counted('equipoise_requests_total{route="/rank",status="500"}') == 1
+    assert live.alive()
+
+
+def test_value_and_boost_enter_the_order(start_server: Any, request_of: Callable[..., dict[str, Any]]) -> None:
+    client = start_server().client
+    body = request_of(3)
+    for place, candidate in enumerate(body["candidates"]):
+        candidate |= {"value": 2.0**place, "boost": -0.25 * place}
+    plain = client.post("/score", json=body).json()
+    valued = client.post("/score", json={**body, "value_weight": 2.0}).json()
+    assert plain["value_weight"] == 0.0 and valued["value_weight"] == 2.0
+    for place, (before, after) in enumerate(zip(plain["candidates"], valued["candidates"], strict=True)):
+        assert before["value"] == 2.0**place and before["boost"] == -0.25 * place
+        assert after["utility"] == pytest.approx(before["utility"] + 2 * place * math.log(2))
+        expected = before["relevance"] + 0.5 * before["deltas"]["diversity"] - 0.25 * place
+        assert before["utility"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "field"),
+    [
+        ({"value": 0}, {}, "candidates[0].value"),
+        ({"value": -1.5}, {}, "candidates[0].value"),
+        ({"boost": 5.1}, {}, "candidates[0].boost"),
+        ({"boost": "much"}, {}, "candidates[0].boost"),
+        ({}, {"value_weight": 1}, "candidates[0].value"),
+        ({}, {"value_weight": 6}, "value_weight"),
+        ({}, {"value_weight": -1}, "value_weight"),
+    ],
+)
+def test_senseless_values_are_refused(
+    start_server: Any, request_of: Callable[..., dict[str, Any]], change: dict, more: dict, field: str
+) -> None:
+    body = request_of(2, **more)
+    body["candidates"][0] |= change
+    answer = start_server().client.post("/rank", json=body)
+    assert answer.status_code == 422 and answer.json()["where"] == field
+
+
+def test_explain_is_what_the_library_says(start_server: Any, request_of: Callable[..., dict[str, Any]]) -> None:
+    live = start_server()
+    body = request_of(6, history=["tea", "soap"], omega={"diversity": 1.5})
+    answer = live.client.post("/explain", json={**body, "explain": [4, "i2"]})
+    assert answer.status_code == 200
+    assert answer.json() == explain(live.recommender, {**body, "explain": [4, "i2"]}).to_json()
+    first = live.client.post("/explain", json=body).json()["candidates"]
+    best = live.client.post("/rank", json=body).json()["candidates"][0]
+    assert [each["position"] for each in first] == [best["position"]]
+    assert first[0]["utility"] == best["utility"]
+    assert [part["text"] for part in first[0]["contributions"]][:3] == ["age 40", "tea", "soap"]
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "field"),
+    [(101, [0], "candidates"), (5, [0, 1, 2, 3], "explain"), (5, ["none"], "explain[0]"), (5, [7], "explain[0]")],
+)
+def test_what_explain_refuses(
+    start_server: Any, request_of: Callable[..., dict[str, Any]], count: int, asked: list, field: str
+) -> None:
+    live = start_server(max_candidates=200)
+    body = {**request_of(5), "explain": asked}
+    body["candidates"] = [{"item_id": f"i{n % 40}"} for n in range(count)]
+    answer = live.client.post("/explain", json=body)
+    assert answer.status_code == 422 and answer.json()["where"] == field
+    assert live.alive()
+
+
+def test_an_explanation_does_not_fill_a_short_queue_by_itself(
+    start_server: Any, request_of: Callable[..., dict[str, Any]]
+) -> None:
+    live = start_server(queue=1)
+    answer = live.client.post("/explain", json=request_of(5, history=["a", "b"]))
+    assert answer.status_code == 200
     assert live.alive()

@@ -188,6 +188,25 @@ def test_another_shopper_is_typed_and_then_cached(page: Page) -> None:
     assert page.order == [each["position"] for each in answer["candidates"]]
 
 
+def test_why_shows_what_explain_serves(page: Page) -> None:
+    row = page.rows[2]
+    position = int(row.get_attribute("data-position") or -1)
+    row.find_element(By.CSS_SELECTOR, "button.why").click()
+    dialog = page.browser.find_element(By.ID, "why")
+    WebDriverWait(page.browser, 20).until(lambda _: dialog.get_attribute("open"))
+    body = page.live.client.get("/examples").json()["examples"][0]["request"]
+    body |= {"omega": {"diversity": 0.5, "fairness": 0.0}, "explain": [position]}
+    found = page.live.client.post("/explain", json=body).json()["candidates"][0]
+    assert [each.text for each in dialog.find_elements(By.TAG_NAME, "p")] == found["sentences"]
+    parts = sorted(found["contributions"], key=lambda part: -abs(part["utility"]))
+    texts = [f"{part['utility']:+.3f}".replace("-", "−") for part in parts]
+    rows = dialog.find_elements(By.CSS_SELECTOR, "#parts tr")
+    assert [each.find_elements(By.TAG_NAME, "td")[2].text for each in rows] == texts
+    assert len(rows) == len(parts) == 2
+    dialog.find_element(By.TAG_NAME, "button").click()
+    assert not dialog.is_displayed()
+
+
 def test_an_error_is_shown_and_goes_away(page: Page) -> None:
     limits = page.live.recommender.limits
     page.live.recommender.limits = type(limits)(candidates=1)

@@ -1,0 +1,109 @@
+"""Use: why this item. Are the history events that an explanation names first those that the score rests on?
+
+For each case (one shopper and one candidate of the test split, its history of at least MOST_REMOVED + 2 titles) every
+title is left out by itself, as an explanation does. Then the three that speak most for the candidate are left out
+*together*, and beside it three random ones: joint removal is nothing that single removals are bound to foretell. The
+score is r, which does not depend on other candidates; what counts is how far it falls. Beside it stands how far it
+moves, up or down, without the three titles of the largest effects of either sign, which may cancel.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.progress import track
+from scipy.stats import wilcoxon
+
+from benchmarks.figures import figure
+from configs.errors import UserError
+from serving.explain import Variant, prepare_variants
+from serving.prompt_parts import CutRequest
+from serving.recommender import Recommender
+
+PREPARED = Path("prepared/complete_journey")
+MOST_REMOVED = 3
+DRAWS = 4
+CASES, QUICK_CASES = 400, 200
+TOGETHER = 8
+
+
+def cases(recommender: Recommender, prepared: Path, count: int, seed: int = 0) -> list[CutRequest]:
+    """Requests of one candidate each, of different test requests spread over the split.
+
+    Raises:
+        UserError: the split has too few requests with long histories.
+    """
+    files = sorted((prepared / "slates").glob("test-*.parquet"))
+    if not files:
+        raise UserError(f"{prepared} has no test slates: run `equipoise prepare configs/demo.yaml`")
+    rows = [pq.read_table(file, columns=["prefix", "item", "context"]) for file in files]
+    items = pq.read_table(prepared / "items.parquet", columns=["item_id"]).column("item_id").to_pylist()
+    places = [(part, row) for part, table in enumerate(rows) for row in range(table.num_rows)]
+    rng = np.random.default_rng(seed)
+    found: list[CutRequest] = []
+    for number in rng.permutation(len(places)):
+        part, row = places[number]
+        table = rows[part].slice(row, 1).to_pylist()[0]
+        one = int(rng.integers(len(table["item"])))
+        candidate = {"item_id": items[table["item"][one]], "context": table["context"][one]}
+        cut = recommender.cut({"prefix": table["prefix"], "candidates": [candidate], "value_weight": 0.0})
+        if sum(part.where == "history" for part in cut.shopper) >= MOST_REMOVED + 2:
+            found.append(cut)
+        if len(found) == count:
+            return found
+    raise UserError(f"{prepared} has {len(found)} test requests with long histories, {count} are needed")
+
+
+def _scores(recommender: Recommender, cut: CutRequest, variants: list[Variant]) -> np.ndarray:
+    rankings = recommender.score_prepared(prepare_variants(recommender, cut, variants))
+    return np.array([ranking.given[0].relevance for ranking in rankings])
+
+
+def effects(recommender: Recommender, cut: CutRequest, rng: np.random.Generator) -> np.ndarray:
+    """r minus r without three titles, float64 (2 + DRAWS,): those most for it, those of most effect, random ones."""
+    history = [number for number, part in enumerate(cut.shopper) if part.where == "history"]
+    single = [Variant(0, frozenset([number])) for number in history]
+    scores = _scores(recommender, cut, [Variant(0, frozenset()), *single])
+    changes = scores[0] - scores[1:]
+    named = [np.argsort(-key, kind="stable")[:MOST_REMOVED] for key in (changes, np.abs(changes))]
+    random = [rng.choice(len(history), MOST_REMOVED, replace=False) for _ in range(DRAWS)]
+    joint = [Variant(0, frozenset(history[place] for place in places)) for places in (*named, *random)]
+    return scores[0] - _scores(recommender, cut, joint)
+
+
+def measure(
+    export: Path | str = "exports/demo", quick: bool = False, prepared: Path = PREPARED
+) -> list[dict[str, Any]]:
+    """`explanation_faithfulness`: in which share of cases the named titles matter more than random ones.
+
+    Args:
+        export: of the demo's run.
+        quick: 200 cases in place of 400.
+        prepared: the folder of its data.
+
+    Raises:
+        UserError: a folder is missing, or has too few long histories.
+    """
+    recommender = Recommender.load(export)
+    rng = np.random.default_rng(1)
+    chosen = cases(recommender, Path(prepared), QUICK_CASES if quick else CASES)
+    changes = np.array([effects(recommender, cut, rng) for cut in track(chosen, "explaining")])
+    return [
+        _figure("explanation_faithfulness", changes[:, 0], changes[:, 2:], "falls", "most for it"),
+        _figure("explanation_movement", np.abs(changes[:, 1]), np.abs(changes[:, 2:]), "moves", "of most effect"),
+    ]
+
+
+def _figure(name: str, named: np.ndarray, random: np.ndarray, does: str, which: str) -> dict[str, Any]:
+    """The share of pairs in which the named titles do more, ties as half, and how much more; (N,) and (N, DRAWS)."""
+    return figure(
+        name,
+        float((named[:, None] > random).mean() + 0.5 * (named[:, None] == random).mean()),
+        "share of cases",
+        how=f"r {does} more without the {MOST_REMOVED} titles {which} than without {MOST_REMOVED} random ones",
+        cases=len(named),
+        wilcoxon_p=float(wilcoxon(named, random[:, 0], alternative="greater").pvalue),
+        mean_named=round(float(named.mean()), 4),
+        mean_random=round(float(random.mean()), 4),
+    )

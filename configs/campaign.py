@@ -1,0 +1,120 @@
+"""CAMPAIGN.yaml: what a campaign says in its prompts, what it is paid for, and how often it may show what."""
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from configs.errors import UserError
+from configs.section import Section
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Boost(Section):
+    """A number that is added to the utility of a group of candidates.
+
+    Attributes:
+        attribute: a column of the candidates: item_id, provider, category ….
+        group: its value there.
+        add: in utility; 0.1 is a tenth more expected value.
+    """
+
+    attribute: str
+    group: str
+    add: Annotated[float, Field(ge=-5.0, le=5.0)]
+
+
+class CapRule(Section):
+    """How many exposures a group may and must get over the whole campaign.
+
+    Attributes:
+        attribute: a column of the candidates.
+        group: its value there; without one the rule holds for each value by itself.
+        most, least: exposures.
+    """
+
+    attribute: str
+    group: str | None = None
+    most: Count | None = None
+    least: Count = 0
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "CapRule":
+        if self.most is None and not self.least:
+            raise ValueError("give most, least or both")
+        if self.most is not None and self.least > self.most:
+            raise ValueError(f"least {self.least} is above most {self.most}")
+        return self
+
+
+class Campaign(Section):
+    """A campaign.
+
+    Attributes:
+        name: also the prompt field `campaign`.
+        starts, ends: both included; also the prompt fields `campaign_start`, `campaign_end` and `campaign_days`.
+        fields: further fields of every prompt (type, discount …), in place of the requests' own.
+        top: candidates per shopper at most.
+        value: the column with the value of a candidate; None where all are worth the same.
+        value_weight: ω_value; 1 makes exp(u) the expected value.
+        omega: ω of list-wise objectives; the others keep the export's.
+        boosts, caps: for groups of candidates.
+    """
+
+    name: str
+    starts: date | None = None
+    ends: date | None = None
+    fields: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    top: Annotated[int, Field(ge=1)] = 10
+    value: str | None = None
+    value_weight: Annotated[float, Field(ge=0.0, le=5.0)] = 1.0
+    omega: dict[str, float] = Field(default_factory=dict)
+    boosts: list[Boost] = Field(default_factory=list)
+    caps: list[CapRule] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Campaign":
+        if self.starts and self.ends and self.ends < self.starts:
+            raise ValueError(f"ends {self.ends} before it starts ({self.starts})")
+        return self
+
+    @property
+    def attributes(self) -> list[str]:
+        """The columns that boosts and caps read, each once."""
+        named = [*(boost.attribute for boost in self.boosts), *(cap.attribute for cap in self.caps)]
+        return list(dict.fromkeys(named))
+
+    def dated(self) -> dict[str, Any]:
+        """What name and dates give to prompts that read them."""
+        found: dict[str, Any] = {"campaign": self.name}
+        found |= {"campaign_start": str(self.starts)} if self.starts else {}
+        found |= {"campaign_end": str(self.ends)} if self.ends else {}
+        if self.starts and self.ends:
+            found["campaign_days"] = (self.ends - self.starts).days + 1
+        return found
+
+
+def read_campaign(path: Path) -> Campaign:
+    """Read CAMPAIGN.yaml.
+
+    Raises:
+        UserError: it is missing or no YAML, or names the key that is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as a campaign ({reason}): give a YAML file") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no keys: give at least name and top")
+    try:
+        return Campaign(**content)
+    except (ValidationError, TypeError) as error:
+        if isinstance(error, TypeError):
+            raise UserError(f"{path} has a key that is no text: name keys by texts") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the campaign"
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,0 +1,233 @@
+"""equipoise campaign: the slates of a whole campaign, under caps that hold over all shoppers (docs/campaigns.md)."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.campaign import Campaign, read_campaign
+from configs.errors import UserError
+from configs.whole_file import whole_file
+from data.prefetch import prefetched
+from data.request_table import RequestTable, open_requests
+from launch.campaign_requests import CampaignRequests
+from launch.ranking_file import ENDINGS, ranking_file
+from launch.recommend import SORT_MEMORY, common_candidates
+from serving.allocation import Allocation, Cap, allocate, fill, violations
+from serving.frames import TOGETHER, ranking_columns
+from serving.recommender import PreparedRequest, Recommender
+from serving.request_error import RequestError
+
+MORE = ("value", "boost")
+REPORT = ".report.json"
+
+
+@dataclass(frozen=True)
+class CampaignOptions:
+    """What a call may choose: a common list of candidates, device and limit."""
+
+    candidates: Path | None = None
+    device: str = "cpu"
+    max_candidates: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All candidates of all shoppers.
+
+    Attributes:
+        table: one row per candidate, with the columns of a ranking file, value and boost.
+        shopper: number of the request of each row, int64 (N,).
+        groups: by attribute the group of each row as text, None where unknown, object (N,).
+    """
+
+    table: pa.Table
+    shopper: np.ndarray
+    groups: dict[str, np.ndarray]
+
+    def gain(self) -> np.ndarray:
+        """e^u of each row, float64 (N,): without ω the expected value pCTR · pCVR · value^weight · e^boost."""
+        return np.exp(self.table.column("utility").to_numpy())
+
+
+def run(export: Path, path: Path, users: Path, out: Path, options: CampaignOptions) -> None:
+    """Score all requests, choose the slates, and write them to `out` and what they reach to `out`.report.json.
+
+    Raises:
+        UserError: a file or a request cannot be read, the campaign asks for what is not there, its caps cannot be
+            kept, or `out` exists.
+    """
+    campaign = read_campaign(path)
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists: name another file or add --overwrite")
+    if not out.name.lower().endswith(ENDINGS):
+        raise UserError(f"{out} has an unknown ending: use {', '.join(ENDINGS)}")
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
+        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        table = open_requests(con, users)
+        recommender = Recommender.load(export, device=options.device)
+        if options.max_candidates is not None:
+            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
+        requests = _requests(con, campaign, recommender, table, options.candidates)
+        scores = _score(recommender, requests, table, console)
+    caps = _caps(campaign, scores, path)
+    began = time.monotonic()
+    gain = scores.gain()
+    allocation = allocate(scores.shopper, gain, campaign.top, caps)
+    seconds = time.monotonic() - began
+    _write(recommender, scores, allocation.chosen, requests.maker.names, out)
+    record = _record(campaign, scores, allocation, caps, gain)
+    with whole_file(out.with_name(out.name + REPORT)) as partial:
+        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    console.print(
+        f"{campaign.name}: {record['shown']:,} exposures for {record['shoppers']:,} shoppers, objective "
+        f"{allocation.value:.6g} (at most {100 * allocation.gap:.3g} % below the best; greedily "
+        f"{record['greedy_objective']:.6g}), {len(caps):,} caps, {record['violations']} broken, "
+        f"{allocation.way} in {seconds:.1f} s: {out}",
+        soft_wrap=True,
+    )
+
+
+def _requests(
+    con: duckdb.DuckDBPyConnection,
+    campaign: Campaign,
+    recommender: Recommender,
+    table: RequestTable,
+    common: Path | None,
+) -> CampaignRequests:
+    if common is None:
+        if "item_id" not in table.kinds:
+            raise UserError(f"{table.path} has no column item_id: add the candidates, or a list with --candidates")
+        return CampaignRequests(campaign, recommender, table)
+    if "item_id" in table.kinds:
+        raise UserError(f"{table.path} has candidates of its own (item_id): drop the column or --candidates")
+    candidates = common_candidates(con, common, recommender)
+    rows = con.cursor().sql("SELECT * FROM candidates").to_arrow_table().to_pylist()
+    return CampaignRequests(campaign, recommender, table, candidates, rows, common)
+
+
+def _portions(table: RequestTable, requests: CampaignRequests) -> Iterator[list[tuple]]:
+    """(prepared request, who it is, groups of its candidates by attribute), some requests at a time."""
+    groups = table.requests(requests.columns)
+    while some := list(islice(groups, TOGETHER)):
+        try:
+            yield [requests.prepare(rows) for rows in some]
+        except RequestError as error:
+            raise UserError(f"{table.path}: {error}") from error
+
+
+def _score(recommender: Recommender, requests: CampaignRequests, table: RequestTable, console: Console) -> Scores:
+    parts: list[pa.Table] = []
+    counts: list[int] = []
+    groups: dict[str, list[str | None]] = {name: [] for name in requests.campaign.attributes}
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=console, transient=True) as bar,
+        closing(prefetched(_portions(table, requests))) as portions,
+    ):
+        task = bar.add_task("scoring", total=table.count())
+        for portion in portions:
+            prepared: list[PreparedRequest] = [each[0] for each in portion]
+            rankings = [ranking.as_given() for ranking in recommender.score_prepared(prepared)]
+            found = ranking_columns(recommender, rankings, [identity for _, identity, _ in portion])
+            given = [scored for ranking in rankings for scored in ranking.candidates]
+            found |= {name: [getattr(scored, name) for scored in given] for name in MORE}
+            texts = {name: pa.array(found[name], pa.string()) for name in (*requests.maker.names, "item_id")}
+            numbers = {name: pa.array(values) for name, values in found.items() if name not in (*texts, "value")}
+            parts.append(pa.table({**texts, **numbers, "value": pa.array(found["value"], pa.float64())}))
+            counts += [len(ranking.candidates) for ranking in rankings]
+            for _, _, named in portion:
+                for name, values in named.items():
+                    groups[name] += values
+            bar.advance(task, len(portion))
+    shopper = np.repeat(np.arange(len(counts)), counts)
+    return Scores(pa.concat_tables(parts), shopper, {name: np.array(each, object) for name, each in groups.items()})
+
+
+def _caps(campaign: Campaign, scores: Scores, path: Path) -> list[Cap]:
+    """The caps of the groups that are there.
+
+    Raises:
+        UserError: a rule names a group that no candidate belongs to.
+    """
+    caps = []
+    rows_of = {name: _rows_by_group(values) for name, values in scores.groups.items()}
+    for rule in campaign.caps:
+        found = rows_of[rule.attribute]
+        if rule.group is not None and rule.group not in found:
+            raise UserError(
+                f"{path}: caps name the {rule.attribute} '{rule.group}', which no candidate has: correct its spelling "
+                "or drop the rule"
+            )
+        chosen = found if rule.group is None else {rule.group: found[rule.group]}
+        caps += [Cap(f"{rule.attribute} '{group}'", rows, rule.most, rule.least) for group, rows in chosen.items()]
+    for boost in campaign.boosts:
+        if boost.group not in rows_of[boost.attribute]:
+            raise UserError(f"{path}: boosts name the {boost.attribute} '{boost.group}', which no candidate has")
+    return caps
+
+
+def _rows_by_group(values: np.ndarray) -> dict[str, np.ndarray]:
+    known = np.flatnonzero(np.array([value is not None for value in values], dtype=bool))
+    names, number = np.unique(values[known].astype(str), return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    parts = np.split(known[order], np.cumsum(np.bincount(number, minlength=len(names)))[:-1])
+    return dict(zip(names.tolist(), parts, strict=True)) if len(names) else {}
+
+
+def _write(recommender: Recommender, scores: Scores, chosen: np.ndarray, names: list[str], out: Path) -> None:
+    """The shown candidates, shopper by shopper, ranked by utility among what is shown."""
+    rows = np.flatnonzero(chosen)
+    utility = scores.table.column("utility").to_numpy()[rows]
+    order = np.lexsort((rows, -utility, scores.shopper[rows]))
+    rows = rows[order]
+    shopper = scores.shopper[rows]
+    starts = np.flatnonzero(np.diff(shopper, prepend=-1))
+    rank = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows)))) + 1
+    table = scores.table.take(pa.array(rows))
+    columns: Mapping[str, Sequence[Any]] = {
+        **{name: table.column(name).to_pylist() for name in table.column_names},
+        "rank": rank.tolist(),
+    }
+    with ranking_file(out, names, recommender.pointwise, recommender.listwise, MORE) as write:
+        write(columns)
+
+
+def _record(
+    campaign: Campaign, scores: Scores, allocation: Allocation, caps: Sequence[Cap], gain: np.ndarray
+) -> dict[str, Any]:
+    chosen = allocation.chosen
+    probability = np.exp(scores.table.column("relevance").to_numpy())
+    given = scores.table.column("value").to_pylist()
+    value = np.array([1.0 if each is None else each for each in given]) if campaign.value else np.ones(len(given))
+    greedy = fill(scores.shopper, gain, campaign.top, caps)
+    return {
+        "campaign": campaign.name,
+        "shoppers": int(scores.shopper[-1]) + 1,
+        "shown": int(chosen.sum()),
+        "objective": allocation.value,
+        "bound": allocation.bound,
+        "gap": allocation.gap,
+        "way": allocation.way,
+        "greedy_objective": float(gain[greedy].sum()),
+        "expected_value": float((probability * value)[chosen].sum()),
+        "violations": violations(chosen, scores.shopper, campaign.top, caps),
+        "caps": [
+            {"group": cap.name, "shown": int(chosen[cap.members].sum()), "most": cap.most, "least": cap.least}
+            for cap in caps
+        ],
+    }

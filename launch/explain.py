@@ -1,0 +1,72 @@
+"""equipoise explain: why a candidate gets its scores, as text, JSON and a picture (docs/explanations.md)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from configs.errors import UserError
+from configs.whole_file import whole_file
+from serving.explain import Explained, explain
+from serving.explanation_picture import draw
+from serving.recommender import Recommender
+from serving.request_error import RequestError
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What a call may choose: item_ids, files to write, and the device."""
+
+    items: tuple[str, ...] = ()
+    picture: Path | None = None
+    out: Path | None = None
+    device: str = "cpu"
+
+
+def run(export: Path, path: Path, options: ExplainOptions) -> None:
+    """Explain candidates of the request in a JSON file; the best one, unless items are named.
+
+    Raises:
+        UserError: a file cannot be read, or the request cannot be answered.
+    """
+    request = _read(path)
+    if options.items:
+        request["explain"] = list(options.items)
+    recommender = Recommender.load(export, device=options.device)
+    try:
+        found = explain(recommender, request)
+    except RequestError as error:
+        raise UserError(f"{path}: {error}") from error
+    console = Console(highlight=False)
+    for each in found.candidates:
+        _print(console, each)
+    if options.out is not None:
+        with whole_file(options.out) as partial:
+            partial.write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if options.picture is not None:
+        draw(options.picture, found.candidates)
+        console.print(f"picture: {options.picture}", soft_wrap=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        request = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a request ({error}): give the JSON of one request") from error
+    if not isinstance(request, dict):
+        raise UserError(f"{path} holds no object: give the JSON of one request")
+    return request
+
+
+def _print(console: Console, each: Explained) -> None:
+    for sentence in each.sentences:
+        console.print(escape(sentence), soft_wrap=True)
+    table = Table("part", "text", *(each.contributions[0].objectives if each.contributions else ()), "utility")
+    for one in each.contributions:
+        numbers = [f"{value:+.3f}" for value in (*one.objectives.values(), one.utility)]
+        table.add_row(one.part.where, escape(one.part.text), *numbers)
+    console.print(table)

@@ -1,0 +1,258 @@
+"""Why a candidate gets its scores: what each part of its prompts, and each term of its utility, contributes.
+
+A part's contribution to a score is the score minus the score of the same request without it (leave one out): exact for
+the part by itself, with no background data and no surrogate model. Parts that say the same thing share their effect, so
+contributions do not add up to the score; the terms of the utility do.
+
+Which candidate is explained is named or, by default, the best one. The slate is scored once, and once more per part;
+all of these are requests of one list, which the model takes in as few passes as fit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from serving.prompt_parts import CutRequest, Part
+from serving.ranking import Ranking, Scored
+from serving.request_error import RequestError
+from serving.values import identifier, kind_of, mapping, sequence
+
+if TYPE_CHECKING:
+    from serving.recommender import PreparedRequest, Recommender
+
+TOLD = 3
+"""Parts for and against that the sentences name."""
+SMALL = 0.005
+"""A contribution to the utility that rounds to nothing in the sentences."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one part does.
+
+    Attributes:
+        part: of the prompts.
+        objectives: to log p of each pointwise and δ of each list-wise objective.
+        utility: to the utility of the candidate.
+    """
+
+    part: Part
+    objectives: dict[str, float]
+    utility: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        fields = {**vars(self.part), "fields": list(self.part.fields)}
+        return {**fields, "objectives": self.objectives, "utility": self.utility}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One candidate.
+
+    Attributes:
+        scored: its scores.
+        text: of the item.
+        terms: of its utility by name; they add up to it.
+        contributions: of all parts, in the order of the prompt.
+        sentences: the same in words.
+    """
+
+    scored: Scored
+    text: str
+    terms: dict[str, float]
+    contributions: list[Contribution]
+    sentences: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "item_id": self.scored.item_id,
+            "position": self.scored.position,
+            "rank": self.scored.rank,
+            "text": self.text,
+            "probabilities": dict(self.scored.probabilities),
+            "deltas": dict(self.scored.deltas),
+            "utility": self.scored.utility,
+            "terms": self.terms,
+            "contributions": [each.to_json() for each in self.contributions],
+            "sentences": self.sentences,
+        }
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The explained candidates of one request, in the order in which they were named."""
+
+    request_id: str | None
+    candidates: list[Explained]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"request_id": self.request_id, "candidates": [each.to_json() for each in self.candidates]}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The request without some parts: of a candidate's, by number."""
+
+    place: int
+    left_out: frozenset[int]
+
+
+def split_request(request: Any) -> tuple[Any, Any]:
+    """The request that is ranked, and which candidates it wants explained.
+
+    Raises:
+        RequestError: it is no object.
+    """
+    request = dict(mapping("the request", request))
+    return request, request.pop("explain", None)
+
+
+def check_slate(recommender: "Recommender", cut: CutRequest) -> None:
+    """Refuse a slate that would be scored too often.
+
+    Raises:
+        RequestError: names the limit.
+    """
+    count, most = len(cut.read.candidates), recommender.limits.explained_slate
+    if count > most:
+        raise RequestError(
+            "candidates",
+            f"has {count:,} entries, and an explanation scores all of them once per part of the prompt: give at most "
+            f"{most:,}, such as the best ones of /rank",
+        )
+
+
+def places_of(recommender: "Recommender", cut: CutRequest, wanted: Any, ranking: Ranking) -> list[int]:
+    """Places of the candidates to explain: those named by place or item_id, or the first by rank.
+
+    Raises:
+        RequestError: there are too many, or one names no candidate.
+    """
+    if wanted is None:
+        return [ranking.candidates[0].position]
+    wanted, most = sequence("explain", wanted), recommender.limits.explained
+    if not 1 <= len(wanted) <= most:
+        way = f"give 1 to {most}, and ask again for further ones"
+        raise RequestError("explain", f"names {len(wanted):,} candidates: {way}")
+    ids = [candidate.item_id for candidate in cut.read.candidates]
+    found = [_place(f"explain[{number}]", each, ids) for number, each in enumerate(wanted)]
+    return list(dict.fromkeys(found))
+
+
+def _place(field: str, wanted: Any, ids: Sequence[str | None]) -> int:
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        if not 0 <= wanted < len(ids):
+            raise RequestError(field, f"is {str(wanted)[:40]}: give a place from 0 to {len(ids) - 1}, or an item_id")
+        return wanted
+    if not isinstance(wanted, str):
+        raise RequestError(field, f"is {kind_of(wanted)}: give a place or an item_id")
+    name = identifier(field, wanted, 4_000)
+    if name not in ids:
+        raise RequestError(field, f"is '{name[:40]}', which is none of the candidates: give the item_id of one")
+    return ids.index(name)
+
+
+def variants_of(cut: CutRequest, places: Sequence[int]) -> list[Variant]:
+    """Every part left out by itself; those of the shopper once for all candidates, and no item is left without text."""
+    shared = [Variant(places[0], frozenset([number])) for number in range(len(cut.shopper))]
+    own = []
+    for place in places:
+        kept = {len(cut.shopper)} if len(cut.items[place]) == 1 else set()
+        numbers = range(len(cut.shopper), len(cut.parts(place)))
+        own += [Variant(place, frozenset([number])) for number in numbers if number not in kept]
+    return shared + own
+
+
+def prepare_variants(
+    recommender: "Recommender", cut: CutRequest, variants: Sequence[Variant]
+) -> list["PreparedRequest"]:
+    """The token ids of the request without the parts of each variant, in any thread."""
+    return [recommender.tokenized(cut.without(variant.place, variant.left_out)) for variant in variants]
+
+
+def explanation(
+    cut: CutRequest, places: Sequence[int], ranking: Ranking, variants: Sequence[Variant], rankings: Sequence[Ranking]
+) -> Explanation:
+    """Put the scores of the whole request and of its variants together.
+
+    Args:
+        cut: the request.
+        places: of the explained candidates.
+        ranking: of the whole request.
+        variants: from `variants_of`.
+        rankings: of the variants.
+    """
+    found = []
+    for place in places:
+        parts, contributions = cut.parts(place), []
+        for variant, without in zip(variants, rankings, strict=True):
+            (number,) = variant.left_out
+            if number < len(cut.shopper) or variant.place == place:
+                contributions.append(contribution(parts[number], ranking.given[place], without.given[place]))
+        found.append(_explained(cut, ranking, place, contributions))
+    return Explanation(cut.read.request_id, found)
+
+
+def contribution(part: Part, whole: Scored, without: Scored) -> Contribution:
+    """The difference that a part makes to the scores of a candidate."""
+    objectives = {name: log - without.log_probabilities[name] for name, log in whole.log_probabilities.items()}
+    objectives |= {name: delta - without.deltas[name] for name, delta in whole.deltas.items()}
+    return Contribution(part, objectives, whole.utility - without.utility)
+
+
+def _explained(cut: CutRequest, ranking: Ranking, place: int, contributions: list[Contribution]) -> Explained:
+    scored = ranking.given[place]
+    terms = ranking.weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost)
+    text = cut.read.candidates[place].text
+    sentences = _sentences(scored, text, terms, contributions, len(ranking.given))
+    return Explained(scored, text, terms, contributions, sentences)
+
+
+def _sentences(
+    scored: Scored, text: str, terms: Mapping[str, float], contributions: Sequence[Contribution], count: int
+) -> list[str]:
+    chances = ", ".join(f"p{name.upper()} {_percent(value)}" for name, value in scored.probabilities.items())
+    found = [f"“{text}” is number {scored.rank} of {count}, with {chances}."]
+    told = [f"{name} {value:+.2f}" for name, value in terms.items() if abs(value) >= SMALL]
+    found.append(f"Its utility {scored.utility:.2f} is the sum of {', '.join(told) or 'nothing'}.")
+    ordered = sorted(contributions, key=lambda each: -each.utility)
+    best = [each for each in ordered if each.utility >= SMALL][:TOLD]
+    worst = [each for each in reversed(ordered) if each.utility <= -SMALL][:TOLD]
+    for said, some in (("Most for it speaks", best), ("Most against it speaks", worst)):
+        if some:
+            found.append(f"{said} {', '.join(f'{_named(each.part)} ({each.utility:+.2f})' for each in some)}.")
+    if not best and not worst:
+        found.append("No single part of the prompts changes its utility by itself.")
+    return found
+
+
+def _named(part: Part) -> str:
+    return f"“{part.text}” in the history" if part.where == "history" else f"“{part.text}” of the {part.where}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def explain(recommender: "Recommender", request: Mapping[str, Any]) -> Explanation:
+    """Explain candidates of one request; not for several threads at once.
+
+    Args:
+        recommender: the loaded export.
+        request: as for `Recommender.prepare`, and `explain`: places or item_ids, or null for the first by rank.
+
+    Raises:
+        RequestError: names the field that is wrong and the way out.
+        UserError: a score is no finite number.
+    """
+    request, wanted = split_request(request)
+    cut = recommender.cut(request)
+    check_slate(recommender, cut)
+    ranking = recommender.score_prepared([recommender.tokenized(cut.read)])[0]
+    places = places_of(recommender, cut, wanted, ranking)
+    variants = variants_of(cut, places)
+    rankings = recommender.score_prepared(prepare_variants(recommender, cut, variants))
+    return explanation(cut, places, ranking, variants, rankings)

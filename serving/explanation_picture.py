@@ -1,0 +1,49 @@
+"""An explanation as horizontal bars: the parts that move the utility most, and the terms of the utility."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.whole_file import whole_file
+from serving.explain import Explained
+
+MOST_BARS = 16
+LONGEST = 52
+FOR, AGAINST = "#126b5f", "#b4472f"
+
+
+def draw(path: Path, candidates: Sequence[Explained]) -> None:
+    """Write a PNG, SVG or PDF with one row of two panels per candidate, whole or not at all.
+
+    Raises:
+        UserError: the ending is unknown.
+    """
+    from matplotlib.figure import Figure
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise UserError(f"{path} has an unknown ending: use .png, .svg or .pdf")
+    heights = [1.2 + 0.26 * max(min(len(each.contributions), MOST_BARS), len(each.terms)) for each in candidates]
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(candidates), 2, squeeze=False, width_ratios=(3, 2), height_ratios=heights)
+    for (parts, terms), each in zip(axes, candidates, strict=True):
+        most = sorted(each.contributions, key=lambda one: -abs(one.utility))[:MOST_BARS]
+        _bars(parts, [f"{one.part.text} ({one.part.where})" for one in most], [one.utility for one in most])
+        parts.set_title(f"{_short(each.scored.item_id or each.text)}, number {each.scored.rank}: parts of the prompt")
+        parts.set_xlabel("utility with the part − without it")
+        _bars(terms, list(each.terms), list(each.terms.values()))
+        terms.set_title(f"terms of the utility {each.scored.utility:.2f}")
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=kind, dpi=130)
+
+
+def _bars(axis: object, names: Sequence[str], values: Sequence[float]) -> None:
+    places = range(len(names))
+    axis.barh(places, values, color=[FOR if value >= 0 else AGAINST for value in values])  # type: ignore[attr-defined]
+    axis.set_yticks(places, [_short(name).replace("$", r"\$") for name in names])  # type: ignore[attr-defined]
+    axis.invert_yaxis()  # type: ignore[attr-defined]
+    axis.axvline(0, color="0.4", linewidth=0.8)  # type: ignore[attr-defined]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
