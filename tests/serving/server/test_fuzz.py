@@ -59,15 +59,17 @@ def fitting(description: dict[str, Any]) -> dict[str, Any]:
         asked["user"] = {"type": "object", "properties": {"age": asked["user"]["anyOf"][0]["additionalProperties"]}}
         asked["user"]["additionalProperties"] = False
         asked["history"] = {"type": "array", "items": {"type": "string", "maxLength": 4000}}
+        asked["value_weight"] = {"type": "number", "minimum": 0, "maximum": 5}
         del asked["prefix"]
     candidate = schemas["Candidate"]
     candidate["properties"]["item_id"] = {"enum": [f"i{number}" for number in range(40)]}
     del candidate["properties"]["item"], candidate["properties"]["text"]
-    candidate["required"] = ["item_id"]
+    candidate["properties"]["value"] = {"type": "number", "minimum": 0.001, "maximum": 1e6}
+    candidate["required"] = ["item_id", "value"]
     return description
 
 
-@pytest.mark.parametrize("path", ["/rank", "/score"])
+@pytest.mark.parametrize("path", ["/rank", "/score", "/explain"])
 @pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=["good", "broken"])
 def test_generated_requests(live: Any, path: str, mode: schemathesis.GenerationMode) -> None:
     refused = f'equipoise_requests_total{{route="{path}",status="422"}}'
