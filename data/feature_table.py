@@ -6,7 +6,7 @@ from data.tables import Tables, columns_of, one, quote
 
 
 def feature_sql(tables: Tables, name: str) -> str:
-    """The value of a feature in a query over impressions `i` joined with items `t`: the impression's, else the item's."""
+    """The value of a feature in a query over impressions `i` joined with items `t`, whose own it is by default."""
     return f"coalesce({', '.join(_number(f'{side}.{quote(name)}') for side in _sides(tables, name))})"
 
 
@@ -57,6 +57,6 @@ def _refuse_bad_value(tables: Tables, name: str) -> None:
         ).fetchone()
         if found:
             raise UserError(
-                f"{tables.labels[table]} (data.tables.{table}) has {name} '{found[0]}', but a feature is a number above "
-                f"0: mend the column, leave the value empty, or drop '{name}' from data.features"
+                f"{tables.labels[table]} (data.tables.{table}) has {name} '{found[0]}', but a feature is a number "
+                f"above 0: mend the column, leave the value empty, or drop '{name}' from data.features"
             )

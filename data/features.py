@@ -4,6 +4,7 @@ A feature is positive (a price, a weight, a number of pieces). Its standardised 
 std over the train split's impressions; where the value is unknown it is 0, that of the geometric mean.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,23 @@ class FeatureScale(BaseModel):
         known = np.isfinite(values)
         logs = np.log(np.where(known, values, 1.0))
         return np.where(known, (logs - self.mean) / self.std, 0.0).astype(np.float32)
+
+
+def as_feature(value: Any) -> float | None:
+    """A cell of a table as the value of a feature: None where it is missing, or text that spells no number.
+
+    Raises:
+        ValueError: it is a number that no feature may be: infinite, or not above 0.
+    """
+    try:
+        number = math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+    if math.isnan(number):
+        return None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{number:g} is no number above 0")
+    return number
 
 
 Scales = Mapping[str, FeatureScale]

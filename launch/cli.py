@@ -223,6 +223,29 @@ def recommend(
 
 
 @app.command()
+def price(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    requests: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL, as `recommend` reads them.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")],
+    prices: Annotated[str | None, typer.Option(help="Allowed prices: 3.49,3.99.")] = None,
+    bounds: Annotated[str | None, typer.Option(help="Allowed prices: LEAST:MOST:STEP.")] = None,
+    factors: Annotated[str | None, typer.Option(help="Allowed prices, by the current one: 0.9,1,1.1.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="profit or revenue.", show_default="profit where there is a column cost")
+    ] = None,
+    field: Annotated[str, typer.Option(help="What the price is called in the data.")] = "price",
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+    cache_mb: Annotated[int, typer.Option(help="MiB of prefixes of returning shoppers that are kept.")] = 256,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
+) -> None:
+    """Choose the price of every candidate of a file, among allowed ones, by expected profit or revenue."""
+    from launch.price import PriceOptions
+    from launch.price import run as price_run
+
+    price_run(export, requests, out, PriceOptions(prices, bounds, factors, goal, field, device, cache_mb, overwrite))
+
+
+@app.command()
 def front(
     run: RunArgument,
     omegas: Annotated[str | None, typer.Option(help="ω to measure: diversity=0,0.5,1,fairness=0,1.")] = None,

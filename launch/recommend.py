@@ -87,7 +87,8 @@ def _common(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender
         raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
-    found = [candidate_of(row, texts, fields) for row in rows]
+    features = [name for name in recommender.fields["features"] if name in kinds]
+    found = [candidate_of(row, texts, fields, features) for row in rows]
     try:
         recommender.prepare({"candidates": found})
     except RequestError as error:

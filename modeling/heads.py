@@ -6,7 +6,6 @@ Shape suffixes: N candidates of the batch, S slates, M slots of the longest slat
 import torch
 from torch import nn
 
-
 RESPONSE_WIDTH = 32
 
 

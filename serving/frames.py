@@ -2,19 +2,19 @@
 
 Columns of requests: `request_id` or `user_id` names the request; `user_id` is handed through. The shopper: `history`
 (list of titles) and the fields of the export's prefix templates, or `prefix`, its text. The candidates: `item_id`, and
-optionally `text` of the item, fields of the context templates, or `context`, its text. One row is one request, and then
-the candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's
-columns are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
+optionally `text` of the item, fields of the context templates, or `context`, its text, and numeric features. One row is
+one request, and then the candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and
+then the shopper's columns are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
 
 Columns of rankings, one row per candidate: `request_id` and `user_id` where they were given, `rank`, `position` (the
 place among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from serving.recommender import PreparedRequest, Recommender
+
+T = TypeVar("T")
 
 TOGETHER = 64
 """Requests that pass the model together at most."""
@@ -39,6 +41,7 @@ class RequestRows:
         columns: of the table.
         per_candidate: whether a row is one candidate.
         candidates: of every request, in place of those in the rows.
+        extra: further columns with one value per candidate, handed on where they are filled.
     """
 
     def __init__(
@@ -47,16 +50,20 @@ class RequestRows:
         columns: Collection[str],
         per_candidate: bool,
         candidates: Sequence[Mapping[str, Any]] | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
+        self.extra = [name for name in extra if name in columns and candidates is None]
         self.recommender, self.per_candidate, self.common = recommender, per_candidate, candidates
         self.names = [name for name in ("request_id", "user_id") if name in columns]
         fields = recommender.fields
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
+        self.features = [name for name in fields["features"] if name in columns and candidates is None]
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         own = ["item_id"] if candidates is None else []
-        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *own, *self.texts, *self.context]))
+        of_candidates = [*own, *self.texts, *self.context, *self.features, *self.extra]
+        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *of_candidates]))
 
     def prepare(
         self, rows: Sequence[Mapping[str, Any]], omega: Mapping[str, float] | None, top: int | None
@@ -66,13 +73,23 @@ class RequestRows:
         Raises:
             RequestError: names the request, the field that is wrong and the way out.
         """
+        return self.prepare_with(self.recommender.prepare, rows, {"omega": omega, "top": top})
+
+    def prepare_with(
+        self, prepare: Callable[[dict[str, Any]], T], rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+    ) -> T:
+        """What `prepare` makes of the request of some rows as JSON, with `more` keys.
+
+        Raises:
+            RequestError: names the request, the field that is wrong and the way out.
+        """
         first = rows[0]
         name = next((first[key] for key in self.names if first[key] is not None), None)
         where = "" if name is None else f"request '{name}': "
         try:
-            request = {"request_id": name, "omega": omega, "top": top, **self._shopper(rows)}
+            request = {"request_id": name, **more, **self._shopper(rows)}
             request["candidates"] = self._candidates(rows) if self.common is None else self.common
-            return self.recommender.prepare(request)
+            return prepare(request)
         except RequestError as error:
             raise RequestError(f"{where}{error.field}", error.sentence) from error
 
@@ -90,7 +107,7 @@ class RequestRows:
         return {"user": {name: _value(first[name]) for name in self.user}, "history": told}
 
     def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        names = ["item_id", *self.texts, *self.context]
+        names = list(dict.fromkeys(["item_id", *self.texts, *self.context, *self.features, *self.extra]))
         if self.per_candidate:
             return [self._candidate({name: row[name] for name in names}) for row in rows]
         row = rows[0]
@@ -106,20 +123,24 @@ class RequestRows:
         ]
 
     def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return candidate_of(values, self.texts, self.context)
+        extra = {name: value for name in self.extra if not is_missing(value := _value(values[name]))}
+        return {**candidate_of(values, self.texts, self.context, self.features), **extra}
 
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
         return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
 
 
-def candidate_of(values: Mapping[str, Any], texts: Iterable[str], context: Iterable[str]) -> dict[str, Any]:
-    """A candidate as JSON from its columns: `item_id`, ready texts, and fields of the context templates."""
+def candidate_of(
+    values: Mapping[str, Any], texts: Iterable[str], context: Iterable[str], features: Iterable[str]
+) -> dict[str, Any]:
+    """A candidate as JSON from its columns: `item_id`, ready texts, fields of the context templates, and features."""
     candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
     candidate |= {name: values[name] for name in texts if not is_missing(values[name])}
     if "context" not in candidate:
         candidate["context"] = {name: _value(values[name]) for name in context}
-    return candidate
+    told = {name: value for name in features if (value := _value(values[name])) is not None}
+    return {**candidate, "features": told} if told else candidate
 
 
 def ranking_columns(

@@ -11,10 +11,12 @@ class Limits:
         candidates: of a request.
         prefix_chars: of a ready prefix.
         text_chars: of every other text: a field's value, a title, a ready item text or context.
+        prices: pairs of candidate and price of one request for prices.
         history: entries of a history; the prompt tells the first `max_events` of them alone.
     """
 
     candidates: int = 512
     prefix_chars: int = 20_000
     text_chars: int = 4_000
+    prices: int = 2_048
     history: int = 1_000

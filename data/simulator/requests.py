@@ -1,4 +1,4 @@
-"""Requests of a simulated shop, a block of them at a time: who comes, what is shown where, what is clicked and bought."""
+"""Requests of a simulated shop, a block at a time: who comes, what is shown where, clicked and bought."""
 
 from dataclasses import dataclass
 
@@ -44,9 +44,7 @@ class RequestBlock:
     p_purchase: np.ndarray
 
 
-def draw_requests(
-    settings: SimulatorSettings, shoppers: Shoppers, items: Items, start: int, stop: int
-) -> RequestBlock:
+def draw_requests(settings: SimulatorSettings, shoppers: Shoppers, items: Items, start: int, stop: int) -> RequestBlock:
     """Requests `start` … `stop` − 1; the same whatever block they are drawn in."""
     shown = settings.candidates
     draws = Draws(settings.seed, "requests", 2 + (TRIES + 5) * shown, start, stop)
@@ -85,8 +83,8 @@ def _distinct(drawn: np.ndarray, wanted: int, items: Items) -> np.ndarray:
     out = np.full((rows, wanted), -1, dtype=np.int64)
     row, column = np.nonzero(kept)
     out[row, (np.cumsum(kept, axis=1) - 1)[row, column]] = drawn[row, column]
-    for row in np.flatnonzero(found < wanted):
-        rest = np.setdiff1d(np.arange(len(items.cost)), out[row, : found[row]])
+    for short in np.flatnonzero(found < wanted).tolist():
+        rest = np.setdiff1d(np.arange(len(items.cost)), out[short, : found[short]])
         liked = rest[np.argsort(-items.appeal[rest], kind="stable")]
-        out[row, found[row] :] = liked[: wanted - found[row]]
+        out[short, found[short] :] = liked[: wanted - found[short]]
     return out

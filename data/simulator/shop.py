@@ -21,8 +21,8 @@ CATEGORIES = {
 TIERS = {"basic": 0.7, "classic": 1.0, "premium": 1.5}
 BRANDS = ("Alpina", "Borealis", "Calla", "Dorado", "Estrel", "Fjord", "Granada", "Halden")
 SELLERS = (
-    "own brand", "Nordhandel", "Quaimarkt", "Stadtladen", "Wagner & Sons", "Corner Shop", "Good & Fair", "Harbour Trading",
-    "Miller", "Old Town Traders",
+    "own brand", "Nordhandel", "Quaimarkt", "Stadtladen", "Wagner & Sons", "Corner Shop", "Good & Fair",
+    "Harbour Trading", "Miller", "Old Town Traders",
 )  # fmt: skip
 AGES = ("under 25", "25 to 34", "35 to 44", "45 to 54", "55 to 64", "65 and over")
 INCOMES = ("very low", "low", "middle", "high", "very high")

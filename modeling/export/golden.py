@@ -1,7 +1,6 @@
 """Golden prompts: real prompts of the test split with the scores of the trained model, each scored alone."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +59,7 @@ def _score(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict
     nothing = np.zeros(len(prompts), dtype=np.int64)
     candidates = [prompt.candidate_ids for prompt in prompts]
     row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
-    raw = [[math.nan if p.features[name] is None else p.features[name] for name in scales] for p in prompts]
+    raw = np.array([[p.features[name] for name in scales] for p in prompts], dtype=np.float64)  # None becomes NaN
     features = standardised(scales, raw) if scales else None
     slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
     return model(**build_batch([slate], max_row=row, pad_id=0).model_inputs())

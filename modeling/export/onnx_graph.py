@@ -5,8 +5,8 @@ for all objectives; with `lora.scope: candidates` adapters are masked on prefix 
 All dimensions are dynamic. onnx, onnxscript and onnxruntime are the extra `onnx`.
 
 Inputs, int64 (shape suffixes as in modeling.model): input_ids, position_ids, segment_ids (R, T), candidate_tokens
-(N, L), slots (S, M); float32 features (N, F), standardised, where the heads read some. Outputs, float32 (N,): logit_NAME per pointwise objective, without its logit_offset; delta_NAME
-per list-wise objective.
+(N, L), slots (S, M); float32 features (N, F), standardised, where the heads read some. Outputs, float32 (N,):
+logit_NAME per pointwise objective, without its logit_offset; delta_NAME per list-wise objective.
 """
 
 import importlib.util

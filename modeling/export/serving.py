@@ -145,7 +145,7 @@ def serving_record(
         "prompt": info.prompt,
         "history": info.history,
         "layout": layout.to_json(),
-        **({"features": {name: {**scale, "rule": RULE} for name, scale in info.features.items()}} if info.features else {}),
+        "features": {name: {**scale, "rule": RULE} for name, scale in info.features.items()},
         "mask": "prefix" if encoder else "causal",
         "pooling": model.backbone.pooling,
         "first_position": model.backbone.first_position,

@@ -176,9 +176,7 @@ RULES: tuple[Callable[[AdapterFile], str | None], ...] = (
 )
 
 
-def why_not_vllm(
-    form: str, scope: str, model_type: str, encoder: bool, features: Sequence[str] = ()
-) -> str | None:
+def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool, features: Sequence[str] = ()) -> str | None:
     """Why vLLM cannot serve an adapter of this kind at all, however it is written; None where it can.
 
     Args:

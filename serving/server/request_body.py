@@ -107,6 +107,9 @@ class Candidate(Strict):
     context: Context | None = Field(
         None, description="Fields of this impression (price, times bought …) or ready text."
     )
+    features: Fields | None = Field(
+        None, description="Numeric features that the export reads, such as price; by default those of context and item."
+    )
 
 
 class SlateRequest(Strict):
