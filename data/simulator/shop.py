@@ -82,12 +82,12 @@ class Items:
     shown: np.ndarray
 
     def titles(self) -> list[str]:
-        """The words of every item: brand, tier, kind and number, such as "Fjord premium green tea no. 17"."""
+        """The words of every item: brand, tier and kind, such as "Fjord premium green tea"; two may be called alike."""
         words = [kinds for _, kinds in CATEGORIES.values()]
         tiers = list(TIERS)
         return [
-            f"{BRANDS[b]} {tiers[t]} {words[c][k]} no. {n}"
-            for n, (b, t, c, k) in enumerate(zip(self.brand, self.tier, self.category, self.kind, strict=True))
+            f"{BRANDS[b]} {tiers[t]} {words[c][k]}"
+            for b, t, c, k in zip(self.brand, self.tier, self.category, self.kind, strict=True)
         ]
 
 
