@@ -10,6 +10,7 @@ from train.assemble import adapter_info
 from train.parameters import trainable
 
 OFFSETS = {"ctr": -1.0, "cvr": -0.5}
+SCALE = {"mean": 1.0, "std": 0.5, "least": 1.0, "most": 9.0}
 
 
 def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1) -> None:
@@ -24,15 +25,15 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1) -> No
     pointwise = {name: 1 for name in names if name not in LISTWISE_KINDS}
     listwise = [name for name in names if name in LISTWISE_KINDS]
     offsets = {name: OFFSETS[name] for name in pointwise}
-    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed)
+    scales = dict.fromkeys(config.data.features, SCALE)
+    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, features=list(scales))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name or name.startswith("heads."):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     data = config.data
-    info = adapter_info(
-        config, model, pointwise, data.prompt.model_dump(mode="json"), data.history.model_dump(mode="json")
-    )
+    told = data.prompt.model_dump(mode="json"), data.history.model_dump(mode="json")
+    info = adapter_info(config, model, pointwise, *told, scales)
     save_adapters(config.output / "adapters", trainable(model), info)
     save_config(config, config.output / "config.yaml")

@@ -24,6 +24,7 @@ class Slate:
         candidates: token ids of each candidate, int arrays or lists.
         item, click, conversion: int arrays, one entry per candidate.
         log_keep: log of the share of its unclicked candidates that were kept (0 where none was left out).
+        features: standardised numeric features, float32 (C, F); None where the heads read none.
     """
 
     row: int
@@ -33,11 +34,12 @@ class Slate:
     click: np.ndarray
     conversion: np.ndarray
     log_keep: float = 0.0
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class SlateBatch:
-    """Tensors of a batch; the first five are what the model reads.
+    """Tensors of a batch; the first five, and features where there are some, are what the model reads.
 
     Attributes:
         input_ids, position_ids, segment_ids: int64 (R, T); segments: −1 padding, 0 prefix, 1, 2, … candidates.
@@ -49,6 +51,7 @@ class SlateBatch:
         slate: int64 (N,), which slate of the batch.
         row: int64 (S,), the slate's number in its split.
         attributes: per item attribute its code, int64 (N,).
+        features: standardised numeric features, float32 (N, F), or None.
     """
 
     input_ids: torch.Tensor
@@ -63,15 +66,18 @@ class SlateBatch:
     slate: torch.Tensor
     row: torch.Tensor
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
+    features: torch.Tensor | None = None
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """The tensors that the model reads, by argument name."""
         names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slots")
-        return {name: getattr(self, name) for name in names}
+        inputs = {name: getattr(self, name) for name in names}
+        return inputs if self.features is None else {**inputs, "features": self.features}
 
     def to(self, device: torch.device | str) -> "SlateBatch":
         """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "attributes"}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attributes"}
+        tensors = {name: value.to(device) for name, value in held.items() if value is not None}
         return replace(self, **tensors, attributes={k: v.to(device) for k, v in self.attributes.items()})
 
 
@@ -144,6 +150,9 @@ def build_batch(
     is_candidate = segment > 0
     counts = np.array([len(slate.candidates) for slate in slates], dtype=np.int64)
     item = np.concatenate([slate.item for slate in slates]).astype(np.int64)
+    told = [slate.features for slate in slates if slate.features is not None]
+    if told and len(told) < len(slates):
+        raise ValueError("some slates of a batch have features and some have none")
     per_slate = np.array([slate.log_keep for slate in slates], dtype=np.float32)
     return SlateBatch(
         input_ids=_filled(shape, pad_id, places, np.concatenate([np.asarray(ids, np.int64) for ids in layout.ids])),
@@ -158,4 +167,5 @@ def build_batch(
         slate=torch.from_numpy(np.repeat(np.arange(len(slates)), counts)),
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
+        features=torch.from_numpy(np.concatenate(told).astype(np.float32)) if told else None,
     )

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.schema import PromptConfig
+from data.features import as_feature
 from data.identifiers import as_text
 from data.prompts import piece_fields, render_pieces
 
@@ -51,6 +52,20 @@ class Catalogue:
         """The item_id (string) of each number, int64 (N,)."""
         return self.rows.column("item_id").take(pa.array(numbers, pa.int64()))
 
+    def values(self, name: str, numbers: Sequence[int]) -> list[float | None]:
+        """The items' own values of a numeric feature, None where unknown.
+
+        Raises:
+            UserError: one is infinite or not above 0.
+        """
+        if name not in self.rows.column_names:
+            return [None] * len(numbers)
+        column = self.rows.column(name).take(pa.array(numbers, pa.int64())).to_pylist()
+        try:
+            return [as_feature(value) for value in column]
+        except ValueError as error:
+            raise UserError(f"{self.path} has a {name} of which {error}: correct it, or leave it empty") from error
+
     @cached_property
     def numbers(self) -> dict[str, int]:
         """The number of every item_id.
@@ -68,7 +83,7 @@ class Catalogue:
         return numbers
 
 
-def prepared_catalogue(folder: Path) -> Catalogue:
+def prepared_catalogue(folder: Path, features: Sequence[str] = ()) -> Catalogue:
     """The items of a prepared folder, with the texts that `prepare` rendered.
 
     Raises:
@@ -77,11 +92,12 @@ def prepared_catalogue(folder: Path) -> Catalogue:
     path = folder / "items.parquet"
     if not path.is_file():
         raise UserError(f"{path} is missing: run `equipoise prepare` again or name a table of items with --items")
-    rows = pq.read_table(path, columns=["item_id", "text"])
+    known = pq.read_schema(path).names
+    rows = pq.read_table(path, columns=["item_id", "text", *(name for name in features if name in known)])
     return Catalogue(path, rows, lambda row: row["text"], numbered=True)
 
 
-def given_catalogue(path: Path, prompt: PromptConfig) -> Catalogue:
+def given_catalogue(path: Path, prompt: PromptConfig, features: Sequence[str] = ()) -> Catalogue:
     """A table with `item_id` and fields of `prompt.item`, from which texts are rendered as in `prepare`.
 
     Raises:
@@ -97,7 +113,8 @@ def given_catalogue(path: Path, prompt: PromptConfig) -> Catalogue:
         wanted = "item_id" if "item_id" not in schema.names else " or ".join(fields)
         raise UserError(f"--items {path} has no column {wanted}, which data.prompt.item needs: add it")
     numbered = "item_index" in schema.names
-    columns = dict.fromkeys(["item_id", *present, *(["item_index"] if numbered else [])])
+    own = [name for name in features if name in schema.names]
+    columns = dict.fromkeys(["item_id", *present, *own, *(["item_index"] if numbered else [])])
     rows = pq.read_table(path, columns=list(columns))
     if numbered:
         if not np.array_equal(rows.column("item_index").to_numpy(), np.arange(rows.num_rows)):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import UserError
+from data.features import FeatureScale
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -49,6 +50,7 @@ class Manifest(BaseModel):
     dropped: dict[str, int] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     fields: list[str] = Field(default_factory=list)
+    features: dict[str, FeatureScale] = Field(default_factory=dict)
     user_groups: list[str] = Field(default_factory=list)
     hashes: dict[str, str] = Field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.batches import Slate, SlateBatch, build_batch
+from data.features import Scales, standardised
 from data.request_files import Block, read_blocks
 from data.request_forms import Request, RequestForm
 from data.token_groups import token_groups
@@ -35,11 +36,18 @@ class RequestBatches:
         tokenizer: whose items are the catalogue's.
         max_tokens: padded tokens of a batch; a longer slate is a batch of its own.
         max_row: most tokens of a row; a longer slate goes on in further rows that repeat its prefix.
+        scales: how the numeric features of the forms are standardised.
     """
 
     def __init__(
-        self, forms: Mapping[Path, RequestForm], tokenizer: SlateTokenizer, max_tokens: int, max_row: int
+        self,
+        forms: Mapping[Path, RequestForm],
+        tokenizer: SlateTokenizer,
+        max_tokens: int,
+        max_row: int,
+        scales: Scales | None = None,
     ) -> None:
+        self.scales: Scales = scales or {}
         self.forms, self.tokenizer = forms, tokenizer
         self.max_tokens, self.max_row = max_tokens, max_row
 
@@ -74,4 +82,5 @@ class RequestBatches:
             item=np.asarray(request.items, dtype=np.int64),
             click=unknown,
             conversion=unknown,
+            features=None if request.features is None else standardised(self.scales, request.features),
         )

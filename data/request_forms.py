@@ -3,12 +3,14 @@
 Both forms give the same `Request`s, so that all that follows knows one of them only.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +18,7 @@ from configs.errors import UserError
 from configs.schema import DataConfig
 from data.catalogue import Catalogue
 from data.contexts import ContextRenderer
+from data.features import as_feature
 from data.identifiers import as_text, is_identifier
 from data.prompts import is_missing, piece_fields, prefix_text
 from data.request_files import RequestFile
@@ -26,7 +29,10 @@ MOST_CANDIDATES = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """One row of a file: its ids, its prefix as text, and number (in the catalogue) and context of each candidate."""
+    """One row of a file: its ids, its prefix as text, and number (in the catalogue) and context of each candidate.
+
+    `features`: raw values of the numeric features, float64 (C, F), NaN where unknown; None where the heads read none.
+    """
 
     request_id: str
     user_id: str | None
@@ -34,6 +40,7 @@ class Request:
     prefix: str
     items: list[int]
     contexts: list[str]
+    features: np.ndarray | None = None
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -47,6 +54,8 @@ class RequestForm(ABC):
     Args:
         file: its schema decides which columns are read.
         catalogue: the items that may be asked for.
+        wanted: columns that are read where the file has them.
+        features: numeric features by name, and the column of each; where it is missing, items give the value.
 
     Raises:
         UserError: a column has a type that cannot be read.
@@ -55,10 +64,15 @@ class RequestForm(ABC):
     items: str
     """The column with one list of candidates per row."""
 
-    def __init__(self, file: RequestFile, catalogue: Catalogue, wanted: Sequence[str]) -> None:
-        self.path, self.catalogue = file.path, catalogue
+    def __init__(
+        self, file: RequestFile, catalogue: Catalogue, wanted: Sequence[str], features: Mapping[str, str]
+    ) -> None:
+        self.path, self.catalogue, self.features = file.path, catalogue, dict(features)
         self.kinds = {field.name: field.type for field in file.schema}
-        self.columns = [name for name in dict.fromkeys(wanted) if name in self.kinds]
+        columns = dict.fromkeys([*wanted, *self.features.values()])
+        self.columns = [name for name in columns if name in self.kinds]
+        for column in self.features.values():
+            self._must_be_list(column, "one number per candidate")
         for name in ("request_id", "user_id"):
             if name in self.columns and not is_identifier(self.kinds[name]):
                 raise UserError(
@@ -92,6 +106,31 @@ class RequestForm(ABC):
     def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
         """The rows of a small batch; `ids` and `sizes` are their request_id and numbers of candidates."""
 
+    def _feature_values(
+        self, batch: pa.RecordBatch, ids: list[str], sizes: list[int], items: Sequence[int]
+    ) -> np.ndarray | None:
+        """The raw features of all candidates of a small batch, float64 (N, F): the file's, else the items'."""
+        if not self.features:
+            return None
+        columns = []
+        for name, column in self.features.items():
+            known = self.catalogue.values(name, items)
+            if column in self.columns:
+                self._same_lengths(batch, column, ids, sizes)
+                lists = zip(batch.column(column).to_pylist(), sizes, ids, strict=True)
+                given = [self._feature(v, column, request) for vs, n, request in lists for v in (vs or [None] * n)]
+                known = [own if value is None else value for value, own in zip(given, known, strict=True)]
+            columns.append([math.nan if value is None else value for value in known])
+        return np.array(columns, dtype=np.float64).T
+
+    def _feature(self, value: Any, column: str, request: str) -> float | None:
+        try:
+            return as_feature(value)
+        except ValueError as error:
+            raise self._fault(
+                request, f"has a {column} of which {error}: correct it, or leave it empty where it is unknown"
+            ) from error
+
     def _ids(self, batch: pa.RecordBatch, name: str) -> list[Any]:
         if name not in self.columns:
             return [None] * batch.num_rows
@@ -115,8 +154,9 @@ class PreparedForm(RequestForm):
 
     items = "item"
 
-    def __init__(self, file: RequestFile, catalogue: Catalogue) -> None:
-        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED])
+    def __init__(self, file: RequestFile, catalogue: Catalogue, features: Sequence[str] = ()) -> None:
+        columns = {name: f"feature_{name}" for name in features}
+        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED], columns)
         self._must_be_list("context", "one text per candidate")
         value = self.kinds["item"].value_type
         if not pa.types.is_integer(value):
@@ -151,7 +191,8 @@ class PreparedForm(RequestForm):
                     )
             texts = [text or "" for text in contexts] if contexts is not None else [""] * len(items)
             found.append(Request(name, user, part, prefix or "", items, texts))
-        return found
+        features = self._feature_values(batch, ids, sizes, [item for request in found for item in request.items])
+        return with_features(found, features)
 
 
 class RawForm(RequestForm):
@@ -159,12 +200,14 @@ class RawForm(RequestForm):
 
     items = "item_id"
 
-    def __init__(self, file: RequestFile, catalogue: Catalogue, config: DataConfig) -> None:
+    def __init__(
+        self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Sequence[str] = ()
+    ) -> None:
         self.prompt, self.history = config.prompt, config.history
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         fields = piece_fields(config.prompt.prefix)
         wanted = ["request_id", "user_id", "item_id", "history", *fields, *self.contexts.names]
-        super().__init__(file, catalogue, wanted)
+        super().__init__(file, catalogue, wanted, {name: name for name in features})
         if not is_identifier(self.kinds["item_id"].value_type):
             raise UserError(
                 f"{self.path} has item_id of lists of {self.kinds['item_id'].value_type}: write ids as text or whole "
@@ -191,7 +234,7 @@ class RawForm(RequestForm):
             found.append(
                 Request(ids[row], users[row], None, self._prefix(fields[row], told[row]), items[span], contexts[span])
             )
-        return found
+        return with_features(found, self._feature_values(batch, ids, sizes, items))
 
     def _prefix(self, fields: dict[str, Any], told: list[Any] | None) -> str:
         titles = [title for title in told or () if not is_missing(title)][: self.history.max_events]
@@ -224,7 +267,18 @@ class RawForm(RequestForm):
         return self.contexts.texts(columns, sum(sizes))
 
 
-def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig) -> RequestForm:
+def with_features(requests: list[Request], features: np.ndarray | None) -> list[Request]:
+    """Requests with their rows of a table of all their candidates' features."""
+    if features is None:
+        return requests
+    ends = np.cumsum([len(request.items) for request in requests])
+    return [
+        replace(request, features=features[end - len(request.items) : end])
+        for request, end in zip(requests, ends.tolist(), strict=True)
+    ]
+
+
+def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Sequence[str] = ()) -> RequestForm:
     """The form of a file, told by its columns.
 
     Raises:
@@ -232,9 +286,9 @@ def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig) -> Requ
     """
     names = set(file.schema.names)
     if "request_id" in names and names.issuperset(PREPARED):
-        return PreparedForm(file, catalogue)
+        return PreparedForm(file, catalogue, features)
     if names.issuperset(("request_id", "item_id")):
-        return RawForm(file, catalogue, config)
+        return RawForm(file, catalogue, config, features)
     raise UserError(
         f"{file.path} holds neither prepared slates (request_id, {', '.join(PREPARED)}) nor raw requests (request_id, "
         "item_id): add the missing columns"

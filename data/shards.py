@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from configs.errors import UserError
 from configs.schema import DataConfig
 from data.contexts import ContextRenderer
+from data.feature_table import feature_sql
 from data.manifest import SPLITS, SplitCounts
 from data.prompts import piece_fields, prefix_text
 from data.tables import Tables, one, quote
@@ -19,7 +20,7 @@ from data.tables import Tables, one, quote
 BATCH_IMPRESSIONS = 200_000
 
 
-def slate_schema(fields: list[str], user_groups: list[str]) -> pa.Schema:
+def slate_schema(fields: list[str], user_groups: list[str], features: list[str]) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
         ("request_id", pa.string()),
@@ -33,6 +34,7 @@ def slate_schema(fields: list[str], user_groups: list[str]) -> pa.Schema:
         ("conversion", pa.list_(pa.int8())),
     ]
     columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
+    columns += [(f"feature_{name}", pa.list_(pa.float32())) for name in features]
     columns += [(f"user_{name}", pa.string()) for name in user_groups]
     return pa.schema(columns)
 
@@ -48,7 +50,7 @@ class ShardWriter:
 
     def __init__(self, tables: Tables, config: DataConfig, folder: Path, tell: Callable[[str, float], None]) -> None:
         self.tables, self.config, self.folder, self.tell = tables, config, folder, tell
-        self.schema = slate_schema(config.fields, config.user_groups)
+        self.schema = slate_schema(config.fields, config.user_groups, config.features)
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
@@ -67,11 +69,14 @@ class ShardWriter:
         for name in self.config.fields:
             self._refuse_text_field(name)
             numbers += f", CAST(TRY_CAST(i.{quote(name)} AS DOUBLE) AS FLOAT) AS {quote('field_' + name)}"
+        items = " JOIN items t USING (item_id)" if self.config.features else ""
+        for name in self.config.features:
+            numbers += f", CAST({feature_sql(self.tables, name)} AS FLOAT) AS {quote('feature_' + name)}"
         con.execute(f"""
             CREATE TABLE sorted_impressions AS
             SELECT r.ordinal, row_number() OVER (ORDER BY r.ordinal, {position}i.item_id) AS place,
                    n.item_index AS item, i.click, i.conversion{context}{numbers}
-            FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id)
+            FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id){items}
             ORDER BY place
         """)
 
@@ -178,9 +183,9 @@ class ShardWriter:
         contexts = self.contexts.render(rows.select(list(fields)).rename_columns(list(fields.values())))
         values: dict[str, Any] = {name: rows.column(name) for name in ("item", "click", "conversion")}
         values["context"] = pa.array(contexts, pa.string())
-        for name in self.config.fields:
-            column = rows.column(f"field_{name}")
-            values[f"field_{name}"] = pc.fill_null(column, float("nan"))
+        kept = [f"field_{name}" for name in self.config.fields]
+        for name in (*kept, *(f"feature_{name}" for name in self.config.features)):
+            values[name] = pc.fill_null(rows.column(name), float("nan"))
         lists = {}
         for name, column in values.items():
             flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from configs.errors import UserError
 from data.batches import Slate, SlateBatch, build_batch
+from data.features import standardised
 from data.manifest import Manifest
 from data.sampling import BatchOrder, sample_candidates
 from data.shard_files import count_slates
@@ -147,7 +148,15 @@ class SlateSet:
             click=tokens.click[places],
             conversion=tokens.conversion[places],
             log_keep=log_keep,
+            features=self._features(places),
         )
+
+    def _features(self, places: np.ndarray) -> np.ndarray | None:
+        """The standardised features of candidates, float32 (C, F); None where the data have none."""
+        scales, kept = self.manifest.features, self.tokens.features
+        if not scales:
+            return None
+        return standardised(scales, np.stack([kept[name][places] for name in scales], axis=1))
 
 
 class TrainBatches(Dataset):

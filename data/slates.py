@@ -1,8 +1,6 @@
 """Cuts the tables into slates and writes the prepared folder (docs/slate_format.md), whole or not at all."""
 
-import os
 import platform
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +14,8 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.schema import DataConfig
+from data.feature_table import scale_of
+from data.features import FeatureScale
 from data.history import write_histories
 from data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts, file_hash
 from data.prompts import parse_piece, piece_fields, render_pieces
@@ -24,6 +24,7 @@ from data.shards import ShardWriter
 from data.sources import complete_journey
 from data.splits import split_column
 from data.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
+from data.whole_folder import whole_folder
 
 Progress = Callable[[str, float], None]
 
@@ -38,7 +39,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
     """
     tell = progress or (lambda stage, share: None)
     _refuse_foreign_folder(config.folder)
-    with _built_folder(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
+    with whole_folder(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
         tell("reading the tables", 0.0)
         tables = open_files(con, config.tables) if config.tables else complete_journey.load(con)
         _check_names(tables, config)
@@ -52,10 +53,11 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
         _refuse_constant_labels(tables)
         tell("collecting histories", 0.0)
         write_histories(tables, config.history)
+        scales = {name: scale_of(tables, name) for name in config.features}
         splits = ShardWriter(tables, config, folder, tell).write()
         con.close()
         shutil.rmtree(folder / ".work")
-        manifest = _manifest(tables, config, splits, folder)
+        manifest = _manifest(tables, config, splits, scales, folder)
         manifest.write(folder)
         tell("done", 1.0)
     return manifest
@@ -66,30 +68,6 @@ def _refuse_foreign_folder(folder: Path) -> None:
         raise UserError(f"data.folder {folder} holds other files than prepared data: name another folder or empty it")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data.folder {folder} is a file: name another folder")
-
-
-@contextmanager
-def _built_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well, and is gone otherwise."""
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    building = folder.with_name(f"{folder.name}.tmp-{mark}")
-    building.mkdir(parents=True)
-    try:
-        yield building
-        if folder.exists():
-            older = folder.with_name(f"{folder.name}.tmp-old-{mark}")
-            folder.rename(older)
-            try:
-                building.rename(folder)
-            except OSError:
-                older.rename(folder)
-                raise
-            shutil.rmtree(older)
-        else:
-            building.rename(folder)
-    finally:
-        if building.exists():
-            shutil.rmtree(building)
 
 
 @contextmanager
@@ -120,6 +98,13 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
     check_columns(tables, "items", piece_fields(prompt.item), ", which data.prompt.item reads")
     check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
     check_columns(tables, "impressions", config.fields, ", which data.fields names")
+    known = {**tables.columns("items"), **tables.columns("impressions")}
+    for name in config.features:
+        if name not in known:
+            raise UserError(
+                f"neither {tables.labels['impressions']} nor {tables.labels['items']} has a column '{name}', which "
+                f"data.features names{nearest(name, known)}: add or rename it"
+            )
     column = split_column(tables, config.split)
     check_columns(tables, "impressions", [column] if column else [], ", which data.split.column names")
     users, impressions = tables.columns("users"), tables.columns("impressions")
@@ -137,7 +122,8 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
 def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
     """The columns of impressions that anything reads."""
     column = split_column(tables, config.split)
-    names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields, "position"]
+    names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields]
+    names += [*config.features, "position"]
     known = tables.columns("impressions")
     return [name for name in dict.fromkeys([*names, *([column] if column else [])]) if name in known]
 
@@ -219,7 +205,13 @@ def _refuse_constant_labels(tables: Tables) -> None:
             )
 
 
-def _manifest(tables: Tables, config: DataConfig, splits: dict[str, SplitCounts], folder: Path) -> Manifest:
+def _manifest(
+    tables: Tables,
+    config: DataConfig,
+    splits: dict[str, SplitCounts],
+    scales: dict[str, FeatureScale],
+    folder: Path,
+) -> Manifest:
     items = pq.read_metadata(folder / "items.parquet").num_rows
     sums = ("requests", "impressions", "clicks", "conversions", "clicked_conversions")
     counts = {name: sum(getattr(split, name) for split in splits.values()) for name in sums}
@@ -236,6 +228,7 @@ def _manifest(tables: Tables, config: DataConfig, splits: dict[str, SplitCounts]
         dropped=tables.dropped,
         notes=tables.notes,
         fields=config.fields,
+        features=scales,
         user_groups=config.user_groups,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},
     )

@@ -48,6 +48,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         "hashes": manifest.hashes,
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
     }
+    if manifest.features:
+        told["features"] = list(manifest.features)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -72,6 +74,7 @@ class TokenCache:
         room: how many ids of item and context a candidate holds.
         pad_id: the id that fills short rows.
         counts: per split.
+        features: names of the numeric features that are kept beside the ids.
 
     Raises:
         UserError: a file is missing or has another size than it was written with.
@@ -88,6 +91,7 @@ class TokenCache:
         self.room: int = record["room"]
         self.candidate_end = np.array(record["candidate_end"], dtype=np.int32)
         self.counts = {split: TextCounts(**counts) for split, counts in record["counts"].items()}
+        self.features: list[str] = record.get("features", [])
 
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / FILE_NAME
@@ -124,6 +128,7 @@ class SplitTokens:
         item, context: int32 (I,), item_index, and number in `TokenCache.contexts`.
         length: int32 (I,), tokens of each candidate.
         click, conversion: int8 (I,).
+        features: float32 (I,) each, raw values by name, NaN where unknown.
     """
 
     def __init__(self, cache: TokenCache, name: str) -> None:
@@ -134,6 +139,7 @@ class SplitTokens:
         self.item, self.context = read_array(folder, f"{name}.item"), read_array(folder, f"{name}.context")
         self.length = read_array(folder, f"{name}.length")
         self.click, self.conversion = read_array(folder, f"{name}.click"), read_array(folder, f"{name}.conversion")
+        self.features = {feature: read_array(folder, f"{name}.feature_{feature}") for feature in cache.features}
 
     def __reduce__(self) -> tuple:
         return SplitTokens, (self.cache, self.name)

@@ -83,6 +83,7 @@ class _Writer:
         self.item_lengths = np.empty(0, dtype=np.int64)
         self.codes: dict[str, int] = {}
         self.context_lengths = array("q")
+        self._numbers = ("item", "click", "conversion", *(f"feature_{name}" for name in manifest.features))
         self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
         self.done = 0
 
@@ -98,6 +99,7 @@ class _Writer:
             "candidate_end": self.tokenizer.candidate_end,
             "pad_id": self.tokenizer.pad_id,
             "counts": counts,
+            "features": list(self.manifest.features),
             "files": files,
         }
         (self.out / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -128,16 +130,17 @@ class _Writer:
         seen, cut, cut_candidates = self.tokenizer.seen, self.tokenizer.cut, 0
         seen["prefix"] = cut["prefix"] = 0
         kinds = {"first": np.int64, "item": np.int32, "context": np.int32, "length": np.int32, "click": np.int8}
+        features = {f"feature_{feature}": np.float32 for feature in self.manifest.features}
         with ExitStack() as stack:
             prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
             arrays = {
                 key: stack.enter_context(GrowingArray(self.out / f"{name}.{key}.npy", kind))
-                for key, kind in {**kinds, "conversion": np.int8}.items()
+                for key, kind in {**kinds, "conversion": np.int8, **features}.items()
             }
             arrays["first"].append([0])
             for path, shard in open_shards(self.prepared, self.manifest, name):
                 with _readable(self.manifest, self.prepared, path):
-                    columns = ["prefix", "item", "context", "click", "conversion"]
+                    columns = ["prefix", "item", "context", "click", "conversion", *features]
                     for batch in shard.iter_batches(SLATE_BATCH, columns=columns):
                         prefixes.append(self.tokenizer.prefixes(batch.column("prefix").to_pylist()))
                         cut_candidates += self._write_candidates(arrays, batch)
@@ -148,7 +151,7 @@ class _Writer:
         """Append the impressions of some slates; returns how many candidates were cut."""
         sizes = pc.list_value_length(batch.column("item")).to_numpy(zero_copy_only=False)
         arrays["first"].append(arrays["item"].length + np.cumsum(sizes, dtype=np.int64))
-        flat = {key: batch.column(key).flatten() for key in ("item", "click", "conversion")}
+        flat = {key: batch.column(key).flatten() for key in self._numbers}
         values = {key: column.to_numpy(zero_copy_only=False) for key, column in flat.items()}
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()

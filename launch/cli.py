@@ -33,6 +33,33 @@ def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    shoppers: Annotated[int, typer.Option(help="How many shoppers.")] = 2_000,
+    items: Annotated[int, typer.Option(help="How many items.")] = 200,
+    requests: Annotated[int, typer.Option(help="How many requests.")] = 5_000,
+    candidates: Annotated[int, typer.Option(help="Items shown in a request.")] = 12,
+    events: Annotated[int, typer.Option(help="Purchases of a shopper before the first request.")] = 6,
+    days: Annotated[int, typer.Option(help="Over which the requests are spread.")] = 60,
+    position_bias: Annotated[float, typer.Option(help="η of (place + 1)^-η, the chance to be looked at.")] = 0.5,
+    price_tests: Annotated[float, typer.Option(help="Share of impressions at a random price.")] = 0.6,
+    price_spread: Annotated[float, typer.Option(help="Largest factor of a random price.")] = 1.8,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    block: Annotated[int, typer.Option(help="Requests in memory at a time; changes no row.")] = 2_000,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier simulation.")] = False,
+) -> None:
+    """Write the tables of a simulated shop, and beside them its true click and purchase probabilities and demand."""
+    from data.simulator.settings import SimulatorSettings
+    from launch.simulate import run as simulate_run
+
+    settings = SimulatorSettings(
+        shoppers=shoppers, items=items, requests=requests, candidates=candidates, events=events, days=days,
+        position_bias=position_bias, price_tests=price_tests, price_spread=price_spread, seed=seed,
+    )  # fmt: skip
+    simulate_run(out, settings, block, overwrite)
+
+
+@app.command()
 def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
     """Turn the tables into slates: validate, split by time, join histories, render, write Parquet and token ids."""
     from configs.load import load_config
@@ -244,6 +271,29 @@ def explain(
     from launch.explain import run as explain_run
 
     explain_run(export, request, ExplainOptions(tuple(item or ()), picture, out, device))
+
+
+@app.command()
+def price(
+    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    requests: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL, as `recommend` reads them.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")],
+    prices: Annotated[str | None, typer.Option(help="Allowed prices: 3.49,3.99.")] = None,
+    bounds: Annotated[str | None, typer.Option(help="Allowed prices: LEAST:MOST:STEP.")] = None,
+    factors: Annotated[str | None, typer.Option(help="Allowed prices, by the current one: 0.9,1,1.1.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="profit or revenue.", show_default="profit where there is a column cost")
+    ] = None,
+    field: Annotated[str, typer.Option(help="What the price is called in the data.")] = "price",
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+    cache_mb: Annotated[int, typer.Option(help="MiB of prefixes of returning shoppers that are kept.")] = 256,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
+) -> None:
+    """Choose the price of every candidate of a file, among allowed ones, by expected profit or revenue."""
+    from launch.price import PriceOptions
+    from launch.price import run as price_run
+
+    price_run(export, requests, out, PriceOptions(prices, bounds, factors, goal, field, device, cache_mb, overwrite))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -138,7 +139,7 @@ def _write(
     tokenizer = load_tokenizer(config.backbone)
     tokenizer.save_pretrained(str(folder / serving.TOKENIZER_FOLDER))
     prompts = read_prompts(slates, tokenizer, config, model.backbone.encoder, golden)
-    write_golden(folder, model, prompts.singles, prompts.slate)
+    write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features)
     written, served = _write_adapters(config, model, folder, out)
     pad_id = serving.choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
     info = read_info(run / "adapters")
@@ -178,7 +179,8 @@ def _write_adapters(
     base_config, targets = model.backbone.config, config.lora.targets
     features = serve_as(base_config, "features", targets)
     assert features is not None, "every backbone has a class without head"
-    classifier = None if model.backbone.encoder else serve_as(base_config, "sequence_classification", targets)
+    stock = not model.backbone.encoder and not model.features  # a stock classifier reads no numeric features
+    classifier = serve_as(base_config, "sequence_classification", targets) if stock else None
     served = {name: (name in model.pointwise and classifier) or features for name in model.objectives}
     base, revision = _base_of(config, out)
     written = [
@@ -223,7 +225,10 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
         record = records[row]
         item, context = place[record["item"][candidate]], record["context"][candidate]
         prefix = record["prefix"]
-        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), ids.candidates([item], [context])[0])
+        values = {name: record[f"feature_{name}"][candidate] for name in slates.manifest.features}
+        told = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        own = ids.candidates([item], [context])[0]
+        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), own, told)
 
     layout = serving.PromptLayout(
         start_ids=list(ids.start),

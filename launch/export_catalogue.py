@@ -1,12 +1,15 @@
 """What a server needs beside the adapters: the items by id, limits, and real requests to try."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import RunConfig
+from data.features import as_feature
 from data.slate_set import SlateSet
 from train.validation import spread_rows
 
@@ -26,9 +29,16 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     """
     items = slates.items.table
     columns = [name for name in ("item_id", "text", "title") if name in items.column_names]
-    pq.write_table(items.select(columns), folder / ITEMS, compression="zstd")
+    features = list(slates.manifest.features)
+    table = items.select(columns)
+    for name in features:
+        if name in items.column_names:
+            values = [as_feature(value) for value in items.column(name).to_pylist()]
+            rest = table.drop_columns(name) if name in columns else table
+            table = rest.append_column(name, pa.array(values, pa.float64()))
+    pq.write_table(table, folder / ITEMS, compression="zstd")
     ids = items.column("item_id").to_pylist()
-    examples = [_example(slates.rows[row], ids) for row in spread_rows(len(slates), MOST_EXAMPLES)]
+    examples = [_example(slates.rows[row], ids, features) for row in spread_rows(len(slates), MOST_EXAMPLES)]
     lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
     (folder / EXAMPLES).write_text("".join(lines), "utf-8")
     return {
@@ -37,11 +47,17 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     }
 
 
-def _example(record: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+def _example(record: dict[str, Any], ids: list[str], features: list[str]) -> dict[str, Any]:
     """One test request as JSON, with a name, and the places of what was clicked and converted."""
     places = _places(record["click"])
     chosen = [(ids[record["item"][place]], record["context"][place]) for place in places]
-    candidates = [{"item_id": item} | ({"context": context} if context else {}) for item, context in chosen]
+    candidates: list[dict[str, Any]] = [
+        {"item_id": item} | ({"context": context} if context else {}) for item, context in chosen
+    ]
+    for place, candidate in zip(places, candidates, strict=True):
+        values = {name: record[f"feature_{name}"][place] for name in features}
+        told = {name: value for name, value in values.items() if math.isfinite(value)}
+        candidate |= {"features": told} if told else {}
     clicked, converted = ([n for n, p in enumerate(places) if record[label][p]] for label in ("click", "conversion"))
     count = f"{len(places)} candidates" if len(places) == len(record["item"]) else f"{len(places)} of its candidates"
     return {

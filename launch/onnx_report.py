@@ -105,7 +105,8 @@ def _latency(engines: Mapping[str, nn.Module], slates: SlateSet, rows: list[int]
 def _cut(slate: Slate, candidates: int) -> Slate:
     """The first candidates of a slate."""
     names = ("candidates", "item", "click", "conversion")
-    return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names})
+    told = None if slate.features is None else slate.features[:candidates]
+    return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names}, features=told)
 
 
 def _counts(scores: Mapping[str, np.ndarray]) -> dict[str, int]:

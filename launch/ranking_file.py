@@ -31,9 +31,6 @@ def ranking_file(
     Raises:
         UserError: the ending is unknown.
     """
-    kind = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
-    if kind is None:
-        raise UserError(f"{path} has an unknown ending: use {', '.join(ENDINGS)}")
     numbers = [
         "utility",
         *(f"p{name}" for name in pointwise),
@@ -43,7 +40,24 @@ def ranking_file(
     ]
     fields = [(name, pa.string()) for name in names]
     fields += [("rank", pa.int32()), ("position", pa.int32()), ("item_id", pa.string())]
-    schema = pa.schema([*fields, *((name, pa.float32()) for name in numbers)])
+    with table_file(path, pa.schema([*fields, *((name, pa.float32()) for name in numbers)])) as write:
+        yield write
+
+
+@contextmanager
+def table_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, Sequence[Any]]], int]]:
+    """A function that appends columns to a file, as above, and returns how many rows it got.
+
+    Args:
+        path: whose ending says which kind of file it is; it takes its place when the block ends well.
+        schema: of the rows.
+
+    Raises:
+        UserError: the ending is unknown.
+    """
+    kind = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+    if kind is None:
+        raise UserError(f"{path} has an unknown ending: use {', '.join(ENDINGS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, _sink(kind, partial, schema) as put:
 

@@ -89,7 +89,8 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
     worth = worth_columns(recommender, kinds)
-    found = [candidate_of(row, texts, fields, worth) for row in rows]
+    features = [name for name in recommender.fields["features"] if name in kinds]
+    found = [candidate_of(row, texts, fields, worth, features) for row in rows]
     try:
         recommender.prepare({"candidates": found, "value_weight": 0.0})
     except RequestError as error:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class AdapterInfo:
         listwise: names of the objectives with a slate head.
         offsets: constants added to the pointwise logits.
         prompt, history: the templates that rendered the training texts.
+        features: by the names of the numeric features, in the order of the heads, how they are standardised.
     """
 
     base_path: str
@@ -40,6 +41,7 @@ class AdapterInfo:
     offsets: dict[str, float]
     prompt: dict[str, Any]
     history: dict[str, Any]
+    features: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: AdapterInfo) -> None:

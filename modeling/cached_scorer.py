@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from modeling.attention.prefix_split import Kept
@@ -18,10 +19,14 @@ from modeling.shared_prefix import SharedPrefix
 
 @dataclass(frozen=True)
 class TokenSlate:
-    """Token ids of a prefix (at least one) and of each candidate (at least one candidate with at least one id)."""
+    """Token ids of a prefix (at least one) and of each candidate (at least one candidate with at least one id).
+
+    `features`: float32 (C, F), standardised; None where the model reads none.
+    """
 
     prefix: Sequence[int]
     candidates: Sequence[Sequence[int]]
+    features: np.ndarray | None = None
 
 
 class CachedScorer:
@@ -38,8 +43,13 @@ class CachedScorer:
         self.layers = model.upper.count
 
     @torch.inference_mode()
-    def score(self, slates: Sequence[TokenSlate]) -> dict[str, torch.Tensor]:
-        """Scores of all candidates, slate after slate: float32 (N,) by name, as `SlateModel.forward` gives them."""
+    def score(self, slates: Sequence[TokenSlate], pointwise: bool = False) -> dict[str, torch.Tensor]:
+        """Scores of all candidates, slate after slate: float32 (N,) by name, as `SlateModel.forward` gives them.
+
+        Args:
+            slates: at least one.
+            pointwise: leave the list-wise objectives out.
+        """
         model = self.model
         device = next(model.parameters()).device
         lengths = [len(slate.prefix) for slate in slates]
@@ -54,7 +64,11 @@ class CachedScorer:
         way = SharedPrefix(model.upper, input_ids, position_ids, layout, model.candidates_only)
         below, *above = put_together(self._states(slates, way))
         way.below = below
-        return model.score_candidates(way, self._by_objective(above), _slots(slates, device), self.most_tokens)
+        keys = self._by_objective(above)
+        keys = {name: keys[name] for name in model.pointwise} if pointwise else keys
+        told = [slate.features for slate in slates if slate.features is not None]
+        features = torch.from_numpy(np.concatenate(told)).to(device) if told else None
+        return model.score_candidates(way, keys, _slots(slates, device), self.most_tokens, features)
 
     def _by_objective(self, above: list[Kept]) -> dict[str, list[Kept]]:
         names = self.model.objectives

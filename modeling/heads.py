@@ -1,26 +1,55 @@
 """Heads: a logit per candidate for pointwise objectives, an adjustment δ within the slate for list-wise ones.
 
-Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size.
+Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size, F features.
 """
 
 import torch
 from torch import nn
+
+RESPONSE_WIDTH = 32
+
+
+class FeatureResponse(nn.Module):
+    """What numeric features add to a logit: Σ_f x_f · s_f, with slopes s that depend on shopper and item; 0 at first.
+
+    s = out(GELU(enter(v))), v the candidate's vector. A price's slope is then the elasticity of the odds over its std,
+    and the response to it goes on beyond the prices of the training data as a logit in log price does.
+    """
+
+    def __init__(self, hidden: int, features: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(hidden, RESPONSE_WIDTH)
+        self.out = nn.Linear(RESPONSE_WIDTH, features)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, pooled_NH: torch.Tensor, features_NF: torch.Tensor) -> torch.Tensor:
+        """What is added to the logit, float32 (N,)."""
+        slopes_NF = self.out(nn.functional.gelu(self.enter(pooled_NH.to(self.enter.weight.dtype))))
+        return (slopes_NF.float() * features_NF.float()).sum(-1)
 
 
 class PointHead(nn.Module):
     """One bias-free linear map, as the `score` of stock sequence classifiers, so that it exports as such.
 
     The log-odds of the base rate, which a bias would have to learn, are a constant added outside (model.offsets).
+    With `features`, a `FeatureResponse` is added to output 0, the logit.
     """
 
-    def __init__(self, hidden: int, outputs: int = 1) -> None:
+    def __init__(self, hidden: int, outputs: int = 1, features: int = 0) -> None:
         super().__init__()
         self.score = nn.Linear(hidden, outputs, bias=False)
         nn.init.normal_(self.score.weight, std=1.0 / hidden)  # the first logit is the base rate's, give or take 0.05
+        self.response = FeatureResponse(hidden, features) if features else None
 
-    def forward(self, pooled_NH: torch.Tensor) -> torch.Tensor:
-        """Raw scores, float32, (N, outputs)."""
-        return self.score(pooled_NH.to(self.score.weight.dtype)).float()
+    def forward(self, pooled_NH: torch.Tensor, features_NF: torch.Tensor | None = None) -> torch.Tensor:
+        """Raw scores, float32, (N, outputs); `features_NF` where the head has features."""
+        scores = self.score(pooled_NH.to(self.score.weight.dtype)).float()
+        if self.response is None:
+            return scores
+        assert features_NF is not None, "SlateModel checks that its features are there"
+        added = self.response(pooled_NH, features_NF)
+        return torch.cat([scores[:, :1] + added[:, None], scores[:, 1:]], dim=1)
 
 
 class SlateHead(nn.Module):

@@ -1,7 +1,7 @@
 """The slate model: trunk once, boundary, one tower and one head per objective.
 
 Shape suffixes: R rows, T tokens of a row, N candidates of the batch, L tokens of the longest candidate, S slates,
-M slots of the longest slate, H hidden size.
+M slots of the longest slate, H hidden size, F features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +38,7 @@ class SlateModel(nn.Module):
         keep_embeddings: also return the frozen token embeddings, averaged per candidate.
         checkpointing: recompute activations in backward instead of keeping them.
         candidates_only: the objectives' adapters act on candidate tokens alone (`lora.scope: candidates`).
+        features: names of the numeric features that the pointwise heads read.
 
     Attributes:
         chunk_tokens: without gradients, at most so many candidate tokens pass at once; None: all of a batch.
@@ -54,6 +55,7 @@ class SlateModel(nn.Module):
         checkpointing: bool = False,
         keep_embeddings: bool = False,
         candidates_only: bool = False,
+        features: Sequence[str] = (),
     ) -> None:
         super().__init__()
         hidden = backbone.config.hidden_size
@@ -62,10 +64,13 @@ class SlateModel(nn.Module):
         self.listwise = tuple(listwise)
         self.offsets = {name: float(offsets.get(name, 0.0)) for name in pointwise}
         self.candidates_only = candidates_only
+        self.features = tuple(features)
         self.chunk_tokens: int | None = None
         self.computed_tokens = 0
         self.projections: CommonProjections | None = None
-        self.heads = nn.ModuleDict({name: PointHead(hidden, outputs) for name, outputs in pointwise.items()})
+        self.heads = nn.ModuleDict(
+            {name: PointHead(hidden, outputs, len(features)) for name, outputs in pointwise.items()}
+        )
         self.heads.update({name: SlateHead(hidden) for name in listwise})
         self.boundary = Boundary()
         self.gates = Gates()
@@ -94,18 +99,30 @@ class SlateModel(nn.Module):
         return [[p for p in layer.parameters() if p.requires_grad] for layer in layers[: self.backbone.split]]
 
     def _scores(
-        self, name: str, pooled_NH: torch.Tensor, slots: torch.Tensor, before: Mapping[str, torch.Tensor]
+        self,
+        name: str,
+        pooled_NH: torch.Tensor,
+        slots: torch.Tensor,
+        before: Mapping[str, torch.Tensor],
+        features_NF: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """One head over what its tower pooled. `before` holds the pointwise logits that a list-wise head builds on."""
         if name in self.listwise:
             logits = torch.stack([before[other].detach() for other in self.pointwise])
             relevance = nn.functional.logsigmoid(logits).sum(0)
             return {name: self.gates(name, self.heads[name](pooled_NH, relevance, slots))}
-        scores = self.heads[name](pooled_NH)
+        scores = self.heads[name](pooled_NH, features_NF)
         outputs = {name: self.gates(name, scores[:, 0] + self.offsets[name])}
         for extra in range(1, scores.shape[1]):
             outputs[f"{name}.{extra}"] = self.gates(name, scores[:, extra])
         return outputs
+
+    def _check_features(self, features: torch.Tensor | None, candidates: int) -> None:
+        """A feature that is left out must not be taken for the mean without a word."""
+        wanted, found = (candidates, len(self.features)), None if features is None else tuple(features.shape)
+        if found != (wanted if self.features else None):
+            names = ", ".join(self.features) or "none"
+            raise ValueError(f"the model reads the features {names} of {candidates} candidates, but was given {found}")
 
     def _embeddings(self, way: PackedRows | SharedPrefix) -> dict[str, torch.Tensor]:
         if self._embedded is None:
@@ -135,6 +152,7 @@ class SlateModel(nn.Module):
         slots: torch.Tensor,
         criterion: Criterion | None = None,
         keep_vectors: bool = False,
+        features: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Score a batch.
 
@@ -147,30 +165,32 @@ class SlateModel(nn.Module):
             criterion: gives each objective's loss; then every tower is differentiated at once and its activations are
                 freed, the scores carry no gradient, and `losses` (K,) does.
             keep_vectors: without a criterion, also return what the heads read, `NAME.vector` (N, H).
+            features: float32 (N, F), standardised, where the model reads some.
 
         Returns:
             float32 tensors (N,): per pointwise objective its logit, per list-wise objective its adjustment δ; for a
             head with more outputs also `NAME.1`, …; where they are kept, `embeddings` (N, H); with a criterion,
             `losses`.
         """
+        self._check_features(features, candidate_tokens.shape[0])
         way = self._way(input_ids, position_ids, segment_ids, candidate_tokens)
         self.computed_tokens = way.tokens
         if torch.is_grad_enabled():
             self.gates.reset()
         elif self.chunk_tokens and criterion is None and isinstance(way, SharedPrefix):
-            return self._in_chunks(way, slots, self.chunk_tokens)
+            return self._in_chunks(way, slots, self.chunk_tokens, features)
         parts = way.encode()
         outputs = self._embeddings(way)
         joined = Joined(parts)
         z = joined.join(parts)
         if criterion is not None:
-            self._one_by_one(way, joined, z, slots, criterion, outputs)
+            self._one_by_one(way, joined, z, slots, criterion, outputs, features)
         else:
             device = z.device
             views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
             for name, view in zip(self.objectives, views, strict=True):
                 pooled = way.tower(name, joined.split(view))
-                outputs |= self._scores(name, pooled, slots, outputs)
+                outputs |= self._scores(name, pooled, slots, outputs, features)
                 outputs |= {f"{name}.vector": pooled} if keep_vectors else {}
         self.backbone.clear()
         return outputs
@@ -183,47 +203,58 @@ class SlateModel(nn.Module):
         slots: torch.Tensor,
         criterion: Criterion,
         outputs: dict[str, torch.Tensor],
+        features: torch.Tensor | None,
     ) -> None:
         """Run, judge and differentiate one tower after another; see modeling.towers."""
         towers = Towers(self.objectives, self.boundary, self.gates)
         for name in self.objectives:
             view = z.detach().requires_grad_(torch.is_grad_enabled())
-            mine = self._scores(name, way.tower(name, joined.split(view)), slots, outputs)
+            mine = self._scores(name, way.tower(name, joined.split(view)), slots, outputs, features)
             towers.add(criterion(name, {**outputs, **mine}), view, self.own_parameters[name])
             outputs |= {key: value.detach() for key, value in mine.items()}
         outputs["losses"] = towers.losses(z)
 
-    def _in_chunks(self, way: SharedPrefix, slots: torch.Tensor, most_tokens: int) -> dict[str, torch.Tensor]:
+    def _in_chunks(
+        self, way: SharedPrefix, slots: torch.Tensor, most_tokens: int, features: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         """Scores without gradient: prefixes once, then candidates piece by piece against their keys and values."""
         prefix_parts = way.encode_prefixes()
         self._embedded = None
         keys = {name: way.prefix_keys(name, prefix_parts) for name in self.objectives}
-        return self.score_candidates(way, keys, slots, most_tokens)
+        return self.score_candidates(way, keys, slots, most_tokens, features)
 
     def score_candidates(
-        self, way: SharedPrefix, keys: Mapping[str, list[Kept]], slots: torch.Tensor, most_tokens: int
+        self,
+        way: SharedPrefix,
+        keys: Mapping[str, list[Kept]],
+        slots: torch.Tensor,
+        most_tokens: int,
+        features: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Scores without gradient of the candidates of `way`, whose prefixes have been encoded.
 
         Args:
             way: knows the prefixes' keys and values in the trunk.
-            keys: those of the upper layers, as each objective sees them.
+            keys: those of the upper layers, as each objective sees them; an objective without keys is left out.
             slots: int64 (S, M), as `forward` takes them.
             most_tokens: at most so many candidate tokens pass at once (one candidate at least).
+            features: float32 (N, F), where the model reads some.
 
         Returns:
             float32 (N,) by name, as `forward`.
         """
-        pooled: dict[str, list[torch.Tensor]] = {name: [] for name in self.objectives}
+        names = [name for name in self.objectives if name in keys]
+        self._check_features(features, way.layout.lengths_N.shape[0])
+        pooled: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for layout in way.layout.chunks(most_tokens):
             z = way.encode_candidates(layout)
             with self.projections.of(z) if self.projections else nullcontext():
-                for name in self.objectives:
+                for name in names:
                     pooled[name].append(way.candidates(name, z, keys[name], layout))
         self._embedded = None
         outputs: dict[str, torch.Tensor] = {}
-        for name in self.objectives:
-            outputs |= self._scores(name, torch.cat(pooled[name]), slots, outputs)
+        for name in names:
+            outputs |= self._scores(name, torch.cat(pooled[name]), slots, outputs, features)
         self.backbone.clear()
         return outputs
 
@@ -236,6 +267,7 @@ def build_model(
     offsets: Mapping[str, float],
     seed: int,
     keep_embeddings: bool = False,
+    features: Sequence[str] = (),
 ) -> SlateModel:
     """Load the base, inject the adapters, cut it, and put heads on top; adapters and heads depend on the seed alone.
 
@@ -256,6 +288,8 @@ def build_model(
             compile_layers(layers)
         cut = SplitBackbone(base, split, backbone.pooling)
         candidates_only = lora.scope == "candidates"
-        model = SlateModel(cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only)
+        model = SlateModel(
+            cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only, features
+        )
         model.projections = None if backbone.compile else CommonProjections(cut.upper[0])
         return model

@@ -35,7 +35,15 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         raise UserError(
             f"{adapters_folder} and the config differ in objective '{name}': use the config.yaml of the same run"
         )
-    model = build_model(config.backbone, config.lora, info.pointwise, info.listwise, info.offsets, config.seed)
+    model = build_model(
+        config.backbone,
+        config.lora,
+        info.pointwise,
+        info.listwise,
+        info.offsets,
+        config.seed,
+        features=list(info.features),
+    )
     if model.backbone.split != info.split:
         raise UserError(
             f"{adapters_folder} was trained with backbone.split: {info.split}, the config gives "

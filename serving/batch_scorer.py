@@ -15,8 +15,8 @@ from modeling.prefix_cache import PrefixCache
 MOST_TOKENS = 16_384
 """Padded tokens of one pass."""
 
-Ids = tuple[Sequence[int], Sequence[Sequence[int]]]
-"""Token ids of a prefix and of its candidates."""
+Ids = tuple[Sequence[int], Sequence[Sequence[int]], np.ndarray | None]
+"""Token ids of a prefix and of its candidates, and their standardised features (C, F), where the model reads some."""
 
 
 class BatchScorer:
@@ -34,17 +34,17 @@ class BatchScorer:
         split = model.backbone.attention == "split"
         self._cached = CachedScorer(model, cache, MOST_TOKENS) if split else None
 
-    def score(self, requests: Sequence[Ids]) -> list[dict[str, list[float]]]:
-        """By objective the logits or adjustments of each request's candidates.
+    def score(self, requests: Sequence[Ids], pointwise: bool = False) -> list[dict[str, list[float]]]:
+        """By objective the logits or adjustments of each request's candidates; only logits with `pointwise`.
 
         Raises:
             UserError: a score is no finite number.
         """
-        sizes = [len(prefix) + sum(map(len, candidates)) for prefix, candidates in requests]
+        sizes = [len(prefix) + sum(map(len, candidates)) for prefix, candidates, _ in requests]
         found: list[dict[str, list[float]]] = [{} for _ in requests]
         for group in token_groups(sizes, MOST_TOKENS):
-            outputs = self._pass([requests[index] for index in group])
-            for name in self.model.objectives:
+            outputs = self._pass([requests[index] for index in group], pointwise)
+            for name in self.model.pointwise if pointwise else self.model.objectives:
                 values = outputs[name].double().cpu()
                 if not bool(values.isfinite().all()):
                     raise UserError(f"the model gave a score of {name} that is no finite number: evaluate the run")
@@ -55,11 +55,14 @@ class BatchScorer:
                     start = stop
         return found
 
-    def _pass(self, requests: Sequence[Ids]) -> dict[str, torch.Tensor]:
+    def _pass(self, requests: Sequence[Ids], pointwise: bool) -> dict[str, torch.Tensor]:
         if self._cached is not None:
-            return self._cached.score([TokenSlate(*ids) for ids in requests])
-        nothing = [np.zeros(len(candidates), dtype=np.int64) for _, candidates in requests]
-        slates = [Slate(0, *ids, n, n, n) for ids, n in zip(requests, nothing, strict=True)]
+            return self._cached.score([TokenSlate(*ids) for ids in requests], pointwise)
+        nothing = [np.zeros(len(candidates), dtype=np.int64) for _, candidates, _ in requests]
+        slates = [
+            Slate(0, prefix, candidates, n, n, n, features=features)
+            for (prefix, candidates, features), n in zip(requests, nothing, strict=True)
+        ]
         batch = build_batch(slates, self.max_row, self.pad_id).to(next(self.model.parameters()).device)
         with torch.inference_mode():
             return self.model(**batch.model_inputs())

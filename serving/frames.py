@@ -2,21 +2,21 @@
 
 Columns of requests: `request_id` or `user_id` names the request; `user_id` is handed through. The shopper: `history`
 (list of titles) and the fields of the export's prefix templates, or `prefix`, its text. The candidates: `item_id`, and
-optionally `text` of the item, fields of the context templates, or `context`, its text, `value` (or the field that the
-export's operating point names as value) and `boost`. One row is one request, and then
-the candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's
-columns are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
+optionally `text` of the item, fields of the context templates, or `context`, its text, numeric features, `value` (or
+the field that the export's operating point names as value) and `boost`. One row is one request, and then the
+candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's columns
+are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
 
 Columns of rankings, one row per candidate: `request_id` and `user_id` where they were given, `rank`, `position` (the
 place among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from serving.recommender import PreparedRequest, Recommender
+
+T = TypeVar("T")
 
 TOGETHER = 64
 """Requests that pass the model together at most."""
@@ -41,6 +43,7 @@ class RequestRows:
         columns: of the table.
         per_candidate: whether a row is one candidate.
         candidates: of every request, in place of those in the rows.
+        extra: further columns with one value per candidate, handed on where they are filled.
     """
 
     def __init__(
@@ -49,18 +52,21 @@ class RequestRows:
         columns: Collection[str],
         per_candidate: bool,
         candidates: Sequence[Mapping[str, Any]] | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
+        self.extra = [name for name in extra if name in columns and candidates is None]
         self.recommender, self.per_candidate, self.common = recommender, per_candidate, candidates
         self.names = [name for name in ("request_id", "user_id") if name in columns]
         fields = recommender.fields
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
+        self.features = [name for name in fields["features"] if name in columns and candidates is None]
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         self.worth = worth_columns(recommender, columns) if candidates is None else {}
         own = ["item_id"] if candidates is None else []
-        named = [*self.names, *self.user, *self.ready, *own, *self.texts, *self.context, *self.worth.values()]
-        self.columns = list(dict.fromkeys(named))
+        of_candidates = [*own, *self.texts, *self.context, *self.worth.values(), *self.features, *self.extra]
+        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *of_candidates]))
 
     def prepare(
         self,
@@ -74,10 +80,19 @@ class RequestRows:
         Raises:
             RequestError: names the request, the field that is wrong and the way out.
         """
+        more = {"omega": omega, "value_weight": value_weight, "top": top}
+        return self.prepare_with(self.recommender.prepare, rows, more)
+
+    def prepare_with(
+        self, prepare: Callable[[dict[str, Any]], T], rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+    ) -> T:
+        """What `prepare` makes of the request of some rows as JSON, with `more` keys.
+
+        Raises:
+            RequestError: names the request, the field that is wrong and the way out.
+        """
         with self.named(rows):
-            return self.recommender.prepare(
-                {**self.request(rows), "omega": omega, "value_weight": value_weight, "top": top}
-            )
+            return prepare({**self.request(rows), **more})
 
     def request(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The request of some rows as JSON, without weights.
@@ -113,7 +128,8 @@ class RequestRows:
         return {"user": {name: _value(first[name]) for name in self.user}, "history": told}
 
     def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        names = list(dict.fromkeys(["item_id", *self.texts, *self.context, *self.worth.values()]))
+        features = [*self.features, *self.extra]
+        names = list(dict.fromkeys(["item_id", *self.texts, *self.context, *self.worth.values(), *features]))
         if self.per_candidate:
             return [self._candidate({name: row[name] for name in names}) for row in rows]
         row = rows[0]
@@ -129,7 +145,8 @@ class RequestRows:
         ]
 
     def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return candidate_of(values, self.texts, self.context, self.worth)
+        extra = {name: value for name in self.extra if not is_missing(value := _value(values[name]))}
+        return {**candidate_of(values, self.texts, self.context, self.worth, self.features), **extra}
 
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
@@ -143,21 +160,27 @@ def worth_columns(recommender: "Recommender", columns: Collection[str]) -> dict[
 
 
 def candidate_of(
-    values: Mapping[str, Any], texts: Iterable[str], context: Iterable[str], worth: Mapping[str, str]
+    values: Mapping[str, Any],
+    texts: Iterable[str],
+    context: Iterable[str],
+    worth: Mapping[str, str],
+    features: Iterable[str],
 ) -> dict[str, Any]:
-    """A candidate as JSON from its columns: `item_id`, ready texts, fields of the context templates, value and boost.
+    """A candidate as JSON from its columns: `item_id`, ready texts, context fields, value, boost, features.
 
     Args:
         values: of the columns.
         texts, context: columns of ready texts and of fields.
         worth: from `worth_columns`.
+        features: columns of numeric features.
     """
     candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
     candidate |= {name: values[name] for name in texts if not is_missing(values[name])}
     candidate |= {key: _value(values[name]) for key, name in worth.items() if not is_missing(values[name])}
     if "context" not in candidate:
         candidate["context"] = {name: _value(values[name]) for name in context}
-    return candidate
+    told = {name: value for name in features if (value := _value(values[name])) is not None}
+    return {**candidate, "features": told} if told else candidate
 
 
 def ranking_columns(

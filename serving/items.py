@@ -1,6 +1,7 @@
 """The items that an export knows by id."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,14 +14,18 @@ FILE_NAME = "items.parquet"
 
 @dataclass(frozen=True)
 class KnownItems:
-    """Texts, as `prepare` rendered them, and titles, as histories tell them, by item_id; no titles where unknown."""
+    """Texts, as `prepare` rendered them, and titles, as histories tell them, by item_id; no titles where unknown.
+
+    `values`: by the name of a numeric feature the items' own values of it, where they are known.
+    """
 
     texts: dict[str, str]
     titles: dict[str, str]
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def read_items(path: Path) -> KnownItems:
-    """Read items.parquet of an export: item_id, text and, where the data had them, title.
+def read_items(path: Path, features: Sequence[str] = ()) -> KnownItems:
+    """Read items.parquet of an export: item_id, text and, where the data had them, title and values of `features`.
 
     Raises:
         UserError: it is missing or broken.
@@ -33,4 +38,10 @@ def read_items(path: Path) -> KnownItems:
         raise UserError(f"{path} is missing or broken: export the run again") from error
     titles = table.column("title").to_pylist() if "title" in table.column_names else []
     told = {item: title for item, title in zip(ids, titles, strict=False) if title}
-    return KnownItems(dict(zip(ids, texts, strict=True)), told)
+    values = {name: _values(table, name, ids) for name in features if name in table.column_names}
+    return KnownItems(dict(zip(ids, texts, strict=True)), told, values)
+
+
+def _values(table: pa.Table, name: str, ids: Sequence[str]) -> dict[str, float]:
+    column = table.column(name).to_pylist()
+    return {item: value for item, value in zip(ids, column, strict=True) if value is not None}

@@ -11,6 +11,7 @@ class Limits:
         candidates: of a request.
         prefix_chars: of a ready prefix.
         text_chars: of every other text: a field's value, a title, a ready item text or context.
+        prices: pairs of candidate and price of one request for prices.
         history: entries of a history; the prompt tells the first `max_events` of them alone.
         boost: largest size of a candidate's boost, in utility: a factor of e^5 ≈ 148 in pCTR·pCVR.
         explained: candidates that one explanation names.
@@ -20,6 +21,7 @@ class Limits:
     candidates: int = 512
     prefix_chars: int = 20_000
     text_chars: int = 4_000
+    prices: int = 2_048
     history: int = 1_000
     boost: float = 5.0
     explained: int = 3

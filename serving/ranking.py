@@ -147,5 +147,10 @@ class Ranking:
         }
 
 
+def demand_of(ranking: Ranking) -> list[float]:
+    """pCTR · pCVR of all candidates in the order in which they were given, by a model that has both."""
+    return [scored.pctcvr for scored in ranking.given if scored.pctcvr is not None]
+
+
 def _log_sigmoid(logit: float) -> float:
     return -math.log1p(math.exp(-logit)) if logit > 0 else logit - math.log1p(math.exp(logit))

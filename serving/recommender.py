@@ -6,15 +6,17 @@ ranking = recommender.rank({"age": "35-44"}, ["tea", "soap"], history=["Cheese"]
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from configs.errors import UserError
 from configs.schema import HistoryConfig, PromptConfig
+from data.features import Scales, read_scales, standardised
 from data.tokens import SlateTokenizer
 from modeling.export.load import load_export, read_serving_record
 from modeling.folded import fold_shared
@@ -24,8 +26,9 @@ from serving.export_tokens import read_tokenizer
 from serving.items import KnownItems, read_items
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint, read_operating_point
+from serving.pricing import Goal, PriceQuestion, Pricing, read_question
 from serving.prompt_parts import CutRequest, cut
-from serving.ranking import Ranking
+from serving.ranking import Ranking, demand_of
 from serving.request_error import RequestError
 from serving.requests import ReadRequest, RequestReader
 
@@ -39,11 +42,16 @@ __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request that is ready for the model: its texts, and the token ids of its prefix and its candidates."""
+    """A request that is ready for the model: its texts, and the token ids of its prefix and its candidates.
+
+    `features`: standardised, float32 (C, F), where the export reads some. `pointwise`: only probabilities are wanted.
+    """
 
     request: ReadRequest
     prefix_ids: list[int]
     candidate_ids: list[list[int]]
+    features: np.ndarray | None = None
+    pointwise: bool = False
 
 
 class Recommender:
@@ -54,6 +62,7 @@ class Recommender:
         name: of the run.
         pointwise, listwise: names of the objectives.
         cache: keys and values of the prefixes of returning shoppers.
+        scales: how the numeric features are standardised, by name; empty where the heads read none.
         examples: requests as JSON with a `name` and the places that were `clicked` and `converted`.
     """
 
@@ -65,7 +74,9 @@ class Recommender:
         reader: RequestReader,
         tokenizer: SlateTokenizer,
         examples: list[dict[str, Any]],
+        scales: Scales | None = None,
     ) -> None:
+        self.scales: Scales = scales or {}
         self.export, self.name, self.examples = export, name, examples
         self._scorer, self._reader, self._tokenizer = scorer, reader, tokenizer
         self._tokenizing = Lock()  # what it remembers is shared by all threads that prepare
@@ -90,7 +101,8 @@ class Recommender:
                 raise UserError(f"{folder} is of an earlier version, without {part}: export the run again")
         if cache_mb < 0:
             raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
-        known = read_items(folder / record["catalogue"]["items"])
+        scales = read_scales(record.get("features", {}))
+        known = read_items(folder / record["catalogue"]["items"], list(scales))
         examples = _read_examples(folder / record["catalogue"]["examples"])
         model = load_export(folder, record)
         fold_shared(model)
@@ -101,9 +113,9 @@ class Recommender:
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
-        reader = _reader(record, known, point)
+        reader = _reader(record, known, point, list(scales))
         scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
-        return cls(folder, record["run"], scorer, reader, tokenizer, examples)
+        return cls(folder, record["run"], scorer, reader, tokenizer, examples, scales)
 
     @property
     def pointwise(self) -> tuple[str, ...]:
@@ -146,9 +158,10 @@ class Recommender:
 
     @property
     def fields(self) -> dict[str, list[str]]:
-        """The fields that the prompts read, of `user`, `item` and `context`."""
+        """The fields that the prompts read, of `user`, `item` and `context`, and the numeric `features`."""
         reader = self._reader
-        return {"user": reader.user.names, "item": reader.item.names, "context": reader.context.names}
+        names = {"user": reader.user.names, "item": reader.item.names, "context": reader.context.names}
+        return {**names, "features": list(reader.features)}
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
         """Read, render and tokenise one request (serving.requests gives its form), in any thread, without the model.
@@ -172,7 +185,9 @@ class Recommender:
         with self._tokenizing:
             prefix_ids = self._tokenizer.prefix(read.prefix)
             candidate_ids = self._tokenizer.candidates(texts, contexts)
-        return PreparedRequest(read, prefix_ids, candidate_ids)
+        raw = [candidate.features for candidate in read.candidates]
+        features = standardised(self.scales, raw) if self.scales else None
+        return PreparedRequest(read, prefix_ids, candidate_ids, features)
 
     def score_prepared(self, prepared: Sequence[PreparedRequest]) -> list[Ranking]:
         """Rank the candidates of several requests in one pass of the model; not for several threads at once.
@@ -183,14 +198,56 @@ class Recommender:
         Raises:
             UserError: a score is no finite number.
         """
-        if not prepared:
-            return []
-        found = self._scorer.score([(p.prefix_ids, p.candidate_ids) for p in prepared])
-        return [self._ranking(p.request, scores) for p, scores in zip(prepared, found, strict=True)]
+        found: dict[int, Ranking] = {}
+        for pointwise in (False, True):
+            places = [place for place, p in enumerate(prepared) if p.pointwise == pointwise]
+            ids = [(p.prefix_ids, p.candidate_ids, p.features) for p in (prepared[place] for place in places)]
+            for place, scores in zip(places, self._scorer.score(ids, pointwise) if ids else [], strict=True):
+                found[place] = self._ranking(prepared[place].request, scores)
+        return [found[place] for place in range(len(prepared))]
+
+    def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, PreparedRequest]:
+        """Read a request for prices (serving.pricing gives its form) and render it at every price, without the model.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        if not {"ctr", "cvr"} <= set(self.pointwise):
+            raise RequestError("the export", "has no cvr, so it knows no demand: train with objectives ctr and cvr")
+        seen = {name: (scale.least, scale.most) for name, scale in self.scales.items()}
+        question = read_question(self._reader, request, seen)
+        return question, replace(self.tokenized(question.request), pointwise=True)
+
+    def price(
+        self,
+        user: Mapping[str, Any] | str | None,
+        candidates: Sequence[Any],
+        *,
+        prices: Any = None,
+        goal: Goal | None = None,
+        field: str = "price",
+        history: Sequence[Any] = (),
+    ) -> Pricing:
+        """The best allowed price of every candidate for one shopper, all prices in one pass of the model.
+
+        Args:
+            user, history: as `rank` takes them.
+            candidates: as `rank` takes them, mappings also with `cost` and `prices`.
+            prices: allowed ones of all candidates without their own: a list, or a mapping (serving.price_grid).
+            goal: profit or revenue; by default profit where a candidate has a cost.
+            field: what the price is called in the data.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        request = {"history": history or None, "candidates": candidates, "prices": prices, "goal": goal, "field": field}
+        request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        question, prepared = self.prepare_prices(request)
+        return question.answer(demand_of(self.score_prepared([prepared])[0]))
 
     def _ranking(self, request: ReadRequest, scores: Mapping[str, Any]) -> Ranking:
         logits = {name: scores[name] for name in self.pointwise}
-        deltas = {name: scores[name] for name in self.listwise}
+        deltas = {name: scores[name] for name in self.listwise if name in scores}
         ids = [candidate.item_id for candidate in request.candidates]
         return Ranking.of(
             request.request_id,
@@ -282,9 +339,12 @@ class Recommender:
         return rank_frame(self, requests, omega, top)
 
 
-def _reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint) -> RequestReader:
+def _reader(
+    record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, features: Sequence[str]
+) -> RequestReader:
     limits = Limits(candidates=record["limits"]["candidates"])
-    return RequestReader(PromptConfig(**record["prompt"]), HistoryConfig(**record["history"]), known, point, limits)
+    prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
+    return RequestReader(prompt, history, known, point, limits, features)
 
 
 def _read_examples(path: Path) -> list[dict[str, Any]]:

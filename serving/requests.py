@@ -2,7 +2,7 @@
 
     {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}], "prefix"?: text,
      "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text,
-                     "value"?: number, "boost"?: number} or id],
+                     "features"?: {name: number}, "value"?: number, "boost"?: number} or id],
      "omega"?: {objective: weight}, "value_weight"?: number, "top"?: number}
 
 `value` is what a candidate is worth (margin, price …), positive; where the export's operating point names a field as
@@ -10,37 +10,44 @@ value, that field of `context` stands for it. With a `value_weight` every candid
 utility as it is.
 
 Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
-refused. The same item may stand among the candidates twice, for it can be offered in two ways.
+refused. The same item may stand among the candidates twice, for it can be offered in two ways. A numeric feature of
+the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
+item's own; where none of them gives it, it is unknown, and the heads read the mean.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import HistoryConfig, PromptConfig
-from data.prompts import parse_piece, piece_fields, prefix_text, render_pieces
+from data.prompts import is_missing, parse_piece, piece_fields, prefix_text, render_pieces
 from serving.items import KnownItems
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint
 from serving.request_error import RequestError
 from serving.utility import UtilityWeights
-from serving.values import identifier, kind_of, known_keys, mapping, number, numeric, plain, sequence, text
+from serving.values import identifier, kind_of, known_keys, mapping, number, numeric, plain, positive, sequence, text
 
 KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "value_weight", "top")
 BESIDE = ("name", "clicked", "converted")
 """What an example of an export says beside its request; nobody reads it here."""
-CANDIDATE_KEYS = ("item_id", "item", "text", "context", "value", "boost")
+CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "value", "boost")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate: its item_id, if it has one, the two texts of its prompt, its value and its boost."""
+    """One candidate: its item_id, if it has one, the two texts of its prompt, its value, its boost, and its features.
+
+    A feature that is not known is NaN.
+    """
 
     item_id: str | None
     text: str
     context: str
     value: float | None = None
     boost: float = 0.0
+    features: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class RequestReader:
         items: the items that it knows by id.
         operating_point: its weights ω and their bounds.
         limits: what one request may hold.
+        features: names of the numeric features that the heads read.
     """
 
     def __init__(
@@ -86,7 +94,9 @@ class RequestReader:
         items: KnownItems,
         operating_point: OperatingPoint,
         limits: Limits,
+        features: Sequence[str] = (),
     ) -> None:
+        self.features = tuple(features)
         self.prompt, self.history, self.items = prompt, history, items
         self.operating_point, self.limits = operating_point, limits
         self.user, self.item, self.context = map(Template.of, (prompt.prefix, prompt.item, prompt.context))
@@ -168,9 +178,14 @@ class RequestReader:
             raise RequestError("candidates", "is empty: give at least one")
         if len(given) > self.limits.candidates:
             raise RequestError("candidates", f"has {len(given):,} entries: give at most {self.limits.candidates:,}")
-        return [self._candidate(f"candidates[{place}]", entry) for place, entry in enumerate(given)]
+        return [self.candidate(f"candidates[{place}]", entry) for place, entry in enumerate(given)]
 
-    def _candidate(self, field: str, entry: Any) -> Candidate:
+    def candidate(self, field: str, entry: Any) -> Candidate:
+        """One candidate, which stands in the request as `field`.
+
+        Raises:
+            RequestError: names the field, what is wrong with it and the way out.
+        """
         if not isinstance(entry, Mapping):
             entry = {"item_id": identifier(field, entry, self.limits.text_chars)}
         known_keys(field, mapping(field, entry), CANDIDATE_KEYS)
@@ -192,7 +207,14 @@ class RequestReader:
                 way = "give its fields as item or its text"
                 raise RequestError(f"{field}.item_id", f"is '{item_id[:40]}', which this export does not know: {way}")
         context = self._context(f"{field}.context", entry.get("context"))
-        return Candidate(item_id, words, context, self._value(field, entry), self._boost(field, entry.get("boost")))
+        return Candidate(
+            item_id,
+            words,
+            context,
+            self._value(field, entry),
+            self._boost(field, entry.get("boost")),
+            self._features(field, entry, item_id),
+        )
 
     def _value(self, field: str, entry: Mapping[str, Any]) -> float | None:
         """What a candidate is worth: its `value`, or the field of its context that the operating point names."""
@@ -214,6 +236,23 @@ class RequestReader:
         if abs(boost) > most:
             raise RequestError(f"{field}.boost", f"is {boost:g}: give a number from -{most:g} to {most:g}")
         return boost
+
+    def _features(self, field: str, entry: Mapping[str, Any], item_id: str | None) -> tuple[float, ...]:
+        """The values of all features, in their order."""
+        given = entry.get("features")
+        given = {} if given is None else mapping(f"{field}.features", given)
+        places = [(f"{field}.features", given)]
+        for key in ("context", "item"):
+            if isinstance(fields := entry.get(key), Mapping):
+                places.append((f"{field}.{key}", fields))
+        return tuple(self._feature(name, places, item_id) for name in self.features)
+
+    def _feature(self, name: str, places: list[tuple[str, Mapping[str, Any]]], item_id: str | None) -> float:
+        for place, fields in places:
+            value = plain(f"{place}.{name}", fields.get(name), self.limits.text_chars)
+            if not is_missing(value):
+                return positive(f"{place}.{name}", value)
+        return self.items.values.get(name, {}).get(item_id or "", math.nan)
 
     def _item_text(self, field: str, item: Any) -> str:
         fields = self._fields(field, item, self.item)

@@ -107,6 +107,21 @@ def numeric(field: str, value: Value) -> None:
         raise RequestError(field, f"is '{str(value)[:40]}', but the prompt reads a number there: give one or null")
 
 
+def positive(field: str, value: Any) -> float:
+    """A finite number above 0, or text that spells one.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        found = float(value) if isinstance(value, str) else number(field, value)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise RequestError(field, f"is '{str(value)[:40]}': give a number above 0, or null where it is unknown")
+    return found
+
+
 def mapping(field: str, value: Any) -> Mapping[str, Any]:
     """An object.
 

@@ -79,6 +79,11 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
         UserError: the prepared folder does not fit the config.
     """
     slates = SlateSet(config.data.folder, split, tokens)
+    if list(slates.manifest.features) != config.data.features:
+        raise UserError(
+            f"{config.data.folder} was prepared with data.features {list(slates.manifest.features)}, the config has "
+            f"{config.data.features}: run `equipoise prepare` again"
+        )
     attributes: dict[str, np.ndarray] = {}
     for objective in objectives.values():
         for name in objective.attributes:
@@ -142,13 +147,21 @@ def assemble_model(
     listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
     offsets = base_rate_offsets(manifest, list(pointwise))
     embeddings = any(o.needs_embeddings for o in objectives.values())
-    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, embeddings)
+    model = build_model(
+        config.backbone, config.lora, pointwise, listwise, offsets, config.seed, embeddings, list(manifest.features)
+    )
     compute_as_trained(model, config)
-    return model, adapter_info(config, model, pointwise, manifest.prompt, manifest.history)
+    scales = {name: scale.model_dump() for name, scale in manifest.features.items()}
+    return model, adapter_info(config, model, pointwise, manifest.prompt, manifest.history, scales)
 
 
 def adapter_info(
-    config: RunConfig, model: SlateModel, pointwise: dict[str, int], prompt: dict[str, Any], history: dict[str, Any]
+    config: RunConfig,
+    model: SlateModel,
+    pointwise: dict[str, int],
+    prompt: dict[str, Any],
+    history: dict[str, Any],
+    features: dict[str, dict[str, float]] | None = None,
 ) -> AdapterInfo:
     """What the adapters of a run's model belong to.
 
@@ -157,6 +170,7 @@ def adapter_info(
         model: as it was built.
         pointwise: name → outputs of its head.
         prompt, history: the templates that render the training texts.
+        features: how the numeric features are standardised.
     """
     return AdapterInfo(
         base_path=config.backbone.path,
@@ -167,4 +181,5 @@ def adapter_info(
         offsets=model.offsets,
         prompt=prompt,
         history=history,
+        features=features or {},
     )

@@ -37,6 +37,7 @@ class ModelPlan:
         embeddings: the frozen token embeddings are returned as well.
         accumulate: micro-batches per step; with more than one, gradients are there before the forward.
         level: where gradients are compared, as in `balancing.level`.
+        features: numeric features that the heads read.
     """
 
     backbone: BackboneConfig
@@ -47,6 +48,7 @@ class ModelPlan:
     embeddings: bool = False
     accumulate: int = 1
     level: Any = "boundary"
+    features: Sequence[str] = ()
 
     @classmethod
     def of(cls, config: RunConfig) -> "ModelPlan":
@@ -61,6 +63,7 @@ class ModelPlan:
             embeddings=any(o.needs_embeddings for o in objectives.values()),
             accumulate=config.train.accumulate,
             level=config.balancing.level,
+            features=config.data.features,
         )
 
 
@@ -192,7 +195,7 @@ def _solve_as(model: SlateModel, level: Any) -> Solve:
 def _meta_model(plan: ModelPlan) -> SlateModel:
     shapes_only = plan.backbone.model_copy(update={"init": "random", "quantize": None})
     with torch.device("meta"):
-        return build_model(shapes_only, plan.lora, plan.pointwise, plan.listwise, {}, 0, plan.embeddings)
+        return build_model(shapes_only, plan.lora, plan.pointwise, plan.listwise, {}, 0, plan.embeddings, plan.features)
 
 
 def _frozen_linears(model: SlateModel) -> list[nn.Linear]:

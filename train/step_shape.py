@@ -17,6 +17,7 @@ class StepShape:
         candidates: of each slate.
         prefix, length: tokens of a prefix and of a candidate.
         max_row: most tokens of a row.
+        features: numeric features of each candidate.
     """
 
     slates: int
@@ -24,12 +25,16 @@ class StepShape:
     prefix: int
     length: int
     max_row: int
+    features: int = 0
 
     def batch(self) -> SlateBatch:
         """A batch of these sizes, of one token alone: only its shape is meant."""
         none = np.zeros(self.candidates, dtype=np.int64)
         candidates = [[0] * self.length] * self.candidates
-        slates = [Slate(row, [0] * self.prefix, candidates, none, none, none) for row in range(self.slates)]
+        told = np.zeros((self.candidates, self.features), dtype=np.float32) if self.features else None
+        slates = [
+            Slate(row, [0] * self.prefix, candidates, none, none, none, features=told) for row in range(self.slates)
+        ]
         return build_batch(slates, self.max_row, 0)
 
     def tokens(self) -> int:
@@ -53,6 +58,7 @@ def worst_step(config: RunConfig, slates: int | None = None, candidates: int | N
         tokens.max_prefix,
         tokens.max_candidate,
         tokens.max_row,
+        len(config.data.features),
     )
     if slates is None and config.train.max_tokens is not None:
         one = replace(shape, slates=1).tokens()

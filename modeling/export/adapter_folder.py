@@ -101,8 +101,9 @@ def write_heads(
         return {}, head
     score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
     if served.form == "features":
-        save_file({"score.weight": score}, folder / POINT_HEAD)
-        return {}, {"score.weight": score}
+        beside = {"score.weight": score} | {key: head[key] for key in head if key.startswith("response.")}
+        save_file(beside, folder / POINT_HEAD)
+        return {}, beside
     return {f"{PEFT_PREFIX}score.weight": score}, {}
 
 

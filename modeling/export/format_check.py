@@ -15,9 +15,11 @@ from check_golden import (
     check_logits,
     check_slate,
     difference,
+    head_logit,
     load_base,
     read_head,
     slate_delta,
+    standardised,
 )
 from check_golden import relevance as relevance_of
 from peft import PeftModel
@@ -49,8 +51,9 @@ def check_activated(folder: Path, serving: Json, prompts: list[Json], slate: Jso
             for prompt in prompts:
                 ids, offset = torch.tensor([prompt["input_ids"]]), len(prompt["input_ids"]) - prompt["prefix_tokens"]
                 output = model(input_ids=ids, alora_offsets=[offset])
-                vector = output.logits[0, 0] if head is None else head["score.weight"][0] @ output[0][0, -1]
-                found.append(vector.item())
+                features = standardised(serving, prompt.get("features", {}))
+                value = output.logits[0, 0].item() if head is None else head_logit(head, output[0][0, -1], features)
+                found.append(value)
             golden = [prompt["logit"][name] for prompt in prompts]
         else:
             rows = [torch.tensor([[*slate["prefix_ids"], *ids]]) for ids in slate["candidate_ids"]]
@@ -120,14 +123,17 @@ def check_onnx(folder: Path, serving: Json, prompts: list[Json], slate: Json) ->
         str(folder / about["folder"] / about["graph"]), providers=["CPUExecutionProvider"]
     )
 
-    def run(prefix: list[int], candidates: list[list[int]]) -> dict[str, list[float]]:
-        values = session.run(about["outputs"], onnx_inputs(prefix, candidates))
+    def run(prefix: list[int], candidates: list[list[int]], features: list[Json]) -> dict[str, list[float]]:
+        inputs = onnx_inputs(prefix, candidates)
+        if serving.get("features"):
+            inputs["features"] = torch.stack([standardised(serving, values) for values in features]).numpy()
+        values = session.run(about["outputs"], inputs)
         return {name: value.tolist() for name, value in zip(about["outputs"], values, strict=True)}
 
-    packed = run(slate["prefix_ids"], slate["candidate_ids"])
+    packed = run(slate["prefix_ids"], slate["candidate_ids"], slate.get("features", []))
     alone = [
-        run(prompt["input_ids"][: prompt["prefix_tokens"]], [prompt["input_ids"][prompt["prefix_tokens"] :]])
-        for prompt in prompts
+        run(p["input_ids"][: p["prefix_tokens"]], [p["input_ids"][p["prefix_tokens"] :]], [p.get("features", {})])
+        for p in prompts
     ]
     worst = {}
     for name, objective in serving["objectives"].items():

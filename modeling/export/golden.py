@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from configs.errors import UserError
 from data.batches import Slate, build_batch
+from data.features import Scales, standardised
 from modeling.export.serving import TOLERANCE
 from modeling.model import SlateModel
 
@@ -20,7 +21,7 @@ SLATE = "golden_slate.json"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One candidate of one slate: its texts and their token ids."""
+    """One candidate of one slate: its texts, their token ids, and its numeric features (raw; None: unknown)."""
 
     slate: int
     prefix: str
@@ -28,9 +29,12 @@ class Prompt:
     context: str
     prefix_ids: list[int]
     candidate_ids: list[int]
+    features: dict[str, float | None] = field(default_factory=dict)
 
 
-def write_golden(folder: Path, model: SlateModel, prompts: Sequence[Prompt], slate: Sequence[Prompt]) -> None:
+def write_golden(
+    folder: Path, model: SlateModel, prompts: Sequence[Prompt], slate: Sequence[Prompt], scales: Scales | None = None
+) -> None:
     """Score and write golden.jsonl (prompts) and golden_slate.json (one slate, with δ where there are towers for it).
 
     Args:
@@ -38,28 +42,31 @@ def write_golden(folder: Path, model: SlateModel, prompts: Sequence[Prompt], sla
         model: the trained model in float32 and evaluation form.
         prompts: at least one.
         slate: candidates of one slate.
+        scales: how the model's numeric features are standardised.
 
     Raises:
         UserError: the packed slate and its single prompts disagree.
     """
     with torch.inference_mode():
-        lines = [_line(model, prompt) for prompt in prompts]
-        packed = _slate(model, slate)
+        lines = [_line(model, prompt, scales or {}) for prompt in prompts]
+        packed = _slate(model, slate, scales or {})
     (folder / PROMPTS).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     (folder / SLATE).write_text(json.dumps(packed, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def _score(model: SlateModel, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+def _score(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, torch.Tensor]:
     """All outputs (M,) of one slate in one row; pointwise ones with their offset."""
     nothing = np.zeros(len(prompts), dtype=np.int64)
     candidates = [prompt.candidate_ids for prompt in prompts]
     row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
-    slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing)
+    raw = np.array([[p.features[name] for name in scales] for p in prompts], dtype=np.float64)  # None becomes NaN
+    features = standardised(scales, raw) if scales else None
+    slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
     return model(**build_batch([slate], max_row=row, pad_id=0).model_inputs())
 
 
-def _line(model: SlateModel, prompt: Prompt) -> dict[str, Any]:
-    outputs = _score(model, [prompt])
+def _line(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[str, Any]:
+    outputs = _score(model, [prompt], scales)
     return {
         "slate": prompt.slate,
         "prefix": prompt.prefix,
@@ -67,14 +74,15 @@ def _line(model: SlateModel, prompt: Prompt) -> dict[str, Any]:
         "context": prompt.context,
         "input_ids": [*prompt.prefix_ids, *prompt.candidate_ids],
         "prefix_tokens": len(prompt.prefix_ids),
+        **({"features": prompt.features} if scales else {}),
         "logit": {name: outputs[name].item() - model.offsets[name] for name in model.pointwise},
         "probability": {name: outputs[name].sigmoid().item() for name in model.pointwise},
     }
 
 
-def _slate(model: SlateModel, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    packed = _score(model, prompts)
-    single = [_score(model, [prompt]) for prompt in prompts]
+def _slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, Any]:
+    packed = _score(model, prompts, scales)
+    single = [_score(model, [prompt], scales) for prompt in prompts]
     for name in model.pointwise:
         alone = torch.cat([outputs[name] for outputs in single])
         worst = ((packed[name] - alone).abs() / alone.abs().clamp(min=1)).max().item()
@@ -90,6 +98,7 @@ def _slate(model: SlateModel, prompts: Sequence[Prompt]) -> dict[str, Any]:
         "contexts": [prompt.context for prompt in prompts],
         "prefix_ids": prompts[0].prefix_ids,
         "candidate_ids": [prompt.candidate_ids for prompt in prompts],
+        **({"features": [prompt.features for prompt in prompts]} if scales else {}),
         "logit": {name: (packed[name] - model.offsets[name]).tolist() for name in model.pointwise},
         "delta": {name: packed[name].tolist() for name in model.listwise},
     }

@@ -124,12 +124,41 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
     return states_IH[-1] if serving["pooling"] == "last" else states_IH.mean(0)
 
 
-def logit(model: Any, serving: Json, head: Json | None, input_ids: list[int], prefix_tokens: int) -> float:
-    """Raw head output of a pointwise objective for one prompt; `head` is the file beside a `features` adapter."""
+def standardised(serving: Json, values: Json) -> torch.Tensor:
+    """The numeric features (F,) that the heads read, in the order of serving.json; 0 where a value is unknown."""
+    scales = serving.get("features", {})
+    return torch.tensor(
+        [
+            0.0 if values[name] is None else (math.log(values[name]) - scale["mean"]) / scale["std"]
+            for name, scale in scales.items()
+        ]
+    )
+
+
+def head_logit(head: Json, vector_H: torch.Tensor, features_F: torch.Tensor) -> float:
+    """Raw output of a pointwise head that lies beside an adapter: its linear map, and what numeric features add."""
+    total = head["score.weight"][0] @ vector_H
+    if "response.enter.weight" in head:
+        entered = nn.functional.linear(vector_H, head["response.enter.weight"], head["response.enter.bias"])
+        slopes_F = nn.functional.linear(
+            nn.functional.gelu(entered), head["response.out.weight"], head["response.out.bias"]
+        )
+        total = total + slopes_F @ features_F
+    return total.item()
+
+
+def logit(
+    model: Any, serving: Json, head: Json | None, input_ids: list[int], prefix_tokens: int, features: Json | None = None
+) -> float:
+    """Raw head output of a pointwise objective for one prompt; `head` is the file beside a `features` adapter.
+
+    `features` holds the raw values of serving.json's numeric features, null where unknown.
+    """
     if head is None:
         with acting(model, serving, [prefix_tokens]):
             return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
-    return (head["score.weight"] @ candidate_vector(model, serving, input_ids, prefix_tokens)).item()
+    vector = candidate_vector(model, serving, input_ids, prefix_tokens)
+    return head_logit(head, vector, standardised(serving, features or {}))
 
 
 def slate_delta(head: Json, heads: int, vectors_MH: torch.Tensor, relevance_M: torch.Tensor) -> torch.Tensor:
@@ -182,7 +211,7 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
     """Largest difference of one pointwise objective's logits and probabilities; classifiers also in padded batches."""
     about = serving["objectives"][name]
     golden = [prompt["logit"][name] for prompt in prompts]
-    found = [logit(model, serving, head, prompt["input_ids"], prompt["prefix_tokens"]) for prompt in prompts]
+    found = [logit(model, serving, head, p["input_ids"], p["prefix_tokens"], p.get("features")) for p in prompts]
     worst = [difference(a, b) for a, b in zip(found, golden, strict=True)]
     for value, prompt in zip(found, prompts, strict=True):
         probability = torch.sigmoid(torch.tensor(value + about["logit_offset"])).item()

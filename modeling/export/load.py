@@ -66,7 +66,8 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
     listwise = [name for name in objectives if name not in pointwise]
     offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
-    model = build_model(backbone, lora, pointwise, listwise, offsets, seed=0)
+    features = list(record.get("features", {}))
+    model = build_model(backbone, lora, pointwise, listwise, offsets, seed=0, features=features)
     layers = f"backbone.trunk.{model.backbone.layers_name}."
     named = {name.replace("TRUNK.", layers, 1): tensor for name, tensor in tensors.items()}
     try:

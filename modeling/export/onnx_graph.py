@@ -5,8 +5,8 @@ for all objectives; with `lora.scope: candidates` adapters are masked on prefix 
 All dimensions are dynamic. onnx, onnxscript and onnxruntime are the extra `onnx`.
 
 Inputs, int64 (shape suffixes as in modeling.model): input_ids, position_ids, segment_ids (R, T), candidate_tokens
-(N, L), slots (S, M). Outputs, float32 (N,): logit_NAME per pointwise objective, without its logit_offset; delta_NAME
-per list-wise objective.
+(N, L), slots (S, M); float32 features (N, F), standardised, where the heads read some. Outputs, float32 (N,):
+logit_NAME per pointwise objective, without its logit_offset; delta_NAME per list-wise objective.
 """
 
 import importlib.util
@@ -80,19 +80,21 @@ class SlateGraph(nn.Module):
         segment_ids: torch.Tensor,
         candidate_tokens: torch.Tensor,
         slots: torch.Tensor,
+        features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Outputs (N,), in the order of `output_names`."""
-        outputs = self.model(input_ids, position_ids, segment_ids, candidate_tokens, slots)
+        outputs = self.model(input_ids, position_ids, segment_ids, candidate_tokens, slots, features=features)
         return tuple(outputs[name] - self.model.offsets.get(name, 0.0) for name in self.model.objectives)
 
 
-def _example() -> dict[str, torch.Tensor]:
+def _example(features: int) -> dict[str, torch.Tensor]:
     """Two slates of unlike sizes over several rows, so that no dimension looks like a constant."""
     slates = []
     for length, count in ((5, 4), (7, 3)):
         nothing = np.zeros(count, dtype=np.int64)
         candidates = [[4] * (3 + n % 2) for n in range(count)]
-        slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing))
+        told = np.ones((count, features), dtype=np.float32) if features else None
+        slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing, features=told))
     return build_batch(slates, max_row=16, pad_id=0).model_inputs()
 
 
@@ -105,17 +107,20 @@ def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
     """
     target = folder / FOLDER
     target.mkdir()
-    names = output_names(model)
+    names, example = output_names(model), _example(len(model.features))
+    dynamic: dict[str, Any] = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in INPUTS}
+    if model.features:
+        dynamic["features"] = {0: Dim.DYNAMIC}
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     with model.backbone.using("sdpa"), torch.no_grad(), _quiet("torch.onnx"):
         program = torch.onnx.export(
             SlateGraph(model).eval(),
             (),
-            kwargs=_example(),
+            kwargs=example,
             dynamo=True,
             verbose=False,
-            dynamic_shapes={name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in INPUTS},
-            input_names=list(INPUTS),
+            dynamic_shapes=dynamic,
+            input_names=list(dynamic),
             output_names=names,
             opset_version=OPSET,
         )
@@ -125,7 +130,7 @@ def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
             del node.metadata_props[key]
     program.save(target / GRAPH, external_data=size > EXTERNAL_ABOVE)
     model.backbone.clear()
-    return {"folder": FOLDER, "graph": GRAPH, "int8": None, "inputs": list(INPUTS), "outputs": names, "opset": OPSET}
+    return {"folder": FOLDER, "graph": GRAPH, "int8": None, "inputs": list(dynamic), "outputs": names, "opset": OPSET}
 
 
 def write_int8(folder: Path) -> None:

@@ -7,7 +7,7 @@ The rules are those of vLLM's main branch as read on 2026-11-24: `vllm/lora/peft
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ RULES: tuple[Callable[[AdapterFile], str | None], ...] = (
 )
 
 
-def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool) -> str | None:
+def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool, features: Sequence[str] = ()) -> str | None:
     """Why vLLM cannot serve an adapter of this kind at all, however it is written; None where it can.
 
     Args:
@@ -184,11 +184,14 @@ def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool) -> str |
         scope: `lora.scope` of the run.
         model_type: of the base.
         encoder: whether the base is one.
+        features: that the heads read.
     """
     if encoder:
         return "an encoder's prefix must not see the candidate, and vLLM has no such mask"
     if scope == "candidates":
         return "lora.scope: candidates; vLLM applies LoRA to every token, and refuses activated LoRA"
+    if features:
+        return f"the heads read numeric features ({', '.join(features)}), which no stock classifier has"
     if form != "sequence_classification":
         return "δ needs the vectors of a whole slate and a head of its own"
     if model_type in WITHOUT_LORA:

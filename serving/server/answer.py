@@ -1,6 +1,7 @@
 """What a ranked slate looks like on the wire."""
 
 import json
+from typing import Any
 
 from fastapi import Response
 from pydantic import BaseModel, Field
@@ -45,17 +46,21 @@ class SlateAnswer(BaseModel):
     served: Served
 
 
+def served(outcome: Outcome[CachedRanking]) -> dict[str, Any]:
+    """How an answer came about, in the form of `Served`."""
+    return {
+        "queue_ms": round(outcome.waited * 1000, 3),
+        "model_ms": round(outcome.model_pass.seconds * 1000, 3),
+        "requests": outcome.model_pass.requests,
+        "prefix_cached": outcome.result.prefix_cached,
+    }
+
+
 def answer(outcome: Outcome[CachedRanking], ranking: Ranking) -> Response:
     """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
 
     Raises:
         ValueError: a score is not finite, which no client could read.
     """
-    served = {
-        "queue_ms": round(outcome.waited * 1000, 3),
-        "model_ms": round(outcome.model_pass.seconds * 1000, 3),
-        "requests": outcome.model_pass.requests,
-        "prefix_cached": outcome.result.prefix_cached,
-    }
-    content = {**ranking.to_json(), "served": served}
+    content = {**ranking.to_json(), "served": served(outcome)}
     return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")

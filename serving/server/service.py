@@ -1,7 +1,7 @@
 """From a checked request to its ranking: prepare it in a thread, let it wait for a pass, within its time."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,14 +18,16 @@ from serving.explain import (
     split_request,
     variants_of,
 )
+from serving.pricing import Pricing
 from serving.prompt_parts import CutRequest
-from serving.ranking import Ranking
+from serving.ranking import Ranking, demand_of
 from serving.recommender import PreparedRequest, Recommender, RequestError
 from serving.server.batching import MicroBatcher, Outcome, QueueFull
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
+from serving.server.price_body import PriceRequest
 from serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
-from serving.server.request_body import ExplainRequest, SlateRequest
+from serving.server.request_body import ExplainRequest, SlateRequest, Strict
 
 T = TypeVar("T")
 
@@ -83,13 +85,29 @@ class Service:
         Raises:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
         """
-        self._check_size(asked)
+        self._check_size(len(asked.candidates))
+        return (await self._answered(asked, request, self._prepare_ranking))[1]
+
+    async def price(self, asked: PriceRequest, request: Request) -> tuple[Pricing, Outcome[CachedRanking]]:
+        """Choose prices; arguments and errors as those of `rank`. Also tells of the pass that scored all of them."""
+        self._check_size(len(asked.candidates))
+        question, outcome = await self._answered(asked, request, self.recommender.prepare_prices)
+        return question.answer(demand_of(outcome.result.ranking)), outcome
+
+    def _prepare_ranking(self, given: dict[str, Any]) -> tuple[None, PreparedRequest]:
+        return None, self.recommender.prepare(given)
+
+    async def _answered(
+        self, asked: Strict, request: Request, prepare: Callable[[dict[str, Any]], tuple[T, PreparedRequest]]
+    ) -> tuple[T, Outcome[CachedRanking]]:
+        """What `prepare` made of the body, and the scores of the prepared request."""
         if self.batcher.full:
             raise self._overloaded("queue")
         try:
             async with asyncio.timeout(self.options.timeout_s):
-                prepared = await self._prepare(asked)
-                return await while_connected(self.batcher.submit(prepared, len(asked.candidates)), request)
+                read, prepared = await self._in_thread(prepare, asked.model_dump(exclude_unset=True))
+                count = len(prepared.request.candidates)
+                return read, await while_connected(self.batcher.submit(prepared, count), request)
         except QueueFull as error:
             raise self._overloaded("queue") from error
         except TimeoutError as error:
@@ -105,7 +123,7 @@ class Service:
         Raises:
             Refusal: as `rank`.
         """
-        self._check_size(asked)
+        self._check_size(len(asked.candidates))
         if self.batcher.full:
             raise self._overloaded("queue")
         try:
@@ -147,11 +165,9 @@ class Service:
                 task.cancel()
         return explanation(cut, places, ranking, variants, rankings)
 
-    async def _prepare(self, asked: SlateRequest) -> PreparedRequest:
-        loop = asyncio.get_running_loop()
-        given = asked.model_dump(exclude_unset=True)
+    async def _in_thread(self, prepare: Callable[[dict[str, Any]], T], given: dict[str, Any]) -> T:
         try:
-            return await loop.run_in_executor(self._preparing, self.recommender.prepare, given)
+            return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, given)
         except RequestError as error:
             raise Refusal(422, str(error), error.field) from error
 
@@ -163,8 +179,8 @@ class Service:
         found, missed = cache.hits > hits, cache.misses > misses
         return [CachedRanking(ranking, None if found and missed else found) for ranking in rankings]
 
-    def _check_size(self, asked: SlateRequest) -> None:
-        count, most = len(asked.candidates), self.recommender.limits.candidates
+    def _check_size(self, count: int) -> None:
+        most = self.recommender.limits.candidates
         if count > most:
             sentence = f"candidates: {count} are more than the {most} that one request may have: ask several times"
             raise Refusal(413, sentence, "candidates")

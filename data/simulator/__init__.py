@@ -1,0 +1,1 @@
+"""Simulated shops with a known demand (docs/simulator.md)."""

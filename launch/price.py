@@ -1,0 +1,172 @@
+"""equipoise price: the best allowed prices for every shopper of a file, streaming (docs/pricing.md)."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.errors import UserError
+from data.prefetch import prefetched
+from data.request_table import RequestTable, open_requests
+from launch.ranking_file import table_file
+from serving.frames import RequestRows
+from serving.pricing import PriceQuestion, Pricing
+from serving.ranking import demand_of
+from serving.recommender import PreparedRequest, Recommender
+from serving.request_error import RequestError
+
+SORT_MEMORY = "1GB"
+TOGETHER = 4
+"""Requests that pass the model together: each stands for many candidates."""
+
+EXTRA = ("cost", "prices")
+
+
+@dataclass(frozen=True)
+class PriceOptions:
+    """Allowed prices as text (one of the three forms), goal, name of the price, device and cache."""
+
+    prices: str | None = None
+    bounds: str | None = None
+    factors: str | None = None
+    goal: str | None = None
+    field: str = "price"
+    device: str = "cpu"
+    cache_mb: int = 256
+    overwrite: bool = False
+
+    def allowed(self) -> Any:
+        """The allowed prices as JSON (serving.price_grid), None where the file gives them.
+
+        Raises:
+            UserError: several forms are given, or one is malformed.
+        """
+        given = [name for name in ("prices", "bounds", "factors") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(f"--{given[0]} and --{given[1]} exclude each other: drop one of them")
+        if not given:
+            return None
+        name, text = given[0], getattr(self, given[0])
+        parts = text.split(":" if name == "bounds" else ",")
+        try:
+            numbers = [float(part) for part in parts]
+        except ValueError as error:
+            raise UserError(f"--{name} '{text}' holds something that is no number: write {_FORMS[name]}") from error
+        if name == "bounds":
+            if len(numbers) != 3:
+                raise UserError(f"--bounds '{text}' has {len(numbers)} numbers: write {_FORMS[name]}")
+            return dict(zip(("least", "most", "step"), numbers, strict=True))
+        return {"factors": numbers} if name == "factors" else numbers
+
+
+_FORMS = {
+    "prices": "them like 3.49,3.99",
+    "bounds": "LEAST:MOST:STEP, such as 3:5:0.25",
+    "factors": "them like 0.9,1,1.1",
+}
+
+Prepared = list[tuple[PriceQuestion, PreparedRequest, dict[str, str | None]]]
+
+
+def run(export: Path, requests: Path, out: Path, options: PriceOptions) -> None:
+    """Choose prices for all requests of a file and write them to `out`, whole or not at all.
+
+    Raises:
+        UserError: the export, a file or a request cannot be read, or `out` exists.
+    """
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists: name another file or add --overwrite")
+    allowed = options.allowed()
+    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
+        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        table = open_requests(con, requests)
+        if "item_id" not in table.kinds:
+            raise UserError(f"{requests} has no column item_id: add the candidates")
+        recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
+        maker = RequestRows(recommender, table.kinds, table.per_candidate, extra=EXTRA)
+        more = {"prices": allowed, "goal": options.goal, "field": options.field}
+        counts = _write(recommender, _prepared(table, recommender, maker, more), maker.names, out, table.count())
+    console = Console(highlight=False)
+    console.print(
+        f"priced {counts['rows']:,} candidates of {counts['requests']:,} requests: {out}; demand rose with the price "
+        f"for {counts['rises']:,} of them and was made non-increasing; {counts['extrapolated']:,} prices lie outside "
+        "those of the training data",
+        soft_wrap=True,
+    )
+
+
+def _prepared(
+    table: RequestTable, recommender: Recommender, maker: RequestRows, more: dict[str, Any]
+) -> Iterator[Prepared]:
+    groups = table.requests(maker.columns)
+    while some := list(islice(groups, TOGETHER)):
+        try:
+            found = [
+                (*maker.prepare_with(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in some
+            ]
+        except RequestError as error:
+            raise UserError(f"{table.path}: {error}") from error
+        yield found
+
+
+def _schema(names: list[str]) -> pa.Schema:
+    numbers = ("price", "demand", "expected", "current_price", "current_demand", "current_expected", "largest_change")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in names),
+            ("position", pa.int32()),
+            ("item_id", pa.string()),
+            *((name, pa.float64()) for name in numbers),
+            ("rises", pa.bool_()),
+            ("extrapolated", pa.bool_()),
+        ]
+    )
+
+
+def _rows(pricing: Pricing, identity: dict[str, str | None]) -> Iterator[dict[str, Any]]:
+    for priced in pricing.candidates:
+        current = priced.current
+        yield {
+            **identity,
+            **{name: getattr(priced, name) for name in ("position", "item_id", "price", "demand", "expected")},
+            "current_price": current and current.price,
+            "current_demand": current and current.demand,
+            "current_expected": current and current.expected,
+            **{name: getattr(priced, name) for name in ("largest_change", "rises", "extrapolated")},
+        }
+
+
+def _write(
+    recommender: Recommender, prepared: Iterator[Prepared], names: list[str], out: Path, total: int
+) -> dict[str, int]:
+    counts = dict.fromkeys(("requests", "rows", "rises", "extrapolated"), 0)
+    schema = _schema(names)
+    shown = (TextColumn("pricing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        table_file(out, schema) as write,
+        closing(prefetched(prepared)) as ready,
+        Progress(*shown, console=Console(stderr=True), transient=True) as bar,
+    ):
+        task = bar.add_task("pricing", total=total)
+        for portion in ready:
+            rankings = recommender.score_prepared([request for _, request, _ in portion])
+            rows = [
+                row
+                for (question, _, identity), ranking in zip(portion, rankings, strict=True)
+                for row in _rows(question.answer(demand_of(ranking)), identity)
+            ]
+            counts["rows"] += write({name: [row[name] for row in rows] for name in schema.names})
+            counts["requests"] += len(portion)
+            for name in ("rises", "extrapolated"):
+                counts[name] += sum(row[name] for row in rows)
+            bar.advance(task, len(portion))
+    return counts

@@ -1,0 +1,29 @@
+"""equipoise simulate: writes the tables of a shop whose true demand is known (docs/simulator.md)."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from data.simulator.settings import SimulatorSettings
+from data.simulator.write import simulate
+
+
+def run(folder: Path, settings: SimulatorSettings, block: int, overwrite: bool) -> None:
+    """Write a simulated shop and say what it holds.
+
+    Raises:
+        UserError: `folder` exists, or `block` is no number of requests.
+    """
+    columns = (TextColumn("simulating"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("simulating", total=1.0)
+        counts = simulate(folder, settings, block, overwrite, lambda share: bar.update(task, completed=share))
+    shown, clicks, purchases = counts["impressions"], counts["clicks"], counts["purchases"]
+    console = Console(highlight=False)
+    console.print(
+        f"{folder}: {settings.requests:,} requests, {shown:,} impressions, {clicks:,} clicks ({clicks / shown:.1%}), "
+        f"{purchases:,} purchases ({purchases / shown:.1%}), {counts['events']:,} events",
+        soft_wrap=True,
+    )
+    console.print(f"the truth lies in {folder / 'truth'}, which no command but a measurement reads", soft_wrap=True)

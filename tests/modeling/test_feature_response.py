@@ -1,0 +1,106 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import BackboneConfig, LoraConfig
+from data.batches import Slate, build_batch
+from modeling.cached_scorer import CachedScorer, TokenSlate
+from modeling.heads import FeatureResponse, PointHead
+from modeling.model import SlateModel, build_model
+from modeling.prefix_cache import PrefixCache
+
+
+@pytest.fixture(scope="module")
+def model_of(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., SlateModel]:
+    def build(arch: str, random: bool = True, scope: str = "candidates") -> SlateModel:
+        lora, names = LoraConfig(rank=4, alpha=8, scope=scope), ("price", "weight")
+        model = build_model(
+            tiny_backbone(arch), lora, {"ctr": 1, "cvr": 2}, ("diversity",), {"ctr": -1.0}, 3, features=names
+        )
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if random and (".lora_B." in name or name.startswith("heads.")):
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        return model.eval()
+
+    return build
+
+
+def slates_with(make_slate: Callable[..., Slate], scale: float = 1.0) -> list[Slate]:
+    rng = np.random.default_rng(2)
+    slates = [make_slate(3, [3, 5, 4]), make_slate(4, [2, 6], row=1)]
+    return [
+        Slate(**{**vars(s), "features": scale * rng.normal(size=(len(s.candidates), 2)).astype(np.float32)})
+        for s in slates
+    ]
+
+
+def test_the_response_is_zero_at_first_and_the_formula_afterwards() -> None:
+    torch.manual_seed(0)
+    head, plain = PointHead(16, 2, features=3), PointHead(16, 2)
+    plain.score.load_state_dict(head.score.state_dict())
+    pooled, features = torch.randn(5, 16), torch.randn(5, 3)
+    torch.testing.assert_close(head(pooled, features), plain(pooled), rtol=0, atol=0)
+    response = head.response
+    assert isinstance(response, FeatureResponse)
+    torch.nn.init.normal_(response.out.weight)
+    slopes = torch.nn.functional.gelu(pooled @ response.enter.weight.T + response.enter.bias) @ response.out.weight.T
+    expected = plain(pooled)
+    expected[:, 0] += (slopes * features).sum(1)
+    torch.testing.assert_close(head(pooled, features), expected)
+    assert set(plain.state_dict()) == {"score.weight"}
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_the_first_scores_do_not_depend_on_features(model_of: Callable, make_slate: Callable, arch: str) -> None:
+    model = model_of(arch, random=False)
+    one, other = (model(**build_batch(slates_with(make_slate, scale), 96, 0).model_inputs()) for scale in (1.0, 9.0))
+    torch.testing.assert_close(one["ctr"], other["ctr"], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"features price, weight of 5 candidates, but was given None"):
+        model(**build_batch([make_slate(3, [3, 5]), make_slate(4, [2, 6, 3])], 96, 0).model_inputs())
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+def test_packed_chunked_cached_and_masked_scores_read_the_same_features(
+    model_of: Callable, make_slate: Callable, arch: str, scope: str
+) -> None:
+    model, slates = model_of(arch, scope=scope), slates_with(make_slate)
+    inputs = build_batch(slates, 96, 0).model_inputs()
+    with torch.no_grad():
+        whole = model(**inputs)
+        away = model(**build_batch(slates_with(make_slate, 3.0), 96, 0).model_inputs())
+        model.chunk_tokens = 5
+        chunked = model(**inputs)
+        with model.backbone.using("sdpa"):
+            masked = model(**inputs)
+    assert (whole["ctr"] - away["ctr"]).abs().min() > 1e-3
+    scorer = CachedScorer(model, PrefixCache(1 << 20), 5)
+    tokens = [TokenSlate(s.prefix, s.candidates, s.features) for s in slates]
+    cached, again = scorer.score(tokens), scorer.score(tokens)
+    alone = scorer.score(tokens, pointwise=True)
+    assert set(alone) == {"ctr", "cvr", "cvr.1"}
+    for name in ("ctr", "cvr", "cvr.1", "diversity"):
+        for found in (chunked, cached, again, masked):
+            torch.testing.assert_close(found[name], whole[name], rtol=1e-4, atol=2e-5)
+        if name in alone:
+            torch.testing.assert_close(alone[name], whole[name], rtol=1e-4, atol=2e-5)
+
+
+def test_gradients_reach_the_response(model_of: Callable, make_slate: Callable) -> None:
+    model = model_of("bert")
+    model(**build_batch(slates_with(make_slate), 96, 0).model_inputs())["cvr"].sum().backward()
+    for name, parameter in model.heads["cvr"].named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_a_batch_has_features_for_all_slates_or_for_none(make_slate: Callable) -> None:
+    told = slates_with(make_slate)
+    with pytest.raises(ValueError, match="some slates"):
+        build_batch([told[0], make_slate(4, [2, 6], row=1)], 96, 0)
+    batch = build_batch(told, 96, 0).to("cpu")
+    assert batch.features is not None and batch.features.shape == (5, 2)
+    np.testing.assert_array_equal(batch.features[3:].numpy(), told[1].features)

@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+from configs.errors import UserError
+from launch.evaluate import run as evaluate
+from launch.export import run as export
+from launch.score import ScoreOptions
+from launch.score import run as score
+from serving.recommender import Recommender
+from train.job import train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "scope", "formats"),
+    [("bert", "candidates", "onnx"), ("llama", "all", "merged"), ("llama", "candidates", "peft")],
+)
+def test_every_format_carries_the_features(priced_run: Callable, arch: str, scope: str, formats: str) -> None:
+    folder = priced_run(arch, scope, formats).export  # the golden check without this project has passed
+    record = json.loads((folder / "serving.json").read_text())
+    assert list(record["features"]) == ["price", "cost"] and record["features"]["price"]["std"] > 0
+    assert record["objectives"]["ctr"]["form"] == "features"
+    assert {"response.enter.weight", "score.weight"} <= set(load_file(folder / "ctr" / "head.safetensors"))
+    golden = json.loads((folder / "golden.jsonl").read_text().splitlines()[0])
+    assert golden["features"]["price"] > 0
+    why = record["vllm"]["ctr"]["why_not"]
+    if scope == "all":
+        assert why == "the heads read numeric features (price, cost), which no stock classifier has"
+    if formats == "onnx":
+        assert "features" in record["formats"]["onnx"]["inputs"]
+
+
+@pytest.mark.slow
+def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(priced_run: Callable, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "export"
+    shutil.copytree(priced_run("bert", "candidates", "onnx").export, folder)
+    head = load_file(folder / "cvr" / "head.safetensors")
+    save_file({**head, "response.out.bias": head["response.out.bias"] + 0.5}, folder / "cvr" / "head.safetensors")
+    check = [sys.executable, str(folder / "check_golden.py")]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 1 and "FAILED" in done.stdout
+    save_file(head, folder / "cvr" / "head.safetensors")
+    record = json.loads((folder / "serving.json").read_text())
+    record["features"]["price"]["mean"] += 0.3
+    (folder / "serving.json").write_text(json.dumps(record))
+    assert subprocess.run(check, capture_output=True, text=True).returncode == 1
+
+
+def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
+    priced_run: Callable, tmp_path: Path
+) -> None:
+    run = priced_run("llama")
+    prepared = run.config.data.folder / "slates" / "test-00000.parquet"
+    score(run.config.output, prepared, tmp_path / "scores", ScoreOptions())
+    found = pd.read_parquet(sorted((tmp_path / "scores").glob("*.parquet")))
+    recommender = Recommender.load(run.export)
+    ids = pd.read_parquet(run.config.data.folder / "items.parquet").item_id
+    slate = pd.read_parquet(prepared).iloc[0]
+    names = [ids[number] for number in slate["item"]]
+    candidates = [
+        {"item_id": name, "context": {"price": float(price)}}
+        for name, price in zip(names, slate.feature_price, strict=True)
+    ]
+    expected = [scored.probabilities["ctr"] for scored in recommender.score(slate.prefix, candidates).given]
+    mine = found[found.request_id == slate.request_id].set_index("item_id").loc[names]
+    np.testing.assert_allclose(mine.pctr, expected, rtol=1e-4)
+    raw = pd.DataFrame(
+        {
+            "request_id": ["a", "b"], "item_id": [names, names],
+            "attitude": ["bargain hunter"] * 2, "income": ["low"] * 2,
+            "price": [[float(price) for price in slate.feature_price], None],
+        }
+    )  # fmt: skip
+    raw.to_parquet(tmp_path / "raw.parquet")
+    score(run.config.output, tmp_path / "raw.parquet", tmp_path / "raw", ScoreOptions())
+    found = pd.read_parquet(sorted((tmp_path / "raw").glob("*.parquet"))).set_index(["request_id", "item_id"]).pctr
+    user = {"attitude": "bargain hunter", "income": "low"}
+    for request, given in (("a", candidates), ("b", [{"item_id": name, "context": {}} for name in names])):
+        expected = [scored.probabilities["ctr"] for scored in recommender.score(user, given).given]
+        np.testing.assert_allclose(found[request].loc[names], expected, rtol=1e-4)
+    raw["price"] = [[-1.0] * len(names)] * 2
+    raw.to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(UserError, match="request 'a' has a price of which -1 is no number above 0"):
+        score(run.config.output, tmp_path / "bad.parquet", tmp_path / "bad", ScoreOptions())
+
+
+@pytest.mark.slow
+def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, tmp_path: Path) -> None:
+    config = priced_run("bert", "candidates", "onnx").config.model_copy(update={"output": tmp_path / "run"})
+    summary = train(config)
+    assert summary is not None and all(change > 0 for change in summary["largest_change"].values())
+    tensors = load_file(tmp_path / "run" / "adapters" / "adapters.safetensors")
+    assert tensors["heads.ctr.response.out.weight"].abs().max() > 0
+    evaluate(tmp_path / "run", "test", [])
+    export(tmp_path / "run", tmp_path / "export", golden=3)
+    assert Recommender.load(tmp_path / "export").price({}, ["i1"], prices=[2, 3]).candidates[0].price in (2.0, 3.0)
+
+
+def test_data_prepared_without_the_features_are_refused(priced_run: Callable, tmp_path: Path) -> None:
+    config = priced_run("llama").config
+    other = config.model_copy(
+        update={"output": tmp_path / "run", "data": config.data.model_copy(update={"features": ["price"]})}
+    )
+    with pytest.raises(UserError, match=r"prepared with data.features \['price', 'cost'\], the config has \['price'\]"):
+        train(other)
