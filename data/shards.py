@@ -1,6 +1,6 @@
 """Writes the slates of every split as Parquet shards, a few hundred requests in memory at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from data.tables import Tables, one, quote
 BATCH_IMPRESSIONS = 200_000
 
 
-def slate_schema(fields: list[str], user_groups: list[str], features: list[str]) -> pa.Schema:
+def slate_schema(fields: list[str], user_groups: list[str], features: Sequence[str] = ()) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
         ("request_id", pa.string()),

@@ -96,7 +96,7 @@ def test_the_command_prices_a_file(priced_run: Callable, tmp_path: Path) -> None
     assert (found.expected >= found.current_expected).all()
     recommender = Recommender.load(run.export)
     user = {"attitude": "luxury lover"}
-    candidate = {"item_id": "i1", "context": {"price": 4.0}, "cost": 1.0}
+    candidate = {"item_id": "i1", "context": {"price": 4.0}, "features": {"cost": 1.0}, "cost": 1.0}
     expected = recommender.price(user, [candidate], prices=[2, 4, 6]).candidates[0]
     assert found.price[2] == expected.price and found.expected[2] == pytest.approx(expected.expected, rel=1e-4)
 
@@ -117,8 +117,8 @@ def test_one_row_per_request_with_lists(priced_run: Callable, tmp_path: Path) ->
         ({"prices": "1,2", "factors": "1"}, "--prices and --factors exclude each other"),
         ({"bounds": "1:2"}, "--bounds '1:2' has 2 numbers"),
         ({"prices": "1,x"}, "no number: write them like"),
-        ({}, "request 'a': prices: is missing"),
-        ({"prices": "1", "goal": "luck"}, "request 'a': goal: is 'luck'"),
+        ({}, "request 'a': prices is missing"),
+        ({"prices": "1", "goal": "luck"}, "request 'a': goal is 'luck'"),
     ],
 )
 def test_the_command_refuses(priced_run: Callable, tmp_path: Path, options: dict, sentence: str) -> None:

@@ -51,24 +51,24 @@ def test_features_reach_the_scores_of_rank_and_an_unknown_one_is_the_mean(recomm
     mean = {name: float(np.exp(scale.mean)) for name, scale in scales.items()}
     same = recommender.score(USER, [{**candidate, "features": mean}]).given[0].probabilities["ctr"]
     assert abs(cheap - dear) > 1e-3 and none == pytest.approx(same, abs=1e-6)
-    with pytest.raises(RequestError, match=r"candidates\[0\].features.price: is '-1'"):
+    with pytest.raises(RequestError, match=r"candidates\[0\].features.price is '-1'"):
         recommender.score(USER, [{**candidate, "features": {"price": -1}}])
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"prices": None}, "prices: is missing"),
-        ({"goal": "joy"}, "goal: is 'joy'"),
-        ({"field": "weight"}, "field: is 'weight', which this export does not read: use one of price, cost"),
-        ({"goal": "profit"}, r"candidates\[0\].cost: is missing"),
-        ({"candidates": []}, "candidates: is empty"),
-        ({"candidates": None}, "candidates: is null"),
-        ({"candidates": [{"item_id": "i1", "cost": -1}]}, r"candidates\[0\].cost: is -1"),
-        ({"candidates": [{"item_id": "i1", "cost": "1"}]}, r"candidates\[0\].cost: is a text"),
+        ({"prices": None}, "prices is missing"),
+        ({"goal": "joy"}, "goal is 'joy'"),
+        ({"field": "weight"}, "field is 'weight', which this export does not read: use one of price, cost"),
+        ({"goal": "profit"}, r"candidates\[0\].cost is missing"),
+        ({"candidates": []}, "candidates is empty"),
+        ({"candidates": None}, "candidates is null"),
+        ({"candidates": [{"item_id": "i1", "cost": -1}]}, r"candidates\[0\].cost is -1"),
+        ({"candidates": [{"item_id": "i1", "cost": "1"}]}, r"candidates\[0\].cost is a text"),
         ({"candidates": [{"item_id": "i1", "size": 3}]}, "unknown key 'size'"),
         ({"candidates": [{"item_id": "i1", "context": "price 3"}]}, "is a ready text, which tells the price"),
-        ({"candidates": [{"item_id": "i1", "context": {"price": 0}}]}, "context.price: is '0'"),
+        ({"candidates": [{"item_id": "i1", "context": {"price": 0}}]}, "context.price is '0'"),
         ({"candidates": ["i1"] * 30, "prices": list(range(1, 100))}, "more than 2,048 pairs"),
         ({"omega": {"diversity": 1}}, "unknown key 'omega'"),
         ({"candidates": ["nothing"]}, "which this export does not know"),

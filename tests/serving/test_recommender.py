@@ -39,7 +39,12 @@ def test_what_an_export_says(recommender: Recommender) -> None:
     assert recommender.operating_point == {"diversity": 0.0, "fairness": 0.0}
     assert recommender.bounds == {"diversity": (0.0, 5.0), "fairness": (0.0, 5.0)}
     assert recommender.limits == Limits(candidates=512)
-    assert recommender.fields == {"user": ["age"], "item": ["title", "category"], "context": ["seen_before"]}
+    assert recommender.fields == {
+        "user": ["age"],
+        "item": ["title", "category"],
+        "context": ["seen_before"],
+        "features": [],
+    }
 
 
 def test_examples_are_the_test_requests_with_their_labels(recommender: Recommender, tiny_export: Any) -> None:
