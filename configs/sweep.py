@@ -107,7 +107,7 @@ class RandomConfig(Section):
 class EvaluateStepConfig(Section):
     """The splits that every run is evaluated on after its training."""
 
-    split: Annotated[list[Literal["valid", "test"]], Field(min_length=1)] = ["test"]
+    split: Annotated[list[Literal["valid", "test"]], Field(min_length=1)] = Field(default=["test"])
 
     @field_validator("split", mode="before")
     @classmethod

@@ -139,16 +139,19 @@ def _end(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
     if claimed.failed:
         console.print("run failed ones again with --retry-failed")
     if sweep.after == "compare" and claimed.finished:
-        compare_runs(sweep, claimed.finished)
+        compare_runs(sweep, plan, console)
     if claimed.failed:
         raise typer.Exit(1)
 
 
 def _print_plan(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, console: Console) -> None:
     states = {r.name: name for name, runs in vars(claimed).items() for r in runs}
+    common = [text for text in plan[0].overrides if len(plan) > 1 and all(text in r.overrides for r in plan)]
+    if common:
+        console.print(f"every run: {' '.join(common)}", markup=False, soft_wrap=True)
     for planned in plan:
-        line = f"{planned.index}  {states[planned.name]}  {planned.name}  {' '.join(planned.overrides)}"
-        console.print(line, markup=False, soft_wrap=True)
+        own = " ".join(text for text in planned.overrides if text not in common)
+        console.print(f"{planned.index}  {states[planned.name]}  {planned.name}  {own}", markup=False, soft_wrap=True)
     for names in same_settings(plan):
         console.print(f"note: the same settings: {', '.join(names)}", markup=False, soft_wrap=True)
     console.print(f"{len(plan)} runs are valid; {len(claimed.todo)} to do, in {sweep.output}", soft_wrap=True)

@@ -20,7 +20,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 ENDED_BY_US = {-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT}
 NOISE = re.compile(r"ChildFailedError|CalledProcessError|SignalException")
 REASON = re.compile(
-    r"^(?:\[rank\d+\]:\s*)?(error: .+|(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$"
+    r"^(?:\[rank\d+\]:\s*)?(?:error: (.+)|((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*))$"
     r"|^\s*traceback\s*:\s*(Signal \d+ .*)$"
 )
 
@@ -142,7 +142,7 @@ def last_error(log: Path, begin: int, code: int) -> str:
     for line in reversed(lines):
         found = REASON.match(line)
         if found and not NOISE.search(line):
-            return found.group(1) or found.group(2)
+            return next(reason for reason in found.groups() if reason)
     return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}, without a word")
 
 
