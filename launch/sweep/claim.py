@@ -1,5 +1,6 @@
 """Which runs of a plan are still to do, and their folders made ready; what would mix two runs is refused."""
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from configs.errors import UserError
 from configs.load import save_config
 from configs.sweep import SweepConfig
 from launch.sweep.plan import PlannedRun
-from launch.sweep.record import CONFIG, JobRecord, evaluation, is_locked, is_trained, read_record
+from launch.sweep.record import CONFIG, LOCK, JobRecord, LockedError, evaluation, is_trained, locked, read_record
 
 TRACKING = ("wandb", "tensorboard")  # sections that change what is told of a run, not the run
 
@@ -62,16 +63,23 @@ def make_ready(sweep: SweepConfig, run: PlannedRun, parallel: int = 1) -> None:
 
     `parallel` runs share the cores of this machine.
     """
-    before, now = read_record(run.folder), new_record(sweep, run, parallel)
-    if before is not None and is_locked(run.folder):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(run.folder, tries=1):
+            _write(run, read_record(run.folder), new_record(sweep, run, parallel))
+    except LockedError:
         return  # another sweep executes it
+
+
+def _write(run: PlannedRun, before: JobRecord | None, now: JobRecord) -> None:
     if before is not None and before.state == "failed" and difference(before, now):
-        shutil.rmtree(run.folder)
+        for path in run.folder.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         before = None
     if before is not None:
         now.attempts, now.seconds = before.attempts, before.seconds
         now.state = "waiting" if before.state in ("failed", "waiting") else "stopped"
-    run.folder.mkdir(parents=True, exist_ok=True)
     save_config(run.config, run.folder / CONFIG)
     now.write(run.folder)
 
@@ -86,7 +94,7 @@ def new_record(sweep: SweepConfig, run: PlannedRun, parallel: int = 1) -> JobRec
     processes = int((launcher or {}).get("num_processes", 1))
     return JobRecord(
         name=run.name,
-        config=run.config.model_dump(mode="json"),
+        config=json.loads(run.config.model_dump_json()),  # as it will be read back
         accelerate=launcher,
         accelerate_file=str(sweep.accelerate) if sweep.accelerate else None,
         threads=sweep.threads or max(1, _cores() // (parallel * processes)),

@@ -19,7 +19,7 @@ from launch.sweep.claim import Claim, claim, make_ready
 from launch.sweep.data_once import check_folders, make_data
 from launch.sweep.job import Outcome, run_job
 from launch.sweep.plan import PlannedRun, make_plan, same_settings
-from launch.sweep.pool import Pool
+from launch.sweep.pool import Pool, share_devices
 from launch.sweep.record import read_record
 from launch.sweep.slurm import check_listed, submit, write_array
 from launch.sweep.wandb_agent import plan_trial, wandb_settings, write_wandb_settings
@@ -110,11 +110,12 @@ def run(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) -> Non
 def _local(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, parallel: int, console: Console) -> None:
     if not claimed.todo:
         return
+    devices = share_devices(sweep.gpus, parallel)
     for planned in claimed.todo:
         make_ready(sweep, planned, parallel)
     make_data(claimed.todo)
     with Board(console, f"sweep {sweep.name}", plan) as board:
-        ended_by = Pool(claimed.todo, parallel, sweep.gpus, board).run()
+        ended_by = Pool(claimed.todo, devices, board).run()
     if ended_by is not None:
         left = len(claim(sweep, plan).todo)
         console.print(f"stopped, {left} of {len(plan)} runs are left: the same command goes on with them")

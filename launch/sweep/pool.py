@@ -19,23 +19,19 @@ POLL_SECONDS = 0.1
 
 
 class Pool:
-    """Executes runs in `parallel` slots; each run has a process that watches over it (`launch.sweep.job`).
+    """Executes runs in slots, one for each of `devices`; a process watches over each run (`launch.sweep.job`).
 
     Args:
         runs: whose folders are ready.
-        parallel: how many at a time.
-        gpus: of each slot alone; null lets all see all.
+        devices: what each slot adds to the environment; see `share_devices`.
         board: is told what happens.
-
-    Raises:
-        UserError: there are fewer GPUs than the slots need.
     """
 
-    def __init__(self, runs: Sequence[PlannedRun], parallel: int, gpus: int | None, board: Board) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], devices: Sequence[dict[str, str]], board: Board) -> None:
         self.waiting = deque(runs)
         self.elsewhere: list[PlannedRun] = []
-        self.devices = share_devices(gpus, parallel)
-        self.free = list(range(parallel))
+        self.devices = devices
+        self.free = list(range(len(devices)))
         self.running: dict[int, tuple[PlannedRun, subprocess.Popen[bytes]]] = {}
         self.board = board
 
@@ -87,7 +83,8 @@ class Pool:
     def _tell(self, run: PlannedRun, code: int) -> None:
         record = read_record(run.folder)
         assert record is not None, "a job keeps its record"
-        if code in (Outcome.FINISHED, Outcome.FAILED, Outcome.STOPPED):
+        # An exception in the job's own process gives exit code 1 too, but leaves no failed record.
+        if code in (Outcome.FINISHED, Outcome.STOPPED) or (code == Outcome.FAILED and record.state == "failed"):
             told = f"{record.error}; see {record.log}" if record.error else f"{record.seconds:.0f} s"
             self.board.tell(run, STATES[Outcome(code)], told)
         elif code < 0:

@@ -113,6 +113,16 @@ def test_what_a_killed_job_left_running_is_ended_first(tmp_path: Path) -> None:
         other.kill()
 
 
+def test_fault_of_the_job_itself_is_a_failed_run(sweep: StandInSweep) -> None:
+    sweep.write(grid={"lora.rank": [4, 8]})
+    assert sweep.run("--slurm")[0] == 0  # makes the folders
+    (sweep.output / "rank-4" / "train.log").mkdir()
+    code, printed = sweep.run()
+    assert code == 1 and "1 of 2 runs finished, 1 failed" in printed
+    assert "failed: rank-4: the job itself ended with exit code 1" in printed
+    assert "IsADirectoryError" in (sweep.output / "rank-4" / "job.log").read_text()
+
+
 def test_dry_run_and_collect_run_nothing(sweep: StandInSweep) -> None:
     sweep.write(grid={"lora.rank": [4, 8]})
     code, printed = sweep.run("--dry-run")
