@@ -74,7 +74,9 @@ class Board:
             for run in self.plan:
                 if self.states[run.name] == state and table.row_count < MOST_ROWS:
                     table.add_row(*row(run, read_record(run.folder), state))
-        return Group(Text(f"{self.title}: {told}"), bar, table)
+        head = Table.grid(padding=(0, 2))
+        head.add_row(bar, Text(f"{self.title}: {told}"))
+        return Group(head, table)
 
 
 def row(run: PlannedRun, record: JobRecord | None, state: State) -> tuple[Text, Text, Text, Text]:
