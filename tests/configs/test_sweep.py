@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import UserError
-from configs.load import _apply, as_override, load_config
+from configs.load import _apply, as_override
 from configs.sweep import SweepConfig, load_sweep
 
 SOUND: dict[str, Any] = {"name": "s", "base": "configs/demo.yaml", "output": "runs/s", "seeds": [1]}
@@ -88,7 +88,7 @@ def test_quoted_number_stays_a_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sweep_demo", "sweep_simulator"])
-def test_examples_are_valid(name: str) -> None:
+def test_examples_are_three_by_three_by_two(name: str) -> None:
     sweep = load_sweep(Path(f"configs/{name}.yaml"))
-    assert sweep.after == "compare" and len(sweep.seeds) == 2
-    load_config(sweep.base)
+    assert [len(axis) for axis in sweep.grid.values()] == [3, 3] and len(sweep.seeds) == 2
+    assert sweep.after == "compare" and sweep.evaluate is not None

@@ -122,3 +122,8 @@ def test_values_become_parts_of_folder_names() -> None:
 def test_plan_is_fast_enough_for_hundreds(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, grid={"train.lr": [n / 1000 for n in range(1, 101)], "lora.rank": [1, 2]})
     assert len(plan) == 200 and all(isinstance(run.config, RunConfig) for run in plan)
+
+
+@pytest.mark.parametrize("name", ["sweep_demo"])
+def test_examples_are_valid(name: str) -> None:
+    assert len(make_plan(load_sweep(Path(f"configs/{name}.yaml")))) == 18
