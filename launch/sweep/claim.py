@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from configs.errors import UserError
 from configs.load import save_config
+from configs.schema import RunConfig
 from configs.sweep import SweepConfig
 from launch.sweep.plan import PlannedRun
-from launch.sweep.record import CONFIG, LOCK, JobRecord, LockedError, evaluation, is_trained, locked, read_record
+from launch.sweep.record import (
+    CONFIG,
+    LOCK,
+    RECORD,
+    JobRecord,
+    LockedError,
+    evaluation,
+    is_trained,
+    locked,
+    read_record,
+)
 
 TRACKING = ("wandb", "tensorboard")  # sections that change what is told of a run, not the run
 
@@ -130,13 +142,24 @@ def is_complete(folder: Path, splits: list[str]) -> bool:
 
 def difference(before: JobRecord, now: JobRecord) -> str | None:
     """The first setting in which two records differ, with both values; None where the run would be the same."""
-    for name, old, new in (("", before.config, now.config), ("accelerate.", before.accelerate, now.accelerate)):
+    for name, old, new in (
+        ("", _as_read_now(before.config), now.config),
+        ("accelerate.", before.accelerate, now.accelerate),
+    ):
         flat = [_flat({k: v for k, v in (x or {}).items() if k not in TRACKING}) for x in (old, new)]
         for key in dict.fromkeys([*flat[1], *flat[0]]):
             one, two = (side.get(key, "absent") for side in flat)
             if one != two:
                 return f"{name}{key}: {one} then, {two} now"
     return None
+
+
+def _as_read_now(config: dict[str, Any]) -> dict[str, Any]:
+    """An earlier configuration with the defaults of settings that it did not have yet."""
+    try:
+        return json.loads(RunConfig.model_validate(config).model_dump_json())
+    except ValidationError:
+        return config
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -147,7 +170,9 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # A sweep that was killed, or is about to write job.json, leaves no more than these.
+    ours = (LOCK, CONFIG, f".{CONFIG}.", f".{RECORD}.")
+    if folder.exists() and not (folder.is_dir() and all(p.name.startswith(ours) for p in folder.iterdir())):
         raise UserError(
             f"{folder} is there already, but no run of a sweep: remove it, or give the sweep another output"
         )

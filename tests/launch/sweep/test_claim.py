@@ -87,6 +87,27 @@ def test_changed_settings_need_a_failed_run_or_another_name(tmp_path: Path) -> N
     assert record is not None and record.state == "waiting" and record.config["balancing"]["method"] == "pcgrad"
 
 
+def test_settings_that_came_later_change_nothing_at_their_defaults(tmp_path: Path) -> None:
+    sweep, plan = plan_of(tmp_path)
+    make_ready(sweep, plan[0])
+    record = leave(plan[0], state="stopped")
+    del record.config["train"]["head_lr"]
+    record.write(plan[0].folder)
+    assert names(claim(sweep, plan)) == {"todo": 1}
+    record.config["train"]["lr"] = 0.25
+    record.write(plan[0].folder)
+    with pytest.raises(UserError, match=r"train\.lr: 0\.25 then"):
+        claim(sweep, plan)
+
+
+def test_folder_of_a_sweep_killed_at_its_start_is_taken(tmp_path: Path) -> None:
+    sweep, plan = plan_of(tmp_path)
+    plan[0].folder.mkdir(parents=True)
+    for name in ("job.lock", "job.yaml", ".job.json.12.partial"):
+        (plan[0].folder / name).touch()
+    assert names(claim(sweep, plan)) == {"todo": 1}
+
+
 def test_foreign_and_damaged_folders_are_refused(tmp_path: Path) -> None:
     sweep, plan = plan_of(tmp_path)
     plan[0].folder.mkdir(parents=True)
