@@ -21,6 +21,7 @@ from launch.sweep.record import (
     RECORD,
     JobRecord,
     LockedError,
+    data_mark,
     evaluation,
     is_trained,
     locked,
@@ -109,6 +110,7 @@ def new_record(sweep: SweepConfig, run: PlannedRun, parallel: int = 1) -> JobRec
         config=json.loads(run.config.model_dump_json()),  # as it will be read back
         accelerate=launcher,
         accelerate_file=str(sweep.accelerate) if sweep.accelerate else None,
+        data=data_mark(run.config.data.folder),
         threads=sweep.threads or max(1, _cores() // (parallel * processes)),
         splits=list(sweep.evaluate.split) if sweep.evaluate else [],
     )
@@ -151,6 +153,8 @@ def difference(before: JobRecord, now: JobRecord) -> str | None:
             one, two = (side.get(key, "absent") for side in flat)
             if one != two:
                 return f"{name}{key}: {one} then, {two} now"
+    if before.data and now.data and before.data != now.data:
+        return f"the files in data.folder {now.config['data']['folder']} have changed since"
     return None
 
 

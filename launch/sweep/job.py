@@ -14,7 +14,17 @@ from enum import IntEnum
 from pathlib import Path
 
 from launch.sweep.children import StopRequest, end_stragglers, mark, signal_group, start
-from launch.sweep.record import CONFIG, JobRecord, LockedError, State, evaluation, is_trained, locked, read_record
+from launch.sweep.record import (
+    CONFIG,
+    JobRecord,
+    LockedError,
+    State,
+    data_mark,
+    evaluation,
+    is_trained,
+    locked,
+    read_record,
+)
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 ENDED_BY_US = {-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT}
@@ -61,6 +71,7 @@ class _Job:
         record, began = self.record, time.time()
         record.state, record.error, record.log = "running", None, None
         record.started, record.ended, record.attempts = began, None, record.attempts + 1
+        record.data = record.data or data_mark(record.config["data"]["folder"])
         with StopRequest(self._hand_on) as stop:
             outcome = self._steps(stop)
         record.state = STATES[outcome]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from configs.errors import UserError
 from configs.whole_file import whole_file
+from launch.sweep.names import digest
 
 RECORD, CONFIG, LOCK = "job.json", "job.yaml", "job.lock"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
@@ -29,6 +30,7 @@ class JobRecord:
         config: the resolved configuration, as JSON.
         accelerate: the settings of the launcher's config file, or null for one plain process.
         accelerate_file: where they lie.
+        data: which prepared data it was begun with; see `data_mark`.
         threads: of each process.
         splits: to evaluate on.
         step: what is, or was last, executed: `train`, `evaluate_test`, …
@@ -42,6 +44,7 @@ class JobRecord:
     config: dict[str, Any]
     accelerate: dict[str, Any] | None = None
     accelerate_file: str | None = None
+    data: str | None = None
     threads: int = 1
     splits: list[str] = field(default_factory=list)
     state: State = "waiting"
@@ -75,6 +78,15 @@ def read_record(folder: Path) -> JobRecord | None:
     if record.state == "running" and not is_locked(folder):
         record.state = "stopped"
     return record
+
+
+def data_mark(folder: str | Path) -> str | None:
+    """A hash of the files of a prepared folder, as its manifest tells them; None where it is not prepared yet."""
+    try:
+        hashes = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["hashes"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return digest(hashes)
 
 
 class LockedError(Exception):

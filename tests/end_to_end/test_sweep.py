@@ -57,6 +57,7 @@ def test_killed_sweep_finishes_at_the_second_start(tmp_path: Path) -> None:
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 31))
     for name in ("mgda", "famo"):
+        assert json.loads((folder / name / "job.json").read_text())["data"], "the data it was begun with is not told"
         config = yaml.safe_load((folder / name / "config.yaml").read_text())
         assert config["wandb"]["group"] == "tiny" and config["balancing"]["method"] == name
         report = json.loads((folder / name / "evaluation_test.json").read_text())

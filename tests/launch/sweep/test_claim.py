@@ -14,7 +14,7 @@ from launch.sweep.claim import Claim, claim, make_ready
 from launch.sweep.data_once import check_folders, make_data
 from launch.sweep.job import last_error
 from launch.sweep.plan import PlannedRun, make_plan
-from launch.sweep.record import JobRecord, last_step, locked, read_record
+from launch.sweep.record import JobRecord, data_mark, last_step, locked, read_record
 from tests.tiny_run import run_settings, write_config
 
 
@@ -85,6 +85,22 @@ def test_changed_settings_need_a_failed_run_or_another_name(tmp_path: Path) -> N
     assert left == {"job.json", "job.yaml", "job.lock"}  # nothing of the other settings is resumed
     record = read_record(changed[0].folder)
     assert record is not None and record.state == "waiting" and record.config["balancing"]["method"] == "pcgrad"
+
+
+def test_prepared_data_that_has_changed_since_is_another_run(tmp_path: Path) -> None:
+    sweep, plan = plan_of(tmp_path)
+    folder = plan[0].config.data.folder
+    make_ready(sweep, plan[0])
+    leave(plan[0], state="stopped", data=data_mark(folder))  # nothing is prepared yet
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"hashes": {"a": "1"}, "created": "today"}))
+    assert names(claim(sweep, plan)) == {"todo": 1}
+    leave(plan[0], data=data_mark(folder))
+    (folder / "manifest.json").write_text(json.dumps({"hashes": {"a": "1"}, "created": "tomorrow"}))
+    assert names(claim(sweep, plan)) == {"todo": 1}
+    (folder / "manifest.json").write_text(json.dumps({"hashes": {"a": "2"}, "created": "today"}))
+    with pytest.raises(UserError, match=r"the files in data\.folder \S+ have changed since"):
+        claim(sweep, plan)
 
 
 def test_settings_that_came_later_change_nothing_at_their_defaults(tmp_path: Path) -> None:
