@@ -1,5 +1,6 @@
 """Read a run configuration: YAML, then `key.sub=value` overrides, then the schema."""
 
+import copy
 import difflib
 import types
 import typing
@@ -25,6 +26,15 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: the file is missing or no YAML mapping, or a setting is unknown or refused; all faults are named.
     """
+    return build_config(read_settings(path), overrides, Path(path))
+
+
+def read_settings(path: Path | str) -> dict[str, Any]:
+    """The settings in a YAML file, before any schema.
+
+    Raises:
+        UserError: the file is missing, or no YAML mapping.
+    """
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -35,12 +45,41 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path} cannot be read as YAML ({reason}): correct the file") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no settings: start it with `name: …`")
+    return raw
+
+
+def build_config(settings: dict[str, Any], overrides: Sequence[str], path: Path) -> RunConfig:
+    """The validated configuration of `settings`, which stay as they are, with `overrides` applied.
+
+    Raises:
+        UserError: a setting is unknown or refused; all faults are named, and `path` as their place.
+    """
+    raw = copy.deepcopy(settings)
     for override in overrides:
         _apply(raw, override)
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from error
+        raise UserError(f"{path}: {explain(error, RunConfig)}") from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """All faults that the schema `model` found, as clauses that name the key and the way out."""
+    return "; ".join(_explain(fault, model) for fault in error.errors())
+
+
+def as_override(key: str, value: Any) -> str:
+    """The text `key=value` that `load_config` reads back as the same value."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return f"{key}={text.removesuffix(chr(10)).removesuffix('...').strip()}"
+
+
+def read_number(text: str) -> str | float:
+    """A number in a form that YAML 1.1 reads as text, such as 3e-4; any other text as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -69,8 +108,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override '{override}': the value is no YAML: quote it") from error
-    if isinstance(value, str):
-        value = _number(value)
+    if isinstance(value, str) and text.strip()[:1] not in "'\"":
+        value = read_number(value)
     section = raw
     *parents, last = key.split(".")
     for parent in parents:
@@ -82,19 +121,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _number(text: str) -> str | float:
-    # YAML 1.1 reads 3e-4 as a string.
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, model: type[BaseModel]) -> str:
     """One fault of the schema as a clause that names the key and the way out."""
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = _fields_at(fault["loc"][:-1])
+        known = _fields_at(model, fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
         return f"unknown key '{place}': did you mean '{near[0]}'?" if near else f"unknown key '{place}': remove it"
     if fault["type"] == "missing":
@@ -106,9 +137,8 @@ def _explain(fault: Any) -> str:
     return f"key '{place}': {message}, not {fault['input']!r}"
 
 
-def _fields_at(location: Sequence[int | str]) -> list[str]:
-    """Names of the settings of the section at `location`."""
-    model: type[BaseModel] = RunConfig
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the settings of the section of `model` at `location`."""
     for part in location:
         field = model.model_fields.get(str(part))
         section = _section(field.annotation) if field is not None else None

@@ -98,6 +98,31 @@ def train(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep (YAML).", metavar="SWEEP")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="With --trial.", metavar="KEY=VALUE")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Runs at the same time, not the sweep's number.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed ones again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan, run nothing.")] = False,
+    collect: Annotated[bool, typer.Option("--collect", help="Run nothing: list the states, end the sweep.")] = False,
+    only: Annotated[int | None, typer.Option(help="Execute this run of the plan, as an array's task does.")] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Write the scripts of one Slurm array.")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Hand them to sbatch too.")] = False,
+    wandb_agent: Annotated[bool, typer.Option("--wandb-agent", help="Write the config of a W&B sweep.")] = False,
+    trial: Annotated[bool, typer.Option("--trial", help="Execute the run that W&B's agent asks for.")] = False,
+) -> None:
+    """Train and evaluate many runs: grids, lists, random draws, seeds. Called again, it goes on with what is left."""
+    from launch.sweep.command import SweepOptions
+    from launch.sweep.command import run as sweep_run
+
+    options = SweepOptions(
+        parallel=parallel, retry_failed=retry_failed, dry_run=dry_run, collect=collect, only=only, slurm=slurm,
+        submit=submit, wandb_agent=wandb_agent, trial=trial,
+    )  # fmt: skip
+    sweep_run(file, options, arguments or [])
+
+
+@app.command()
 def estimate(
     config: ConfigArgument,
     overrides: Overrides = None,

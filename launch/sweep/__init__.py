@@ -1,0 +1,1 @@
+"""`equipoise sweep`: many runs of one base configuration, planned, executed, resumed and compared."""
