@@ -19,6 +19,7 @@ from train.accelerate_setup import make_accelerator
 from train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from train.describe import describe, step_line
+from train.environment import peak_memory_bytes
 from train.loop import Hooks, Loop
 from train.objectives.registry import build_objectives
 from train.out_of_memory import memory_advice
@@ -148,11 +149,14 @@ class Job:
             "steps": progress.step,
             "seconds": round(seconds, 1),
             "processes": self.world.size,
+            "peak_memory_bytes": max(self.world.gather(peak_memory_bytes())),
             "largest_change": moved,
         }
-        self.tracking.finish(summary, run)
+        hint = self.tracking.finish(summary, run)
         self.console.print(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
         self.console.print(f"adapters: {run / 'adapters'}")
+        if hint:
+            self.console.print(f"W&B was offline; send the run with: {hint}", soft_wrap=True)
         self._draw()
         self.world.barrier()
         return summary

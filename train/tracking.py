@@ -1,8 +1,10 @@
 """Where the numbers of a run go: metrics.jsonl in the run folder, and W&B or TensorBoard through Accelerate."""
 
 import json
+import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from accelerate import Accelerator
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.whole_file import whole_file
+from train import wandb_run
+from train.environment import FILE_NAME as ENVIRONMENT
+from train.environment import environment
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -21,35 +26,63 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class Tracking:
-    """Writes each record to metrics.jsonl at once and hands it to the trackers; only the main process writes."""
+    """Writes each record to metrics.jsonl at once and hands it to the trackers; only the main process writes.
+
+    A tracker that fails after it has started is warned of once and told no more: the training goes on, and its numbers
+    are in metrics.jsonl.
+    """
 
     def __init__(self, accelerator: Accelerator, config: RunConfig, run: Path, resumed: bool) -> None:
-        self.accelerator = accelerator
+        self.accelerator, self.config = accelerator, config
         self.path = run / "metrics.jsonl"
         self.main = accelerator.is_main_process
         self.started = time.time()
-        if self.main and not resumed:
-            self.path.write_text("")
+        self.failed = False
+        where = environment(accelerator.num_processes)
+        if self.main:
+            if not resumed:
+                self.path.write_text("")
+            with whole_file(run / ENVIRONMENT) as partial:
+                partial.write_text(json.dumps(where, indent=2))
         if not accelerator.log_with:
             return
-        wandb = {
-            "mode": config.wandb.mode,
-            "name": config.name,
-            "entity": config.wandb.entity,
-            "group": config.wandb.group,
-            "job_type": config.wandb.job_type,
-            "tags": config.wandb.tags,
-            "dir": str(run),
-        }
+        self._start(where, run, resumed)
+
+    def _start(self, where: dict[str, Any], run: Path, resumed: bool) -> None:
+        accelerator, config = self.accelerator, self.config
         try:
-            accelerator.init_trackers(
-                config.wandb.project, config=_flat(config.model_dump(mode="json")), init_kwargs={"wandb": wandb}
-            )
+            arguments = wandb_run.init_arguments(config, run, resumed)
+            accelerator.init_trackers(config.wandb.project, init_kwargs={"wandb": arguments})
+            flat = _flat(config.model_dump(mode="json"))
+            for tracker in accelerator.trackers if self.main else []:
+                if tracker.name != "wandb":  # W&B is told the nested settings
+                    tracker.store_init_configuration(flat)
+            if self.main and self.with_wandb:
+                wandb_run.begin(accelerator, config, where, run)
         except Exception as error:
             if type(error).__module__.split(".")[0] != "wandb":
                 raise
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"wandb.mode: W&B did not start ({reason}): set wandb.mode=offline or log in") from error
+
+    @property
+    def with_wandb(self) -> bool:
+        """Whether W&B is one of the trackers."""
+        return any(tracker.name == "wandb" for tracker in self.accelerator.trackers)
+
+    def _told(self, tell: Callable[[], Any]) -> Any:
+        """Tell the trackers something, which a lost network must not turn into a lost training."""
+        if self.failed:
+            return None
+        try:
+            return tell()
+        except Exception as error:
+            self.failed = True
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            logging.getLogger(__name__).warning(
+                "the experiment trackers failed (%s): training goes on, all numbers are in %s", reason, self.path
+            )
+            return None
 
     def forget_after(self, step: int) -> None:
         """Drop records later than `step`: a resumed run writes them again."""
@@ -67,15 +100,21 @@ class Tracking:
         record = {"step": step, "seconds": round(time.time() - self.started, 3), **clean}
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        self.accelerator.log(values, step=step)
+        if self.accelerator.log_with:
+            told = {**values, wandb_run.STEP: step} if self.with_wandb else values
+            self._told(lambda: self.accelerator.log(told, step=step))
 
-    def finish(self, summary: dict[str, Any], run: Path) -> None:
-        """Write summary.json and close the trackers."""
+    def finish(self, summary: dict[str, Any], run: Path) -> str | None:
+        """Write summary.json and close the trackers; returns how an offline W&B run is sent later, if it is one."""
+        hint = None
         if self.main:
             with whole_file(run / "summary.json") as partial:
                 partial.write_text(json.dumps(summary, indent=2))
         if self.accelerator.log_with:
-            self.accelerator.end_training()
+            if self.main and self.with_wandb:
+                hint = self._told(lambda: wandb_run.end(self.accelerator, self.config, summary, run))
+            self._told(self.accelerator.end_training)
+        return hint
 
 
 def _is_record_up_to(line: str, step: int) -> bool:

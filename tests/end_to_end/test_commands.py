@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.tiny_run import run_settings, write_config
+from tests.wandb_file import key_of, records
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -74,6 +76,40 @@ def test_run_folder_is_complete(run: Path) -> None:
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
     assert list(run.rglob("events.out.tfevents.*"))
     assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-000003", "step-000006"]
+
+
+def test_wandb_was_told_what_the_run_folder_holds(run: Path) -> None:
+    (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    told: dict[str, list[Any]] = defaultdict(list)
+    for record in records(file):
+        told[record.WhichOneof("record_type")].append(record)
+    begun = told["run"][0].run
+    assert (begun.run_group, begun.job_type, begun.display_name) == ("tests", "train", "tiny")
+    assert json.loads((run / "wandb.json").read_text())["id"] == begun.run_id
+    config = {
+        key_of(update): json.loads(update.value_json) for record in told["config"] for update in record.config.update
+    }
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert {key: config[key] for key in saved} == saved  # nested, as resolved
+    assert config["environment"] == json.loads((run / "environment.json").read_text())
+    axes = {record.metric.name or record.metric.glob_name: record.metric.step_metric for record in told["metric"]}
+    assert axes == {"optimizer_step": "", "*": "optimizer_step"}
+    curve: dict[int, dict[str, float]] = defaultdict(dict)
+    for record in told["history"]:
+        values = {key_of(item): json.loads(item.value_json) for item in record.history.item}
+        curve[values["optimizer_step"]] |= values
+    kept: dict[int, dict[str, float]] = defaultdict(dict)
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        kept[json.loads(line)["step"]] |= json.loads(line)
+    assert curve.keys() == kept.keys()
+    for step, values in kept.items():
+        for name in ("train/loss/ctr", "valid/ctr/auc"):
+            assert curve[step].get(name) == pytest.approx(values.get(name))
+    (artifact,) = (record.artifact for record in told["artifact"])
+    assert (artifact.name, artifact.type, list(artifact.aliases)) == ("tiny-adapters", "adapters", ["latest"])
+    assert {entry.path for entry in artifact.manifest.contents} == {p.name for p in (run / "adapters").iterdir()}
+    last = {key_of(item): item.value_json for record in told["summary"] for item in record.summary.update}
+    assert json.loads(last["peak_memory_bytes"]) == json.loads((run / "summary.json").read_text())["peak_memory_bytes"]
 
 
 def test_tokens_are_made_by_prepare_or_by_tokenize_and_never_by_a_group(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from train.accelerate_setup import make_accelerator
 from train.averages import Averages
+from train.environment import git_state
 from train.schedule import rate_factor
 from train.tracking import Tracking
 
@@ -38,7 +40,7 @@ def test_averages_leave_out_what_is_not_finite() -> None:
 
 def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path) -> None:
     config: Any = SimpleNamespace()
-    accelerator: Any = SimpleNamespace(is_main_process=True, log_with=[], log=lambda values, step: None)
+    accelerator: Any = SimpleNamespace(is_main_process=True, num_processes=1, log_with=[])
     tracking = Tracking(accelerator, config, tmp_path, resumed=False)
     for step in range(1, 6):
         tracking.log(step, {"train/loss/ctr": step / 10, "train/odd": math.nan})
@@ -49,6 +51,56 @@ def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path) -> None:
     records = [json.loads(line) for line in again.path.read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert records[0]["train/loss/ctr"] == 0.1 and records[0]["train/odd"] is None
+
+
+def test_a_tracker_that_dies_stops_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    calls = []
+
+    def log(values: dict[str, float], step: int) -> None:
+        calls.append(step)
+        if step > 1:
+            raise ConnectionError("the network is gone")
+
+    def fail() -> None:
+        raise AssertionError("a failed tracker is told no more")
+
+    config: Any = SimpleNamespace()
+    accelerator: Any = SimpleNamespace(
+        is_main_process=True, num_processes=1, log_with=[], trackers=[], end_training=fail
+    )
+    tracking = Tracking(accelerator, config, tmp_path, resumed=False)
+    accelerator.log_with, accelerator.log = ["tensorboard"], log
+    for step in range(1, 5):
+        tracking.log(step, {"train/loss/ctr": float(step)})
+    assert calls == [1, 2]
+    assert tracking.finish({"finished": True}, tmp_path) is None
+    assert len(tracking.path.read_text().splitlines()) == 4
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"finished": True}
+    assert [record.message for record in caplog.records if "training goes on" in record.message] == [
+        f"the experiment trackers failed (ConnectionError: the network is gone): training goes on, all numbers are in "
+        f"{tracking.path}"
+    ]
+
+
+def test_the_environment_is_kept(tmp_path: Path) -> None:
+    accelerator: Any = SimpleNamespace(is_main_process=True, num_processes=3, log_with=[])
+    Tracking(accelerator, SimpleNamespace(), tmp_path, resumed=False)  # type: ignore[arg-type]
+    kept = json.loads((tmp_path / "environment.json").read_text())
+    assert kept["processes"] == 3 and kept["machine"]["cores"] >= 1 and kept["versions"]["torch"]
+
+
+def test_the_state_of_the_code(tmp_path: Path) -> None:
+    assert git_state(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "-q", "-b", "trunk"], check=True)
+    (tmp_path / "a").write_text("1")
+    subprocess.run([*git, "add", "a"], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    state = git_state(tmp_path)
+    assert state is not None and len(state["commit"]) == 40
+    assert (state["branch"], state["dirty"]) == ("trunk", False)
+    (tmp_path / "a").write_text("2")
+    assert git_state(tmp_path) == {**state, "dirty": True}
 
 
 def test_a_missing_tracker_is_not_left_out_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
