@@ -74,7 +74,7 @@ class MethodFronts:
     @property
     def on_common(self) -> np.ndarray:
         """Which points are on the front of all methods, bool (P,)."""
-        return front_mask(_upward([point.values for point in self.points], self.axes))
+        return _undominated(_upward([point.values for point in self.points], self.axes))
 
 
 def default_axes(pools: Sequence[Pool]) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def method_fronts(pools: Sequence[Pool], axes: Sequence[str], by: str) -> Method
     low, high = fronts.min(axis=0), fronts.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     scaled = (values - low) / span
-    common = front_mask(values)
+    common = _undominated(values)
     corner = np.full(len(axes), -MARGIN)
     box = float(np.prod((high - low) / span + MARGIN))
     found = [
@@ -160,6 +160,11 @@ def method_fronts(pools: Sequence[Pool], axes: Sequence[str], by: str) -> Method
         points=tuple(points),
         fronts=tuple(sorted(found, key=lambda front: -front.hypervolume)),
     )
+
+
+def _undominated(values: np.ndarray) -> np.ndarray:
+    """Which points (P, A) no other one dominates, bool (P,); equal points are all kept, whatever their method."""
+    return np.asarray(moocore.is_nondominated(values, maximise=True, keep_weakly=True))
 
 
 def _upward(values: Sequence[Sequence[float]], axes: Sequence[str]) -> np.ndarray:
