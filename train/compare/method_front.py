@@ -114,7 +114,7 @@ def front_points(pools: Sequence[Pool], axes: Sequence[str], by: str) -> list[Fr
         for place, values in pool.points.items() if per_point else [("", {})]:
             known = whole | {name: value.mean for name, value in values.items()}
             if all(axis in known for axis in axes):
-                found.setdefault(FrontPoint(method, pool.name, place, tuple(known[axis] for axis in axes)))
+                found.setdefault(FrontPoint(method, pool.name, place, tuple(_rounded(known[axis]) for axis in axes)))
     return list(found)
 
 
@@ -160,6 +160,11 @@ def method_fronts(pools: Sequence[Pool], axes: Sequence[str], by: str) -> Method
         points=tuple(points),
         fronts=tuple(sorted(found, key=lambda front: -front.hypervolume)),
     )
+
+
+def _rounded(value: float) -> float:
+    """The value to 12 digits: means over a different number of equal values must not dominate one another."""
+    return float(f"{value:.12g}")
 
 
 def _undominated(values: np.ndarray) -> np.ndarray:
