@@ -154,12 +154,14 @@ def _ndcg(known: Sequence[str], pools: Sequence[Pool]) -> list[str]:
 
 
 def _best(metric: str, pools: Sequence[Pool]) -> tuple[str, ...]:
-    """Names of the pools with the best mean; none where neither way is better, or one pool has it."""
+    """Names of the pools with the best mean; none where neither way is better, or all are equal."""
     sign = direction(metric)
     means = {pool.name: sign * pool.metrics[metric].mean for pool in pools if metric in pool.metrics}
     if not sign or len(means) < 2:
         return ()
     top = max(means.values())
+    if math.isclose(min(means.values()), top, rel_tol=SAME):
+        return ()
     return tuple(name for name, mean in means.items() if math.isclose(mean, top, rel_tol=SAME))
 
 

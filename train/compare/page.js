@@ -196,7 +196,7 @@ function parallel() {
   const pools = state.shown.filter((pool) => names.some((name) => pool.metrics[name]));
   if (!names.length) return empty(svg, "no run shown is evaluated");
   svg.replaceChildren();
-  const width = 720, height = 460, top = 58, bottom = 420, left = 46;
+  const width = 720, height = 460, top = 58, bottom = 420, left = 58;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const place = (n) => names.length > 1 ? left + n * (width - 2 * left) / (names.length - 1) : width / 2;
   const scales = names.map((name, n) => {

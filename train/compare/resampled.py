@@ -4,6 +4,7 @@ Runs on the same requests share the resamples, and all that does not depend on t
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from train.compare.differences import setting
-from train.compare.metric_names import TARGETS, cutoff_of
+from train.compare.metric_names import TARGETS, cutoff_of, metrics_of, words
 from train.compare.run_record import RunRecord
 from train.front.axes import Measured
 from train.front.measure import Measure
@@ -23,6 +24,8 @@ from train.metrics.score_table import ScoreTable
 
 ROWS = ("request", "item", "click", "conversion")
 POINTWISE = ("auc", "gauc", "log_loss", "ne")
+SAME = 1e-6
+"""How near a metric of the scores must be to that of the evaluation: further off, the two are not of the same scoring."""
 LISTS = ("ndcg", "ild", "coverage", "exposure_ratio")
 
 
@@ -78,10 +81,10 @@ class Resampler:
 
         Args:
             run: with a score file.
-            metrics: flat metric name → ω of its operating point (empty for pointwise metrics).
+            metrics: flat metric name, which its evaluation has → ω of its operating point (empty for pointwise ones).
 
         Raises:
-            UserError: the score file is missing or cannot be read.
+            UserError: the score file is missing, cannot be read, or is not that of the evaluation.
         """
         path = run.folder / f"scores_{self.split}.parquet"
         requests, columns = _read(path)
@@ -93,11 +96,17 @@ class Resampler:
             columns["pcvr"].astype(np.float64) if "pcvr" in columns else None,
             {name.removeprefix("delta_"): values for name, values in columns.items() if name.startswith("delta_")},
         )
-        found = {}
+        known, found = metrics_of(run.evaluations[self.split]), {}
         for metric, omega in metrics.items():
             values = rows.resample(metric, omega, scores, run)
-            if values is not None:
-                found[metric] = values
+            if values is None:
+                continue
+            if not math.isclose(values[0], known[metric], rel_tol=SAME, abs_tol=SAME):
+                raise UserError(
+                    f"{path} gives {words(metric)} {values[0]:.6f}, but the evaluation {known[metric]:.6f}: "
+                    f"run `equipoise evaluate {run.folder} --split {self.split}` again"
+                )
+            found[metric] = values[1:]
         return Samples(requests, found)
 
 
@@ -115,14 +124,16 @@ class Rows:
         numbers, self.segment = np.unique(columns["request"], return_inverse=True)
         self.click = columns["click"].astype(np.int8)
         self.both = self.click & columns["conversion"].astype(np.int8)
-        self.counts_BR = np.stack([*request_draws(len(numbers), resamples, seed)]).astype(np.float64)
+        # The first row of counts takes every request once: the measured value itself.
+        draws = [np.ones(len(numbers), np.int64), *request_draws(len(numbers), resamples, seed)]
+        self.counts_BR = np.stack(draws).astype(np.float64)
         self._table: ScoreTable | None = None
         self._measures: dict[Measured, Measure] = {}
 
     def resample(
         self, metric: str, omega: Mapping[str, float], scores: Scores, run: RunRecord
     ) -> np.ndarray | None:
-        """A metric in every resample, float64 (B,); None where it cannot be resampled, or the run has no such score."""
+        """A metric and its resamples, float64 (1 + B,); None where it has none, or the run has no such score."""
         place, _, name = metric.rpartition("/")
         if place in TARGETS:
             return self._pointwise(place, name, scores) if name in POINTWISE else None
@@ -143,7 +154,7 @@ class Rows:
         utility = scores.relevance()
         for objective, weight in omega.items():
             utility = utility + weight * scores.delta[objective]
-        return measure.ranked(utility, [axis])[0, 1:]
+        return measure.ranked(utility, [axis])[0]
 
     def _pointwise(self, target: str, metric: str, scores: Scores) -> np.ndarray | None:
         if target != "ctr" and scores.pcvr is None:

@@ -106,7 +106,7 @@ def change_cell(change: Change | None, metric: str) -> Cell:
     if change.interval is not None:
         text += f" [{change.interval[0]:+.4f}, {change.interval[1]:+.4f}]"
     verdict = change.verdict(metric)
-    return Cell(f"{text} {'▲' if verdict > 0 else '▼'}" if verdict else text, verdict > 0)
+    return Cell(f"{text} {'▲' if verdict > 0 else '▼'}" if verdict else text)
 
 
 def fronts(comparison: Comparison) -> Table:
