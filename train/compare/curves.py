@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 GROUPS = {
@@ -50,6 +51,7 @@ def thinned(steps: Sequence[int], values: Sequence[float], most: int) -> Curve:
     return [steps[part][-1] for part in parts], [sum(values[part]) / len(values[part]) for part in parts]
 
 
+@cache
 def _place(key: str) -> tuple[str, str] | None:
     for group, pattern in GROUPS.items():
         match = pattern.fullmatch(key)

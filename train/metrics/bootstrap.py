@@ -45,20 +45,27 @@ def auc_by_counts(label: np.ndarray, score: np.ndarray, segment: np.ndarray, cou
     """
     positive = label == 1
     counts_RB = np.ascontiguousarray(counts.T, dtype=np.float64)
-    order = np.argsort(score[~positive], kind="stable")
-    negative_score, negative_segment = score[~positive][order], segment[~positive][order]
-    below, upto = (np.searchsorted(negative_score, score[positive], side) for side in ("left", "right"))
-    ends = np.unique(np.concatenate([below, upto, [0]]))
+    negative_score, negative_segment = _by_score(score[~positive], segment[~positive])
+    positive_score, positive_segment = _by_score(score[positive], segment[positive])
+    below, upto = (np.searchsorted(negative_score, positive_score, side) for side in ("left", "right"))
+    ends = np.unique(np.concatenate([[0], below, upto]))
     starts = np.append(ends, len(negative_score))  # row i: the negatives between two neighbouring ends
     shape = (len(ends), len(counts_RB))
     between = sparse.csr_array((np.ones(len(negative_score)), negative_segment, starts), shape=shape)
-    summed_EB = np.cumsum(between @ counts_RB, axis=0)
-    beaten_EB = np.concatenate([np.zeros((1, counts_RB.shape[1])), summed_EB])  # negatives before each end, then all
-    place = {side: np.searchsorted(ends, found) for side, found in (("below", below), ("upto", upto))}
-    times_PB = counts_RB[segment[positive]]
-    wins_B = (times_PB * (beaten_EB[place["below"]] + beaten_EB[place["upto"]]) / 2).sum(axis=0)
+    beaten_EB = np.zeros((len(ends) + 1, counts_RB.shape[1]))  # negatives before each end, and all of them
+    np.cumsum(between @ counts_RB, axis=0, out=beaten_EB[1:])
+    beaten_PB = beaten_EB[np.searchsorted(ends, below)]
+    if (below != upto).any():
+        beaten_PB = (beaten_PB + beaten_EB[np.searchsorted(ends, upto)]) / 2
+    times_PB = counts_RB[positive_segment]
     pairs_B = times_PB.sum(axis=0) * beaten_EB[-1]
+    wins_B = np.einsum("pb,pb->b", times_PB, beaten_PB)
     return np.divide(wins_B, pairs_B, out=np.full(len(pairs_B), np.nan), where=pairs_B > 0)
+
+
+def _by_score(score: np.ndarray, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(score)
+    return score[order], segment[order]
 
 
 def resampled_gauc(
