@@ -2,8 +2,9 @@
 
     python -m benchmarks.compare [--quick] --json FILE
 
-Run folders are written as training and evaluation leave them: a config, 500 history records, and scores of 20,000 rows with
-their evaluation. Then the command is started anew, against a baseline with bootstrap intervals, and timed with its start.
+Run folders are written as training and evaluation leave them: a config, 500 history records, and scores of 20,000 rows
+with their evaluation. Then the command is started anew, against a baseline with bootstrap intervals, and timed with its
+start.
 """
 
 import argparse
@@ -23,7 +24,7 @@ METHODS = ("weighted", "pcgrad", "mgda", "upgrad", "nash")
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs, of which four are seeds of one config; history records, requests of 20 candidates; models among the runs."""
+    """Runs, of which four are seeds of one config; history records; requests of 20 candidates; different models."""
 
     runs: int = 200
     records: int = 500

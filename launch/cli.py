@@ -364,7 +364,7 @@ def diagnose(run: RunArgument) -> None:
 def compare(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of runs.", metavar="RUN…")] = None,
     group: Annotated[str | None, typer.Option(help="Only the runs of this group (wandb.group).")] = None,
-    runs_folder: Annotated[Path, typer.Option("--runs", help="Where --group looks when no RUN is named.")] = Path("runs"),
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Where --group looks without RUN.")] = Path("runs"),
     baseline: Annotated[str | None, typer.Option(help="Run that changes are told against.")] = None,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
     metrics: Annotated[str | None, typer.Option(help="Metrics to show: 'ctr/*,relevance/ndcg@10'.")] = None,

@@ -113,7 +113,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _parts(table: Table, width: int) -> list[Table]:
     """The table in parts no wider than the terminal, each with the first column."""
-    size = [max(_width(head), *(len(row[n].text) + 1 for row in table.rows)) + 2 for n, head in enumerate(table.columns)]
+    size = [
+        max(_width(head), *(len(row[n].text) + 1 for row in table.rows)) + 2 for n, head in enumerate(table.columns)
+    ]
     groups: list[list[int]] = []
     room = -math.inf
     for column in range(1, len(table.columns)):

@@ -1,15 +1,21 @@
 """How far each pool is from a named baseline, metric by metric, with paired bootstrap intervals over requests."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from configs.errors import UserError
-from train.compare.metric_names import direction
+from train.compare.metric_names import direction, metrics_of
 from train.compare.pool import Pool
 from train.compare.resampled import Resampler, Samples
+from train.compare.run_record import RunRecord
 from train.metrics.bootstrap import interval
+
+THREADS = 2
+"""Sorting and sums leave the interpreter free, so two runs are resampled at once."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ def changes_against(
 ) -> Changes:
     """The changes of every evaluated pool but the baseline.
 
-    The interval tells how far the difference hangs on the requests that happened to be in the split; in each resample the
-    metric is averaged over the seeds of a pool. What other seeds would give is in the standard deviations.
+    The interval tells how far the difference hangs on the requests that happened to be in the split; in each resample
+    the metric is averaged over the seeds of a pool. What other seeds would give is in the standard deviations.
 
     Args:
         baseline: one of the pools.
@@ -89,22 +95,15 @@ def changes_against(
         resamples: of the requests; 0 leaves intervals out.
         advance: called after each run.
     """
-    resampler = Resampler(baseline.split, resamples) if resamples else None
     notes: dict[str, None] = {}
+    resampled = _resampled(pools, metrics, Resampler(baseline.split, resamples), advance) if resamples else {}
 
     def samples(pool: Pool) -> list[Samples] | None:
-        if resampler is None:
-            return None
-        found = []
-        for run in pool.evaluated:
-            omegas = {metric: pool.omegas.get(metric.rpartition("/")[0], {}) for metric in metrics}
-            try:
-                found.append(resampler(run, {name: omegas[name] for name in metrics if name in pool.metrics}))
-            except UserError as error:
-                notes.setdefault(f"no intervals for {pool.name}: {error}")
-                return None
-            advance()
-        return found
+        found = [resampled.get(run.folder) for run in pool.evaluated]
+        for reason in (one for one in found if isinstance(one, UserError)):
+            notes.setdefault(f"no intervals for {pool.name}: {reason}")
+        whole = [one for one in found if isinstance(one, Samples)]
+        return whole if len(whole) == len(found) else None
 
     theirs = samples(baseline)
     values = {}
@@ -121,6 +120,27 @@ def changes_against(
             if metric in pool.metrics and metric in baseline.metrics
         }
     return Changes(baseline.name, tuple(metrics), values, tuple(notes))
+
+
+def _resampled(
+    pools: Sequence[Pool], metrics: Sequence[str], resampler: Resampler, advance: Callable[[], object]
+) -> dict[Path, Samples | UserError]:
+    """Run folder → its metrics in every resample, or why it has none; threads share what the runs have in common."""
+
+    def one(pool: Pool, run: RunRecord) -> Samples | UserError:
+        known = metrics_of(run.evaluations[resampler.split])
+        wanted = {name: pool.omegas.get(name.rpartition("/")[0], {}) for name in metrics if name in known}
+        try:
+            return resampler(run, wanted)
+        except UserError as error:
+            return error
+        finally:
+            advance()
+
+    pairs = [(pool, run) for pool in pools for run in pool.evaluated]
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = threads.map(lambda pair: one(*pair), pairs)
+        return {run.folder: samples for (_, run), samples in zip(pairs, found, strict=True)}
 
 
 def _change(

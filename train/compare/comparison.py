@@ -128,7 +128,7 @@ def compare(
         delta,
         changes,
         method_fronts(pools, axes, question.by),
-        tuple([*_run_notes(pools, broken), *delta.notes, *(changes.notes if changes else ())]),
+        (*_run_notes(pools, broken), *delta.notes, *(changes.notes if changes else ())),
     )
 
 
@@ -176,5 +176,7 @@ def _run_notes(pools: Sequence[Pool], broken: Sequence[BrokenRun]) -> list[str]:
                 notes.append(f"not evaluated: {run.folder}: run `{command}`")
         short = [name for name, value in pool.metrics.items() if value.count < len(pool.evaluated)]
         if short:
-            notes.append(f"{pool.name}: {', '.join(short[:4])} undefined in some of its runs; means are over the others")
+            notes.append(
+                f"{pool.name}: {', '.join(short[:4])} undefined in some of its runs; means are over the others"
+            )
     return notes

@@ -30,8 +30,8 @@ def delta_m(pools: Sequence[Pool], metrics: Mapping[str, str]) -> DeltaM:
     """Δm against the single-objective runs among the pools, found by their objectives.
 
     A single-objective run of ctr has it alone; one of another objective has ctr and this one. Of several, each pool is
-    held against the one whose other settings (outside objectives and balancing) differ least from its own, and of equals
-    against the best.
+    held against the one whose other settings (outside objectives and balancing) differ least from its own, and of
+    equals against the best.
 
     Args:
         pools: that are compared.

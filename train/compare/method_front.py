@@ -121,9 +121,9 @@ def front_points(pools: Sequence[Pool], axes: Sequence[str], by: str) -> list[Fr
 def method_fronts(pools: Sequence[Pool], axes: Sequence[str], by: str) -> MethodFronts | None:
     """The fronts of all methods; None where fewer than two axes or no point are measured.
 
-    The frame is common: the worst and the best value of every axis over the methods' own fronts. The reference point lies
-    a tenth of this range below the worst (Ishibuchi et al. 2018), and the hypervolume is the share of the box from there
-    to the best. IGD⁺ measures from the front of all methods together.
+    The frame is common: the worst and the best value of every axis over the methods' own fronts. The reference point
+    lies a tenth of this range below the worst (Ishibuchi et al. 2018), and the hypervolume is the share of the box from
+    there to the best. IGD⁺ measures from the front of all methods together.
     """
     points = front_points(pools, axes, by) if len(axes) > 1 else []
     if not points:
@@ -175,4 +175,3 @@ def _undominated(values: np.ndarray) -> np.ndarray:
 def _upward(values: Sequence[Sequence[float]], axes: Sequence[str]) -> np.ndarray:
     """The values with every axis turned so that more is better, float64 (P, A)."""
     return np.array(values, np.float64) * [direction(axis) for axis in axes]
-

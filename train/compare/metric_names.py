@@ -1,12 +1,12 @@
 """The numbers of an evaluation by one flat name each, and which way is better.
 
 `ctr/auc` is a pointwise metric of a target, `relevance/ndcg@10` or `diversity=1+fairness=0.5/ild@10` a metric of ranked
-lists at an operating point, `user_gap/age/auc` the largest gap between user groups. Without its operating point, `ild@10`
-stands for all of them, as on the axes of a front.
+lists at an operating point, `user_gap/age/auc` the largest gap between user groups. Without its operating point,
+`ild@10` stands for all of them, as on the axes of a front.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +103,6 @@ def words(name: str) -> str:
     if place in TARGETS:
         return f"{TARGETS[place]} {told}"
     return f"{told} at {place}" if place else told
-
-
-def in_order(names: Sequence[str]) -> list[str]:
-    """The different names as first met: pointwise metrics, operating points, gaps."""
-    return list(dict.fromkeys(names))
 
 
 def _defined(values: Mapping[str, Any]) -> dict[str, float]:

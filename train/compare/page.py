@@ -93,7 +93,9 @@ def _pool(comparison: Comparison, pool: Pool, names: Mapping[int, str], most: in
         "seeds": seeds(pool),
         "metrics": {name: [value.mean, value.deviation, spread(value)] for name, value in pool.metrics.items()},
         "best": [metric for metric, best in comparison.best.items() if pool.name in best],
-        "points": {place: {name: value.mean for name, value in values.items()} for place, values in pool.points.items()},
+        "points": {
+            place: {name: value.mean for name, value in values.items()} for place, values in pool.points.items()
+        },
         "delta": comparison.delta.percent.get(pool.name),
         "costs": {key: [value.mean, cost(key, pool)] for key, value in costs.items() if value},
         "changes": {
@@ -101,7 +103,12 @@ def _pool(comparison: Comparison, pool: Pool, names: Mapping[int, str], most: in
             for metric, change in changes.items()
         },
         "runs": [
-            {"name": names[id(run)], "folder": str(run.folder), "state": _state(run, pool.split), "curves": _curves(run, most)}
+            {
+                "name": names[id(run)],
+                "folder": str(run.folder),
+                "state": _state(run, pool.split),
+                "curves": _curves(run, most),
+            }
             for run in pool.runs
         ],
     }
@@ -115,7 +122,9 @@ def _state(run: RunRecord, split: str) -> str:
 
 def _curves(run: RunRecord, most: int) -> dict[str, dict[str, Curve]]:
     return {
-        group: {name: (steps, [float(f"{value:.{DIGITS}g}") for value in values]) for name, (steps, values) in named.items()}
+        group: {
+            name: (steps, [float(f"{value:.{DIGITS}g}") for value in values]) for name, (steps, values) in named.items()
+        }
         for group, named in curves(run.history, most).items()
         if named
     }

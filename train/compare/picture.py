@@ -1,6 +1,7 @@
 """The picture of a comparison: the fronts of the methods, and the change against the baseline with its intervals."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,10 +60,12 @@ def _scatter(panel: Axes, fronts: MethodFronts, axis: str) -> None:
     signs = np.array([direction(axis), direction(first)])
     on_front = front_mask(values * signs)
     line = values[on_front][np.argsort(values[on_front, 0])]
-    panel.step(*line.T, where="pre" if signs[0] > 0 else "post", color="#606060", linewidth=1.2, label="front of the two")
+    panel.step(
+        *line.T, where="pre" if signs[0] > 0 else "post", color="#606060", linewidth=1.2, label="front of the two"
+    )
     for number, front in enumerate(fronts.fronts):
         mine = np.array([point.method == front.method for point in fronts.points])
-        style = {"marker": MARKERS[number // len(COLOURS) % len(MARKERS)], "linewidths": 0.9, "s": 26}
+        style: dict[str, Any] = {"marker": MARKERS[number // len(COLOURS) % len(MARKERS)], "linewidths": 0.9, "s": 26}
         panel.scatter(*values[mine & ~on_front].T, color=GREY, **style)
         panel.scatter(*values[mine].T, facecolors="none", edgecolors=COLOURS[number % len(COLOURS)], label=front.method,
                       **style)  # fmt: skip

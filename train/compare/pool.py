@@ -1,10 +1,10 @@
 """Runs of the same config with different seeds, taken together: means, standard deviations, and how many there are."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 import numpy as np
 
@@ -119,7 +119,8 @@ def _common_name(runs: Sequence[RunRecord]) -> str:
     """What the names of the runs begin with, without a dangling word for the seed."""
     if len(runs) == 1:
         return runs[0].name
-    start = os.path.commonprefix([run.name for run in runs])
+    columns = takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs), strict=False))
+    start = "".join(letters[0] for letters in columns)
     if any(run.name != start for run in runs):
         start = SEED_AT_END.sub("", start.rstrip("0123456789"))
     return start or runs[0].name

@@ -25,7 +25,7 @@ from train.metrics.score_table import ScoreTable
 ROWS = ("request", "item", "click", "conversion")
 POINTWISE = ("auc", "gauc", "log_loss", "ne")
 SAME = 1e-6
-"""How near a metric of the scores must be to that of the evaluation: further off, the two are not of the same scoring."""
+"""How near a metric of the scores must be to that of the evaluation; else they are not of the same scoring."""
 LISTS = ("ndcg", "ild", "coverage", "exposure_ratio")
 
 
@@ -130,9 +130,7 @@ class Rows:
         self._table: ScoreTable | None = None
         self._measures: dict[Measured, Measure] = {}
 
-    def resample(
-        self, metric: str, omega: Mapping[str, float], scores: Scores, run: RunRecord
-    ) -> np.ndarray | None:
+    def resample(self, metric: str, omega: Mapping[str, float], scores: Scores, run: RunRecord) -> np.ndarray | None:
         """A metric and its resamples, float64 (1 + B,); None where it has none, or the run has no such score."""
         place, _, name = metric.rpartition("/")
         if place in TARGETS:

@@ -111,15 +111,15 @@ def _json(path: Path, way_out: str) -> dict[str, Any] | None:
 def _history(path: Path, most_records: int | None) -> list[dict[str, Any]]:
     """The records of a file by step; the cut last line of a killed run is passed over."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): train again with --overwrite") from error
     if most_records is not None and len(lines) > most_records:
         every = -(-len(lines) // most_records)
         last = len(lines) - 1
-        lines = [line for n, line in enumerate(lines) if (last - n) % every == 0 or '"valid/' in line]
+        lines = [line for n, line in enumerate(lines) if (last - n) % every == 0 or b'"valid/' in line]
     records = []
     for number, line in enumerate(lines):
         try:

@@ -90,8 +90,8 @@ def changes(comparison: Comparison) -> Table:
         for name, values in found.values.items()
     )
     foot = (
-        f"[{LEVEL:.0%} interval over {comparison.question.resamples} resamples of the requests, the same for all runs]; "
-        "▲ better, ▼ worse beyond it",
+        f"[{LEVEL:.0%} interval over {comparison.question.resamples} resamples of the requests, the same for all runs]"
+        "; ▲ better, ▼ worse beyond it",
     )
     return Table(f"Change against {found.baseline}", ("run", *map(words, found.metrics)), rows, foot)
 
@@ -134,8 +134,8 @@ def frame(comparison: Comparison) -> str:
     assert found is not None
     ends = [f"{words(axis)} {low:.4f}" for axis, low in zip(found.axes, found.reference, strict=True)]
     return (
-        f"hypervolume: share of the box from the reference point ({', '.join(ends)}) to the best values; IGD⁺: distance "
-        "to the front of all, in ranges; points are means over seeds, and a method with more points has the easier task"
+        f"hypervolume: share of the box from the reference point ({', '.join(ends)}) to the best values; IGD⁺: "
+        "distance to the front of all, in ranges; points are means over seeds, and a method with more points has the easier task"
     )
 
 

@@ -54,7 +54,9 @@ def test_changes_average_over_seeds_and_are_paired(runs: Path) -> None:
     found = changes_against(pools[0], pools, ["ctr/auc", "ctr/ece"], resamples=50)
     change = found.values["mgda"]["ctr/auc"]
     base, mine = (pool.metrics["ctr/auc"].mean for pool in pools)
-    assert change.difference == pytest.approx(mine - base) and change.percent == pytest.approx(100 * (mine - base) / base)
+    assert change.difference == pytest.approx(mine - base) and change.percent == pytest.approx(
+        100 * (mine - base) / base
+    )
     resampler = Resampler("test", 50)
     values = [[resampler(run, {"ctr/auc": {}}).values["ctr/auc"] for run in pool.runs] for pool in pools]
     assert change.interval == pytest.approx(interval(np.mean(values[1], axis=0) - np.mean(values[0], axis=0)))

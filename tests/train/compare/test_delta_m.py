@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.train.compare.conftest import evaluation
 from train.compare.delta_m import delta_m
 from train.compare.pool import pool_runs
-
-from tests.train.compare.conftest import evaluation
 
 METRICS = {"ctr": "ctr/auc", "cvr": "ctcvr/auc"}
 NE = {"ctr": "ctr/ne", "cvr": "ctcvr/auc"}

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
+from tests.train.compare.conftest import evaluation
 from train.compare.method_front import check_axes, default_axes, method_fronts
 from train.compare.pool import pool_runs
-
-from tests.train.compare.conftest import evaluation
 
 
 def runs_of(record: Any, values: dict[str, list[tuple[float, float]]]) -> list[Any]:
@@ -50,7 +49,9 @@ def test_less_is_better_on_an_axis_that_says_so(record: Any) -> None:
 
 def test_operating_points_are_points_and_seeds_are_means(record: Any) -> None:
     both = {"ctr": {}, "diversity": {}}
-    points = [{"relevance": {"ndcg@10": 0.7, "ild@10": 0.2}, "diversity": {"ndcg@10": x, "ild@10": 0.6}} for x in (0.5, 0.6)]
+    points = [
+        {"relevance": {"ndcg@10": 0.7, "ild@10": 0.2}, "diversity": {"ndcg@10": x, "ild@10": 0.6}} for x in (0.5, 0.6)
+    ]
     runs = [record(f"m-seed{n}", evaluation(**values), seed=n, objectives=both) for n, values in enumerate(points)]
     pools = pool_runs(runs, "test")
     assert default_axes(pools) == ("ndcg@10", "ild@10")
@@ -61,13 +62,18 @@ def test_operating_points_are_points_and_seeds_are_means(record: Any) -> None:
 
 
 def test_equal_points_of_two_methods_are_both_on_the_front(record: Any) -> None:
-    found = method_fronts(runs_of(record, {"a": [(0.8, 0.7)], "b": [(0.8, 0.7)]}), ("ctr/auc", "ctcvr/auc"), "balancing.method")
+    found = method_fronts(
+        runs_of(record, {"a": [(0.8, 0.7)], "b": [(0.8, 0.7)]}), ("ctr/auc", "ctcvr/auc"), "balancing.method"
+    )
     assert found is not None and [front.on_common for front in found.fronts] == [1, 1]
 
 
 def test_axes_that_cannot_be_are_refused(record: Any) -> None:
     pools = runs_of(record, {"a": [(0.8, 0.7)]})
-    for axes, message in ((("ctr/auc", "x"), "no run has the metric 'x'"), (("ctr/auc", "ctr/auc"), "two or more different")):
+    for axes, message in (
+        (("ctr/auc", "x"), "no run has the metric 'x'"),
+        (("ctr/auc", "ctr/auc"), "two or more different"),
+    ):
         with pytest.raises(UserError, match=message):
             check_axes(axes, pools)
     assert method_fronts(pools, ("ndcg@10", "ild@10"), "balancing.method") is None

@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 
+from tests.train.compare.conftest import evaluation
 from train.compare.curves import curves, most_points, thinned
 from train.compare.differences import differing, identity, setting, written
 from train.compare.metric_names import direction, metrics_of, operating_points, point_name, words
 from train.compare.objective_metric import objective_metrics
 from train.compare.pool import pool_runs, run_names
-
-from tests.train.compare.conftest import evaluation
 
 
 def test_every_number_of_an_evaluation_has_one_name(models: Any) -> None:
@@ -45,7 +44,12 @@ def test_words_and_names_of_points() -> None:
 
 
 def test_only_settings_that_differ_are_told() -> None:
-    one = {"name": "a", "seed": 1, "objectives": {"ctr": {"weight": 1.0}}, "balancing": {"level": "boundary", "options": {}}}
+    one = {
+        "name": "a",
+        "seed": 1,
+        "objectives": {"ctr": {"weight": 1.0}},
+        "balancing": {"level": "boundary", "options": {}},
+    }
     other = {
         "name": "b", "seed": 2, "wandb": {"group": "g"},
         "objectives": {"ctr": {"weight": 1.0}, "cvr": {"weight": 0.5, "estimator": "esmm"}},
@@ -61,7 +65,13 @@ def test_only_settings_that_differ_are_told() -> None:
     assert differing([one, {**one, "name": "c", "seed": 9}]) == {}
     assert identity(one) == identity({**one, "seed": 9, "output": "elsewhere"}) != identity(other)
     assert setting(third, "objectives.cvr.weight") == 2.0 and setting(one, "objectives.cvr.weight") is None
-    assert [written(value) for value in (None, True, 0.5, {"layers": 2}, "x")] == ["–", "yes", "0.5", "{layers: 2}", "x"]
+    assert [written(value) for value in (None, True, 0.5, {"layers": 2}, "x")] == [
+        "–",
+        "yes",
+        "0.5",
+        "{layers: 2}",
+        "x",
+    ]
 
 
 def test_seeds_of_a_config_are_one_pool(record: Any) -> None:
@@ -89,12 +99,17 @@ def test_an_objective_is_judged_by_its_adjustment_alone(models: Any, record: Any
     both = {"ctr": {}, "cvr": {}, "diversity": {}, "fairness": {}, "coverage": {}}
     pools = pool_runs([record("a", models[0].evaluation, objectives=both)], "test")
     assert objective_metrics(pools) == {
-        "ctr": "ctr/auc", "cvr": "ctcvr/auc", "diversity": "diversity=1/ild@10", "fairness": "fairness=1/exposure_ratio@10",
-    }  # fmt: skip
+        "ctr": "ctr/auc",
+        "cvr": "ctcvr/auc",
+        "diversity": "diversity=1/ild@10",
+        "fairness": "fairness=1/exposure_ratio@10",
+    }
 
 
 def test_curves_are_the_histories_thinned() -> None:
-    history = [{"step": n, "train/loss/ctr": float(n), "balance/cosine/ctr-cvr": None, "perf/x": 1.0} for n in range(1, 8)]
+    history = [
+        {"step": n, "train/loss/ctr": float(n), "balance/cosine/ctr-cvr": None, "perf/x": 1.0} for n in range(1, 8)
+    ]
     found = curves([*history, {"step": 7, "valid/ctr/auc": 0.9, "valid/ctr/ece": 0.1}], most=3)
     assert found["losses"] == {"ctr": ([3, 6, 7], [2.0, 5.0, 7.0])}  # means of steps 1–3, 4–6 and 7
     assert found["cosines"] == {} and found["validation"] == {"ctr/auc": ([7], [0.9])}

@@ -51,7 +51,12 @@ def test_runs_are_found_below_a_folder_and_broken_ones_are_told(runs: Path, tmp_
     assert len(records) == 6
     assert [one.folder for one in broken] == [runs / "torn", tmp_path]
     assert "cannot be read as YAML" in broken[0].reason and "holds no run" in broken[1].reason
-    assert {run.name for run in in_group(records, "both")} == {"mgda-seed1", "mgda-seed2", "pcgrad-seed1", "pcgrad-seed2"}
+    assert {run.name for run in in_group(records, "both")} == {
+        "mgda-seed1",
+        "mgda-seed2",
+        "pcgrad-seed1",
+        "pcgrad-seed2",
+    }
     with pytest.raises(UserError, match=r"--group none: .*\(both\)"):
         in_group(records, "none")
     with pytest.raises(UserError, match="is no folder"):
