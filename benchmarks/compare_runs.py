@@ -15,7 +15,7 @@ from train.metrics.score_table import ScoreTable
 from train.report import evaluate_table, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-OMEGAS = ({}, {"diversity": 1.0}, {"fairness": 1.0}, {"diversity": 1.0, "fairness": 1.0})
+OMEGAS: tuple[dict[str, float], ...] = ({}, {"diversity": 1.0}, {"fairness": 1.0}, {"diversity": 1.0, "fairness": 1.0})
 ITEMS = 400
 
 

@@ -135,7 +135,8 @@ def frame(comparison: Comparison) -> str:
     ends = [f"{words(axis)} {low:.4f}" for axis, low in zip(found.axes, found.reference, strict=True)]
     return (
         f"hypervolume: share of the box from the reference point ({', '.join(ends)}) to the best values; IGD⁺: "
-        "distance to the front of all, in ranges; points are means over seeds, and a method with more points has the easier task"
+        "distance to the front of all, in ranges; points are means over seeds, and a method with more points has the "
+        "easier task"
     )
 
 
