@@ -204,8 +204,10 @@ function parallel() {
     const low = Math.min(...values), high = Math.max(...values);
     draw(svg, "line", { class: "grid", x1: place(n), x2: place(n), y1: top, y2: bottom });
     const [head, at] = words.get(name).split(" at ");
-    draw(svg, "text", { x: place(n), y: n % 2 ? 22 : 10, "text-anchor": "middle" }, cut(head, 20));
-    if (at) draw(svg, "text", { x: place(n), y: n % 2 ? 34 : 22, "text-anchor": "middle", "font-style": "italic" }, cut(at, 22));
+    const end = names.length > 1 && n === names.length - 1;
+    const where = { x: end ? width - 4 : place(n), "text-anchor": end ? "end" : "middle" };
+    draw(svg, "text", { ...where, y: n % 2 ? 22 : 10 }, cut(head, 20));
+    if (at) draw(svg, "text", { ...where, y: n % 2 ? 34 : 22, "font-style": "italic" }, cut(at, 22));
     draw(svg, "text", { x: place(n), y: top - 6, "text-anchor": "middle" }, short(high * directions.get(name)));
     draw(svg, "text", { x: place(n), y: bottom + 16, "text-anchor": "middle" }, short(low * directions.get(name)));
     return (value) => high > low ? bottom - (value * directions.get(name) - low) / (high - low) * (bottom - top) : (top + bottom) / 2;
