@@ -152,7 +152,7 @@ class Rows:
         utility = scores.relevance()
         for objective, weight in omega.items():
             utility = utility + weight * scores.delta[objective]
-        return measure.ranked(utility, [axis])[0]
+        return measure.axes_of(utility, [axis])[0]
 
     def _pointwise(self, target: str, metric: str, scores: Scores) -> np.ndarray | None:
         if target != "ctr" and scores.pcvr is None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from configs.errors import UserError
+from configs.schema import RunConfig
 
 SPLITS = ("valid", "test")
 
@@ -92,7 +94,18 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as YAML ({reason}): train again with --overwrite") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no settings: train again with --overwrite")
-    return config
+    return with_defaults(config)
+
+
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with today's defaults for settings that it does not know, so that older runs compare with newer ones.
+
+    One that the schema of today refuses is compared as it was written.
+    """
+    try:
+        return RunConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
 
 
 def _json(path: Path, way_out: str) -> dict[str, Any] | None:

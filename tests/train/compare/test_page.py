@@ -146,7 +146,7 @@ def test_notes_fronts_and_settings_are_there(page: webdriver.Chrome) -> None:
     notes = " ".join(texts(page, "#notes li"))
     assert "broken:" in notes and "unfinished:" in notes and "equipoise evaluate" in notes
     assert len(texts(page, "#fronts tbody tr")) == 3 and "reference point" in texts(page, "#frame")[0]
-    assert texts(page, "#settings th")[1:] == ["balancing.method"]
+    assert texts(page, "#settings th")[1:] == ["balancing.method", "balancing.options"]  # the defaults of cagrad
     assert page.find_elements(By.TAG_NAME, "b") == []  # a name is text, not markup
 
 

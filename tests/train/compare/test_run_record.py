@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from configs.errors import UserError
 from train.compare.find_runs import find_runs, in_group, read_runs
@@ -67,3 +68,14 @@ def test_a_run_that_was_killed_has_the_steps_of_its_history(runs: Path) -> None:
     run = read_run(runs / "stopped")
     assert not run.finished and run.steps == 200 and run.summary == {}
     assert json.dumps(run.evaluations) == "{}"
+
+
+def test_an_older_config_gets_the_defaults_of_today_and_a_strange_one_stays(runs: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(runs / "mgda-seed1", tmp_path / "run")
+    whole = read_run(run).config
+    older = yaml.safe_load((run / "config.yaml").read_text())
+    del older["balancing"]["gram_ema"], older["train"]["workers"]
+    (run / "config.yaml").write_text(yaml.safe_dump(older))
+    assert read_run(run).config == whole
+    (run / "config.yaml").write_text(yaml.safe_dump(older | {"invented": 1}))
+    assert read_run(run).config == older | {"invented": 1}
