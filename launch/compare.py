@@ -81,15 +81,16 @@ def _write(comparison: Comparison, options: CompareOptions, console: Console) ->
         write_markdown(comparison, _ready(options.markdown))
     if options.csv is not None:
         write_csv(comparison, _ready(options.csv))
-    if options.png is not None:
+    if options.html is not None:
+        write_page(comparison, _ready(options.html))
+    for path in (options.markdown, options.csv, options.html):
+        if path is not None:
+            console.print(f"written: {path}", markup=False, soft_wrap=True)
+    if options.png is not None:  # last, for without an evaluation there is nothing to draw
         from train.compare.picture import draw  # matplotlib loads only here
 
         draw(comparison, _ready(options.png))
-    if options.html is not None:
-        write_page(comparison, _ready(options.html))
-    for path in (options.markdown, options.csv, options.png, options.html):
-        if path is not None:
-            console.print(f"written: {path}", markup=False, soft_wrap=True)
+        console.print(f"written: {options.png}", markup=False, soft_wrap=True)
 
 
 def _ready(path: Path) -> Path:

@@ -36,7 +36,7 @@ def test_it_prints_and_writes_everything(runs: Path, tmp_path: Path, capsys: pyt
 
 
 def test_metrics_axes_and_methods_can_be_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main_quietly(["compare", str(runs), "--metrics", "ctr/*auc", "--axes", "ctr/auc,ctr/ne", "--by", "seed"])
+    main_quietly(["compare", str(runs), "--metrics", "ctr/*auc", "--axes", "ctr/auc,ctr/ne", "--by", "lora.rank"])
     out = capsys.readouterr().out
     assert "GAUC" in out and "NDCG" not in out and "Fronts of pCTR AUC, pCTR NE" in out
 

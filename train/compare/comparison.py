@@ -10,7 +10,7 @@ from configs.errors import UserError
 from train.compare.against_baseline import Changes, changes_against, find_baseline
 from train.compare.curves import drawn
 from train.compare.delta_m import DeltaM, delta_m
-from train.compare.differences import differing, setting
+from train.compare.differences import NOT_COMPARED, differing, setting
 from train.compare.find_runs import BrokenRun
 from train.compare.method_front import MethodFronts, check_axes, default_axes, method_fronts
 from train.compare.metric_names import direction
@@ -105,6 +105,8 @@ def compare(
     known = tuple(dict.fromkeys(name for pool in pools for name in pool.metrics))
     objectives = objective_metrics(pools)
     metrics = _chosen(question.metrics, known, pools, objectives)
+    if question.by.partition(".")[0] in NOT_COMPARED:
+        raise UserError(f"--by {question.by}: runs that differ in it alone are one row: name another key, such as {BY}")
     if all(setting(pool.config, question.by) is None for pool in pools):
         raise UserError(f"--by {question.by}: no run has this setting: name a key of config.yaml, such as {BY}")
     axes = question.axes or default_axes(pools)

@@ -89,10 +89,9 @@ def changes(comparison: Comparison) -> Table:
         (Cell(name), *(change_cell(values.get(metric), metric) for metric in found.metrics))
         for name, values in found.values.items()
     )
-    foot = (
-        f"[{LEVEL:.0%} interval over {comparison.question.resamples} resamples of the requests, the same for all runs]"
-        "; ▲ better, ▼ worse beyond it",
-    )
+    resamples = comparison.question.resamples
+    told = f"[{LEVEL:.0%} interval over {resamples} resamples of the requests, the same for all runs]; "
+    foot = (told + "▲ better, ▼ worse beyond it",) if resamples else ()
     return Table(f"Change against {found.baseline}", ("run", *map(words, found.metrics)), rows, foot)
 
 

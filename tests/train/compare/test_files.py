@@ -105,6 +105,7 @@ def test_no_name_ends_the_script_of_the_page(record: Any) -> None:
     (Question(metrics=("ctr/x",)), "--metrics: no run has a metric 'ctr/x'"),
     (Question(axes=("ctr/auc", "y")), "--axes: no run has the metric 'y'"),
     (Question(by="balancing.methd"), "--by balancing.methd: no run has this setting"),
+    (Question(by="seed"), "--by seed: runs that differ in it alone are one row"),
     (Question(baseline="z"), "--baseline: no run is named 'z'"),
 ])  # fmt: skip
 def test_a_question_that_no_run_answers_is_refused(record: Any, question: Question, message: str) -> None:
