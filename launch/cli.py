@@ -360,6 +360,36 @@ def diagnose(run: RunArgument) -> None:
     diagnose_run(run)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of runs.", metavar="RUN…")] = None,
+    group: Annotated[str | None, typer.Option(help="Only the runs of this group (wandb.group).")] = None,
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Where --group looks without RUN.")] = Path("runs"),
+    baseline: Annotated[str | None, typer.Option(help="Run that changes are told against.")] = None,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    metrics: Annotated[str | None, typer.Option(help="Metrics to show: 'ctr/*,relevance/ndcg@10'.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of the fronts: ndcg@10,ild@10.")] = None,
+    by: Annotated[str, typer.Option(help="Setting that tells methods apart.")] = "balancing.method",
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples of the requests.")] = 200,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one row per config as CSV.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw fronts and changes.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page that holds everything.")] = None,
+) -> None:
+    """Compare runs from their folders alone: seeds pooled, best marked, changes, fronts, cost."""
+    if not runs and group is None:
+        raise UserError("name the runs to compare: `equipoise compare RUN…`, or `--group G`")
+    from launch.compare import CompareOptions
+    from launch.compare import run as compare_run
+    from train.compare.comparison import Question
+
+    def names(text: str | None) -> tuple[str, ...]:
+        return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+    question = Question(split, baseline, names(metrics), names(axes), by, resamples)
+    compare_run(runs or [runs_folder], CompareOptions(question, group, markdown, csv, png, html))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one sentence on stderr and exit code 2."""
     try:

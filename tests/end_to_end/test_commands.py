@@ -1,5 +1,6 @@
 """The commands as a user runs them, one after another, on a tiny data set; and what bad input gets."""
 
+import csv
 import json
 import os
 import shutil
@@ -159,6 +160,25 @@ def test_evaluate_writes_scores_and_report(run: Path) -> None:
     assert "pCTR" in done.stdout and "global rate" in done.stdout
     again = equipoise("evaluate", str(run))
     assert json.loads((run / "evaluation_test.json").read_text()) == report, again.stderr
+
+
+def test_compare_reads_what_training_and_evaluation_wrote(run: Path, tmp_path: Path) -> None:
+    if not (run / "evaluation_test.json").exists():
+        assert equipoise("evaluate", str(run)).returncode == 0
+    twin = shutil.copytree(run, tmp_path / "twin")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"name": "twin", "balancing": {**config["balancing"], "method": "upgrad"}}
+    (twin / "config.yaml").write_text(yaml.safe_dump(config))
+    done = equipoise("compare", str(run), str(tmp_path), "--baseline", "tiny", "--csv", str(tmp_path / "table.csv"))
+    assert done.returncode == 0, done.stderr
+    assert "no intervals" not in done.stdout and "ILD@10" in done.stdout
+    with (tmp_path / "table.csv").open(newline="") as file:
+        ours, other = csv.DictReader(file)
+    report = json.loads((run / "evaluation_test.json").read_text())
+    assert float(ours["ctr/auc"]) == report["pointwise"]["ctr"]["auc"]
+    assert ours["config.balancing.method"] == "mgda" and float(ours["seconds"]) > 0
+    for metric in ("ctr/auc", "ctcvr/auc", "diversity=1/ild@10", "fairness=1/exposure_ratio@10", "relevance/ndcg@10"):
+        assert [float(other[f"{metric} change{end}"]) for end in ("", " low", " high")] == [0.0, 0.0, 0.0]
 
 
 def test_second_run_in_the_same_folder_is_refused(run: Path, settings: dict[str, Any]) -> None:

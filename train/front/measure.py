@@ -119,7 +119,7 @@ class Measure:
             fields: fields of the table that may enter a utility as log value.
         """
         utilities = Utilities(self.table, tuple(fields))
-        found = np.stack([self._measure(utilities(point)) for point in points])
+        found = np.stack([self.axes_of(utilities(point), self.axes) for point in points])
         return Measurement(tuple(points), self.axes, found[:, :, 0], found[:, :, 1:])
 
     def _prepare_gains(self, measured: Measured) -> None:
@@ -145,10 +145,10 @@ class Measure:
         self.present_BG = self._resampled(shares) / self.requests
         self.exposed_R = (self.filled_RK * self.discount_K).sum(axis=1)
 
-    def _measure(self, utility_N: np.ndarray) -> np.ndarray:
-        """All axes of one ranking, float64 (A, 1 + B): the value, then the resamples."""
+    def axes_of(self, utility_N: np.ndarray, axes: Sequence[str]) -> np.ndarray:
+        """Some axes of one ranking by a utility, float64 (A, 1 + B): the value, then the resamples."""
         ranked = self._ranked(utility_N)
-        return np.stack([self._axis(axis, ranked) for axis in self.axes])
+        return np.stack([self._axis(axis, ranked) for axis in axes])
 
     def _axis(self, axis: str, ranked: "_Ranked") -> np.ndarray:
         top_RK = ranked.top_RK

@@ -1,0 +1,114 @@
+"""The numbers of an evaluation by one flat name each, and which way is better.
+
+`ctr/auc` is a pointwise metric of a target, `relevance/ndcg@10` or `diversity=1+fairness=0.5/ild@10` a metric of ranked
+lists at an operating point, `user_gap/age/auc` the largest gap between user groups. Without its operating point,
+`ild@10` stands for all of them, as on the axes of a front.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+RELEVANCE = "relevance"
+LOWER = ("log_loss", "ne", "ece", "exposure_gap")
+NEITHER = ("predicted", "observed")
+WORDS = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "log_loss": "log loss",
+    "ne": "NE",
+    "ece": "ECE",
+    "predicted": "mean p",
+    "observed": "observed rate",
+    "ndcg": "NDCG",
+    "ild": "ILD",
+    "coverage": "coverage",
+    "exposure_ratio": "exposure min/max",
+    "exposure_gap": "exposure gap",
+}
+TARGETS = {"ctr": "pCTR", "ctcvr": "pCTCVR", "cvr": "pCVR on clicks"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point of one evaluation.
+
+    Attributes:
+        name: `relevance`, or the weights such as `diversity=1+fairness=0.5`.
+        omega: ω by list-wise objective, without zeros.
+        values: metric without the point (`ild@10`) → value.
+    """
+
+    name: str
+    omega: Mapping[str, float]
+    values: Mapping[str, float]
+
+
+def operating_points(evaluation: Mapping[str, Any]) -> list[Point]:
+    """The measured operating points, in the order of the evaluation; undefined metrics are left out."""
+    found = []
+    for entry in evaluation.get("ranking") or []:
+        omega = {name: float(weight) for name, weight in (entry.get("omega") or {}).items() if weight}
+        values = {}
+        for key, value in entry.items():
+            if isinstance(value, Mapping) and key.partition("@")[0] == "exposure":
+                rest = key.removeprefix("exposure")
+                values[f"exposure_ratio{rest}"] = value.get("min_max")
+                values[f"exposure_gap{rest}"] = value.get("gap")
+            elif key != "omega":
+                values[key] = value
+        found.append(Point(point_name(omega), omega, _defined(values)))
+    return found
+
+
+def point_name(omega: Mapping[str, float]) -> str:
+    """`relevance`, or the weights that are not zero joined by +."""
+    return "+".join(f"{name}={weight:g}" for name, weight in omega.items() if weight) or RELEVANCE
+
+
+def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Every defined number of an evaluation by its flat name."""
+    found: dict[str, Any] = {}
+    for target, values in (evaluation.get("pointwise") or {}).items():
+        found |= {f"{target}/{metric}": value for metric, value in values.items()}
+    for point in operating_points(evaluation):
+        found |= {f"{point.name}/{metric}": value for metric, value in point.values.items()}
+    for attribute, groups in (evaluation.get("user_groups") or {}).items():
+        found |= {f"user_gap/{attribute}/{metric}": value for metric, value in groups["gap"].items()}
+    return _defined(found)
+
+
+def direction(name: str) -> int:
+    """1 where more is better, −1 where less is, 0 where neither is."""
+    if name.startswith("user_gap/"):
+        return -1
+    plain = name.rpartition("/")[2].partition("@")[0]
+    return 0 if plain in NEITHER else -1 if plain in LOWER else 1
+
+
+def cutoff_of(name: str) -> int | None:
+    """The k of a metric @k."""
+    number = name.rpartition("@")[2] if "@" in name else ""
+    return int(number) if number.isdigit() else None
+
+
+def words(name: str) -> str:
+    """The name as people write it: "pCTR AUC", "ILD@10 at diversity=1", "gap of AUC by age"."""
+    place, _, metric = name.rpartition("/")
+    plain, at, cutoff = metric.partition("@")
+    told = WORDS.get(plain, plain) + at + cutoff
+    if place.startswith("user_gap/"):
+        return f"gap of {told} by {place.removeprefix('user_gap/')}"
+    if place in TARGETS:
+        return f"{TARGETS[place]} {told}"
+    return f"{told} at {place}" if place else told
+
+
+def _defined(values: Mapping[str, Any]) -> dict[str, float]:
+    """The values that are finite numbers; JSON has null for the others."""
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
