@@ -4,7 +4,7 @@
 
 Run folders are written as training and evaluation leave them: a config, 500 history records, and scores of 20,000 rows
 with their evaluation. Then the command is started anew, against a baseline with bootstrap intervals, and timed with its
-start.
+start. Some runs are also told to W&B, offline and by its own client, and compared from its files alone.
 """
 
 import argparse
@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare_runs import ROOT, made, write_run
+from benchmarks.compare_wandb import same_table
 from benchmarks.figures import figure, report, show, write
 
 METHODS = ("weighted", "pcgrad", "mgda", "upgrad", "nash")
@@ -24,24 +26,27 @@ METHODS = ("weighted", "pcgrad", "mgda", "upgrad", "nash")
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs, of which four are seeds of one config; history records; requests of 20 candidates; different models."""
+    """Runs, of which four are seeds of one config; history records; requests of 20 candidates; different models; how
+    many runs are told to W&B.
+    """
 
     runs: int = 200
     records: int = 500
     requests: int = 1_000
     models: int = 8
+    told: int = 8
 
 
-WHOLE, QUICK = Plan(), Plan(runs=20, records=50, requests=100, models=2)
+WHOLE, QUICK = Plan(), Plan(runs=20, records=50, requests=100, models=2, told=4)
 
 
-def write_runs(folder: Path, plan: Plan) -> str:
-    """Write all run folders; returns the name of the first config."""
+def write_runs(folder: Path, plan: Plan, more: Mapping[str, Any] | None = None) -> str:
+    """Write all run folders, with `more` settings changed; returns the name of the first config."""
     models = [made(number, plan.requests, 20) for number in range(plan.models)]
     for number in range(plan.runs):
         config, seed = divmod(number, 4)
         method, weight = METHODS[config % len(METHODS)], round(0.1 * (1 + config // len(METHODS)), 1)
-        changes = {"seed": seed, "balancing.method": method, "objectives.diversity.weight": weight}
+        changes = {"seed": seed, "balancing.method": method, "objectives.diversity.weight": weight} | dict(more or {})
         write_run(folder / f"{method}-{weight}-seed{seed}", changes, models[number % plan.models], plan.records)
     return f"{METHODS[0]}-0.1"
 
@@ -57,12 +62,16 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
         drawn = _timed(folder, ["--baseline", baseline, *files, "--png", folder / "picture.png"])
         plain = _timed(folder, files)
         size = page.stat().st_size
+        write_runs(folder / "told", replace(plan, runs=plan.told, records=20), {"wandb.mode": "offline"})
+        (folder / "wandb").mkdir()
+        same = same_table(folder / "told", folder / "wandb")
     where = {"runs": plan.runs, "records": plan.records, "rows": 20 * plan.requests}
     return [
         figure(f"seconds_{plan.runs}_runs", whole, "s", out="terminal, html, csv, markdown; intervals", **where),
         figure(f"seconds_{plan.runs}_runs_with_png", drawn, "s", **where),
         figure(f"seconds_{plan.runs}_runs_without_baseline", plain, "s", **where),
         figure("page_bytes", size, "bytes", **where),
+        figure("table_equal_offline_wandb", same, "1: equal", runs=plan.told),
     ]
 
 

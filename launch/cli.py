@@ -375,10 +375,11 @@ def compare(
     csv: Annotated[Path | None, typer.Option(help="Write one row per config as CSV.")] = None,
     png: Annotated[Path | None, typer.Option(help="Draw fronts and changes.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one page that holds everything.")] = None,
+    from_wandb: Annotated[list[Path] | None, typer.Option(help="Folder of offline W&B runs; may be repeated.")] = None,
 ) -> None:
     """Compare runs from their folders alone: seeds pooled, best marked, changes, fronts, cost."""
-    if not runs and group is None:
-        raise UserError("name the runs to compare: `equipoise compare RUN…`, or `--group G`")
+    if not runs and group is None and not from_wandb:
+        raise UserError("name the runs to compare: `equipoise compare RUN…`, `--group G` or `--from-wandb FOLDER`")
     from launch.compare import CompareOptions
     from launch.compare import run as compare_run
     from train.compare.comparison import Question
@@ -387,7 +388,8 @@ def compare(
         return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
     question = Question(split, baseline, names(metrics), names(axes), by, resamples)
-    compare_run(runs or [runs_folder], CompareOptions(question, group, markdown, csv, png, html))
+    options = CompareOptions(question, group, tuple(from_wandb or ()), markdown, csv, png, html)
+    compare_run(runs or ([] if from_wandb else [runs_folder]), options)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from train.compare.find_runs import find_runs, in_group, read_runs
 from train.compare.page import write_page
 from train.compare.run_record import SPLITS, RunRecord
 from train.compare.table import Cell, Table, tables
+from train.compare.wandb_run import read_wandb_runs
 
 FILE_WIDTH = 10_000
 """Columns where the output is a file: room for everything."""
@@ -34,11 +35,13 @@ class CompareOptions:
     Attributes:
         question: about the runs.
         group: keep the runs of this group alone.
+        from_wandb: folders whose offline W&B runs are compared as well.
         markdown, csv, png, html: files to write.
     """
 
     question: Question
     group: str | None = None
+    from_wandb: tuple[Path, ...] = ()
     markdown: Path | None = None
     csv: Path | None = None
     png: Path | None = None
@@ -65,6 +68,7 @@ def run(folders: Sequence[Path], options: CompareOptions) -> Comparison:
             return kept_for_curves(record)
 
         records, broken = read_runs(found, kept, reduce)
+        records += [kept_for_curves(record) for record in read_wandb_runs(options.from_wandb)]
         if options.group is not None:
             records = in_group(records, options.group)
         if not records:

@@ -18,7 +18,8 @@ from launch.cli import main
 from launch.split_scores import SplitScores
 from train.baselines import TrainCounts
 from train.metrics.score_table import ScoreTable
-from train.report import evaluate_table, print_report, write_json
+from train.report import evaluate_table, json_ready, print_report, write_json
+from train.wandb_run import tell_evaluation
 
 
 def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
@@ -37,6 +38,9 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     write_json(report, folder / f"evaluation_{split}.json")
     print_report(report, console)
     console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
+    hint = tell_evaluation(config, folder, split, json_ready(report))
+    if hint:
+        console.print(f"W&B was offline; send the evaluation with: {hint}", soft_wrap=True)
 
 
 def measure(config: RunConfig, table: ScoreTable) -> dict:

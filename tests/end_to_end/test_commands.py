@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from tests.tiny_run import run_settings, write_config
-from tests.wandb_file import key_of, records
+from train.compare.run_record import read_run
+from train.compare.wandb_file import key_of, records
+from train.compare.wandb_run import read_wandb_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -179,6 +181,34 @@ def test_compare_reads_what_training_and_evaluation_wrote(run: Path, tmp_path: P
     assert ours["config.balancing.method"] == "mgda" and float(ours["seconds"]) > 0
     for metric in ("ctr/auc", "ctcvr/auc", "diversity=1/ild@10", "fairness=1/exposure_ratio@10", "relevance/ndcg@10"):
         assert [float(other[f"{metric} change{end}"]) for end in ("", " low", " high")] == [0.0, 0.0, 0.0]
+
+
+def test_wandb_files_alone_give_the_same_table(run: Path, tmp_path: Path) -> None:
+    assert equipoise("evaluate", str(run)).returncode == 0
+    offline = tmp_path / "offline"  # far from the run folder
+    shutil.copytree(run / "wandb", offline, symlinks=True)
+    tables = []
+    for name, arguments in {"folders": [str(run)], "wandb": ["--from-wandb", str(offline)]}.items():
+        done = equipoise("compare", *arguments, "--csv", str(tmp_path / f"{name}.csv"))
+        assert done.returncode == 0, done.stderr
+        with (tmp_path / f"{name}.csv").open(newline="") as file:
+            tables.append([{key: row[key] for key in row if key != "folders"} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1] and tables[0][0]["evaluated"] == "1"
+    folder, told = read_run(run), read_wandb_runs([offline])[0]
+    assert (told.name, told.group, told.config, told.summary) == (
+        folder.name,
+        folder.group,
+        folder.config,
+        folder.summary,
+    )
+    assert told.evaluations == folder.evaluations
+    kept: dict[int, dict[str, Any]] = defaultdict(dict)
+    for record in folder.history:
+        kept[record["step"]] |= record
+    assert [record["step"] for record in told.history] == sorted(kept)
+    for record in told.history:
+        expected = {key: value for key, value in kept[record["step"]].items() if key != "seconds"}
+        assert {key: value for key, value in record.items() if key != "seconds"} == pytest.approx(expected)
 
 
 def test_second_run_in_the_same_folder_is_refused(run: Path, settings: dict[str, Any]) -> None:
