@@ -376,6 +376,7 @@ def compare(
     png: Annotated[Path | None, typer.Option(help="Draw fronts and changes.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one page that holds everything.")] = None,
     from_wandb: Annotated[list[Path] | None, typer.Option(help="Folder of offline W&B runs; may be repeated.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Put page and table into W&B: online or offline.")] = None,
 ) -> None:
     """Compare runs from their folders alone: seeds pooled, best marked, changes, fronts, cost."""
     if not runs and group is None and not from_wandb:
@@ -388,7 +389,7 @@ def compare(
         return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
     question = Question(split, baseline, names(metrics), names(axes), by, resamples)
-    options = CompareOptions(question, group, tuple(from_wandb or ()), markdown, csv, png, html)
+    options = CompareOptions(question, group, tuple(from_wandb or ()), wandb, markdown, csv, png, html)
     compare_run(runs or ([] if from_wandb else [runs_folder]), options)
 
 

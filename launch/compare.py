@@ -36,12 +36,14 @@ class CompareOptions:
         question: about the runs.
         group: keep the runs of this group alone.
         from_wandb: folders whose offline W&B runs are compared as well.
+        wandb: online or offline, to put page and table into W&B.
         markdown, csv, png, html: files to write.
     """
 
     question: Question
     group: str | None = None
     from_wandb: tuple[Path, ...] = ()
+    wandb: str | None = None
     markdown: Path | None = None
     csv: Path | None = None
     png: Path | None = None
@@ -90,6 +92,10 @@ def _write(comparison: Comparison, options: CompareOptions, console: Console) ->
     for path in (options.markdown, options.csv, options.html):
         if path is not None:
             console.print(f"written: {path}", markup=False, soft_wrap=True)
+    if options.wandb is not None:
+        from train.compare.wandb_upload import upload  # W&B loads only here
+
+        console.print(upload(comparison, options.wandb, options.group), markup=False, soft_wrap=True)
     if options.png is not None:  # last, for without an evaluation there is nothing to draw
         from train.compare.picture import draw  # matplotlib loads only here
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.compare_runs import made, write_run
 from launch.cli import main
+from train.compare.wandb_file import key_of, records
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,30 @@ def test_what_the_user_can_mend_ends_in_one_sentence(
         main(["compare", *(argument.format(**places) for argument in arguments)])
     assert ended.value.code == 2
     assert message.format(**places) in capsys.readouterr().err
+
+
+def test_wandb_gets_the_same_page_and_table(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    main_quietly(["compare", str(runs), "--wandb", "offline", "--csv", "table.csv", "--html", "page.html"])
+    said = capsys.readouterr().out
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert f"wandb sync {file.parent}" in said
+    told = list(records(file))
+    (begun,) = (record.run for record in told if record.WhichOneof("record_type") == "run")
+    assert begun.job_type == "compare" and begun.project == "equipoise"
+    (artifact,) = (
+        record.artifact
+        for record in told
+        if record.WhichOneof("record_type") == "artifact" and record.artifact.type == "comparison"
+    )
+    sizes = {entry.path: entry.size for entry in artifact.manifest.contents}
+    assert sizes["comparison.csv"] == Path("table.csv").stat().st_size
+    assert sizes["comparison.html"] == Path("page.html").stat().st_size
+    logged = {key_of(item) for r in told if r.WhichOneof("record_type") == "history" for item in r.history.item}
+    assert {"comparison", "page"} <= {name.split(".")[0] for name in logged}
 
 
 def main_quietly(arguments: list[str]) -> None:
