@@ -1,50 +1,28 @@
-"""The page in a real browser (Debian's chromium and chromium-driver).
+"""The page in a real browser."""
 
-Without them these tests are skipped; with EQUIPOISE_BROWSER=required, as in CI, they fail.
-"""
-
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from tests.browser import open_browser
+
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
-    "--force-prefers-reduced-motion",
-)  # fmt: skip
 NUMBERS = ("ctr", "cvr", "relevance", "diversity", "fairness", "utility")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """One browser for all tests."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        sentence = "no chromium and chromedriver: apt-get install chromium chromium-driver"
-        if os.environ.get("EQUIPOISE_BROWSER") == "required":
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    options = Options()
-    options.binary_location = chromium
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    yield found
-    found.quit()
+    with open_browser(tmp_path_factory.mktemp("browser"), {"browser": "ALL"}) as found:
+        yield found
 
 
 class Page:

@@ -1,23 +1,17 @@
-"""The page in a real browser, opened from a file.
-
-Without chromium these tests are skipped; with EQUIPOISE_BROWSER=required, as in CI, they fail.
-"""
+"""The page in a real browser, opened from a file."""
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from benchmarks.compare_runs import Made, write_run
+from tests.browser import open_browser
 from train.compare.comparison import Question, compare
 from train.compare.files import write_csv
 from train.compare.find_runs import find_runs, read_runs
@@ -25,10 +19,6 @@ from train.compare.page import write_page
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
-)  # fmt: skip
 NAME = "</script><b>odd</b> 'name' & more"
 
 
@@ -47,20 +37,8 @@ def written(runs: Path, models: list[Made], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """One browser for all tests, which tells what it logs and what it asks the network for."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        sentence = "no chromium and chromedriver: apt-get install chromium chromium-driver"
-        if os.environ.get("EQUIPOISE_BROWSER") == "required":
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    options = Options()
-    options.binary_location = chromium
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(driver))
-    yield found
-    found.quit()
+    with open_browser(tmp_path_factory.mktemp("browser"), {"browser": "ALL", "performance": "ALL"}) as found:
+        yield found
 
 
 @pytest.fixture
