@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from train.build_locks import build_root, release_stale_build_locks
 
 
 def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
@@ -24,6 +25,8 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
             handlers.append(InitProcessGroupKwargs(backend="gloo"))
         if not deepspeed:
             os.environ["ACCELERATE_USE_CPU"] = "true"
+    if deepspeed:
+        release_stale_build_locks(build_root())
     # The launcher's value would win over the argument below.
     os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.train.accumulate)
     trackers = ["wandb"] if config.wandb.mode != "disabled" else []

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from configs.balancing import METHOD_OPTIONS
+from train.build_locks import build_root
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -134,7 +136,14 @@ def test_the_level_is_not_the_boundary(alone: dict[str, Any], launch: Any, tmp_p
 
 @pytest.mark.parametrize("setting", ["balancing.level=parameters", "balancing.probe_every=2"])
 def test_zero3_refuses_what_it_cannot_compare(setting: str, launch: Any, tmp_path: Path) -> None:
+    # And a lock that a killed job left in torch's folder of extensions stops no DeepSpeed job.
+    lock = build_root() / f"left_by_{setting}" / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
     job = launch("cpu_zero3", tmp_path / "run", "train.batch_size=2", setting)
+    assert f"removed {lock}" in job.printed and not lock.exists()
+    lock.parent.rmdir()
     assert job.code != 0
     assert "under ZeRO-3 each process holds pieces of the trunk" in job.printed
     assert "launch with ZeRO-2" in job.printed
