@@ -15,6 +15,7 @@ from configs.section import Section, Share
 
 POINTWISE_KINDS = ("ctr", "cvr")
 LISTWISE_KINDS = ("diversity", "fairness", "coverage")
+RETRIEVAL_KINDS = ("recall",)
 DEFAULT_MAX_TOKENS = 8192
 
 
@@ -215,6 +216,18 @@ class CoverageConfig(GroupedConfig):
     attribute: str = "category"
 
 
+class RecallConfig(ObjectiveConfig):
+    """Finding items in the whole catalogue: vectors of shoppers and items, by sampled softmax with log-Q correction.
+
+    Each micro-batch of a process draws `shoppers` training requests and one clicked item of each; all of those items
+    and `negatives` others, drawn evenly from the catalogue, compete for every shopper.
+    """
+
+    dimension: Annotated[int, Field(ge=8)] = 128
+    shoppers: Annotated[int, Field(ge=2)] = 32
+    negatives: Annotated[int, Field(ge=0)] = 128
+
+
 class ObjectivesConfig(Section):
     """The objectives of a run, by name; leave one out and its tower is not built.
 
@@ -228,6 +241,7 @@ class ObjectivesConfig(Section):
     diversity: DiversityConfig | None = None
     fairness: FairnessConfig | None = None
     coverage: CoverageConfig | None = None
+    recall: RecallConfig | None = None
 
     def active(self) -> dict[str, ObjectiveConfig]:
         """The configured objectives, in the fixed order of this class."""

@@ -7,11 +7,15 @@ repeat its prefix; its slots still name all its candidates.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from data.ragged import run_indices
+
+if TYPE_CHECKING:
+    from data.recall_texts import RecallBatch
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class SlateBatch:
         row: int64 (S,), the slate's number in its split.
         attributes: per item attribute its code, int64 (N,).
         features: standardised numeric features, float32 (N, F), or None.
+        recall: shoppers and items of the recall objective, where the run has it.
     """
 
     input_ids: torch.Tensor
@@ -67,12 +72,14 @@ class SlateBatch:
     row: torch.Tensor
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
+    recall: "RecallBatch | None" = None
 
-    def model_inputs(self) -> dict[str, torch.Tensor]:
-        """The tensors that the model reads, by argument name."""
+    def model_inputs(self) -> dict[str, Any]:
+        """What the model reads, by argument name."""
         names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slots")
         inputs = {name: getattr(self, name) for name in names}
-        return inputs if self.features is None else {**inputs, "features": self.features}
+        inputs |= {} if self.features is None else {"features": self.features}
+        return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
 
     def to(self, device: torch.device | str) -> "SlateBatch":
         """The same batch on another device."""

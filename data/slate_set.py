@@ -1,6 +1,7 @@
 """A prepared folder, opened for training or scoring: slates as tokens and as texts, items with attribute codes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from configs.errors import UserError
 from data.batches import Slate, SlateBatch, build_batch
 from data.features import standardised
 from data.manifest import Manifest
+from data.recall_texts import RecallDraws
 from data.sampling import BatchOrder, sample_candidates
 from data.shard_files import count_slates
 from data.token_budget import BudgetOrder
@@ -165,6 +167,7 @@ class TrainBatches(Dataset):
     Args:
         strangers: the same slates, told as of shoppers of whom nothing is known.
         forget: share of the slates that are taken from there, drawn anew in every epoch.
+        recall: draws the texts of the recall objective, where the run has it.
     """
 
     def __init__(
@@ -176,8 +179,9 @@ class TrainBatches(Dataset):
         attributes: dict[str, np.ndarray],
         strangers: SlateSet | None = None,
         forget: float = 0.0,
+        recall: RecallDraws | None = None,
     ) -> None:
-        self.slates, self.order = slates, order
+        self.slates, self.order, self.recall = slates, order, recall
         self.negatives, self.max_row, self.attributes = negatives, max_row, attributes
         self.strangers, self.forget = strangers, forget
 
@@ -191,7 +195,11 @@ class TrainBatches(Dataset):
         epoch, rows = self.order.batch(number)
         seed = self.order.seed
         slates = [self._source(int(row), epoch).slate(row, self.negatives, seed, epoch) for row in rows]
-        return build_batch(slates, self.max_row, self.slates.pad_id, self.attributes)
+        batch = build_batch(slates, self.max_row, self.slates.pad_id, self.attributes)
+        if self.recall is None:
+            return batch
+        drawn = self.recall.draw(number, lambda row: self._source(row, epoch).tokens)
+        return replace(batch, recall=drawn)
 
 
 def score_batches(costs: Sequence[int] | np.ndarray, most: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from data.ragged import Ragged, read_array, read_ragged, run_indices
 from data.sampling import keep_sampled
 from data.tokens import candidate_cut
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "cache.json"
 CHUNK_IMPRESSIONS = 2_000_000
 """Impressions that are sampled at once when a whole split is counted: about 100 bytes of memory each."""
@@ -70,6 +70,7 @@ class TokenCache:
         folder: PREPARED/tokens/KEY.
 
     Attributes:
+        start: int32, the ids that every prefix begins with, none for some decoders.
         candidate_end: int32, the ids that end every candidate.
         room: how many ids of item and context a candidate holds.
         pad_id: the id that fills short rows.
@@ -89,6 +90,7 @@ class TokenCache:
                 raise UserError(f"{path} is missing or cut short: run `equipoise tokenize CONFIG` to write it again")
         self.pad_id: int = record["pad_id"]
         self.room: int = record["room"]
+        self.start = np.array(record["start"], dtype=np.int32)
         self.candidate_end = np.array(record["candidate_end"], dtype=np.int32)
         self.counts = {split: TextCounts(**counts) for split, counts in record["counts"].items()}
         self.features: list[str] = record.get("features", [])
@@ -129,7 +131,12 @@ class SplitTokens:
         length: int32 (I,), tokens of each candidate.
         click, conversion: int8 (I,).
         features: float32 (I,) each, raw values by name, NaN where unknown.
+        bought, times: item_index and int32 counts, per slate what its shopper had bought before, items ascending; None
+            where the folder does not keep it.
     """
+
+    bought: Ragged | None = None
+    times: Ragged | None = None
 
     def __init__(self, cache: TokenCache, name: str) -> None:
         self.cache, self.name = cache, name

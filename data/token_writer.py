@@ -96,6 +96,7 @@ class _Writer:
         record = {
             "format": FORMAT,
             "room": self.room,
+            "start": self.tokenizer.start,
             "candidate_end": self.tokenizer.candidate_end,
             "pad_id": self.tokenizer.pad_id,
             "counts": counts,

@@ -31,6 +31,7 @@ class AdapterInfo:
         offsets: constants added to the pointwise logits.
         prompt, history: the templates that rendered the training texts.
         features: by the names of the numeric features, in the order of the heads, how they are standardised.
+        retrieval: name → dimension of its vectors.
     """
 
     base_path: str
@@ -42,6 +43,7 @@ class AdapterInfo:
     prompt: dict[str, Any]
     history: dict[str, Any]
     features: dict[str, dict[str, float]] = field(default_factory=dict)
+    retrieval: dict[str, int] = field(default_factory=dict)
 
 
 def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: AdapterInfo) -> None:

@@ -1,7 +1,11 @@
-"""Heads: a logit per candidate for pointwise objectives, an adjustment δ within the slate for list-wise ones.
+"""Heads: a logit per candidate for pointwise objectives, an adjustment δ within the slate for list-wise ones, a vector
+per text for recall.
 
-Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size, F features.
+Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size, F features,
+D dimension.
 """
+
+import math
 
 import torch
 from torch import nn
@@ -91,3 +95,29 @@ class SlateHead(nn.Module):
         # Scatter back to the candidates' own order: a slate's candidates need not stand in the order of its slots.
         flat = torch.zeros(pooled_NH.shape[0], dtype=delta_SM.dtype, device=delta_SM.device)
         return flat.scatter(0, slots_SM[filled_SM], delta_SM[filled_SM])
+
+
+class VectorHead(nn.Module):
+    """Unit vectors of shoppers and items, and the weights of what stands beside their inner product.
+
+    s(u, i) = scale · ⟨u, v_i⟩ + prior · log p_i + repeat · log(1 + n_ui): p_i the item's share of all positives, n_ui
+    how often the shopper has bought it.
+    """
+
+    START = (math.log(20.0), 1.0, 1.0)
+    """log scale, prior, repeat: with a prior of 1, an unlearnt model ranks by popularity among items that fit."""
+    SPEED = 20.0
+    """Single numbers must go much farther than a weight among thousands, at the same learning rate."""
+
+    def __init__(self, hidden: int, dimension: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden, dimension, bias=False)
+        nn.init.orthogonal_(self.project.weight)  # keeps what the backbone already knows of similar texts
+        self.moved = nn.Parameter(torch.zeros(3))
+
+    def forward(self, pooled_NH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit vectors, float32 (N, D), and scale, prior, repeat, float32 (3,)."""
+        vectors_ND = self.project(pooled_NH.to(self.project.weight.dtype)).float()
+        start = torch.tensor(self.START, device=self.moved.device)
+        log_scale, prior, repeat = (start + self.SPEED * self.moved.float()).unbind()
+        return nn.functional.normalize(vectors_ND, dim=-1), torch.stack([log_scale.exp(), prior, repeat])

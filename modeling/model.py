@@ -1,10 +1,12 @@
 """The slate model: trunk once, boundary, one tower and one head per objective.
 
+Objectives of retrieval read texts of their own (shoppers and items, each alone) instead of the candidates of slates.
+
 Shape suffixes: R rows, T tokens of a row, N candidates of the batch, L tokens of the longest candidate, S slates,
 M slots of the longest slate, H hidden size, F features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -18,13 +20,16 @@ from modeling.backbone import SplitBackbone, find_layers, load_backbone
 from modeling.boundary import Boundary, Gates
 from modeling.common_projections import CommonProjections
 from modeling.compiled import compile_layers
-from modeling.heads import PointHead, SlateHead
+from modeling.heads import PointHead, SlateHead, VectorHead
 from modeling.joined import Joined
 from modeling.layout import SlateLayout
 from modeling.packed_rows import PackedRows
 from modeling.shared_prefix import SharedPrefix
 from modeling.towers import Criterion, Towers
 from modeling.upper import UpperLayers
+
+Run = Callable[[str, torch.Tensor, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
+"""From a tower's name, its view of z and the outputs so far to its own outputs."""
 
 
 class SlateModel(nn.Module):
@@ -39,6 +44,7 @@ class SlateModel(nn.Module):
         checkpointing: recompute activations in backward instead of keeping them.
         candidates_only: the objectives' adapters act on candidate tokens alone (`lora.scope: candidates`).
         features: names of the numeric features that the pointwise heads read.
+        retrieval: name → dimension of its vectors.
 
     Attributes:
         chunk_tokens: without gradients, at most so many candidate tokens pass at once; None: all of a batch.
@@ -56,12 +62,14 @@ class SlateModel(nn.Module):
         keep_embeddings: bool = False,
         candidates_only: bool = False,
         features: Sequence[str] = (),
+        retrieval: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         hidden = backbone.config.hidden_size
         self.backbone = backbone
         self.pointwise = tuple(pointwise)
         self.listwise = tuple(listwise)
+        self.retrieval = tuple(retrieval or ())
         self.offsets = {name: float(offsets.get(name, 0.0)) for name in pointwise}
         self.candidates_only = candidates_only
         self.features = tuple(features)
@@ -72,9 +80,10 @@ class SlateModel(nn.Module):
             {name: PointHead(hidden, outputs, len(features)) for name, outputs in pointwise.items()}
         )
         self.heads.update({name: SlateHead(hidden) for name in listwise})
+        self.heads.update({name: VectorHead(hidden, dimension) for name, dimension in (retrieval or {}).items()})
         self.boundary = Boundary()
         self.gates = Gates()
-        self.own_parameters = {name: self._of_tower(name) for name in self.objectives}
+        self.own_parameters = {name: self._of_tower(name) for name in self.objectives + self.retrieval}
         self.upper = UpperLayers(backbone, checkpointing)
         self._embedded: torch.Tensor | None = None
         if keep_embeddings:
@@ -86,7 +95,7 @@ class SlateModel(nn.Module):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Names of all objectives, pointwise first: the order of the towers."""
+        """Names of the objectives that score candidates, pointwise first: the order of their towers."""
         return self.pointwise + self.listwise
 
     def _of_tower(self, name: str) -> list[nn.Parameter]:
@@ -153,6 +162,7 @@ class SlateModel(nn.Module):
         criterion: Criterion | None = None,
         keep_vectors: bool = False,
         features: torch.Tensor | None = None,
+        texts: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Score a batch.
 
@@ -166,11 +176,13 @@ class SlateModel(nn.Module):
                 freed, the scores carry no gradient, and `losses` (K,) does.
             keep_vectors: without a criterion, also return what the heads read, `NAME.vector` (N, H).
             features: float32 (N, F), standardised, where the model reads some.
+            texts: the first four arguments once more, of a slate of shoppers' and items' texts behind a bare prefix;
+                without it the towers of retrieval do not run.
 
         Returns:
             float32 tensors (N,): per pointwise objective its logit, per list-wise objective its adjustment δ; for a
             head with more outputs also `NAME.1`, …; where they are kept, `embeddings` (N, H); with a criterion,
-            `losses`.
+            `losses`; with texts, per objective of retrieval their unit vectors (texts, D) and `NAME.weights` (3,).
         """
         self._check_features(features, candidate_tokens.shape[0])
         way = self._way(input_ids, position_ids, segment_ids, candidate_tokens)
@@ -181,35 +193,64 @@ class SlateModel(nn.Module):
             return self._in_chunks(way, slots, self.chunk_tokens, features)
         parts = way.encode()
         outputs = self._embeddings(way)
+        own = len(parts)
+        texts_way = self._way(**texts) if texts is not None and self.retrieval else None
+        if texts_way is not None:
+            parts = [*parts, *texts_way.encode()]
+            self._embedded = None
+            self.computed_tokens += texts_way.tokens
         joined = Joined(parts)
         z = joined.join(parts)
+
+        def run(name: str, view: torch.Tensor, before: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            pieces = joined.split(view)
+            if name in self.retrieval:
+                assert texts_way is not None
+                return self._vectors(name, texts_way, pieces[own:])
+            pooled = way.tower(name, pieces[:own])
+            kept = {f"{name}.vector": pooled} if keep_vectors else {}
+            return self._scores(name, pooled, slots, before, features) | kept
+
+        names = self.objectives + (self.retrieval if texts_way is not None else ())
         if criterion is not None:
-            self._one_by_one(way, joined, z, slots, criterion, outputs, features)
+            self._one_by_one(names, run, z, criterion, outputs)
         else:
             device = z.device
-            views = self.boundary.fan_out(z, len(self.objectives), lambda: self.gates.intact(self.objectives, device))
-            for name, view in zip(self.objectives, views, strict=True):
-                pooled = way.tower(name, joined.split(view))
-                outputs |= self._scores(name, pooled, slots, outputs, features)
-                outputs |= {f"{name}.vector": pooled} if keep_vectors else {}
+            views = self.boundary.fan_out(z, len(names), lambda: self.gates.intact(names, device))
+            for name, view in zip(names, views, strict=True):
+                outputs |= run(name, view, outputs)
         self.backbone.clear()
         return outputs
 
+    def _vectors(
+        self, name: str, way: PackedRows | SharedPrefix, parts: Sequence[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What an objective of retrieval makes of texts; encoders are read at the mean of a text's tokens."""
+        pooled = way.tower(name, parts, pooling="mean" if self.backbone.encoder else "last")
+        vectors, weights = self.heads[name](pooled)
+        return {name: self.gates(name, vectors), f"{name}.weights": self.gates(name, weights)}
+
+    def encode_texts(self, name: str, texts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit vectors of texts for an objective of retrieval, float32 (texts, D), and its weights (3,).
+
+        Args:
+            name: of the objective.
+            texts: as `forward` takes them.
+        """
+        way = self._way(**texts)
+        found = self._vectors(name, way, way.encode())
+        self._embedded = None
+        self.backbone.clear()
+        return found[name], found[f"{name}.weights"]
+
     def _one_by_one(
-        self,
-        way: PackedRows | SharedPrefix,
-        joined: Joined,
-        z: torch.Tensor,
-        slots: torch.Tensor,
-        criterion: Criterion,
-        outputs: dict[str, torch.Tensor],
-        features: torch.Tensor | None,
+        self, names: Sequence[str], run: Run, z: torch.Tensor, criterion: Criterion, outputs: dict[str, torch.Tensor]
     ) -> None:
         """Run, judge and differentiate one tower after another; see modeling.towers."""
-        towers = Towers(self.objectives, self.boundary, self.gates)
-        for name in self.objectives:
+        towers = Towers(names, self.boundary, self.gates)
+        for name in names:
             view = z.detach().requires_grad_(torch.is_grad_enabled())
-            mine = self._scores(name, way.tower(name, joined.split(view)), slots, outputs, features)
+            mine = run(name, view, outputs)
             towers.add(criterion(name, {**outputs, **mine}), view, self.own_parameters[name])
             outputs |= {key: value.detach() for key, value in mine.items()}
         outputs["losses"] = towers.losses(z)
@@ -268,6 +309,7 @@ def build_model(
     seed: int,
     keep_embeddings: bool = False,
     features: Sequence[str] = (),
+    retrieval: Mapping[str, int] | None = None,
 ) -> SlateModel:
     """Load the base, inject the adapters, cut it, and put heads on top; adapters and heads depend on the seed alone.
 
@@ -279,7 +321,7 @@ def build_model(
     split = backbone.split if backbone.split is not None else max(1, (2 * len(layers)) // 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapters(base, split, [*pointwise, *listwise], lora)
+        inject_adapters(base, split, [*pointwise, *listwise, *(retrieval or ())], lora)
         if backbone.checkpointing:
             cast(Any, base).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             for layer in layers[split:]:
@@ -289,7 +331,15 @@ def build_model(
         cut = SplitBackbone(base, split, backbone.pooling)
         candidates_only = lora.scope == "candidates"
         model = SlateModel(
-            cut, pointwise, listwise, offsets, backbone.checkpointing, keep_embeddings, candidates_only, features
+            cut,
+            pointwise,
+            listwise,
+            offsets,
+            backbone.checkpointing,
+            keep_embeddings,
+            candidates_only,
+            features,
+            retrieval,
         )
         model.projections = None if backbone.compile else CommonProjections(cut.upper[0])
         return model

@@ -3,6 +3,7 @@
 Shape suffixes: R rows, T tokens of a row, N candidates of the batch, L tokens of the longest candidate, H hidden size.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,16 +60,16 @@ class PackedRows:
         self._calls = self.backbone.calls()
         return [z_RTH]
 
-    def tower(self, name: str, parts: list[torch.Tensor]) -> torch.Tensor:
-        """The vectors of all candidates, (N, H), as objective `name` sees them."""
+    def tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
+        """The vectors of all candidates, (N, H), as objective `name` sees them; `pooling` instead of the backbone's."""
         (hidden_RTH,) = parts
         for index, call in enumerate(self._calls):
             hidden_RTH = self.upper.run(index, name, call, hidden_RTH, self.acts_on_RT1)
-        return self._pool(hidden_RTH)
+        return self._pool(hidden_RTH, pooling or self.backbone.pooling)
 
-    def _pool(self, hidden_RTH: torch.Tensor) -> torch.Tensor:
+    def _pool(self, hidden_RTH: torch.Tensor, pooling: str) -> torch.Tensor:
         """One vector per candidate: its last token or the mean of its tokens."""
-        if self.backbone.pooling == "last":
+        if pooling == "last":
             flat = hidden_RTH.reshape(-1, hidden_RTH.shape[-1])
             last_N1 = (self.candidate_tokens >= 0).sum(1, keepdim=True) - 1
             return self.backbone.norm(flat[self.candidate_tokens.gather(1, last_N1).squeeze(1)])

@@ -29,7 +29,7 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         UserError: the adapters are missing or broken, or belong to another base model, split or set of objectives.
     """
     info = read_info(adapters_folder)  # before the base model is loaded, which takes minutes for a large one
-    trained, configured = {*info.pointwise, *info.listwise}, set(config.objectives.active())
+    trained, configured = {*info.pointwise, *info.listwise, *info.retrieval}, set(config.objectives.active())
     if trained != configured:
         name = sorted(trained ^ configured)[0]
         raise UserError(
@@ -43,6 +43,7 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         info.offsets,
         config.seed,
         features=list(info.features),
+        retrieval=info.retrieval,
     )
     if model.backbone.split != info.split:
         raise UserError(

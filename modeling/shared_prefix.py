@@ -111,19 +111,27 @@ class SharedPrefix:
         pairs = iter(zip(prefix_parts[::2], prefix_parts[1::2], strict=True))
         return [{module: next(pairs) for module in modules} for modules in self._modules]
 
-    def tower(self, name: str, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The vectors of all candidates, (N, H), as objective `name` sees them."""
-        return self.candidates(name, parts[0], self.prefix_keys(name, parts[1:]), self.layout)
+    def tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
+        """The vectors of all candidates, (N, H), as objective `name` sees them; `pooling` instead of the backbone's."""
+        return self.candidates(name, parts[0], self.prefix_keys(name, parts[1:]), self.layout, pooling)
 
-    def candidates(self, name: str, hidden_1FH: torch.Tensor, keys: list[Kept], layout: SlateLayout) -> torch.Tensor:
+    def candidates(
+        self,
+        name: str,
+        hidden_1FH: torch.Tensor,
+        keys: list[Kept],
+        layout: SlateLayout,
+        pooling: str | None = None,
+    ) -> torch.Tensor:
         """The vectors (N, H) of the layout's candidates from their z and their prefixes' keys and values."""
-        last_only = self.backbone.pooling == "last" and self.upper.stops_early
+        pooling = pooling or self.backbone.pooling
+        last_only = pooling == "last" and self.upper.stops_early
         for index, (call, kept) in enumerate(zip(self._calls, keys, strict=True)):
             if last_only and index == self.upper.count - 1:
                 hidden_1FH = self._last_tokens(index, name, call, kept, hidden_1FH, layout)
             else:
                 hidden_1FH = self.upper.run(index, name, call.with_pass(CandidatePass(layout, kept)), hidden_1FH)
-        return self._pool(hidden_1FH[0], layout, last_only)
+        return self._pool(hidden_1FH[0], layout, last_only, pooling)
 
     def _last_tokens(
         self, index: int, name: str, call: LayerCall, kept: Kept, hidden_1FH: torch.Tensor, layout: SlateLayout
@@ -134,11 +142,11 @@ class SharedPrefix:
         call = call.at(last_N, hidden_1FH.shape[1]).with_pass(LastTokenPass(layout, kept, own.own))
         return self.upper.run(index, name, call, hidden_1FH.index_select(1, last_N))
 
-    def _pool(self, hidden_FH: torch.Tensor, layout: SlateLayout, last_only: bool) -> torch.Tensor:
+    def _pool(self, hidden_FH: torch.Tensor, layout: SlateLayout, last_only: bool, pooling: str) -> torch.Tensor:
         """One vector per candidate: its last token or the mean of its tokens."""
         if last_only:
             return self.backbone.norm(hidden_FH)
-        if self.backbone.pooling == "last":
+        if pooling == "last":
             return self.backbone.norm(hidden_FH.index_select(0, layout.last_N))
         return _mean(self.backbone.norm(hidden_FH), layout)
 

@@ -104,6 +104,7 @@ def make_model(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., Sl
         random_adapters: bool = True,
         keep_embeddings: bool = False,
         scope: str = "all",
+        retrieval: dict[str, int] | None = None,
         **backbone: Any,
     ) -> SlateModel:
         model = build_model(
@@ -114,6 +115,7 @@ def make_model(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., Sl
             {"ctr": -1.5, "cvr": -0.5},
             seed,
             keep_embeddings,
+            retrieval=retrieval,
         )
         if random_adapters:
             randomise(model, seed)

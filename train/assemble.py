@@ -11,6 +11,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from data.blanked import is_prepared, nothing_told
 from data.manifest import Manifest
+from data.recall_texts import RecallDraws
 from data.sampling import BatchOrder
 from data.slate_set import SlateSet, TrainBatches
 from data.token_budget import BudgetOrder
@@ -21,6 +22,7 @@ from modeling.model import SlateModel, build_model
 from modeling.run_model import compute_as_trained
 from train.objectives.base import Objective
 from train.objectives.grouped import GroupedObjective
+from train.objectives.recall import Recall
 from train.token_caches import find_tokens
 from train.world import World
 
@@ -118,9 +120,13 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
     strangers = _strangers(config, slates) if settings.forget else None
-    return TrainBatches(
-        slates, order, settings.negatives, config.tokens.max_row, data.attributes, strangers, settings.forget
+    recall, max_row = config.objectives.recall, config.tokens.max_row
+    draws = (
+        RecallDraws(slates.tokens, recall.shoppers, recall.negatives, max_row, config.seed, world.rank)
+        if recall is not None
+        else None
     )
+    return TrainBatches(slates, order, settings.negatives, max_row, data.attributes, strangers, settings.forget, draws)
 
 
 def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
@@ -145,14 +151,23 @@ def assemble_model(
     """Build the model of a run, and say what its adapters belong to."""
     pointwise = {name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"}
     listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
+    retrieval = {name: o.options.dimension for name, o in objectives.items() if isinstance(o, Recall)}
     offsets = base_rate_offsets(manifest, list(pointwise))
     embeddings = any(o.needs_embeddings for o in objectives.values())
     model = build_model(
-        config.backbone, config.lora, pointwise, listwise, offsets, config.seed, embeddings, list(manifest.features)
+        config.backbone,
+        config.lora,
+        pointwise,
+        listwise,
+        offsets,
+        config.seed,
+        embeddings,
+        list(manifest.features),
+        retrieval,
     )
     compute_as_trained(model, config)
     scales = {name: scale.model_dump() for name, scale in manifest.features.items()}
-    return model, adapter_info(config, model, pointwise, manifest.prompt, manifest.history, scales)
+    return model, adapter_info(config, model, pointwise, manifest.prompt, manifest.history, scales, retrieval)
 
 
 def adapter_info(
@@ -162,6 +177,7 @@ def adapter_info(
     prompt: dict[str, Any],
     history: dict[str, Any],
     features: dict[str, dict[str, float]] | None = None,
+    retrieval: dict[str, int] | None = None,
 ) -> AdapterInfo:
     """What the adapters of a run's model belong to.
 
@@ -171,6 +187,7 @@ def adapter_info(
         pointwise: name → outputs of its head.
         prompt, history: the templates that render the training texts.
         features: how the numeric features are standardised.
+        retrieval: name → dimension of its vectors.
     """
     return AdapterInfo(
         base_path=config.backbone.path,
@@ -182,4 +199,5 @@ def adapter_info(
         prompt=prompt,
         history=history,
         features=features or {},
+        retrieval=retrieval or {},
     )

@@ -6,7 +6,7 @@ does, while every byte that comes alive is counted (train.live_memory).
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from modeling.boundary import Cotangents, Solve
 from modeling.model import SlateModel, build_model
 from modeling.packed_size import packed_bytes
 from train.live_memory import LiveMemory, storages
+from train.objectives.recall import Recall
 from train.objectives.registry import build_objectives
 from train.parameters import count_by_group, trainable
 from train.step_shape import StepShape, worst_step
@@ -38,6 +39,7 @@ class ModelPlan:
         accumulate: micro-batches per step; with more than one, gradients are there before the forward.
         level: where gradients are compared, as in `balancing.level`.
         features: numeric features that the heads read.
+        retrieval: name → dimension of its vectors.
     """
 
     backbone: BackboneConfig
@@ -49,6 +51,7 @@ class ModelPlan:
     accumulate: int = 1
     level: Any = "boundary"
     features: Sequence[str] = ()
+    retrieval: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: RunConfig) -> "ModelPlan":
@@ -64,6 +67,7 @@ class ModelPlan:
             accumulate=config.train.accumulate,
             level=config.balancing.level,
             features=config.data.features,
+            retrieval={name: o.options.dimension for name, o in objectives.items() if isinstance(o, Recall)},
         )
 
 
@@ -165,9 +169,10 @@ def step_peak(plan: ModelPlan, shape: StepShape, cast: bool = False, together: b
         if plan.accumulate > 1:
             for parameter in trainable(model).values():
                 parameter.grad = torch.zeros_like(parameter)
+        names = model.objectives + model.retrieval
         with torch.autocast("cpu", torch.bfloat16) if plan.bf16 and not cast else nullcontext():
             outputs = model(**inputs, criterion=None if together else _mean)
-        losses = [_mean(name, outputs) for name in model.objectives] if together else [outputs["losses"].sum()]
+        losses = [_mean(name, outputs) for name in names] if together else [outputs["losses"].sum()]
         torch.stack(losses).sum().backward()
     return memory.peak
 
@@ -195,7 +200,17 @@ def _solve_as(model: SlateModel, level: Any) -> Solve:
 def _meta_model(plan: ModelPlan) -> SlateModel:
     shapes_only = plan.backbone.model_copy(update={"init": "random", "quantize": None})
     with torch.device("meta"):
-        return build_model(shapes_only, plan.lora, plan.pointwise, plan.listwise, {}, 0, plan.embeddings, plan.features)
+        return build_model(
+            shapes_only,
+            plan.lora,
+            plan.pointwise,
+            plan.listwise,
+            {},
+            0,
+            plan.embeddings,
+            plan.features,
+            plan.retrieval,
+        )
 
 
 def _frozen_linears(model: SlateModel) -> list[nn.Linear]:

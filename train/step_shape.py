@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from configs.schema import RunConfig
 from data.batches import Slate, SlateBatch, build_batch
+from data.recall_texts import RecallBatch, text_inputs
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class StepShape:
         prefix, length: tokens of a prefix and of a candidate.
         max_row: most tokens of a row.
         features: numeric features of each candidate.
+        shoppers, items: texts of the recall objective, as long as a prefix and as a candidate.
     """
 
     slates: int
@@ -26,6 +29,8 @@ class StepShape:
     length: int
     max_row: int
     features: int = 0
+    shoppers: int = 0
+    items: int = 0
 
     def batch(self) -> SlateBatch:
         """A batch of these sizes, of one token alone: only its shape is meant."""
@@ -35,7 +40,15 @@ class StepShape:
         slates = [
             Slate(row, [0] * self.prefix, candidates, none, none, none, features=told) for row in range(self.slates)
         ]
-        return build_batch(slates, self.max_row, 0)
+        batch = build_batch(slates, self.max_row, 0)
+        if not self.shoppers:
+            return batch
+        texts = [[0] * self.prefix] * self.shoppers + [[0] * self.length] * self.items
+        nothing = torch.zeros(self.items)
+        pairs = torch.zeros(self.shoppers, self.items)
+        target = torch.zeros(self.shoppers, dtype=torch.int64)
+        inputs = text_inputs([0], texts, self.max_row, 0)
+        return replace(batch, recall=RecallBatch(inputs, target, nothing, nothing, pairs, pairs.bool()))
 
     def tokens(self) -> int:
         """Tokens of the batch, as `train.max_tokens` counts them."""
@@ -51,7 +64,7 @@ def worst_step(config: RunConfig, slates: int | None = None, candidates: int | N
         candidates: per slate, instead of `train.negatives` + 2 (or `data.max_candidates` where all are kept).
     """
     kept = config.data.max_candidates if config.train.negatives is None else config.train.negatives + 2
-    tokens = config.tokens
+    tokens, recall = config.tokens, config.objectives.recall
     shape = StepShape(
         slates or config.train.batch_size or 1,
         candidates or min(kept, config.data.max_candidates),
@@ -59,6 +72,7 @@ def worst_step(config: RunConfig, slates: int | None = None, candidates: int | N
         tokens.max_candidate,
         tokens.max_row,
         len(config.data.features),
+        *((recall.shoppers, recall.shoppers + recall.negatives) if recall is not None else (0, 0)),
     )
     if slates is None and config.train.max_tokens is not None:
         one = replace(shape, slates=1).tokens()

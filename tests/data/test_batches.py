@@ -109,6 +109,6 @@ def test_every_token_is_where_its_index_says(
 def test_moving_to_a_device_moves_everything() -> None:
     batch = build_batch(small(), 100, 0, {"brand": np.arange(5)}).to("meta")
     assert isinstance(batch, SlateBatch)
-    assert batch.features is None  # these slates have none
-    everything = [value for name, value in vars(batch).items() if name not in ("attributes", "features")]
+    assert batch.features is None and batch.recall is None  # these slates have none
+    everything = [value for name, value in vars(batch).items() if name not in ("attributes", "features", "recall")]
     assert all(value.device.type == "meta" for value in [*everything, *batch.attributes.values()])

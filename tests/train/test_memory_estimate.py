@@ -71,6 +71,18 @@ def test_peak_without_weights_is_that_of_real_tensors(
     assert step_peak(plan, SHAPE) == pytest.approx(memory.peak, rel=0.05)
 
 
+def test_texts_of_recall_are_counted(tiny_backbone: Callable[..., BackboneConfig]) -> None:
+    plan, shape = plan_of(tiny_backbone("bert")), replace(SHAPE, shoppers=6, items=10)
+    plan = replace(plan, retrieval={"recall": 16})
+    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0, retrieval=plan.retrieval).train()
+    inputs = shape.batch().model_inputs()
+    with LiveMemory() as memory:
+        outputs = model(**inputs, criterion=lambda name, o: o[name].mean())
+        outputs["losses"].sum().backward()
+    assert step_peak(plan, shape) == pytest.approx(memory.peak, rel=0.05)
+    assert step_peak(plan, shape) > 1.3 * step_peak(plan, SHAPE)
+
+
 def test_what_takes_more_and_what_takes_less(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     shape = replace(SHAPE, slates=8)
     plan = plan_of(tiny_backbone("llama"))

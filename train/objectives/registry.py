@@ -7,6 +7,7 @@ from train.objectives.ctr import Ctr
 from train.objectives.cvr import Cvr
 from train.objectives.diversity import Diversity
 from train.objectives.fairness import Fairness
+from train.objectives.recall import Recall
 
 CLASSES: dict[str, type[Objective]] = {
     "ctr": Ctr,
@@ -14,6 +15,7 @@ CLASSES: dict[str, type[Objective]] = {
     "diversity": Diversity,
     "fairness": Fairness,
     "coverage": Coverage,
+    "recall": Recall,
 }
 
 

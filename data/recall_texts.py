@@ -1,0 +1,182 @@
+"""Shoppers and items as texts of their own, and which of them compete in a training batch for recall.
+
+Shape suffixes: B shoppers of a batch, C items that compete in it, I items of the catalogue.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from configs.errors import UserError
+from data.batches import Slate, build_batch
+from data.token_cache import SplitTokens, TokenCache
+
+_DRAWING = 5
+"""Keeps these draws apart from others of the same seed and number."""
+
+TEXT_INPUTS = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
+
+
+@dataclass(frozen=True)
+class RecallBatch:
+    """What the recall objective reads of a batch.
+
+    Attributes:
+        texts: the model's inputs: B shoppers, then C items, each alone behind a bare prefix.
+        target: int64 (B,), the item among the C that each shopper took.
+        log_popularity: float32 (C,), log p_i, p_i the item's share of all training positives.
+        log_sampled: float32 (C,), log of the chance that the item is among the C.
+        log_times: float32 (B, C), log(1 + how often the shopper has bought the item before).
+        also: bool (B, C), which others the shopper took as well: they are no negatives.
+    """
+
+    texts: dict[str, torch.Tensor]
+    target: torch.Tensor
+    log_popularity: torch.Tensor
+    log_sampled: torch.Tensor
+    log_times: torch.Tensor
+    also: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "RecallBatch":
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "texts"}
+        return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
+
+
+class Texts:
+    """Token ids of shoppers and items as texts of their own.
+
+    Args:
+        cache: the tokens of a prepared folder.
+        max_row: most tokens of a row.
+    """
+
+    def __init__(self, cache: TokenCache, max_row: int) -> None:
+        self.cache, self.max_row = cache, max_row
+        self.bare = cache.start if len(cache.start) else cache.candidate_end
+
+    def shopper(self, prefix: np.ndarray) -> np.ndarray:
+        """A slate's prefix as a text: what follows the token that starts it."""
+        return prefix[len(self.cache.start) :]
+
+    def item(self, index: int) -> np.ndarray:
+        """An item's text, as a candidate without context ends."""
+        return np.concatenate([self.cache.items[index][: self.cache.room], self.cache.candidate_end])
+
+    def inputs(self, texts: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
+        """Model inputs of some texts, each alone behind a bare prefix."""
+        return text_inputs(self.bare, texts, self.max_row, self.cache.pad_id)
+
+
+def text_inputs(
+    bare: Sequence[int] | np.ndarray, texts: Sequence[Sequence[int] | np.ndarray], max_row: int, pad_id: int
+) -> dict[str, torch.Tensor]:
+    """Model inputs of texts that do not see each other.
+
+    Args:
+        bare: the token or tokens that stand before each text.
+        texts: token ids.
+        max_row, pad_id: as `build_batch` takes them.
+    """
+    none = np.zeros(len(texts), dtype=np.int64)
+    batch = build_batch([Slate(0, bare, texts, none, none, none)], max_row, pad_id)
+    return {name: getattr(batch, name) for name in TEXT_INPUTS}
+
+
+class Positives:
+    """The clicked items of a split, request by request.
+
+    Args:
+        tokens: of the split.
+
+    Attributes:
+        rows: int64, the slates that have a click.
+        counts: int64 (I,), how many clicks each item has.
+        drawn: float64 (I,), the chance of each item where a row and then one of its clicks is drawn evenly.
+    """
+
+    def __init__(self, tokens: SplitTokens) -> None:
+        places = np.flatnonzero(tokens.click == 1)
+        owner = np.searchsorted(tokens.first, places, side="right") - 1
+        items = tokens.item[places].astype(np.int64)
+        catalogue = len(tokens.cache.items)
+        self._items = items
+        self.rows, begins, sizes = np.unique(owner, return_index=True, return_counts=True)
+        self._begins, self._sizes = begins, sizes
+        self.counts = np.bincount(items, minlength=catalogue)
+        share = 1.0 / np.repeat(sizes, sizes) / max(len(self.rows), 1)
+        self.drawn = np.bincount(items, weights=share, minlength=catalogue)
+
+    def of(self, place: int) -> np.ndarray:
+        """The clicked items, int64, of the slate `rows[place]`."""
+        begin = self._begins[place]
+        return self._items[begin : begin + self._sizes[place]]
+
+    def log_popularity(self) -> np.ndarray:
+        """log p_i, float32 (I,): shares of the clicks, half a click added to each item."""
+        smoothed = self.counts + 0.5
+        return np.log(smoothed / smoothed.sum()).astype(np.float32)
+
+
+class RecallDraws:
+    """Global micro-batch number → this process's `RecallBatch`: a function of seed, number and rank alone.
+
+    Args:
+        tokens: of the training split.
+        shoppers, negatives: per batch; see `RecallConfig`.
+        max_row: most tokens of a row.
+        seed, rank: of the run and the process.
+
+    Raises:
+        UserError: the split has fewer requests with a click than `shoppers`.
+    """
+
+    def __init__(self, tokens: SplitTokens, shoppers: int, negatives: int, max_row: int, seed: int, rank: int) -> None:
+        self.tokens, self.shoppers, self.negatives = tokens, shoppers, negatives
+        self.seed, self.rank = seed, rank
+        self.texts = Texts(tokens.cache, max_row)
+        self.positives = Positives(tokens)
+        if len(self.positives.rows) < shoppers:
+            raise UserError(
+                f"objectives.recall.shoppers: {shoppers}, but only {len(self.positives.rows)} training requests have a "
+                "click: lower it, or leave objectives.recall out"
+            )
+        self.log_popularity = self.positives.log_popularity()
+        catalogue = len(self.log_popularity)
+        absent = shoppers * np.log1p(-np.minimum(self.positives.drawn, 1 - 1e-9)) + negatives * np.log1p(-1 / catalogue)
+        # An item that neither is clicked nor can be drawn competes only where it is the one taken, so never.
+        self.log_sampled = np.log(np.maximum(-np.expm1(absent), 1e-12)).astype(np.float32)
+
+    def draw(self, number: int, source_of: Callable[[int], SplitTokens]) -> RecallBatch:
+        """The batch of global micro-batch `number`; `source_of` says where a slate of the split is told."""
+        rng = np.random.default_rng([self.seed, number, self.rank, _DRAWING])
+        places = rng.choice(len(self.positives.rows), self.shoppers, replace=False)
+        taken = [self.positives.of(place) for place in places]
+        chosen = np.array([rng.choice(items) for items in taken])
+        items = np.unique(np.concatenate([chosen, rng.integers(0, len(self.log_popularity), self.negatives)]))
+        target = np.searchsorted(items, chosen)
+        also = np.stack([np.isin(items, mine) for mine in taken])
+        also[np.arange(self.shoppers), target] = False
+        rows = self.positives.rows[places]
+        sources = [source_of(int(row)) for row in rows]
+        told = [self.texts.shopper(source.prefix[row]) for source, row in zip(sources, rows, strict=True)]
+        times = [log_times(source, int(row), items) for source, row in zip(sources, rows, strict=True)]
+        return RecallBatch(
+            texts=self.texts.inputs([*told, *(self.texts.item(int(item)) for item in items)]),
+            target=torch.from_numpy(target),
+            log_popularity=torch.from_numpy(self.log_popularity[items]),
+            log_sampled=torch.from_numpy(self.log_sampled[items]),
+            log_times=torch.from_numpy(np.stack(times)),
+            also=torch.from_numpy(also),
+        )
+
+
+def log_times(tokens: SplitTokens, row: int, items: np.ndarray) -> np.ndarray:
+    """log(1 + times bought) of `items` (ascending), float32, by the shopper of a slate; 0 where it is not kept."""
+    out = np.zeros(len(items), dtype=np.float32)
+    if tokens.bought is not None and tokens.times is not None:
+        _, at, of = np.intersect1d(items, tokens.bought[row], assume_unique=True, return_indices=True)
+        out[at] = np.log1p(tokens.times[row][of])
+    return out
