@@ -116,7 +116,7 @@ class RequestReader:
         weights = self.operating_point.weights_of(omega, request.get("value_weight"))
         read = ReadRequest(
             request_id=None if name is None else identifier("request_id", name, self.limits.text_chars),
-            prefix=self._prefix(request),
+            prefix=self.shopper(request),
             candidates=self._candidates(request["candidates"]),
             omega=omega,
             top=self._top(request.get("top")),
@@ -140,7 +140,12 @@ class RequestReader:
             raise RequestError("top", f"is {str(value)[:40]}: give a whole number from 1 on, or leave it out")
         return value
 
-    def _prefix(self, request: Mapping[str, Any]) -> str:
+    def shopper(self, request: Mapping[str, Any]) -> str:
+        """The text of the shopper of a request: its ready `prefix`, or rendered from `user` and `history`.
+
+        Raises:
+            RequestError: names the field, what is wrong with it and the way out.
+        """
         ready, user, told = request.get("prefix"), request.get("user"), request.get("history")
         if ready is not None:
             if user is not None or told is not None:
