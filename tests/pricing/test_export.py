@@ -46,8 +46,8 @@ def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(
     priced_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "export"
-    monkeypatch.syspath_prepend(folder)  # for check_formats, which the check finds beside itself
     shutil.copytree(priced_run("llama").export, folder)
+    monkeypatch.syspath_prepend(folder)  # for check_formats, which the check finds beside itself
     assert (folder / "check_golden.py").read_bytes() == Path(golden_check.__file__).read_bytes()
     head = load_file(folder / "cvr" / "head.safetensors")
     save_file({**head, "response.out.bias": head["response.out.bias"] + 0.5}, folder / "cvr" / "head.safetensors")
