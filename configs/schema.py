@@ -59,12 +59,16 @@ class SplitConfig(Section):
 
 
 class HistoryConfig(Section):
-    """Which events before a request are told in its prefix."""
+    """Which events before a request are told in its prefix.
+
+    `items`: also keep of which catalogue items they were, and how often, for recall.
+    """
 
     max_events: Annotated[int, Field(ge=0)] = 12
     order: Literal["recent", "frequent"] = "recent"
     kinds: list[str] | None = None
     label: str = "bought before: "
+    items: bool = False
 
 
 class PromptConfig(Section):
@@ -97,7 +101,7 @@ class DataConfig(Section):
     """
 
     folder: Path
-    source: Literal["tables", "complete_journey"] = "tables"
+    source: Literal["tables", "complete_journey", "complete_journey_products"] = "tables"
     tables: TablesConfig | None = None
     split: SplitConfig = Field(default_factory=SplitConfig)
     history: HistoryConfig = Field(default_factory=HistoryConfig)

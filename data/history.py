@@ -9,6 +9,7 @@ from datetime import datetime
 
 import duckdb
 
+from configs.errors import UserError
 from configs.schema import HistoryConfig
 from data.tables import Tables, literal, one
 
@@ -44,6 +45,46 @@ def write_histories(tables: Tables, config: HistoryConfig) -> None:
     con.execute("DROP TABLE titled_events")
 
 
+def write_bought(tables: Tables, config: HistoryConfig) -> None:
+    """Create `bought` (ordinal, items, times): the catalogue items of a request's earlier events, items ascending.
+
+    Items are numbers of item_numbers. Empty where `config.items` is not set.
+
+    Raises:
+        UserError: it is set, but there are no events.
+    """
+    con = tables.con
+    con.execute("CREATE TABLE bought (ordinal BIGINT, items INTEGER[], times INTEGER[])")
+    if not config.items:
+        return
+    if not tables.has("events"):
+        raise UserError("data.history.items needs events: set data.tables.events, or drop it")
+    con.execute(f"""
+        CREATE TABLE numbered_events AS
+        SELECT e.user_id, e.timestamp, n.item_index AS item
+        FROM events e JOIN item_numbers n USING (item_id)
+        SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id WHERE {_of_kinds(tables, config)}
+    """)
+    for part, parts in _parts(con, "numbered_events"):
+        con.execute(f"""
+            INSERT INTO bought
+            SELECT ordinal, list(item ORDER BY item), list(times ORDER BY item)
+            FROM (
+                SELECT r.ordinal, e.item, CAST(count(*) AS INTEGER) AS times
+                FROM requests r JOIN numbered_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
+                WHERE hash(r.user_id) % {parts} = {part} GROUP BY r.ordinal, e.item
+            ) GROUP BY ordinal
+        """)
+    con.execute("DROP TABLE numbered_events")
+
+
+def _of_kinds(tables: Tables, config: HistoryConfig) -> str:
+    """The SQL condition that an event e is of the configured kinds."""
+    if config.kinds is None or "kind" not in tables.columns("events"):
+        return "true"
+    return f"e.kind IN ({', '.join(literal(kind) for kind in config.kinds)})" if config.kinds else "false"
+
+
 def _write_titled(tables: Tables, config: HistoryConfig) -> None:
     """Create `titled_events` (user_id, timestamp, title): the events' own titles, or those of their items."""
     con = tables.con
@@ -51,26 +92,24 @@ def _write_titled(tables: Tables, config: HistoryConfig) -> None:
     titled = "title" in columns
     title = "e.title" if titled else "i.title"
     join = "" if titled else "LEFT JOIN items i ON i.item_id = e.item_id"
-    where = "true"
-    if config.kinds is not None and "kind" in columns:
-        where = f"e.kind IN ({', '.join(literal(kind) for kind in config.kinds)})" if config.kinds else "false"
     con.execute(f"""
         CREATE TABLE titled_events AS
         SELECT e.user_id, e.timestamp, trim(CAST({title} AS VARCHAR)) AS title
-        FROM events e {join} SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id WHERE {where}
+        FROM events e {join} SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
+        WHERE {_of_kinds(tables, config)}
     """)
     untitled = "SELECT count(*) FROM titled_events WHERE title IS NULL OR title = ''"
     tables.drop("events without a title", one(con, untitled)[0])
     con.execute("DELETE FROM titled_events WHERE title IS NULL OR title = ''")
 
 
-def _parts(con: duckdb.DuckDBPyConnection) -> Iterable[tuple[int, int]]:
+def _parts(con: duckdb.DuckDBPyConnection, events: str = "titled_events") -> Iterable[tuple[int, int]]:
     pairs = one(
         con,
-        """
+        f"""
         SELECT coalesce(sum(r.n * e.n), 0)
         FROM (SELECT user_id, count(*) AS n FROM requests GROUP BY user_id) r
-        JOIN (SELECT user_id, count(*) AS n FROM titled_events GROUP BY user_id) e USING (user_id)
+        JOIN (SELECT user_id, count(*) AS n FROM {events} GROUP BY user_id) e USING (user_id)
         """,
     )[0]
     parts = int(pairs) // MAX_PAIRS + 1

@@ -20,7 +20,9 @@ from data.tables import Tables, one, quote
 BATCH_IMPRESSIONS = 200_000
 
 
-def slate_schema(fields: list[str], user_groups: list[str], features: Sequence[str] = ()) -> pa.Schema:
+def slate_schema(
+    fields: list[str], user_groups: list[str], features: Sequence[str] = (), bought: bool = False
+) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
         ("request_id", pa.string()),
@@ -35,6 +37,7 @@ def slate_schema(fields: list[str], user_groups: list[str], features: Sequence[s
     ]
     columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
     columns += [(f"feature_{name}", pa.list_(pa.float32())) for name in features]
+    columns += [(name, pa.list_(pa.int32())) for name in (("bought", "times") if bought else ())]
     columns += [(f"user_{name}", pa.string()) for name in user_groups]
     return pa.schema(columns)
 
@@ -50,7 +53,7 @@ class ShardWriter:
 
     def __init__(self, tables: Tables, config: DataConfig, folder: Path, tell: Callable[[str, float], None]) -> None:
         self.tables, self.config, self.folder, self.tell = tables, config, folder, tell
-        self.schema = slate_schema(config.fields, config.user_groups, config.feature_names)
+        self.schema = slate_schema(config.fields, config.user_groups, config.feature_names, config.history.items)
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
@@ -139,8 +142,10 @@ class ShardWriter:
         rows = con.sql(f"SELECT * FROM sorted_impressions WHERE {within} ORDER BY ordinal, place").to_arrow_table()
         ordinals = rows.column("ordinal").to_numpy()
         requests = con.sql(f"""
-            SELECT r.request_id, r.user_id, r.timestamp, h.titles, f.* EXCLUDE (ordinal)
+            SELECT r.request_id, r.user_id, r.timestamp, h.titles, coalesce(b.items, []) AS bought,
+                   coalesce(b.times, []) AS times, f.* EXCLUDE (ordinal)
             FROM requests r JOIN facts f USING (ordinal) LEFT JOIN histories h USING (ordinal)
+            LEFT JOIN bought b USING (ordinal)
             WHERE r.{within.replace(" AND ", " AND r.")} ORDER BY r.ordinal
         """).to_arrow_table()
         sizes = np.bincount(ordinals - low, minlength=high - low)
@@ -176,6 +181,7 @@ class ShardWriter:
         )
         take = pa.array(owner)
         kept = ["request_id", "user_id", "timestamp", *(f"user_{name}" for name in self.config.user_groups)]
+        kept += ["bought", "times"] if self.config.history.items else []
         columns = {name: pc.take(requests.column(name), take) for name in kept}
         return columns | {"prefix": pc.take(prefixes, take), "part": pa.array(parts, pa.int32())}
 

@@ -16,12 +16,12 @@ from configs.errors import UserError
 from configs.schema import DataConfig
 from data.feature_table import scale_of
 from data.features import FeatureScale
-from data.history import write_histories
+from data.history import write_bought, write_histories
 from data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts, file_hash
 from data.prompts import parse_piece, piece_fields, render_pieces
 from data.requests import write_requests
 from data.shards import ShardWriter
-from data.sources import complete_journey
+from data.sources import complete_journey, complete_journey_products
 from data.splits import split_column
 from data.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
 from data.whole_folder import whole_folder
@@ -29,6 +29,10 @@ from data.whole_folder import whole_folder
 Progress = Callable[[str, float], None]
 
 ITEM_BATCH = 10_000
+SOURCES = {
+    "complete_journey": complete_journey.load,
+    "complete_journey_products": complete_journey_products.load,
+}
 
 
 def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
@@ -41,9 +45,9 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
     _refuse_foreign_folder(config.folder)
     with whole_folder(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
         tell("reading the tables", 0.0)
-        tables = open_files(con, config.tables) if config.tables else complete_journey.load(con)
+        tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
         _check_names(tables, config)
-        clean(tables, _impression_columns(tables, config), events=config.history.max_events > 0)
+        clean(tables, _impression_columns(tables, config), events=config.history.max_events > 0 or config.history.items)
         tell("rendering items", 0.0)
         write_item_texts(tables, config)
         _drop_impressions(tables)
@@ -53,6 +57,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
         _refuse_constant_labels(tables)
         tell("collecting histories", 0.0)
         write_histories(tables, config.history)
+        write_bought(tables, config.history)
         scales = {feature.name: scale_of(tables, feature) for feature in config.features}
         splits = ShardWriter(tables, config, folder, tell).write()
         con.close()

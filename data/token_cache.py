@@ -48,6 +48,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         "hashes": manifest.hashes,
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
     }
+    if manifest.history.get("items"):
+        told["bought"] = True
     if manifest.features:
         told["features"] = list(manifest.features)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
@@ -76,6 +78,7 @@ class TokenCache:
         pad_id: the id that fills short rows.
         counts: per split.
         features: names of the numeric features that are kept beside the ids.
+        has_bought: whether what shoppers had bought is kept.
 
     Raises:
         UserError: a file is missing or has another size than it was written with.
@@ -94,6 +97,7 @@ class TokenCache:
         self.candidate_end = np.array(record["candidate_end"], dtype=np.int32)
         self.counts = {split: TextCounts(**counts) for split, counts in record["counts"].items()}
         self.features: list[str] = record.get("features", [])
+        self.has_bought: bool = record.get("bought", False)
 
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / FILE_NAME
@@ -135,9 +139,6 @@ class SplitTokens:
             where the folder does not keep it.
     """
 
-    bought: Ragged | None = None
-    times: Ragged | None = None
-
     def __init__(self, cache: TokenCache, name: str) -> None:
         self.cache, self.name = cache, name
         folder = cache.folder
@@ -147,6 +148,8 @@ class SplitTokens:
         self.length = read_array(folder, f"{name}.length")
         self.click, self.conversion = read_array(folder, f"{name}.click"), read_array(folder, f"{name}.conversion")
         self.features = {feature: read_array(folder, f"{name}.feature_{feature}") for feature in cache.features}
+        self.bought = read_ragged(folder, f"{name}.bought") if cache.has_bought else None
+        self.times = read_ragged(folder, f"{name}.times") if cache.has_bought else None
 
     def __reduce__(self) -> tuple:
         return SplitTokens, (self.cache, self.name)

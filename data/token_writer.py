@@ -84,6 +84,7 @@ class _Writer:
         self.codes: dict[str, int] = {}
         self.context_lengths = array("q")
         self._numbers = ("item", "click", "conversion", *(f"feature_{name}" for name in manifest.features))
+        self.bought = ("bought", "times") if manifest.history.get("items") else ()
         self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
         self.done = 0
 
@@ -101,6 +102,7 @@ class _Writer:
             "pad_id": self.tokenizer.pad_id,
             "counts": counts,
             "features": list(self.manifest.features),
+            "bought": bool(self.bought),
             "files": files,
         }
         (self.out / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -134,6 +136,7 @@ class _Writer:
         features = {f"feature_{feature}": np.float32 for feature in self.manifest.features}
         with ExitStack() as stack:
             prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
+            lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.bought}
             arrays = {
                 key: stack.enter_context(GrowingArray(self.out / f"{name}.{key}.npy", kind))
                 for key, kind in {**kinds, "conversion": np.int8, **features}.items()
@@ -141,9 +144,11 @@ class _Writer:
             arrays["first"].append([0])
             for path, shard in open_shards(self.prepared, self.manifest, name):
                 with _readable(self.manifest, self.prepared, path):
-                    columns = ["prefix", "item", "context", "click", "conversion", *features]
+                    columns = ["prefix", "item", "context", "click", "conversion", *features, *self.bought]
                     for batch in shard.iter_batches(SLATE_BATCH, columns=columns):
                         prefixes.append(self.tokenizer.prefixes(batch.column("prefix").to_pylist()))
+                        for key, writer in lists.items():
+                            writer.append(batch.column(key).to_pylist())
                         cut_candidates += self._write_candidates(arrays, batch)
                         self._advance(f"tokenising {name}", batch.num_rows)
         return TextCounts(seen["prefix"], cut["prefix"], arrays["item"].length, cut_candidates)

@@ -15,6 +15,7 @@ from rich.console import Console
 from configs.load import read_run_config
 from configs.schema import CoverageConfig, DiversityConfig, FairnessConfig, RunConfig
 from launch.cli import main
+from launch.evaluate_recall import measure_recall
 from launch.split_scores import SplitScores
 from train.baselines import TrainCounts
 from train.metrics.score_table import ScoreTable
@@ -24,6 +25,8 @@ from train.wandb_run import tell_evaluation
 
 def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     """Write `scores_SPLIT.parquet` and `evaluation_SPLIT.json` into the run folder and print the report.
+
+    A run with the objective recall also gets `recall_SPLIT.json`.
 
     Raises:
         UserError: the run is unfinished, or does not fit its data.
@@ -38,6 +41,8 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     write_json(report, folder / f"evaluation_{split}.json")
     print_report(report, console)
     console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
+    if config.objectives.recall is not None:
+        measure_recall(scores, split, console)
     hint = tell_evaluation(config, folder, split, json_ready(report))
     if hint:
         console.print(f"W&B was offline; send the evaluation with: {hint}", soft_wrap=True)

@@ -104,7 +104,7 @@ class VectorHead(nn.Module):
     how often the shopper has bought it.
     """
 
-    START = (math.log(20.0), 1.0, 1.0)
+    START = (math.log(20.0), 1.0, 2.0)
     """log scale, prior, repeat: with a prior of 1, an unlearnt model ranks by popularity among items that fit."""
     SPEED = 20.0
     """Single numbers must go much farther than a weight among thousands, at the same learning rate."""

