@@ -118,7 +118,7 @@ class Recommender:
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
-        reader = _reader(record, known, point, list(scales))
+        reader = _reader(record, known, point, scales)
         scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
         catalogue = _catalogue(folder, record, known)
         return cls(folder, record["run"], scorer, reader, tokenizer, examples, scales, catalogue)
@@ -404,12 +404,10 @@ def _catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> Ca
     return None
 
 
-def _reader(
-    record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, features: Sequence[str]
-) -> RequestReader:
+def _reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, scales: Scales) -> RequestReader:
     limits = Limits(candidates=record["limits"]["candidates"])
     prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
-    return RequestReader(prompt, history, known, point, limits, features)
+    return RequestReader(prompt, history, known, point, limits, scales)
 
 
 def _read_examples(path: Path) -> list[dict[str, Any]]:
