@@ -74,9 +74,9 @@ def _new_items(path: Path, prompt: dict[str, Any]) -> pa.Table:
         kinds = open_table(con, path, "new_items")
         if "item_id" not in kinds:
             raise UserError(f"{path} has no column item_id: add it")
-        table: pa.Table = con.sql(
-            "SELECT * REPLACE (CAST(item_id AS VARCHAR) AS item_id) FROM new_items"
-        ).to_arrow_table()
+        table: pa.Table = (
+            con.cursor().sql("SELECT * REPLACE (CAST(item_id AS VARCHAR) AS item_id) FROM new_items").to_arrow_table()
+        )
     ids = table.column("item_id").to_pylist()
     if None in ids or len(set(ids)) < len(ids):
         raise UserError(f"{path} has a row without item_id, or an item_id twice: every item stands there once")
