@@ -18,6 +18,7 @@ from modeling.model import SlateModel
 from train.accelerate_setup import make_accelerator
 from train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from train.data_record import write_data_record
 from train.describe import describe, step_line
 from train.environment import peak_memory_bytes
 from train.loop import Hooks, Loop
@@ -54,6 +55,8 @@ class Job:
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
+        if self.accelerator.is_main_process:
+            write_data_record(self.data.slates.manifest, config.data.folder, config.output)
         self.valid = open_split(self.data, "valid") if config.train.eval_every else None
         model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
         optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
