@@ -164,6 +164,23 @@ def test_evaluate_writes_scores_and_report(run: Path) -> None:
     assert json.loads((run / "evaluation_test.json").read_text()) == report, again.stderr
 
 
+def test_report_shows_what_training_and_evaluation_wrote(run: Path) -> None:
+    if not (run / "evaluation_test.json").exists():
+        assert equipoise("evaluate", str(run)).returncode == 0
+    done = equipoise("report", str(run))
+    assert done.returncode == 0, done.stderr
+    assert f"Run: equipoise front {run}" in done.stdout  # and nothing else is missing
+    assert done.stdout.count("Run: ") == 1 and f"report: {run / 'report.html'}" in done.stdout
+    block = (run / "report.html").read_text().split('id="page-data">')[1].split("</script>")[0]
+    shown = json.loads(block)
+    prepared = json.loads((run.parent / "prepared" / "manifest.json").read_text())
+    assert shown["data"]["splits"] == prepared["splits"]
+    report = json.loads((run / "evaluation_test.json").read_text())
+    assert shown["evaluation"]["targets"][0]["ours"] == report["pointwise"]["ctr"]
+    titles = {candidate["title"] for each in shown["slates"]["examples"] for candidate in each["candidates"]}
+    assert titles and all(" number " in title for title in titles)
+
+
 def test_compare_reads_what_training_and_evaluation_wrote(run: Path, tmp_path: Path) -> None:
     if not (run / "evaluation_test.json").exists():
         assert equipoise("evaluate", str(run)).returncode == 0

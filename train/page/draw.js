@@ -30,8 +30,8 @@ function hover(node, text) {
   node.addEventListener("pointerleave", () => { $("tip").hidden = true; });
 }
 
-// A frame with ticks; gives the two scales.
-function frame(svg, width, height, xs, ys, margin) {
+// A frame with ticks, said by `label`; gives the two scales.
+function frame(svg, width, height, xs, ys, margin, label = short) {
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const scale = (values, from, to) => {
@@ -50,11 +50,11 @@ function frame(svg, width, height, xs, ys, margin) {
   const x = scale(xs, margin.left, width - margin.right), y = scale(ys, height - margin.bottom, margin.top);
   for (const tick of x.ticks) {
     draw(svg, "line", { class: "grid", x1: x(tick), x2: x(tick), y1: margin.top, y2: height - margin.bottom });
-    draw(svg, "text", { x: x(tick), y: height - margin.bottom + 15, "text-anchor": "middle" }, short(tick));
+    draw(svg, "text", { x: x(tick), y: height - margin.bottom + 15, "text-anchor": "middle" }, label(tick));
   }
   for (const tick of y.ticks) {
     draw(svg, "line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) });
-    draw(svg, "text", { x: margin.left - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
+    draw(svg, "text", { x: margin.left - 6, y: y(tick) + 4, "text-anchor": "end" }, label(tick));
   }
   return [x, y];
 }
