@@ -13,7 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from tests.tiny_run import run_settings, write_config
 from train.compare.run_record import read_run
@@ -108,9 +110,19 @@ def test_wandb_was_told_what_the_run_folder_holds(run: Path) -> None:
     for step, values in kept.items():
         for name in ("train/loss/ctr", "valid/ctr/auc"):
             assert curve[step].get(name) == pytest.approx(values.get(name))
-    (artifact,) = (record.artifact for record in told["artifact"])
-    assert (artifact.name, artifact.type, list(artifact.aliases)) == ("tiny-adapters", "adapters", ["latest"])
+    *_, artifact = (record.artifact for record in told["artifact"])
+    assert (artifact.name, artifact.type) == ("tiny-adapters", "adapters") and "latest" in artifact.aliases
     assert {entry.path for entry in artifact.manifest.contents} == {p.name for p in (run / "adapters").iterdir()}
+    validated = {step: values["valid/ctr/gauc"] for step, values in kept.items() if "valid/ctr/gauc" in values}
+    best = max(validated, key=lambda step: validated[step])  # the first of equal ones
+    assert json.loads((run / "summary.json").read_text())["best"] == {
+        "measure": "valid/ctr/gauc", "value": validated[best], "step": best
+    }  # fmt: skip
+    (first,) = (record.artifact for record in told["artifact"] if "best" in record.artifact.aliases)
+    assert len(told["artifact"]) == (1 if best == 6 else 2) and (first is artifact) == (best == 6)
+    saved_best = load_file(run / "best" / "adapters.safetensors")
+    step = load_file(run / "checkpoints" / f"step-{best:06d}" / "trainable.safetensors")
+    assert saved_best.keys() == step.keys() and all(torch.equal(saved_best[name], step[name]) for name in step)
     last = {key_of(item): item.value_json for record in told["summary"] for item in record.summary.update}
     assert json.loads(last["peak_memory_bytes"]) == json.loads((run / "summary.json").read_text())["peak_memory_bytes"]
 
