@@ -360,6 +360,7 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     wandb: WandbConfig = Field(default_factory=WandbConfig)
     tensorboard: bool = False
+    mlflow: bool = False
 
     @model_validator(mode="after")
     def _settings_that_meet(self) -> "RunConfig":

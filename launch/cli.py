@@ -291,6 +291,20 @@ def diagnose(run: RunArgument) -> None:
 
 
 @app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="Page to write.", show_default="RUN/report.html")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Evaluation to show.", show_default="test, or what there is")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page of a run, from its folder alone."""
+    from launch.report import run as report_run
+
+    report_run(run, out, split)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of runs.", metavar="RUN…")] = None,
     group: Annotated[str | None, typer.Option(help="Only the runs of this group (wandb.group).")] = None,

@@ -14,17 +14,21 @@ from rich.console import Console
 
 from configs.load import read_run_config
 from configs.schema import CoverageConfig, DiversityConfig, FairnessConfig, RunConfig
+from data.manifest import Manifest
 from launch.cli import main
 from launch.evaluate_recall import measure_recall
+from launch.slate_examples import examples_of
 from launch.split_scores import SplitScores
 from train.baselines import TrainCounts
+from train.data_record import FILE_NAME as DATA_RECORD
+from train.data_record import write_data_record
 from train.metrics.score_table import ScoreTable
 from train.report import evaluate_table, json_ready, print_report, write_json
 from train.wandb_run import tell_evaluation
 
 
 def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
-    """Write `scores_SPLIT.parquet` and `evaluation_SPLIT.json` into the run folder and print the report.
+    """Write `scores_`, `evaluation_` and `examples_SPLIT` into the run folder and print the report.
 
     A run with the objective recall also gets `recall_SPLIT.json`.
 
@@ -39,6 +43,9 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     console = Console()
     report = measure(config, table)
     write_json(report, folder / f"evaluation_{split}.json")
+    write_json(examples_of(config, split, table), folder / f"examples_{split}.json")
+    if not (folder / DATA_RECORD).exists():  # a run that was trained before there was one
+        write_data_record(Manifest.read(config.data.folder), config.data.folder, folder)
     print_report(report, console)
     console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
     if config.objectives.recall is not None:

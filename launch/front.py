@@ -30,7 +30,8 @@ from train.front.measure import Measure, Measurement
 from train.front.pareto import Front
 from train.front.picture import draw
 from train.metrics.bootstrap import RESAMPLES
-from train.report import write_json
+from train.report import json_ready, write_json
+from train.wandb_run import tell_front
 
 WAYS = ("knee", "weights", "constraint")
 
@@ -210,10 +211,14 @@ def run(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> N
     print_front(console, measurement, front, choices, plan.measured.cutoff)
     print_choices(console, records, measurement)
     about = front_record(config, plan.grid, measure, measurement, front)
-    write_json({**about, "chosen": options.chosen(), "choices": records}, folder / "front.json")
+    record = {**about, "chosen": options.chosen(), "choices": records}
+    write_json(record, folder / "front.json")
     draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff)
     chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
     _hand_over(console, folder, chosen, options.export)
+    hint = tell_front(config, folder, json_ready(record))
+    if hint:
+        console.print(f"W&B was offline; send the front with: {hint}", soft_wrap=True)
 
 
 def _title(config: RunConfig, measure: Measure, front: Front) -> str:

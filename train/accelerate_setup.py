@@ -29,12 +29,7 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         release_stale_build_locks(build_root())
     # The launcher's value would win over the argument below.
     os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.train.accumulate)
-    trackers = ["wandb"] if config.wandb.mode != "disabled" else []
-    if config.tensorboard:
-        # Accelerate leaves out a tracker whose package is missing, without a word.
-        if importlib.util.find_spec("tensorboard") is None:
-            raise UserError("tensorboard: true needs its package: run `pip install equipoise[tensorboard]`")
-        trackers.append("tensorboard")
+    trackers = _trackers(config)
     accelerator = Accelerator(
         mixed_precision="bf16" if config.train.precision == "bf16" else "no",
         gradient_accumulation_steps=config.train.accumulate,
@@ -53,6 +48,19 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         settings["zero_optimization"]["overlap_comm"] = False
         settings["steps_per_print"] = 10**9
     return accelerator
+
+
+def _trackers(config: RunConfig) -> list[str]:
+    """The trackers that the config asks for; raises UserError where the package of one is missing."""
+    found = ["wandb"] if config.wandb.mode != "disabled" else []
+    for name, asked in (("tensorboard", config.tensorboard), ("mlflow", config.mlflow)):
+        if not asked:
+            continue
+        # Accelerate leaves out a tracker whose package is missing, without a word.
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{name}: true needs its package: run `pip install equipoise[{name}]`")
+        found.append(name)
+    return found
 
 
 def is_deepspeed(accelerator: Accelerator) -> bool:

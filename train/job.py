@@ -17,7 +17,9 @@ from modeling.adapter_store import save_adapters
 from modeling.model import SlateModel
 from train.accelerate_setup import make_accelerator
 from train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
+from train.best_adapters import BestAdapters
 from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from train.data_record import write_data_record
 from train.describe import describe, step_line
 from train.environment import peak_memory_bytes
 from train.loop import Hooks, Loop
@@ -54,6 +56,8 @@ class Job:
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
+        if self.accelerator.is_main_process:
+            write_data_record(self.data.slates.manifest, config.data.folder, config.output)
         self.valid = open_split(self.data, "valid") if config.train.eval_every else None
         model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
         optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
@@ -61,6 +65,7 @@ class Job:
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)
         self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
+        self.best = BestAdapters(config.output, self.world)
         batches = train_batches(config, self.data, self.world)
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
         self.loop = Loop(config, self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
@@ -105,9 +110,11 @@ class Job:
         if self.resume and not saved:
             self.console.print("no checkpoint yet: starting from the beginning")
         if not saved:
+            self.best.forget_after(0)
             return Progress()
         progress = load_checkpoint(saved[-1], self.accelerator, self.model, self.optimizer, self.world)
         self.tracking.forget_after(progress.step)
+        self.best.forget_after(progress.step)
         self.console.print(f"resumed from {saved[-1]} (step {progress.step})")
         return progress
 
@@ -130,6 +137,7 @@ class Job:
         with memory_advice(self.config, "evaluation"):
             values = validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
         self.tracking.log(step, values)
+        self.best.offer(step, values, lambda: gather(trainable(self.slate_model)), self.info)
         shown = [key for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values]
         self.console.print("  ".join(f"{key} {values[key]:.4f}" for key in shown))
 
@@ -152,6 +160,8 @@ class Job:
             "peak_memory_bytes": max(self.world.gather(peak_memory_bytes())),
             "largest_change": moved,
         }
+        if self.best.known is not None:
+            summary["best"] = self.best.known
         hint = self.tracking.finish(summary, run)
         self.console.print(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
         self.console.print(f"adapters: {run / 'adapters'}")

@@ -18,6 +18,7 @@ from rich.table import Table
 from configs.whole_file import whole_file
 from train.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
 from train.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
+from train.metrics.calibration import calibration_bins
 from train.metrics.operating_point import RankingMetrics, utility
 from train.metrics.pointwise import target_metrics, targets
 from train.metrics.score_table import ScoreTable
@@ -66,20 +67,21 @@ def evaluate_table(
 
     Returns:
         rows, requests, users, items, clicks, conversions, clicked_conversions, train_rows, cutoffs; pointwise (target →
-        metric → value); baselines (target → baseline → metric → value); against_baseline (target → metric → the best
-        baseline, the difference, its interval); ranking (one dict per operating point); ranking_baselines; user_groups;
-        verdict (sentences).
+        metric → value); calibration (target → bins); baselines (target → baseline → metric → value); against_baseline
+        (target → metric → the best baseline, the difference, its interval); ranking (one dict per operating point);
+        ranking_baselines; user_groups; verdict (sentences).
 
     Raises:
         UserError: ω, a field or an item attribute names what the table does not keep.
     """
     metrics = RankingMetrics(table, cutoffs, diversity_attributes, category_attribute, provider_attribute)
-    report = _counts(table, train_counts) | {"cutoffs": list(cutoffs), "pointwise": {}, "baselines": {}}
-    report["against_baseline"] = {}
+    report = _counts(table, train_counts) | {"cutoffs": list(cutoffs), "pointwise": {}, "calibration": {}}
+    report |= {"baselines": {}, "against_baseline": {}}
     scored = targets(table.click, table.conversion, table.pctr, table.pcvr, table.request)
     for target, (label, probability, request) in scored.items():
         ours: dict[str, Any] = target_metrics(label, probability, request)
         report["pointwise"][target] = ours
+        report["calibration"][target] = calibration_bins(label, probability)
         if target not in TARGETS:
             continue  # on clicked rows alone there is no ranking, and the baselines are of all impressions
         ours |= metrics.ndcgs(probability)

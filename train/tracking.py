@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl in the run folder, and W&B or TensorBoard through Accelerate."""
+"""Where the numbers of a run go: metrics.jsonl in the run folder, and W&B, TensorBoard, MLflow through Accelerate."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.whole_file import whole_file
-from train import wandb_run
+from train import mlflow_run, wandb_run
 from train.environment import FILE_NAME as ENVIRONMENT
 from train.environment import environment
 
@@ -50,25 +50,39 @@ class Tracking:
 
     def _start(self, where: dict[str, Any], run: Path, resumed: bool) -> None:
         accelerator, config = self.accelerator, self.config
+        arguments = {"wandb": wandb_run.init_arguments(config, run, resumed)}
+        if config.mlflow:
+            arguments["mlflow"] = mlflow_run.init_arguments(config, run, resumed)
         try:
-            arguments = wandb_run.init_arguments(config, run, resumed)
-            accelerator.init_trackers(config.wandb.project, init_kwargs={"wandb": arguments})
+            accelerator.init_trackers(config.wandb.project, init_kwargs=arguments)
             flat = _flat(config.model_dump(mode="json"))
-            for tracker in accelerator.trackers if self.main else []:
-                if tracker.name != "wandb":  # W&B is told the nested settings
+            if not self.main:
+                return
+            for tracker in accelerator.trackers:
+                if tracker.name == "wandb":  # is told the nested settings
+                    wandb_run.begin(accelerator, config, where, run)
+                elif tracker.name == "mlflow":
+                    mlflow_run.begin(accelerator, flat, run)
+                else:
                     tracker.store_init_configuration(flat)
-            if self.main and self.with_wandb:
-                wandb_run.begin(accelerator, config, where, run)
         except Exception as error:
-            if type(error).__module__.split(".")[0] != "wandb":
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            kind = type(error).__module__.split(".")[0]
+            if kind == "wandb":
+                way_out = f"wandb.mode: W&B did not start ({reason}): set wandb.mode=offline or log in"
+            elif kind == "mlflow":
+                way_out = f"mlflow: it did not start ({reason}): correct MLFLOW_TRACKING_URI, or set mlflow=false"
+            else:
                 raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"wandb.mode: W&B did not start ({reason}): set wandb.mode=offline or log in") from error
+            raise UserError(way_out) from error
 
     @property
     def with_wandb(self) -> bool:
         """Whether W&B is one of the trackers."""
-        return any(tracker.name == "wandb" for tracker in self.accelerator.trackers)
+        return self._has("wandb")
+
+    def _has(self, name: str) -> bool:
+        return any(tracker.name == name for tracker in self.accelerator.trackers)
 
     def _told(self, tell: Callable[[], Any]) -> Any:
         """Tell the trackers something, which a lost network must not turn into a lost training."""
@@ -113,6 +127,8 @@ class Tracking:
         if self.accelerator.log_with:
             if self.main and self.with_wandb:
                 hint = self._told(lambda: wandb_run.end(self.accelerator, self.config, summary, run))
+            if self.main and self._has("mlflow"):
+                self._told(lambda: mlflow_run.end(self.accelerator, summary, run))
             self._told(self.accelerator.end_training)
         return hint
 

@@ -2,23 +2,27 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig
 from configs.whole_file import whole_file
+from train.best_adapters import FOLDER as BEST
+from train.best_adapters import read_best
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # a second, which reading W&B's files does not wait for
 
 FILE_NAME = "wandb.json"
+UPLOAD_SECONDS = 120
+"""How long the end of a run waits until its best adapters are uploaded."""
 STEP = "optimizer_step"
 """The axis of all curves: W&B's own step counts calls."""
 ENVIRONMENT = "environment"
 """Key of the config, beside the settings."""
-EVALUATION = "evaluation"
-"""Key of the summary: split → report."""
+EVALUATION, FRONT = "evaluation", "front"
+"""Keys of the summary: split → report; and what was chosen on the front."""
 
 
 def init_arguments(config: RunConfig, run: Path, resumed: bool) -> dict[str, Any]:
@@ -59,31 +63,102 @@ def begin(accelerator: "Accelerator", config: RunConfig, environment: dict[str, 
 
 
 def end(accelerator: "Accelerator", config: RunConfig, summary: dict[str, Any], run: Path) -> str | None:
-    """Hand over the summary and the adapters; returns how an offline run is sent later, None for others."""
-    import wandb
+    """Hand over the summary and the adapters; returns how an offline run is sent later, None for others.
 
+    The last adapters get the alias `latest`, those of the best validation `best`; where these are the same, one version
+    gets both.
+    """
     wandb_run: Any = accelerator.get_tracker("wandb", unwrap=True)
     wandb_run.summary.update(summary)
     if (run / "adapters").is_dir() and summary.get("finished"):
-        artifact = wandb.Artifact(f"{config.name}-adapters", type="adapters", metadata=summary)
-        artifact.add_dir(str(run / "adapters"))
-        wandb_run.log_artifact(artifact, aliases=["latest"])
+        best = read_best(run)
+        last_is_best = best is not None and best["step"] == summary.get("steps")
+        if best is not None and not last_is_best:
+            logged = _log_adapters(wandb_run, config, run / BEST, ["best"], best)
+            if config.wandb.mode == "online":
+                logged.wait(timeout=UPLOAD_SECONDS)
+        # After the other is there: W&B gives `latest` to the newest version.
+        _log_adapters(wandb_run, config, run / "adapters", ["latest", *(["best"] if last_is_best else [])], summary)
     return f"wandb sync {_folder(wandb_run)}" if config.wandb.mode == "offline" else None
+
+
+def _log_adapters(wandb_run: Any, config: RunConfig, folder: Path, aliases: list[str], metadata: dict[str, Any]) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(f"{config.name}-adapters", type="adapters", metadata=metadata)
+    artifact.add_dir(str(folder))
+    return wandb_run.log_artifact(artifact, aliases=aliases)
 
 
 def tell_evaluation(config: RunConfig, run: Path, split: str, report: Mapping[str, Any]) -> str | None:
     """Put an evaluation into the W&B run of its training: the report in the summary, and as an artifact.
 
-    A failure is warned of, for the report lies in the run folder anyway.
-
     Args:
         config: of the run.
-        run: its folder, with the identity that training kept; without one nothing is told.
+        run: its folder.
         split: of the report.
         report: as it was written to evaluation_SPLIT.json.
 
     Returns:
         how an offline run is sent later, None for others.
+    """
+
+    def tell(told: Any, wandb: Any) -> None:
+        told.summary[EVALUATION] = {split: report}
+        artifact = wandb.Artifact(f"{config.name}-evaluation-{split}", type="evaluation")
+        artifact.add_file(str(run / f"evaluation_{split}.json"))
+        told.log_artifact(artifact, aliases=["latest"])
+
+    return _join(config, run, "the evaluation", tell)
+
+
+def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> str | None:
+    """Put a front into the W&B run of its training: the choices in the summary; files and a table as an artifact.
+
+    Args:
+        config: of the run.
+        run: its folder, with front.json, front.png and operating_point.json.
+        record: as it was written to front.json.
+
+    Returns:
+        how an offline run is sent later, None for others.
+    """
+
+    def tell(told: Any, wandb: Any) -> None:
+        told.summary[FRONT] = {key: record[key] for key in ("axes", "hypervolume", "chosen", "choices")}
+        artifact = wandb.Artifact(f"{config.name}-front", type="front", metadata={"axes": record["axes"]})
+        for name in ("front.json", "front.png", "operating_point.json"):
+            artifact.add_file(str(run / name))
+        columns, rows = front_rows(record)
+        artifact.add(wandb.Table(columns=columns, data=rows), "trade-offs")
+        told.log_artifact(artifact, aliases=["latest"])
+
+    return _join(config, run, "the front", tell)
+
+
+def front_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """The trade-offs of front.json as a table: weights, metrics, whether on the front, and which ways chose it."""
+    points = record["points"]
+    kinds = ("omega", "relevance_weights", "value_exponents")
+    weights = [(kind, name) for kind in kinds for name in points[0].get(kind) or {}]
+    metrics = list(points[0]["metrics"])
+    ways = [
+        [way for way, choice in record["choices"].items() if choice["point"] == number] for number in range(len(points))
+    ]
+    rows = [
+        [*(point[kind][name] for kind, name in weights), *(point["metrics"][name] for name in metrics),
+         point["on_front"], ", ".join(chosen)]
+        for point, chosen in zip(points, ways, strict=True)
+    ]  # fmt: skip
+    heads = [name if kind == "omega" else f"{kind}/{name}" for kind, name in weights]
+    return [*heads, *metrics, "on_front", "chosen_by"], rows
+
+
+def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], None]) -> str | None:
+    """Open the W&B run of a training once more and tell it something; returns how an offline one is sent later.
+
+    A failure is warned of, for all numbers lie in the run folder anyway. Nothing is told where training kept no
+    identity, or W&B is disabled.
     """
     identity = read_identity(run)
     if identity is None or config.wandb.mode == "disabled":
@@ -100,15 +175,12 @@ def tell_evaluation(config: RunConfig, run: Path, split: str, report: Mapping[st
             dir=str(run),
             resume="allow" if config.wandb.mode == "online" else None,  # an offline one is joined when it is sent
         )
-        told.summary[EVALUATION] = {split: report}
-        artifact = wandb.Artifact(f"{config.name}-evaluation-{split}", type="evaluation")
-        artifact.add_file(str(run / f"evaluation_{split}.json"))
-        told.log_artifact(artifact, aliases=["latest"])
+        tell(told, wandb)
         folder = _folder(told)
         told.finish()
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        logging.getLogger(__name__).warning("W&B was not told of the evaluation (%s)", reason)
+        logging.getLogger(__name__).warning("W&B was not told of %s (%s)", what, reason)
         return None
     return f"wandb sync {folder}" if config.wandb.mode == "offline" else None
 

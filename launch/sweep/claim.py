@@ -28,7 +28,7 @@ from launch.sweep.record import (
     read_record,
 )
 
-TRACKING = ("wandb", "tensorboard")  # sections that change what is told of a run, not the run
+TRACKING = ("wandb", "tensorboard", "mlflow")  # sections that change what is told of a run, not the run
 
 
 @dataclass

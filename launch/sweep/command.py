@@ -23,6 +23,7 @@ from launch.sweep.pool import Pool, share_devices
 from launch.sweep.record import read_record
 from launch.sweep.slurm import check_listed, submit, write_array
 from launch.sweep.wandb_agent import plan_trial, wandb_settings, write_wandb_settings
+from launch.sweep.wandb_sync import sync_lines
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,11 @@ def _end(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
         console.print("run failed ones again with --retry-failed")
     if sweep.after == "compare" and claimed.finished:
         compare_runs(sweep, plan, console)
+    lines = sync_lines(sweep.output, plan)
+    if lines:
+        console.print("W&B was offline; send the runs with:")
+        for line in lines:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
     if claimed.failed:
         raise typer.Exit(1)
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from tests.forked_job import run_forked
 from tests.tiny_run import run_settings, write_config
@@ -105,9 +107,19 @@ def test_wandb_was_told_what_the_run_folder_holds(run: Path) -> None:
     for step, values in kept.items():
         for name in ("train/loss/ctr", "valid/ctr/auc"):
             assert curve[step].get(name) == pytest.approx(values.get(name))
-    (artifact,) = (record.artifact for record in told["artifact"])
-    assert (artifact.name, artifact.type, list(artifact.aliases)) == ("tiny-adapters", "adapters", ["latest"])
+    *_, artifact = (record.artifact for record in told["artifact"])
+    assert (artifact.name, artifact.type) == ("tiny-adapters", "adapters") and "latest" in artifact.aliases
     assert {entry.path for entry in artifact.manifest.contents} == {p.name for p in (run / "adapters").iterdir()}
+    validated = {step: values["valid/ctr/gauc"] for step, values in kept.items() if "valid/ctr/gauc" in values}
+    best = max(validated, key=lambda step: validated[step])  # the first of equal ones
+    assert json.loads((run / "summary.json").read_text())["best"] == {
+        "measure": "valid/ctr/gauc", "value": validated[best], "step": best
+    }  # fmt: skip
+    (first,) = (record.artifact for record in told["artifact"] if "best" in record.artifact.aliases)
+    assert len(told["artifact"]) == (1 if best == 6 else 2) and (first is artifact) == (best == 6)
+    saved_best = load_file(run / "best" / "adapters.safetensors")
+    step = load_file(run / "checkpoints" / f"step-{best:06d}" / "trainable.safetensors")
+    assert saved_best.keys() == step.keys() and all(torch.equal(saved_best[name], step[name]) for name in step)
     last = {key_of(item): item.value_json for record in told["summary"] for item in record.summary.update}
     assert json.loads(last["peak_memory_bytes"]) == json.loads((run / "summary.json").read_text())["peak_memory_bytes"]
 
@@ -159,6 +171,23 @@ def test_evaluate_writes_scores_and_report(run: Path) -> None:
     assert "pCTR" in done.stdout and "global rate" in done.stdout
     again = equipoise("evaluate", str(run))
     assert json.loads((run / "evaluation_test.json").read_text()) == report, again.stderr
+
+
+def test_report_shows_what_training_and_evaluation_wrote(run: Path) -> None:
+    if not (run / "evaluation_test.json").exists():
+        assert equipoise("evaluate", str(run)).returncode == 0
+    done = equipoise("report", str(run))
+    assert done.returncode == 0, done.stderr
+    assert f"Run: equipoise front {run}" in done.stdout  # and nothing else is missing
+    assert done.stdout.count("Run: ") == 1 and f"report: {run / 'report.html'}" in done.stdout
+    block = (run / "report.html").read_text().split('id="page-data">')[1].split("</script>")[0]
+    shown = json.loads(block)
+    prepared = json.loads((run.parent / "prepared" / "manifest.json").read_text())
+    assert shown["data"]["splits"] == prepared["splits"]
+    report = json.loads((run / "evaluation_test.json").read_text())
+    assert shown["evaluation"]["targets"][0]["ours"] == report["pointwise"]["ctr"]
+    titles = {candidate["title"] for each in shown["slates"]["examples"] for candidate in each["candidates"]}
+    assert titles and all(" number " in title for title in titles)
 
 
 def test_compare_reads_what_training_and_evaluation_wrote(run: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from launch.front import run as front
 from modeling.export.operating_point import read_operating_point
 from modeling.export.verify import run_check
 from serving.recommender import Recommender
+from train.compare.wandb_file import records
 from train.metrics.operating_point import RankingMetrics, utility
 from train.metrics.score_table import ScoreTable
 
@@ -116,6 +117,17 @@ def test_everything_is_written(fronted: Path) -> None:
             assert low <= high, axis
     assert set(record["choices"]) == {"knee", "weights", "constraint"} and record["chosen"] == "weights"
     assert imread(fronted / "front.png").std() > 0.05
+
+
+def test_the_w_and_b_run_of_the_training_is_told(run: Path, fronted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "wandb.json").write_text(json.dumps({"id": "abc", "project": "p", "entity": None}))
+    front(run, THREE, ["wandb.mode=offline"])
+    (folder,) = (run / "wandb").glob("offline-run-*-abc")
+    assert f"send the front with: wandb sync {folder}" in capsys.readouterr().out
+    told = list(records(next(folder.glob("*.wandb"))))
+    (artifact,) = (each.artifact for each in told if each.WhichOneof("record_type") == "artifact")
+    sizes = {entry.path: entry.size for entry in artifact.manifest.contents}
+    assert artifact.type == "front" and sizes["front.json"] == (run / "front.json").stat().st_size
 
 
 def test_choices_are_measured_again_on_the_test_split(fronted: Path) -> None:

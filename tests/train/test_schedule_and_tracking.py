@@ -103,15 +103,16 @@ def test_the_state_of_the_code(tmp_path: Path) -> None:
     assert git_state(tmp_path) == {**state, "dirty": True}
 
 
-def test_a_missing_tracker_is_not_left_out_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_missing_tracker_is_not_left_out_silently(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {
         "name": "x",
         "output": str(tmp_path),
         "data": {"folder": "unused", "source": "complete_journey"},
         "backbone": {"path": "unused"},
         "objectives": {"ctr": {}},
-        "tensorboard": True,
+        name: True,
     }
     monkeypatch.setattr("train.accelerate_setup.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install equipoise\[tensorboard\]"):
+    with pytest.raises(UserError, match=rf"{name}: true needs its package.*pip install equipoise\[{name}\]"):
         make_accelerator(RunConfig.model_validate(settings), tmp_path)

@@ -1,19 +1,34 @@
 """The curves of a run over its steps: losses, weights, cosines and validation metrics, thinned."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 GROUPS = {
-    "losses": re.compile(r"train/loss/(.+)"),
-    "weights": re.compile(r"balance/weight/(.+)"),
-    "cosines": re.compile(r"balance/cosine/(.+)"),
-    "validation": re.compile(r"valid/(.+/(?:auc|gauc|ne))"),
+    "losses": r"train/loss/(.+)",
+    "weights": r"balance/weight/(.+)",
+    "cosines": r"balance/cosine/(.+)",
+    "validation": r"valid/(.+/(?:auc|gauc|ne))",
 }
-"""Group → which records of the history belong to it, and what they are called there."""
+"""Group → pattern of the values that belong to it; what it catches is their name there."""
 
 Curve = tuple[list[int], list[float]]
+
+
+def _finder(groups: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
+    """Key of the history → its group and name; None where it belongs to none. Keys repeat, so answers are kept."""
+    patterns = {group: re.compile(pattern) for group, pattern in groups.items()}
+
+    @cache
+    def place_of(key: str) -> tuple[str, str] | None:
+        matches = ((group, pattern.fullmatch(key)) for group, pattern in patterns.items())
+        return next(((group, match[1]) for group, match in matches if match), None)
+
+    return place_of
+
+
+_compared = _finder(GROUPS)
 
 
 def most_points(runs: int) -> int:
@@ -23,20 +38,24 @@ def most_points(runs: int) -> int:
 
 def drawn(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of the history with what is drawn alone."""
-    return {key: value for key, value in record.items() if key == "step" or _place(key) is not None}
+    return {key: value for key, value in record.items() if key == "step" or _compared(key) is not None}
 
 
-def curves(history: Sequence[Mapping[str, Any]], most: int) -> dict[str, dict[str, Curve]]:
+def curves(
+    history: Sequence[Mapping[str, Any]], most: int, groups: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Curve]]:
     """Group → name → steps and values; a longer curve is thinned to means over neighbouring records.
 
     Args:
         history: records by step; a value that is null or missing is passed over.
         most: points of a curve.
+        groups: as GROUPS, which is taken where there are none.
     """
-    found: dict[str, dict[str, Curve]] = {group: {} for group in GROUPS}
+    place_of = _compared if groups is None else _finder(groups)
+    found: dict[str, dict[str, Curve]] = {group: {} for group in groups or GROUPS}
     for record in history:
         for key, value in record.items():
-            place = _place(key)
+            place = place_of(key)
             if place is not None and value is not None:
                 steps, values = found[place[0]].setdefault(place[1], ([], []))
                 steps.append(int(record["step"]))
@@ -49,12 +68,3 @@ def thinned(steps: Sequence[int], values: Sequence[float], most: int) -> Curve:
     size = -(-len(steps) // most)
     parts = [slice(start, start + size) for start in range(0, len(steps), size or 1)]
     return [steps[part][-1] for part in parts], [sum(values[part]) / len(values[part]) for part in parts]
-
-
-@cache
-def _place(key: str) -> tuple[str, str] | None:
-    for group, pattern in GROUPS.items():
-        match = pattern.fullmatch(key)
-        if match:
-            return group, match[1]
-    return None

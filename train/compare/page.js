@@ -1,23 +1,5 @@
 "use strict";
 // Draws the comparison from its JSON: every view shows the pools that pass the filters; a click marks one everywhere.
-const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
-const make = (tag, text, attributes = {}) => {
-  const node = document.createElement(tag);
-  if (text !== undefined && text !== null) node.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-};
-const draw = (parent, tag, attributes, text) => {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  parent.append(node);
-  return node;
-};
-const short = (value) => Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(+value.toPrecision(4));
-const cut = (text, most) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
-
 let data, colours, directions, words;
 const state = { shown: [], marked: null, sort: { results: null, changes: null } };
 
@@ -34,11 +16,7 @@ function start(given) {
     pool.text = [pool.name, pool.method, ...settings, ...pool.runs.flatMap((run) => [run.name, run.folder])].join(" ").toLowerCase();
   });
   $("facts").textContent = `${data.runs} runs of ${data.pools.length} configs on ${data.split}`;
-  for (const [method, colour] of colours) {
-    const entry = make("span", method, { title: data.by });
-    entry.prepend(make("i", null, { style: `background:${colour}` }));
-    $("legend").append(entry);
-  }
+  legend($("legend"), colours, data.by);
   axes(); filters(); groups(); plain();
   update();
 }
@@ -101,43 +79,7 @@ function marked() {
 function told(node, pool, text) {
   node.dataset.pool = pool.number;
   node.addEventListener("click", () => mark(pool.number));
-  node.addEventListener("pointermove", (event) => {
-    const tip = $("tip");
-    tip.textContent = text;
-    tip.hidden = false;
-    tip.style.left = `${Math.max(8, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 12))}px`;
-    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 12)}px`;
-  });
-  node.addEventListener("pointerleave", () => { $("tip").hidden = true; });
-}
-
-// A frame with ticks; gives the two scales.
-function frame(svg, width, height, xs, ys, margin) {
-  svg.replaceChildren();
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const scale = (values, from, to) => {
-    let [low, high] = [Infinity, -Infinity];
-    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
-    if (!(low < high)) { const room = Math.abs(low) * 0.01 || 1; low -= room; high += room; }
-    const room = (high - low) * 0.05;
-    const [start, end] = [low - room, high + room];
-    const place = (value) => from + (value - start) / (end - start) * (to - from);
-    const step = 10 ** Math.floor(Math.log10((end - start) / 3));
-    const size = [1, 2, 5, 10].map((f) => f * step).find((s) => (end - start) / s <= 6);
-    place.ticks = [];
-    for (let tick = Math.ceil(start / size) * size; tick <= end; tick += size) place.ticks.push(Math.abs(tick) < size / 1e6 ? 0 : tick);
-    return place;
-  };
-  const x = scale(xs, margin.left, width - margin.right), y = scale(ys, height - margin.bottom, margin.top);
-  for (const tick of x.ticks) {
-    draw(svg, "line", { class: "grid", x1: x(tick), x2: x(tick), y1: margin.top, y2: height - margin.bottom });
-    draw(svg, "text", { x: x(tick), y: height - margin.bottom + 15, "text-anchor": "middle" }, short(tick));
-  }
-  for (const tick of y.ticks) {
-    draw(svg, "line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) });
-    draw(svg, "text", { x: margin.left - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick));
-  }
-  return [x, y];
+  hover(node, text);
 }
 
 function dots(nameX, nameY) {
@@ -185,12 +127,6 @@ function scatter() {
   marked();
 }
 
-function empty(svg, text) {
-  svg.replaceChildren();
-  svg.setAttribute("viewBox", "0 0 720 120");
-  draw(svg, "text", { class: "title", x: 360, y: 60, "text-anchor": "middle" }, text);
-}
-
 function parallel() {
   const svg = $("parallel"), names = data.shown.filter((name) => directions.get(name) && state.shown.some((pool) => pool.metrics[name])).slice(0, 12);
   const pools = state.shown.filter((pool) => names.some((name) => pool.metrics[name]));
@@ -227,15 +163,6 @@ function parallel() {
 
 // A table whose cells are [text, value to sort by, class, attributes]; the first column is the pool's name.
 function table(id, heads, pools, cells, sorted) {
-  const body = make("tbody"), row = make("tr");
-  heads.forEach((head, column) => {
-    const node = make("th", head + (sorted?.column === column ? (sorted.down ? " ▼" : " ▲") : ""));
-    if (id in state.sort) node.addEventListener("click", () => {
-      state.sort[id] = { column, down: sorted?.column === column ? !sorted.down : true };
-      id === "results" ? results() : changes();
-    });
-    row.append(node);
-  });
   let rows = pools.map((pool) => [pool, cells(pool)]);
   if (sorted) {
     const key = ([, found]) => found[sorted.column][1];
@@ -243,19 +170,16 @@ function table(id, heads, pools, cells, sorted) {
     const [held, absent] = [rows.filter((each) => key(each) != null), rows.filter((each) => key(each) == null)];
     rows = [...held.sort((a, b) => (sorted.down ? -1 : 1) * compare(key(a), key(b))), ...absent];
   }
-  for (const [pool, found] of rows) {
-    const line = make("tr", null, { "data-pool": pool.number });
-    line.addEventListener("click", () => mark(pool.number));
-    for (const [text, , name, attributes] of found) {
-      const cell = make("td", text, attributes);
-      if (name) cell.className = name;
-      line.append(cell);
-    }
-    body.append(line);
-  }
-  const head = make("thead");
-  head.append(row);
-  $(id).replaceChildren(head, body);
+  const arrow = (column) => sorted?.column === column ? (sorted.down ? " ▼" : " ▲") : "";
+  const lines = fill($(id), heads.map((head, column) => head + arrow(column)), rows.map(([, found]) => found.map(([text, , ...more]) => [text, ...more])));
+  lines.forEach((line, n) => {
+    line.dataset.pool = rows[n][0].number;
+    line.addEventListener("click", () => mark(rows[n][0].number));
+  });
+  if (id in state.sort) $(id).querySelectorAll("th").forEach((node, column) => node.addEventListener("click", () => {
+    state.sort[id] = { column, down: sorted?.column === column ? !sorted.down : true };
+    id === "results" ? results() : changes();
+  }));
   marked();
 }
 
@@ -311,17 +235,8 @@ function curves() {
   const lines = state.shown.flatMap((pool) => pool.runs.map((run) => ({ pool, run, named: run.curves[group] ?? {} })));
   for (const name of [...new Set(lines.flatMap((line) => Object.keys(line.named)))]) {
     const held = lines.filter((line) => line.named[name]);
-    const svg = draw(box, "svg", { "data-curve": name });
-    const [x, y] = frame(svg, 400, 230, held.flatMap((line) => line.named[name][0]), held.flatMap((line) => line.named[name][1]), { left: 52, right: 10, top: 28, bottom: 24 });
-    draw(svg, "text", { class: "title", x: 52, y: 17 }, name);
-    for (const { pool, run, named } of held) {
-      const [steps, values] = named[name];
-      const d = steps.map((step, n) => `${n ? "L" : "M"}${x(step).toFixed(1)} ${y(values[n]).toFixed(1)}`).join("");
-      const node = steps.length > 1
-        ? draw(svg, "path", { class: "line", d, style: `stroke:${colours.get(pool.method)}` })
-        : draw(svg, "circle", { class: "dot", cx: x(steps[0]), cy: y(values[0]), r: 3, style: `fill:${colours.get(pool.method)}` });
-      told(node, pool, `${run.name}\n${name}: last ${short(values[values.length - 1])}`);
-    }
+    const nodes = chart(box, name, held.map(({ pool, named }) => ({ steps: named[name][0], values: named[name][1], colour: colours.get(pool.method) })));
+    held.forEach(({ pool, run, named }, n) => told(nodes[n], pool, `${run.name}\n${name}: last ${short(named[name][1].at(-1))}`));
   }
   marked();
 }

@@ -3,9 +3,7 @@
 Its data are one JSON block; the page's own script (page.js) draws everything from it.
 """
 
-import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from train.compare.metric_names import direction, words
 from train.compare.pool import Pool, run_names
 from train.compare.run_record import RunRecord
 from train.compare.table import COSTS, change_cell, cost, fronts, seeds, spread
+from train.page.whole_page import whole_page
 
 DIGITS = 4
 """Significant digits of curves, which are drawn and not read."""
@@ -30,21 +29,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def page_of(comparison: Comparison) -> str:
     """The page as one text."""
-    data = safe_json(page_data(comparison))
-    parts = {"/*STYLE*/": _part("page.css"), "/*SCRIPT*/": _part("page.js"), "/*DATA*/": data}
-    found, rest = [], _part("page.html")
-    for mark, text in parts.items():  # in the order of the page, so that what was put in is not searched for marks
-        head, _, rest = rest.partition(mark)
-        found += [head, text]
-    return "".join([*found, rest])
-
-
-def safe_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever strings it holds."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return whole_page("train.compare", page_data(comparison))
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
@@ -128,7 +113,3 @@ def _curves(run: RunRecord, most: int) -> dict[str, dict[str, Curve]]:
         for group, named in curves(run.history, most).items()
         if named
     }
-
-
-def _part(name: str) -> str:
-    return resources.files("train.compare").joinpath(name).read_text(encoding="utf-8")

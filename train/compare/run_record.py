@@ -66,10 +66,12 @@ def read_run(folder: Path, most_records: int | None = None) -> RunRecord:
     config = _config(folder)
     evaluations = {}
     for split in SPLITS:
-        found = _json(folder / f"evaluation_{split}.json", f"run `equipoise evaluate {folder} --split {split}` again")
+        found = json_object(
+            folder / f"evaluation_{split}.json", f"run `equipoise evaluate {folder} --split {split}` again"
+        )
         if found is not None:
             evaluations[split] = found
-    summary = _json(folder / "summary.json", f"train {folder} again") or {}
+    summary = json_object(folder / "summary.json", f"train {folder} again") or {}
     wandb = config.get("wandb") or {}
     return RunRecord(
         folder=folder,
@@ -108,8 +110,12 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
         return config
 
 
-def _json(path: Path, way_out: str) -> dict[str, Any] | None:
-    """The object in a file; None where there is no file."""
+def json_object(path: Path, way_out: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no file.
+
+    Raises:
+        UserError: it cannot be read, with the way out.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

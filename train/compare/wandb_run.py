@@ -10,7 +10,7 @@ from typing import Any
 from configs.errors import UserError
 from train.compare.run_record import SPLITS, RunRecord, with_defaults
 from train.compare.wandb_file import key_of, records
-from train.wandb_run import ENVIRONMENT, EVALUATION, STEP
+from train.wandb_run import ENVIRONMENT, EVALUATION, FRONT, STEP
 
 FILES = "run-*.wandb"
 
@@ -87,6 +87,7 @@ def _record(told: _Told) -> RunRecord:
     curves = {key for values in told.history for key in values}
     own = {key: value for key, value in told.summary.items() if key not in curves and not key.startswith("_")}
     evaluations = own.pop(EVALUATION, {})
+    own.pop(FRONT, None)
     return RunRecord(
         folder=told.folder,
         name=str(config.get("name", told.folder.name)),

@@ -11,9 +11,10 @@ from tests.train.compare.conftest import evaluation
 from train.compare.comparison import Comparison, Question, compare
 from train.compare.files import write_csv, write_markdown
 from train.compare.find_runs import find_runs, read_runs
-from train.compare.page import page_of, safe_json
+from train.compare.page import page_of
 from train.compare.picture import draw
 from train.compare.table import Table, tables
+from train.page.whole_page import safe_json
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,99 @@
+"""The report in a real browser, opened from a file."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
+
+from tests.browser import open_browser
+from tests.train.run_page.conftest import NAME, PREFIX
+from train.run_page.page import write_report
+
+pytestmark = pytest.mark.slow
+
+KEYS = "return Object.fromEntries([...document.querySelectorAll(arguments[0] + ' [data-key]')].map((n) => [n.dataset.key, [+n.dataset.value, n.textContent]]))"  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One browser for all tests, which tells what it logs and what it asks the network for."""
+    with open_browser(tmp_path_factory.mktemp("browser"), {"browser": "ALL", "performance": "ALL"}) as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, whole: Path, tmp_path: Path) -> webdriver.Chrome:
+    """The report of the whole run, freshly opened."""
+    write_report(whole, tmp_path / "report.html")
+    browser.get_log("browser"), browser.get_log("performance")  # what came before
+    browser.get((tmp_path / "report.html").as_uri())
+    return browser
+
+
+def texts(page: webdriver.Chrome, selector: str) -> list[str]:
+    return [node.text for node in page.find_elements(By.CSS_SELECTOR, selector)]
+
+
+def test_it_shows_the_numbers_of_the_files(page: webdriver.Chrome, whole: Path) -> None:
+    found = json.loads((whole / "evaluation_test.json").read_text())
+    shown = page.execute_script(KEYS, "[data-target=ctr]")
+    ours = found["pointwise"]["ctr"]
+    assert shown["ours/auc"][0] == ours["auc"] and shown["ours/auc"][1].startswith(f"{ours['auc']:.4f}")
+    assert shown["ours/ndcg@10"][0] == ours["ndcg@10"]
+    groups = page.execute_script(KEYS, "#user-groups")
+    assert groups["age/20/auc"][0] == found["user_groups"]["age"]["groups"]["20"]["auc"]
+    points = page.execute_script(KEYS, "#points")
+    exposure = found["ranking"][1]["exposure@10"]["groups"]
+    assert points["diversity 1/group/private"][0] == exposure["private"]
+    splits = page.execute_script(KEYS, "#splits")
+    assert splits["train/impressions"] == [1080, "1,080"] and splits["train/click_rate"] == [0.05, "5.00 %"]
+    dots = "return [...document.querySelectorAll('[data-calibration=ctr] circle')].map((n) => [+n.dataset.predicted, +n.dataset.observed, +n.dataset.rows])"  # noqa: E501
+    bins = found["calibration"]["ctr"]
+    assert page.execute_script(dots) == [[each["predicted"], each["observed"], each["rows"]] for each in bins]
+
+
+def test_the_front_follows_its_axes(page: webdriver.Chrome) -> None:
+    script = "return [...document.querySelectorAll('#scatter circle')].map((n) => [+n.dataset.x, +n.dataset.y])"
+    assert sorted(page.execute_script(script)) == [[0.6, 0.6], [0.61, 0.75], [0.72, 0.7]]
+    assert len(page.find_elements(By.CSS_SELECTOR, "#scatter .dominated")) == 1
+    assert len(page.find_elements(By.CSS_SELECTOR, "#scatter .chosen")) == 2
+    Select(page.find_element(By.ID, "front-x")).select_by_value("ndcg")
+    assert sorted(page.execute_script(script))[0] == [0.6, 0.75 - 0.15]
+    assert "by constraint (counts)" in texts(page, "#choices td")
+
+
+def test_slates_before_and_after(page: webdriver.Chrome) -> None:
+    assert len(texts(page, ".example")) == 4 and texts(page, ".example > p")[0] == PREFIX
+    first = ".example:first-child [data-slate"
+    select = Select(page.find_element(By.ID, "omega"))
+    assert select.first_selected_option.text == "diversity 0.5 (chosen)"
+    assert (
+        len(texts(page, f"{first}='relevance'] tbody tr"))
+        == len(texts(page, f"{first}='diversity 0.5'] tbody tr"))
+        == 10
+    )
+    assert set(texts(page, f"{first}='relevance'] td:last-child")) == {"="}
+    assert any(text.startswith("▲") for text in texts(page, f"{first}='diversity 0.5'] td:last-child"))
+    select.select_by_value("fairness 1")
+    assert texts(page, f"{first}='diversity 0.5']") == [] and len(texts(page, f"{first}='fairness 1']")) == 1
+    assert all(text.startswith("item <") for text in texts(page, f"{first}='fairness 1'] td:nth-child(2)"))
+
+
+def test_it_is_text_not_markup_and_asks_the_network_for_nothing(page: webdriver.Chrome) -> None:
+    assert texts(page, "#name") == [NAME] and page.find_elements(By.TAG_NAME, "b") == []
+    assert page.find_elements(By.CSS_SELECTOR, ".missing") == []
+    assert page.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked and all(url.startswith(("file://", "data:")) for url in asked)
+
+
+def test_a_bare_run_says_what_to_run(page: webdriver.Chrome, bare: Path, tmp_path: Path) -> None:
+    write_report(bare, tmp_path / "bare.html")
+    page.get((tmp_path / "bare.html").as_uri())
+    assert len(texts(page, ".missing code")) == 9 and f"equipoise front {bare}" in texts(page, ".missing code")
+    assert not page.find_element(By.ID, "scatter").is_displayed() and page.get_log("browser") == []

@@ -1,0 +1,68 @@
+"""The best adapters of a run: which are kept, by all processes alike, and what a resumed run forgets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling.adapter_store import TENSORS, AdapterInfo
+from train.best_adapters import MEASURE, BestAdapters, read_best
+from train.world import World
+
+INFO = AdapterInfo("base", "hash", 1, {"ctr": 1}, [], {}, {}, {})
+
+
+def offered(best: BestAdapters, *validations: tuple[int, float]) -> list[int]:
+    """Offer adapters whose only number is their step; returns the steps that were gathered."""
+    asked: list[int] = []
+
+    def tensors(step: int) -> dict[str, torch.Tensor]:
+        asked.append(step)
+        return {"a": torch.full((1,), float(step))}
+
+    for step, value in validations:
+        best.offer(step, {MEASURE: value}, lambda step=step: tensors(step), INFO)
+    return asked
+
+
+def kept(run: Path) -> float:
+    return load_file(run / "best" / TENSORS)["a"].item()
+
+
+def test_the_highest_is_kept_and_the_first_of_equals(tmp_path: Path) -> None:
+    best = BestAdapters(tmp_path, World())
+    asked = offered(best, (1, float("nan")), (2, 0.6), (3, 0.7), (4, 0.7), (5, 0.65))
+    assert asked == [2, 3] and kept(tmp_path) == 3.0
+    assert read_best(tmp_path) == {"measure": "valid/ctr/gauc", "value": 0.7, "step": 3} == best.known
+    best.offer(6, {"valid/other": 1.0}, dict, INFO)
+    assert kept(tmp_path) == 3.0
+
+
+def test_a_resumed_run_goes_on_from_what_it_will_not_validate_again(tmp_path: Path) -> None:
+    offered(BestAdapters(tmp_path, World()), (3, 0.7))
+    again = BestAdapters(tmp_path, World())
+    again.forget_after(3)
+    assert offered(again, (6, 0.6)) == [] and kept(tmp_path) == 3.0
+    again.forget_after(2)
+    assert read_best(tmp_path) is None and offered(again, (3, 0.5)) == [3]
+
+
+def test_processes_decide_alike(tmp_path: Path, run_world: Any) -> None:
+    def work(world: World) -> tuple[list[int], Any]:
+        best = BestAdapters(tmp_path, world)
+        return offered(best, (1, 0.5), (2, 0.4), (3, 0.6)), best.known
+
+    (first, known), other = run_world(2, work)
+    assert (first, known) == other == ([1, 3], {"measure": MEASURE, "value": 0.6, "step": 3})
+    assert kept(tmp_path) == 3.0
+
+
+def test_nothing_was_kept(tmp_path: Path) -> None:
+    assert read_best(tmp_path) is None
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text("{")
+    assert read_best(tmp_path) is None and BestAdapters(tmp_path, World()).known is None
+    with pytest.raises(FileNotFoundError):
+        kept(tmp_path)

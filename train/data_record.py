@@ -1,0 +1,17 @@
+"""What a run folder keeps of the data it was trained on: `data.json`, from the manifest of the prepared folder."""
+
+import json
+from pathlib import Path
+
+from configs.whole_file import whole_file
+from data.manifest import Manifest
+
+FILE_NAME = "data.json"
+KEPT = {"source", "created", "counts", "splits", "dropped", "notes", "hashes"}
+
+
+def write_data_record(manifest: Manifest, folder: Path, run: Path) -> None:
+    """Write the counts, splits, notes and hashes of a prepared folder into the run folder, whole or not at all."""
+    record = {"folder": str(folder), **manifest.model_dump(mode="json", include=KEPT)}
+    with whole_file(run / FILE_NAME) as partial:
+        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What self-contained HTML pages share: their look, their drawing, and how they are put together."""

@@ -1,0 +1,107 @@
+"use strict";
+// What the pages share: elements, a frame with ticks, a chart of lines, a tip under the pointer.
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const make = (tag, text, attributes = {}) => {
+  const node = document.createElement(tag);
+  if (text !== undefined && text !== null) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+};
+const draw = (parent, tag, attributes, text) => {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  parent.append(node);
+  return node;
+};
+const short = (value) => Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(+value.toPrecision(4));
+const cut = (text, most) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
+
+// Tells a text beside the pointer.
+function hover(node, text) {
+  node.addEventListener("pointermove", (event) => {
+    const tip = $("tip");
+    tip.textContent = text;
+    tip.hidden = false;
+    tip.style.left = `${Math.max(8, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 12))}px`;
+    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 12)}px`;
+  });
+  node.addEventListener("pointerleave", () => { $("tip").hidden = true; });
+}
+
+// A frame with ticks, said by `label`; gives the two scales.
+function frame(svg, width, height, xs, ys, margin, label = short) {
+  svg.replaceChildren();
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const scale = (values, from, to) => {
+    let [low, high] = [Infinity, -Infinity];
+    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+    if (!(low < high)) { const room = Math.abs(low) * 0.01 || 1; low -= room; high += room; }
+    const room = (high - low) * 0.05;
+    const [start, end] = [low - room, high + room];
+    const place = (value) => from + (value - start) / (end - start) * (to - from);
+    const step = 10 ** Math.floor(Math.log10((end - start) / 3));
+    const size = [1, 2, 5, 10].map((f) => f * step).find((s) => (end - start) / s <= 6);
+    place.ticks = [];
+    for (let tick = Math.ceil(start / size) * size; tick <= end; tick += size) place.ticks.push(Math.abs(tick) < size / 1e6 ? 0 : tick);
+    return place;
+  };
+  const x = scale(xs, margin.left, width - margin.right), y = scale(ys, height - margin.bottom, margin.top);
+  for (const tick of x.ticks) {
+    draw(svg, "line", { class: "grid", x1: x(tick), x2: x(tick), y1: margin.top, y2: height - margin.bottom });
+    draw(svg, "text", { x: x(tick), y: height - margin.bottom + 15, "text-anchor": "middle" }, label(tick));
+  }
+  for (const tick of y.ticks) {
+    draw(svg, "line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) });
+    draw(svg, "text", { x: margin.left - 6, y: y(tick) + 4, "text-anchor": "end" }, label(tick));
+  }
+  return [x, y];
+}
+
+function empty(svg, text) {
+  svg.replaceChildren();
+  svg.setAttribute("viewBox", "0 0 720 120");
+  draw(svg, "text", { class: "title", x: 360, y: 60, "text-anchor": "middle" }, text);
+}
+
+// One chart of lines over the steps; series are {steps, values, colour}. Gives their nodes: a path, or a dot for one point.
+function chart(parent, name, series) {
+  const svg = draw(parent, "svg", { "data-curve": name });
+  const [x, y] = frame(svg, 400, 230, series.flatMap((one) => one.steps), series.flatMap((one) => one.values), { left: 52, right: 10, top: 28, bottom: 24 });
+  draw(svg, "text", { class: "title", x: 52, y: 17 }, name);
+  return series.map(({ steps, values, colour }) => {
+    const d = steps.map((step, n) => `${n ? "L" : "M"}${x(step).toFixed(1)} ${y(values[n]).toFixed(1)}`).join("");
+    return steps.length > 1
+      ? draw(svg, "path", { class: "line", d, style: `stroke:${colour}` })
+      : draw(svg, "circle", { class: "dot", cx: x(steps[0]), cy: y(values[0]), r: 3, style: `fill:${colour}` });
+  });
+}
+
+// Fills a table with heads and rows of cells [text, class, attributes]; gives the rows' nodes.
+function fill(node, heads, rows) {
+  const head = make("thead"), body = make("tbody"), line = make("tr");
+  for (const text of heads) line.append(make("th", text));
+  head.append(line);
+  const lines = rows.map((cells) => {
+    const row = make("tr");
+    for (const [text, name, attributes] of cells) {
+      const cell = make("td", text, attributes);
+      if (name) cell.className = name;
+      row.append(cell);
+    }
+    body.append(row);
+    return row;
+  });
+  node.replaceChildren(head, body);
+  return lines;
+}
+
+// Names with their colours.
+function legend(node, colours, title) {
+  for (const [name, colour] of colours) {
+    const entry = make("span", name, title ? { title } : {});
+    entry.prepend(make("i", null, { style: `background:${colour}` }));
+    node.append(entry);
+  }
+}

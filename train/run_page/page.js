@@ -1,0 +1,245 @@
+"use strict";
+// Draws the report of one run from its JSON; a part that is missing says which command makes it.
+const percent = (value, digits = 1) => value == null ? "–" : `${(100 * value).toFixed(digits)} %`;
+const fixed = (value, digits = 4) => value == null ? "–" : value.toFixed(digits);
+const whole = (value) => value == null ? "–" : value.toLocaleString("en");
+const signed = (value) => value == null ? "–" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
+const numeric = (name, value, text) => [text, "", value == null ? {} : { "data-key": name, "data-value": value }];
+const SECTIONS = [["run", "Run"], ["data", "Data"], ["curves-card", "Curves"], ["balance", "Balancing"], ["quality", "Evaluation"], ["calibration", "Calibration"], ["points-card", "Operating points"], ["groups-card", "User groups"], ["front", "Trade-off"], ["slates", "Slates"]];
+
+let page, colours;
+
+function start(given) {
+  page = given;
+  document.title = `Equipoise: ${page.name}`;
+  $("name").textContent = page.name;
+  $("folder").textContent = page.folder;
+  colours = new Map(page.objectives.map((name, n) => [name, `var(--c${n % 8})`]));
+  legend($("legend"), colours);
+  for (const [id, text] of SECTIONS) $("contents").append(make("a", text, { href: `#${id}` }));
+  for (const [label, text] of page.facts) $("facts").append(make("dt", label), make("dd", text));
+  $("config").textContent = page.config;
+  part("data", page.data, dataset);
+  part("curves-card", page.curves, curves);
+  part("balance", page.balance, balance);
+  for (const [id, show] of [["quality", quality], ["calibration", calibration], ["points-card", points], ["groups-card", userGroups]]) part(id, page.evaluation, show);
+  part("front", page.front, front);
+  part("slates", page.slates, slates);
+}
+
+// Shows a part, or says in its place what is missing and how to get it.
+function part(id, found, show) {
+  if (!("missing" in found)) return show(found);
+  const card = $(id), line = make("p", `${found.missing} Run `, { class: "missing" });
+  line.append(make("code", found.command));
+  for (const node of [...card.children].slice(1)) node.setAttribute("hidden", "");  // an SVG has no property of that name
+  for (const node of card.querySelectorAll(".bar span")) node.setAttribute("hidden", "");
+  card.append(line);
+}
+
+function list(id, sentences) {
+  for (const sentence of sentences) $(id).append(make("li", sentence));
+}
+
+// The colour of what is named after an objective, or of nothing in particular.
+const colour = (name) => colours.get(name.split(/[/-]/)[0]) ?? "var(--brand)";
+
+function dataset(found) {
+  const counts = Object.entries(found.counts).map(([name, count]) => `${whole(count)} ${name.replaceAll("_", " ")}`);
+  $("data-about").textContent = `${found.source ?? "own tables"}, in ${found.folder}, prepared ${found.created}: ${counts.join(", ")}.`;
+  const keys = ["requests", "impressions", "clicks", "conversions"];
+  fill($("splits"), ["split", ...keys, "click rate", "conversion rate", "from", "to"], Object.entries(found.splits).map(([name, split]) => [
+    [name], ...keys.map((key) => numeric(`${name}/${key}`, split[key], whole(split[key]))),
+    numeric(`${name}/click_rate`, split.click_rate, percent(split.click_rate, 2)), numeric(`${name}/conversion_rate`, split.conversion_rate, percent(split.conversion_rate, 2)),
+    [split.first.slice(0, 10)], [split.last.slice(0, 10)],
+  ]));
+  list("data-notes", [...Object.entries(found.dropped).map(([what, count]) => `left out: ${whole(count)} ${what}`), ...found.notes]);
+}
+
+function curves(found) {
+  for (const [group, named] of Object.entries(found.groups)) {
+    const box = make("div", null, { class: "charts" });
+    $("curve-groups").append(make("h3", group), box);
+    for (const [name, [steps, values]] of Object.entries(named)) {
+      const [node] = chart(box, name, [{ steps, values, colour: colour(name) }]);
+      node.dataset.last = values.at(-1);
+      hover(node, `${name}: first ${short(values[0])}, last ${short(values.at(-1))}`);
+    }
+  }
+}
+
+function balance(found) {
+  list("balance-says", found.sentences);
+  if (found.pairs.length) {
+    const lines = fill($("pairs"), ["pair", "mean cosine", "first third", "last third", "in conflict", "< 0 since step", "fight", "lowest in layer"], found.pairs.map((pair) => {
+      const name = `${pair.first}-${pair.second}`, layer = pair.worst_layer;
+      return [[`${pair.first} – ${pair.second}`], ...["cosine", "early", "late"].map((key) => numeric(`${name}/${key}`, pair[key], signed(pair[key]))),
+        numeric(`${name}/conflicts`, pair.conflicts, percent(pair.conflicts)), [pair.since ?? "–"], [pair.fights ? "yes" : "no"],
+        [layer === null ? "–" : `${layer} (${signed(pair.layers[layer])})`]];
+    }));
+    found.pairs.forEach((pair, n) => lines[n].classList.toggle("fights", pair.fights));
+  }
+  fill($("balance-objectives"), ["objective", "weight", "norm", "share of step", "cosine of the step", "steps against it", "zero gradient", "not finite"], found.objectives.map((one) => [
+    [one.name], ...["weight", "norm"].map((key) => numeric(`${one.name}/${key}`, one[key], one[key] == null ? "–" : short(one[key]))),
+    numeric(`${one.name}/share`, one.share, percent(one.share)), numeric(`${one.name}/along`, one.along, signed(one.along)),
+    ...["against", "zero", "nonfinite"].map((key) => numeric(`${one.name}/${key}`, one[key], percent(one[key]))),
+  ]));
+}
+
+function quality(found) {
+  const { counts } = found;
+  $("quality-title").textContent = `Evaluation on ${found.split}`;
+  $("counts").textContent = `${whole(counts.rows)} impressions in ${whole(counts.requests)} requests of ${whole(counts.users)} shoppers, ${whole(counts.clicks)} clicks, ${whole(counts.clicked_conversions)} of them with conversion; baselines from ${whole(counts.train_rows)} training impressions.`;
+  const ndcg = found.cutoff === null ? [] : [{ name: `ndcg@${found.cutoff}`, words: `NDCG@${found.cutoff}` }];
+  for (const target of found.targets) {
+    const rows = [["ours", target.ours], ...Object.entries(target.baselines)];
+    const columns = [...found.columns, ...ndcg].filter((column) => rows.some(([, row]) => row[column.name] != null));
+    const best = new Map(columns.map(({ name }) => {
+      const values = rows.map(([, row]) => row[name]).filter((value) => value != null);
+      return [name, ["predicted", "observed"].includes(name) || values.length < 2 ? null : found.lower.includes(name) ? Math.min(...values) : Math.max(...values)];
+    }));
+    const box = make("div", null, { class: "wide" }), table = make("table", null, { "data-target": target.name });
+    box.append(table);
+    $("targets").append(make("h3", target.words), box);
+    const lines = fill(table, ["", ...columns.map((column) => column.words)], rows.map(([who, row]) => [[who], ...columns.map(({ name }) => {
+      const value = row[name], isBest = value != null && value === best.get(name);
+      return [fixed(value) + (isBest ? " ★" : ""), isBest ? "best" : "", value == null ? {} : { "data-key": `${who}/${name}`, "data-value": value }];
+    })]));
+    lines[0].classList.add("ours");
+  }
+  list("verdict", found.verdict);
+}
+
+function calibration(found) {
+  const held = found.targets.filter((target) => !("missing" in target.calibration));
+  if (!held.length) return found.targets.length && part("calibration", found.targets[0].calibration);
+  for (const target of held) if (target.calibration.bins.length) reliability($("diagrams"), target, target.calibration.bins);
+}
+
+// Mean prediction across, observed rate up; both logarithmic where the predictions span more than a factor of twenty.
+function reliability(parent, target, bins) {
+  const svg = draw(parent, "svg", { "data-calibration": target.name });
+  const positive = bins.flatMap((bin) => [bin.predicted, bin.observed]).filter((value) => value > 0);
+  const low = Math.min(...positive), high = Math.max(...positive, ...bins.map((bin) => bin.interval[1]));
+  const smallest = Math.min(...bins.map((bin) => bin.predicted));
+  const log = smallest > 0 && Math.max(...bins.map((bin) => bin.predicted)) > 20 * smallest;
+  const to = (value) => log ? Math.log10(Math.max(value, low)) : value;
+  const ends = log ? [to(low), to(high)] : [0, high];
+  const label = log ? (value) => String(+(10 ** value).toPrecision(2)) : short;
+  const [x, y] = frame(svg, 400, 330, ends, ends, { left: 58, right: 12, top: 28, bottom: 42 }, label);
+  draw(svg, "text", { class: "title", x: 58, y: 17 }, target.words);
+  draw(svg, "text", { x: 224, y: 326, "text-anchor": "middle" }, `mean prediction${log ? " (logarithmic)" : ""}`);
+  draw(svg, "line", { class: "diagonal", x1: x(ends[0]), y1: y(ends[0]), x2: x(ends[1]), y2: y(ends[1]) });
+  for (const bin of bins) {
+    const at = x(to(bin.predicted));
+    draw(svg, "line", { class: "interval", x1: at, x2: at, y1: y(to(bin.interval[0])), y2: y(to(bin.interval[1])) });
+    const dot = draw(svg, "circle", { class: log && !bin.observed ? "dot none" : "dot", cx: at, cy: y(to(bin.observed)), r: 4.5, style: `fill:${colour(target.name === "ctcvr" ? "cvr" : target.name)}` });
+    Object.assign(dot.dataset, { predicted: bin.predicted, observed: bin.observed, rows: bin.rows });
+    hover(dot, `${whole(bin.rows)} impressions\npredicted ${short(bin.predicted)}\nobserved ${short(bin.observed)} (${short(bin.interval[0])} to ${short(bin.interval[1])})`);
+  }
+}
+
+function points(found) {
+  const names = [...new Set(found.points.flatMap((point) => Object.keys(point.exposure?.groups ?? {})))];
+  const at = found.cutoff === null ? "" : `@${found.cutoff}`;
+  const keys = [["ndcg", "NDCG"], ["ild", "ILD"], ["coverage", "coverage"]].filter(([key]) => found.points.some((point) => point[key] != null));
+  const exposed = names.length ? [`exposure${at} min/max`, ...names.map((name) => `exposure of ${name}`)] : [];
+  fill($("points"), ["ω", ...keys.map(([, word]) => word + at), ...exposed], found.points.map((point) => [
+    [point.name], ...keys.map(([key]) => numeric(`${point.name}/${key}`, point[key], fixed(point[key]))),
+    ...(names.length ? [numeric(`${point.name}/min_max`, point.exposure?.min_max, fixed(point.exposure?.min_max)), ...names.map((name) => numeric(`${point.name}/group/${name}`, point.exposure?.groups[name], fixed(point.exposure?.groups[name], 3)))] : []),
+  ]));
+}
+
+function userGroups(found) {
+  const metrics = [["auc", "AUC"], ["log_loss", "log loss"], ["ne", "NE"]];
+  const attributes = Object.entries(found.user_groups);
+  if (!attributes.length) $("user-groups").append(make("p", "The run keeps no user attributes: name some in data.user_groups."));
+  for (const [attribute, { groups, gap, left_out }] of attributes) {
+    const box = make("div", null, { class: "wide" }), table = make("table");
+    box.append(table);
+    $("user-groups").append(make("h3", `pCTR by ${attribute}`), box);
+    const cells = (name, row) => metrics.map(([key]) => numeric(`${attribute}/${name}/${key}`, row[key], fixed(row[key])));
+    fill(table, [attribute, "impressions", ...metrics.map(([, word]) => word)], [
+      ...Object.entries(groups).map(([name, row]) => [[name], numeric(`${attribute}/${name}/rows`, row.rows, whole(row.rows)), ...cells(name, row)]),
+      [["largest gap"], [""], ...cells("gap", gap)],
+    ]);
+    if (left_out.length) $("user-groups").append(make("p", `Too small to be judged: ${left_out.join(", ")}.`));
+  }
+}
+
+function front(found) {
+  const words = new Map(found.names.map(({ name, words }) => [name, words]));
+  const selects = ["across", "up"].map((text, n) => {
+    const label = make("label", `${text} `), select = make("select", null, { id: `front-${n ? "y" : "x"}` });
+    for (const [name, said] of words) select.append(make("option", said, { value: name }));
+    select.value = found.axes[n ? 0 : 1];
+    label.append(select);
+    $("axes").append(label, " ");
+    select.addEventListener("change", () => trades(found, words, ...selects.map((one) => one.value)));
+    return select;
+  });
+  trades(found, words, ...selects.map((one) => one.value));
+  const on = found.points.filter((point) => point.on_front).length;
+  $("front-about").textContent = `${found.points.length} trade-offs on ${whole(found.requests)} validation requests; ${on} are on the front of ${found.axes.map((axis) => words.get(axis)).join(", ")}, others are grey; hypervolume ${fixed(found.hypervolume.normalised, 3)} of its box. Ringed: the choices.`;
+  const said = (value) => value ? `${fixed(value.value, 3)} [${fixed(value.interval?.[0], 3)}, ${fixed(value.interval?.[1], 3)}]` : "–";
+  fill($("choices"), ["choice", "weights", ...found.axes.flatMap((axis) => [`${words.get(axis)} on valid`, "on test"])], found.choices.map((choice) => [
+    [`by ${choice.way}${choice.counts ? " (counts)" : ""}`], [choice.words, "words"],
+    ...found.axes.flatMap((axis) => [numeric(`${choice.way}/${axis}`, choice.valid[axis]?.value, said(choice.valid[axis])), numeric(`${choice.way}/${axis}/test`, choice.test?.[axis]?.value, said(choice.test?.[axis]))]),
+  ]));
+}
+
+function trades(found, words, nameX, nameY) {
+  const svg = $("scatter");
+  const held = found.points.map((point, number) => ({ ...point, number })).filter((point) => point.metrics[nameX] != null && point.metrics[nameY] != null);
+  if (!held.length) return empty(svg, "no trade-off has both metrics");
+  const [x, y] = frame(svg, 1100, 420, held.map((point) => point.metrics[nameX]), held.map((point) => point.metrics[nameY]), { left: 62, right: 16, top: 14, bottom: 46 });
+  draw(svg, "text", { class: "title", x: 570, y: 414, "text-anchor": "middle" }, words.get(nameX));
+  draw(svg, "text", { class: "title", transform: "translate(14 200) rotate(-90)", "text-anchor": "middle" }, words.get(nameY));
+  const chosen = new Map(found.choices.map((choice) => [choice.point, choice.way]));
+  for (const point of held.sort((a, b) => a.on_front - b.on_front)) {
+    const ringed = chosen.has(point.number);
+    const dot = draw(svg, "circle", { class: `dot${point.on_front ? "" : " dominated"}${ringed ? " chosen" : ""}`, cx: x(point.metrics[nameX]), cy: y(point.metrics[nameY]), r: ringed ? 8 : point.on_front ? 5 : 3.5, style: "fill:var(--brand)" });
+    Object.assign(dot.dataset, { x: point.metrics[nameX], y: point.metrics[nameY] });
+    hover(dot, [point.words, ringed && `chosen by ${chosen.get(point.number)}`, `${words.get(nameX)} ${short(point.metrics[nameX])}`, `${words.get(nameY)} ${short(point.metrics[nameY])}`].filter(Boolean).join("\n"));
+  }
+}
+
+function slates(found) {
+  const select = make("select", null, { id: "omega" }), label = make("label", "after: ");
+  const others = found.points.slice(1);
+  for (const name of others) select.append(make("option", name + (name === found.chosen ? " (chosen)" : ""), { value: name }));
+  if (others.includes(found.chosen)) select.value = found.chosen;
+  else if (others.length) select.value = others.at(-1);
+  label.append(select);
+  if (others.length) $("slate-point").append(label);
+  select.addEventListener("change", () => examples(found, select.value));
+  examples(found, select.value);
+  $("slates-about").textContent = `The best ${found.top} of each request by utility. ▲ and ▼ tell how many places a candidate has moved against pure relevance; ● was clicked, ◆ was clicked and bought.`;
+}
+
+function examples(found, after) {
+  const box = $("examples"), [plain] = found.points;
+  box.replaceChildren();
+  for (const example of found.examples) {
+    const entry = make("div", null, { class: "example", "data-request": example.request_id }), pair = make("div", null, { class: "pair" });
+    entry.append(make("h3", `Request ${example.request_id}, ${example.candidates.length} candidates`), make("p", example.prefix), pair);
+    for (const name of after && after !== plain ? [plain, after] : [plain]) pair.append(slate(example, name, name === plain ? `before: ω = {}, ${plain}` : `after: ${name}`, found.attributes));
+    box.append(entry);
+  }
+}
+
+function slate(example, name, title, attributes) {
+  const box = make("div", null, { "data-slate": name }), table = make("table"), { rows, out } = example.slates[name];
+  const line = ({ candidate, rank, before, utility }) => {
+    const one = example.candidates[candidate], moved = before - rank;
+    const mark = one.click ? (one.conversion ? " ◆" : " ●") : "";
+    return [[rank], [one.title + mark, "", { "data-about": attributes.map((key) => one.attributes[key]).join(", ") }],
+      [fixed(one.pctr, 3)], ...(one.pcvr == null ? [] : [[fixed(one.pcvr, 3)]]), [fixed(utility, 2), "", { "data-value": utility }],
+      [moved ? `${moved > 0 ? "▲" : "▼"} ${Math.abs(moved)}` : "=", moved > 0 ? "up" : moved < 0 ? "down" : ""]];
+  };
+  fill(table, ["", "item", "pCTR", ...(example.candidates[0].pcvr == null ? [] : ["pCVR"]), "utility", "moved"], rows.map(line));
+  for (const cell of table.querySelectorAll("[data-about]")) cell.append(make("small", cell.dataset.about));
+  box.append(make("h3", title), table);
+  if (out.length) box.append(make("p", `moved out: ${out.map((row) => `${example.candidates[row.candidate].title} (${row.before} → ${row.rank})`).join("; ")}`, { class: "hint" }));
+  return box;
+}
