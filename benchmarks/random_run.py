@@ -25,7 +25,7 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1) -> No
     pointwise = {name: 1 for name in names if name not in LISTWISE_KINDS}
     listwise = [name for name in names if name in LISTWISE_KINDS]
     offsets = {name: OFFSETS[name] for name in pointwise}
-    scales = dict.fromkeys(config.data.features, SCALE)
+    scales = dict.fromkeys(config.data.feature_names, SCALE)
     model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, features=list(scales))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

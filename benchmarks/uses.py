@@ -32,6 +32,11 @@ def parts(run: Path, export: Path, quick: bool) -> dict[str, Callable[[], Measur
 
         return measure(run, quick)
 
+    def recall() -> Measured:
+        from benchmarks.uses_recall import measure
+
+        return measure(quick)
+
     def campaign() -> Measured:
         from benchmarks.uses_campaign import measure
 
@@ -47,7 +52,8 @@ def parts(run: Path, export: Path, quick: bool) -> dict[str, Callable[[], Measur
 
         return measure(export, quick)
 
-    return {"ranking": ranking, "newcomers": newcomers, "campaign": campaign, "pricing": pricing, "explain": explain}
+    found = (ranking, newcomers, recall, campaign, pricing, explain)
+    return {part.__name__: part for part in found}
 
 
 def chosen_parts(asked: str | None, known: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ score is r, which does not depend on other candidates; what counts is how far it
 moves, up or down, without the three titles of the largest effects of either sign, which may cancel.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def cases(recommender: Recommender, prepared: Path, count: int, seed: int = 0) -
     files = sorted((prepared / "slates").glob("test-*.parquet"))
     if not files:
         raise UserError(f"{prepared} has no test slates: run `equipoise prepare configs/demo.yaml`")
-    rows = [pq.read_table(file, columns=["prefix", "item", "context"]) for file in files]
+    numbers = {name: f"feature_{name}" for name in recommender.fields["features"]}
+    rows = [pq.read_table(file, columns=["prefix", "item", "context", *numbers.values()]) for file in files]
     items = pq.read_table(prepared / "items.parquet", columns=["item_id"]).column("item_id").to_pylist()
     places = [(part, row) for part, table in enumerate(rows) for row in range(table.num_rows)]
     rng = np.random.default_rng(seed)
@@ -46,7 +48,8 @@ def cases(recommender: Recommender, prepared: Path, count: int, seed: int = 0) -
         part, row = places[number]
         table = rows[part].slice(row, 1).to_pylist()[0]
         one = int(rng.integers(len(table["item"])))
-        candidate = {"item_id": items[table["item"][one]], "context": table["context"][one]}
+        told = {name: table[column][one] for name, column in numbers.items() if math.isfinite(table[column][one])}
+        candidate = {"item_id": items[table["item"][one]], "context": table["context"][one], "features": told}
         cut = recommender.cut({"prefix": table["prefix"], "candidates": [candidate], "value_weight": 0.0})
         if sum(part.where == "history" for part in cut.shopper) >= MOST_REMOVED + 2:
             found.append(cut)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_serializer, model_validator
 
 from configs.balancing import BalancingConfig
+from configs.features import FeatureConfig
 from configs.section import Section, Share
 
 POINTWISE_KINDS = ("ctr", "cvr")
@@ -93,10 +94,10 @@ class PromptConfig(Section):
 class DataConfig(Section):
     """Where the tables come from, how they are cut into slates, and where the prepared slates lie.
 
-    `features`: columns of positive numbers (of impressions, and where one has none there, of items) that the heads read
-    beside the texts, such as price. `behaviour` names the prompt's fields that only a shopper with a past has,
-    `profile` those that a new one may have told: what `equipoise newcomers` and `train.forget` leave out, with the
-    history.
+    `features`: columns of numbers (of impressions, and where one has none there, of items) that the heads read beside
+    the texts, such as a price, or a count with `scale: log1p`. `behaviour` names the fields of the prompt, and the
+    features, that only a shopper with a past has, `profile` those that a new one may have told: what `equipoise
+    newcomers` and `train.forget` leave out, with the history.
     """
 
     folder: Path
@@ -107,7 +108,7 @@ class DataConfig(Section):
     prompt: PromptConfig = Field(default_factory=PromptConfig)
     max_candidates: Annotated[int, Field(ge=2)] = 512
     fields: list[str] = Field(default_factory=list)
-    features: list[str] = Field(default_factory=list)
+    features: list[FeatureConfig] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
     behaviour: list[str] = Field(default_factory=list)
     profile: list[str] = Field(default_factory=list)
@@ -120,10 +121,16 @@ class DataConfig(Section):
             raise ValueError("source: tables needs data.tables.impressions and data.tables.items")
         if self.source != "tables" and self.tables is not None:
             raise ValueError(f"source: {self.source} brings its own tables: drop data.tables or set source: tables")
-        twice = [name for name in self.features if self.features.count(name) > 1]
+        names = self.feature_names
+        twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"features names '{twice[0]}' twice: drop one")
         return self
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the numeric features, in the order of the heads."""
+        return [feature.name for feature in self.features]
 
 
 class TokensConfig(Section):

@@ -21,17 +21,18 @@ def nothing_told(data: DataConfig) -> DataConfig:
 def blanked(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
     """The same data with an empty history and without the pieces that read one of `fields`, in `FOLDER.NAME`.
 
-    A piece that reads several fields goes with the first of them that is blanked, as it vanishes where one is missing.
+    A piece that reads several fields goes with the first of them that is blanked, as it vanishes where one is missing;
+    a numeric feature of that name is unknown.
 
     Raises:
-        UserError: no piece reads such a field.
+        UserError: no piece and no feature reads such a field.
     """
     gone = set(fields)
-    read = {*piece_fields(data.prompt.prefix), *piece_fields(data.prompt.context)}
+    read = {*piece_fields(data.prompt.prefix), *piece_fields(data.prompt.context), *data.feature_names}
     if gone - read:
         raise UserError(
-            f"data.behaviour and data.profile name '{sorted(gone - read)[0]}', which neither data.prompt.prefix nor "
-            "data.prompt.context reads: drop it"
+            f"data.behaviour and data.profile name '{sorted(gone - read)[0]}', which data.prompt.prefix, "
+            "data.prompt.context and data.features do not read: drop it"
         )
 
     def kept(pieces: list[str]) -> list[str]:
@@ -41,8 +42,9 @@ def blanked(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
         update={"prefix": kept(data.prompt.prefix), "context": kept(data.prompt.context)},
     )
     history = data.history.model_copy(update={"max_events": 0})
+    features = [each.model_copy(update={"told": each.told and each.name not in gone}) for each in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
-    return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history})
+    return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})
 
 
 def is_prepared(told: DataConfig, data: DataConfig) -> bool:
@@ -54,6 +56,8 @@ def is_prepared(told: DataConfig, data: DataConfig) -> bool:
         found.prompt == told.prompt.model_dump(mode="json")
         and found.history == told.history.model_dump(mode="json")
         and (found.fields, found.user_groups) == (told.fields, told.user_groups)
+        and {name: scale.scale for name, scale in found.features.items()} == {f.name: f.scale for f in told.features}
+        and found.untold == [feature.name for feature in told.features if not feature.told]
         and (found.counts, found.splits) == (own.counts, own.splits)
         and found.hashes["items.parquet"] == own.hashes["items.parquet"]
     )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.schema import PromptConfig
-from data.features import as_feature
+from data.features import FeatureScale
 from data.identifiers import as_text
 from data.prompts import piece_fields, render_pieces
 
@@ -52,17 +52,17 @@ class Catalogue:
         """The item_id (string) of each number, int64 (N,)."""
         return self.rows.column("item_id").take(pa.array(numbers, pa.int64()))
 
-    def values(self, name: str, numbers: Sequence[int]) -> list[float | None]:
+    def values(self, name: str, numbers: Sequence[int], scale: FeatureScale) -> list[float | None]:
         """The items' own values of a numeric feature, None where unknown.
 
         Raises:
-            UserError: one is infinite or not above 0.
+            UserError: one is infinite, or not what its scale takes.
         """
         if name not in self.rows.column_names:
             return [None] * len(numbers)
         column = self.rows.column(name).take(pa.array(numbers, pa.int64())).to_pylist()
         try:
-            return [as_feature(value) for value in column]
+            return [scale.read(value) for value in column]
         except ValueError as error:
             raise UserError(f"{self.path} has a {name} of which {error}: correct it, or leave it empty") from error
 

@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     notes: list[str] = Field(default_factory=list)
     fields: list[str] = Field(default_factory=list)
     features: dict[str, FeatureScale] = Field(default_factory=dict)
+    untold: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
     hashes: dict[str, str] = Field(default_factory=dict)
 

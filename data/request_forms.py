@@ -5,7 +5,7 @@ Both forms give the same `Request`s, so that all that follows knows one of them 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -18,7 +18,7 @@ from configs.errors import UserError
 from configs.schema import DataConfig
 from data.catalogue import Catalogue
 from data.contexts import ContextRenderer
-from data.features import as_feature
+from data.features import FeatureScale, Scales
 from data.identifiers import as_text, is_identifier
 from data.prompts import is_missing, piece_fields, prefix_text
 from data.request_files import RequestFile
@@ -55,7 +55,8 @@ class RequestForm(ABC):
         file: its schema decides which columns are read.
         catalogue: the items that may be asked for.
         wanted: columns that are read where the file has them.
-        features: numeric features by name, and the column of each; where it is missing, items give the value.
+        features: scales of the numeric features; where the column of one is missing, items give the value.
+        label: what its column is called before its name.
 
     Raises:
         UserError: a column has a type that cannot be read.
@@ -65,13 +66,14 @@ class RequestForm(ABC):
     """The column with one list of candidates per row."""
 
     def __init__(
-        self, file: RequestFile, catalogue: Catalogue, wanted: Sequence[str], features: Mapping[str, str]
+        self, file: RequestFile, catalogue: Catalogue, wanted: Sequence[str], features: Scales, label: str = ""
     ) -> None:
         self.path, self.catalogue, self.features = file.path, catalogue, dict(features)
+        self.column_of = {name: f"{label}{name}" for name in features}
         self.kinds = {field.name: field.type for field in file.schema}
-        columns = dict.fromkeys([*wanted, *self.features.values()])
+        columns = dict.fromkeys([*wanted, *self.column_of.values()])
         self.columns = [name for name in columns if name in self.kinds]
-        for column in self.features.values():
+        for column in self.column_of.values():
             self._must_be_list(column, "one number per candidate")
         for name in ("request_id", "user_id"):
             if name in self.columns and not is_identifier(self.kinds[name]):
@@ -113,19 +115,21 @@ class RequestForm(ABC):
         if not self.features:
             return None
         columns = []
-        for name, column in self.features.items():
-            known = self.catalogue.values(name, items)
+        for name, scale in self.features.items():
+            column, known = self.column_of[name], self.catalogue.values(name, items, scale)
             if column in self.columns:
                 self._same_lengths(batch, column, ids, sizes)
                 lists = zip(batch.column(column).to_pylist(), sizes, ids, strict=True)
-                given = [self._feature(v, column, request) for vs, n, request in lists for v in (vs or [None] * n)]
+                given = [
+                    self._feature(v, column, request, scale) for vs, n, request in lists for v in (vs or [None] * n)
+                ]
                 known = [own if value is None else value for value, own in zip(given, known, strict=True)]
             columns.append([math.nan if value is None else value for value in known])
         return np.array(columns, dtype=np.float64).T
 
-    def _feature(self, value: Any, column: str, request: str) -> float | None:
+    def _feature(self, value: Any, column: str, request: str, scale: FeatureScale) -> float | None:
         try:
-            return as_feature(value)
+            return scale.read(value)
         except ValueError as error:
             raise self._fault(
                 request, f"has a {column} of which {error}: correct it, or leave it empty where it is unknown"
@@ -154,9 +158,8 @@ class PreparedForm(RequestForm):
 
     items = "item"
 
-    def __init__(self, file: RequestFile, catalogue: Catalogue, features: Sequence[str] = ()) -> None:
-        columns = {name: f"feature_{name}" for name in features}
-        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED], columns)
+    def __init__(self, file: RequestFile, catalogue: Catalogue, features: Scales) -> None:
+        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED], features, "feature_")
         self._must_be_list("context", "one text per candidate")
         value = self.kinds["item"].value_type
         if not pa.types.is_integer(value):
@@ -200,14 +203,12 @@ class RawForm(RequestForm):
 
     items = "item_id"
 
-    def __init__(
-        self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales) -> None:
         self.prompt, self.history = config.prompt, config.history
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         fields = piece_fields(config.prompt.prefix)
         wanted = ["request_id", "user_id", "item_id", "history", *fields, *self.contexts.names]
-        super().__init__(file, catalogue, wanted, {name: name for name in features})
+        super().__init__(file, catalogue, wanted, features)
         if not is_identifier(self.kinds["item_id"].value_type):
             raise UserError(
                 f"{self.path} has item_id of lists of {self.kinds['item_id'].value_type}: write ids as text or whole "
@@ -278,17 +279,17 @@ def with_features(requests: list[Request], features: np.ndarray | None) -> list[
     ]
 
 
-def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Sequence[str] = ()) -> RequestForm:
-    """The form of a file, told by its columns.
+def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales | None = None) -> RequestForm:
+    """The form of a file, told by its columns; `features`: scales of the numeric features that the heads read.
 
     Raises:
         UserError: it has the columns of neither form, or columns of types that cannot be read.
     """
     names = set(file.schema.names)
     if "request_id" in names and names.issuperset(PREPARED):
-        return PreparedForm(file, catalogue, features)
+        return PreparedForm(file, catalogue, features or {})
     if names.issuperset(("request_id", "item_id")):
-        return RawForm(file, catalogue, config, features)
+        return RawForm(file, catalogue, config, features or {})
     raise UserError(
         f"{file.path} holds neither prepared slates (request_id, {', '.join(PREPARED)}) nor raw requests (request_id, "
         "item_id): add the missing columns"

@@ -53,7 +53,7 @@ class ShardWriter:
 
     def __init__(self, tables: Tables, config: DataConfig, folder: Path, tell: Callable[[str, float], None]) -> None:
         self.tables, self.config, self.folder, self.tell = tables, config, folder, tell
-        self.schema = slate_schema(config.fields, config.user_groups, config.features, config.history.items)
+        self.schema = slate_schema(config.fields, config.user_groups, config.feature_names, config.history.items)
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
@@ -73,8 +73,9 @@ class ShardWriter:
             self._refuse_text_field(name)
             numbers += f", CAST(TRY_CAST(i.{quote(name)} AS DOUBLE) AS FLOAT) AS {quote('field_' + name)}"
         items = " JOIN items t USING (item_id)" if self.config.features else ""
-        for name in self.config.features:
-            numbers += f", CAST({feature_sql(self.tables, name)} AS FLOAT) AS {quote('feature_' + name)}"
+        for feature in self.config.features:
+            value = feature_sql(self.tables, feature.name) if feature.told else "NULL"
+            numbers += f", CAST({value} AS FLOAT) AS {quote('feature_' + feature.name)}"
         con.execute(f"""
             CREATE TABLE sorted_impressions AS
             SELECT r.ordinal, row_number() OVER (ORDER BY r.ordinal, {position}i.item_id) AS place,
@@ -190,7 +191,7 @@ class ShardWriter:
         values: dict[str, Any] = {name: rows.column(name) for name in ("item", "click", "conversion")}
         values["context"] = pa.array(contexts, pa.string())
         kept = [f"field_{name}" for name in self.config.fields]
-        for name in (*kept, *(f"feature_{name}" for name in self.config.features)):
+        for name in (*kept, *(f"feature_{name}" for name in self.config.feature_names)):
             values[name] = pc.fill_null(rows.column(name), float("nan"))
         lists = {}
         for name, column in values.items():

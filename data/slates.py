@@ -58,7 +58,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
         tell("collecting histories", 0.0)
         write_histories(tables, config.history)
         write_bought(tables, config.history)
-        scales = {name: scale_of(tables, name) for name in config.features}
+        scales = {feature.name: scale_of(tables, feature) for feature in config.features}
         splits = ShardWriter(tables, config, folder, tell).write()
         con.close()
         shutil.rmtree(folder / ".work")
@@ -104,7 +104,7 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
     check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
     check_columns(tables, "impressions", config.fields, ", which data.fields names")
     known = {**tables.columns("items"), **tables.columns("impressions")}
-    for name in config.features:
+    for name in config.feature_names:
         if name not in known:
             raise UserError(
                 f"neither {tables.labels['impressions']} nor {tables.labels['items']} has a column '{name}', which "
@@ -128,7 +128,7 @@ def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
     """The columns of impressions that anything reads."""
     column = split_column(tables, config.split)
     names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields]
-    names += [*config.features, "position"]
+    names += [*config.feature_names, "position"]
     known = tables.columns("impressions")
     return [name for name in dict.fromkeys([*names, *([column] if column else [])]) if name in known]
 
@@ -234,6 +234,7 @@ def _manifest(
         notes=tables.notes,
         fields=config.fields,
         features=scales,
+        untold=[feature.name for feature in config.features if not feature.told],
         user_groups=config.user_groups,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},
     )

@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from data.slate_set import SlateSet
 from data.tokens import SlateTokenizer
 from launch.export_catalogue import write_catalogue
 from launch.export_formats import Formats, judge_for_vllm, write_from_adapters, write_from_model
+from launch.export_recall import export_recall
 from launch.onnx_report import report_table
 from modeling.adapter_store import read_info
 from modeling.backbone import load_tokenizer
@@ -71,7 +72,7 @@ def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False, formats
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
     with _appearing(out) as folder, console.status("exporting") as status:
-        written = _write(run, config, folder, out, golden, formats, console)
+        written = _write(run, config, folder, out, golden, formats, console, status.update)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
         differences = run_check(folder)
@@ -124,7 +125,14 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 
 def _write(
-    run: Path, config: RunConfig, folder: Path, out: Path, golden: int, formats: Formats, console: Console
+    run: Path,
+    config: RunConfig,
+    folder: Path,
+    out: Path,
+    golden: int,
+    formats: Formats,
+    console: Console,
+    tell: Callable[[str], None],
 ) -> list[ExportedAdapter]:
     """Everything of an export but its check."""
     slates = SlateSet(config.data.folder, "test")
@@ -145,6 +153,8 @@ def _write(
     info = read_info(run / "adapters")
     record = serving.serving_record(config, info, model, served, prompts.layout, pad_id)
     record |= write_catalogue(folder, slates, config)
+    ids = SlateTokenizer(tokenizer, config.tokens, model.backbone.encoder, list)
+    record |= export_recall(folder, config, model, _base_of(config, out), ids, slates.items.texts, tell)
     record["operating_point"] |= read_operating_point(run)
     formats.need_room(model, folder, console)
     record["vllm"] = judge_for_vllm(config, model, served, folder)

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import RunConfig
-from data.features import as_feature
 from data.slate_set import SlateSet
 from train.validation import spread_rows
 
@@ -29,11 +28,12 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     """
     items = slates.items.table
     columns = [name for name in ("item_id", "text", "title") if name in items.column_names]
-    features = list(slates.manifest.features)
+    scales = slates.manifest.features
+    features = list(scales)
     table = items.select(columns)
     for name in features:
         if name in items.column_names:
-            values = [as_feature(value) for value in items.column(name).to_pylist()]
+            values = [scales[name].read(value) for value in items.column(name).to_pylist()]
             rest = table.drop_columns(name) if name in columns else table
             table = rest.append_column(name, pa.array(values, pa.float64()))
     pq.write_table(table, folder / ITEMS, compression="zstd")

@@ -20,7 +20,7 @@ from configs.errors import UserError
 from configs.load import read_run_config
 from configs.schema import RunConfig
 from data.catalogue import Catalogue, given_catalogue, prepared_catalogue
-from data.features import read_scales
+from data.features import Scales, read_scales
 from data.manifest import file_hash
 from data.prefetch import prefetched
 from data.request_batches import Portion, RequestBatches
@@ -78,7 +78,8 @@ def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, override
     config = read_run_config(folder, overrides)
     info = read_info(folder / "adapters")
     omega = parse_omega(options.omega, info.listwise)
-    inputs = _open(config, requests, options, list(info.features))
+    scales = read_scales(info.features)
+    inputs = _open(config, requests, options, scales)
     columns = ScoreColumns(inputs.ids, list(info.pointwise), info.listwise, omega, inputs.catalogue)
     accelerator = make_accelerator(config)
     world = World()
@@ -101,7 +102,7 @@ def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, override
     showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
         mine = pending[world.rank :: world.size]
-        portions = RequestBatches(inputs.forms, tokenizer, most, max_row, read_scales(info.features)).read(mine)
+        portions = RequestBatches(inputs.forms, tokenizer, most, max_row, scales).read(mine)
         write_scores(model, portions, columns, target, accelerator.device, progress)
         # Waiting here instead of in the barrier, which gives up when another process needs much longer.
         while not progress.complete():
@@ -148,16 +149,16 @@ def score_portion(model: SlateModel, portion: Portion, device: torch.device) -> 
     return {name: np.concatenate([part[name] for part in found])[order] for name in model.objectives}
 
 
-def _open(config: RunConfig, requests: Path, options: ScoreOptions, features: Sequence[str]) -> Inputs:
+def _open(config: RunConfig, requests: Path, options: ScoreOptions, scales: Scales) -> Inputs:
     for name, value in (("--block", options.block), ("--max-tokens", options.max_tokens)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value} leaves room for nothing: give at least 1")
     files = find_request_files(requests)
     if options.items is not None:
-        catalogue = given_catalogue(options.items, config.data.prompt, features)
+        catalogue = given_catalogue(options.items, config.data.prompt, list(scales))
     else:
-        catalogue = prepared_catalogue(config.data.folder, features)
-    forms = {file.path: form_of(file, catalogue, config.data, features) for file in files}
+        catalogue = prepared_catalogue(config.data.folder, list(scales))
+    forms = {file.path: form_of(file, catalogue, config.data, scales) for file in files}
     first = next(iter(forms.values()))
     for form in forms.values():
         if type(form) is not type(first) or _ids(form) != _ids(first):

@@ -42,7 +42,7 @@ class AdapterInfo:
     offsets: dict[str, float]
     prompt: dict[str, Any]
     history: dict[str, Any]
-    features: dict[str, dict[str, float]] = field(default_factory=dict)
+    features: dict[str, dict[str, Any]] = field(default_factory=dict)
     retrieval: dict[str, int] = field(default_factory=dict)
 
 

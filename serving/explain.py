@@ -230,7 +230,8 @@ def _sentences(
 
 
 def _named(part: Part) -> str:
-    return f"“{part.text}” in the history" if part.where == "history" else f"“{part.text}” of the {part.where}"
+    said = {"history": "in the history", "number": "as a number"}
+    return f"“{part.text}” {said.get(part.where, f'of the {part.where}')}"
 
 
 def _percent(value: float) -> str:

@@ -1,10 +1,12 @@
 """A request cut into the parts of its prompts that can be left out: each history event, each piece of a template.
 
-A part is left out as `prepare` leaves out what is missing: with its separator, and the label of a history with its last
-title. Where a request brings fields, the parts are the pieces of the templates; a ready text is cut at the separators.
+A part is left out as `prepare` leaves out what is missing: with its separator, and the label of a history with its
+last title. Where a request brings fields, the parts are the pieces of the templates; a ready text is cut at the
+separators. A numeric feature goes with the piece that tells it in words; one without such a piece is a part of its own.
 """
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +24,8 @@ class Part:
     """One part of the prompts of a candidate.
 
     Attributes:
-        where: `shopper`, `history`, `item` or `context`.
-        text: as the model reads it.
+        where: `shopper`, `history`, `item`, `context` or `number`.
+        text: as the model reads it; of a number its name and value.
         fields: that it was rendered from; empty for history and for parts of ready texts.
     """
 
@@ -39,7 +41,8 @@ class CutRequest:
     Attributes:
         read: the whole.
         shopper: parts of the prefix, history last.
-        items, contexts: parts of each candidate's two texts.
+        items, contexts, numbers: parts of each candidate's two texts, and the features that no piece tells.
+        features: names of all numeric features.
         separator, label: between pieces, and before the history.
     """
 
@@ -47,12 +50,14 @@ class CutRequest:
     shopper: list[Part]
     items: list[list[Part]]
     contexts: list[list[Part]]
+    numbers: list[list[Part]]
+    features: tuple[str, ...]
     separator: str
     label: str
 
     def parts(self, place: int) -> list[Part]:
         """All parts that the candidate at a place is read with."""
-        return [*self.shopper, *self.items[place], *self.contexts[place]]
+        return [*self.shopper, *self.items[place], *self.contexts[place], *self.numbers[place]]
 
     def without(self, place: int, left_out: Collection[int]) -> ReadRequest:
         """The request where these parts of `parts(place)` are missing, those of the item in its own prompt alone."""
@@ -67,9 +72,15 @@ class CutRequest:
                 candidate = replace(candidate, text=self._join(kept, "item"))
             if any(number >= shopper + item for number in left_out):
                 candidate = replace(candidate, context=self._join(kept, "context"))
+            gone = {field for number in left_out if number >= shopper for field in self.parts(place)[number].fields}
+            candidate = replace(candidate, features=self._known(candidate, gone))
             candidates = [*read.candidates[:place], candidate, *read.candidates[place + 1 :]]
             read = replace(read, candidates=candidates)
         return read
+
+    def _known(self, candidate: Candidate, gone: Collection[str]) -> tuple[float, ...]:
+        told = zip(self.features, candidate.features, strict=True)
+        return tuple(math.nan if name in gone else value for name, value in told)
 
     def _join(self, parts: list[Part], where: str) -> str:
         return self.separator.join(part.text for part in parts if part.where == where)
@@ -95,7 +106,7 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
         shopper += [Part("history", title) for title in map(plain_text, reader.titles(request.get("history"))) if title]
     else:
         shopper = _ready_prefix(read.prefix, prompt.separator, label)
-    items, contexts = [], []
+    items, contexts, numbers = [], [], []
     for given, candidate in zip(request["candidates"], read.candidates, strict=True):
         entry = given if isinstance(given, Mapping) else {}
         items.append(_item(prompt.item, entry, candidate, prompt.separator))
@@ -104,7 +115,8 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
             contexts.append(_ready("context", candidate.context, prompt.separator))
         else:
             contexts.append(_pieces("context", prompt.context, context or {}))
-    return CutRequest(read, shopper, items, contexts, prompt.separator, label)
+        numbers.append(_numbers(reader.features, candidate, [*items[-1], *contexts[-1]]))
+    return CutRequest(read, shopper, items, contexts, numbers, reader.features, prompt.separator, label)
 
 
 def _item(pieces: list[str], entry: Mapping[str, Any], candidate: Candidate, separator: str) -> list[Part]:
@@ -117,6 +129,13 @@ def _pieces(where: str, pieces: list[str], fields: Mapping[str, Any]) -> list[Pa
     told = {name: plain(name, fields[name], LONGEST) for name in piece_fields(pieces) if name in fields}
     rendered = [(parse_piece(text).render(told), tuple(piece_fields([text]))) for text in pieces]
     return [Part(where, text, names) for text, names in rendered if text]
+
+
+def _numbers(features: Sequence[str], candidate: Candidate, parts: list[Part]) -> list[Part]:
+    """The known features that none of a candidate's other parts was rendered from."""
+    told = {field for part in parts for field in part.fields}
+    known = [(name, value) for name, value in zip(features, candidate.features, strict=True) if not math.isnan(value)]
+    return [Part("number", f"{name} {plain_text(value)}", (name,)) for name, value in known if name not in told]
 
 
 def _ready(where: str, text: str, separator: str) -> list[Part]:

@@ -99,7 +99,7 @@ class RecallIndex:
     def _build(self) -> Any:
         faiss = _faiss(required=True)
         size, dimension = len(self), self.vectors.shape[1] + 1
-        lists = max(1, min(4096, int(4 * size**0.5)))
+        lists = max(1, min(4096, int(4 * size**0.5), size // 39))  # FAISS wants 39 vectors of each
         coarse = faiss.IndexFlatIP(dimension)
         kind = faiss.ScalarQuantizer.QT_8bit
         index = faiss.IndexIVFScalarQuantizer(coarse, dimension, lists, kind, faiss.METRIC_INNER_PRODUCT)

@@ -21,6 +21,7 @@ from data.tokens import SlateTokenizer
 from modeling.export.load import load_export, read_serving_record
 from modeling.folded import fold_shared
 from modeling.prefix_cache import PrefixCache
+from modeling.text_vectors import text_vectors
 from serving.batch_scorer import BatchScorer
 from serving.export_tokens import read_tokenizer
 from serving.items import KnownItems, read_items
@@ -29,6 +30,7 @@ from serving.operating_point import OperatingPoint, read_operating_point
 from serving.pricing import Goal, PriceQuestion, Pricing, read_question
 from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking, demand_of
+from serving.recall import Catalogue, PreparedRecall, Recalled
 from serving.request_error import RequestError
 from serving.requests import ReadRequest, RequestReader
 
@@ -64,6 +66,7 @@ class Recommender:
         cache: keys and values of the prefixes of returning shoppers.
         scales: how the numeric features are standardised, by name; empty where the heads read none.
         examples: requests as JSON with a `name` and the places that were `clicked` and `converted`.
+        catalogue: what `recall` searches; None where the run had no such objective.
     """
 
     def __init__(
@@ -75,7 +78,9 @@ class Recommender:
         tokenizer: SlateTokenizer,
         examples: list[dict[str, Any]],
         scales: Scales | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
+        self.catalogue = catalogue
         self.scales: Scales = scales or {}
         self.export, self.name, self.examples = export, name, examples
         self._scorer, self._reader, self._tokenizer = scorer, reader, tokenizer
@@ -113,9 +118,10 @@ class Recommender:
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
-        reader = _reader(record, known, point, list(scales))
+        reader = _reader(record, known, point, scales)
         scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
-        return cls(folder, record["run"], scorer, reader, tokenizer, examples, scales)
+        catalogue = _catalogue(folder, record, known)
+        return cls(folder, record["run"], scorer, reader, tokenizer, examples, scales, catalogue)
 
     @property
     def pointwise(self) -> tuple[str, ...]:
@@ -245,6 +251,59 @@ class Recommender:
         question, prepared = self.prepare_prices(request)
         return question.answer(demand_of(self.score_prepared([prepared])[0]))
 
+    def prepare_recall(self, request: Mapping[str, Any]) -> PreparedRecall:
+        """Read and tokenise a request for items (serving.recall gives its form), in any thread, without the model.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        if self.catalogue is None:
+            raise RequestError("the export", "has no objective recall: train with objectives.recall")
+        text, prepared = self.catalogue.read(self._reader, request)
+        with self._tokenizing:
+            ids = self._tokenizer.prefix(text)
+        return replace(prepared, text_ids=ids[len(self._tokenizer.start) :])
+
+    def recall_prepared(self, prepared: Sequence[PreparedRecall]) -> list[Recalled]:
+        """Search the catalogue for several shoppers in one pass of the model; not for several threads at once."""
+        if self.catalogue is None or not prepared:
+            return []
+        shoppers = text_vectors(
+            self._scorer.model,
+            self.catalogue.name,
+            [each.text_ids for each in prepared],
+            bare=self._tokenizer.start or self._tokenizer.candidate_end,
+            pad_id=self._tokenizer.pad_id,
+            max_row=self._tokenizer.limits.max_row,
+        )
+        return self.catalogue.search(shoppers, prepared)
+
+    def recall(
+        self,
+        user: Mapping[str, Any] | str | None,
+        top: int | None = None,
+        *,
+        history: Sequence[Any] = (),
+        bought: Mapping[str, float] | Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        exclude_bought: bool = False,
+    ) -> Recalled:
+        """The best items of the whole catalogue for one shopper.
+
+        Args:
+            user, history: as `rank` takes them.
+            top: how many; 100 where nothing is said.
+            bought: item_ids and how often each was bought, or a list of item_ids.
+            exclude: item_ids that must not come back.
+            exclude_bought: nor may those of `bought`.
+
+        Raises:
+            RequestError: names the field that is wrong and the way out.
+        """
+        request: dict[str, Any] = {"history": history or None, "bought": bought, "exclude": exclude, "top": top}
+        request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        return self.recall_prepared([self.prepare_recall(request | {"exclude_bought": exclude_bought})])[0]
+
     def _ranking(self, request: ReadRequest, scores: Mapping[str, Any]) -> Ranking:
         logits = {name: scores[name] for name in self.pointwise}
         deltas = {name: scores[name] for name in self.listwise if name in scores}
@@ -339,12 +398,16 @@ class Recommender:
         return rank_frame(self, requests, omega, top)
 
 
-def _reader(
-    record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, features: Sequence[str]
-) -> RequestReader:
+def _catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> Catalogue | None:
+    for name, about in record.get("retrieval", {}).items():
+        return Catalogue.load(folder / about["folder"] / "index", name, list(known.texts), known.titles)
+    return None
+
+
+def _reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, scales: Scales) -> RequestReader:
     limits = Limits(candidates=record["limits"]["candidates"])
     prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
-    return RequestReader(prompt, history, known, point, limits, features)
+    return RequestReader(prompt, history, known, point, limits, scales)
 
 
 def _read_examples(path: Path) -> list[dict[str, Any]]:

@@ -12,22 +12,23 @@ utility as it is.
 Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
 refused. The same item may stand among the candidates twice, for it can be offered in two ways. A numeric feature of
 the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
-item's own; where none of them gives it, it is unknown, and the heads read the mean.
+item's own; where none of them gives it, it is unknown and adds nothing to a logit.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import HistoryConfig, PromptConfig
+from data.features import Scales
 from data.prompts import is_missing, parse_piece, piece_fields, prefix_text, render_pieces
 from serving.items import KnownItems
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint
 from serving.request_error import RequestError
 from serving.utility import UtilityWeights
-from serving.values import identifier, kind_of, known_keys, mapping, number, numeric, plain, positive, sequence, text
+from serving.values import feature, identifier, kind_of, known_keys, mapping, number, numeric, plain, sequence, text
 
 KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "value_weight", "top")
 BESIDE = ("name", "clicked", "converted")
@@ -84,7 +85,7 @@ class RequestReader:
         items: the items that it knows by id.
         operating_point: its weights ω and their bounds.
         limits: what one request may hold.
-        features: names of the numeric features that the heads read.
+        features: scales of the numeric features that the heads read, by name.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class RequestReader:
         items: KnownItems,
         operating_point: OperatingPoint,
         limits: Limits,
-        features: Sequence[str] = (),
+        features: Scales | None = None,
     ) -> None:
-        self.features = tuple(features)
+        self.scales = dict(features or {})
+        self.features = tuple(self.scales)
         self.prompt, self.history, self.items = prompt, history, items
         self.operating_point, self.limits = operating_point, limits
         self.user, self.item, self.context = map(Template.of, (prompt.prefix, prompt.item, prompt.context))
@@ -116,7 +118,7 @@ class RequestReader:
         weights = self.operating_point.weights_of(omega, request.get("value_weight"))
         read = ReadRequest(
             request_id=None if name is None else identifier("request_id", name, self.limits.text_chars),
-            prefix=self._prefix(request),
+            prefix=self.shopper(request),
             candidates=self._candidates(request["candidates"]),
             omega=omega,
             top=self._top(request.get("top")),
@@ -140,7 +142,12 @@ class RequestReader:
             raise RequestError("top", f"is {str(value)[:40]}: give a whole number from 1 on, or leave it out")
         return value
 
-    def _prefix(self, request: Mapping[str, Any]) -> str:
+    def shopper(self, request: Mapping[str, Any]) -> str:
+        """The text of the shopper of a request: its ready `prefix`, or rendered from `user` and `history`.
+
+        Raises:
+            RequestError: names the field, what is wrong with it and the way out.
+        """
         ready, user, told = request.get("prefix"), request.get("user"), request.get("history")
         if ready is not None:
             if user is not None or told is not None:
@@ -251,7 +258,7 @@ class RequestReader:
         for place, fields in places:
             value = plain(f"{place}.{name}", fields.get(name), self.limits.text_chars)
             if not is_missing(value):
-                return positive(f"{place}.{name}", value)
+                return feature(f"{place}.{name}", value, self.scales[name])
         return self.items.values.get(name, {}).get(item_id or "", math.nan)
 
     def _item_text(self, field: str, item: Any) -> str:

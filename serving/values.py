@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data.features import KINDS, FeatureScale, fits
 from serving.request_error import RequestError
 
 Value = str | int | float | bool | None
@@ -107,8 +108,8 @@ def numeric(field: str, value: Value) -> None:
         raise RequestError(field, f"is '{str(value)[:40]}', but the prompt reads a number there: give one or null")
 
 
-def positive(field: str, value: Any) -> float:
-    """A finite number above 0, or text that spells one.
+def feature(field: str, value: Any, scale: FeatureScale) -> float:
+    """A number that the scale of a feature takes, or text that spells one.
 
     Raises:
         RequestError: it is none.
@@ -117,8 +118,9 @@ def positive(field: str, value: Any) -> float:
         found = float(value) if isinstance(value, str) else number(field, value)
     except ValueError:
         found = math.nan
-    if not 0 < found < math.inf:
-        raise RequestError(field, f"is '{str(value)[:40]}': give a number above 0, or null where it is unknown")
+    if not fits(found, scale.scale):
+        way = f"give a {KINDS[scale.scale]}, or null where it is unknown"
+        raise RequestError(field, f"is '{str(value)[:40]}': {way}")
     return found
 
 

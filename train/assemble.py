@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from configs.schema import RunConfig
+from configs.features import FeatureConfig
+from configs.schema import DataConfig, RunConfig
 from data.blanked import is_prepared, nothing_told
 from data.manifest import Manifest
 from data.recall_texts import RecallDraws
@@ -81,11 +82,7 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
         UserError: the prepared folder does not fit the config.
     """
     slates = SlateSet(config.data.folder, split, tokens)
-    if list(slates.manifest.features) != config.data.features:
-        raise UserError(
-            f"{config.data.folder} was prepared with data.features {list(slates.manifest.features)}, the config has "
-            f"{config.data.features}: run `equipoise prepare` again"
-        )
+    _check_features(slates.manifest, config.data)
     attributes: dict[str, np.ndarray] = {}
     for objective in objectives.values():
         for name in objective.attributes:
@@ -94,6 +91,16 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
             if isinstance(objective, GroupedObjective):
                 objective.groups = len(values)
     return DataParts(slates, tokens, attributes)
+
+
+def _check_features(manifest: Manifest, data: DataConfig) -> None:
+    found = [str(FeatureConfig(name=name, scale=scale.scale)) for name, scale in manifest.features.items()]
+    wanted = [str(feature) for feature in data.features]
+    if found != wanted:
+        raise UserError(
+            f"{data.folder} was prepared with data.features {found}, the config has {wanted}: run `equipoise prepare` "
+            "again"
+        )
 
 
 def open_split(data: DataParts, split: str) -> DataParts:
@@ -176,7 +183,7 @@ def adapter_info(
     pointwise: dict[str, int],
     prompt: dict[str, Any],
     history: dict[str, Any],
-    features: dict[str, dict[str, float]] | None = None,
+    features: dict[str, dict[str, Any]] | None = None,
     retrieval: dict[str, int] | None = None,
 ) -> AdapterInfo:
     """What the adapters of a run's model belong to.

@@ -66,7 +66,7 @@ class ModelPlan:
             embeddings=any(o.needs_embeddings for o in objectives.values()),
             accumulate=config.train.accumulate,
             level=config.balancing.level,
-            features=config.data.features,
+            features=config.data.feature_names,
             retrieval={name: o.options.dimension for name, o in objectives.items() if isinstance(o, Recall)},
         )
 

@@ -127,9 +127,10 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
 def standardised(serving: Json, values: Json) -> torch.Tensor:
     """The numeric features (F,) that the heads read, in the order of serving.json; 0 where a value is unknown."""
     scales = serving.get("features", {})
+    logs = {"log": math.log, "log1p": math.log1p}
     return torch.tensor(
         [
-            0.0 if values[name] is None else (math.log(values[name]) - scale["mean"]) / scale["std"]
+            0.0 if values[name] is None else (logs[scale["scale"]](values[name]) - scale["mean"]) / scale["std"]
             for name, scale in scales.items()
         ]
     )

@@ -20,12 +20,14 @@ from modeling.adapter_store import copy_into
 from modeling.adapters import SHARED
 from modeling.backbone import config_hash, load_model_config, resolve_path
 from modeling.export.adapter_folder import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD
+from modeling.export.retrieval import VECTOR_HEAD
 from modeling.export.serving import FILE_NAME, SCHEMA_VERSION
 from modeling.model import SlateModel, build_model
 from modeling.quantized import compute_in
 
 _KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?:[^.]*[^.\d][^.]*\.)*(\d+)\.(.+)\.(lora_[AB])\.weight")
 _SCORE = f"{PEFT_PREFIX}score.weight"
+HEADS = {"pointwise": POINT_HEAD, "listwise": SLATE_HEAD, "retrieval": VECTOR_HEAD}
 _ALIKE = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
 
 
@@ -60,14 +62,16 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     """
     record = read_serving_record(folder) if record is None else record
     objectives: Mapping[str, Mapping[str, Any]] = record["objectives"]
+    searching: Mapping[str, Mapping[str, Any]] = record.get("retrieval", {})
     backbone = _backbone(folder, record)
-    lora, adapters = _adapters(folder, objectives, record["scope"])
-    tensors = _placed(folder, objectives, adapters, record["split"])
+    lora, adapters = _adapters(folder, {**objectives, **searching}, record["scope"])
+    tensors = _placed(folder, {**objectives, **searching}, adapters, record["split"])
     pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
     listwise = [name for name in objectives if name not in pointwise]
     offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
     features = list(record.get("features", {}))
-    model = build_model(backbone, lora, pointwise, listwise, offsets, seed=0, features=features)
+    retrieval = {name: int(about["dimension"]) for name, about in searching.items()}
+    model = build_model(backbone, lora, pointwise, listwise, offsets, seed=0, features=features, retrieval=retrieval)
     layers = f"backbone.trunk.{model.backbone.layers_name}."
     named = {name.replace("TRUNK.", layers, 1): tensor for name, tensor in tensors.items()}
     try:
@@ -152,8 +156,7 @@ def _placed(
             if not torch.equal(placed.setdefault(place, tensor), tensor):
                 raise UserError(f"{folder}/{name}: the shared tensor {key} is another one there: export the run again")
         if about["head"]:
-            expected = POINT_HEAD if about["kind"] == "pointwise" else SLATE_HEAD
-            head = _read(folder / about["folder"] / expected)
+            head = _read(folder / about["folder"] / HEADS[about["kind"]])
             placed |= {f"heads.{name}.{key}": tensor for key, tensor in head.items()}
     return placed
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import BackboneConfig, RunConfig
-from data.features import RULE
+from data.features import RULES, read_scales
 from data.manifest import file_hash
 from modeling.adapter_store import AdapterInfo
 from modeling.backbone import load_backbone, load_model_config, resolve_path
@@ -145,7 +145,10 @@ def serving_record(
         "prompt": info.prompt,
         "history": info.history,
         "layout": layout.to_json(),
-        "features": {name: {**scale, "rule": RULE} for name, scale in info.features.items()},
+        "features": {
+            name: {**scale.model_dump(), "rule": RULES[scale.scale]}
+            for name, scale in read_scales(info.features).items()
+        },
         "mask": "prefix" if encoder else "causal",
         "pooling": model.backbone.pooling,
         "first_position": model.backbone.first_position,

@@ -7,14 +7,14 @@ from fastapi import FastAPI
 
 from serving.recommender import Recommender
 from serving.server.access import Guarded
-from serving.server.endpoints import examples, explain, health, metrics, page, price, rank, score
+from serving.server.endpoints import examples, explain, health, metrics, page, price, rank, recall, score
 from serving.server.faults import Faults
 from serving.server.observed import Observed
 from serving.server.options import ServerOptions
 from serving.server.refusal import ErrorAnswer, install
 from serving.server.service import Service
 
-ENDPOINTS = (rank, score, price, explain, examples, health, metrics, page)
+ENDPOINTS = (rank, score, recall, price, explain, examples, health, metrics, page)
 OPENAPI = "/openapi.json"
 REFUSED = (400, 401, 408, 413, 415, 422, 500, 503)
 

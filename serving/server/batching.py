@@ -60,6 +60,7 @@ class MicroBatcher(Generic[Prepared, Result]):
         wait_s: how long a pass that has room waits for further requests.
         batching: False lets every request pass alone.
         observe: told every pass.
+        thread: runs the model, where several batchers share one model; by default one of its own.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class MicroBatcher(Generic[Prepared, Result]):
         wait_s: float = 0.0,
         batching: bool = True,
         observe: Callable[[Pass], None] = lambda done: None,
+        thread: ThreadPoolExecutor | None = None,
     ) -> None:
         self._score, self._observe = score, observe
         self._most_candidates, self._most_waiting = most_candidates, most_waiting
         self._wait_s, self._batching = wait_s, batching
         self._queue: deque[_Waiting[Prepared, Result]] = deque()
         self._filled = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="model")
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:

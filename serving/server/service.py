@@ -21,16 +21,20 @@ from serving.explain import (
 from serving.pricing import Pricing
 from serving.prompt_parts import CutRequest
 from serving.ranking import Ranking, demand_of
+from serving.recall import Recalled
 from serving.recommender import PreparedRequest, Recommender, RequestError
 from serving.server.batching import MicroBatcher, Outcome, QueueFull
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
 from serving.server.price_body import PriceRequest
+from serving.server.recall_body import RecallRequest
 from serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
 from serving.server.request_body import ExplainRequest, SlateRequest, Strict
 
 T = TypeVar("T")
 
+MOST_RECALLS = 32
+"""Requests for recall that are searched in one pass."""
 EXPLAINING = 4
 """Variants of one explained request that wait for the model together."""
 
@@ -56,6 +60,7 @@ class Service:
         if options.max_candidates is not None:
             recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
         self.metrics = Metrics(recommender, lambda: len(self.batcher))
+        model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
             self._score,
             most_candidates=options.batch_candidates,
@@ -63,15 +68,26 @@ class Service:
             wait_s=options.batch_wait_ms / 1000,
             batching=options.batching,
             observe=self.metrics.saw_pass,
+            thread=model,
+        )
+        self.recalls = MicroBatcher(
+            recommender.recall_prepared,
+            most_candidates=MOST_RECALLS,
+            most_waiting=options.queue,
+            wait_s=options.batch_wait_ms / 1000,
+            batching=options.batching,
+            thread=model,
         )
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
     def start(self) -> None:
         """Begin to answer; needs a running event loop."""
         self.batcher.start()
+        self.recalls.start()
 
     async def close(self) -> None:
         """Finish what is running."""
+        await self.recalls.close()
         await self.batcher.close()
         await asyncio.to_thread(self._preparing.shutdown)
 
@@ -93,6 +109,19 @@ class Service:
         self._check_size(len(asked.candidates))
         question, outcome = await self._answered(asked, request, self.recommender.prepare_prices)
         return question.answer(demand_of(outcome.result.ranking)), outcome
+
+    async def recall(self, asked: RecallRequest, request: Request) -> Recalled:
+        """Search the catalogue; errors as those of `rank`."""
+        if self.recalls.full:
+            raise self._overloaded("queue")
+        try:
+            async with asyncio.timeout(self.options.timeout_s):
+                prepared = await self._in_thread(self.recommender.prepare_recall, asked.model_dump(exclude_unset=True))
+                return (await while_connected(self.recalls.submit(prepared, 1), request)).result
+        except QueueFull as error:
+            raise self._overloaded("queue") from error
+        except TimeoutError as error:
+            raise self._overloaded("time") from error
 
     def _prepare_ranking(self, given: dict[str, Any]) -> tuple[None, PreparedRequest]:
         return None, self.recommender.prepare(given)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forked_job import run_forked
 from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared tiny data set and the config that trains on it."""
     folder = tmp_path_factory.mktemp("tiny")
     config = write_config(run_settings(folder), folder / "config.yaml")
-    done = run_command([sys.executable, "-m", "launch.cli", "prepare", str(config)])
+    done = run_forked(["prepare", str(config)])
     assert done.returncode == 0, done.stdout + done.stderr
     return config
 
@@ -62,11 +63,12 @@ def launch(tiny_config: Path) -> Launch:
     """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process."""
 
     def run(engine: str | None, output: Path, *arguments: str, config: Path = tiny_config, **environment: str) -> Job:
-        command = [sys.executable, "-m", "launch.train"]
-        if engine is not None:
-            settings = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
-            launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings]
-            command = [*launcher, "--main_process_port", "0", "-m", "launch.train"]
+        if engine is None:
+            done = run_forked(["train", str(config), f"output={output}", *arguments], **environment)
+            return Job(output, done.returncode, done.stdout + done.stderr)
+        settings = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings]
+        command = [*launcher, "--main_process_port", "0", "-m", "launch.train"]
         done = run_command([*command, str(config), f"output={output}", *arguments], **environment)
         return Job(output, done.returncode, done.stdout + done.stderr)
 

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.forked_job import run_forked
 from tests.tiny_run import run_settings, write_config
 from train.compare.run_record import read_run
 from train.compare.wandb_file import key_of, records
@@ -30,9 +29,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def equipoise(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **environment}
-    command = [sys.executable, "-m", "launch.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return run_forked(arguments, **{"COLUMNS": "200", **environment})
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

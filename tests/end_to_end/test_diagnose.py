@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked_job import run_forked
 from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 def equipoise(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, on a terminal of 80 columns."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "launch.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return run_forked(arguments, COLUMNS="80")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from train.world import World
 def settings_of(folder: Path, **data: Any) -> dict[str, Any]:
     settings = run_settings(folder)
     settings["data"] |= {"behaviour": ["seen_before"], "profile": ["age"], "split": {"holdout_users": 0.3}, **data}
+    settings["data"] |= {"features": [{"name": "seen_before", "scale": "log1p"}]}
     settings["evaluate"] = {"cutoffs": [3]}
     return settings
 
@@ -47,10 +48,11 @@ def prefixes(folder: Path, split: str) -> list[str]:
 def test_what_a_new_shopper_has_no_words_for(trained: RunConfig) -> None:
     told = profile_only(trained.data)
     assert (told.prompt.prefix, told.prompt.context, told.history.max_events) == (["age {age}"], [], 0)
+    assert [feature.told for feature in told.features] == [False] and trained.data.features[0].told
     assert nothing_told(trained.data).prompt.prefix == []
     assert nothing_told(trained.data).prompt.item == trained.data.prompt.item
     wrong = trained.data.model_copy(update={"profile": ["shoe_size"]})
-    with pytest.raises(UserError, match="'shoe_size', which neither"):
+    with pytest.raises(UserError, match=r"'shoe_size', which data\.prompt\.prefix, data\.prompt\.context and"):
         nothing_told(wrong)
 
 
@@ -76,6 +78,8 @@ def test_every_group_is_measured(trained: RunConfig, capsys: pytest.CaptureFixtu
     assert "new, nothing told" in capsys.readouterr().out
     nothing = nothing_told(trained.data).folder
     assert set(prefixes(nothing, "test")) == {""}
+    numbers = pq.read_table(nothing / "slates" / "test-00000.parquet").column("feature_seen_before").to_pylist()
+    assert np.isnan(np.concatenate(numbers)).all()
     made = (nothing / "manifest.json").stat().st_mtime_ns
     run(trained.output, 2, [])
     assert (nothing / "manifest.json").stat().st_mtime_ns == made  # once is enough

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.forked_job import run_forked
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "RANK", "WORLD_SIZE"))},
@@ -27,6 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 def run(command: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run to the end."""
+    if command is ALONE:
+        return run_forked(["score", *map(str, arguments)], COLUMNS="200")
     whole = [*command, *map(str, arguments)]
     return subprocess.run(whole, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 

@@ -45,7 +45,7 @@ def test_vectors_are_those_of_the_stock_model(arch: str, make_model: Callable[..
     moved = model.heads["recall"].moved.detach()
     log_scale = np.log(20) + 20 * float(moved[0])
     torch.testing.assert_close(
-        weights, torch.tensor([np.exp(log_scale), 1 + 20 * float(moved[1]), 2 + 20 * float(moved[2])]).float()
+        weights, torch.tensor([np.exp(log_scale), 1 + 20 * float(moved[1]), 4 + 20 * float(moved[2])]).float()
     )
 
 

@@ -1,10 +1,12 @@
-"""Exports of tiny random runs on a simulated shop whose price and cost are numeric features."""
+"""Exports of tiny random runs on a simulated shop whose price, cost and a made-up count are numeric features."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from transformers import AutoConfig
@@ -42,6 +44,8 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
 
     folder = tmp_path_factory.mktemp("priced")
     simulate(folder / "shop", SimulatorSettings(shoppers=30, items=24, requests=80, candidates=6))
+    impressions = pd.read_parquet(folder / "shop" / "impressions.parquet")
+    impressions.assign(bought=np.arange(len(impressions)) % 4).to_parquet(folder / "shop" / "impressions.parquet")
     made: dict[str, PricedRun] = {}
 
     def build(arch: str = "llama", scope: str = "candidates", formats: str = "peft") -> PricedRun:
@@ -61,7 +65,7 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
                         "item": ["{title}"],
                         "context": ["price {price|money}"],
                     },
-                    "features": ["price", "cost"],
+                    "features": ["price", "cost", {"name": "bought", "scale": "log1p"}],
                 },
                 "tokens": {"max_prefix": 64, "max_candidate": 32, "max_row": 256},
                 "backbone": {

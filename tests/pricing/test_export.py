@@ -1,6 +1,5 @@
 import json
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from launch.evaluate import run as evaluate
 from launch.export import run as export
 from launch.score import ScoreOptions
 from launch.score import run as score
+from modeling.export import golden_check
 from serving.recommender import Recommender
 from train.job import train
 
@@ -26,34 +26,39 @@ from train.job import train
 def test_every_format_carries_the_features(priced_run: Callable, arch: str, scope: str, formats: str) -> None:
     folder = priced_run(arch, scope, formats).export  # the golden check without this project has passed
     record = json.loads((folder / "serving.json").read_text())
-    assert list(record["features"]) == ["price", "cost"] and record["features"]["price"]["std"] > 0
+    assert list(record["features"]) == ["price", "cost", "bought"] and record["features"]["price"]["std"] > 0
+    scale = record["features"]["bought"]
+    assert (scale["scale"], scale["least"], scale["rule"].split(";")[0]) == (
+        "log1p", 0.0, "x = (log(1 + value) - mean) / std"
+    )  # fmt: skip
     assert record["objectives"]["ctr"]["form"] == "features"
     assert {"response.enter.weight", "score.weight"} <= set(load_file(folder / "ctr" / "head.safetensors"))
-    golden = json.loads((folder / "golden.jsonl").read_text().splitlines()[0])
-    assert golden["features"]["price"] > 0
+    golden = [json.loads(line)["features"] for line in (folder / "golden.jsonl").read_text().splitlines()]
+    assert all(values["price"] > 0 for values in golden) and {0.0} < {values["bought"] for values in golden}
     why = record["vllm"]["ctr"]["why_not"]
     if scope == "all":
-        assert why == "the heads read numeric features (price, cost), which no stock classifier has"
+        assert why == "the heads read numeric features (price, cost, bought), which no stock classifier has"
     if formats == "onnx":
         assert "features" in record["formats"]["onnx"]["inputs"]
 
 
-@pytest.mark.slow
-def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(priced_run: Callable, tmp_path: Path) -> None:
-    import shutil
-
+def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(
+    priced_run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "export"
-    shutil.copytree(priced_run("bert", "candidates", "onnx").export, folder)
+    shutil.copytree(priced_run("llama").export, folder)
+    monkeypatch.syspath_prepend(folder)  # for check_formats, which the check finds beside itself
+    assert (folder / "check_golden.py").read_bytes() == Path(golden_check.__file__).read_bytes()
     head = load_file(folder / "cvr" / "head.safetensors")
     save_file({**head, "response.out.bias": head["response.out.bias"] + 0.5}, folder / "cvr" / "head.safetensors")
-    check = [sys.executable, str(folder / "check_golden.py")]
-    done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 1 and "FAILED" in done.stdout
+    assert golden_check.main(folder) == 1 and "FAILED" in capsys.readouterr().out
     save_file(head, folder / "cvr" / "head.safetensors")
+    assert golden_check.main(folder) == 0
     record = json.loads((folder / "serving.json").read_text())
-    record["features"]["price"]["mean"] += 0.3
-    (folder / "serving.json").write_text(json.dumps(record))
-    assert subprocess.run(check, capture_output=True, text=True).returncode == 1
+    for wrong in ({"price": {"mean": record["features"]["price"]["mean"] + 0.3}}, {"cost": {"scale": "log1p"}}):
+        features = {name: {**scale, **wrong.get(name, {})} for name, scale in record["features"].items()}
+        (folder / "serving.json").write_text(json.dumps({**record, "features": features}))
+        assert golden_check.main(folder) == 1
 
 
 def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
@@ -68,8 +73,8 @@ def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
     slate = pd.read_parquet(prepared).iloc[0]
     names = [ids[number] for number in slate["item"]]
     candidates = [
-        {"item_id": name, "context": {"price": float(price)}}
-        for name, price in zip(names, slate.feature_price, strict=True)
+        {"item_id": name, "context": {"price": float(price), "bought": int(bought)}}
+        for name, price, bought in zip(names, slate.feature_price, slate.feature_bought, strict=True)
     ]
     expected = [scored.probabilities["ctr"] for scored in recommender.score(slate.prefix, candidates).given]
     mine = found[found.request_id == slate.request_id].set_index("item_id").loc[names]
@@ -79,6 +84,7 @@ def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
             "request_id": ["a", "b"], "item_id": [names, names],
             "attitude": ["bargain hunter"] * 2, "income": ["low"] * 2,
             "price": [[float(price) for price in slate.feature_price], None],
+            "bought": [slate.feature_bought.tolist(), None],
         }
     )  # fmt: skip
     raw.to_parquet(tmp_path / "raw.parquet")
@@ -92,6 +98,9 @@ def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
     raw.to_parquet(tmp_path / "bad.parquet")
     with pytest.raises(UserError, match="request 'a' has a price of which -1 is no number above 0"):
         score(run.config.output, tmp_path / "bad.parquet", tmp_path / "bad", ScoreOptions())
+    raw.drop(columns="price").assign(bought=[[-1.0] * len(names)] * 2).to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(UserError, match="request 'a' has a bought of which -1 is no number of 0 or more"):
+        score(run.config.output, tmp_path / "bad.parquet", tmp_path / "worse", ScoreOptions())
 
 
 @pytest.mark.slow
@@ -108,8 +117,9 @@ def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, 
 
 def test_data_prepared_without_the_features_are_refused(priced_run: Callable, tmp_path: Path) -> None:
     config = priced_run("llama").config
-    other = config.model_copy(
-        update={"output": tmp_path / "run", "data": config.data.model_copy(update={"features": ["price"]})}
-    )
-    with pytest.raises(UserError, match=r"prepared with data.features \['price', 'cost'\], the config has \['price'\]"):
-        train(other)
+    told = r"prepared with data.features \['price', 'cost', 'bought \(log1p\)'\], the config has "
+    unlike = ((["price"], r"\['price'\]"), (["price", "cost", "bought"], r"\['price', 'cost', 'bought'\]"))
+    for features, found in unlike:
+        data = type(config.data).model_validate({**config.data.model_dump(), "features": features})
+        with pytest.raises(UserError, match=told + found):
+            train(config.model_copy(update={"output": tmp_path / str(len(features)), "data": data}))

@@ -48,11 +48,40 @@ def test_features_reach_the_scores_of_rank_and_an_unknown_one_is_the_mean(recomm
         for more in ({"features": {"price": 2, "cost": 1}}, {"features": {"price": 20, "cost": 1}}, {})
     )
     scales = recommender.scales
-    mean = {name: float(np.exp(scale.mean)) for name, scale in scales.items()}
+    mean = {name: float(np.exp(scale.mean) - (scale.scale == "log1p")) for name, scale in scales.items()}
     same = recommender.score(USER, [{**candidate, "features": mean}]).given[0].probabilities["ctr"]
     assert abs(cheap - dear) > 1e-3 and none == pytest.approx(same, abs=1e-6)
     with pytest.raises(RequestError, match=r"candidates\[0\].features.price is '-1'"):
         recommender.score(USER, [{**candidate, "features": {"price": -1}}])
+
+
+def test_a_count_may_be_zero_and_not_below(recommender: Recommender) -> None:
+    candidate = {"text": "tea", "context": {"price": 4}}
+    never, often, unknown = (
+        recommender.score(USER, [{**candidate, "features": {"bought": bought}}]).given[0].probabilities["ctr"]
+        for bought in (0, 30, None)
+    )
+    assert len({round(value, 5) for value in (never, often, unknown)}) == 3
+    with pytest.raises(RequestError, match=r"context.bought is '-1': give a number of 0 or more, or null where it is"):
+        recommender.score(USER, [{"text": "tea", "context": {"bought": -1}}])
+
+
+def test_a_number_is_explained_with_its_words_or_by_itself(recommender: Recommender) -> None:
+    candidates = [{"text": "tea", "context": {"price": 4, "bought": 3}}, {"text": "tea", "context": "price 4",
+                  "features": {"price": 4}}, {"text": "tea"}]  # fmt: skip
+    found = recommender.explain({}, candidates, explain=[0, 1, 2]).candidates
+    told = [[one for one in each.contributions if one.part.where in ("context", "number")] for each in found]
+    assert [[(one.part.where, one.part.text) for one in each] for each in told] == [
+        [("context", "price 4"), ("number", "bought 3")],
+        [("context", "price 4"), ("number", "price 4")],
+        [],
+    ]
+    alone = [recommender.score({}, [{"text": "tea", "context": {"price": 4, "bought": 3}}, *candidates[1:]])]
+    for left in ({"bought": 3}, {"price": 4}):
+        alone.append(recommender.score({}, [{"text": "tea", "context": left}, *candidates[1:]]))
+    whole, *without = (ranking.given[0].log_probabilities["ctr"] for ranking in alone)
+    for contribution, log in zip(told[0], without, strict=True):
+        assert contribution.objectives["ctr"] == pytest.approx(whole - log, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +89,7 @@ def test_features_reach_the_scores_of_rank_and_an_unknown_one_is_the_mean(recomm
     [
         ({"prices": None}, "prices is missing"),
         ({"goal": "joy"}, "goal is 'joy'"),
-        ({"field": "weight"}, "field is 'weight', which this export does not read: use one of price, cost"),
+        ({"field": "weight"}, "field is 'weight', which this export does not read: use one of price, cost, bought"),
         ({"goal": "profit"}, r"candidates\[0\].cost is missing"),
         ({"candidates": []}, "candidates is empty"),
         ({"candidates": None}, "candidates is null"),

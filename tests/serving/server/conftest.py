@@ -4,10 +4,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from configs.schema import HistoryConfig, PromptConfig
@@ -16,6 +17,8 @@ from serving.limits import Limits
 from serving.operating_point import OperatingPoint
 from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking
+from serving.recall import Catalogue, PreparedRecall, Recalled
+from serving.recall_index import RecallIndex
 from serving.requests import ReadRequest, RequestReader
 from serving.server.app import create_app
 from serving.server.options import ServerOptions
@@ -57,6 +60,12 @@ class Prepared:
     request: ReadRequest
 
 
+def vectors_of(texts: Sequence[str]) -> np.ndarray:
+    """A vector of four numbers for each text, by a hash."""
+    parts = [[zlib.crc32(f"{place}{text}".encode()) / 2**31 - 1 for place in range(4)] for text in texts]
+    return np.array(parts, dtype=np.float32).reshape(-1, 4)
+
+
 class StandIn:
     """What `Recommender` offers a server.
 
@@ -72,6 +81,9 @@ class StandIn:
         items = KnownItems(dict(ITEMS), {name: text.title() for name, text in ITEMS.items()})
         self.reader = RequestReader(PromptConfig(**PROMPT), HistoryConfig(**HISTORY), items, point, Limits(100))
         self.cache = StandInCache()
+        index = RecallIndex(vectors_of(list(ITEMS.values())), np.linspace(-1, 0, len(ITEMS), dtype=np.float32))
+        weights = {"scale": 2.0, "prior": 1.0, "repeat": 3.0}
+        self.catalogue = Catalogue("recall", index, weights, list(ITEMS), items.titles)
         self.seconds = 0.0
         self.passes: list[int] = []
         self.busy = threading.Lock()
@@ -127,6 +139,22 @@ class StandIn:
             if any(each.request.prefix == "fail" for each in prepared):
                 raise RuntimeError("told to fail")
             return [self._ranking(each.request) for each in prepared]
+        finally:
+            self.busy.release()
+
+    def prepare_recall(self, request: Mapping[str, Any]) -> PreparedRecall:
+        """As the real one; the token ids are the shopper's text."""
+        text, prepared = self.catalogue.read(self.reader, request)
+        return replace(prepared, text_ids=list(text.encode()))
+
+    def recall_prepared(self, prepared: Sequence[PreparedRecall]) -> list[Recalled]:
+        """The real search with a shopper's vector by a hash."""
+        assert self.busy.acquire(blocking=False), "two passes at once"
+        try:
+            self.passes.append(len(prepared))
+            time.sleep(self.seconds)
+            texts = [bytes(each.text_ids).decode() for each in prepared]
+            return self.catalogue.search(vectors_of(texts), prepared)
         finally:
             self.busy.release()
 

@@ -69,7 +69,7 @@ def fitting(description: dict[str, Any]) -> dict[str, Any]:
     return description
 
 
-@pytest.mark.parametrize("path", ["/rank", "/score", "/explain"])
+@pytest.mark.parametrize("path", ["/rank", "/score", "/explain", "/recall"])
 @pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=["good", "broken"])
 def test_generated_requests(live: Any, path: str, mode: schemathesis.GenerationMode) -> None:
     refused = f'equipoise_requests_total{{route="{path}",status="422"}}'

@@ -1,0 +1,90 @@
+"""The recall objective of an export: its adapter, and the vectors of the whole catalogue."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import RunConfig
+from data.recall_texts import Positives
+from data.slate_set import SlateSet
+from data.tokens import SlateTokenizer
+from modeling.export.retrieval import write_retrieval
+from modeling.export.served import serve_as
+from modeling.model import SlateModel
+from modeling.text_vectors import text_vectors
+from serving.recall_index import RecallIndex, write_vectors
+from train.token_caches import find_tokens
+
+INDEX = "index"
+
+
+def export_recall(
+    folder: Path,
+    config: RunConfig,
+    model: SlateModel,
+    base: tuple[str, str | None],
+    tokenizer: SlateTokenizer,
+    texts: Sequence[str],
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write the adapter and the index of every objective of retrieval; returns their part of serving.json.
+
+    Args:
+        folder: of the export.
+        config: of the run, whose training split gives the items' popularity.
+        model: the trained model.
+        base: path and revision of the base for adapter_config.json.
+        tokenizer: takes the texts of items themselves.
+        texts: of all items, in the order of items.parquet.
+        tell: is told how far it is.
+    """
+    if not model.retrieval:
+        return {}
+    served = serve_as(model.backbone.config, "features", config.lora.targets)
+    assert served is not None, "every backbone has a class without head"
+    log_popularity = Positives(SlateSet(config.data.folder, "train", find_tokens(config)).tokens).log_popularity()
+    records = {}
+    for name in model.retrieval:
+        records[name] = write_retrieval(folder / name, model, name, served, config.lora, base)
+        vectors = item_vectors(model, name, tokenizer, texts, config.tokens.max_row, tell)
+        write_index(folder / name / INDEX, vectors, log_popularity, records[name]["weights"])
+    return {"retrieval": records}
+
+
+def item_vectors(
+    model: SlateModel,
+    name: str,
+    tokenizer: SlateTokenizer,
+    texts: Sequence[str],
+    max_row: int,
+    tell: Callable[[str], None],
+) -> np.ndarray:
+    """Unit vectors of items, float32 (items, D), by their texts."""
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(f"encoding items for {name}: {done:,} of {len(texts):,}")
+
+    ids = tokenizer.candidates(list(texts), [""] * len(texts))
+    bare = tokenizer.start or tokenizer.candidate_end
+    return text_vectors(model, name, ids, bare=bare, pad_id=tokenizer.pad_id, max_row=max_row, progress=progress)
+
+
+def write_index(
+    folder: Path,
+    vectors: np.ndarray,
+    log_popularity: np.ndarray,
+    weights: dict[str, float],
+    exact: bool | None = None,
+) -> RecallIndex:
+    """Write what `serving.recall_index.read_index` reads; with FAISS where the catalogue is large (or as asked)."""
+    bias = (weights["prior"] * log_popularity).astype(np.float32)
+    index = RecallIndex(vectors, bias, exact)
+    about = {"items": len(vectors), "dimension": int(vectors.shape[1]), "exact": index.exact, "weights": weights}
+    write_vectors(folder, vectors, bias, about)
+    index.save(folder / "index.faiss")
+    return index

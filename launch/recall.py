@@ -1,0 +1,110 @@
+"""`equipoise recall EXPORT REQUESTS OUT`: the best items of the whole catalogue for every shopper of a file."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.errors import UserError
+from data.request_table import RequestTable, open_requests
+from launch.ranking_file import table_file
+from serving.recall import KEYS, Recalled
+from serving.recommender import Recommender, RequestError
+
+TOGETHER = 64
+SORT_MEMORY = "1GB"
+LISTS = ("history", "bought", "exclude")
+
+
+@dataclass(frozen=True)
+class RecallOptions:
+    """`top`: items per shopper; `exclude_bought`: those of the column `bought` do not come back."""
+
+    top: int = 100
+    exclude_bought: bool = False
+    device: str = "cpu"
+    overwrite: bool = False
+
+
+def run(export: Path, requests: Path, out: Path, options: RecallOptions) -> None:
+    """Search for all shoppers of a file, one row each, and write request_id or user_id, rank, item_id, title, score.
+
+    Columns are the fields of the shopper, or `prefix` (ready text), and as lists `history`, `bought` and `exclude`.
+
+    Raises:
+        UserError: the export, a file or a request cannot be read, or `out` exists.
+    """
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists: name another file or add --overwrite")
+    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
+        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        table = open_requests(con, requests)
+        if table.per_candidate:
+            raise UserError(f"{requests} has a row per candidate (item_id): give one row per shopper")
+        recommender = Recommender.load(export, device=options.device, cache_mb=0)
+        names = [name for name in ("request_id", "user_id") if name in table.kinds]
+        answers = _answers(table, recommender, options)
+        rows, unknown = _write(answers, names, out, table.count())
+    console = Console(highlight=False)
+    console.print(f"{rows:,} items for {table_words(unknown)}: {out}", soft_wrap=True)
+
+
+def table_words(unknown: Mapping[str, int]) -> str:
+    """How many shoppers there were, and what of their pasts the catalogue does not hold."""
+    said, missing = f"{unknown['requests']:,} shoppers", unknown["unknown"]
+    return said + (f" ({missing:,} ids of their pasts are not in the catalogue)" if missing else "")
+
+
+def _answers(
+    table: RequestTable, recommender: Recommender, options: RecallOptions
+) -> Iterator[list[tuple[dict[str, Any], Recalled]]]:
+    fields = [name for name in recommender.fields["user"] if name in table.kinds]
+    beside = [name for name in ("request_id", "user_id", "prefix", *LISTS) if name in table.kinds]
+    groups = table.requests(list(dict.fromkeys([*beside, *fields])))
+    while some := [rows[0] for rows in islice(groups, TOGETHER)]:
+        try:
+            prepared = [recommender.prepare_recall(_request(row, fields, options)) for row in some]
+        except RequestError as error:
+            raise UserError(f"{table.path}: {error}") from error
+        yield list(zip(some, recommender.recall_prepared(prepared), strict=True))
+
+
+def _request(row: dict[str, Any], fields: list[str], options: RecallOptions) -> dict[str, Any]:
+    request: dict[str, Any] = {name: row[name] for name in LISTS if row.get(name) is not None}
+    if row.get("prefix") is not None:
+        request["prefix"] = row["prefix"]
+    else:
+        request["user"] = {name: row[name] for name in fields}
+    request |= {"top": options.top, "exclude_bought": options.exclude_bought}
+    return {name: request[name] for name in KEYS if name in request}
+
+
+def _write(
+    answers: Iterator[list[tuple[dict[str, Any], Recalled]]], names: Sequence[str], out: Path, total: int
+) -> tuple[int, dict[str, int]]:
+    columns = [*((name, pa.string()) for name in names), ("rank", pa.int32()), ("item_id", pa.string())]
+    schema = pa.schema([*columns, ("title", pa.string()), ("score", pa.float32())])
+    written, counts = 0, {"requests": 0, "unknown": 0}
+    shown = (TextColumn("recall"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with table_file(out, schema) as write, Progress(*shown, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("recall", total=total)
+        for portion in answers:
+            rows = [
+                {**{name: None if row[name] is None else str(row[name]) for name in names}, **item}
+                for row, found in portion
+                for item in found.to_json()["items"]
+            ]
+            written += write({name: [row[name] for row in rows] for name in schema.names})
+            counts["requests"] += len(portion)
+            counts["unknown"] += sum(found.unknown for _, found in portion)
+            bar.advance(task, len(portion))
+    return written, counts

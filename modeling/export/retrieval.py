@@ -1,0 +1,49 @@
+"""An objective of retrieval in an export: its PEFT folder, its head beside it, and what serving.json says of it."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from peft import TaskType
+from safetensors.torch import save_file
+
+from configs.schema import LoraConfig
+from modeling.export.adapter_folder import lora_tensors, write_config
+from modeling.export.served import ServedClass
+from modeling.heads import VectorHead
+from modeling.model import SlateModel
+from modeling.text_vectors import score_weights
+
+VECTOR_HEAD = "vector_head.safetensors"
+SCORE = "scale * dot(u, v_i) + prior * log p_i + repeat * log(1 + times bought); u, v unit vectors"
+
+
+def write_retrieval(
+    folder: Path, model: SlateModel, name: str, served: ServedClass, lora: LoraConfig, base: tuple[str, str | None]
+) -> dict[str, Any]:
+    """Write adapter_config.json, adapter_model.safetensors and the head into `folder`; its part of serving.json.
+
+    Args:
+        folder: the objective's folder, made here.
+        model: the trained model.
+        name: of the objective.
+        served: the stock class without a head.
+        lora: the adapters' settings in the run.
+        base: path and revision of the base for adapter_config.json.
+    """
+    folder.mkdir(parents=True)
+    save_file(
+        lora_tensors(model, name, served.layers_name), folder / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
+    write_config(folder, served, lora, TaskType.FEATURE_EXTRACTION, *base)
+    head = cast(VectorHead, model.heads[name])
+    tensors = {key: value.detach().float().cpu().clone() for key, value in head.state_dict().items()}
+    save_file(tensors, folder / VECTOR_HEAD)
+    return {
+        "kind": "retrieval",
+        "folder": folder.name,
+        "head": VECTOR_HEAD,
+        "dimension": head.project.out_features,
+        "pooling": "mean" if model.backbone.encoder else "last",
+        "score": SCORE,
+        "weights": score_weights(model, name),
+    }
