@@ -1,7 +1,9 @@
 """The W&B run of a training: its identity, kept in the run folder, and what only W&B takes beside the numbers."""
 
+import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator  # a second, which reading W&B's files does not wait for
 
 FILE_NAME = "wandb.json"
-UPLOAD_SECONDS = 120
+UPLOAD_SECONDS = 60
 """How long the end of a run waits until its best adapters are uploaded."""
+FINISH_SECONDS = 300
+"""How long the end of a run waits for all its data, which else is for ever where the network is lost."""
 STEP = "optimizer_step"
 """The axis of all curves: W&B's own step counts calls."""
 ENVIRONMENT = "environment"
@@ -36,11 +40,17 @@ def init_arguments(config: RunConfig, run: Path, resumed: bool) -> dict[str, Any
         "job_type": settings.job_type,
         "tags": settings.tags,
         "dir": str(run),
+        "settings": _settings(),
     }
     known = read_identity(run)
     if resumed and known is not None:
         arguments |= {"id": known["id"], "resume": "allow"}
     return arguments
+
+
+def _settings() -> dict[str, Any]:
+    """Of W&B's client: an end that gives up waiting, and leaves the data to `wandb sync`."""
+    return {} if "WANDB_FINISH_TIMEOUT" in os.environ else {"finish_timeout": float(FINISH_SECONDS)}
 
 
 def read_identity(run: Path) -> dict[str, Any] | None:
@@ -76,7 +86,8 @@ def end(accelerator: "Accelerator", config: RunConfig, summary: dict[str, Any], 
         if best is not None and not last_is_best:
             logged = _log_adapters(wandb_run, config, run / BEST, ["best"], best)
             if config.wandb.mode == "online":
-                logged.wait(timeout=UPLOAD_SECONDS)
+                with contextlib.suppress(Exception):  # a lost network may mix up the order, but loses no adapters
+                    logged.wait(timeout=UPLOAD_SECONDS)
         # After the other is there: W&B gives `latest` to the newest version.
         _log_adapters(wandb_run, config, run / "adapters", ["latest", *(["best"] if last_is_best else [])], summary)
     return f"wandb sync {_folder(wandb_run)}" if config.wandb.mode == "offline" else None
@@ -173,6 +184,7 @@ def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], No
             name=config.name,
             mode=config.wandb.mode,
             dir=str(run),
+            settings=_settings(),
             resume="allow" if config.wandb.mode == "online" else None,  # an offline one is joined when it is sent
         )
         tell(told, wandb)

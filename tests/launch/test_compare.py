@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.compare_runs import made, write_run
 from launch.cli import main
-from train.compare.wandb_file import key_of, records
+from tests.wandb_files import whole_records
+from train.compare.wandb_file import key_of
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +64,17 @@ def test_what_the_user_can_mend_ends_in_one_sentence(
 def test_wandb_gets_the_same_page_and_table(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
+
+    wandb.teardown()  # an earlier test's client would keep its own folder
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
     main_quietly(["compare", str(runs), "--wandb", "offline", "--csv", "table.csv", "--html", "page.html"])
     said = capsys.readouterr().out
     (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert f"wandb sync {file.parent}" in said
-    told = list(records(file))
+    (told,) = whole_records(file.parent)
+    wandb.teardown()
     (begun,) = (record.run for record in told if record.WhichOneof("record_type") == "run")
     assert begun.job_type == "compare" and begun.project == "equipoise"
     (artifact,) = (

@@ -27,7 +27,7 @@ from launch.front import run as front
 from modeling.export.operating_point import read_operating_point
 from modeling.export.verify import run_check
 from serving.recommender import Recommender
-from train.compare.wandb_file import records
+from tests.wandb_files import whole_records
 from train.metrics.operating_point import RankingMetrics, utility
 from train.metrics.score_table import ScoreTable
 
@@ -120,11 +120,14 @@ def test_everything_is_written(fronted: Path) -> None:
 
 
 def test_the_w_and_b_run_of_the_training_is_told(run: Path, fronted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import wandb
+
     (run / "wandb.json").write_text(json.dumps({"id": "abc", "project": "p", "entity": None}))
     front(run, THREE, ["wandb.mode=offline"])
     (folder,) = (run / "wandb").glob("offline-run-*-abc")
     assert f"send the front with: wandb sync {folder}" in capsys.readouterr().out
-    told = list(records(next(folder.glob("*.wandb"))))
+    (told,) = whole_records(folder)
+    wandb.teardown()  # it would keep this run's folder for later tests
     (artifact,) = (each.artifact for each in told if each.WhichOneof("record_type") == "artifact")
     sizes = {entry.path: entry.size for entry in artifact.manifest.contents}
     assert artifact.type == "front" and sizes["front.json"] == (run / "front.json").stat().st_size

@@ -1,6 +1,7 @@
 """What W&B is told beside the curves: aliases of the adapters, and the front, read back from the offline files."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 from benchmarks.compare_runs import made, write_run
 from configs.load import read_run_config
 from tests.train.run_page.conftest import front
+from tests.wandb_files import whole_records
 from train.compare.run_record import read_run
-from train.compare.wandb_file import key_of, records
+from train.compare.wandb_file import key_of
 from train.compare.wandb_run import read_wandb_runs
-from train.wandb_run import STEP, begin, end, front_rows, tell_evaluation, tell_front
+from train.wandb_run import STEP, begin, end, front_rows, init_arguments, tell_evaluation, tell_front
 
 
 def begun(folder: Path, best_step: int | None) -> Any:
@@ -39,14 +41,18 @@ def begun(folder: Path, best_step: int | None) -> Any:
 
 def artifacts(run: Path) -> list[Any]:
     """All artifacts of a run's offline files, in the order of the files and of the records."""
-    files = sorted((run / "wandb").glob("offline-run-*/*.wandb"))
-    told = (record for file in files for record in records(file))
+    told = (record for file in whole_records(run) for record in file)
     return [record.artifact for record in told if record.WhichOneof("record_type") == "artifact"]
 
 
 @pytest.fixture(autouse=True)
-def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A client of its own, for it keeps settings and folder from its first run in a process."""
     monkeypatch.setenv("WANDB_SILENT", "true")
+    yield
+    import wandb
+
+    wandb.teardown()
 
 
 @pytest.mark.parametrize(("best_step", "aliases"), [
@@ -79,7 +85,7 @@ def test_the_front_joins_the_run_of_its_training(tmp_path: Path) -> None:
     table = json.loads(Path(files["trade-offs.table.json"].local_path).read_text())
     columns, rows = front_rows(found)
     assert (table["columns"], table["data"]) == (columns, rows)
-    told = [record for file in (run / "wandb").glob("offline-run-*/*.wandb") for record in records(file)]
+    told = [record for file in whole_records(run) for record in file]
     ids = {record.run.run_id for record in told if record.WhichOneof("record_type") == "run"}
     assert ids == {json.loads((run / "wandb.json").read_text())["id"]}
     updates = [item for r in told if r.WhichOneof("record_type") == "summary" for item in r.summary.update]
@@ -104,3 +110,11 @@ def test_a_failure_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture
     run, config = begun(tmp_path, None)
     assert tell_front(config, run, front()) is None  # its files are not there
     assert "W&B was not told of the front" in caplog.text
+
+
+def test_the_end_of_a_run_waits_for_w_and_b_as_long_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_run_config(write_run(tmp_path / "run", {"wandb": {"mode": "online"}}, None))
+    monkeypatch.delenv("WANDB_FINISH_TIMEOUT", raising=False)
+    assert init_arguments(config, tmp_path, resumed=False)["settings"] == {"finish_timeout": 300.0}
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "7")
+    assert init_arguments(config, tmp_path, resumed=False)["settings"] == {}
