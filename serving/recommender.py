@@ -4,7 +4,6 @@ recommender = Recommender.load("exports/demo")
 ranking = recommender.rank({"age": "35-44"}, ["tea", "soap"], history=["Cheese"], omega={"diversity": 1.0})
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 
 from configs.errors import UserError
-from configs.schema import HistoryConfig, PromptConfig
 from data.features import Scales, read_scales, standardised
 from data.tokens import SlateTokenizer
 from modeling.export.load import load_export, read_serving_record
@@ -23,10 +21,11 @@ from modeling.folded import fold_shared
 from modeling.prefix_cache import PrefixCache
 from modeling.text_vectors import text_vectors
 from serving.batch_scorer import BatchScorer
+from serving.export_parts import make_reader, open_catalogue, read_examples
 from serving.export_tokens import read_tokenizer
-from serving.items import KnownItems, read_items
+from serving.items import read_items
 from serving.limits import Limits
-from serving.operating_point import OperatingPoint, read_operating_point
+from serving.operating_point import read_operating_point
 from serving.pricing import Goal, PriceQuestion, Pricing, read_question
 from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking, demand_of
@@ -108,7 +107,7 @@ class Recommender:
             raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
         scales = read_scales(record.get("features", {}))
         known = read_items(folder / record["catalogue"]["items"], list(scales))
-        examples = _read_examples(folder / record["catalogue"]["examples"])
+        examples = read_examples(folder / record["catalogue"]["examples"])
         model = load_export(folder, record)
         fold_shared(model)
         try:
@@ -118,9 +117,9 @@ class Recommender:
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
-        reader = _reader(record, known, point, scales)
+        reader = make_reader(record, known, point, scales)
         scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
-        catalogue = _catalogue(folder, record, known)
+        catalogue = open_catalogue(folder, record, known)
         return cls(folder, record["run"], scorer, reader, tokenizer, examples, scales, catalogue)
 
     @property
@@ -396,22 +395,3 @@ class Recommender:
         from serving.frames import rank_frame
 
         return rank_frame(self, requests, omega, top)
-
-
-def _catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> Catalogue | None:
-    for name, about in record.get("retrieval", {}).items():
-        return Catalogue.load(folder / about["folder"] / "index", name, list(known.texts), known.titles)
-    return None
-
-
-def _reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, scales: Scales) -> RequestReader:
-    limits = Limits(candidates=record["limits"]["candidates"])
-    prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
-    return RequestReader(prompt, history, known, point, limits, scales)
-
-
-def _read_examples(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or broken: export the run again") from error

@@ -2,19 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictStr, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from serving.server.request_body import (
-    LONGEST_PREFIX,
     MOST_CANDIDATES,
-    MOST_EVENTS,
     NUMBER,
     Candidate,
-    Event,
-    Fields,
-    Id,
     Name,
-    Strict,
+    ShopperRequest,
     check_value,
 )
 
@@ -57,17 +52,9 @@ class PriceCandidate(Candidate):
     )
 
 
-class PriceRequest(Strict):
+class PriceRequest(ShopperRequest):
     """One shopper, and the candidates whose prices are to be chosen."""
 
-    request_id: Id | None = Field(None, description="Handed through.")
-    user: Fields | None = Field(None, description="Fields of the shopper.")
-    history: Annotated[list[Event], Field(max_length=MOST_EVENTS)] | None = Field(
-        None, description="Past events in the order of training: titles, or ids of the export's items."
-    )
-    prefix: Annotated[StrictStr, Field(max_length=LONGEST_PREFIX)] | None = Field(
-        None, description="The shopper as ready text, instead of `user` and `history`."
-    )
     candidates: Annotated[list[PriceCandidate], Field(min_length=1, max_length=MOST_CANDIDATES)]
     prices: Prices | None = Field(
         None, description="Allowed prices: a list, least, most and step, or factors of each current price."

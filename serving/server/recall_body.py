@@ -2,16 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from serving.server.request_body import (
     ID,
-    LONGEST_PREFIX,
-    MOST_EVENTS,
-    Event,
-    Fields,
     Id,
-    Strict,
+    ShopperRequest,
     check_id,
     check_name,
     check_value,
@@ -40,17 +36,9 @@ def check_past(value: Any) -> Any:
 Past = Annotated[Any, AfterValidator(check_past), WithJsonSchema({"anyOf": [IDS, COUNTS]})]
 
 
-class RecallRequest(Strict):
+class RecallRequest(ShopperRequest):
     """One shopper, for whom the whole catalogue is searched."""
 
-    request_id: Id | None = Field(None, description="Handed through.")
-    user: Fields | None = Field(None, description="Fields of the shopper.")
-    history: Annotated[list[Event], Field(max_length=MOST_EVENTS)] | None = Field(
-        None, description="Past events in the order of training: titles, or ids of the export's items."
-    )
-    prefix: Annotated[StrictStr, Field(max_length=LONGEST_PREFIX)] | None = Field(
-        None, description="The shopper as ready text, instead of `user` and `history`."
-    )
     bought: Past | None = Field(None, description="item_ids that the shopper has bought, or how often by item_id.")
     exclude: Annotated[list[Id], Field(max_length=MOST_PAST)] | None = Field(
         None, description="item_ids that must not come back."

@@ -116,8 +116,8 @@ class Candidate(Strict):
     )
 
 
-class SlateRequest(Strict):
-    """One shopper and the candidates to choose from."""
+class ShopperRequest(Strict):
+    """One shopper, in fields or as ready text."""
 
     request_id: Id | None = Field(None, description="Handed through.")
     user: Fields | None = Field(None, description="Fields of the shopper.")
@@ -127,6 +127,11 @@ class SlateRequest(Strict):
     prefix: Annotated[StrictStr, Field(max_length=LONGEST_PREFIX)] | None = Field(
         None, description="The shopper as ready text, instead of `user` and `history`."
     )
+
+
+class SlateRequest(ShopperRequest):
+    """One shopper and the candidates to choose from."""
+
     candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MOST_CANDIDATES)]
     omega: Annotated[dict[Name, Weight], Field(max_length=MOST_FIELDS)] | None = Field(
         None, description="Weight ω of each list-wise objective; where none is given, the export's operating point."

@@ -1,0 +1,50 @@
+"""Parts of an export as a recommender needs them: its catalogue, its reader of requests, its examples."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.schema import HistoryConfig, PromptConfig
+from data.features import Scales
+from serving.items import KnownItems
+from serving.limits import Limits
+from serving.operating_point import OperatingPoint
+from serving.recall import Catalogue
+from serving.requests import RequestReader
+
+
+def open_catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> Catalogue | None:
+    """What recall searches; None where the run had no such objective.
+
+    Args:
+        folder: of the export.
+        record: its serving.json.
+        known: its items, in the order of the index.
+
+    Raises:
+        UserError: the index is missing, broken, or of another number of items.
+    """
+    for name, about in record.get("retrieval", {}).items():
+        return Catalogue.load(folder / about["folder"] / "index", name, list(known.texts), known.titles)
+    return None
+
+
+def make_reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, scales: Scales) -> RequestReader:
+    """The reader of requests, with the templates and limits of serving.json."""
+    limits = Limits(candidates=record["limits"]["candidates"])
+    prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
+    return RequestReader(prompt, history, known, point, limits, scales)
+
+
+def read_examples(path: Path) -> list[dict[str, Any]]:
+    """Requests to try, one JSON object per line.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or broken: export the run again") from error
