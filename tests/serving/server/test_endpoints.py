@@ -117,7 +117,17 @@ def test_metrics_count_routes_statuses_and_passes(start_server: Any, request_of:
 def test_openapi_describes_what_is_there(start_server: Any) -> None:
     live = start_server()
     found = live.client.get("/openapi.json").json()
-    assert set(found["paths"]) == {"/rank", "/score", "/price", "/explain", "/examples", "/health", "/metrics", "/"}
+    assert set(found["paths"]) == {
+        "/rank",
+        "/score",
+        "/price",
+        "/recall",
+        "/explain",
+        "/examples",
+        "/health",
+        "/metrics",
+        "/",
+    }
     assert {"400", "413", "422", "503"} <= set(found["paths"]["/rank"]["post"]["responses"])
     assert found["components"]["schemas"]["RankRequest"]["additionalProperties"] is False
 
