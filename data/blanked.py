@@ -41,7 +41,7 @@ def blanked(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
     prompt = data.prompt.model_copy(
         update={"prefix": kept(data.prompt.prefix), "context": kept(data.prompt.context)},
     )
-    history = data.history.model_copy(update={"max_events": 0})
+    history = data.history.model_copy(update={"max_events": 0, "items": False})
     features = [each.model_copy(update={"told": each.told and each.name not in gone}) for each in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})

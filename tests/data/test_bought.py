@@ -10,6 +10,7 @@ import pytest
 from configs.errors import UserError
 from configs.schema import DataConfig, HistoryConfig, TokensConfig
 from data import history
+from data.blanked import nothing_told
 from data.manifest import Manifest
 from data.slates import prepare
 from data.token_cache import TokenCache, cache_key
@@ -74,3 +75,8 @@ def test_it_needs_events(rows: dict, make_config: Make) -> None:
     del rows["events"]
     with pytest.raises(UserError, match=r"data\.history\.items needs events"):
         prepare(make_config(rows, history=HistoryConfig(items=True)))
+
+
+def test_a_stranger_has_bought_nothing(rows: dict, make_config: Make) -> None:
+    config = make_config(rows, history=HistoryConfig(items=True), profile=["age"])
+    assert not nothing_told(config).history.items
