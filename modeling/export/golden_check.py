@@ -42,9 +42,13 @@ def load_base(folder: Path, serving: Json, form: str) -> Any:
     if base.get("quantization"):  # the base as it was trained on: packed by bitsandbytes
         options["quantization_config"] = BitsAndBytesConfig(**base["quantization"])
     if form == "features":
-        return AutoModel.from_pretrained(path, **options)
-    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)
-    model.config.pad_token_id = serving["pad_token_id"]  # it reads the last token that is not this one
+        model = AutoModel.from_pretrained(path, **options)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)
+        model.config.pad_token_id = serving["pad_token_id"]  # it reads the last token that is not this one
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # some CPUs would pack once more, and compute in bfloat16
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
