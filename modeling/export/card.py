@@ -265,6 +265,12 @@ def _packing(serving: Mapping[str, Any], template: str) -> str:
     """A template whose code also packs the base, where the trained one was."""
     if not serving["base"]["quantization"]:
         return template
+    exact = (
+        "for module in model.modules():  # some CPUs would pack once more, and compute in bfloat16\n"
+        '    if hasattr(module, "support_avx512bf16_for_cpu"):\n'
+        "        module.support_avx512bf16_for_cpu = False\n"
+    )
+    template = template.replace(".eval()\n", ".eval()\n" + exact)
     packed = 'base, quantization_config=BitsAndBytesConfig(**serving["base"]["quantization"]),\n    revision='
     return template.replace("from transformers import ", "from transformers import BitsAndBytesConfig, ").replace(
         "base, revision=", packed
