@@ -13,7 +13,7 @@ import numpy as np
 from configs.errors import UserError
 from configs.whole_file import whole_file
 
-EXACT_UP_TO = 200_000
+EXACT_UP_TO = 1_000_000
 """Items up to which all are scored: above, that takes longer than a request should."""
 BLOCK_SCORES = 1 << 25
 """Scores that are held at once."""
