@@ -12,6 +12,7 @@ import pytest
 from configs.errors import UserError
 from launch.sweep.children import end_stragglers, mark
 from launch.sweep.pool import share_devices
+from launch.sweep.record import is_locked
 from tests.launch.sweep.conftest import StandInSweep, wait_for
 
 LONG = 100_000
@@ -70,6 +71,7 @@ def test_ended_sweep_goes_on_where_it_was(sweep: StandInSweep, number: signal.Si
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), printed
     # A sweep that was killed could not ask its runs to save: that its end does so is what is tested here.
     wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not is_locked(sweep.output / "long"))  # its job has written job.json for the last time
     reached = int((sweep.output / "long" / "place.json").read_text())
     assert 0 < reached < LONG
     if number != signal.SIGKILL:

@@ -1,6 +1,8 @@
 """W&B's own schema takes the configuration, and W&B's own agent drives runs with it."""
 
+import os
 import queue
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +19,16 @@ METHODS = {
     "averse": {"balancing.method": "cagrad", "balancing.options": {"c": 0.3}},
 }
 OFFLINE = {"wandb.mode": "offline", "train.eval_every": 2}
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What the agent puts into the environment for its run (WANDB_RUN_ID, …) must not reach the tests after it."""
+    before = dict(os.environ)
+    yield
+    for key in os.environ.keys() - before.keys():
+        del os.environ[key]
+    os.environ.update(before)
 
 
 def settings_of(sweep: StandInSweep) -> dict[str, Any]:
