@@ -16,7 +16,6 @@ from configs.section import Section, Share
 
 POINTWISE_KINDS = ("ctr", "cvr")
 LISTWISE_KINDS = ("diversity", "fairness", "coverage")
-RETRIEVAL_KINDS = ("recall",)
 DEFAULT_MAX_TOKENS = 8192
 
 

@@ -5,16 +5,20 @@ Shape suffixes: B shoppers of a batch, C items that compete in it, I items of th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from configs.errors import UserError
 from data.batches import Slate, build_batch
+from data.ragged import Ragged
 from data.token_cache import SplitTokens, TokenCache
 
 _DRAWING = 5
 """Keeps these draws apart from others of the same seed and number."""
+
+Ids = TypeVar("Ids", list[int], np.ndarray)
 
 TEXT_INPUTS = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
 
@@ -45,29 +49,56 @@ class RecallBatch:
         return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
 
 
-class Texts:
-    """Token ids of shoppers and items as texts of their own.
+class TextEnds(Protocol):
+    """What decides how texts are laid out: a token cache or a `SlateTokenizer`."""
+
+    pad_id: int
+
+    @property
+    def start(self) -> Sequence[int] | np.ndarray:
+        """The ids that every prefix begins with."""
+
+    @property
+    def candidate_end(self) -> Sequence[int] | np.ndarray:
+        """The ids that end every candidate."""
+
+
+class TextLayout:
+    """How token ids become texts of their own.
 
     Args:
-        cache: the tokens of a prepared folder.
+        ends: of the tokens.
+        max_row: most tokens of a row.
+    """
+
+    def __init__(self, ends: TextEnds, max_row: int) -> None:
+        self.start, self.pad_id, self.max_row = ends.start, ends.pad_id, max_row
+        self.bare = ends.start if len(ends.start) else ends.candidate_end
+
+    def shopper(self, prefix: Ids) -> Ids:
+        """A slate's prefix as a text: what follows the token that starts it."""
+        return prefix[len(self.start) :]
+
+    def inputs(self, texts: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
+        """Model inputs of some texts, each alone behind a bare prefix."""
+        return text_inputs(self.bare, texts, self.max_row, self.pad_id)
+
+
+class Texts(TextLayout):
+    """Token ids of the shoppers and items of a prepared folder as texts of their own.
+
+    Args:
+        cache: the tokens of the folder.
         max_row: most tokens of a row.
     """
 
     def __init__(self, cache: TokenCache, max_row: int) -> None:
-        self.cache, self.max_row = cache, max_row
-        self.bare = cache.start if len(cache.start) else cache.candidate_end
-
-    def shopper(self, prefix: np.ndarray) -> np.ndarray:
-        """A slate's prefix as a text: what follows the token that starts it."""
-        return prefix[len(self.cache.start) :]
+        super().__init__(cache, max_row)
+        self.cache = cache
 
     def item(self, index: int) -> np.ndarray:
         """An item's text, as a candidate without context ends."""
         return np.concatenate([self.cache.items[index][: self.cache.room], self.cache.candidate_end])
-
-    def inputs(self, texts: Sequence[Sequence[int] | np.ndarray]) -> dict[str, torch.Tensor]:
-        """Model inputs of some texts, each alone behind a bare prefix."""
-        return text_inputs(self.bare, texts, self.max_row, self.cache.pad_id)
 
 
 def text_inputs(
@@ -93,6 +124,7 @@ class Positives:
 
     Attributes:
         rows: int64, the slates that have a click.
+        taken: the clicked items, int64, of each of these slates.
         counts: int64 (I,), how many clicks each item has.
         drawn: float64 (I,), the chance of each item where a row and then one of its clicks is drawn evenly.
     """
@@ -102,17 +134,15 @@ class Positives:
         owner = np.searchsorted(tokens.first, places, side="right") - 1
         items = tokens.item[places].astype(np.int64)
         catalogue = len(tokens.cache.items)
-        self._items = items
         self.rows, begins, sizes = np.unique(owner, return_index=True, return_counts=True)
-        self._begins, self._sizes = begins, sizes
+        self.taken = Ragged(items, np.append(begins, len(items)))
         self.counts = np.bincount(items, minlength=catalogue)
         share = 1.0 / np.repeat(sizes, sizes) / max(len(self.rows), 1)
         self.drawn = np.bincount(items, weights=share, minlength=catalogue)
 
     def of(self, place: int) -> np.ndarray:
         """The clicked items, int64, of the slate `rows[place]`."""
-        begin = self._begins[place]
-        return self._items[begin : begin + self._sizes[place]]
+        return self.taken[place]
 
     def log_popularity(self) -> np.ndarray:
         """log p_i, float32 (I,): shares of the clicks, half a click added to each item."""

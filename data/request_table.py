@@ -1,6 +1,8 @@
 """Requests in a Parquet, CSV or JSONL file, one row each or one row per candidate, read a few at a time."""
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +14,7 @@ from configs.errors import UserError
 from data.tables import ID_COLUMNS, columns_of, file_relation, one, quote, unreadable
 
 READ_ROWS = 1024
+SORT_MEMORY = "1GB"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,15 @@ class RequestTable:
                 if row[self.key] is None:
                     raise UserError(f"{self.path} has a row without {self.key}: fill it or drop the row")
                 yield row
+
+
+@contextmanager
+def request_connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for one file of requests: what has to be sorted is spilled beyond `SORT_MEMORY`, times are UTC."""
+    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
+        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        yield con
 
 
 def open_requests(con: duckdb.DuckDBPyConnection, path: Path) -> RequestTable:

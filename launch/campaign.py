@@ -1,7 +1,6 @@
 """equipoise campaign: the slates of a whole campaign, under caps that hold over all shoppers (docs/campaigns.md)."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -20,10 +19,10 @@ from configs.campaign import Campaign, read_campaign
 from configs.errors import UserError
 from configs.whole_file import whole_file
 from data.prefetch import prefetched
-from data.request_table import RequestTable, open_requests
+from data.request_table import RequestTable, open_requests, request_connection
 from launch.campaign_requests import CampaignRequests
 from launch.ranking_file import ENDINGS, ranking_file
-from launch.recommend import SORT_MEMORY, common_candidates
+from launch.recommend import common_candidates
 from serving.allocation import Allocation, Cap, allocate, fill, violations
 from serving.frames import TOGETHER, ranking_columns
 from serving.recommender import PreparedRequest, Recommender
@@ -75,9 +74,7 @@ def run(export: Path, path: Path, users: Path, out: Path, options: CampaignOptio
     if not out.name.lower().endswith(ENDINGS):
         raise UserError(f"{out} has an unknown ending: use {', '.join(ENDINGS)}")
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
-        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+    with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(export, device=options.device)
         if options.max_candidates is not None:

@@ -10,6 +10,7 @@ import typer
 
 from configs.errors import UserError
 from launch import cli_uses
+from launch.cli_uses import ExportArgument, RunArgument
 
 app = typer.Typer(
     name="equipoise",
@@ -21,7 +22,6 @@ app = typer.Typer(
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Run configuration (YAML).", metavar="CONFIG")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.sub=value.", metavar="KEY=VALUE")]
-RunArgument = Annotated[Path, typer.Argument(help="Run folder that `train` wrote.", metavar="RUN")]
 
 
 @app.command()
@@ -192,7 +192,7 @@ def export(
 
 @app.command()
 def serve(
-    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    export: ExportArgument,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     cache_mb: Annotated[int, typer.Option(help="MiB for prefixes of returning shoppers; 0: no cache.")] = 256,
@@ -229,7 +229,7 @@ def serve(
 
 @app.command()
 def recommend(
-    export: Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")],
+    export: ExportArgument,
     users: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")],
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")],
     candidates: Annotated[Path | None, typer.Option(help="One list of candidates for all shoppers.")] = None,

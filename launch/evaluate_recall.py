@@ -10,7 +10,7 @@ from rich.table import Table
 from data.slate_set import SlateSet
 from launch.split_scores import SplitScores
 from train.recall.evaluate import CUTOFFS, evaluate_recall
-from train.report import write_json
+from train.report import winner, write_json
 
 TITLES = {"all": "all", "new": "never bought"}
 
@@ -65,9 +65,8 @@ def sentences(report: dict[str, Any]) -> list[str]:
     for which, title in TITLES.items():
         found = report["against_best"][which]
         low, high = found["interval"]
-        verdict = "ours wins" if low > 0 else "the baseline wins" if high < 0 else "no clear winner"
         said.append(
             f"recall@{max(CUTOFFS)}, {title}: {found['difference']:+.3f} against {found['baseline']} "
-            f"(95% interval {low:+.3f} to {high:+.3f}): {verdict}"
+            f"(95% interval {low:+.3f} to {high:+.3f}): {winner(low, high)}"
         )
     return said

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import RunConfig
-from data.recall_texts import Positives
+from data.recall_texts import Positives, TextLayout
 from data.slate_set import SlateSet
 from data.tokens import SlateTokenizer
 from modeling.export.retrieval import write_retrieval
@@ -25,8 +25,8 @@ def export_recall(
     config: RunConfig,
     model: SlateModel,
     base: tuple[str, str | None],
-    tokenizer: SlateTokenizer,
-    texts: Sequence[str],
+    tokenizer: Any,
+    slates: SlateSet,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the adapter and the index of every objective of retrieval; returns their part of serving.json.
@@ -36,8 +36,8 @@ def export_recall(
         config: of the run, whose training split gives the items' popularity.
         model: the trained model.
         base: path and revision of the base for adapter_config.json.
-        tokenizer: takes the texts of items themselves.
-        texts: of all items, in the order of items.parquet.
+        tokenizer: the backbone's Hugging Face tokenizer.
+        slates: any split of the run's data, for its items.
         tell: is told how far it is.
     """
     if not model.retrieval:
@@ -45,10 +45,11 @@ def export_recall(
     served = serve_as(model.backbone.config, "features", config.lora.targets)
     assert served is not None, "every backbone has a class without head"
     log_popularity = Positives(SlateSet(config.data.folder, "train", find_tokens(config)).tokens).log_popularity()
+    ids, texts = SlateTokenizer(tokenizer, config.tokens, model.backbone.encoder, list), slates.items.texts
     records = {}
     for name in model.retrieval:
         records[name] = write_retrieval(folder / name, model, name, served, config.lora, base)
-        vectors = item_vectors(model, name, tokenizer, texts, config.tokens.max_row, tell)
+        vectors = item_vectors(model, name, ids, texts, tell)
         write_index(folder / name / INDEX, vectors, log_popularity, records[name]["weights"])
     return {"retrieval": records}
 
@@ -58,7 +59,6 @@ def item_vectors(
     name: str,
     tokenizer: SlateTokenizer,
     texts: Sequence[str],
-    max_row: int,
     tell: Callable[[str], None],
 ) -> np.ndarray:
     """Unit vectors of items, float32 (items, D), by their texts."""
@@ -70,8 +70,7 @@ def item_vectors(
         tell(f"encoding items for {name}: {done:,} of {len(texts):,}")
 
     ids = tokenizer.candidates(list(texts), [""] * len(texts))
-    bare = tokenizer.start or tokenizer.candidate_end
-    return text_vectors(model, name, ids, bare=bare, pad_id=tokenizer.pad_id, max_row=max_row, progress=progress)
+    return text_vectors(model, name, TextLayout(tokenizer, tokenizer.limits.max_row), ids, progress=progress)
 
 
 def write_index(

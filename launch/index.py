@@ -21,7 +21,7 @@ from launch.export_recall import INDEX, item_vectors, write_index
 from modeling.export.load import load_export, read_serving_record
 from modeling.export.serving import FILE_NAME
 from serving.export_tokens import read_tokenizer
-from serving.recall_index import read_index
+from serving.recall_index import read_vectors
 
 
 def run(export: Path, items: Path | None, exact: bool | None) -> None:
@@ -49,8 +49,8 @@ def run(export: Path, items: Path | None, exact: bool | None) -> None:
     with tempfile.TemporaryDirectory(dir=export, prefix=".index-") as room, console.status("encoding items") as status:
         for name, about in record["retrieval"].items():
             texts = table.column("text").to_pylist()
-            vectors = item_vectors(model, name, tokenizer, texts, record["limits"]["max_row"], status.update)
-            bias = read_index(export / about["folder"] / INDEX)[0].bias
+            vectors = item_vectors(model, name, tokenizer, texts, status.update)
+            _, bias, _ = read_vectors(export / about["folder"] / INDEX)
             prior = about["weights"]["prior"]
             log_popularity = _log_popularity(table, known, bias / prior if prior else np.zeros_like(bias))
             made[about["folder"]] = Path(room) / name

@@ -1,6 +1,5 @@
 """equipoise price: the best allowed prices for every shopper of a file, streaming (docs/pricing.md)."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,14 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.errors import UserError
 from data.prefetch import prefetched
-from data.request_table import RequestTable, open_requests
+from data.request_table import RequestTable, open_requests, request_connection
 from launch.ranking_file import table_file
 from serving.frames import RequestRows
 from serving.pricing import PriceQuestion, Pricing
@@ -23,7 +21,6 @@ from serving.ranking import demand_of
 from serving.recommender import PreparedRequest, Recommender
 from serving.request_error import RequestError
 
-SORT_MEMORY = "1GB"
 TOGETHER = 4
 """Requests that pass the model together: each stands for many candidates."""
 
@@ -85,9 +82,7 @@ def run(export: Path, requests: Path, out: Path, options: PriceOptions) -> None:
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists: name another file or add --overwrite")
     allowed = options.allowed()
-    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
-        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+    with request_connection() as con:
         table = open_requests(con, requests)
         if "item_id" not in table.kinds:
             raise UserError(f"{requests} has no column item_id: add the candidates")

@@ -1,26 +1,22 @@
 """`equipoise recall EXPORT REQUESTS OUT`: the best items of the whole catalogue for every shopper of a file."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.errors import UserError
-from data.request_table import RequestTable, open_requests
+from data.request_table import RequestTable, open_requests, request_connection
 from launch.ranking_file import table_file
 from serving.recall import KEYS, Recalled
 from serving.recommender import Recommender, RequestError
 
 TOGETHER = 64
-SORT_MEMORY = "1GB"
 LISTS = ("history", "bought", "exclude")
 
 
@@ -44,9 +40,7 @@ def run(export: Path, requests: Path, out: Path, options: RecallOptions) -> None
     """
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists: name another file or add --overwrite")
-    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
-        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+    with request_connection() as con:
         table = open_requests(con, requests)
         if table.per_candidate:
             raise UserError(f"{requests} has a row per candidate (item_id): give one row per shopper")

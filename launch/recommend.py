@@ -1,6 +1,5 @@
 """equipoise recommend: ranked candidates for every shopper of a file, streaming (docs/recommender.md)."""
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,14 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs.errors import UserError
 from data.prefetch import prefetched
-from data.request_table import RequestTable, open_requests, open_table
+from data.request_table import RequestTable, open_requests, open_table, request_connection
 from launch.ranking_file import ranking_file
 from launch.score_columns import parse_omega
 from serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
 from serving.recommender import PreparedRequest, Recommender
 from serving.request_error import RequestError
-
-SORT_MEMORY = "1GB"
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,7 @@ def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None
     if options.top is not None and options.top < 1:
         raise UserError(f"--top {options.top} leaves nothing: give at least 1")
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
-        con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+    with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
         if options.max_candidates is not None:

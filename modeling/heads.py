@@ -118,6 +118,10 @@ class VectorHead(nn.Module):
     def forward(self, pooled_NH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors, float32 (N, D), and scale, prior, repeat, float32 (3,)."""
         vectors_ND = self.project(pooled_NH.to(self.project.weight.dtype)).float()
+        return nn.functional.normalize(vectors_ND, dim=-1), self.weights()
+
+    def weights(self) -> torch.Tensor:
+        """Scale, prior, repeat, float32 (3,)."""
         start = torch.tensor(self.START, device=self.moved.device)
         log_scale, prior, repeat = (start + self.SPEED * self.moved.float()).unbind()
-        return nn.functional.normalize(vectors_ND, dim=-1), torch.stack([log_scale.exp(), prior, repeat])
+        return torch.stack([log_scale.exp(), prior, repeat])

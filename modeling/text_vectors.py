@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from data.recall_texts import text_inputs
+from data.recall_texts import TextLayout
 from modeling.heads import VectorHead
 from modeling.model import SlateModel
 
@@ -15,11 +15,9 @@ from modeling.model import SlateModel
 def text_vectors(
     model: SlateModel,
     name: str,
+    layout: TextLayout,
     texts: Sequence[Sequence[int] | np.ndarray],
     *,
-    bare: Sequence[int] | np.ndarray,
-    pad_id: int,
-    max_row: int,
     max_tokens: int = 8192,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> np.ndarray:
@@ -28,8 +26,8 @@ def text_vectors(
     Args:
         model: in evaluation form.
         name: of the objective.
+        layout: of the texts.
         texts: token ids.
-        bare, pad_id, max_row: as `text_inputs` takes them.
         max_tokens: tokens of a batch.
         progress: is told how many texts have been encoded.
     """
@@ -42,7 +40,7 @@ def text_vectors(
         longest = len(texts[order[min(begin + max_tokens // 4, len(order) - 1)]])
         stop = min(len(order), begin + max(1, max_tokens // max(longest, 1)))
         chosen = order[begin:stop]
-        inputs = text_inputs(bare, [texts[place] for place in chosen], max_row, pad_id)
+        inputs = layout.inputs([texts[place] for place in chosen])
         found, _ = model.encode_texts(name, {key: value.to(device) for key, value in inputs.items()})
         vectors[chosen] = found.float().cpu().numpy()
         progress(len(chosen))
@@ -57,7 +55,4 @@ def _head(model: SlateModel, name: str) -> VectorHead:
 @torch.inference_mode()
 def score_weights(model: SlateModel, name: str) -> dict[str, float]:
     """Scale, prior and repeat of an objective of retrieval."""
-    head = _head(model, name)
-    weight = head.project.weight
-    _, weights = head(torch.zeros(1, weight.shape[1], device=weight.device))
-    return dict(zip(("scale", "prior", "repeat"), (float(value) for value in weights), strict=True))
+    return dict(zip(("scale", "prior", "repeat"), _head(model, name).weights().tolist(), strict=True))

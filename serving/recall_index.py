@@ -173,8 +173,8 @@ def write_vectors(folder: Path, vectors: np.ndarray, bias: np.ndarray, about: di
         partial.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
 
-def read_index(folder: Path) -> tuple[RecallIndex, dict[str, Any]]:
-    """The index that lies in a folder, vectors mapped into memory, and index.json.
+def read_vectors(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """What `write_vectors` wrote: vectors, mapped into memory, biases, and index.json.
 
     Raises:
         UserError: a file is missing, broken or does not fit the others.
@@ -187,8 +187,17 @@ def read_index(folder: Path) -> tuple[RecallIndex, dict[str, Any]]:
         raise UserError(f"{folder} holds no whole index of items ({error}): run `equipoise index` again") from error
     if vectors.ndim != 2 or bias.shape != (len(vectors),):
         raise UserError(f"{folder} holds vectors and biases of different numbers of items: run `equipoise index` again")
+    return np.asarray(vectors), bias, about
+
+
+def read_index(folder: Path) -> tuple[RecallIndex, dict[str, Any]]:
+    """The index that lies in a folder, and index.json; with FAISS where its file is there.
+
+    Raises:
+        UserError: a file is missing, broken or does not fit the others.
+    """
+    vectors, bias, about = read_vectors(folder)
     file = folder / "index.faiss"
-    array = np.asarray(vectors)
-    return RecallIndex(
-        array, bias, exact=False if file.is_file() else None, faiss_file=file if file.is_file() else None
-    ), about
+    if file.is_file():
+        return RecallIndex(vectors, bias, exact=False, faiss_file=file), about
+    return RecallIndex(vectors, bias), about

@@ -15,6 +15,7 @@ import torch
 
 from configs.errors import UserError
 from data.features import Scales, read_scales, standardised
+from data.recall_texts import TextLayout
 from data.tokens import SlateTokenizer
 from modeling.export.load import load_export, read_serving_record
 from modeling.folded import fold_shared
@@ -83,6 +84,7 @@ class Recommender:
         self.scales: Scales = scales or {}
         self.export, self.name, self.examples = export, name, examples
         self._scorer, self._reader, self._tokenizer = scorer, reader, tokenizer
+        self._texts = TextLayout(tokenizer, tokenizer.limits.max_row)
         self._tokenizing = Lock()  # what it remembers is shared by all threads that prepare
 
     @classmethod
@@ -261,7 +263,7 @@ class Recommender:
         text, prepared = self.catalogue.read(self._reader, request)
         with self._tokenizing:
             ids = self._tokenizer.prefix(text)
-        return replace(prepared, text_ids=ids[len(self._tokenizer.start) :])
+        return replace(prepared, text_ids=self._texts.shopper(ids))
 
     def recall_prepared(self, prepared: Sequence[PreparedRecall]) -> list[Recalled]:
         """Search the catalogue for several shoppers in one pass of the model; not for several threads at once."""
@@ -270,10 +272,8 @@ class Recommender:
         shoppers = text_vectors(
             self._scorer.model,
             self.catalogue.name,
+            self._texts,
             [each.text_ids for each in prepared],
-            bare=self._tokenizer.start or self._tokenizer.candidate_end,
-            pad_id=self._tokenizer.pad_id,
-            max_row=self._tokenizer.limits.max_row,
         )
         return self.catalogue.search(shoppers, prepared)
 

@@ -188,9 +188,14 @@ def _against_sentence(name: str, row: Mapping[str, Any] | None) -> str:
     if math.isnan(low):
         return text + (": the baseline wins" if row["difference"] < 0 else "")
     text += f" ({LEVEL:.0%} interval {low:+.3f} to {high:+.3f})"
+    return f"{text}: {winner(low, high)}"
+
+
+def winner(low: float, high: float) -> str:
+    """Who wins, in words, by the interval of ours less the baseline's."""
     if low > 0:
-        return text + ": ours wins"
-    return text + (": the baseline wins" if high < 0 else ": no clear winner")
+        return "ours wins"
+    return "the baseline wins" if high < 0 else "no clear winner"
 
 
 def _point_sentence(point: Mapping[str, Any], plain: Mapping[str, Any], cutoff: int) -> str:

@@ -17,6 +17,7 @@ from modeling.model import SlateModel
 
 POINT_HEAD = "head.safetensors"
 SLATE_HEAD = "slate_head.safetensors"
+VECTOR_HEAD = "vector_head.safetensors"
 PEFT_PREFIX = "base_model.model."
 
 
@@ -96,8 +97,8 @@ def write_heads(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """An objective's head: tensors that go into the adapter's file, and those of the file written beside it."""
     head = {name: tensor.detach().float().cpu().clone() for name, tensor in model.heads[objective].state_dict().items()}
-    if objective in model.listwise:
-        save_file(head, folder / SLATE_HEAD)
+    if objective in model.listwise or objective in model.retrieval:
+        save_file(head, folder / (SLATE_HEAD if objective in model.listwise else VECTOR_HEAD))
         return {}, head
     score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
     if served.form == "features":

@@ -19,8 +19,7 @@ from data.manifest import file_hash
 from modeling.adapter_store import copy_into
 from modeling.adapters import SHARED
 from modeling.backbone import config_hash, load_model_config, resolve_path
-from modeling.export.adapter_folder import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD
-from modeling.export.retrieval import VECTOR_HEAD
+from modeling.export.adapter_folder import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
 from modeling.export.serving import FILE_NAME, SCHEMA_VERSION
 from modeling.model import SlateModel, build_model
 from modeling.quantized import compute_in

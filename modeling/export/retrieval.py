@@ -3,17 +3,13 @@
 from pathlib import Path
 from typing import Any, cast
 
-from peft import TaskType
-from safetensors.torch import save_file
-
 from configs.schema import LoraConfig
-from modeling.export.adapter_folder import lora_tensors, write_config
+from modeling.export.adapter_folder import VECTOR_HEAD, write_adapter
 from modeling.export.served import ServedClass
 from modeling.heads import VectorHead
 from modeling.model import SlateModel
 from modeling.text_vectors import score_weights
 
-VECTOR_HEAD = "vector_head.safetensors"
 SCORE = "scale * dot(u, v_i) + prior * log p_i + repeat * log(1 + times bought); u, v unit vectors"
 
 
@@ -30,14 +26,8 @@ def write_retrieval(
         lora: the adapters' settings in the run.
         base: path and revision of the base for adapter_config.json.
     """
-    folder.mkdir(parents=True)
-    save_file(
-        lora_tensors(model, name, served.layers_name), folder / "adapter_model.safetensors", metadata={"format": "pt"}
-    )
-    write_config(folder, served, lora, TaskType.FEATURE_EXTRACTION, *base)
+    write_adapter(folder, model, name, served, lora, *base)
     head = cast(VectorHead, model.heads[name])
-    tensors = {key: value.detach().float().cpu().clone() for key, value in head.state_dict().items()}
-    save_file(tensors, folder / VECTOR_HEAD)
     return {
         "kind": "retrieval",
         "folder": folder.name,

@@ -60,7 +60,7 @@ class MicroBatcher(Generic[Prepared, Result]):
         wait_s: how long a pass that has room waits for further requests.
         batching: False lets every request pass alone.
         observe: told every pass.
-        thread: runs the model, where several batchers share one model; by default one of its own.
+        thread: runs the model, where several batchers share one, whose owner shuts it down; by default one of its own.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MicroBatcher(Generic[Prepared, Result]):
         self._wait_s, self._batching = wait_s, batching
         self._queue: deque[_Waiting[Prepared, Result]] = deque()
         self._filled = asyncio.Event()
-        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._thread, self._shared = thread or ThreadPoolExecutor(1, thread_name_prefix="model"), thread is not None
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -104,7 +104,8 @@ class MicroBatcher(Generic[Prepared, Result]):
         for waiting in self._queue:
             waiting.answer.cancel()
         self._queue.clear()
-        await asyncio.to_thread(self._thread.shutdown)
+        if not self._shared:
+            await asyncio.to_thread(self._thread.shutdown)
 
     async def submit(self, prepared: Prepared, candidates: int) -> Outcome[Result]:
         """Score one request; a caller that is cancelled leaves the queue.

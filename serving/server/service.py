@@ -1,9 +1,9 @@
 """From a checked request to its ranking: prepare it in a thread, let it wait for a pass, within its time."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class Service:
         if options.max_candidates is not None:
             recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
         self.metrics = Metrics(recommender, lambda: len(self.batcher))
-        model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
             self._score,
             most_candidates=options.batch_candidates,
@@ -68,7 +68,7 @@ class Service:
             wait_s=options.batch_wait_ms / 1000,
             batching=options.batching,
             observe=self.metrics.saw_pass,
-            thread=model,
+            thread=self._model,
         )
         self.recalls = MicroBatcher(
             recommender.recall_prepared,
@@ -76,7 +76,7 @@ class Service:
             most_waiting=options.queue,
             wait_s=options.batch_wait_ms / 1000,
             batching=options.batching,
-            thread=model,
+            thread=self._model,
         )
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
@@ -89,7 +89,8 @@ class Service:
         """Finish what is running."""
         await self.recalls.close()
         await self.batcher.close()
-        await asyncio.to_thread(self._preparing.shutdown)
+        for thread in (self._model, self._preparing):
+            await asyncio.to_thread(thread.shutdown)
 
     async def rank(self, asked: SlateRequest, request: Request) -> Outcome[CachedRanking]:
         """Score a request.
@@ -112,16 +113,9 @@ class Service:
 
     async def recall(self, asked: RecallRequest, request: Request) -> Recalled:
         """Search the catalogue; errors as those of `rank`."""
-        if self.recalls.full:
-            raise self._overloaded("queue")
-        try:
-            async with asyncio.timeout(self.options.timeout_s):
-                prepared = await self._in_thread(self.recommender.prepare_recall, asked.model_dump(exclude_unset=True))
-                return (await while_connected(self.recalls.submit(prepared, 1), request)).result
-        except QueueFull as error:
-            raise self._overloaded("queue") from error
-        except TimeoutError as error:
-            raise self._overloaded("time") from error
+        async with self._limited(self.recalls):
+            prepared = await self._in_thread(self.recommender.prepare_recall, asked.model_dump(exclude_unset=True))
+            return (await while_connected(self.recalls.submit(prepared, 1), request)).result
 
     def _prepare_ranking(self, given: dict[str, Any]) -> tuple[None, PreparedRequest]:
         return None, self.recommender.prepare(given)
@@ -130,17 +124,10 @@ class Service:
         self, asked: Strict, request: Request, prepare: Callable[[dict[str, Any]], tuple[T, PreparedRequest]]
     ) -> tuple[T, Outcome[CachedRanking]]:
         """What `prepare` made of the body, and the scores of the prepared request."""
-        if self.batcher.full:
-            raise self._overloaded("queue")
-        try:
-            async with asyncio.timeout(self.options.timeout_s):
-                read, prepared = await self._in_thread(prepare, asked.model_dump(exclude_unset=True))
-                count = len(prepared.request.candidates)
-                return read, await while_connected(self.batcher.submit(prepared, count), request)
-        except QueueFull as error:
-            raise self._overloaded("queue") from error
-        except TimeoutError as error:
-            raise self._overloaded("time") from error
+        async with self._limited(self.batcher):
+            read, prepared = await self._in_thread(prepare, asked.model_dump(exclude_unset=True))
+            count = len(prepared.request.candidates)
+            return read, await while_connected(self.batcher.submit(prepared, count), request)
 
     async def explain(self, asked: ExplainRequest, request: Request) -> Explanation:
         """Explain candidates: each variant of the request waits for a pass by itself, so that others go in between.
@@ -153,17 +140,8 @@ class Service:
             Refusal: as `rank`.
         """
         self._check_size(len(asked.candidates))
-        if self.batcher.full:
-            raise self._overloaded("queue")
-        try:
-            async with asyncio.timeout(self.options.timeout_s):
-                return await while_connected(self._explain(asked.model_dump(exclude_unset=True)), request)
-        except RequestError as error:
-            raise Refusal(422, str(error), error.field) from error
-        except QueueFull as error:
-            raise self._overloaded("queue") from error
-        except TimeoutError as error:
-            raise self._overloaded("time") from error
+        async with self._limited(self.batcher):
+            return await while_connected(self._explain(asked.model_dump(exclude_unset=True)), request)
 
     async def _explain(self, given: dict[str, Any]) -> Explanation:
         loop = asyncio.get_running_loop()
@@ -194,11 +172,27 @@ class Service:
                 task.cancel()
         return explanation(cut, places, ranking, variants, rankings)
 
-    async def _in_thread(self, prepare: Callable[[dict[str, Any]], T], given: dict[str, Any]) -> T:
+    @asynccontextmanager
+    async def _limited(self, batcher: MicroBatcher) -> AsyncIterator[None]:
+        """Within, a request is answered in its time, or refused.
+
+        Raises:
+            Refusal: 422 it cannot be answered, 503 too much to do or too slow.
+        """
+        if batcher.full:
+            raise self._overloaded("queue")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, given)
+            async with asyncio.timeout(self.options.timeout_s):
+                yield
         except RequestError as error:
             raise Refusal(422, str(error), error.field) from error
+        except QueueFull as error:
+            raise self._overloaded("queue") from error
+        except TimeoutError as error:
+            raise self._overloaded("time") from error
+
+    async def _in_thread(self, prepare: Callable[[dict[str, Any]], T], given: dict[str, Any]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, given)
 
     def _score(self, prepared: Sequence[PreparedRequest]) -> list[CachedRanking]:
         """In the model's thread."""

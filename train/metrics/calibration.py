@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from train.metrics.pointwise import BINS
+from train.metrics.pointwise import BINS, tied_labels
 
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
@@ -26,9 +26,8 @@ def calibration_bins(label: np.ndarray, probability: np.ndarray, bins: int = BIN
     label, probability = np.asarray(label), np.asarray(probability, np.float64)
     if not len(label) or not np.isfinite(probability).all():
         return []
-    values, run, counts = np.unique(probability, return_inverse=True, return_counts=True)
-    mean_label = np.repeat(np.bincount(run, label) / counts, counts)
-    parts = zip(np.array_split(np.repeat(values, counts), bins), np.array_split(mean_label, bins), strict=True)
+    *means, counts = tied_labels(label, probability)
+    parts = zip(*(np.array_split(np.repeat(each, counts), bins) for each in means), strict=True)
     return [
         {
             "rows": len(predicted),

@@ -96,11 +96,16 @@ def calibration_error(label: np.ndarray, probability: np.ndarray, bins: int = BI
     """
     if not len(label) or not np.isfinite(probability).all():
         return float("nan")
-    values, run, counts = np.unique(probability, return_inverse=True, return_counts=True)
-    mean_label = np.bincount(run, label) / counts
+    values, mean_label, counts = tied_labels(label, probability)
     excess = np.repeat(mean_label - values, counts)
     gaps = [abs(part.sum()) for part in np.array_split(excess, bins)]
     return float(sum(gaps) / len(label))
+
+
+def tied_labels(label: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct probabilities, ascending, the mean label of the rows of each, and how many there are."""
+    values, run, counts = np.unique(probability, return_inverse=True, return_counts=True)
+    return values, np.bincount(run, label) / counts, counts
 
 
 def target_metrics(label: np.ndarray, probability: np.ndarray, request: np.ndarray) -> dict[str, float]:

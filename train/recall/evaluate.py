@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from configs.schema import RunConfig
-from data.ragged import Ragged
 from data.recall_texts import Positives, Texts
 from data.slate_set import SlateSet
 from data.token_cache import SplitTokens
 from modeling.model import SlateModel
 from modeling.text_vectors import score_weights, text_vectors
+from train.objectives.recall import retrieval_scores
 from train.recall.baselines import Bm25, CoVisitation, Popularity, Repeat, histories
 from train.recall.measure import first_items, mean_interval, recall_at
 from train.validation import spread_rows
@@ -59,27 +60,17 @@ def read_shoppers(slates: SlateSet, most: int | None) -> Shoppers:
 
 
 class TrainedRecall:
-    """The run's own scores: s(u, i) = scale · ⟨u, v_i⟩ + prior · log p_i + repeat · log(1 + n_ui)."""
+    """The run's own scores, those of `retrieval_scores`, over the whole catalogue."""
 
     def __init__(self, model: SlateModel, name: str, train: SplitTokens, max_row: int, tell: Progress) -> None:
         self.model, self.name, self.texts = model, name, Texts(train.cache, max_row)
-        self.weights = score_weights(model, name)
-        self.bias = (self.weights["prior"] * Positives(train).log_popularity()).astype(np.float32)
+        self.weights, self.positives = score_weights(model, name), Positives(train)
         items = [self.texts.item(index) for index in range(len(train.cache.items))]
         self.items = self.encode(items, lambda done: tell("encoding items", done, len(items)))
 
     def encode(self, texts: Sequence[np.ndarray], progress: Callable[[int], None] = lambda n: None) -> np.ndarray:
         """Unit vectors of texts, float32 (texts, D)."""
-        cache = self.texts.cache
-        return text_vectors(
-            self.model,
-            self.name,
-            texts,
-            bare=self.texts.bare,
-            pad_id=cache.pad_id,
-            max_row=self.texts.max_row,
-            progress=progress,
-        )
+        return text_vectors(self.model, self.name, self.texts, texts, progress=progress)
 
     def shoppers(self, tokens: SplitTokens, rows: np.ndarray) -> np.ndarray:
         """Unit vectors of the shoppers of some slates."""
@@ -87,8 +78,13 @@ class TrainedRecall:
 
     def scores(self, vectors: np.ndarray, history: sparse.csr_array) -> np.ndarray:
         """float32 (S, I)."""
-        near = self.weights["scale"] * vectors @ self.items.T + self.bias
-        return near + self.weights["repeat"] * history.toarray()
+        return retrieval_scores(
+            torch.from_numpy(vectors),
+            torch.from_numpy(self.items),
+            torch.from_numpy(self.positives.log_popularity()),
+            torch.from_numpy(history.toarray()),
+            torch.tensor(list(self.weights.values())),
+        ).numpy()
 
 
 def evaluate_recall(
@@ -116,12 +112,10 @@ def evaluate_recall(
     shoppers = read_shoppers(slates, config.evaluate.max_requests)
     ours = TrainedRecall(model, name, train.tokens, config.tokens.max_row, tell)
     vectors = ours.shoppers(slates.tokens, shoppers.rows)
-    positives = Positives(train.tokens)
-    taken = Ragged(*_flat([positives.of(place) for place in range(len(positives.rows))]))
     baselines: dict[str, Popularity | Repeat | CoVisitation | Bm25] = {
-        "popularity": Popularity(positives.counts),
-        "bought before": Repeat(positives.counts),
-        "co-visitation": CoVisitation(taken, len(ours.items)),
+        "popularity": Popularity(ours.positives.counts),
+        "bought before": Repeat(ours.positives.counts),
+        "co-visitation": CoVisitation(ours.positives.taken, len(ours.items)),
         "BM25": Bm25(slates.items.texts),
     }
     found: dict[str, dict[str, list[np.ndarray]]] = {"all": {}, "new": {}}
@@ -148,10 +142,6 @@ def evaluate_recall(
         report[which] = {key: _summary(values) for key, values in recalls.items()}
         report["against_best"][which] = _against_best({key: values[-1] for key, values in recalls.items()})
     return report
-
-
-def _flat(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate(parts), np.cumsum([0, *(len(part) for part in parts)])
 
 
 def _recalls(top_SK: np.ndarray, relevant: list[np.ndarray]) -> np.ndarray:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from train.metrics.bootstrap import interval
+
 
 def first_items(scores_SI: np.ndarray, k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
     """The best k items of every shopper, int64 (S, k), best first, equal ones by number; −1 where none is left."""
@@ -30,12 +32,10 @@ def recall_at(top_SK: np.ndarray, relevant: Sequence[np.ndarray], cutoff: int) -
     return found
 
 
-def mean_interval(values: np.ndarray, resamples: int = 500, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: np.ndarray, resamples: int = 500, seed: int = 0) -> list[float]:
     """Bootstrap interval of the mean over shoppers; NaN are left out."""
     values = values[np.isfinite(values)]
     if not len(values):
-        return float("nan"), float("nan")
+        return [float("nan"), float("nan")]
     rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return interval(values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1))
