@@ -44,7 +44,7 @@ def _evaluated(quick: bool) -> dict[str, Any]:
         launcher += ["--config_file", "configs/accelerate/cpu_ddp2.yaml", "--main_process_port", "0"]
         _run([*launcher, "-m", "launch.train", CONFIG, *settings, "--overwrite"])
     _command("evaluate", str(run), *(["--set", f"evaluate.max_requests={QUICK_REQUESTS}"] if quick else []))
-    return json.loads((run / "recall_test.json").read_text("utf-8"))
+    return json.loads((run / "evaluation_test.json").read_text("utf-8"))["recall"]
 
 
 def _command(*arguments: str) -> None:

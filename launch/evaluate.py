@@ -16,21 +16,21 @@ from configs.load import read_run_config
 from configs.schema import CoverageConfig, DiversityConfig, FairnessConfig, RunConfig
 from data.manifest import Manifest
 from launch.cli import main
-from launch.evaluate_recall import measure_recall
+from launch.evaluate_recall import measure_recall, print_recall
 from launch.slate_examples import examples_of
 from launch.split_scores import SplitScores
+from train import mlflow_run, wandb_run
 from train.baselines import TrainCounts
 from train.data_record import FILE_NAME as DATA_RECORD
 from train.data_record import write_data_record
 from train.metrics.score_table import ScoreTable
 from train.report import evaluate_table, json_ready, print_report, write_json
-from train.wandb_run import tell_evaluation
 
 
 def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     """Write `scores_`, `evaluation_` and `examples_SPLIT` into the run folder and print the report.
 
-    A run with the objective recall also gets `recall_SPLIT.json`.
+    The evaluation of a run with the objective recall has its recall too.
 
     Raises:
         UserError: the run is unfinished, or does not fit its data.
@@ -42,15 +42,18 @@ def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
         return
     console = Console()
     report = measure(config, table)
+    if config.objectives.recall is not None:
+        report["recall"] = measure_recall(scores, split, console)
     write_json(report, folder / f"evaluation_{split}.json")
     write_json(examples_of(config, split, table), folder / f"examples_{split}.json")
     if not (folder / DATA_RECORD).exists():  # a run that was trained before there was one
         write_data_record(Manifest.read(config.data.folder), config.data.folder, folder)
     print_report(report, console)
+    if "recall" in report:
+        print_recall(report["recall"], console)
     console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
-    if config.objectives.recall is not None:
-        measure_recall(scores, split, console)
-    hint = tell_evaluation(config, folder, split, json_ready(report))
+    hint = wandb_run.tell_evaluation(config, folder, split, json_ready(report))
+    mlflow_run.tell_evaluation(config, folder, split, report)
     if hint:
         console.print(f"W&B was offline; send the evaluation with: {hint}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""What `equipoise evaluate` says of a run's recall objective: `recall_SPLIT.json` and a table beside the baselines."""
+"""What `equipoise evaluate` measures of a run's recall objective, and its table beside the baselines."""
 
 from typing import Any
 
@@ -9,19 +9,17 @@ from rich.table import Table
 
 from data.slate_set import SlateSet
 from launch.split_scores import SplitScores
-from train.recall.evaluate import CUTOFFS, evaluate_recall
-from train.report import winner, write_json
-
-TITLES = {"all": "all", "new": "never bought"}
+from train.recall.evaluate import evaluate_recall
+from train.recall.words import CUTOFFS, TITLES, sentences
 
 
 def measure_recall(scores: SplitScores, split: str, console: Console) -> dict[str, Any]:
-    """Measure, write `recall_SPLIT.json` into the run folder, and print.
+    """Measure recall on a split; returns the report of `evaluate_recall`.
 
     Args:
         scores: of the run, with its model.
         split: its name.
-        console: to print on.
+        console: shows the progress.
 
     Raises:
         UserError: the split does not fit the run, or a package is missing.
@@ -36,16 +34,16 @@ def measure_recall(scores: SplitScores, split: str, console: Console) -> dict[st
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.advance(tasks[stage], done)
 
-        report = evaluate_recall(scores.config, scores.model, train, slates, tell)
-    path = scores.run / f"recall_{split}.json"
-    write_json(report, path)
-    console.print(shown(report))
+        return evaluate_recall(scores.config, scores.model, train, slates, tell)
+
+
+def print_recall(report: dict[str, Any], console: Console) -> None:
+    """Print a report of recall: the table and what it says."""
+    console.print(_table(report))
     console.print("\n".join(sentences(report)))
-    console.print(f"recall: {path}", soft_wrap=True)
-    return report
 
 
-def shown(report: dict[str, Any]) -> Table:
+def _table(report: dict[str, Any]) -> Table:
     """A line per ranking: recall over all items, and over those that the shopper had never bought."""
     title = f"recall of what {report['shoppers']:,} shoppers took, out of {report['items']:,} items"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -57,16 +55,3 @@ def shown(report: dict[str, Any]) -> Table:
         found = [report[which][name][f"recall{cutoff}"] for which in TITLES for cutoff in CUTOFFS]
         table.add_row(name, *(f"{value:.3f}" for value in found))
     return table
-
-
-def sentences(report: dict[str, Any]) -> list[str]:
-    """Ours against the best baseline at the largest cutoff, for all items and for new ones."""
-    said = []
-    for which, title in TITLES.items():
-        found = report["against_best"][which]
-        low, high = found["interval"]
-        said.append(
-            f"recall@{max(CUTOFFS)}, {title}: {found['difference']:+.3f} against {found['baseline']} "
-            f"(95% interval {low:+.3f} to {high:+.3f}): {winner(low, high)}"
-        )
-    return said

@@ -22,6 +22,7 @@ from launch.front_record import choice_record, front_record, operating_point
 from launch.front_table import print_choices, print_front
 from launch.split_scores import SplitScores
 from modeling.export.operating_point import check_export, update_export, write_operating_point
+from train import mlflow_run, wandb_run
 from train.front.axes import OBJECTIVE_AXIS, Measured, read_axes, read_axis
 from train.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
 from train.front.constraint import Constraint, parse_constraints
@@ -31,7 +32,6 @@ from train.front.pareto import Front
 from train.front.picture import draw
 from train.metrics.bootstrap import RESAMPLES
 from train.report import json_ready, write_json
-from train.wandb_run import tell_front
 
 WAYS = ("knee", "weights", "constraint")
 
@@ -216,7 +216,8 @@ def run(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> N
     draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff)
     chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
     _hand_over(console, folder, chosen, options.export)
-    hint = tell_front(config, folder, json_ready(record))
+    hint = wandb_run.tell_front(config, folder, json_ready(record))
+    mlflow_run.tell_front(config, folder, record)
     if hint:
         console.print(f"W&B was offline; send the front with: {hint}", soft_wrap=True)
 

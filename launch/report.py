@@ -8,7 +8,7 @@ from train.run_page.missing import held
 from train.run_page.page import write_report
 
 FILE_NAME = "report.html"
-PARTS = ("data", "curves", "balance", "evaluation", "front", "slates")
+PARTS = ("data", "curves", "balance", "evaluation", "recall", "front", "slates")
 
 
 def run(folder: Path, out: Path | None = None, split: str | None = None) -> None:
@@ -26,6 +26,6 @@ def run(folder: Path, out: Path | None = None, split: str | None = None) -> None
     path = out or folder / FILE_NAME
     data = write_report(folder, path, split)
     for part in (data[name] for name in PARTS):
-        if not held(part):
+        if part is not None and not held(part):
             console.print(f"{part['missing']} Run: {part['command']}", soft_wrap=True, markup=False)
     console.print(f"report: {path}", soft_wrap=True, markup=False)

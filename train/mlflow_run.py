@@ -1,12 +1,17 @@
-"""The MLflow run of a training: where its store is, its identity in the run folder, and the adapters at the end."""
+"""The MLflow run of a training: where its store is, its identity in the run folder, and what it is told later on."""
 
 import json
+import logging
 import os
+import re
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig
 from configs.whole_file import whole_file
+from train.compare.metric_names import metrics_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,8 +33,7 @@ def init_arguments(config: RunConfig, run: Path, resumed: bool) -> dict[str, Any
 
     Without MLFLOW_TRACKING_URI the numbers go to files, which MLflow wants to be told twice, and never to a network.
     """
-    for name, value in QUICK.items():
-        os.environ.setdefault(name, value)
+    _be_quick()
     if "MLFLOW_TRACKING_URI" not in os.environ:
         os.environ["MLFLOW_TRACKING_URI"] = (run.resolve().parent / STORE).as_uri()
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -39,11 +43,20 @@ def init_arguments(config: RunConfig, run: Path, resumed: bool) -> dict[str, Any
     return arguments | {"run_id": known} if resumed and known is not None else arguments
 
 
+def _be_quick() -> None:
+    for name, value in QUICK.items():
+        os.environ.setdefault(name, value)
+
+
 def read_identity(run: Path) -> str | None:
     """The id that `begin` kept in a run folder, or None."""
+    return (_read(run) or {}).get("id")
+
+
+def _read(run: Path) -> dict[str, str] | None:
     try:
-        return json.loads((run / FILE_NAME).read_text("utf-8"))["id"]
-    except (OSError, ValueError, KeyError):
+        return json.loads((run / FILE_NAME).read_text("utf-8"))
+    except (OSError, ValueError):
         return None
 
 
@@ -67,3 +80,50 @@ def end(accelerator: "Accelerator", summary: dict[str, Any], run: Path) -> None:
     tracker.log({f"summary/{key}": value for key, value in numbers.items()}, step=summary.get("steps"))
     if (run / "adapters").is_dir() and summary.get("finished"):
         tracker.log_artifacts(str(run / "adapters"), "adapters")
+
+
+def tell_evaluation(config: RunConfig, run: Path, split: str, report: Mapping[str, Any]) -> None:
+    """Put all numbers of an evaluation into the MLflow run of its training (`test/ctr/auc`, …), and the file itself."""
+    values = {f"{split}/{name}": value for name, value in metrics_of(report).items()}
+    _tell(config, run, "the evaluation", values, [run / f"evaluation_{split}.json"], "evaluation")
+
+
+def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> None:
+    """Put the hypervolume of a front into the MLflow run of its training, and its files."""
+    values = {f"front/hypervolume_{name}": value for name, value in record["hypervolume"].items()}
+    files = [run / name for name in ("front.json", "front.png", "operating_point.json")]
+    _tell(config, run, "the front", values, files, "front")
+
+
+def _tell(
+    config: RunConfig, run: Path, what: str, values: Mapping[str, Any], files: Sequence[Path], place: str
+) -> None:
+    """Open the MLflow run of a training once more; a failure is warned of, for all lies in the run folder anyway.
+
+    Nothing is told where the run does not track with MLflow, or training kept no identity.
+    """
+    identity = _read(run)
+    if identity is None or not config.mlflow:
+        return
+    _be_quick()
+    if identity["store"].startswith("file:"):
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    try:
+        from mlflow.entities import Metric
+        from mlflow.tracking import MlflowClient
+
+        client, now = MlflowClient(identity["store"]), int(1000 * time.time())
+        metrics = [
+            Metric(metric_name(name), float(value), now, 0) for name, value in values.items() if value is not None
+        ]
+        client.log_batch(identity["id"], metrics=metrics)
+        for file in files:
+            client.log_artifact(identity["id"], str(file), place)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        logging.getLogger(__name__).warning("MLflow was not told of %s (%s)", what, reason)
+
+
+def metric_name(name: str) -> str:
+    """A name as MLflow takes it: letters, digits and `_-. :/` alone."""
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))

@@ -38,7 +38,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluation_measures_recall_and_its_baselines(export: Path) -> None:
-    report = json.loads((export.parent / "run" / "recall_test.json").read_text())
+    report = json.loads((export.parent / "run" / "evaluation_test.json").read_text())["recall"]
     assert report["items"] == 24
     assert set(report["all"]) == {"ours", "popularity", "bought before", "co-visitation", "BM25"}
     for which in ("all", "new"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare_runs import settings
+from benchmarks.compare_runs import made, settings
 from configs.schema import RunConfig
 from train import mlflow_run
 
@@ -78,6 +78,52 @@ def test_identity_settings_and_adapters(tmp_path: Path, monkeypatch: pytest.Monk
     ]  # fmt: skip
 
 
+class StandIn:
+    """A client that keeps what it is told, or fails."""
+
+    def __init__(self, store: str) -> None:
+        if store == "file:///lost":
+            raise ConnectionError("lost")
+        self.told = TOLD.setdefault(store, {})
+
+    def log_batch(self, run_id: str, metrics: Any) -> None:
+        self.told |= {(run_id, metric[0]): metric[1] for metric in metrics}
+
+    def log_artifact(self, run_id: str, file: str, place: str) -> None:
+        self.told[run_id, f"{place}/{Path(file).name}"] = Path(file).read_text()
+
+
+TOLD: dict[str, dict[Any, Any]] = {}
+
+
+def test_evaluations_and_fronts_join_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    TOLD.clear()
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=StandIn))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", SimpleNamespace(Metric=lambda *parts: parts))
+    config, report = config_of(tmp_path), made(0, requests=20, candidates=5).evaluation
+    (tmp_path / "evaluation_test.json").write_text("{}")
+    mlflow_run.tell_evaluation(config, tmp_path, "test", report)  # training has told nothing: no identity
+    assert TOLD == {}
+    (tmp_path / "mlflow.json").write_text(json.dumps({"id": "abc", "store": "file:///store"}))
+    mlflow_run.tell_evaluation(config.model_copy(update={"mlflow": False}), tmp_path, "test", report)
+    assert TOLD == {}
+    mlflow_run.tell_evaluation(config, tmp_path, "test", report)
+    told = TOLD["file:///store"]
+    assert told["abc", "test/ctr/auc"] == report["pointwise"]["ctr"]["auc"]
+    assert told["abc", "test/diversity_1_fairness_1/ndcg_at_10"] == report["ranking"][3]["ndcg@10"]
+    assert told["abc", "evaluation/evaluation_test.json"] == "{}" and os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
+    for name in ("front.json", "front.png", "operating_point.json"):
+        (tmp_path / name).write_text(name)
+    mlflow_run.tell_front(config, tmp_path, {"hypervolume": {"normalised": 0.6, "from_zero": None}})
+    assert told["abc", "front/hypervolume_normalised"] == 0.6 and ("abc", "front/hypervolume_from_zero") not in told
+    assert told["abc", "front/front.png"] == "front.png"
+    (tmp_path / "mlflow.json").write_text(json.dumps({"id": "abc", "store": "file:///lost"}))
+    mlflow_run.tell_evaluation(config, tmp_path, "test", report)
+    assert "MLflow was not told of the evaluation (ConnectionError: lost)" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs the extra mlflow")
 def test_the_real_client_reads_back_what_it_was_told(tmp_path: Path) -> None:
@@ -102,6 +148,15 @@ def test_the_real_client_reads_back_what_it_was_told(tmp_path: Path) -> None:
     assert [(each.step, each.value) for each in history] == [(10, 0.5), (20, 0.25)]
     assert found.data.metrics["summary/seconds"] == 1.5
     assert [each.path for each in client.list_artifacts(found.info.run_id, "adapters")] == ["adapters/adapters.json"]
+
+    report = made(0, requests=20, candidates=5).evaluation
+    (run / "evaluation_test.json").write_text("{}")
+    mlflow_run.tell_evaluation(config_of(run), run, "test", report)
+    told = client.get_run(found.info.run_id).data.metrics
+    assert told["test/ctr/auc"] == report["pointwise"]["ctr"]["auc"] and len(told) > 30
+    assert [each.path for each in client.list_artifacts(found.info.run_id, "evaluation")] == [
+        "evaluation/evaluation_test.json"
+    ]
 
     done = started(run, "first", MLFLOW_TRACKING_URI="nonsense://place")
     assert "UserError: mlflow: it did not start" in done.stderr and "MLFLOW_TRACKING_URI" in done.stderr

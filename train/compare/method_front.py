@@ -9,7 +9,7 @@ import numpy as np
 from configs.errors import UserError
 from train.compare.differences import setting, written
 from train.compare.metric_names import direction
-from train.compare.objective_metric import LISTWISE, POINTWISE, common_cutoff
+from train.compare.objective_metric import ALONE, LISTWISE, common_cutoff
 from train.compare.pool import Pool
 from train.front.pareto import MARGIN, front_mask, hypervolume
 
@@ -87,7 +87,7 @@ def default_axes(pools: Sequence[Pool]) -> tuple[str, ...]:
     if lists:
         return (f"ndcg@{cutoff}", *lists)
     metrics = {metric for pool in pools for metric in pool.metrics}
-    return tuple(axis for axis in POINTWISE.values() if axis in metrics)
+    return tuple(axis for axis in ALONE.values() if axis in metrics)
 
 
 def check_axes(axes: Sequence[str], pools: Sequence[Pool]) -> None:

@@ -1,8 +1,9 @@
 """The numbers of an evaluation by one flat name each, and which way is better.
 
 `ctr/auc` is a pointwise metric of a target, `relevance/ndcg@10` or `diversity=1+fairness=0.5/ild@10` a metric of ranked
-lists at an operating point, `user_gap/age/auc` the largest gap between user groups. Without its operating point,
-`ild@10` stands for all of them, as on the axes of a front.
+lists at an operating point, `user_gap/age/auc` the largest gap between user groups, `recall/all@200` the recall out of
+the whole catalogue, `recall/new@200` that of items never bought before. Without its operating point, `ild@10` stands
+for all of them, as on the axes of a front.
 """
 
 import math
@@ -27,6 +28,7 @@ WORDS = {
     "exposure_ratio": "exposure min/max",
     "exposure_gap": "exposure gap",
 }
+RECALL = {"all": "", "new": " of never bought items"}
 TARGETS = {"ctr": "pCTR", "ctcvr": "pCTCVR", "cvr": "pCVR on clicks"}
 
 
@@ -76,6 +78,9 @@ def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
         found |= {f"{point.name}/{metric}": value for metric, value in point.values.items()}
     for attribute, groups in (evaluation.get("user_groups") or {}).items():
         found |= {f"user_gap/{attribute}/{metric}": value for metric, value in groups["gap"].items()}
+    for which, ranked in (evaluation.get("recall") or {}).items():
+        if which in RECALL:
+            found |= {f"recall/{which}@{name.removeprefix('recall')}": value for name, value in ranked["ours"].items()}
     return _defined(found)
 
 
@@ -100,6 +105,8 @@ def words(name: str) -> str:
     told = WORDS.get(plain, plain) + at + cutoff
     if place.startswith("user_gap/"):
         return f"gap of {told} by {place.removeprefix('user_gap/')}"
+    if place == "recall":
+        return f"recall{at}{cutoff}{RECALL[plain]}"
     if place in TARGETS:
         return f"{TARGETS[place]} {told}"
     return f"{told} at {place}" if place else told

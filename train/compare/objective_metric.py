@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from train.compare.metric_names import RELEVANCE, cutoff_of
 from train.compare.pool import Pool
 
-POINTWISE = {"ctr": "ctr/auc", "cvr": "ctcvr/auc"}
+ALONE = {"ctr": "ctr/auc", "cvr": "ctcvr/auc", "recall": "recall/all@200"}
 LISTWISE = {"diversity": "ild", "fairness": "exposure_ratio", "coverage": "coverage"}
 
 
@@ -31,7 +31,7 @@ def objective_metrics(pools: Sequence[Pool]) -> dict[str, str]:
     cutoff = common_cutoff(pools)
     found = {}
     for objective in names:
-        metric = POINTWISE.get(objective) or _listwise(pools, objective, cutoff)
+        metric = ALONE.get(objective) or _listwise(pools, objective, cutoff)
         if metric is not None and any(metric in pool.metrics for pool in pools):
             found[objective] = metric
     return found

@@ -17,9 +17,9 @@ from modeling.text_vectors import score_weights, text_vectors
 from train.objectives.recall import retrieval_scores
 from train.recall.baselines import Bm25, CoVisitation, Popularity, Repeat, histories
 from train.recall.measure import first_items, mean_interval, recall_at
+from train.recall.words import CUTOFFS
 from train.validation import spread_rows
 
-CUTOFFS = (50, 200)
 BLOCK = 128
 """Shoppers whose scores over the whole catalogue are held at once."""
 

@@ -5,7 +5,7 @@ const fixed = (value, digits = 4) => value == null ? "–" : value.toFixed(digit
 const whole = (value) => value == null ? "–" : value.toLocaleString("en");
 const signed = (value) => value == null ? "–" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 const numeric = (name, value, text) => [text, "", value == null ? {} : { "data-key": name, "data-value": value }];
-const SECTIONS = [["run", "Run"], ["data", "Data"], ["curves-card", "Curves"], ["balance", "Balancing"], ["quality", "Evaluation"], ["calibration", "Calibration"], ["points-card", "Operating points"], ["groups-card", "User groups"], ["front", "Trade-off"], ["slates", "Slates"]];
+const SECTIONS = [["run", "Run"], ["data", "Data"], ["curves-card", "Curves"], ["balance", "Balancing"], ["quality", "Evaluation"], ["calibration", "Calibration"], ["points-card", "Operating points"], ["groups-card", "User groups"], ["recall", "Recall"], ["front", "Trade-off"], ["slates", "Slates"]];
 
 let page, colours;
 
@@ -16,13 +16,15 @@ function start(given) {
   $("folder").textContent = page.folder;
   colours = new Map(page.objectives.map((name, n) => [name, `var(--c${n % 8})`]));
   legend($("legend"), colours);
-  for (const [id, text] of SECTIONS) $("contents").append(make("a", text, { href: `#${id}` }));
+  if (page.recall === null) $("recall").remove();  // the run trains none
+  for (const [id, text] of SECTIONS) if ($(id)) $("contents").append(make("a", text, { href: `#${id}` }));
   for (const [label, text] of page.facts) $("facts").append(make("dt", label), make("dd", text));
   $("config").textContent = page.config;
   part("data", page.data, dataset);
   part("curves-card", page.curves, curves);
   part("balance", page.balance, balance);
   for (const [id, show] of [["quality", quality], ["calibration", calibration], ["points-card", points], ["groups-card", userGroups]]) part(id, page.evaluation, show);
+  if (page.recall !== null) part("recall", page.recall, recall);
   part("front", page.front, front);
   part("slates", page.slates, slates);
 }
@@ -108,6 +110,18 @@ function quality(found) {
     lines[0].classList.add("ours");
   }
   list("verdict", found.verdict);
+}
+
+function recall(found) {
+  $("recall-about").textContent = `What ${whole(found.shoppers)} shoppers of ${found.split} took, out of ${whole(found.items)} items; scale ${short(found.weights.scale)}, prior ${short(found.weights.prior)}, repeat ${short(found.weights.repeat)}.`;
+  const best = new Map(found.columns.map(({ name }) => [name, Math.max(...found.rows.map((row) => row.cells[name].value ?? 0))]));
+  const lines = fill($("recalls"), ["", ...found.columns.map((column) => column.words)], found.rows.map((row) => [[row.name], ...found.columns.map(({ name }) => {
+    const { value, interval } = row.cells[name], isBest = value != null && value === best.get(name);
+    const text = `${fixed(value, 3)}${isBest ? " ★" : ""} (${fixed(interval[0], 3)} to ${fixed(interval[1], 3)})`;
+    return [text, isBest ? "best" : "", value == null ? {} : { "data-key": `${row.name}/${name}`, "data-value": value }];
+  })]));
+  lines[0].classList.add("ours");
+  list("recall-verdict", found.verdict);
 }
 
 function calibration(found) {

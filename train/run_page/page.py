@@ -14,6 +14,7 @@ from train.run_page.evaluation_part import evaluation_part
 from train.run_page.facts import data_part, facts
 from train.run_page.front_part import front_part
 from train.run_page.missing import missing
+from train.run_page.recall_part import recall_part
 from train.run_page.slates_part import slates_part
 
 POINTS = 200
@@ -57,6 +58,7 @@ def page_data(folder: Path, split: str | None = None) -> dict[str, Any]:
         "curves": _curves(record),
         "balance": balance_part(record),
         "evaluation": evaluation_part(record, split),
+        "recall": recall_part(record, split),
         "front": front_part(folder),
         "slates": slates_part(record, split),
     }

@@ -36,6 +36,17 @@ def test_which_way_is_better(name: str, way: int) -> None:
     assert direction(name) == way
 
 
+def test_recall_is_a_metric_and_judges_its_objective(record: Any) -> None:
+    ours = {"recall50": 0.2, "recall50_interval": [0.1, 0.3], "recall200": 0.5, "recall200_interval": [0.4, 0.6]}
+    report = {"shoppers": 9, "items": 400, "weights": {"scale": 20.0}, "all": {"ours": ours, "BM25": {"recall50": 0.9}}}
+    found = metrics_of({"recall": report | {"new": {"ours": {"recall200": 0.1}}}})
+    assert found == {"recall/all@50": 0.2, "recall/all@200": 0.5, "recall/new@200": 0.1}
+    assert direction("recall/all@200") == 1
+    assert (words("recall/all@200"), words("recall/new@50")) == ("recall@200", "recall@50 of never bought items")
+    pools = pool_runs([record("a", {"recall": report}, objectives={"recall": {}})], "test")
+    assert objective_metrics(pools) == {"recall": "recall/all@200"}
+
+
 def test_words_and_names_of_points() -> None:
     assert words("diversity=1/ild@10") == "ILD@10 at diversity=1"
     assert words("user_gap/age/auc") == "gap of AUC by age"

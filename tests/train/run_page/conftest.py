@@ -59,6 +59,36 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def recall() -> dict[str, Any]:
+    """The recall in an evaluation, as `evaluate_recall` gives it, of ours and two baselines; all numbers differ."""
+    report: dict[str, Any] = {
+        "shoppers": 1500,
+        "items": 10_699,
+        "weights": {"scale": 14.6, "prior": 0.65, "repeat": 3.0},
+    }
+    for which, most in (("all", 0.5), ("new", 0.3)):
+        report[which] = {}
+        for place, name in enumerate(("ours", "bought before", "BM25")):
+            for cutoff in (50, 200):
+                value = most - 0.1 * place - (0.05 if cutoff == 50 else 0.0)
+                entry = report[which].setdefault(name, {})
+                entry |= {f"recall{cutoff}": value, f"recall{cutoff}_interval": [value - 0.02, value + 0.02]}
+    verdicts = {"all": [0.01, 0.2], "new": [-0.1, 0.3]}
+    report["against_best"] = {
+        which: {"baseline": "bought before", "difference": 0.1, "interval": bounds}
+        for which, bounds in verdicts.items()
+    }
+    return report
+
+
+@pytest.fixture(scope="session")
+def recalling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the objective recall, evaluated on test alone."""
+    scored = made(2, requests=20, candidates=5)
+    scored.evaluation["recall"] = recall()
+    return write_run(tmp_path_factory.mktemp("recalling") / "run", {"objectives.recall": {"shoppers": 8}}, scored)
+
+
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed before its first log line: a config alone."""

@@ -83,6 +83,18 @@ def test_slates_before_and_after(page: webdriver.Chrome) -> None:
     assert all(text.startswith("item <") for text in texts(page, f"{first}='fairness 1'] td:nth-child(2)"))
 
 
+def test_recall_is_shown_where_it_is_trained(page: webdriver.Chrome, recalling: Path, tmp_path: Path) -> None:
+    assert page.find_elements(By.ID, "recall") == [] and "Recall" not in texts(page, "#contents a")
+    write_report(recalling, tmp_path / "recall.html")
+    page.get((tmp_path / "recall.html").as_uri())
+    found = json.loads((recalling / "evaluation_test.json").read_text())["recall"]
+    shown = page.execute_script(KEYS, "#recalls")
+    assert len(shown) == 12 and "Recall" in texts(page, "#contents a")
+    assert shown["ours/new/recall200"] == [found["new"]["ours"]["recall200"], "0.300 ★ (0.280 to 0.320)"]
+    assert shown["BM25/all/recall50"][1] == "0.250 (0.230 to 0.270)"
+    assert len(texts(page, "#recall-verdict li")) == 2 and page.get_log("browser") == []
+
+
 def test_it_is_text_not_markup_and_asks_the_network_for_nothing(page: webdriver.Chrome) -> None:
     assert texts(page, "#name") == [NAME] and page.find_elements(By.TAG_NAME, "b") == []
     assert page.find_elements(By.CSS_SELECTOR, ".missing") == []

@@ -81,6 +81,19 @@ def test_slates_before_and_after(data: dict[str, Any], whole: Path) -> None:
         assert all(order[row["before"] - 1] == row["candidate"] for row in after["rows"])
 
 
+def test_recall_beside_its_baselines(recalling: Path, data: dict[str, Any]) -> None:
+    found, shown = read(recalling, "evaluation_test.json")["recall"], page_data(recalling)["recall"]
+    assert [row["name"] for row in shown["rows"]] == ["ours", "bought before", "BM25"]
+    assert [each["words"] for each in shown["columns"]][2:] == ["never bought @50", "never bought @200"]
+    cell = shown["rows"][1]["cells"]["new/recall200"]
+    assert cell["value"] == found["new"]["bought before"]["recall200"] and cell["interval"] == pytest.approx(
+        [0.18, 0.22]
+    )
+    assert [said.rpartition(": ")[2] for said in shown["verdict"]] == ["ours wins", "no clear winner"]
+    assert "is not measured on the valid split" in page_data(recalling, "valid")["recall"]["missing"]
+    assert data["recall"] is None  # that run trains none
+
+
 def test_facts_and_data(data: dict[str, Any], whole: Path) -> None:
     facts = dict(data["facts"])
     assert facts["state"] == "finished, 3000 steps" and facts["peak memory"] == "3.0 GiB per process"
