@@ -15,6 +15,7 @@ from configs.schema import HistoryConfig, PromptConfig
 from serving.items import KnownItems
 from serving.limits import Limits
 from serving.operating_point import OperatingPoint
+from serving.pricing import PriceQuestion, read_question
 from serving.prompt_parts import CutRequest, cut
 from serving.ranking import Ranking
 from serving.recall import Catalogue, PreparedRecall, Recalled
@@ -76,10 +77,11 @@ class StandIn:
     name = "stand-in"
     pointwise, listwise = ("ctr", "cvr"), ("diversity", "fairness")
 
-    def __init__(self) -> None:
+    def __init__(self, priced: bool = False) -> None:
+        prompt = PROMPT | ({"context": [*PROMPT["context"], "price {price|money}"]} if priced else {})
         point = OperatingPoint({"diversity": 0.5, "fairness": 0.0}, {"diversity": (0.0, 5.0), "fairness": (0.0, 2.0)})
         items = KnownItems(dict(ITEMS), {name: text.title() for name, text in ITEMS.items()})
-        self.reader = RequestReader(PromptConfig(**PROMPT), HistoryConfig(**HISTORY), items, point, Limits(100))
+        self.reader = RequestReader(PromptConfig(**prompt), HistoryConfig(**HISTORY), items, point, Limits(100))
         self.cache = StandInCache()
         index = RecallIndex(vectors_of(list(ITEMS.values())), np.linspace(-1, 0, len(ITEMS), dtype=np.float32))
         weights = {"scale": 2.0, "prior": 1.0, "repeat": 3.0}
@@ -141,6 +143,11 @@ class StandIn:
             return [self._ranking(each.request) for each in prepared]
         finally:
             self.busy.release()
+
+    def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, Prepared]:
+        """As the real one, but for the token ids."""
+        question = read_question(self.reader, request, {})
+        return question, Prepared(question.request)
 
     def prepare_recall(self, request: Mapping[str, Any]) -> PreparedRecall:
         """As the real one; the token ids are the shopper's text."""
@@ -215,6 +222,12 @@ def request_of() -> Callable[..., dict[str, Any]]:
 def stand_in() -> StandIn:
     """A stand-in of its own."""
     return StandIn()
+
+
+@pytest.fixture(scope="session")
+def make_stand_in() -> type[StandIn]:
+    """Its class, for those that take options."""
+    return StandIn
 
 
 def serving() -> Iterator[Callable[..., Live]]:

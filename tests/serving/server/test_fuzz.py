@@ -35,6 +35,12 @@ def live(start_servers: Any) -> Any:
     return start_servers(max_body_kb=65_536)  # schemathesis takes a 413 of a broken body for an acceptance
 
 
+@pytest.fixture(scope="module")
+def priced(start_servers: Any, make_stand_in: Any) -> Any:
+    """One whose prompts tell a price."""
+    return start_servers(make_stand_in(priced=True), max_body_kb=65_536)
+
+
 def fuzz(live: Any, description: dict[str, Any], path: str, mode: schemathesis.GenerationMode, checks: list) -> None:
     """Send what can be generated for a route, and check every answer."""
     schema = schemathesis.openapi.from_dict(description)
@@ -53,19 +59,38 @@ def fitting(description: dict[str, Any]) -> dict[str, Any]:
     """The description narrowed to what this export knows, which OpenAPI cannot say: then all of it must be accepted."""
     schemas = description["components"]["schemas"]
     omega = {"diversity": {"type": "number", "minimum": 0, "maximum": 5}}
-    for name in ("RankRequest", "SlateRequest"):
+    for name in ("RankRequest", "SlateRequest", "PriceRequest"):
         asked = schemas[name]["properties"]
-        asked["omega"] = {"type": "object", "properties": omega, "additionalProperties": False}
+        if "omega" in asked:
+            asked["omega"] = {"type": "object", "properties": omega, "additionalProperties": False}
+            asked["value_weight"] = {"type": "number", "minimum": 0, "maximum": 5}
         asked["user"] = {"type": "object", "properties": {"age": asked["user"]["anyOf"][0]["additionalProperties"]}}
         asked["user"]["additionalProperties"] = False
         asked["history"] = {"type": "array", "items": {"type": "string", "maxLength": 4000}}
-        asked["value_weight"] = {"type": "number", "minimum": 0, "maximum": 5}
         del asked["prefix"]
-    candidate = schemas["Candidate"]
-    candidate["properties"]["item_id"] = {"enum": [f"i{number}" for number in range(40)]}
-    del candidate["properties"]["item"], candidate["properties"]["text"]
-    candidate["properties"]["value"] = {"type": "number", "minimum": 0.001, "maximum": 1e6}
-    candidate["required"] = ["item_id", "value"]
+    for name in ("Candidate", "PriceCandidate"):
+        candidate = schemas[name]
+        candidate["properties"]["item_id"] = {"enum": [f"i{number}" for number in range(40)]}
+        del candidate["properties"]["item"], candidate["properties"]["text"]
+        candidate["properties"]["value"] = {"type": "number", "minimum": 0.001, "maximum": 1e6}
+        candidate["required"] = ["item_id", "value"]
+    prices = {
+        "type": "array",
+        "items": {"type": "number", "minimum": 0.01, "maximum": 1e6},
+        "minItems": 1,
+        "maxItems": 9,
+    }
+    asked, own = schemas["PriceRequest"], schemas["PriceCandidate"]["properties"]
+    asked["properties"] |= {"prices": prices, "field": {"const": "price"}}
+    asked["required"] = ["candidates", "prices"]
+    asked["properties"]["candidates"]["maxItems"] = 20
+    own |= {"prices": prices, "cost": {"type": "number", "minimum": 0, "maximum": 1e6}}
+    own["context"] = {
+        "type": "object",
+        "properties": {"seen": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "additionalProperties": False,
+    }
+    schemas["PriceCandidate"]["required"] = ["item_id", "cost"]
     return description
 
 
@@ -76,6 +101,15 @@ def test_generated_requests(live: Any, path: str, mode: schemathesis.GenerationM
     before = live.counted(refused)
     fuzz(live, live.client.get("/openapi.json").json(), path, mode, CHECKS)
     assert live.counted(refused) > before + 20
+
+
+@pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=["good", "broken"])
+def test_generated_requests_for_prices(priced: Any, mode: schemathesis.GenerationMode) -> None:
+    test_generated_requests(priced, "/price", mode)
+
+
+def test_every_fitting_request_for_prices_is_accepted(priced: Any) -> None:
+    test_every_fitting_request_is_accepted(priced, "/price")
 
 
 @pytest.mark.parametrize("path", ["/rank", "/score"])
