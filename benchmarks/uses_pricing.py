@@ -6,6 +6,7 @@ A shop is simulated, MiniLM trained on its impressions and exported; then prices
 days, among factors of the shop's own price. Regret: the share of the best possible profit on the same prices, which
 only the truth knows, shopper by shopper and item by item, that is lost. `best single price` is the regret of the best
 price per item for all shoppers alike, chosen with the truth: what no pricing without knowledge of shoppers could beat.
+`logistic` prices by regressions on the shop's columns (benchmarks.uses_pricing_logistic).
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.figures import figure, report, show, write
+from benchmarks.uses_pricing_logistic import LogisticDemand
 from configs.load import load_config
 from configs.schema import RunConfig
 from data.simulator.demand import TrueDemand
@@ -34,6 +36,8 @@ from train.validation import spread_rows
 CONFIG = Path(__file__).parent.parent / "configs" / "simulator.yaml"
 FACTORS = [round(float(f), 3) for f in np.geomspace(1 / 1.8, 1.8, 13)]
 """Allowed prices as factors of the shop's own, within the range of its price tests."""
+
+WAYS = ("best", "ours", "current", "logistic", "best_single_price")
 
 TABLES = ("impressions", "items", "users", "events")
 
@@ -57,53 +61,51 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         train(config)
         seconds = time.perf_counter() - start
         export(folder / "run", folder / "export", golden=4)
-        regrets = regret(config, folder / "export", TrueDemand(folder / "shop"), asked)
+        peer = LogisticDemand(folder / "shop", list(SlateSet(config.data.folder, "train").rows["request_id"]))
+        regrets = regret(config, folder / "export", TrueDemand(folder / "shop"), peer, asked)
     about = {"items": settings.items, "requests": settings.requests, "steps": steps}
     figures = [figure(f"pricing_{name}", value, "share", **about) for name, value in regrets.items()]
     return [*figures, figure("pricing_training", seconds, "s", **about)]
 
 
-def regret(config: RunConfig, folder: Path, truth: TrueDemand, requests: int) -> dict[str, float]:
+def regret(config: RunConfig, folder: Path, truth: TrueDemand, peer: LogisticDemand, requests: int) -> dict[str, float]:
     """Shares of the best possible profit that are lost, over some requests of the test split.
 
     Args:
         config: of the run, its data prepared.
         folder: its export.
         truth: of the shop.
+        peer: that prices the same candidates.
         requests: how many shoppers are asked for.
     """
     recommender = Recommender.load(folder)
     slates = SlateSet(config.data.folder, "test")
     ids = pq.read_table(slates.items.path, columns=["item_id"]).column(0).to_pylist()
-    best = ours = current = 0.0
-    changes: list[float] = []
-    rows = [slates.rows[row] for row in spread_rows(len(slates), requests)]
-    for row in rows:
-        shopper, items = truth.shopper(row["user_id"]), [truth.item(ids[item]) for item in row["item"]]
-        own = [float(truth.list_price[item]) for item in items]
+    single, earned, changes = best_single_prices(truth), dict.fromkeys(WAYS, 0.0), [0.0]
+    for row in (slates.rows[row] for row in spread_rows(len(slates), requests)):
+        shopper, names = truth.shopper(row["user_id"]), [ids[item] for item in row["item"]]
+        items = [truth.item(name) for name in names]
         candidates = [
-            {"item_id": ids[number], "context": {"price": price}, "cost": float(truth.cost[item])}
-            for number, item, price in zip(row["item"], items, own, strict=True)
+            {"item_id": name, "context": {"price": float(truth.list_price[item])}, "cost": float(truth.cost[item])}
+            for name, item in zip(names, items, strict=True)
         ]
         pricing = recommender.price(row["prefix"], candidates, prices={"factors": FACTORS}, goal="profit")
-        for item, price, priced in zip(items, own, pricing.candidates, strict=True):
-            grid = np.array([point.price for point in priced.curve])
-            best += true_profit(truth, shopper, item, grid).max()
-            ours += float(true_profit(truth, shopper, item, priced.price))
-            current += float(true_profit(truth, shopper, item, price))
+        grids = [np.array([point.price for point in priced.curve]) for priced in pricing.candidates]
+        sizes = [len(grid) for grid in grids]
+        asked = np.repeat(names, sizes).tolist()
+        demand = peer.demand([row["user_id"]] * len(asked), asked, np.concatenate(grids))
+        learnt = np.split(demand, np.cumsum(sizes)[:-1])
+        for item, priced, grid, curve in zip(items, pricing.candidates, grids, learnt, strict=True):
+            profits = true_profit(truth, shopper, item, grid)
+            earned["best"] += profits.max()
+            earned["logistic"] += profits[((grid - truth.cost[item]) * curve).argmax()]
+            prices = {"ours": priced.price, "current": truth.list_price[item], "best_single_price": single[item]}
+            for way, price in prices.items():
+                earned[way] += float(true_profit(truth, shopper, item, price))
             changes.append(priced.largest_change)
-    single = best_single_prices(truth)
-    uniform = sum(
-        float(true_profit(truth, truth.shopper(row["user_id"]), item, single[item]))
-        for row in rows
-        for item in (truth.item(ids[number]) for number in row["item"])
-    )
-    return {
-        "regret_ours": 1 - ours / best,
-        "regret_current": 1 - current / best,
-        "regret_best_single_price": 1 - uniform / best,
-        "largest_monotone_change": max(changes),
-    }
+    best = earned.pop("best")
+    regrets = {f"regret_{way}": 1 - profit / best for way, profit in earned.items()}
+    return regrets | {"largest_monotone_change": max(changes)}
 
 
 def true_profit(truth: TrueDemand, shopper: Any, item: Any, price: Any) -> np.ndarray:
