@@ -58,7 +58,8 @@ def prepared_otherwise(data: DataConfig) -> str | None:
                 return f"{section}.{changed}"
         elif before != now[section]:
             return section
-    return None
+    scales = [(name, scale.get("scale", "log")) for name, scale in manifest.get("features", {}).items()]
+    return None if scales == [(feature.name, feature.scale) for feature in data.features] else "features"
 
 
 def make_data(runs: list[PlannedRun]) -> None:

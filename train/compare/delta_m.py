@@ -29,9 +29,10 @@ class DeltaM:
 def delta_m(pools: Sequence[Pool], metrics: Mapping[str, str]) -> DeltaM:
     """Δm against the single-objective runs among the pools, found by their objectives.
 
-    A single-objective run of ctr has it alone; one of another objective has ctr and this one. Of several, each pool is
-    held against the one whose other settings (outside objectives and balancing) differ least from its own, and of
-    equals against the best.
+    A single-objective run of ctr has it alone; one of another objective has ctr and this one, if some run has more than
+    these two: where ctr and cvr are all that is compared, a run of both is no reference. Of several, each pool is held
+    against the one whose other settings (outside objectives and balancing) differ least from its own, and of equals
+    against the best.
 
     Args:
         pools: that are compared.
@@ -59,6 +60,8 @@ def delta_m(pools: Sequence[Pool], metrics: Mapping[str, str]) -> DeltaM:
 
 def _singles(pools: Sequence[Pool], objective: str, metric: str) -> list[Pool]:
     wanted = {BASE, objective}
+    if objective != BASE and not any(set(pool.runs[0].objectives) > wanted for pool in pools):
+        return []
     return [pool for pool in pools if set(pool.runs[0].objectives) == wanted and metric in pool.metrics]
 
 

@@ -158,6 +158,9 @@ def test_runs_that_share_a_folder_must_share_its_settings(tmp_path: Path) -> Non
     (folder / "manifest.json").write_text(json.dumps({"history": {"max_events": 12, "order": "recent"}}))
     with pytest.raises(UserError, match=r"prepared with another data\.history\.max_events"):
         check_folders(plan)
+    (folder / "manifest.json").write_text(json.dumps({"features": {"price": {"scale": "log"}}}))
+    with pytest.raises(UserError, match=r"prepared with another data\.features"):
+        check_folders(plan)
 
 
 def test_data_is_made_once_for_each_way_to_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,5 +53,7 @@ def test_without_a_reference_it_is_left_out_and_told(record: Any) -> None:
     pools = pool_runs([record("a", evaluation()), record("b", evaluation(), balancing={"method": "nash"})], "test")
     found = delta_m(pools[:0] or pools, {"ctr": "ctr/auc"})
     assert found.percent == {} and "no run of a single objective" in found.notes[0]
-    partly = delta_m(pools, METRICS)  # both runs have ctr and cvr alone, and so are cvr's references
-    assert partly.percent == pytest.approx({"a": 0.0, "b": 0.0}) and "leaves out ctr" in partly.notes[-1]
+    assert delta_m(pools, METRICS).percent == {}  # runs of both objectives are not cvr's single ones
+    more = record("more", evaluation(), objectives={"ctr": {}, "cvr": {}, "fairness": {}})
+    partly = delta_m([*pools, *pool_runs([more], "test")], METRICS)  # beside one that has more, they are
+    assert partly.percent == pytest.approx({"a": 0.0, "b": 0.0, "more": 0.0}) and "leaves out ctr" in partly.notes[-1]
