@@ -90,13 +90,14 @@ def tell_evaluation(config: RunConfig, run: Path, split: str, report: Mapping[st
 
 def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> None:
     """Put the hypervolume of a front into the MLflow run of its training, and its files."""
-    values = {f"front/hypervolume_{name}": value for name, value in record["hypervolume"].items()}
+    hypervolume = record["hypervolume"].items()
+    values = {f"front/hypervolume_{name}": value for name, value in hypervolume if isinstance(value, int | float)}
     files = [run / name for name in ("front.json", "front.png", "operating_point.json")]
     _tell(config, run, "the front", values, files, "front")
 
 
 def _tell(
-    config: RunConfig, run: Path, what: str, values: Mapping[str, Any], files: Sequence[Path], place: str
+    config: RunConfig, run: Path, what: str, values: Mapping[str, float], files: Sequence[Path], place: str
 ) -> None:
     """Open the MLflow run of a training once more; a failure is warned of, for all lies in the run folder anyway.
 
@@ -113,9 +114,7 @@ def _tell(
         from mlflow.tracking import MlflowClient
 
         client, now = MlflowClient(identity["store"]), int(1000 * time.time())
-        metrics = [
-            Metric(metric_name(name), float(value), now, 0) for name, value in values.items() if value is not None
-        ]
+        metrics = [Metric(metric_name(name), float(value), now, 0) for name, value in values.items()]
         client.log_batch(identity["id"], metrics=metrics)
         for file in files:
             client.log_artifact(identity["id"], str(file), place)

@@ -116,7 +116,8 @@ def test_evaluations_and_fronts_join_the_run(
     assert told["abc", "evaluation/evaluation_test.json"] == "{}" and os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
     for name in ("front.json", "front.png", "operating_point.json"):
         (tmp_path / name).write_text(name)
-    mlflow_run.tell_front(config, tmp_path, {"hypervolume": {"normalised": 0.6, "from_zero": None}})
+    hypervolume = {"normalised": 0.6, "reference": [0.1, 0.2], "from_zero": None}
+    mlflow_run.tell_front(config, tmp_path, {"hypervolume": hypervolume})
     assert told["abc", "front/hypervolume_normalised"] == 0.6 and ("abc", "front/hypervolume_from_zero") not in told
     assert told["abc", "front/front.png"] == "front.png"
     (tmp_path / "mlflow.json").write_text(json.dumps({"id": "abc", "store": "file:///lost"}))
