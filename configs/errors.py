@@ -1,4 +1,4 @@
-"""The one error class that a user is meant to see."""
+"""The one error class that a user is meant to see, and how any other error is told in one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
     Every command turns it into that sentence on stderr and exit code 2; any other exception is a fault of ours and
     keeps its traceback.
     """
+
+
+def reason_of(error: Exception) -> str:
+    """Kind and message of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

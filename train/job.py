@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from configs.errors import UserError
+from configs.errors import UserError, reason_of
 from configs.load import save_config
 from configs.schema import RunConfig
 from modeling.adapter_store import save_adapters
@@ -181,6 +181,6 @@ class Job:
 
             self.console.print(f"balancing: {draw(run)}; in words: equipoise diagnose {run}", soft_wrap=True)
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = reason_of(error)
             sentence = f"warning: balance.png is not drawn ({reason}): try again with equipoise diagnose {run}"
             self.console.print(sentence, soft_wrap=True, markup=False)

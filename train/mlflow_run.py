@@ -1,7 +1,6 @@
 """The MLflow run of a training: where its store is, its identity in the run folder, and what it is told later on."""
 
 import json
-import logging
 import os
 import re
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.schema import RunConfig
 from configs.whole_file import whole_file
+from train import tracker_run
 from train.compare.metric_names import metrics_of
 
 if TYPE_CHECKING:
@@ -50,14 +50,7 @@ def _be_quick() -> None:
 
 def read_identity(run: Path) -> str | None:
     """The id that `begin` kept in a run folder, or None."""
-    return (_read(run) or {}).get("id")
-
-
-def _read(run: Path) -> dict[str, str] | None:
-    try:
-        return json.loads((run / FILE_NAME).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+    return (tracker_run.read_identity(run / FILE_NAME) or {}).get("id")
 
 
 def begin(accelerator: "Accelerator", settings: dict[str, Any], run: Path) -> None:
@@ -103,7 +96,7 @@ def _tell(
 
     Nothing is told where the run does not track with MLflow, or training kept no identity.
     """
-    identity = _read(run)
+    identity = tracker_run.read_identity(run / FILE_NAME)
     if identity is None or not config.mlflow:
         return
     _be_quick()
@@ -119,8 +112,7 @@ def _tell(
         for file in files:
             client.log_artifact(identity["id"], str(file), place)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        logging.getLogger(__name__).warning("MLflow was not told of %s (%s)", what, reason)
+        tracker_run.warn_untold("MLflow", what, error)
 
 
 def metric_name(name: str) -> str:

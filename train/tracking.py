@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from configs.errors import UserError
+from configs.errors import UserError, reason_of
 from configs.schema import RunConfig
 from configs.whole_file import whole_file
 from train import mlflow_run, wandb_run
@@ -92,7 +92,7 @@ class Tracking:
             return tell()
         except Exception as error:
             self.failed = True
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = reason_of(error)
             logging.getLogger(__name__).warning(
                 "the experiment trackers failed (%s): training goes on, all numbers are in %s", reason, self.path
             )

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from configs.schema import RunConfig
 from configs.whole_file import whole_file
 from train.best_adapters import FOLDER as BEST
 from train.best_adapters import read_best
+from train.tracker_run import read_identity, warn_untold
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # a second, which reading W&B's files does not wait for
@@ -42,7 +42,7 @@ def init_arguments(config: RunConfig, run: Path, resumed: bool) -> dict[str, Any
         "dir": str(run),
         "settings": _settings(),
     }
-    known = read_identity(run)
+    known = read_identity(run / FILE_NAME)
     if resumed and known is not None:
         arguments |= {"id": known["id"], "resume": "allow"}
     return arguments
@@ -51,14 +51,6 @@ def init_arguments(config: RunConfig, run: Path, resumed: bool) -> dict[str, Any
 def _settings() -> dict[str, Any]:
     """Of W&B's client: an end that gives up waiting, and leaves the data to `wandb sync`."""
     return {} if "WANDB_FINISH_TIMEOUT" in os.environ else {"finish_timeout": float(FINISH_SECONDS)}
-
-
-def read_identity(run: Path) -> dict[str, Any] | None:
-    """What `begin` kept in a run folder, or None."""
-    try:
-        return json.loads((run / FILE_NAME).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def begin(accelerator: "Accelerator", config: RunConfig, environment: dict[str, Any], run: Path) -> None:
@@ -171,7 +163,7 @@ def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], No
     A failure is warned of, for all numbers lie in the run folder anyway. Nothing is told where training kept no
     identity, or W&B is disabled.
     """
-    identity = read_identity(run)
+    identity = read_identity(run / FILE_NAME)
     if identity is None or config.wandb.mode == "disabled":
         return None
     import wandb
@@ -191,8 +183,7 @@ def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], No
         folder = _folder(told)
         told.finish()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        logging.getLogger(__name__).warning("W&B was not told of %s (%s)", what, reason)
+        warn_untold("W&B", what, error)
         return None
     return f"wandb sync {folder}" if config.wandb.mode == "offline" else None
 

@@ -65,6 +65,7 @@ class TrainedRecall:
     def __init__(self, model: SlateModel, name: str, train: SplitTokens, max_row: int, tell: Progress) -> None:
         self.model, self.name, self.texts = model, name, Texts(train.cache, max_row)
         self.weights, self.positives = score_weights(model, name), Positives(train)
+        self.log_popularity = torch.from_numpy(self.positives.log_popularity())
         items = [self.texts.item(index) for index in range(len(train.cache.items))]
         self.items = self.encode(items, lambda done: tell("encoding items", done, len(items)))
 
@@ -81,7 +82,7 @@ class TrainedRecall:
         return retrieval_scores(
             torch.from_numpy(vectors),
             torch.from_numpy(self.items),
-            torch.from_numpy(self.positives.log_popularity()),
+            self.log_popularity,
             torch.from_numpy(history.toarray()),
             torch.tensor(list(self.weights.values())),
         ).numpy()

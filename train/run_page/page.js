@@ -4,7 +4,7 @@ const percent = (value, digits = 1) => value == null ? "–" : `${(100 * value).
 const fixed = (value, digits = 4) => value == null ? "–" : value.toFixed(digits);
 const whole = (value) => value == null ? "–" : value.toLocaleString("en");
 const signed = (value) => value == null ? "–" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
-const numeric = (name, value, text) => [text, "", value == null ? {} : { "data-key": name, "data-value": value }];
+const numeric = (name, value, text, kind = "") => [text, kind, value == null ? {} : { "data-key": name, "data-value": value }];
 const SECTIONS = [["run", "Run"], ["data", "Data"], ["curves-card", "Curves"], ["balance", "Balancing"], ["quality", "Evaluation"], ["calibration", "Calibration"], ["points-card", "Operating points"], ["groups-card", "User groups"], ["recall", "Recall"], ["front", "Trade-off"], ["slates", "Slates"]];
 
 let page, colours;
@@ -17,6 +17,7 @@ function start(given) {
   colours = new Map(page.objectives.map((name, n) => [name, `var(--c${n % 8})`]));
   legend($("legend"), colours);
   if (page.recall === null) $("recall").remove();  // the run trains none
+  else part("recall", page.recall, recall);
   for (const [id, text] of SECTIONS) if ($(id)) $("contents").append(make("a", text, { href: `#${id}` }));
   for (const [label, text] of page.facts) $("facts").append(make("dt", label), make("dd", text));
   $("config").textContent = page.config;
@@ -24,7 +25,6 @@ function start(given) {
   part("curves-card", page.curves, curves);
   part("balance", page.balance, balance);
   for (const [id, show] of [["quality", quality], ["calibration", calibration], ["points-card", points], ["groups-card", userGroups]]) part(id, page.evaluation, show);
-  if (page.recall !== null) part("recall", page.recall, recall);
   part("front", page.front, front);
   part("slates", page.slates, slates);
 }
@@ -105,7 +105,7 @@ function quality(found) {
     $("targets").append(make("h3", target.words), box);
     const lines = fill(table, ["", ...columns.map((column) => column.words)], rows.map(([who, row]) => [[who], ...columns.map(({ name }) => {
       const value = row[name], isBest = value != null && value === best.get(name);
-      return [fixed(value) + (isBest ? " ★" : ""), isBest ? "best" : "", value == null ? {} : { "data-key": `${who}/${name}`, "data-value": value }];
+      return numeric(`${who}/${name}`, value, fixed(value) + (isBest ? " ★" : ""), isBest ? "best" : "");
     })]));
     lines[0].classList.add("ours");
   }
@@ -118,7 +118,7 @@ function recall(found) {
   const lines = fill($("recalls"), ["", ...found.columns.map((column) => column.words)], found.rows.map((row) => [[row.name], ...found.columns.map(({ name }) => {
     const { value, interval } = row.cells[name], isBest = value != null && value === best.get(name);
     const text = `${fixed(value, 3)}${isBest ? " ★" : ""} (${fixed(interval[0], 3)} to ${fixed(interval[1], 3)})`;
-    return [text, isBest ? "best" : "", value == null ? {} : { "data-key": `${row.name}/${name}`, "data-value": value }];
+    return numeric(`${row.name}/${name}`, value, text, isBest ? "best" : "");
   })]));
   lines[0].classList.add("ours");
   list("recall-verdict", found.verdict);
