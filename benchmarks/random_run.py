@@ -4,6 +4,7 @@ import torch
 
 from configs.load import save_config
 from configs.schema import LISTWISE_KINDS, RunConfig
+from data.features import columns_of, read_scales
 from modeling.adapter_store import save_adapters
 from modeling.model import build_model
 from train.assemble import adapter_info
@@ -11,22 +12,28 @@ from train.parameters import trainable
 
 OFFSETS = {"ctr": -1.0, "cvr": -0.5}
 SCALE = {"mean": 1.0, "std": 0.5, "least": 1.0, "most": 9.0}
+CATEGORY = {"scale": "category", "values": ["few", "many"], "shares": [0.6, 0.4]}
 
 
-def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1) -> None:
+def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, features: dict | None = None) -> None:
     """Write config.yaml and adapters/ to `config.output`.
 
     Args:
         config: of the run; its data need not be prepared.
         scale: standard deviation of what is added to LoRA B and the heads, so that every mistake shows in the scores.
         seed: of the random numbers.
+        features: their scales, as in manifest.json; made up where the data are not prepared.
     """
     names = list(config.objectives.active())
     pointwise = {name: 1 for name in names if name not in LISTWISE_KINDS}
     listwise = [name for name in names if name in LISTWISE_KINDS]
     offsets = {name: OFFSETS[name] for name in pointwise}
-    scales = dict.fromkeys(config.data.feature_names, SCALE)
-    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, features=list(scales))
+    scales: dict = features or {
+        feature.name: CATEGORY if feature.scale == "category" else {**SCALE, "scale": feature.scale}
+        for feature in config.data.features
+    }
+    columns = columns_of(read_scales(scales))
+    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, features=columns)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

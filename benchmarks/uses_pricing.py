@@ -85,8 +85,14 @@ def regret(config: RunConfig, folder: Path, truth: TrueDemand, peer: LogisticDem
     for row in (slates.rows[row] for row in spread_rows(len(slates), requests)):
         shopper, names = truth.shopper(row["user_id"]), [ids[item] for item in row["item"]]
         items = [truth.item(name) for name in names]
+        kind = {name: row[f"feature_{name}"][0] for name in ("attitude", "income")}
         candidates = [
-            {"item_id": name, "context": {"price": float(truth.list_price[item])}, "cost": float(truth.cost[item])}
+            {
+                "item_id": name,
+                "context": {"price": float(truth.list_price[item])},
+                "cost": float(truth.cost[item]),
+                "features": kind,
+            }
             for name, item in zip(names, items, strict=True)
         ]
         pricing = recommender.price(row["prefix"], candidates, prices={"factors": FACTORS}, goal="profit")

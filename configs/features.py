@@ -1,4 +1,4 @@
-"""Numeric features in a run configuration: columns of numbers that the heads read beside the texts."""
+"""Features in a run configuration: columns of numbers or of categories that the heads read beside the texts."""
 
 from typing import Any, Literal
 
@@ -6,15 +6,16 @@ from pydantic import model_validator
 
 from configs.section import Section
 
-ScaleName = Literal["log", "log1p"]
-"""`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts."""
+ScaleName = Literal["log", "log1p", "category"]
+"""`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts. `category`: words, such as
+segments of shoppers or kinds of items."""
 
 
 class FeatureConfig(Section):
     """One feature; a plain name stands for `{name: NAME}`.
 
-    `scale`: log (value above 0) or log1p (log(1 + value), value 0 or more). `told: false` keeps its values from the
-    heads, as where they are unknown.
+    `scale`: log (value above 0), log1p (log(1 + value), value 0 or more) or category (a text, a whole number, true or
+    false). `told: false` keeps its values from the heads, as where they are unknown.
     """
 
     name: str

@@ -53,7 +53,7 @@ class Catalogue:
         return self.rows.column("item_id").take(pa.array(numbers, pa.int64()))
 
     def values(self, name: str, numbers: Sequence[int], scale: FeatureScale) -> list[float | None]:
-        """The items' own values of a numeric feature, None where unknown.
+        """The items' own values of a feature, None where unknown.
 
         Raises:
             UserError: one is infinite, or not what its scale takes.

@@ -1,55 +1,67 @@
-"""Numeric features that heads read beside the texts: how raw values become numbers of about size 1.
+"""Features that heads read beside the texts: how raw values become numbers of about size 1.
 
-A feature is above 0 (a price, a weight; scale `log`) or 0 and more (how often, how long; scale `log1p`). Its
-standardised value is (log v − mean) / std, or the same of log(1 + v), mean and std over the train split's impressions;
-where the value is unknown it is 0, so that it adds nothing to a logit.
+A number is above 0 (a price, a weight; scale `log`) or 0 and more (how often, how long; scale `log1p`). It is
+z = (log v − mean) / std, or the same of log(1 + v), mean and std over the train split's impressions; the heads read
+x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each number what those before it do not tell
+(rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their correlations): dear items cost the shop more, so that
+the price and the cost alone would hardly tell apart what either does.
+
+A category is one of the texts that the train split shows most often, and becomes a column for each: 1 − share where it
+is that text and −share elsewhere, share being how often it is. Where a value is unknown all its columns are 0, so that
+they add nothing to a logit.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
-
-from configs.features import ScaleName
+from pydantic import BaseModel, ConfigDict, Field
 
 RULES = {
-    "log": "x = (log(value) - mean) / std; 0 where the value is unknown",
-    "log1p": "x = (log(1 + value) - mean) / std; 0 where the value is unknown",
+    "log": "z = (log(value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
+    "log1p": "z = (log(1 + value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
+    "category": "a column per text of values: 1 - share where the value is that text, else -share; 0 where unknown",
 }
 KINDS = {"log": "number above 0", "log1p": "number of 0 or more"}
-"""What the values of a feature must be, in words."""
+"""What the values of a numeric feature must be, in words."""
+
+RIDGE = 0.01
+"""Share by which correlations are taken for smaller, so that numbers which nearly repeat others stay small."""
 
 
-def fits(value: float, scale: ScaleName) -> bool:
+def fits(value: float, scale: Literal["log", "log1p"]) -> bool:
     """Whether a scale takes a value: finite, and above 0 for `log`, 0 or more for `log1p`."""
     return (value > 0 or (scale == "log1p" and value == 0)) and value < math.inf
 
 
-class FeatureScale(BaseModel):
-    """How one feature is standardised, and between which values it was seen in the train split.
+class NumberScale(BaseModel):
+    """How a numeric feature is standardised, and between which values it was seen in the train split.
 
     Attributes:
         scale: log (natural) or log1p.
         mean, std: of the logarithms of known values.
         least, most: known values.
+        mix: by the names of numeric features, this one among them; empty where z stays as it is.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    scale: ScaleName = "log"
+    scale: Literal["log", "log1p"] = "log"
     mean: float
     std: float
     least: float
     most: float
+    mix: dict[str, float] = Field(default_factory=dict)
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
-        """float32 of the shape of `values` (of this scale's kind, NaN where unknown)."""
+        """z, float64 of the shape of `values` (of this scale's kind, NaN where unknown)."""
         values = np.asarray(values, dtype=np.float64)
         known = np.isfinite(values)
         log = np.log if self.scale == "log" else np.log1p
-        return np.where(known, (log(np.where(known, values, 1.0)) - self.mean) / self.std, 0.0).astype(np.float32)
+        return np.where(known, (log(np.where(known, values, 1.0)) - self.mean) / self.std, 0.0)
 
     def read(self, value: Any) -> float | None:
         """A cell of a table as a value: None where it is missing, or text that spells no number.
@@ -67,18 +79,110 @@ class FeatureScale(BaseModel):
             raise ValueError(f"{number:g} is no {KINDS[self.scale]}")
         return number
 
+    def tell(self, value: float) -> float | None:
+        """A value as `read` takes it, None where it is NaN."""
+        return None if math.isnan(value) else value
 
+
+class CategoryScale(BaseModel):
+    """The texts of a category, and how often the train split shows each.
+
+    Attributes:
+        values: distinct, the most frequent first. A raw value is the place of its text among them.
+        shares: of the train split's impressions whose value is known.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    scale: Literal["category"] = "category"
+    values: list[str]
+    shares: list[float]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {text: place for place, text in enumerate(self.values)}
+
+    def standardise(self, values: np.ndarray) -> np.ndarray:
+        """(C,) places, NaN where unknown, as columns, float64 (C, values)."""
+        values = np.asarray(values, dtype=np.float64)
+        columns = (values[:, None] == np.arange(len(self.values))) - np.array(self.shares)
+        return np.where(np.isfinite(values)[:, None], columns, 0.0)
+
+    def read(self, value: Any) -> float | None:
+        """A cell of a table as a value: None where it is missing, or a text that the train split does not show."""
+        return None if value is None else self._places.get(category_text(value))
+
+    def tell(self, value: float) -> str | None:
+        """A value as `read` takes it, None where it is NaN."""
+        return None if math.isnan(value) else self.values[int(value)]
+
+
+def is_told(value: Any) -> bool:
+    """Whether a cell of `feature_NAME` in a prepared slate tells a value: a text, or a number other than NaN."""
+    return isinstance(value, str) or (value is not None and math.isfinite(value))
+
+
+FeatureScale = NumberScale | CategoryScale
 Scales = Mapping[str, FeatureScale]
+
+
+def category_text(value: Any) -> str:
+    """The text that stands for a value of a category, so that 3, 3.0 and '3' are one; DuckDB writes true and false."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+@dataclass(frozen=True)
+class FeatureColumns:
+    """Names of the columns that `standardised` gives, numbers first; a category has one for each of its texts."""
+
+    numbers: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.numbers) + len(self.categories)
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features that the columns are made of."""
+        return [*self.numbers, *dict.fromkeys(column.partition("=")[0] for column in self.categories)]
+
+
+def columns_of(scales: Scales) -> FeatureColumns:
+    """The columns of these features."""
+    numbers = tuple(name for name, scale in scales.items() if isinstance(scale, NumberScale))
+    texts = [(name, scale.values) for name, scale in scales.items() if isinstance(scale, CategoryScale)]
+    return FeatureColumns(numbers, tuple(f"{name}={text}" for name, values in texts for text in values))
 
 
 def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
     """Scales by the names of their features, from JSON; keys that do not belong to a scale are left out."""
-    known = FeatureScale.model_fields
-    return {name: FeatureScale(**{key: about[key] for key in known if key in about}) for name, about in record.items()}
+    found: dict[str, FeatureScale] = {}
+    for name, about in record.items():
+        kind = CategoryScale if about.get("scale") == "category" else NumberScale
+        found[name] = kind(**{key: about[key] for key in kind.model_fields if key in about})
+    return found
+
+
+def decorrelating(correlations: np.ndarray) -> np.ndarray:
+    """L⁻¹, float64 lower triangular, of numbers with these correlations, float64 (F, F)."""
+    damped = (1 - RIDGE) * correlations + RIDGE * np.eye(len(correlations))
+    return np.linalg.inv(np.linalg.cholesky(damped))
 
 
 def standardised(scales: Scales, values: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Raw values of candidates, (C, F) in the order of `scales`, as float32 (C, F)."""
+    """Raw values of candidates, (C, features) in the order of `scales`, as float32 (C, F), columns as `columns_of`."""
     raw = np.asarray(values, dtype=np.float64).reshape(len(values), len(scales))
-    columns = [scale.standardise(raw[:, place]) for place, scale in enumerate(scales.values())]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(raw), 0), dtype=np.float32)
+    columns = {name: scale.standardise(raw[:, place]) for place, (name, scale) in enumerate(scales.items())}
+    numbers, categories = [np.zeros((len(raw), 0))], []
+    for place, (name, scale) in enumerate(scales.items()):
+        if isinstance(scale, CategoryScale):
+            categories.append(columns[name])
+            continue
+        mixed = sum((part * columns[other] for other, part in scale.mix.items()), np.zeros(len(raw)))
+        number = np.where(np.isfinite(raw[:, place]), mixed, 0.0) if scale.mix else columns[name]
+        numbers.append(number[:, None])
+    return np.concatenate([*numbers, *categories], axis=1).astype(np.float32)

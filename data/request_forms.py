@@ -18,7 +18,7 @@ from configs.errors import UserError
 from configs.schema import DataConfig
 from data.catalogue import Catalogue
 from data.contexts import ContextRenderer
-from data.features import FeatureScale, Scales
+from data.features import CategoryScale, FeatureScale, Scales
 from data.identifiers import as_text, is_identifier
 from data.prompts import is_missing, piece_fields, prefix_text
 from data.request_files import RequestFile
@@ -31,7 +31,7 @@ MOST_CANDIDATES = 4096
 class Request:
     """One row of a file: its ids, its prefix as text, and number (in the catalogue) and context of each candidate.
 
-    `features`: raw values of the numeric features, float64 (C, F), NaN where unknown; None where the heads read none.
+    `features`: raw values of the features, float64 (C, F), NaN where unknown; None where the heads read none.
     """
 
     request_id: str
@@ -55,7 +55,8 @@ class RequestForm(ABC):
         file: its schema decides which columns are read.
         catalogue: the items that may be asked for.
         wanted: columns that are read where the file has them.
-        features: scales of the numeric features; where the column of one is missing, items give the value.
+        features: scales of the features; where the column of one is missing, items give the value. A category may
+            stand once per request.
         label: what its column is called before its name.
 
     Raises:
@@ -73,8 +74,9 @@ class RequestForm(ABC):
         self.kinds = {field.name: field.type for field in file.schema}
         columns = dict.fromkeys([*wanted, *self.column_of.values()])
         self.columns = [name for name in columns if name in self.kinds]
-        for column in self.column_of.values():
-            self._must_be_list(column, "one number per candidate")
+        for name, column in self.column_of.items():
+            if not isinstance(self.features[name], CategoryScale):
+                self._must_be_list(column, "one number per candidate")
         for name in ("request_id", "user_id"):
             if name in self.columns and not is_identifier(self.kinds[name]):
                 raise UserError(
@@ -118,8 +120,12 @@ class RequestForm(ABC):
         for name, scale in self.features.items():
             column, known = self.column_of[name], self.catalogue.values(name, items, scale)
             if column in self.columns:
-                self._same_lengths(batch, column, ids, sizes)
-                lists = zip(batch.column(column).to_pylist(), sizes, ids, strict=True)
+                cells = batch.column(column).to_pylist()
+                if is_list(self.kinds[column]):
+                    self._same_lengths(batch, column, ids, sizes)
+                else:  # a category of the shopper
+                    cells = [[cell] * size for cell, size in zip(cells, sizes, strict=True)]
+                lists = zip(cells, sizes, ids, strict=True)
                 given = [
                     self._feature(v, column, request, scale) for vs, n, request in lists for v in (vs or [None] * n)
                 ]

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.features import FeatureConfig
 from configs.schema import DataConfig
 from data.contexts import ContextRenderer
-from data.feature_table import feature_sql
+from data.feature_table import feature_joins, feature_sql
 from data.manifest import SPLITS, SplitCounts
 from data.prompts import piece_fields, prefix_text
 from data.tables import Tables, one, quote
@@ -21,7 +22,7 @@ BATCH_IMPRESSIONS = 200_000
 
 
 def slate_schema(
-    fields: list[str], user_groups: list[str], features: Sequence[str] = (), bought: bool = False
+    fields: list[str], user_groups: list[str], features: Sequence[FeatureConfig] = (), bought: bool = False
 ) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
@@ -36,7 +37,8 @@ def slate_schema(
         ("conversion", pa.list_(pa.int8())),
     ]
     columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
-    columns += [(f"feature_{name}", pa.list_(pa.float32())) for name in features]
+    kinds = {"category": pa.string()}
+    columns += [(f"feature_{f.name}", pa.list_(kinds.get(f.scale, pa.float32()))) for f in features]
     columns += [(name, pa.list_(pa.int32())) for name in (("bought", "times") if bought else ())]
     columns += [(f"user_{name}", pa.string()) for name in user_groups]
     return pa.schema(columns)
@@ -53,7 +55,7 @@ class ShardWriter:
 
     def __init__(self, tables: Tables, config: DataConfig, folder: Path, tell: Callable[[str, float], None]) -> None:
         self.tables, self.config, self.folder, self.tell = tables, config, folder, tell
-        self.schema = slate_schema(config.fields, config.user_groups, config.feature_names, config.history.items)
+        self.schema = slate_schema(config.fields, config.user_groups, config.features, config.history.items)
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
@@ -72,15 +74,16 @@ class ShardWriter:
         for name in self.config.fields:
             self._refuse_text_field(name)
             numbers += f", CAST(TRY_CAST(i.{quote(name)} AS DOUBLE) AS FLOAT) AS {quote('field_' + name)}"
-        items = " JOIN items t USING (item_id)" if self.config.features else ""
+        joins = feature_joins(self.tables) if self.config.features else ""
         for feature in self.config.features:
-            value = feature_sql(self.tables, feature.name) if feature.told else "NULL"
-            numbers += f", CAST({value} AS FLOAT) AS {quote('feature_' + feature.name)}"
+            value = feature_sql(self.tables, feature) if feature.told else "NULL"
+            kind = "VARCHAR" if feature.scale == "category" else "FLOAT"
+            numbers += f", CAST({value} AS {kind}) AS {quote('feature_' + feature.name)}"
         con.execute(f"""
             CREATE TABLE sorted_impressions AS
             SELECT r.ordinal, row_number() OVER (ORDER BY r.ordinal, {position}i.item_id) AS place,
                    n.item_index AS item, i.click, i.conversion{context}{numbers}
-            FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id){items}
+            FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id){joins}
             ORDER BY place
         """)
 
@@ -190,9 +193,11 @@ class ShardWriter:
         contexts = self.contexts.render(rows.select(list(fields)).rename_columns(list(fields.values())))
         values: dict[str, Any] = {name: rows.column(name) for name in ("item", "click", "conversion")}
         values["context"] = pa.array(contexts, pa.string())
-        kept = [f"field_{name}" for name in self.config.fields]
-        for name in (*kept, *(f"feature_{name}" for name in self.config.feature_names)):
-            values[name] = pc.fill_null(rows.column(name), float("nan"))
+        kept = [*(f"field_{name}" for name in self.config.fields), *(f"feature_{f.name}" for f in self.config.features)]
+        for name in kept:
+            column = rows.column(name)
+            words = pa.types.is_string(self.schema.field(name).type.value_type)
+            values[name] = column if words else pc.fill_null(column, float("nan"))
         lists = {}
         for name, column in values.items():
             flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

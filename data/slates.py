@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.schema import DataConfig
-from data.feature_table import scale_of
+from data.feature_table import scales_of
 from data.features import FeatureScale
 from data.history import write_bought, write_histories
 from data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts, file_hash
@@ -58,7 +58,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
         tell("collecting histories", 0.0)
         write_histories(tables, config.history)
         write_bought(tables, config.history)
-        scales = {feature.name: scale_of(tables, feature) for feature in config.features}
+        scales = scales_of(tables, config.features)
         splits = ShardWriter(tables, config, folder, tell).write()
         con.close()
         shutil.rmtree(folder / ".work")
@@ -103,12 +103,12 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
     check_columns(tables, "items", piece_fields(prompt.item), ", which data.prompt.item reads")
     check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
     check_columns(tables, "impressions", config.fields, ", which data.fields names")
-    known = {**tables.columns("items"), **tables.columns("impressions")}
+    known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
     for name in config.feature_names:
         if name not in known:
             raise UserError(
-                f"neither {tables.labels['impressions']} nor {tables.labels['items']} has a column '{name}', which "
-                f"data.features names{nearest(name, known)}: add or rename it"
+                f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a "
+                f"column '{name}', which data.features names{nearest(name, known)}: add or rename it"
             )
     column = split_column(tables, config.split)
     check_columns(tables, "impressions", [column] if column else [], ", which data.split.column names")

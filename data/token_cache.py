@@ -14,6 +14,7 @@ import numpy as np
 
 from configs.errors import UserError
 from configs.schema import TokensConfig
+from data.features import CategoryScale
 from data.manifest import Manifest
 from data.ragged import Ragged, read_array, read_ragged, run_indices
 from data.sampling import keep_sampled
@@ -52,6 +53,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         told["bought"] = True
     if manifest.features:
         told["features"] = list(manifest.features)
+        categories = {n: s.values for n, s in manifest.features.items() if isinstance(s, CategoryScale)}
+        told |= {"categories": categories} if categories else {}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -77,7 +80,7 @@ class TokenCache:
         room: how many ids of item and context a candidate holds.
         pad_id: the id that fills short rows.
         counts: per split.
-        features: names of the numeric features that are kept beside the ids.
+        features: names of the features that are kept beside the ids.
         has_bought: whether what shoppers had bought is kept.
 
     Raises:
@@ -134,7 +137,7 @@ class SplitTokens:
         item, context: int32 (I,), item_index, and number in `TokenCache.contexts`.
         length: int32 (I,), tokens of each candidate.
         click, conversion: int8 (I,).
-        features: float32 (I,) each, raw values by name, NaN where unknown.
+        features: float32 (I,) each, raw values by name (of categories places among their texts), NaN where unknown.
         bought, times: item_index and int32 counts, per slate what its shopper had bought before, items ascending; None
             where the folder does not keep it.
     """

@@ -1,6 +1,7 @@
 """Writes a token cache (docs/slate_format.md), batch after batch, whole or not at all."""
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from data.features import CategoryScale, FeatureScale
 from data.manifest import Manifest
 from data.ragged import GrowingArray, RaggedWriter
 from data.shard_files import open_shards
@@ -83,7 +85,7 @@ class _Writer:
         self.item_lengths = np.empty(0, dtype=np.int64)
         self.codes: dict[str, int] = {}
         self.context_lengths = array("q")
-        self._numbers = ("item", "click", "conversion", *(f"feature_{name}" for name in manifest.features))
+        self._numbers = ("item", "click", "conversion")
         self.bought = ("bought", "times") if manifest.history.get("items") else ()
         self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
         self.done = 0
@@ -159,6 +161,8 @@ class _Writer:
         arrays["first"].append(arrays["item"].length + np.cumsum(sizes, dtype=np.int64))
         flat = {key: batch.column(key).flatten() for key in self._numbers}
         values = {key: column.to_numpy(zero_copy_only=False) for key, column in flat.items()}
+        for name, scale in self.manifest.features.items():
+            values[f"feature_{name}"] = _raw(scale, batch.column(f"feature_{name}").flatten())
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()
         self._learn(texts)
@@ -170,6 +174,16 @@ class _Writer:
         for key, column in values.items():
             arrays[key].append(column)
         return int(over.sum())
+
+
+def _raw(scale: FeatureScale, column: pa.Array) -> np.ndarray:
+    """The raw values of a feature, float32, NaN where unknown."""
+    if isinstance(scale, CategoryScale):
+        distinct = column.dictionary_encode()
+        places = [scale.read(text) for text in distinct.dictionary.to_pylist()]
+        known = np.array([math.nan if place is None else place for place in [*places, None]], dtype=np.float32)
+        return known[pc.fill_null(distinct.indices, len(places)).to_numpy(zero_copy_only=False)]
+    return column.to_numpy(zero_copy_only=False)
 
 
 @contextmanager

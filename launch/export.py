@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.load import read_run_config
 from configs.schema import RunConfig
+from data.features import is_told
 from data.manifest import Manifest
 from data.slate_set import SlateSet
 from data.tokens import SlateTokenizer
@@ -235,7 +235,7 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
         item, context = place[record["item"][candidate]], record["context"][candidate]
         prefix = record["prefix"]
         values = {name: record[f"feature_{name}"][candidate] for name in slates.manifest.features}
-        told = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        told = {name: value if is_told(value) else None for name, value in values.items()}
         own = ids.candidates([item], [context])[0]
         return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), own, told)
 

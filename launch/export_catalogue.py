@@ -1,7 +1,6 @@
 """What a server needs beside the adapters: the items by id, limits, and real requests to try."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import RunConfig
+from data.features import CategoryScale, is_told
 from data.slate_set import SlateSet
 from train.validation import spread_rows
 
@@ -33,9 +33,12 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     table = items.select(columns)
     for name in features:
         if name in items.column_names:
-            values = [scales[name].read(value) for value in items.column(name).to_pylist()]
+            scale = scales[name]
+            read = [scale.read(value) for value in items.column(name).to_pylist()]
+            values = [None if value is None else scale.tell(value) for value in read]
             rest = table.drop_columns(name) if name in columns else table
-            table = rest.append_column(name, pa.array(values, pa.float64()))
+            kind = pa.string() if isinstance(scale, CategoryScale) else pa.float64()
+            table = rest.append_column(name, pa.array(values, kind))
     pq.write_table(table, folder / ITEMS, compression="zstd")
     ids = items.column("item_id").to_pylist()
     examples = [_example(slates.rows[row], ids, features) for row in spread_rows(len(slates), MOST_EXAMPLES)]
@@ -56,7 +59,7 @@ def _example(record: dict[str, Any], ids: list[str], features: list[str]) -> dic
     ]
     for place, candidate in zip(places, candidates, strict=True):
         values = {name: record[f"feature_{name}"][place] for name in features}
-        told = {name: value for name, value in values.items() if math.isfinite(value)}
+        told = {name: value for name, value in values.items() if is_told(value)}
         candidate |= {"features": told} if told else {}
     clicked, converted = ([n for n, p in enumerate(places) if record[label][p]] for label in ("click", "conversion"))
     count = f"{len(places)} candidates" if len(places) == len(record["item"]) else f"{len(places)} of its candidates"

@@ -30,7 +30,7 @@ class AdapterInfo:
         listwise: names of the objectives with a slate head.
         offsets: constants added to the pointwise logits.
         prompt, history: the templates that rendered the training texts.
-        features: by the names of the numeric features, in the order of the heads, how they are standardised.
+        features: by the names of the features, in their order, how they are standardised.
         retrieval: name → dimension of its vectors.
     """
 

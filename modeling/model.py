@@ -3,7 +3,7 @@
 Objectives of retrieval read texts of their own (shoppers and items, each alone) instead of the candidates of slates.
 
 Shape suffixes: R rows, T tokens of a row, N candidates of the batch, L tokens of the longest candidate, S slates,
-M slots of the longest slate, H hidden size, F features.
+M slots of the longest slate, H hidden size, F columns of features.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from configs.schema import BackboneConfig, LoraConfig
+from data.features import FeatureColumns
 from modeling.adapters import adapter_of, inject_adapters
 from modeling.attention.prefix_split import Kept
 from modeling.backbone import SplitBackbone, find_layers, load_backbone
@@ -27,6 +28,8 @@ from modeling.packed_rows import PackedRows
 from modeling.shared_prefix import SharedPrefix
 from modeling.towers import Criterion, Towers
 from modeling.upper import UpperLayers
+
+NO_FEATURES = FeatureColumns()
 
 Run = Callable[[str, torch.Tensor, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 """From a tower's name, its view of z and the outputs so far to its own outputs."""
@@ -43,7 +46,7 @@ class SlateModel(nn.Module):
         keep_embeddings: also return the frozen token embeddings, averaged per candidate.
         checkpointing: recompute activations in backward instead of keeping them.
         candidates_only: the objectives' adapters act on candidate tokens alone (`lora.scope: candidates`).
-        features: names of the numeric features that the pointwise heads read.
+        features: the columns of features that the pointwise heads read.
         retrieval: name → dimension of its vectors.
 
     Attributes:
@@ -61,7 +64,7 @@ class SlateModel(nn.Module):
         checkpointing: bool = False,
         keep_embeddings: bool = False,
         candidates_only: bool = False,
-        features: Sequence[str] = (),
+        features: FeatureColumns = NO_FEATURES,
         retrieval: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -72,12 +75,15 @@ class SlateModel(nn.Module):
         self.retrieval = tuple(retrieval or ())
         self.offsets = {name: float(offsets.get(name, 0.0)) for name in pointwise}
         self.candidates_only = candidates_only
-        self.features = tuple(features)
+        self.features = features
         self.chunk_tokens: int | None = None
         self.computed_tokens = 0
         self.projections: CommonProjections | None = None
         self.heads = nn.ModuleDict(
-            {name: PointHead(hidden, outputs, len(features)) for name, outputs in pointwise.items()}
+            {
+                name: PointHead(hidden, outputs, len(features.numbers), len(features.categories))
+                for name, outputs in pointwise.items()
+            }
         )
         self.heads.update({name: SlateHead(hidden) for name in listwise})
         self.heads.update({name: VectorHead(hidden, dimension) for name, dimension in (retrieval or {}).items()})
@@ -130,7 +136,7 @@ class SlateModel(nn.Module):
         """A feature that is left out must not be taken for the mean without a word."""
         wanted, found = (candidates, len(self.features)), None if features is None else tuple(features.shape)
         if found != (wanted if self.features else None):
-            names = ", ".join(self.features) or "none"
+            names = ", ".join(self.features.features) or "none"
             raise ValueError(f"the model reads the features {names} of {candidates} candidates, but was given {found}")
 
     def _embeddings(self, way: PackedRows | SharedPrefix) -> dict[str, torch.Tensor]:
@@ -308,7 +314,7 @@ def build_model(
     offsets: Mapping[str, float],
     seed: int,
     keep_embeddings: bool = False,
-    features: Sequence[str] = (),
+    features: FeatureColumns = NO_FEATURES,
     retrieval: Mapping[str, int] | None = None,
 ) -> SlateModel:
     """Load the base, inject the adapters, cut it, and put heads on top; adapters and heads depend on the seed alone.

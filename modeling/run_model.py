@@ -6,6 +6,7 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from data.features import columns_of, read_scales
 from modeling.adapter_store import load_adapters, read_info
 from modeling.backbone import config_hash, load_model_config
 from modeling.model import SlateModel, build_model
@@ -42,7 +43,7 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         info.listwise,
         info.offsets,
         config.seed,
-        features=list(info.features),
+        features=columns_of(read_scales(info.features)),
         retrieval=info.retrieval,
     )
     if model.backbone.split != info.split:

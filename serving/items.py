@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from data.features import FeatureScale, Scales
 
 FILE_NAME = "items.parquet"
 
@@ -16,7 +17,7 @@ FILE_NAME = "items.parquet"
 class KnownItems:
     """Texts, as `prepare` rendered them, and titles, as histories tell them, by item_id; no titles where unknown.
 
-    `values`: by the name of a numeric feature the items' own values of it, where they are known.
+    `values`: by the name of a feature the items' own raw values of it, where they are known.
     """
 
     texts: dict[str, str]
@@ -24,7 +25,7 @@ class KnownItems:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def read_items(path: Path, features: Sequence[str] = ()) -> KnownItems:
+def read_items(path: Path, features: Scales | None = None) -> KnownItems:
     """Read items.parquet of an export: item_id, text and, where the data had them, title and values of `features`.
 
     Raises:
@@ -38,10 +39,11 @@ def read_items(path: Path, features: Sequence[str] = ()) -> KnownItems:
         raise UserError(f"{path} is missing or broken: export the run again") from error
     titles = table.column("title").to_pylist() if "title" in table.column_names else []
     told = {item: title for item, title in zip(ids, titles, strict=False) if title}
-    values = {name: _values(table, name, ids) for name in features if name in table.column_names}
+    own = {name: scale for name, scale in (features or {}).items() if name in table.column_names}
+    values = {name: _values(table, name, ids, scale) for name, scale in own.items()}
     return KnownItems(dict(zip(ids, texts, strict=True)), told, values)
 
 
-def _values(table: pa.Table, name: str, ids: Sequence[str]) -> dict[str, float]:
-    column = table.column(name).to_pylist()
+def _values(table: pa.Table, name: str, ids: Sequence[str], scale: FeatureScale) -> dict[str, float]:
+    column = [scale.read(value) for value in table.column(name).to_pylist()]
     return {item: value for item, value in zip(ids, column, strict=True) if value is not None}

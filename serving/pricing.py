@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.isotonic import isotonic_regression
 
+from data.features import NumberScale
 from serving.price_grid import LARGEST, allowed_prices
 from serving.request_error import RequestError
 from serving.requests import CANDIDATE_KEYS, Candidate, ReadRequest, RequestReader
@@ -184,7 +185,7 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
                 f"ask for more than {reader.limits.prices:,} pairs of candidate and price: allow fewer prices, or ask "
                 "for fewer candidates at once",
             )
-        pairs += [reader.candidate(field, _at(entry, name, price)) for price in question.asked]
+        pairs += [reader.candidate(field, _at(entry, name, price), request.get("user")) for price in question.asked]
         questions.append(question)
     told = ReadRequest(read.request_id, read.prefix, pairs, {}, None)
     return PriceQuestion(told, goal, tuple(questions), seen.get(name))
@@ -205,7 +206,8 @@ def _apart(request: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[st
 
 def _field(reader: RequestReader, name: Any) -> str:
     name = "price" if name is None else name
-    known = [*reader.features, *(field for field in reader.context.names if field not in reader.features)]
+    numbers = [feature for feature, scale in reader.scales.items() if isinstance(scale, NumberScale)]
+    known = [*numbers, *(field for field in reader.context.names if field not in reader.features)]
     if name not in known:
         readable = f"use one of {', '.join(known)}" if known else "train one with data.features: [price]"
         raise RequestError("field", f"is '{str(name)[:40]}', which this export does not read: {readable}")

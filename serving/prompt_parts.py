@@ -2,14 +2,15 @@
 
 A part is left out as `prepare` leaves out what is missing: with its separator, and the label of a history with its
 last title. Where a request brings fields, the parts are the pieces of the templates; a ready text is cut at the
-separators. A numeric feature goes with the piece that tells it in words; one without such a piece is a part of its own.
+separators. A feature goes with the piece that tells it in words; one without such a piece is a part of its own.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from data.features import Scales
 from data.prompts import parse_piece, piece_fields, plain_text
 from serving.requests import Candidate, ReadRequest, RequestReader
 from serving.values import plain
@@ -25,7 +26,7 @@ class Part:
 
     Attributes:
         where: `shopper`, `history`, `item`, `context` or `number`.
-        text: as the model reads it; of a number its name and value.
+        text: as the model reads it; of a feature its name and value.
         fields: that it was rendered from; empty for history and for parts of ready texts.
     """
 
@@ -42,7 +43,7 @@ class CutRequest:
         read: the whole.
         shopper: parts of the prefix, history last.
         items, contexts, numbers: parts of each candidate's two texts, and the features that no piece tells.
-        features: names of all numeric features.
+        features: names of all features.
         separator, label: between pieces, and before the history.
     """
 
@@ -72,10 +73,11 @@ class CutRequest:
                 candidate = replace(candidate, text=self._join(kept, "item"))
             if any(number >= shopper + item for number in left_out):
                 candidate = replace(candidate, context=self._join(kept, "context"))
-            gone = {field for number in left_out if number >= shopper for field in self.parts(place)[number].fields}
-            candidate = replace(candidate, features=self._known(candidate, gone))
-            candidates = [*read.candidates[:place], candidate, *read.candidates[place + 1 :]]
-            read = replace(read, candidates=candidates)
+            read = _with(read, place, candidate)
+        gone = {field for number in left_out for field in self.parts(place)[number].fields}
+        if gone & set(self.features):
+            candidate = read.candidates[place]
+            read = _with(read, place, replace(candidate, features=self._known(candidate, gone)))
         return read
 
     def _known(self, candidate: Candidate, gone: Collection[str]) -> tuple[float, ...]:
@@ -90,6 +92,11 @@ class CutRequest:
         if not told:
             return text
         return f"{text}{self.separator}{self.label}{told}" if text else f"{self.label}{told}"
+
+
+def _with(read: ReadRequest, place: int, candidate: Candidate) -> ReadRequest:
+    """The request with another candidate at a place."""
+    return replace(read, candidates=[*read.candidates[:place], candidate, *read.candidates[place + 1 :]])
 
 
 def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) -> CutRequest:
@@ -115,7 +122,7 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
             contexts.append(_ready("context", candidate.context, prompt.separator))
         else:
             contexts.append(_pieces("context", prompt.context, context or {}))
-        numbers.append(_numbers(reader.features, candidate, [*items[-1], *contexts[-1]]))
+        numbers.append(_numbers(reader.scales, candidate, [*shopper, *items[-1], *contexts[-1]]))
     return CutRequest(read, shopper, items, contexts, numbers, reader.features, prompt.separator, label)
 
 
@@ -131,11 +138,12 @@ def _pieces(where: str, pieces: list[str], fields: Mapping[str, Any]) -> list[Pa
     return [Part(where, text, names) for text, names in rendered if text]
 
 
-def _numbers(features: Sequence[str], candidate: Candidate, parts: list[Part]) -> list[Part]:
+def _numbers(scales: Scales, candidate: Candidate, parts: list[Part]) -> list[Part]:
     """The known features that none of a candidate's other parts was rendered from."""
     told = {field for part in parts for field in part.fields}
-    known = [(name, value) for name, value in zip(features, candidate.features, strict=True) if not math.isnan(value)]
-    return [Part("number", f"{name} {plain_text(value)}", (name,)) for name, value in known if name not in told]
+    known = [(name, scales[name].tell(value)) for name, value in zip(scales, candidate.features, strict=True)]
+    known = [(name, value) for name, value in known if value is not None and name not in told]
+    return [Part("number", f"{name} {plain_text(value)}", (name,)) for name, value in known]
 
 
 def _ready(where: str, text: str, separator: str) -> list[Part]:

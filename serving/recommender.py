@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from configs.errors import UserError
-from data.features import Scales, read_scales, standardised
+from data.features import NumberScale, Scales, read_scales, standardised
 from data.recall_texts import TextLayout
 from data.tokens import SlateTokenizer
 from modeling.export.load import load_export, read_serving_record
@@ -64,7 +64,7 @@ class Recommender:
         name: of the run.
         pointwise, listwise: names of the objectives.
         cache: keys and values of the prefixes of returning shoppers.
-        scales: how the numeric features are standardised, by name; empty where the heads read none.
+        scales: how the features are standardised, by name; empty where the heads read none.
         examples: requests as JSON with a `name` and the places that were `clicked` and `converted`.
         catalogue: what `recall` searches; None where the run had no such objective.
     """
@@ -108,7 +108,7 @@ class Recommender:
         if cache_mb < 0:
             raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
         scales = read_scales(record.get("features", {}))
-        known = read_items(folder / record["catalogue"]["items"], list(scales))
+        known = read_items(folder / record["catalogue"]["items"], scales)
         examples = read_examples(folder / record["catalogue"]["examples"])
         model = load_export(folder, record)
         fold_shared(model)
@@ -221,7 +221,8 @@ class Recommender:
         """
         if not {"ctr", "cvr"} <= set(self.pointwise):
             raise RequestError("the export", "has no cvr, so it knows no demand: train with objectives ctr and cvr")
-        seen = {name: (scale.least, scale.most) for name, scale in self.scales.items()}
+        numbers = {name: scale for name, scale in self.scales.items() if isinstance(scale, NumberScale)}
+        seen = {name: (scale.least, scale.most) for name, scale in numbers.items()}
         question = read_question(self._reader, request, seen)
         return question, replace(self.tokenized(question.request), pointwise=True)
 

@@ -85,7 +85,7 @@ class RequestReader:
         items: the items that it knows by id.
         operating_point: its weights ω and their bounds.
         limits: what one request may hold.
-        features: scales of the numeric features that the heads read, by name.
+        features: scales of the features that the heads read, by name.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class RequestReader:
         read = ReadRequest(
             request_id=None if name is None else identifier("request_id", name, self.limits.text_chars),
             prefix=self.shopper(request),
-            candidates=self._candidates(request["candidates"]),
+            candidates=self._candidates(request["candidates"], request.get("user")),
             omega=omega,
             top=self._top(request.get("top")),
             weights=weights,
@@ -179,16 +179,16 @@ class RequestReader:
             raise RequestError(f"{field}.item_id", f"is '{item[:40]}', whose title this export lacks: give the title")
         return title
 
-    def _candidates(self, value: Any) -> list[Candidate]:
+    def _candidates(self, value: Any, user: Any) -> list[Candidate]:
         given = sequence("candidates", value)
         if not given:
             raise RequestError("candidates", "is empty: give at least one")
         if len(given) > self.limits.candidates:
             raise RequestError("candidates", f"has {len(given):,} entries: give at most {self.limits.candidates:,}")
-        return [self.candidate(f"candidates[{place}]", entry) for place, entry in enumerate(given)]
+        return [self.candidate(f"candidates[{place}]", entry, user) for place, entry in enumerate(given)]
 
-    def candidate(self, field: str, entry: Any) -> Candidate:
-        """One candidate, which stands in the request as `field`.
+    def candidate(self, field: str, entry: Any, user: Any = None) -> Candidate:
+        """One candidate, which stands in the request as `field`; `user`: the fields of the shopper, where it has some.
 
         Raises:
             RequestError: names the field, what is wrong with it and the way out.
@@ -220,7 +220,7 @@ class RequestReader:
             context,
             self._value(field, entry),
             self._boost(field, entry.get("boost")),
-            self._features(field, entry, item_id),
+            self._features(field, entry, item_id, user),
         )
 
     def _value(self, field: str, entry: Mapping[str, Any]) -> float | None:
@@ -244,22 +244,32 @@ class RequestReader:
             raise RequestError(f"{field}.boost", f"is {boost:g}: give a number from -{most:g} to {most:g}")
         return boost
 
-    def _features(self, field: str, entry: Mapping[str, Any], item_id: str | None) -> tuple[float, ...]:
-        """The values of all features, in their order."""
+    def _features(self, field: str, entry: Mapping[str, Any], item_id: str | None, user: Any) -> tuple[float, ...]:
+        """The raw values of all features, in their order: the candidate's own, else the item's, else the shopper's."""
         given = entry.get("features")
         given = {} if given is None else mapping(f"{field}.features", given)
         places = [(f"{field}.features", given)]
         for key in ("context", "item"):
             if isinstance(fields := entry.get(key), Mapping):
                 places.append((f"{field}.{key}", fields))
-        return tuple(self._feature(name, places, item_id) for name in self.features)
+        shopper = user if isinstance(user, Mapping) else {}
+        found = []
+        for name in self.features:
+            value = self._feature(name, places)
+            if value is None:
+                value = self.items.values.get(name, {}).get(item_id or "")
+            if value is None:
+                value = self._feature(name, [("user", shopper)])
+            found.append(math.nan if value is None else value)
+        return tuple(found)
 
-    def _feature(self, name: str, places: list[tuple[str, Mapping[str, Any]]], item_id: str | None) -> float:
+    def _feature(self, name: str, places: list[tuple[str, Mapping[str, Any]]]) -> float | None:
+        """The raw value of a feature in the first of these places that tells it."""
         for place, fields in places:
             value = plain(f"{place}.{name}", fields.get(name), self.limits.text_chars)
             if not is_missing(value):
                 return feature(f"{place}.{name}", value, self.scales[name])
-        return self.items.values.get(name, {}).get(item_id or "", math.nan)
+        return None
 
     def _item_text(self, field: str, item: Any) -> str:
         fields = self._fields(field, item, self.item)

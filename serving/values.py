@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data.features import KINDS, FeatureScale, fits
+from data.features import KINDS, CategoryScale, FeatureScale, fits
 from serving.request_error import RequestError
 
 Value = str | int | float | bool | None
@@ -109,11 +109,16 @@ def numeric(field: str, value: Value) -> None:
 
 
 def feature(field: str, value: Any, scale: FeatureScale) -> float:
-    """A number that the scale of a feature takes, or text that spells one.
+    """The raw value of a feature: a number that its scale takes, or text that spells one; of a category a plain value.
+
+    NaN where the training data did not show the category.
 
     Raises:
         RequestError: it is none.
     """
+    if isinstance(scale, CategoryScale):
+        place = scale.read(value)
+        return math.nan if place is None else place
     try:
         found = float(value) if isinstance(value, str) else number(field, value)
     except ValueError:

@@ -11,6 +11,7 @@ from configs.errors import UserError
 from configs.features import FeatureConfig
 from configs.schema import DataConfig, RunConfig
 from data.blanked import is_prepared, nothing_told
+from data.features import columns_of
 from data.manifest import Manifest
 from data.recall_texts import RecallDraws
 from data.sampling import BatchOrder
@@ -169,7 +170,7 @@ def assemble_model(
         offsets,
         config.seed,
         embeddings,
-        list(manifest.features),
+        columns_of(manifest.features),
         retrieval,
     )
     compute_as_trained(model, config)
@@ -193,7 +194,7 @@ def adapter_info(
         model: as it was built.
         pointwise: name → outputs of its head.
         prompt, history: the templates that render the training texts.
-        features: how the numeric features are standardised.
+        features: how the features are standardised.
         retrieval: name → dimension of its vectors.
     """
     return AdapterInfo(

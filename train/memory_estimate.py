@@ -14,8 +14,9 @@ from torch import nn
 
 from configs.balancing import Layers
 from configs.schema import BackboneConfig, LoraConfig, RunConfig
+from data.features import FeatureColumns
 from modeling.boundary import Cotangents, Solve
-from modeling.model import SlateModel, build_model
+from modeling.model import NO_FEATURES, SlateModel, build_model
 from modeling.packed_size import packed_bytes
 from train.live_memory import LiveMemory, storages
 from train.objectives.recall import Recall
@@ -38,7 +39,7 @@ class ModelPlan:
         embeddings: the frozen token embeddings are returned as well.
         accumulate: micro-batches per step; with more than one, gradients are there before the forward.
         level: where gradients are compared, as in `balancing.level`.
-        features: numeric features that the heads read.
+        features: that the heads read; how many texts a category has is known only once the data are prepared.
         retrieval: name → dimension of its vectors.
     """
 
@@ -50,7 +51,7 @@ class ModelPlan:
     embeddings: bool = False
     accumulate: int = 1
     level: Any = "boundary"
-    features: Sequence[str] = ()
+    features: FeatureColumns = NO_FEATURES
     retrieval: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -66,7 +67,7 @@ class ModelPlan:
             embeddings=any(o.needs_embeddings for o in objectives.values()),
             accumulate=config.train.accumulate,
             level=config.balancing.level,
-            features=config.data.feature_names,
+            features=FeatureColumns(numbers=tuple(config.data.feature_names)),
             retrieval={name: o.options.dimension for name, o in objectives.items() if isinstance(o, Recall)},
         )
 

@@ -21,7 +21,7 @@ SLATE = "golden_slate.json"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One candidate of one slate: its texts, their token ids, and its numeric features (raw; None: unknown)."""
+    """One candidate of one slate: its texts, their token ids, and its features as cells of a table (None: unknown)."""
 
     slate: int
     prefix: str
@@ -29,7 +29,7 @@ class Prompt:
     context: str
     prefix_ids: list[int]
     candidate_ids: list[int]
-    features: dict[str, float | None] = field(default_factory=dict)
+    features: dict[str, float | str | None] = field(default_factory=dict)
 
 
 def write_golden(
@@ -59,7 +59,8 @@ def _score(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict
     nothing = np.zeros(len(prompts), dtype=np.int64)
     candidates = [prompt.candidate_ids for prompt in prompts]
     row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
-    raw = np.array([[p.features[name] for name in scales] for p in prompts], dtype=np.float64)  # None becomes NaN
+    told = [[scale.read(p.features[name]) for name, scale in scales.items()] for p in prompts]
+    raw = np.array(told, dtype=np.float64)  # None becomes NaN
     features = standardised(scales, raw) if scales else None
     slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
     return model(**build_batch([slate], max_row=row, pad_id=0).model_inputs())

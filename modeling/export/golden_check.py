@@ -25,6 +25,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 Json = dict[str, Any]
 
+CATEGORY_SPEED = 2.0
+"""Factor before what categories add, as in training."""
+
 
 def load_base(folder: Path, serving: Json, form: str) -> Any:
     """The stock base model in float32: a sequence classifier, or the bare model for `features`."""
@@ -129,26 +132,38 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
 
 
 def standardised(serving: Json, values: Json) -> torch.Tensor:
-    """The numeric features (F,) that the heads read, in the order of serving.json; 0 where a value is unknown."""
+    """The columns (F,) of the features that the heads read, numbers first; 0 where a value is unknown."""
     scales = serving.get("features", {})
     logs = {"log": math.log, "log1p": math.log1p}
-    return torch.tensor(
-        [
-            0.0 if values[name] is None else (logs[scale["scale"]](values[name]) - scale["mean"]) / scale["std"]
-            for name, scale in scales.items()
-        ]
-    )
+    z: dict[str, float] = {}
+    numbers, columns = [], []
+    for name, scale in scales.items():
+        value = values[name]
+        if scale["scale"] == "category":
+            known = value in scale["values"]
+            shares = zip(scale["values"], scale["shares"], strict=True)
+            columns += [(text == value) - share if known else 0.0 for text, share in shares]
+            continue
+        z[name] = 0.0 if value is None else (logs[scale["scale"]](value) - scale["mean"]) / scale["std"]
+        mix = scale.get("mix") or {name: 1.0}
+        numbers.append(0.0 if value is None else sum(part * z[other] for other, part in mix.items()))
+    return torch.tensor([*numbers, *columns])
 
 
 def head_logit(head: Json, vector_H: torch.Tensor, features_F: torch.Tensor) -> float:
-    """Raw output of a pointwise head that lies beside an adapter: its linear map, and what numeric features add."""
+    """Raw output of a pointwise head that lies beside an adapter: its linear map, and what features add."""
     total = head["score.weight"][0] @ vector_H
-    if "response.enter.weight" in head:
+    numbers = len(head.get("response.out.bias", ()))
+    x_F, y_C = features_F[:numbers], features_F[numbers:]
+    if numbers:
         entered = nn.functional.linear(vector_H, head["response.enter.weight"], head["response.enter.bias"])
         slopes_F = nn.functional.linear(
             nn.functional.gelu(entered), head["response.out.weight"], head["response.out.bias"]
         )
-        total = total + slopes_F @ features_F
+        total = total + slopes_F @ x_F
+    if len(y_C):  # of every category its own slopes, then its own level
+        own = CATEGORY_SPEED * head["response.cross.weight"] @ y_C
+        total = total + own[:numbers] @ x_F + own[numbers]
     return total.item()
 
 
@@ -157,7 +172,7 @@ def logit(
 ) -> float:
     """Raw head output of a pointwise objective for one prompt; `head` is the file beside a `features` adapter.
 
-    `features` holds the raw values of serving.json's numeric features, null where unknown.
+    `features` holds the values of serving.json's features as tables tell them, null where unknown.
     """
     if head is None:
         with acting(model, serving, [prefix_tokens]):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from configs.errors import UserError
 from configs.schema import BackboneConfig, LoraConfig
+from data.features import columns_of, read_scales
 from data.manifest import file_hash
 from modeling.adapter_store import copy_into
 from modeling.adapters import SHARED
@@ -68,7 +69,7 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
     listwise = [name for name in objectives if name not in pointwise]
     offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
-    features = list(record.get("features", {}))
+    features = columns_of(read_scales(record.get("features", {})))
     retrieval = {name: int(about["dimension"]) for name, about in searching.items()}
     model = build_model(backbone, lora, pointwise, listwise, offsets, seed=0, features=features, retrieval=retrieval)
     layers = f"backbone.trunk.{model.backbone.layers_name}."

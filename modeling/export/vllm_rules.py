@@ -191,7 +191,7 @@ def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool, features
     if scope == "candidates":
         return "lora.scope: candidates; vLLM applies LoRA to every token, and refuses activated LoRA"
     if features:
-        return f"the heads read numeric features ({', '.join(features)}), which no stock classifier has"
+        return f"the heads read features ({', '.join(features)}), which no stock classifier has"
     if form != "sequence_classification":
         return "δ needs the vectors of a whole slate and a head of its own"
     if model_type in WITHOUT_LORA:

@@ -8,12 +8,12 @@ import pytest
 from configs.errors import UserError
 from configs.load import build_config
 from configs.schema import DataConfig
-from data.features import FeatureScale, read_scales, standardised
+from data.features import CategoryScale, NumberScale, columns_of, decorrelating, read_scales, standardised
 from data.manifest import Manifest
 from data.slates import prepare
 
-WEIGHT = FeatureScale(mean=1.0, std=2.0, least=1.0, most=9.0)
-COUNT = FeatureScale(scale="log1p", mean=1.0, std=2.0, least=0.0, most=9.0)
+WEIGHT = NumberScale(mean=1.0, std=2.0, least=1.0, most=9.0)
+COUNT = NumberScale(scale="log1p", mean=1.0, std=2.0, least=0.0, most=9.0)
 
 
 def test_a_value_is_standardised_by_its_logarithm_and_an_unknown_one_is_the_mean() -> None:
@@ -26,6 +26,42 @@ def test_a_value_is_standardised_by_its_logarithm_and_an_unknown_one_is_the_mean
 def test_a_count_is_standardised_by_the_logarithm_of_one_more() -> None:
     found = standardised({"a": WEIGHT, "b": COUNT}, [[np.e, np.e - 1], [1.0, 0.0], [np.e**5, np.e**5 - 1], [1, np.nan]])
     np.testing.assert_allclose(found, [[0.0, 0.0], [-0.5, -0.5], [2.0, 2.0], [-0.5, 0.0]], atol=1e-6)
+
+
+def test_of_a_number_the_heads_read_what_those_before_it_do_not_tell() -> None:
+    rng = np.random.default_rng(0)
+    shared, own = rng.normal(size=(2, 4000))
+    z = np.stack([shared, 0.9 * shared + np.sqrt(1 - 0.81) * own, rng.normal(size=4000)])
+    rows = decorrelating(np.corrcoef(z))
+    scale = {"mean": 0.0, "std": 1.0, "least": 0.1, "most": 9.0}
+    names = "abc"
+    scales = {
+        name: NumberScale(**scale, mix=dict(zip(names[: place + 1], rows[place], strict=False)))
+        for place, name in enumerate(names)
+    }
+    found = standardised(scales, np.exp(z.T))
+    np.testing.assert_allclose(np.corrcoef(found.T), np.eye(3), atol=0.05)
+    np.testing.assert_allclose(found, (rows @ z).T, rtol=1e-5, atol=1e-5)
+    unknown = np.exp(z.T[:1]).copy()
+    unknown[0, 1] = np.nan
+    np.testing.assert_allclose(standardised(scales, unknown)[0, 1], 0.0)
+    twice = decorrelating(np.ones((2, 2)))
+    assert np.abs(twice).max() < 10.1  # a repeated number does not explode
+
+
+def test_a_category_has_a_centred_column_per_text_and_stands_after_the_numbers() -> None:
+    kind = CategoryScale(values=["few", "many"], shares=[0.7, 0.3])
+    scales = {"kind": kind, "a": WEIGHT}
+    assert columns_of(scales).numbers == ("a",) and columns_of(scales).categories == ("kind=few", "kind=many")
+    assert columns_of(scales).features == ["a", "kind"] and len(columns_of(scales)) == 3
+    raw = [[kind.read("few"), np.e], [kind.read(" many "), np.e**3], [np.nan, np.e]]
+    expected = [[0.0, 0.3, -0.3], [1.0, -0.7, 0.7], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(standardised(scales, raw), expected, atol=1e-6)
+    assert kind.read("none of these") is None and kind.read(None) is None and kind.tell(np.nan) is None
+    assert kind.tell(1.0) == "many"
+    numbered = CategoryScale(values=["3", "true"], shares=[0.5, 0.5])
+    assert [numbered.read(value) for value in (3, 3.0, "3", True, False, 3.5)] == [0, 0, 0, 1, None, None]
+    assert read_scales({"kind": {**kind.model_dump(), "rule": "…"}}) == {"kind": kind}
 
 
 def test_a_cell_is_a_number_that_its_scale_takes_or_unknown() -> None:
@@ -74,7 +110,9 @@ def test_a_config_names_features_with_or_without_a_scale(tmp_path: Path) -> None
 VISITS = {"name": "visits", "scale": "log1p"}
 
 
-def tables(folder: Path, features: Sequence[object] = ("price",), **columns: list) -> DataConfig:
+def tables(
+    folder: Path, features: Sequence[object] = ("price",), users: pd.DataFrame | None = None, **columns: list
+) -> DataConfig:
     folder.mkdir()
     size = 60
     impressions = pd.DataFrame(
@@ -95,6 +133,9 @@ def tables(folder: Path, features: Sequence[object] = ("price",), **columns: lis
     impressions.to_parquet(folder / "impressions.parquet")
     items.to_parquet(folder / "items.parquet")
     paths = {"impressions": folder / "impressions.parquet", "items": folder / "items.parquet"}
+    if users is not None:
+        users.to_parquet(folder / "users.parquet")
+        paths["users"] = folder / "users.parquet"
     return DataConfig.model_validate({"folder": folder / "prepared", "tables": paths, "features": features})
 
 
@@ -145,10 +186,63 @@ def test_a_feature_that_is_not_told_keeps_its_scale_and_is_unknown_everywhere(tm
     told = tables(tmp_path / "told", [VISITS], impressions__visits=visits)
     untold = tables(tmp_path / "untold", [{**VISITS, "told": False}], impressions__visits=visits)
     scales = [prepare(config).features["visits"] for config in (told, untold)]
-    assert scales[0].model_dump() == pytest.approx(scales[1].model_dump())
+    assert scales[0] == scales[1]
     assert Manifest.read(untold.folder).untold == ["visits"] and Manifest.read(told.folder).untold == []
     shard = pd.read_parquet(untold.folder / "slates" / "train-00000.parquet")
     assert np.isnan(np.concatenate(shard.feature_visits.to_list())).all()
+
+
+KIND = {"name": "kind", "scale": "category"}
+
+
+def test_a_category_is_that_of_the_impression_the_item_or_the_shopper(tmp_path: Path) -> None:
+    users = pd.DataFrame({"user_id": ["u"], "kind": ["thrifty"]})
+    shown: list = ["new", " new ", None, *[None] * 57]
+    config = tables(tmp_path / "data", ["price", KIND], users, impressions__kind=shown, items__kind=["old", "old", ""])
+    manifest = prepare(config)
+    slate = pd.read_parquet(config.folder / "slates" / "train-00000.parquet").iloc[0]
+    assert list(slate.feature_kind) == ["new", "new", "thrifty"]
+    scale, train = manifest.features["kind"], manifest.splits["train"].impressions
+    told = ["new", "new", "thrifty", *[("old", "old", "thrifty")[n % 3] for n in range(3, train)]]
+    shares = {text: told.count(text) / train for text in set(told)}
+    assert isinstance(scale, CategoryScale) and scale.values[-1] == "new"
+    assert dict(zip(scale.values, scale.shares, strict=True)) == pytest.approx(shares)
+    assert manifest.features["price"].mix == {}
+    assert Manifest.read(config.folder).features == manifest.features
+
+
+def test_a_category_of_whole_numbers_is_read_as_such_and_only_frequent_texts_become_columns(tmp_path: Path) -> None:
+    from data.feature_table import MOST_CATEGORIES
+
+    whole = [float(n % 3) for n in range(60)]
+    scale = prepare(tables(tmp_path / "whole", [KIND], impressions__kind=whole)).features["kind"]
+    assert sorted(scale.values) == ["0", "1", "2"] and scale.read(2) == scale.read(2.0) == scale.values.index("2")
+    config = tables(tmp_path / "many", [KIND], impressions__kind=[f"k{n // 2}" for n in range(60)])
+    assert len(prepare(config).features["kind"].values) < 30 < MOST_CATEGORIES
+    with pytest.raises(UserError, match="kind is 'same' in every known impression"):
+        prepare(tables(tmp_path / "same", [KIND], impressions__kind=["same"] * 60))
+    with pytest.raises(UserError, match="kind is unknown in every impression"):
+        prepare(tables(tmp_path / "none", [KIND], impressions__kind=[None] * 59 + [""]))
+
+
+def test_rarer_texts_of_a_category_count_as_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.feature_table.MOST_CATEGORIES", 2)
+    kinds = [("often", "often", "less", "rare")[n % 4] for n in range(60)]
+    manifest = prepare(tables(tmp_path / "data", [KIND], impressions__kind=kinds))
+    scale = manifest.features["kind"]
+    assert scale.values[0] == "often" and len(scale.values) == 2 and sum(scale.shares) < 0.9
+    assert any("kind has more than 2 texts" in note for note in manifest.notes)
+
+
+def test_numbers_of_a_table_are_decorrelated_over_its_train_split(tmp_path: Path) -> None:
+    weights = [float((2 + n % 5) ** 2 * (1 + n % 2)) for n in range(60)]
+    config = tables(tmp_path / "data", ["price", "weight"], impressions__weight=weights)
+    manifest = prepare(config)
+    shard = pd.read_parquet(config.folder / "slates" / "train-00000.parquet")
+    raw = np.stack([np.concatenate(shard[f"feature_{name}"].to_list()) for name in ("price", "weight")], axis=1)
+    found = standardised(manifest.features, raw)
+    assert abs(np.corrcoef(np.log(raw).T)[0, 1]) > 0.9 and abs(np.corrcoef(found.T)[0, 1]) < 0.06
+    assert found.std(axis=0) == pytest.approx([1, 1], abs=0.06)
 
 
 def test_a_negative_count_is_refused(tmp_path: Path) -> None:

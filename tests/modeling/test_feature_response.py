@@ -6,6 +6,7 @@ import torch
 
 from configs.schema import BackboneConfig, LoraConfig
 from data.batches import Slate, build_batch
+from data.features import FeatureColumns
 from modeling.cached_scorer import CachedScorer, TokenSlate
 from modeling.heads import FeatureResponse, PointHead
 from modeling.model import SlateModel, build_model
@@ -15,7 +16,8 @@ from modeling.prefix_cache import PrefixCache
 @pytest.fixture(scope="module")
 def model_of(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., SlateModel]:
     def build(arch: str, random: bool = True, scope: str = "candidates") -> SlateModel:
-        lora, names = LoraConfig(rank=4, alpha=8, scope=scope), ("price", "weight")
+        lora = LoraConfig(rank=4, alpha=8, scope=scope)
+        names = FeatureColumns(("price", "weight"), ("kind=few", "kind=many"))
         model = build_model(
             tiny_backbone(arch), lora, {"ctr": 1, "cvr": 2}, ("diversity",), {"ctr": -1.0}, 3, features=names
         )
@@ -33,25 +35,38 @@ def slates_with(make_slate: Callable[..., Slate], scale: float = 1.0) -> list[Sl
     rng = np.random.default_rng(2)
     slates = [make_slate(3, [3, 5, 4]), make_slate(4, [2, 6], row=1)]
     return [
-        Slate(**{**vars(s), "features": scale * rng.normal(size=(len(s.candidates), 2)).astype(np.float32)})
+        Slate(**{**vars(s), "features": scale * rng.normal(size=(len(s.candidates), 4)).astype(np.float32)})
         for s in slates
     ]
 
 
 def test_the_response_is_zero_at_first_and_the_formula_afterwards() -> None:
     torch.manual_seed(0)
-    head, plain = PointHead(16, 2, features=3), PointHead(16, 2)
+    head, plain = PointHead(16, 2, numbers=3, categories=2), PointHead(16, 2)
     plain.score.load_state_dict(head.score.state_dict())
-    pooled, features = torch.randn(5, 16), torch.randn(5, 3)
+    pooled, features = torch.randn(5, 16), torch.randn(5, 5)
     torch.testing.assert_close(head(pooled, features), plain(pooled), rtol=0, atol=0)
     response = head.response
-    assert isinstance(response, FeatureResponse)
+    assert isinstance(response, FeatureResponse) and response.cross is not None
     torch.nn.init.normal_(response.out.weight)
+    torch.nn.init.normal_(response.cross.weight)
     slopes = torch.nn.functional.gelu(pooled @ response.enter.weight.T + response.enter.bias) @ response.out.weight.T
+    x, y = features[:, :3], features[:, 3:]
+    own = 2.0 * y @ response.cross.weight.T  # of each candidate's categories: three slopes and a level
     expected = plain(pooled)
-    expected[:, 0] += (slopes * features).sum(1)
+    expected[:, 0] += (slopes * x).sum(1) + (own[:, :3] * x).sum(1) + own[:, 3]
     torch.testing.assert_close(head(pooled, features), expected)
     assert set(plain.state_dict()) == {"score.weight"}
+
+
+def test_categories_alone_add_a_level_and_need_no_hidden_layer() -> None:
+    head = PointHead(16, categories=2)
+    assert set(head.state_dict()) == {"score.weight", "response.cross.weight"}
+    pooled, features = torch.randn(3, 16), torch.tensor([[0.4, -0.4], [-0.6, 0.6], [0.0, 0.0]])
+    before = head(pooled, features)
+    with torch.no_grad():
+        head.get_parameter("response.cross.weight").copy_(torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(head(pooled, features) - before, torch.tensor([[0.8], [-1.2], [0.0]]))
 
 
 @pytest.mark.parametrize("arch", ["llama", "bert"])
@@ -59,7 +74,7 @@ def test_the_first_scores_do_not_depend_on_features(model_of: Callable, make_sla
     model = model_of(arch, random=False)
     one, other = (model(**build_batch(slates_with(make_slate, scale), 96, 0).model_inputs()) for scale in (1.0, 9.0))
     torch.testing.assert_close(one["ctr"], other["ctr"], rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"features price, weight of 5 candidates, but was given None"):
+    with pytest.raises(ValueError, match=r"features price, weight, kind of 5 candidates, but was given None"):
         model(**build_batch([make_slate(3, [3, 5]), make_slate(4, [2, 6, 3])], 96, 0).model_inputs())
 
 
@@ -102,5 +117,5 @@ def test_a_batch_has_features_for_all_slates_or_for_none(make_slate: Callable) -
     with pytest.raises(ValueError, match="some slates"):
         build_batch([told[0], make_slate(4, [2, 6], row=1)], 96, 0)
     batch = build_batch(told, 96, 0).to("cpu")
-    assert batch.features is not None and batch.features.shape == (5, 2)
+    assert batch.features is not None and batch.features.shape == (5, 4)
     np.testing.assert_array_equal(batch.features[3:].numpy(), told[1].features)

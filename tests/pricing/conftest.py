@@ -1,4 +1,6 @@
-"""Exports of tiny random runs on a simulated shop whose price, cost and a made-up count are numeric features."""
+"""Exports of tiny random runs on a simulated shop whose price, cost and a made-up count are numbers for the heads, and
+whose shoppers' attitudes and items' tiers are categories.
+"""
 
 import json
 from collections.abc import Callable
@@ -65,7 +67,13 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
                         "item": ["{title}"],
                         "context": ["price {price|money}"],
                     },
-                    "features": ["price", "cost", {"name": "bought", "scale": "log1p"}],
+                    "features": [
+                        "price",
+                        "cost",
+                        {"name": "attitude", "scale": "category"},
+                        {"name": "bought", "scale": "log1p"},
+                        {"name": "tier", "scale": "category"},
+                    ],
                 },
                 "tokens": {"max_prefix": 64, "max_candidate": 32, "max_row": 256},
                 "backbone": {
@@ -80,11 +88,8 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
             config = load_config(path)
             if not config.data.folder.exists():
                 prepare(config.data)
-            write_random_run(config)
-            adapters = config.output / "adapters" / "adapters.json"
-            record = json.loads(adapters.read_text())
             manifest = json.loads((config.data.folder / "manifest.json").read_text())
-            adapters.write_text(json.dumps(record | {"features": manifest["features"]}))
+            write_random_run(config, features=manifest["features"])
             export(config.output, folder / name / "export", golden=6, formats=Formats.parse(formats))
             made[name] = PricedRun(config, folder / name / "export", folder / "shop")
         return made[name]

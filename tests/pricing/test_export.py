@@ -26,18 +26,23 @@ from train.job import train
 def test_every_format_carries_the_features(priced_run: Callable, arch: str, scope: str, formats: str) -> None:
     folder = priced_run(arch, scope, formats).export  # the golden check without this project has passed
     record = json.loads((folder / "serving.json").read_text())
-    assert list(record["features"]) == ["price", "cost", "bought"] and record["features"]["price"]["std"] > 0
+    assert (
+        list(record["features"]) == ["price", "cost", "attitude", "bought", "tier"]
+        and record["features"]["price"]["std"] > 0
+    )
     scale = record["features"]["bought"]
     assert (scale["scale"], scale["least"], scale["rule"].split(";")[0]) == (
-        "log1p", 0.0, "x = (log(1 + value) - mean) / std"
+        "log1p", 0.0, "z = (log(1 + value) - mean) / std"
     )  # fmt: skip
     assert record["objectives"]["ctr"]["form"] == "features"
-    assert {"response.enter.weight", "score.weight"} <= set(load_file(folder / "ctr" / "head.safetensors"))
+    assert list(scale["mix"]) == ["price", "cost", "bought"] and len(record["features"]["attitude"]["values"]) == 5
+    head = load_file(folder / "ctr" / "head.safetensors")
+    assert {"response.enter.weight", "score.weight"} <= set(head) and head["response.cross.weight"].shape == (4, 8)
     golden = [json.loads(line)["features"] for line in (folder / "golden.jsonl").read_text().splitlines()]
     assert all(values["price"] > 0 for values in golden) and {0.0} < {values["bought"] for values in golden}
     why = record["vllm"]["ctr"]["why_not"]
     if scope == "all":
-        assert why == "the heads read numeric features (price, cost, bought), which no stock classifier has"
+        assert why == "the heads read features (price, cost, bought, attitude, tier), which no stock classifier has"
     if formats == "onnx":
         assert "features" in record["formats"]["onnx"]["inputs"]
 
@@ -55,7 +60,11 @@ def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(
     save_file(head, folder / "cvr" / "head.safetensors")
     assert golden_check.main(folder) == 0
     record = json.loads((folder / "serving.json").read_text())
-    for wrong in ({"price": {"mean": record["features"]["price"]["mean"] + 0.3}}, {"cost": {"scale": "log1p"}}):
+    for wrong in (
+        {"price": {"mean": record["features"]["price"]["mean"] + 0.3}},
+        {"cost": {"scale": "log1p"}},
+        {"tier": {"shares": [0.1, 0.2, 0.7]}},
+    ):
         features = {name: {**scale, **wrong.get(name, {})} for name, scale in record["features"].items()}
         (folder / "serving.json").write_text(json.dumps({**record, "features": features}))
         assert golden_check.main(folder) == 1
@@ -76,7 +85,9 @@ def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
         {"item_id": name, "context": {"price": float(price), "bought": int(bought)}}
         for name, price, bought in zip(names, slate.feature_price, slate.feature_bought, strict=True)
     ]
-    expected = [scored.probabilities["ctr"] for scored in recommender.score(slate.prefix, candidates).given]
+    kind = {"features": {"attitude": slate.feature_attitude[0]}}  # a ready prefix has no fields to read it from
+    told = [{**candidate, **kind} for candidate in candidates]
+    expected = [scored.probabilities["ctr"] for scored in recommender.score(slate.prefix, told).given]
     mine = found[found.request_id == slate.request_id].set_index("item_id").loc[names]
     np.testing.assert_allclose(mine.pctr, expected, rtol=1e-4)
     raw = pd.DataFrame(
@@ -117,7 +128,8 @@ def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, 
 
 def test_data_prepared_without_the_features_are_refused(priced_run: Callable, tmp_path: Path) -> None:
     config = priced_run("llama").config
-    told = r"prepared with data.features \['price', 'cost', 'bought \(log1p\)'\], the config has "
+    features = r"\['price', 'cost', 'attitude \(category\)', 'bought \(log1p\)', 'tier \(category\)'\]"
+    told = rf"prepared with data.features {features}, the config has "
     unlike = ((["price"], r"\['price'\]"), (["price", "cost", "bought"], r"\['price', 'cost', 'bought'\]"))
     for features, found in unlike:
         data = type(config.data).model_validate({**config.data.model_dump(), "features": features})

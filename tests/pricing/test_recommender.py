@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.features import NumberScale
 from serving.recommender import Recommender, RequestError
 
 USER = {"attitude": "bargain hunter", "income": "low"}
@@ -47,7 +48,7 @@ def test_features_reach_the_scores_of_rank_and_an_unknown_one_is_the_mean(recomm
         recommender.score(USER, [{**candidate, **more}]).given[0].probabilities["ctr"]
         for more in ({"features": {"price": 2, "cost": 1}}, {"features": {"price": 20, "cost": 1}}, {})
     )
-    scales = recommender.scales
+    scales = {name: scale for name, scale in recommender.scales.items() if isinstance(scale, NumberScale)}
     mean = {name: float(np.exp(scale.mean) - (scale.scale == "log1p")) for name, scale in scales.items()}
     same = recommender.score(USER, [{**candidate, "features": mean}]).given[0].probabilities["ctr"]
     assert abs(cheap - dear) > 1e-3 and none == pytest.approx(same, abs=1e-6)
@@ -64,6 +65,50 @@ def test_a_count_may_be_zero_and_not_below(recommender: Recommender) -> None:
     assert len({round(value, 5) for value in (never, often, unknown)}) == 3
     with pytest.raises(RequestError, match=r"context.bought is '-1': give a number of 0 or more, or null where it is"):
         recommender.score(USER, [{"text": "tea", "context": {"bought": -1}}])
+
+
+def test_a_category_is_the_candidates_else_the_items_else_the_shoppers(
+    recommender: Recommender, priced_run: Callable
+) -> None:
+    def read(candidate: dict, user: dict) -> dict:
+        found = recommender.prepare({"user": user, "candidates": [candidate]}).request.candidates[0].features
+        scales = recommender.scales.items()
+        return {name: scale.tell(value) for (name, scale), value in zip(scales, found, strict=True)}
+
+    known = pd.read_parquet(priced_run("llama").export / "items.parquet").set_index("item_id")
+    assert read({"item_id": "i1"}, USER)["attitude"] == "bargain hunter"
+    assert read({"item_id": "i1"}, USER)["tier"] == known.tier["i1"]
+    assert read({"item_id": "i1", "features": {"tier": "basic", "attitude": "quality first"}}, USER) == {
+        **read({"item_id": "i1"}, {}), "tier": "basic", "attitude": "quality first"
+    }  # fmt: skip
+    assert read({"text": "tea", "item": None, "context": {"tier": "premium"}}, {})["tier"] == "premium"
+    assert read({"text": "tea"}, {"attitude": "none that was seen"})["attitude"] is None
+    with pytest.raises(RequestError, match=r"user.attitude is a list"):
+        read({"item_id": "i1"}, {"attitude": ["thrifty"]})
+
+
+def test_a_shoppers_category_changes_the_slope_of_the_price(recommender: Recommender) -> None:
+    candidates = [{"item_id": "i1", "context": "price 4", "features": {"price": price}} for price in (2.0, 8.0)]
+    slopes = []
+    for attitude in ("bargain hunter", "quality first", "none that was seen"):
+        told = [{**c, "features": {**c["features"], "attitude": attitude}} for c in candidates]
+        low, high = (given.probabilities["ctr"] for given in recommender.score({}, told).given)
+        slopes.append(np.log(high / (1 - high)) - np.log(low / (1 - low)))
+    assert np.abs(np.diff(slopes)).min() > 1e-2  # the text is the same in all of them
+
+
+def test_a_category_is_explained_with_the_words_of_the_shopper(recommender: Recommender) -> None:
+    asked = {"text": "tea", "context": {"price": 4}, "features": {"tier": "basic"}}
+    found = recommender.explain({"attitude": "quality first"}, [asked], explain=[0]).candidates[0]
+    parts = [(one.part.where, one.part.text) for one in found.contributions]
+    assert ("number", "tier basic") in parts and ("shopper", "quality first") in parts
+    assert not any(where == "number" and "attitude" in text for where, text in parts)
+    whole, without = (
+        recommender.score(user, [asked]).given[0].log_probabilities["ctr"]
+        for user in ({"attitude": "quality first"}, {})
+    )
+    one = next(each for each in found.contributions if each.part.where == "shopper")
+    assert one.objectives["ctr"] == pytest.approx(whole - without, abs=1e-5)
 
 
 def test_a_number_is_explained_with_its_words_or_by_itself(recommender: Recommender) -> None:
