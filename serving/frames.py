@@ -60,13 +60,14 @@ class RequestRows:
         fields = recommender.fields
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
+        self.categories = [n for n, scale in recommender.scales.items() if scale.scale == "category" and n in columns]
         self.features = [name for name in fields["features"] if name in columns and candidates is None]
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         self.worth = worth_columns(recommender, columns) if candidates is None else {}
         own = ["item_id"] if candidates is None else []
         of_candidates = [*own, *self.texts, *self.context, *self.worth.values(), *self.features, *self.extra]
-        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *of_candidates]))
+        self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *self.categories, *of_candidates]))
 
     def prepare(
         self,
@@ -101,7 +102,7 @@ class RequestRows:
             RequestError: the rows do not belong together.
         """
         name = next((rows[0][key] for key in self.names if rows[0][key] is not None), None)
-        candidates = self._candidates(rows) if self.common is None else self.common
+        candidates = self._candidates(rows) if self.common is None else self._common(rows[0], self.common)
         return {"request_id": name, **self._shopper(rows), "candidates": candidates}
 
     @contextmanager
@@ -127,6 +128,13 @@ class RequestRows:
         told = history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
         return {"user": {name: _value(first[name]) for name in self.user}, "history": told}
 
+    def _common(self, row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The candidates of all requests, each with the categories of this one's shopper unless it has its own."""
+        told = {name: value for name in self.categories if not is_missing(value := _value(row[name]))}
+        return (
+            [{**each, "features": told | (each.get("features") or {})} for each in candidates] if told else candidates
+        )
+
     def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         features = [*self.features, *self.extra]
         names = list(dict.fromkeys(["item_id", *self.texts, *self.context, *self.worth.values(), *features]))
@@ -136,6 +144,8 @@ class RequestRows:
         items = row["item_id"]
         if not _is_list(items):
             raise RequestError("item_id", "holds no list of candidates: give one")
+        alone = [name for name in self.categories if not _is_list(row[name])]  # one for all: it is the shopper's
+        row = {**row, **{name: [row[name]] * len(items) for name in alone}}
         for name in names[1:]:
             if row[name] is not None and (not _is_list(row[name]) or len(row[name]) != len(items)):
                 raise RequestError(name, f"is no list with one value for each of the {len(items)} candidates: make one")

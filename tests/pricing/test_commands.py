@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from configs.errors import UserError
 from launch.price import PriceOptions
 from launch.price import run as price
+from serving.frames import RequestRows
 from serving.recommender import Recommender
 from serving.server.app import create_app
 from serving.server.options import ServerOptions
@@ -99,6 +100,21 @@ def test_the_command_prices_a_file(priced_run: Callable, tmp_path: Path) -> None
     candidate = {"item_id": "i1", "context": {"price": 4.0}, "features": {"cost": 1.0}, "cost": 1.0}
     expected = recommender.price(user, [candidate], prices=[2, 4, 6]).candidates[0]
     assert found.price[2] == expected.price and found.expected[2] == pytest.approx(expected.expected, rel=1e-4)
+
+
+def test_a_shoppers_category_stands_once_per_row_of_lists_and_reaches_common_candidates(priced_run: Callable) -> None:
+    recommender = Recommender.load(priced_run("llama").export)
+    rows = [{"request_id": "a", "prefix": "somebody", "attitude": "luxury lover", "item_id": ["i1", "i2"]}]
+    listed = RequestRows(recommender, rows[0], per_candidate=False).request(rows)
+    assert [one["features"] for one in listed["candidates"]] == [{"attitude": "luxury lover"}] * 2
+    common = [{"item_id": "i1"}, {"item_id": "i2", "features": {"price": 3.0, "attitude": "bargain hunter"}}]
+    shared = RequestRows(recommender, rows[0], per_candidate=False, candidates=common).request(rows)
+    assert [one["features"] for one in shared["candidates"]] == [
+        {"attitude": "luxury lover"},
+        {"price": 3.0, "attitude": "bargain hunter"},
+    ]
+    none = RequestRows(recommender, ["request_id"], per_candidate=False, candidates=common)
+    assert none.request([{"request_id": "a"}])["candidates"] == common
 
 
 def test_one_row_per_request_with_lists(priced_run: Callable, tmp_path: Path) -> None:
