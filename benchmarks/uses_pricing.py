@@ -6,6 +6,7 @@ A shop is simulated, MiniLM trained on its impressions and exported; then prices
 days, among factors of the shop's own price. Regret: the share of the best possible profit on the same prices, which
 only the truth knows, shopper by shopper and item by item, that is lost. `best single price` is the regret of the best
 price per item for all shoppers alike, chosen with the truth: what no pricing without knowledge of shoppers could beat.
+`best per segment` is the same for all shoppers of one attitude and income, the two columns that tell elasticities.
 `logistic` prices by regressions on the shop's columns (benchmarks.uses_pricing_logistic).
 """
 
@@ -37,7 +38,9 @@ CONFIG = Path(__file__).parent.parent / "configs" / "simulator.yaml"
 FACTORS = [round(float(f), 3) for f in np.geomspace(1 / 1.8, 1.8, 13)]
 """Allowed prices as factors of the shop's own, within the range of its price tests."""
 
-WAYS = ("best", "ours", "current", "logistic", "best_single_price")
+WAYS = ("best", "ours", "current", "logistic", "best_single_price", "best_per_segment")
+
+TOLD = ["attitude", "income"]
 
 TABLES = ("impressions", "items", "users", "events")
 
@@ -82,10 +85,11 @@ def regret(config: RunConfig, folder: Path, truth: TrueDemand, peer: LogisticDem
     slates = SlateSet(config.data.folder, "test")
     ids = pq.read_table(slates.items.path, columns=["item_id"]).column(0).to_pylist()
     single, earned, changes = best_single_prices(truth), dict.fromkeys(WAYS, 0.0), [0.0]
+    segment = peer.users[TOLD].agg(" ".join, axis=1).loc[list(truth.shopper_ids)].to_numpy()
     for row in (slates.rows[row] for row in spread_rows(len(slates), requests)):
         shopper, names = truth.shopper(row["user_id"]), [ids[item] for item in row["item"]]
         items = [truth.item(name) for name in names]
-        kind = {name: row[f"feature_{name}"][0] for name in ("attitude", "income")}
+        kind = {name: row[f"feature_{name}"][0] for name in TOLD}
         candidates = [
             {
                 "item_id": name,
@@ -101,8 +105,10 @@ def regret(config: RunConfig, folder: Path, truth: TrueDemand, peer: LogisticDem
         asked = np.repeat(names, sizes).tolist()
         demand = peer.demand([row["user_id"]] * len(asked), asked, np.concatenate(grids))
         learnt = np.split(demand, np.cumsum(sizes)[:-1])
+        alike = np.flatnonzero(segment == segment[shopper])[:, None]
         for item, priced, grid, curve in zip(items, pricing.candidates, grids, learnt, strict=True):
             profits = true_profit(truth, shopper, item, grid)
+            earned["best_per_segment"] += profits[true_profit(truth, alike, item, grid).sum(0).argmax()]
             earned["best"] += profits.max()
             earned["logistic"] += profits[((grid - truth.cost[item]) * curve).argmax()]
             prices = {"ours": priced.price, "current": truth.list_price[item], "best_single_price": single[item]}

@@ -93,10 +93,10 @@ class PromptConfig(Section):
 class DataConfig(Section):
     """Where the tables come from, how they are cut into slates, and where the prepared slates lie.
 
-    `features`: columns of numbers (of impressions, and where one has none there, of items) that the heads read beside
-    the texts, such as a price, or a count with `scale: log1p`. `behaviour` names the fields of the prompt, and the
-    features, that only a shopper with a past has, `profile` those that a new one may have told: what `equipoise
-    newcomers` and `train.forget` leave out, with the history.
+    `features`: columns (of impressions, and where one has none there, of items, then of users) that the heads read
+    beside the texts: numbers such as a price, a count with `scale: log1p`, a segment with `scale: category`.
+    `behaviour` names the fields of the prompt, and the features, that only a shopper with a past has, `profile` those
+    that a new one may have told: what `equipoise newcomers` and `train.forget` leave out, with the history.
     """
 
     folder: Path
@@ -128,7 +128,7 @@ class DataConfig(Section):
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the numeric features, in the order of the heads."""
+        """Names of the features, in their order."""
         return [feature.name for feature in self.features]
 
 

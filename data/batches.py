@@ -28,7 +28,7 @@ class Slate:
         candidates: token ids of each candidate, int arrays or lists.
         item, click, conversion: int arrays, one entry per candidate.
         log_keep: log of the share of its unclicked candidates that were kept (0 where none was left out).
-        features: standardised numeric features, float32 (C, F); None where the heads read none.
+        features: standardised features, float32 (C, F); None where the heads read none.
     """
 
     row: int
@@ -55,7 +55,7 @@ class SlateBatch:
         slate: int64 (N,), which slate of the batch.
         row: int64 (S,), the slate's number in its split.
         attributes: per item attribute its code, int64 (N,).
-        features: standardised numeric features, float32 (N, F), or None.
+        features: standardised features, float32 (N, F), or None.
         recall: shoppers and items of the recall objective, where the run has it.
     """
 

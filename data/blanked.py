@@ -22,7 +22,7 @@ def blanked(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
     """The same data with an empty history and without the pieces that read one of `fields`, in `FOLDER.NAME`.
 
     A piece that reads several fields goes with the first of them that is blanked, as it vanishes where one is missing;
-    a numeric feature of that name is unknown.
+    a feature of that name is unknown.
 
     Raises:
         UserError: no piece and no feature reads such a field.

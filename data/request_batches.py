@@ -36,7 +36,7 @@ class RequestBatches:
         tokenizer: whose items are the catalogue's.
         max_tokens: padded tokens of a batch; a longer slate is a batch of its own.
         max_row: most tokens of a row; a longer slate goes on in further rows that repeat its prefix.
-        scales: how the numeric features of the forms are standardised.
+        scales: how the features of the forms are standardised.
     """
 
     def __init__(

@@ -286,7 +286,7 @@ def with_features(requests: list[Request], features: np.ndarray | None) -> list[
 
 
 def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales | None = None) -> RequestForm:
-    """The form of a file, told by its columns; `features`: scales of the numeric features that the heads read.
+    """The form of a file, told by its columns; `features`: scales of the features that the heads read.
 
     Raises:
         UserError: it has the columns of neither form, or columns of types that cannot be read.

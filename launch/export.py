@@ -188,7 +188,7 @@ def _write_adapters(
     base_config, targets = model.backbone.config, config.lora.targets
     features = serve_as(base_config, "features", targets)
     assert features is not None, "every backbone has a class without head"
-    stock = not model.backbone.encoder and not model.features  # a stock classifier reads no numeric features
+    stock = not model.backbone.encoder and not model.features  # a stock classifier reads no features
     classifier = serve_as(base_config, "sequence_classification", targets) if stock else None
     served = {name: (name in model.pointwise and classifier) or features for name in model.objectives}
     base, revision = _base_of(config, out)

@@ -2,7 +2,7 @@
 
 Columns of requests: `request_id` or `user_id` names the request; `user_id` is handed through. The shopper: `history`
 (list of titles) and the fields of the export's prefix templates, or `prefix`, its text. The candidates: `item_id`, and
-optionally `text` of the item, fields of the context templates, or `context`, its text, numeric features, `value` (or
+optionally `text` of the item, fields of the context templates, or `context`, its text, features, `value` (or
 the field that the export's operating point names as value) and `boost`. One row is one request, and then the
 candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's columns
 are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
@@ -182,7 +182,7 @@ def candidate_of(
         values: of the columns.
         texts, context: columns of ready texts and of fields.
         worth: from `worth_columns`.
-        features: columns of numeric features.
+        features: columns of features.
     """
     candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
     candidate |= {name: values[name] for name in texts if not is_missing(values[name])}

@@ -10,7 +10,7 @@ value, that field of `context` stands for it. With a `value_weight` every candid
 utility as it is.
 
 Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
-refused. The same item may stand among the candidates twice, for it can be offered in two ways. A numeric feature of
+refused. The same item may stand among the candidates twice, for it can be offered in two ways. A feature of
 the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
 item's own; where none of them gives it, it is unknown and adds nothing to a logit.
 """

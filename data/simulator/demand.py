@@ -70,6 +70,11 @@ class TrueDemand:
         self.category, self.cost = items.column("category").to_numpy(), items.column("cost").to_numpy()
         self.list_price = items.column("price").to_numpy()
 
+    @property
+    def shopper_ids(self) -> tuple[str, ...]:
+        """The user_id of every row of shoppers."""
+        return tuple(self._shopper)
+
     def shopper(self, user_id: str) -> int:
         """The row of a shopper.
 

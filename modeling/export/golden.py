@@ -42,7 +42,7 @@ def write_golden(
         model: the trained model in float32 and evaluation form.
         prompts: at least one.
         slate: candidates of one slate.
-        scales: how the model's numeric features are standardised.
+        scales: how the model's features are standardised.
 
     Raises:
         UserError: the packed slate and its single prompts disagree.

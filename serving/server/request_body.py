@@ -112,7 +112,8 @@ class Candidate(Strict):
     value: Positive | None = Field(None, description="What it is worth (margin, price …); value_weight asks for it.")
     boost: Boost | None = Field(None, description="Added to the utility as it is.")
     features: Fields | None = Field(
-        None, description="Numeric features that the export reads, such as price; by default those of context and item."
+        None,
+        description="Features that the export reads, such as a price or a segment; by default fields of context, item, user.",
     )
 
 
