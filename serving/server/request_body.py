@@ -113,7 +113,7 @@ class Candidate(Strict):
     boost: Boost | None = Field(None, description="Added to the utility as it is.")
     features: Fields | None = Field(
         None,
-        description="Features that the export reads, as a price or a segment; by default fields of context, item and user.",
+        description="Features that the export reads, such as a price; by default fields of context, item and user.",
     )
 
 
