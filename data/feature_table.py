@@ -70,8 +70,8 @@ def _scale(tables: Tables, feature: FeatureConfig) -> NumberScale:
 def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
     shown = _shown(tables, f"{feature_sql(tables, feature)} AS v")
     counts = tables.con.execute(
-        f"SELECT v, count(*) AS n FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v LIMIT "
-        f"{MOST_CATEGORIES + 1}"
+        f"SELECT v, count(*) AS n, sum(n) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v "
+        f"LIMIT {MOST_CATEGORIES + 1}"
     ).fetchall()
     if len(counts) < 2:
         _refuse_constant(tables, feature, f"'{counts[0][0]}'" if counts else None)
@@ -80,8 +80,7 @@ def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
             f"{feature.name} has more than {MOST_CATEGORIES} texts: its rarer ones count as unknown to the heads"
         )
     kept = counts[:MOST_CATEGORIES]
-    (known,) = one(tables.con, f"SELECT count(v) FROM ({shown})")
-    return CategoryScale(values=[text for text, _ in kept], shares=[count / known for _, count in kept])
+    return CategoryScale(values=[text for text, *_ in kept], shares=[n / known for _, n, known in kept])
 
 
 def _correlations(tables: Tables, numbers: Sequence[FeatureConfig]) -> np.ndarray:

@@ -117,11 +117,6 @@ class CategoryScale(BaseModel):
         return None if math.isnan(value) else self.values[int(value)]
 
 
-def is_told(value: Any) -> bool:
-    """Whether a cell of `feature_NAME` in a prepared slate tells a value: a text, or a number other than NaN."""
-    return isinstance(value, str) or (value is not None and math.isfinite(value))
-
-
 FeatureScale = NumberScale | CategoryScale
 Scales = Mapping[str, FeatureScale]
 

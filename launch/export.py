@@ -17,8 +17,8 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.load import read_run_config
 from configs.schema import RunConfig
-from data.features import is_told
 from data.manifest import Manifest
+from data.prompts import is_missing
 from data.slate_set import SlateSet
 from data.tokens import SlateTokenizer
 from launch.export_catalogue import write_catalogue
@@ -235,7 +235,7 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
         item, context = place[record["item"][candidate]], record["context"][candidate]
         prefix = record["prefix"]
         values = {name: record[f"feature_{name}"][candidate] for name in slates.manifest.features}
-        told = {name: value if is_told(value) else None for name, value in values.items()}
+        told = {name: None if is_missing(value) else value for name, value in values.items()}
         own = ids.candidates([item], [context])[0]
         return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), own, told)
 

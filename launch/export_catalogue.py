@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.schema import RunConfig
-from data.features import CategoryScale, is_told
+from data.features import CategoryScale
+from data.prompts import is_missing
 from data.slate_set import SlateSet
 from train.validation import spread_rows
 
@@ -59,7 +60,7 @@ def _example(record: dict[str, Any], ids: list[str], features: list[str]) -> dic
     ]
     for place, candidate in zip(places, candidates, strict=True):
         values = {name: record[f"feature_{name}"][place] for name in features}
-        told = {name: value for name, value in values.items() if is_told(value)}
+        told = {name: value for name, value in values.items() if not is_missing(value)}
         candidate |= {"features": told} if told else {}
     clicked, converted = ([n for n, p in enumerate(places) if record[label][p]] for label in ("click", "conversion"))
     count = f"{len(places)} candidates" if len(places) == len(record["item"]) else f"{len(places)} of its candidates"
