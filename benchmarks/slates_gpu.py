@@ -1,5 +1,6 @@
 """Large backbones on a GPU, bf16: our step, the usual recipe's, and the share of the peak FLOP/s that ours reaches."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,27 @@ def peak_flops(card: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in words), None)
 
 
+def attention_flops(products: int) -> Callable[..., int]:
+    """FLOPs of so many matrix products of queries (B, Q, h, D) and keys (B, K, h, D), from their shapes: torch's own
+    count of this kernel takes h for the length."""
+
+    def count(query: Sequence[int], key: Sequence[int], *rest: Any, **more: Any) -> int:
+        batch, queries, heads, size = query
+        return products * 2 * batch * heads * queries * key[1] * size
+
+    return count
+
+
+EFFICIENT = {
+    torch.ops.aten._efficient_attention_forward: attention_flops(2),
+    torch.ops.aten._efficient_attention_backward: lambda grad, *rest, **more: attention_flops(5)(*rest, **more),
+}
+"""How the kernels of modeling.attention.memory_efficient are counted."""
+
+
 def counted_flops(step: Any) -> int:
     """FLOPs that one step really computes: matrix products and attention, forward and backward, recomputation too."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=EFFICIENT) as counter:
         step()
     return counter.get_total_flops()
 

@@ -9,6 +9,8 @@ Shape suffixes: B batch, h heads, Q queries, K keys, D head size.
 
 import torch
 
+from modeling.attention import memory_efficient
+
 Mask = torch.Tensor | None
 """Additive, 0 or −inf, of the queries' dtype, broadcastable to (B, h, Q, K); None: every key is seen."""
 
@@ -38,6 +40,8 @@ def attend(
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=_wide(mask, q, k), scale=scale
         )
+    if memory_efficient.takes(q, v):
+        return memory_efficient.attend(q, k, v, scale, causal, mask)
     outputs, sums = [], []
     for part in _pieces(q, k):
         scores = _scores(q[part], k[part], scale, causal, mask, part)
@@ -67,6 +71,8 @@ def attend_backward(
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, causal, attn_mask=_wide(mask, q, k), scale=scale
         )
+    if memory_efficient.takes(q, v):
+        return memory_efficient.attend_backward(grad, q, k, v, out, lse, scale, causal, mask)
     found: list[tuple[torch.Tensor, ...]] = []
     delta = (grad.float() * out.float()).sum(-1, keepdim=True)
     for part in _pieces(q, k):
