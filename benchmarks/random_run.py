@@ -29,7 +29,9 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
     listwise = [name for name in names if name in LISTWISE_KINDS]
     offsets = {name: OFFSETS[name] for name in pointwise}
     scales: dict = features or {
-        feature.name: CATEGORY if feature.scale == "category" else {**SCALE, "scale": feature.scale}
+        feature.name: {**CATEGORY, "slopes": feature.slopes}
+        if feature.scale == "category"
+        else {**SCALE, "scale": feature.scale}
         for feature in config.data.features
     }
     columns = columns_of(read_scales(scales))

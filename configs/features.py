@@ -1,8 +1,8 @@
 """Features in a run configuration: columns of numbers or of categories that the heads read beside the texts."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from configs.section import Section
 
@@ -11,21 +11,44 @@ ScaleName = Literal["log", "log1p", "category"]
 segments of shoppers or kinds of items."""
 
 
+MOST_CATEGORIES = 4096
+"""Every text is a column of each candidate: more would crowd out the tokens."""
+
+
 class FeatureConfig(Section):
     """One feature; a plain name stands for `{name: NAME}`.
 
     `scale`: log (value above 0), log1p (log(1 + value), value 0 or more) or category (a text, a whole number, true or
-    false). `told: false` keeps its values from the heads, as where they are unknown.
+    false). `told: false` keeps its values from the heads, as where they are unknown. Of a category, `slopes: false`
+    lets each text have its own level but no slopes for the numbers, as suits an item's own id, and `max_categories` is
+    how many texts have a column; rarer ones count as unknown.
     """
 
     name: str
     scale: ScaleName = "log"
     told: bool = True
+    slopes: bool = True
+    max_categories: Annotated[int, Field(ge=2, le=MOST_CATEGORIES)] = 64
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _of_categories(self) -> "FeatureConfig":
+        plain = FeatureConfig.model_construct(name=self.name)  # a saved config spells every default
+        for name in ("slopes", "max_categories"):
+            if self.scale != "category" and getattr(self, name) != getattr(plain, name):
+                raise ValueError(
+                    f"{name} is of categories, not of numbers like {self.name}: add `scale: category` or drop it"
+                )
+        return self
+
     def __str__(self) -> str:
-        return self.name if self.scale == "log" else f"{self.name} ({self.scale})"
+        plain = FeatureConfig.model_construct(name=self.name)
+        about: list[str] = [] if self.scale == "log" else [self.scale]
+        for name in ("slopes", "max_categories"):
+            if (value := getattr(self, name)) != getattr(plain, name):
+                about.append(f"{name}: {str(value).lower()}")
+        return f"{self.name} ({', '.join(about)})" if about else self.name

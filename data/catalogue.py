@@ -93,7 +93,7 @@ def prepared_catalogue(folder: Path, features: Sequence[str] = ()) -> Catalogue:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `equipoise prepare` again or name a table of items with --items")
     known = pq.read_schema(path).names
-    rows = pq.read_table(path, columns=["item_id", "text", *(name for name in features if name in known)])
+    rows = pq.read_table(path, columns=list(dict.fromkeys(["item_id", "text", *(n for n in features if n in known)])))
     return Catalogue(path, rows, lambda row: row["text"], numbered=True)
 
 

@@ -9,9 +9,6 @@ from configs.features import FeatureConfig
 from data.features import KINDS, CategoryScale, FeatureScale, NumberScale, decorrelating
 from data.tables import Tables, columns_of, one, quote
 
-MOST_CATEGORIES = 64
-"""Texts of one category that become columns; rarer ones count as unknown."""
-
 SIDES = {"i": "impressions", "t": "items", "u": "users"}
 """Where a value may stand, the first that tells it."""
 
@@ -71,16 +68,22 @@ def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
     shown = _shown(tables, f"{feature_sql(tables, feature)} AS v")
     counts = tables.con.execute(
         f"SELECT v, count(*) AS n, sum(n) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v "
-        f"LIMIT {MOST_CATEGORIES + 1}"
+        f"LIMIT {feature.max_categories + 1}"
     ).fetchall()
     if len(counts) < 2:
         _refuse_constant(tables, feature, f"'{counts[0][0]}'" if counts else None)
-    if len(counts) > MOST_CATEGORIES:
+    if len(counts) > feature.max_categories:
         tables.notes.append(
-            f"{feature.name} has more than {MOST_CATEGORIES} texts: its rarer ones count as unknown to the heads"
+            f"{feature.name} has more than {feature.max_categories} texts (max_categories): its rarer ones count as "
+            "unknown to the heads"
         )
-    kept = counts[:MOST_CATEGORIES]
-    return CategoryScale(values=[text for text, *_ in kept], shares=[n / known for _, n, known in kept])
+    kept = counts[: feature.max_categories]
+    return CategoryScale(
+        values=[text for text, *_ in kept],
+        shares=[n / known for _, n, known in kept],
+        slopes=feature.slopes,
+        max_categories=feature.max_categories,
+    )
 
 
 def _correlations(tables: Tables, numbers: Sequence[FeatureConfig]) -> np.ndarray:

@@ -8,7 +8,8 @@ the price and the cost alone would hardly tell apart what either does.
 
 A category is one of the texts that the train split shows most often, and becomes a column for each: 1 − share where it
 is that text and −share elsewhere, share being how often it is. Where a value is unknown all its columns are 0, so that
-they add nothing to a logit.
+they add nothing to a logit. A category without slopes (an item's id, say) has a level for each text and nothing else;
+its columns stand last.
 """
 
 import math
@@ -19,6 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+
+from configs.features import FeatureConfig
 
 RULES = {
     "log": "z = (log(value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
@@ -90,6 +93,8 @@ class CategoryScale(BaseModel):
     Attributes:
         values: distinct, the most frequent first. A raw value is the place of its text among them.
         shares: of the train split's impressions whose value is known.
+        slopes: whether each text has its own slopes for the numbers, beside its own level.
+        max_categories: how many texts there may be.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -97,6 +102,8 @@ class CategoryScale(BaseModel):
     scale: Literal["category"] = "category"
     values: list[str]
     shares: list[float]
+    slopes: bool = True
+    max_categories: int = 64
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -132,25 +139,36 @@ def category_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class FeatureColumns:
-    """Names of the columns that `standardised` gives, numbers first; a category has one for each of its texts."""
+    """Names of the columns that `standardised` gives: numbers, then of each category one per text, those with slopes
+    first, then those with a level alone."""
 
     numbers: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.numbers) + len(self.categories)
+        return len(self.numbers) + len(self.categories) + len(self.levels)
 
     @property
     def features(self) -> list[str]:
         """Names of the features that the columns are made of."""
-        return [*self.numbers, *dict.fromkeys(column.partition("=")[0] for column in self.categories)]
+        named = (column.partition("=")[0] for column in (*self.categories, *self.levels))
+        return [*self.numbers, *dict.fromkeys(named)]
 
 
 def columns_of(scales: Scales) -> FeatureColumns:
     """The columns of these features."""
     numbers = tuple(name for name, scale in scales.items() if isinstance(scale, NumberScale))
-    texts = [(name, scale.values) for name, scale in scales.items() if isinstance(scale, CategoryScale)]
-    return FeatureColumns(numbers, tuple(f"{name}={text}" for name, values in texts for text in values))
+    texts = {
+        slopes: tuple(
+            f"{name}={text}"
+            for name, scale in scales.items()
+            if isinstance(scale, CategoryScale) and scale.slopes == slopes
+            for text in scale.values
+        )
+        for slopes in (True, False)
+    }
+    return FeatureColumns(numbers, texts[True], texts[False])
 
 
 def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
@@ -160,6 +178,20 @@ def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
         kind = CategoryScale if about.get("scale") == "category" else NumberScale
         found[name] = kind(**{key: about[key] for key in kind.model_fields if key in about})
     return found
+
+
+def features_of(scales: Scales) -> list[FeatureConfig]:
+    """The features as the config named them when their scales were made; whether they are told is not among it."""
+    kept = ("scale", "slopes", "max_categories")
+    return [
+        FeatureConfig(name=name, **{key: getattr(scale, key) for key in kept if hasattr(scale, key)})
+        for name, scale in scales.items()
+    ]
+
+
+def same_features(scales: Scales, features: Sequence[FeatureConfig]) -> bool:
+    """Whether the scales are those of these features."""
+    return features_of(scales) == [feature.model_copy(update={"told": True}) for feature in features]
 
 
 def decorrelating(correlations: np.ndarray) -> np.ndarray:
@@ -172,12 +204,12 @@ def standardised(scales: Scales, values: Sequence[Sequence[float]] | np.ndarray)
     """Raw values of candidates, (C, features) in the order of `scales`, as float32 (C, F), columns as `columns_of`."""
     raw = np.asarray(values, dtype=np.float64).reshape(len(values), len(scales))
     columns = {name: scale.standardise(raw[:, place]) for place, (name, scale) in enumerate(scales.items())}
-    numbers, categories = [np.zeros((len(raw), 0))], []
+    numbers, categories, levels = ([np.zeros((len(raw), 0))] for _ in range(3))
     for place, (name, scale) in enumerate(scales.items()):
         if isinstance(scale, CategoryScale):
-            categories.append(columns[name])
+            (categories if scale.slopes else levels).append(columns[name])
             continue
         mixed = sum((part * columns[other] for other, part in scale.mix.items()), np.zeros(len(raw)))
         number = np.where(np.isfinite(raw[:, place]), mixed, 0.0) if scale.mix else columns[name]
         numbers.append(number[:, None])
-    return np.concatenate([*numbers, *categories], axis=1).astype(np.float32)
+    return np.concatenate([*numbers, *categories, *levels], axis=1).astype(np.float32)

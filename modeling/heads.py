@@ -1,8 +1,8 @@
 """Heads: a logit per candidate for pointwise objectives, an adjustment δ within the slate for list-wise ones, a vector
 per text for recall.
 
-Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size, F features (numbers
-first), C categories among them, D dimension.
+Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size, F columns of features
+(numbers, then C of categories with slopes, then L of those without), D dimension.
 """
 
 import math
@@ -14,19 +14,19 @@ RESPONSE_WIDTH = 32
 
 
 class FeatureResponse(nn.Module):
-    """What features add to a logit: Σ_f x_f · (s_f(v) + Σ_c B_fc y_c) + Σ_c a_c y_c; 0 at first.
+    """What features add to a logit: Σ_f x_f · (s_f(v) + Σ_c B_fc y_c) + Σ_c a_c y_c + Σ_l b_l w_l; 0 at first.
 
-    x are numeric features and y categories (data.features), v is the candidate's vector, s = out(GELU(enter(v))). So
-    every category has its own level a and its own slopes B: the elasticity of a segment of shoppers, say. The response
-    to a number goes on beyond those of the training data as a logit in log price does.
+    x are numeric features, y categories and w those without slopes (data.features), v is the candidate's vector,
+    s = out(GELU(enter(v))). So every category has its own level a and its own slopes B: the elasticity of a segment of
+    shoppers, say. The response to a number goes on beyond those of the training data as a logit in log price does.
     """
 
     SPEED = 2.0
     """Few numbers say what a category does; at a weight's pace among thousands they would come late."""
 
-    def __init__(self, hidden: int, numbers: int, categories: int = 0) -> None:
+    def __init__(self, hidden: int, numbers: int, categories: int = 0, levels: int = 0) -> None:
         super().__init__()
-        self.numbers = numbers
+        self.numbers, self.categories = numbers, categories
         if numbers:
             self.enter = nn.Linear(hidden, RESPONSE_WIDTH)
             self.out = nn.Linear(RESPONSE_WIDTH, numbers)
@@ -35,10 +35,14 @@ class FeatureResponse(nn.Module):
         self.cross = nn.Linear(categories, numbers + 1, bias=False) if categories else None
         if self.cross is not None:
             nn.init.zeros_(self.cross.weight)
+        self.level = nn.Linear(levels, 1, bias=False) if levels else None
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)
 
     def forward(self, pooled_NH: torch.Tensor, features_NF: torch.Tensor) -> torch.Tensor:
-        """What is added to the logit, float32 (N,); numbers come first among the features."""
-        x_NF, y_NC = features_NF[:, : self.numbers].float(), features_NF[:, self.numbers :]
+        """What is added to the logit, float32 (N,)."""
+        x_NF, rest = features_NF[:, : self.numbers].float(), features_NF[:, self.numbers :]
+        y_NC, w_NL = rest[:, : self.categories], rest[:, self.categories :]
         added_N = torch.zeros(pooled_NH.shape[0], device=pooled_NH.device)
         if self.numbers:
             slopes_NF = self.out(nn.functional.gelu(self.enter(pooled_NH.to(self.enter.weight.dtype))))
@@ -46,6 +50,8 @@ class FeatureResponse(nn.Module):
         if self.cross is not None:
             own = self.SPEED * self.cross(y_NC.to(self.cross.weight.dtype)).float()
             added_N = added_N + (own[:, : self.numbers] * x_NF).sum(-1) + own[:, self.numbers]
+        if self.level is not None:
+            added_N = added_N + self.SPEED * self.level(w_NL.to(self.level.weight.dtype)).float()[:, 0]
         return added_N
 
 
@@ -56,11 +62,12 @@ class PointHead(nn.Module):
     With features, a `FeatureResponse` is added to output 0, the logit.
     """
 
-    def __init__(self, hidden: int, outputs: int = 1, numbers: int = 0, categories: int = 0) -> None:
+    def __init__(self, hidden: int, outputs: int = 1, numbers: int = 0, categories: int = 0, levels: int = 0) -> None:
         super().__init__()
         self.score = nn.Linear(hidden, outputs, bias=False)
         nn.init.normal_(self.score.weight, std=1.0 / hidden)  # the first logit is the base rate's, give or take 0.05
-        self.response = FeatureResponse(hidden, numbers, categories) if numbers + categories else None
+        found = numbers + categories + levels
+        self.response = FeatureResponse(hidden, numbers, categories, levels) if found else None
 
     def forward(self, pooled_NH: torch.Tensor, features_NF: torch.Tensor | None = None) -> torch.Tensor:
         """Raw scores, float32, (N, outputs); `features_NF` where the head has features."""

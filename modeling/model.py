@@ -81,7 +81,7 @@ class SlateModel(nn.Module):
         self.projections: CommonProjections | None = None
         self.heads = nn.ModuleDict(
             {
-                name: PointHead(hidden, outputs, len(features.numbers), len(features.categories))
+                name: PointHead(hidden, outputs, len(features.numbers), len(features.categories), len(features.levels))
                 for name, outputs in pointwise.items()
             }
         )

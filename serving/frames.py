@@ -60,8 +60,9 @@ class RequestRows:
         fields = recommender.fields
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
-        self.categories = [n for n, scale in recommender.scales.items() if scale.scale == "category" and n in columns]
-        self.features = [name for name in fields["features"] if name in columns and candidates is None]
+        told = [name for name in fields["features"] if name in columns and name != "item_id"]  # an id is there anyway
+        self.categories = [name for name in told if recommender.scales[name].scale == "category"]
+        self.features = told if candidates is None else []
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         self.worth = worth_columns(recommender, columns) if candidates is None else {}

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from configs.features import FeatureConfig
 from configs.schema import DataConfig, RunConfig
 from data.blanked import is_prepared, nothing_told
-from data.features import columns_of
+from data.features import columns_of, features_of, same_features
 from data.manifest import Manifest
 from data.recall_texts import RecallDraws
 from data.sampling import BatchOrder
@@ -95,9 +94,10 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
 
 
 def _check_features(manifest: Manifest, data: DataConfig) -> None:
-    found = [str(FeatureConfig(name=name, scale=scale.scale)) for name, scale in manifest.features.items()]
-    wanted = [str(feature) for feature in data.features]
-    if found != wanted:
+    if not same_features(manifest.features, data.features):
+        found, wanted = (
+            [str(feature) for feature in named] for named in (features_of(manifest.features), data.features)
+        )
         raise UserError(
             f"{data.folder} was prepared with data.features {found}, the config has {wanted}: run `equipoise prepare` "
             "again"

@@ -13,6 +13,7 @@ import typer
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import DataConfig, RunConfig
+from data.features import read_scales, same_features
 from launch.sweep.names import digest
 from launch.sweep.plan import PlannedRun
 from launch.sweep.record import CONFIG
@@ -58,8 +59,7 @@ def prepared_otherwise(data: DataConfig) -> str | None:
                 return f"{section}.{changed}"
         elif before != now[section]:
             return section
-    scales = [(name, scale.get("scale", "log")) for name, scale in manifest.get("features", {}).items()]
-    return None if scales == [(feature.name, feature.scale) for feature in data.features] else "features"
+    return None if same_features(read_scales(manifest.get("features", {})), data.features) else "features"
 
 
 def make_data(runs: list[PlannedRun]) -> None:

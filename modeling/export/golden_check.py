@@ -132,29 +132,33 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
 
 
 def standardised(serving: Json, values: Json) -> torch.Tensor:
-    """The columns (F,) of the features that the heads read, numbers first; 0 where a value is unknown."""
+    """The columns (F,) of the features that the heads read: numbers, categories, those without slopes; 0: unknown."""
     scales = serving.get("features", {})
     logs = {"log": math.log, "log1p": math.log1p}
     z: dict[str, float] = {}
-    numbers, columns = [], []
+    numbers: list[float] = []
+    columns: list[float] = []
+    levels: list[float] = []
     for name, scale in scales.items():
         value = values[name]
         if scale["scale"] == "category":
             known = value in scale["values"]
             shares = zip(scale["values"], scale["shares"], strict=True)
-            columns += [(text == value) - share if known else 0.0 for text, share in shares]
+            found = [(text == value) - share if known else 0.0 for text, share in shares]
+            (columns if scale["slopes"] else levels).extend(found)
             continue
         z[name] = 0.0 if value is None else (logs[scale["scale"]](value) - scale["mean"]) / scale["std"]
         mix = scale.get("mix") or {name: 1.0}
         numbers.append(0.0 if value is None else sum(part * z[other] for other, part in mix.items()))
-    return torch.tensor([*numbers, *columns])
+    return torch.tensor([*numbers, *columns, *levels])
 
 
 def head_logit(head: Json, vector_H: torch.Tensor, features_F: torch.Tensor) -> float:
     """Raw output of a pointwise head that lies beside an adapter: its linear map, and what features add."""
     total = head["score.weight"][0] @ vector_H
     numbers = len(head.get("response.out.bias", ()))
-    x_F, y_C = features_F[:numbers], features_F[numbers:]
+    sloping = head["response.cross.weight"].shape[1] if "response.cross.weight" in head else 0
+    x_F, y_C, w_L = features_F.split([numbers, sloping, len(features_F) - numbers - sloping])
     if numbers:
         entered = nn.functional.linear(vector_H, head["response.enter.weight"], head["response.enter.bias"])
         slopes_F = nn.functional.linear(
@@ -164,6 +168,8 @@ def head_logit(head: Json, vector_H: torch.Tensor, features_F: torch.Tensor) -> 
     if len(y_C):  # of every category its own slopes, then its own level
         own = CATEGORY_SPEED * head["response.cross.weight"] @ y_C
         total = total + own[:numbers] @ x_F + own[numbers]
+    if len(w_L):
+        total = total + CATEGORY_SPEED * head["response.level.weight"][0] @ w_L
     return total.item()
 
 

@@ -6,9 +6,18 @@ import pandas as pd
 import pytest
 
 from configs.errors import UserError
+from configs.features import FeatureConfig
 from configs.load import build_config
 from configs.schema import DataConfig
-from data.features import CategoryScale, NumberScale, columns_of, decorrelating, read_scales, standardised
+from data.features import (
+    CategoryScale,
+    NumberScale,
+    columns_of,
+    decorrelating,
+    read_scales,
+    same_features,
+    standardised,
+)
 from data.manifest import Manifest
 from data.slates import prepare
 
@@ -64,6 +73,27 @@ def test_a_category_has_a_centred_column_per_text_and_stands_after_the_numbers()
     assert read_scales({"kind": {**kind.model_dump(), "rule": "…"}}) == {"kind": kind}
 
 
+def test_a_category_without_slopes_stands_last_and_a_manifest_tells_its_features() -> None:
+    kind = CategoryScale(values=["few", "many"], shares=[0.7, 0.3])
+    own = CategoryScale(values=["i1", "i2", "i3"], shares=[0.5, 0.3, 0.2], slopes=False, max_categories=3)
+    scales = {"item_id": own, "kind": kind, "a": WEIGHT}
+    columns = columns_of(scales)
+    assert columns.categories == ("kind=few", "kind=many")
+    assert columns.levels == ("item_id=i1", "item_id=i2", "item_id=i3") and len(columns) == 6
+    assert columns.features == ["a", "kind", "item_id"]
+    found = standardised(scales, [[1.0, 0.0, np.e**3], [np.nan, 1.0, np.e]])
+    np.testing.assert_allclose(found, [[1, 0.3, -0.3, -0.5, 0.7, -0.2], [0, -0.7, 0.7, 0, 0, 0]], atol=1e-6)
+    category = {"scale": "category"}
+    features = [
+        FeatureConfig(name="item_id", slopes=False, max_categories=3, **category),
+        FeatureConfig(name="kind", told=False, **category),
+        FeatureConfig(name="a"),
+    ]
+    assert same_features(scales, features)
+    for change in ({"slopes": True}, {"max_categories": 4}, {"name": "id"}):
+        assert not same_features(scales, [features[0].model_copy(update=change), *features[1:]])
+
+
 def test_a_cell_is_a_number_that_its_scale_takes_or_unknown() -> None:
     for scale in (WEIGHT, COUNT):
         assert [scale.read(value) for value in (3, "2.5", None, float("nan"), "cheap")] == [3.0, 2.5, None, None, None]
@@ -105,6 +135,14 @@ def test_a_config_names_features_with_or_without_a_scale(tmp_path: Path) -> None
         features("[price, {name: price, scale: log1p}]")
     with pytest.raises(UserError, match=r"data\.features.*scale"):
         features("[{name: price, scale: square}]")
+    kind = features("[{name: kind, scale: category, slopes: false, max_categories: 300}]")[0]
+    assert str(kind) == "kind (category, slopes: false, max_categories: 300)"
+    assert features("[{name: price, slopes: true, max_categories: 64, told: true}]")[0] == features("[price]")[0]
+    for wrong in ("slopes: false", "max_categories: 3"):
+        with pytest.raises(UserError, match=rf"{wrong[:6]}\w* is of categories, not of numbers like price"):
+            features(f"[{{name: price, {wrong}}}]")
+    with pytest.raises(UserError, match="max_categories"):
+        features("[{name: kind, scale: category, max_categories: 5000}]")
 
 
 VISITS = {"name": "visits", "scale": "log1p"}
@@ -212,24 +250,23 @@ def test_a_category_is_that_of_the_impression_the_item_or_the_shopper(tmp_path: 
 
 
 def test_a_category_of_whole_numbers_is_read_as_such_and_only_frequent_texts_become_columns(tmp_path: Path) -> None:
-    from data.feature_table import MOST_CATEGORIES
-
     whole = [float(n % 3) for n in range(60)]
     scale = prepare(tables(tmp_path / "whole", [KIND], impressions__kind=whole)).features["kind"]
     assert sorted(scale.values) == ["0", "1", "2"] and scale.read(2) == scale.read(2.0) == scale.values.index("2")
     config = tables(tmp_path / "many", [KIND], impressions__kind=[f"k{n // 2}" for n in range(60)])
-    assert len(prepare(config).features["kind"].values) < 30 < MOST_CATEGORIES
+    assert len(prepare(config).features["kind"].values) < 30
     with pytest.raises(UserError, match="kind is 'same' in every known impression"):
         prepare(tables(tmp_path / "same", [KIND], impressions__kind=["same"] * 60))
     with pytest.raises(UserError, match="kind is unknown in every impression"):
         prepare(tables(tmp_path / "none", [KIND], impressions__kind=[None] * 59 + [""]))
 
 
-def test_rarer_texts_of_a_category_count_as_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.feature_table.MOST_CATEGORIES", 2)
+def test_rarer_texts_of_a_category_count_as_unknown(tmp_path: Path) -> None:
     kinds = [("often", "often", "less", "rare")[n % 4] for n in range(60)]
-    manifest = prepare(tables(tmp_path / "data", [KIND], impressions__kind=kinds))
+    few = {**KIND, "max_categories": 2, "slopes": False}
+    manifest = prepare(tables(tmp_path / "data", [few], impressions__kind=kinds))
     scale = manifest.features["kind"]
+    assert isinstance(scale, CategoryScale) and (scale.slopes, scale.max_categories) == (False, 2)
     assert scale.values[0] == "often" and len(scale.values) == 2 and sum(scale.shares) < 0.9
     assert any("kind has more than 2 texts" in note for note in manifest.notes)
 

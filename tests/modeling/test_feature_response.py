@@ -17,7 +17,7 @@ from modeling.prefix_cache import PrefixCache
 def model_of(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., SlateModel]:
     def build(arch: str, random: bool = True, scope: str = "candidates") -> SlateModel:
         lora = LoraConfig(rank=4, alpha=8, scope=scope)
-        names = FeatureColumns(("price", "weight"), ("kind=few", "kind=many"))
+        names = FeatureColumns(("price",), ("kind=few", "kind=many"), ("item_id=i1",))
         model = build_model(
             tiny_backbone(arch), lora, {"ctr": 1, "cvr": 2}, ("diversity",), {"ctr": -1.0}, 3, features=names
         )
@@ -59,6 +59,20 @@ def test_the_response_is_zero_at_first_and_the_formula_afterwards() -> None:
     assert set(plain.state_dict()) == {"score.weight"}
 
 
+def test_a_category_without_slopes_adds_its_level_and_no_slope() -> None:
+    torch.manual_seed(1)
+    head = PointHead(16, numbers=1, categories=1, levels=2)
+    assert head.get_parameter("response.level.weight").shape == (1, 2)
+    pooled, features = torch.randn(2, 16), torch.tensor([[0.5, 0.3, 0.7, -0.3], [-1.5, 0.3, -0.3, 0.7]])
+    before = head(pooled, features)
+    with torch.no_grad():
+        head.get_parameter("response.level.weight").copy_(torch.tensor([[1.0, -2.0]]))
+    torch.testing.assert_close(head(pooled, features) - before, 2.0 * torch.tensor([[1.3], [-1.7]]))
+    only = PointHead(16, levels=2)
+    assert set(only.state_dict()) == {"score.weight", "response.level.weight"}
+    torch.testing.assert_close(only(pooled, features[:, 2:]), only.score(pooled))
+
+
 def test_categories_alone_add_a_level_and_need_no_hidden_layer() -> None:
     head = PointHead(16, categories=2)
     assert set(head.state_dict()) == {"score.weight", "response.cross.weight"}
@@ -74,7 +88,7 @@ def test_the_first_scores_do_not_depend_on_features(model_of: Callable, make_sla
     model = model_of(arch, random=False)
     one, other = (model(**build_batch(slates_with(make_slate, scale), 96, 0).model_inputs()) for scale in (1.0, 9.0))
     torch.testing.assert_close(one["ctr"], other["ctr"], rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"features price, weight, kind of 5 candidates, but was given None"):
+    with pytest.raises(ValueError, match=r"features price, kind, item_id of 5 candidates, but was given None"):
         model(**build_batch([make_slate(3, [3, 5]), make_slate(4, [2, 6, 3])], 96, 0).model_inputs())
 
 

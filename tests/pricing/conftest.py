@@ -1,5 +1,5 @@
 """Exports of tiny random runs on a simulated shop whose price, cost and a made-up count are numbers for the heads, and
-whose shoppers' attitudes and items' tiers are categories.
+whose shoppers' attitudes, items' tiers and, without slopes, items' ids are categories.
 """
 
 import json
@@ -72,6 +72,7 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
                         "cost",
                         {"name": "attitude", "scale": "category"},
                         {"name": "bought", "scale": "log1p"},
+                        {"name": "item_id", "scale": "category", "slopes": False},
                         {"name": "tier", "scale": "category"},
                     ],
                 },

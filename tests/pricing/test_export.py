@@ -27,7 +27,7 @@ def test_every_format_carries_the_features(priced_run: Callable, arch: str, scop
     folder = priced_run(arch, scope, formats).export  # the golden check without this project has passed
     record = json.loads((folder / "serving.json").read_text())
     assert (
-        list(record["features"]) == ["price", "cost", "attitude", "bought", "tier"]
+        list(record["features"]) == ["price", "cost", "attitude", "bought", "item_id", "tier"]
         and record["features"]["price"]["std"] > 0
     )
     scale = record["features"]["bought"]
@@ -42,7 +42,10 @@ def test_every_format_carries_the_features(priced_run: Callable, arch: str, scop
     assert all(values["price"] > 0 for values in golden) and {0.0} < {values["bought"] for values in golden}
     why = record["vllm"]["ctr"]["why_not"]
     if scope == "all":
-        assert why == "the heads read features (price, cost, bought, attitude, tier), which no stock classifier has"
+        assert (
+            why
+            == "the heads read features (price, cost, bought, attitude, tier, item_id), which no stock classifier has"
+        )
     if formats == "onnx":
         assert "features" in record["formats"]["onnx"]["inputs"]
 
@@ -128,7 +131,8 @@ def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, 
 
 def test_data_prepared_without_the_features_are_refused(priced_run: Callable, tmp_path: Path) -> None:
     config = priced_run("llama").config
-    features = r"\['price', 'cost', 'attitude \(category\)', 'bought \(log1p\)', 'tier \(category\)'\]"
+    names = r"'price', 'cost', 'attitude \(category\)', 'bought \(log1p\)', 'item_id \(category, slopes: false\)'"
+    features = rf"\[{names}, 'tier \(category\)'\]"
     told = rf"prepared with data.features {features}, the config has "
     unlike = ((["price"], r"\['price'\]"), (["price", "cost", "bought"], r"\['price', 'cost', 'bought'\]"))
     for features, found in unlike:

@@ -158,7 +158,9 @@ def test_runs_that_share_a_folder_must_share_its_settings(tmp_path: Path) -> Non
     (folder / "manifest.json").write_text(json.dumps({"history": {"max_events": 12, "order": "recent"}}))
     with pytest.raises(UserError, match=r"prepared with another data\.history\.max_events"):
         check_folders(plan)
-    (folder / "manifest.json").write_text(json.dumps({"features": {"price": {"scale": "log"}}}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"features": {"price": {"scale": "log", "mean": 0.0, "std": 1.0, "least": 1.0, "most": 2.0}}})
+    )
     with pytest.raises(UserError, match=r"prepared with another data\.features"):
         check_folders(plan)
 
