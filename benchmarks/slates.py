@@ -34,7 +34,7 @@ from benchmarks.figures import figure, report, show, write
 from benchmarks.peers import has_libmtl
 from benchmarks.slates_agreement import agreement_figures
 from benchmarks.slates_curves import AXES, Ranges, curve_figures
-from benchmarks.slates_gpu import gpu_figures
+from benchmarks.slates_gpu import gpu_figures, way_figures
 from benchmarks.slates_grid import grid_figures
 from benchmarks.slates_memory import memory_figures
 from benchmarks.slates_padding import padding_share
@@ -90,7 +90,9 @@ class Plan:
 
 HEADLINE = Sizes(2, 20, 256, 16)
 ONE_SLATE = Sizes(1, 20, 256, 16)
-LARGE = (Point("llama1b", Sizes(4, 20, 256, 16), 16), Point("llama8b", Sizes(2, 20, 256, 16), 8))
+LARGE = (Point("llama1b", Sizes(8, 20, 256, 16), 32), Point("llama8b", Sizes(4, 20, 256, 16), 16))
+FEW_AND_MANY = (Sizes(4, 20, 256, 16), Sizes(16, 20, 256, 16))
+"""What of a step is the host's, what the GPU's."""
 WHOLE = Plan(
     points=(Point("minilm", HEADLINE, 40), Point("llama100m", ONE_SLATE, 4)),
     scoring=Point("minilm", Sizes(8, 20, 256, 16), 40),
@@ -165,7 +167,10 @@ def has_estimate() -> bool:
 
 
 def _gpu(plan: Plan) -> list[dict[str, Any]]:
-    return [entry for at in plan.gpu for entry in gpu_figures(at, plan.rounds)] if torch.cuda.is_available() else []
+    if not torch.cuda.is_available():
+        return []
+    ways = way_figures(plan.gpu[0].backbone, FEW_AND_MANY, plan.rounds)
+    return ways + [entry for at in plan.gpu for entry in gpu_figures(at, plan.rounds)]
 
 
 PARTS: dict[str, Callable[[Plan], list[dict[str, Any]]]] = {

@@ -1,7 +1,10 @@
-"""Large backbones on a GPU, bf16: our step, the usual recipe's, and the share of the peak FLOP/s that ours reaches."""
+"""Large backbones on a GPU, bf16: our step, the usual recipe's, and the share of the peak FLOP/s that ours reaches; and
+what the kernels of the attention are worth there, at several numbers of slates in a step."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -12,7 +15,8 @@ from benchmarks.figures import figure, ratio
 from benchmarks.peer_prompts import SeparatePrompts
 from benchmarks.slates_ours import OBJECTIVES, training_step
 from benchmarks.slates_point import Point
-from benchmarks.workload import Way, build_workload
+from benchmarks.workload import Sizes, Way, build_workload, resized
+from modeling.attention import memory_efficient
 
 WAY = Way(attention="auto", scope="candidates", dtype="bfloat16")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -67,4 +71,32 @@ def gpu_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
     if peak:
         reached = counted_flops(step) / (float(np.median(seconds["ours"])) * impressions)
         found.append(figure(f"peak_share_ours{end}", reached / peak, "of the card's dense bf16 FLOP/s", **where))
+    return found
+
+
+def way_figures(backbone: str, sizes: Sequence[Sizes], rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of a step with four balanced objectives: as it is (`ours`), with plain matrix products in the place
+    of the attention's kernels (`products`), with a mask over whole rows (`masked`); and with one objective (`one`)."""
+    full = build_workload(backbone, OBJECTIVES, sizes[0], way=WAY)
+    masked = build_workload(backbone, OBJECTIVES, sizes[0], way=replace(WAY, attention="sdpa"))
+    single = build_workload(backbone, 1, sizes[0], way=WAY)
+    found = []
+    for size in sizes:
+        ours = training_step(resized(full, size))
+
+        def products(step: Callable[[], None] = ours) -> None:
+            with patch.object(memory_efficient, "takes", return_value=False):
+                step()
+
+        steps = {
+            "ours": ours,
+            "products": products,
+            "masked": training_step(resized(masked, size)),
+            "one": training_step(resized(single, size), balancing=False),
+        }
+        seconds = seconds_per_impression({name: Contender(step, 1) for name, step in steps.items()}, rounds)
+        where: dict[str, Any] = {"backbone": backbone, "slates": size.slates, "dtype": WAY.dtype}
+        for name, values in seconds.items():
+            end = f"{name}_{backbone}_S{size.slates}"
+            found.append(figure(f"gpu_step_ms_{end}", float(np.median(values)) * 1e3, "ms per step", **where))
     return found

@@ -19,13 +19,14 @@ from benchmarks.peers import has_libmtl
 from benchmarks.slates import PARTS, RATIOS, TINY, has_estimate, headline, measure, notes
 from benchmarks.slates_agreement import differences, one_by_one
 from benchmarks.slates_curves import Ranges
-from benchmarks.slates_gpu import counted_flops, gpu_figures, peak_flops
+from benchmarks.slates_gpu import EFFICIENT, counted_flops, gpu_figures, peak_flops, way_figures
 from benchmarks.slates_ours import WITHOUT, ours
 from benchmarks.slates_picture import draw
 from benchmarks.slates_point import point
 from benchmarks.slates_steps import step_figures
 from benchmarks.workload import Sizes, Way, build_workload, resized, separate_prompts
 from data.batches import Slate, build_batch
+from modeling.attention import memory_efficient
 
 SIZES = Sizes(2, 3, 9, 4)
 PROMPTS = separate_prompts(SIZES)
@@ -217,6 +218,19 @@ def test_flops_are_counted_and_cards_known():
     assert counted_flops(lambda: a @ b) == 2 * 3 * 5 * 7
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
     assert peak_flops("NVIDIA L4") == 121e12 and peak_flops("some card") is None
+
+
+def test_kernels_of_gpus_are_counted_by_the_products_that_they_compute():
+    q, k = (torch.empty(3, length, 4, 32, device="meta").transpose(1, 2) for length in (7, 11))
+    assert counted_flops(lambda: memory_efficient.attend(q, k, k, 0.3, False, None)) == 2 * 2 * 3 * 4 * 7 * 11 * 32
+    backward = EFFICIENT[torch.ops.aten._efficient_attention_backward]
+    assert backward((3, 7, 4, 32), (3, 7, 4, 32), (3, 11, 4, 32), (3, 11, 4, 32)) == 5 * 2 * 3 * 4 * 7 * 11 * 32
+
+
+def test_ways_of_a_step_are_timed_at_every_size():
+    found = {entry["name"]: entry["value"] for entry in way_figures("tiny", [Sizes(1, 2, 8, 4), Sizes(2, 2, 8, 4)], 1)}
+    assert set(found) == {f"gpu_step_ms_{w}_tiny_S{n}" for w in ("ours", "products", "masked", "one") for n in (1, 2)}
+    assert min(found.values()) > 0
 
 
 def test_large_backbones_are_measured_in_half_precision():
