@@ -14,6 +14,7 @@ import torch
 from modeling.attention.prefix_split import (
     ARGUMENT,
     CandidatePass,
+    JointPass,
     Kept,
     LastTokenPass,
     OwnKeysPass,
@@ -60,7 +61,7 @@ class SharedPrefix:
         """Token places that the linear layers compute: there is no padding."""
         return self.layout.prefix_tokens.numel() + self.layout.candidate_tokens.numel()
 
-    def _trunk(self, tokens_F: torch.Tensor, slate_pass: PrefixPass | CandidatePass) -> torch.Tensor:
+    def _trunk(self, tokens_F: torch.Tensor, slate_pass: PrefixPass | CandidatePass | JointPass) -> torch.Tensor:
         ids, positions = self._ids[tokens_F][None], self._positions[tokens_F][None]
         return self.backbone.encode(ids, positions, **{ARGUMENT: slate_pass})
 
@@ -69,14 +70,24 @@ class SharedPrefix:
 
         The order is that of `tower`'s argument.
         """
-        prefix_parts = self.encode_prefixes()
-        return [self.encode_candidates(self.layout), *prefix_parts]
+        first, then = self.layout.prefix_tokens, self.layout.candidate_tokens
+        z_1FH = self._trunk(torch.cat([first, then]), JointPass(self.layout))
+        calls, tokens, count = self.backbone.calls(), z_1FH.shape[1], first.shape[0]
+        places = torch.arange(tokens, device=z_1FH.device)
+        self._prefix_calls, self._calls = (
+            [call.at(part, tokens) for call in calls] for part in (places[:count], places[count:])
+        )
+        return [z_1FH[:, count:], *self._prefix_parts(z_1FH[:, :count])]
 
     def encode_prefixes(self) -> list[torch.Tensor]:
         """The trunk over all prefixes and, where adapters leave them alone, the upper layers too."""
         below = PrefixPass(self.layout)
         z_1FH = self._trunk(self.layout.prefix_tokens, below)
         self.below, self._prefix_calls = below.kept, self.backbone.calls()
+        return self._prefix_parts(z_1FH)
+
+    def _prefix_parts(self, z_1FH: torch.Tensor) -> list[torch.Tensor]:
+        """What towers read of prefixes: z or, where adapters leave them alone, keys and values of the upper layers."""
         if not self.candidates_only:
             return [z_1FH]
         layers = self._prefix_layers(None, z_1FH)
@@ -151,8 +162,8 @@ class SharedPrefix:
         return _mean(self.backbone.norm(hidden_FH), layout)
 
     def mean_of_candidates(self, states_1FH: torch.Tensor) -> torch.Tensor:
-        """The mean over each candidate's tokens, (N, H), of states of all candidate tokens."""
-        return _mean(states_1FH[0], self.layout)
+        """The mean over each candidate's tokens, (N, H), of states that end with those of all candidate tokens."""
+        return _mean(states_1FH[0, -self.layout.candidate_tokens.shape[0] :], self.layout)
 
 
 def _mean(states_FH: torch.Tensor, layout: SlateLayout) -> torch.Tensor:

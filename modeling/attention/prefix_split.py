@@ -1,8 +1,9 @@
 """Prefix-split attention: prefixes attend to themselves once, candidates to their prefix and themselves.
 
 Registered with transformers under NAME, so that every backbone with transformers' attention interface uses it by name.
-A model runs twice over a batch without padding: over all prefix tokens, end to end in one row (`PrefixPass`, which
-keeps every layer's keys and values), then over all candidate tokens (`CandidatePass`). No T × T mask is built and no
+A model runs over a batch without padding: over all prefix tokens, end to end in one row (`PrefixPass`, which keeps
+every layer's keys and values), and over all candidate tokens (`CandidatePass`), one after the other, or over both at
+once (`JointPass`) where nobody needs the keys afterwards. No T × T mask is built and no
 score is computed that a mask would throw away: the cost grows with M·I·(P + I) instead of (P + M·I)².
 
 Shape suffixes: R rows, P tokens of the longest prefix, C candidate tokens of the fullest row, N candidates, L tokens of
@@ -117,6 +118,30 @@ class CandidatePass:
         return _Split.apply(
             _flat(q), _flat(k), _flat(v), kp.to(q.dtype), vp.to(q.dtype), self.layout, mask, scale, causal, rows, False
         )[None]
+
+
+class JointPass:
+    """A pass over all prefix tokens and, behind them, all candidate tokens: everything but the attention takes both at
+    once, which halves the number of kernels that a layer launches.
+
+    Args:
+        layout: of the batch.
+    """
+
+    def __init__(self, layout: SlateLayout) -> None:
+        self.layout = layout
+
+    def attend(
+        self, module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
+    ) -> torch.Tensor:
+        """(1, F, h, D) from q (1, h, F, D) and k, v (1, g, F, D), F the tokens of both."""
+        # Keys are kept for this call alone, so that a layer which is recomputed in backward reads those of its own.
+        prefixes, count = PrefixPass(self.layout), self.layout.prefix_tokens.shape[0]
+        qp, kp, vp = (x[:, :, :count] for x in (q, k, v))
+        qc, kc, vc = (x[:, :, count:] for x in (q, k, v))
+        first = prefixes.attend(module, qp, kp, vp, scale, causal)
+        then = CandidatePass(self.layout, prefixes.kept).attend(module, qc, kc, vc, scale, causal)
+        return torch.cat([first, then], dim=1)
 
 
 class OwnKeysPass(CandidatePass):
