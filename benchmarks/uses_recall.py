@@ -18,7 +18,7 @@ CONFIG = "configs/recall_demo.yaml"
 RUN = Path("runs/recall_demo")
 QUICK_STEPS, QUICK_REQUESTS = 12, 60
 ITEMS, QUICK_ITEMS, DIMENSION = 1_000_000, 200_000, 128
-TOP, QUERIES = 200, 30
+TOP, QUERIES, LENGTH = 200, 30, 15.0
 SHORT = {"popularity": "popularity", "bought before": "bought_before", "co-visitation": "covisit", "BM25": "bm25"}
 
 
@@ -84,9 +84,9 @@ def search_times(items: int) -> list[dict[str, Any]]:
         part += 0.7 * rng.standard_normal(part.shape, dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     bias = rng.gumbel(size=items).astype(np.float32)
-    queries = vectors[rng.integers(0, items, QUERIES)] * np.float32(15.0)
+    queries = vectors[rng.integers(0, items, QUERIES)] * np.float32(LENGTH)
     started = time.perf_counter()
-    near = RecallIndex(vectors, bias, exact=False)
+    near = RecallIndex(vectors, bias, exact=False, length=LENGTH)
     built = time.perf_counter() - started
     exact = RecallIndex(vectors, bias, exact=True)
     quick_ms, found = _timed(near, queries)

@@ -82,8 +82,14 @@ def write_index(
 ) -> RecallIndex:
     """Write what `serving.recall_index.read_index` reads; with FAISS where the catalogue is large (or as asked)."""
     bias = (weights["prior"] * log_popularity).astype(np.float32)
-    index = RecallIndex(vectors, bias, exact)
-    about = {"items": len(vectors), "dimension": int(vectors.shape[1]), "exact": index.exact, "weights": weights}
+    index = RecallIndex(vectors, bias, exact, length=weights["scale"])
+    about = {
+        "items": len(vectors),
+        "dimension": int(vectors.shape[1]),
+        "exact": index.exact,
+        "weights": weights,
+        "length": index.length,
+    }
     write_vectors(folder, vectors, bias, about)
     index.save(folder / "index.faiss")
     return index

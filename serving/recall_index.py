@@ -33,15 +33,23 @@ class RecallIndex:
         bias: float32 (I,).
         exact: score every item; None: up to `EXACT_UP_TO` items, or where FAISS is not installed.
         faiss_file: an index that `save` has written, so that it need not be built.
+        length: of the queries, about. FAISS puts items into lists by (length · v, b), so that what is near there scores
+            alike; of unit vectors the biases alone would make the lists, and nearly all items would be in one.
 
     Raises:
         UserError: an approximate search is asked for and FAISS is missing, or the file is of another catalogue.
     """
 
     def __init__(
-        self, vectors: np.ndarray, bias: np.ndarray, exact: bool | None = None, faiss_file: Path | None = None
+        self,
+        vectors: np.ndarray,
+        bias: np.ndarray,
+        exact: bool | None = None,
+        faiss_file: Path | None = None,
+        length: float = 1.0,
     ) -> None:
         self.vectors, self.bias = vectors, np.ascontiguousarray(bias, dtype=np.float32)
+        self.length = length
         if exact is None:
             exact = len(vectors) <= EXACT_UP_TO or _faiss(required=False) is None
         self.exact = exact
@@ -92,7 +100,8 @@ class RecallIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """More items than are needed, ascending, with their exact scores."""
         wanted = min(len(self), int(SPARE * k) + len(left_out))
-        _, near = self._approximate.search(np.append(query, np.float32(1.0))[None], wanted)
+        asked = np.append(query / self.length, 1.0).astype(np.float32)
+        _, near = self._approximate.search(asked[None], wanted)
         found = np.union1d(near[0][near[0] >= 0], boosted).astype(np.int64)
         return found, self.vectors[found] @ query + self.bias[found]
 
@@ -113,7 +122,7 @@ class RecallIndex:
         return index
 
     def _with_bias(self, items: np.ndarray) -> np.ndarray:
-        return np.hstack([self.vectors[items], self.bias[items, None]]).astype(np.float32)
+        return np.hstack([self.length * self.vectors[items], self.bias[items, None]]).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write what FAISS has built, under a temporary name first; nothing for an exact index."""
@@ -199,5 +208,6 @@ def read_index(folder: Path) -> tuple[RecallIndex, dict[str, Any]]:
     vectors, bias, about = read_vectors(folder)
     file = folder / "index.faiss"
     if file.is_file():
-        return RecallIndex(vectors, bias, exact=False, faiss_file=file), about
+        length = about.get("length", 1.0)  # that of the queries did not count before
+        return RecallIndex(vectors, bias, exact=False, faiss_file=file, length=length), about
     return RecallIndex(vectors, bias), about

@@ -56,7 +56,7 @@ def test_faiss_finds_nearly_the_same_and_scores_it_exactly(
     pytest.importorskip("faiss")
     vectors, bias, queries = clustered
     rng = np.random.default_rng(1)
-    exact, near = RecallIndex(vectors, bias, exact=True), RecallIndex(vectors, bias, exact=False)
+    exact, near = RecallIndex(vectors, bias, exact=True), RecallIndex(vectors, bias, exact=False, length=20.0)
     first, _ = exact.search(queries, 300)
     exclude = [row[:40] for row in first]  # the best ones of all: enough others must come
     boosts = [(np.sort(rng.choice(20_000, 5, replace=False)), np.full(5, 30.0, dtype=np.float32)) for _ in queries]
@@ -71,10 +71,12 @@ def test_faiss_finds_nearly_the_same_and_scores_it_exactly(
         added = np.isin(found[row], boosts[row][0]) * 30.0
         np.testing.assert_allclose(scores[row], vectors[found[row]] @ query + bias[found[row]] + added, rtol=1e-4)
         assert (np.diff(scores[row]) <= 0).all()
-    write_vectors(tmp_path, vectors, bias, {"scale": 20.0})
+    lists = near._approximate.invlists
+    assert max(lists.list_size(number) for number in range(lists.nlist)) < 0.05 * len(vectors)
+    write_vectors(tmp_path, vectors, bias, {"length": 20.0})
     near.save(tmp_path / "index.faiss")
     again, about = read_index(tmp_path)
-    assert about == {"scale": 20.0} and not again.exact
+    assert about == {"length": 20.0} and not again.exact
     assert again.search(queries, 200, exclude, boosts)[0].tolist() == found.tolist()
 
 
