@@ -271,7 +271,7 @@ def count_calls(module: nn.Module, calls: dict[str, int], key: str) -> None:
     ("attention", "scope", "expected"),
     [
         ("sdpa", "all", {"embed": 1, "0": 1, "1": 1, "2": 4, "3": 4}),
-        # Above the boundary prefixes and candidates apart; in the last layer prefixes' keys, candidates' keys, last tokens.
+        # Above the boundary prefixes and candidates apart; in the last layer keys of either, then last tokens.
         ("split", "all", {"embed": 1, "0": 1, "1": 1, "2": 8, "3": 12}),
         # Prefixes once for all towers.
         ("split", "candidates", {"embed": 1, "0": 1, "1": 1, "2": 5, "3": 9}),
