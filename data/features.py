@@ -26,7 +26,8 @@ from configs.features import FeatureConfig
 RULES = {
     "log": "z = (log(value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
     "log1p": "z = (log(1 + value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
-    "category": "a column per text of values: 1 - share where the value is that text, else -share; 0 where unknown",
+    "category": "a column per text of values: 1 - share where the value is that text, else -share; 0 where unknown; "
+    "behind all numbers, those with slopes first",
 }
 KINDS = {"log": "number above 0", "log1p": "number of 0 or more"}
 """What the values of a numeric feature must be, in words."""

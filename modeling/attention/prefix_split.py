@@ -3,8 +3,8 @@
 Registered with transformers under NAME, so that every backbone with transformers' attention interface uses it by name.
 A model runs over a batch without padding: over all prefix tokens, end to end in one row (`PrefixPass`, which keeps
 every layer's keys and values), and over all candidate tokens (`CandidatePass`), one after the other, or over both at
-once (`JointPass`) where nobody needs the keys afterwards. No T × T mask is built and no
-score is computed that a mask would throw away: the cost grows with M·I·(P + I) instead of (P + M·I)².
+once (`JointPass`) where nobody needs the keys afterwards. No T × T mask is built and no score is computed that a mask
+would throw away: the cost grows with M·I·(P + I) instead of (P + M·I)².
 
 Shape suffixes: R rows, P tokens of the longest prefix, C candidate tokens of the fullest row, N candidates, L tokens of
 the longest candidate, F tokens of a flat stretch, h heads, g key heads, D head size.
