@@ -21,6 +21,8 @@ TRAIN_SAMPLE = 100_000
 PROBES = 48
 SPARE = 2.0
 """The approximate search fetches so many times more than is asked for, and these are scored exactly."""
+POPULAR = 2_000
+"""Items with the largest biases, which are scored exactly beside those: they are in all lists, near a query or not."""
 
 Boost = tuple[np.ndarray, np.ndarray]
 
@@ -55,6 +57,7 @@ class RecallIndex:
         self.exact = exact
         self._approximate: Any = None
         if not exact:
+            self._popular = np.sort(np.argsort(-self.bias, kind="stable")[:POPULAR])
             self._approximate = self._read(faiss_file) if faiss_file is not None else self._build()
 
     def __len__(self) -> int:
@@ -102,7 +105,7 @@ class RecallIndex:
         wanted = min(len(self), int(SPARE * k) + len(left_out))
         asked = np.append(query / self.length, 1.0).astype(np.float32)
         _, near = self._approximate.search(asked[None], wanted)
-        found = np.union1d(near[0][near[0] >= 0], boosted).astype(np.int64)
+        found = np.unique(np.concatenate([near[0][near[0] >= 0], boosted, self._popular])).astype(np.int64)
         return found, self.vectors[found] @ query + self.bias[found]
 
     def _build(self) -> Any:
