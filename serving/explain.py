@@ -230,7 +230,7 @@ def _sentences(
 
 
 def _named(part: Part) -> str:
-    said = {"history": "in the history", "number": "as a number"}
+    said = {"history": "in the history", "number": "as a number", "category": "as a category"}
     return f"“{part.text}” {said.get(part.where, f'of the {part.where}')}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data.features import Scales
+from data.features import CategoryScale, Scales
 from data.prompts import parse_piece, piece_fields, plain_text
 from serving.requests import Candidate, ReadRequest, RequestReader
 from serving.values import plain
@@ -25,7 +25,7 @@ class Part:
     """One part of the prompts of a candidate.
 
     Attributes:
-        where: `shopper`, `history`, `item`, `context` or `number`.
+        where: `shopper`, `history`, `item`, `context`, `number` or `category`.
         text: as the model reads it; of a feature its name and value.
         fields: that it was rendered from; empty for history and for parts of ready texts.
     """
@@ -143,7 +143,8 @@ def _numbers(scales: Scales, candidate: Candidate, parts: list[Part]) -> list[Pa
     told = {field for part in parts for field in part.fields}
     known = [(name, scales[name].tell(value)) for name, value in zip(scales, candidate.features, strict=True)]
     known = [(name, value) for name, value in known if value is not None and name not in told]
-    return [Part("number", f"{name} {plain_text(value)}", (name,)) for name, value in known]
+    kinds = {name: "category" if isinstance(scales[name], CategoryScale) else "number" for name, _ in known}
+    return [Part(kinds[name], f"{name} {plain_text(value)}", (name,)) for name, value in known]
 
 
 def _ready(where: str, text: str, separator: str) -> list[Part]:

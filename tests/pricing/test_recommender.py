@@ -101,8 +101,8 @@ def test_a_category_is_explained_with_the_words_of_the_shopper(recommender: Reco
     asked = {"text": "tea", "context": {"price": 4}, "features": {"tier": "basic"}}
     found = recommender.explain({"attitude": "quality first"}, [asked], explain=[0]).candidates[0]
     parts = [(one.part.where, one.part.text) for one in found.contributions]
-    assert ("number", "tier basic") in parts and ("shopper", "quality first") in parts
-    assert not any(where == "number" and "attitude" in text for where, text in parts)
+    assert ("category", "tier basic") in parts and ("shopper", "quality first") in parts
+    assert not any(where in ("number", "category") and "attitude" in text for where, text in parts)
     whole, without = (
         recommender.score(user, [asked]).given[0].log_probabilities["ctr"]
         for user in ({"attitude": "quality first"}, {})

@@ -14,7 +14,7 @@ router = APIRouter(route_class=StrictRoute)
 class PartAnswer(BaseModel):
     """What one part of the prompts does: each score minus the score without it."""
 
-    where: str = Field(description="shopper, history, item or context.")
+    where: str = Field(description="shopper, history, item, context, number or category.")
     text: str = Field(description="As the model reads it.")
     fields: list[str] = Field(description="That it was rendered from; none for history and ready texts.")
     objectives: dict[str, float] = Field(description="To log p of pointwise, δ of list-wise objectives.")
