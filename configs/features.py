@@ -35,20 +35,22 @@ class FeatureConfig(Section):
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @property
+    def _of_category(self) -> dict[str, Any]:
+        """What is set of a category; a saved config spells every default, so these do not count."""
+        plain = {name: FeatureConfig.model_fields[name].default for name in ("slopes", "max_categories")}
+        return {name: value for name in plain if (value := getattr(self, name)) != plain[name]}
+
     @model_validator(mode="after")
-    def _of_categories(self) -> "FeatureConfig":
-        plain = FeatureConfig.model_construct(name=self.name)  # a saved config spells every default
-        for name in ("slopes", "max_categories"):
-            if self.scale != "category" and getattr(self, name) != getattr(plain, name):
-                raise ValueError(
-                    f"{name} is of categories, not of numbers like {self.name}: add `scale: category` or drop it"
-                )
+    def _check_category(self) -> "FeatureConfig":
+        if self.scale != "category" and self._of_category:
+            raise ValueError(
+                f"{next(iter(self._of_category))} is of categories, not of numbers like {self.name}: add `scale: "
+                "category` or drop it"
+            )
         return self
 
     def __str__(self) -> str:
-        plain = FeatureConfig.model_construct(name=self.name)
         about: list[str] = [] if self.scale == "log" else [self.scale]
-        for name in ("slopes", "max_categories"):
-            if (value := getattr(self, name)) != getattr(plain, name):
-                about.append(f"{name}: {str(value).lower()}")
+        about += [f"{name}: {str(value).lower()}" for name, value in self._of_category.items()]
         return f"{self.name} ({', '.join(about)})" if about else self.name

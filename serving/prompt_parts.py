@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data.features import CategoryScale, Scales
+from data.features import Scales
 from data.prompts import parse_piece, piece_fields, plain_text
 from serving.requests import Candidate, ReadRequest, RequestReader
 from serving.values import plain
@@ -143,8 +143,10 @@ def _numbers(scales: Scales, candidate: Candidate, parts: list[Part]) -> list[Pa
     told = {field for part in parts for field in part.fields}
     known = [(name, scales[name].tell(value)) for name, value in zip(scales, candidate.features, strict=True)]
     known = [(name, value) for name, value in known if value is not None and name not in told]
-    kinds = {name: "category" if isinstance(scales[name], CategoryScale) else "number" for name, _ in known}
-    return [Part(kinds[name], f"{name} {plain_text(value)}", (name,)) for name, value in known]
+    return [
+        Part("category" if scales[name].scale == "category" else "number", f"{name} {plain_text(value)}", (name,))
+        for name, value in known
+    ]
 
 
 def _ready(where: str, text: str, separator: str) -> list[Part]:
