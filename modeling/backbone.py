@@ -232,15 +232,16 @@ class LayerCall:
 
     def at(self, index: torch.Tensor, tokens: int) -> "LayerCall":
         """The call for some of its `tokens` tokens: every tensor with one entry per token along dimension 1 is cut."""
+        return LayerCall(_cut(self.args, index, tokens), _cut(dict(self.kwargs), index, tokens))
 
-        def cut(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return value.index_select(1, index) if value.ndim > 1 and value.shape[1] == tokens else value
-            if isinstance(value, tuple | list):
-                return type(value)(cut(part) for part in value)
-            return {key: cut(part) for key, part in value.items()} if isinstance(value, dict) else value
 
-        return LayerCall(cut(self.args), cut(dict(self.kwargs)))
+# Not nested in `at`: a function that calls itself from its own closure keeps what it cut until the collector runs.
+def _cut(value: Any, index: torch.Tensor, tokens: int) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.index_select(1, index) if value.ndim > 1 and value.shape[1] == tokens else value
+    if isinstance(value, tuple | list):
+        return type(value)(_cut(part, index, tokens) for part in value)
+    return {key: _cut(part, index, tokens) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 class Tap(nn.Module):

@@ -1,6 +1,8 @@
 """The estimate against models that are really built and steps that are really made."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,23 @@ def config(tmp_path: Path) -> RunConfig:
 
 def plan_of(backbone: BackboneConfig, **options: object) -> ModelPlan:
     return ModelPlan(backbone, LORA, {"ctr": 1, "cvr": 1}, ("diversity",), **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[list[object]]:
+    """Lists, on leaving, what the block dropped and only the garbage collector could free."""
+    left: list[object] = []
+    gc.collect()
+    gc.disable()
+    try:
+        yield left
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left.extend(gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 @pytest.mark.parametrize("arch", ["llama", "bert", "gpt2"])
@@ -83,6 +102,21 @@ def test_texts_of_recall_are_counted(tiny_backbone: Callable[..., BackboneConfig
     assert step_peak(plan, shape) > 1.3 * step_peak(plan, SHAPE)
 
 
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_leaves_no_tensor_to_the_collector(
+    tiny_backbone: Callable[..., BackboneConfig], arch: str, checkpointing: bool
+) -> None:
+    plan = plan_of(tiny_backbone(arch, checkpointing=checkpointing))
+    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0).train()
+    inputs = SHAPE.batch().model_inputs()
+    with collector_at_rest() as left:
+        outputs = model(**inputs, criterion=lambda name, o: o[name].mean())
+        outputs["losses"].sum().backward()
+        del outputs
+    assert [tuple(value.shape) for value in left if isinstance(value, torch.Tensor)] == []
+
+
 def test_what_takes_more_and_what_takes_less(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     shape = replace(SHAPE, slates=8)
     plan = plan_of(tiny_backbone("llama"))
@@ -93,7 +127,7 @@ def test_what_takes_more_and_what_takes_less(tiny_backbone: Callable[..., Backbo
     assert step_peak(replace(plan, accumulate=2), shape) > kept
     # Gradients of all towers through the trunk: K rows of its adapter's elements, at the most.
     every, one = (step_peak(replace(plan, level=level), shape) for level in ("parameters", Layers(layers=1)))
-    assert every > 0.999 * one  # the peak may lie elsewhere, and a collector's timing moves it by some bytes
+    assert every >= one  # the peak may lie elsewhere
     assert step_peak(replace(plan, bf16=True), shape, cast=True) < 0.8 * kept
 
 
