@@ -5,9 +5,12 @@ title is left out by itself, as an explanation does. Then the three that speak m
 *together*, and beside it three random ones: joint removal is nothing that single removals are bound to foretell. The
 score is r, which does not depend on other candidates; what counts is how far it falls. Beside it stands how far it
 moves, up or down, without the three titles of the largest effects of either sign, which may cancel.
+
+What part of a score lies in histories at all is told by how far r moves without one part of each place of the prompts.
 """
 
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from scipy.stats import wilcoxon
 
 from benchmarks.figures import figure
 from configs.errors import UserError
-from serving.explain import Variant, prepare_variants
+from serving.explain import Variant, prepare_variants, variants_of
 from serving.prompt_parts import CutRequest
 from serving.recommender import Recommender
 
@@ -26,6 +29,8 @@ PREPARED = Path("prepared/complete_journey")
 MOST_REMOVED = 3
 DRAWS = 4
 CASES, QUICK_CASES = 400, 200
+EVERY_PART = 100
+"""Cases, the first ones, in which every part of the prompts is left out."""
 TOGETHER = 8
 
 
@@ -75,10 +80,21 @@ def effects(recommender: Recommender, cut: CutRequest, rng: np.random.Generator)
     return scores[0] - _scores(recommender, cut, joint)
 
 
+def part_effects(recommender: Recommender, cut: CutRequest) -> list[tuple[str, float]]:
+    """Where in the prompts each part of the first candidate stands, and how far r moves without it, up or down."""
+    variants = variants_of(cut, [0])
+    scores = _scores(recommender, cut, [Variant(0, frozenset()), *variants])
+    parts = cut.parts(0)
+    places = [parts[number].where for variant in variants for number in variant.left_out]
+    return list(zip(places, np.abs(scores[0] - scores[1:]).tolist(), strict=True))
+
+
 def measure(
     export: Path | str = "exports/demo", quick: bool = False, prepared: Path = PREPARED
 ) -> list[dict[str, Any]]:
     """`explanation_faithfulness`: in which share of cases the named titles matter more than random ones.
+
+    And `explanation_movement`, the same for effects of either sign, and `explanation_effect_PLACE`, of single parts.
 
     Args:
         export: of the demo's run.
@@ -92,10 +108,20 @@ def measure(
     rng = np.random.default_rng(1)
     chosen = cases(recommender, Path(prepared), QUICK_CASES if quick else CASES)
     changes = np.array([effects(recommender, cut, rng) for cut in track(chosen, "explaining")])
+    alone: dict[str, list[float]] = defaultdict(list)
+    for cut in track(chosen[:EVERY_PART], "leaving out every part"):
+        for where, moved in part_effects(recommender, cut):
+            alone[where].append(moved)
     return [
         _figure("explanation_faithfulness", changes[:, 0], changes[:, 2:], "falls", "most for it"),
         _figure("explanation_movement", np.abs(changes[:, 1]), np.abs(changes[:, 2:]), "moves", "of most effect"),
+        *(_effect(where, moved) for where, moved in sorted(alone.items())),
     ]
+
+
+def _effect(where: str, moved: list[float]) -> dict[str, Any]:
+    how = f"mean of |r − r without one part of {where}|"
+    return figure(f"explanation_effect_{where}", float(np.mean(moved)), "r", how=how, parts=len(moved))
 
 
 def _figure(name: str, named: np.ndarray, random: np.ndarray, does: str, which: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.uses_campaign import TOP, _greedy, campaign_caps, coupon_values, gain
-from benchmarks.uses_explain import DRAWS, cases, effects
+from benchmarks.uses_explain import DRAWS, cases, effects, part_effects
 from serving.allocation import allocate, violations
 from serving.recommender import Recommender
 from train.metrics.score_table import ScoreTable
@@ -64,6 +64,8 @@ def test_named_titles_are_removed_together(tiny_export: Callable[..., Any]) -> N
     kept = [titles[n] for n in range(6) if n not in np.argsort(single)[-3:]]
     without = recommender.rank({"age": 40}, ["i1"], history=kept).given[0].relevance
     assert found[0] == pytest.approx(whole - without, abs=1e-4)
+    alone = [moved for where, moved in part_effects(recommender, cut) if where == "history"]
+    assert alone == pytest.approx(np.abs(single), abs=1e-4)
 
 
 def test_too_few_long_histories_are_told(tiny_export: Callable[..., Any]) -> None:
