@@ -1,7 +1,7 @@
 """Use: why this item. Are the history events that an explanation names first those that the score rests on?
 
 For each case (one shopper and one candidate of the test split, its history of at least MOST_REMOVED + 2 titles) every
-title is left out by itself, as an explanation does. Then the three that speak most for the candidate are left out
+part is left out by itself, as an explanation does. Then the three titles that speak most for the candidate are left out
 *together*, and beside it three random ones: joint removal is nothing that single removals are bound to foretell. The
 score is r, which does not depend on other candidates; what counts is how far it falls. Beside it stands how far it
 moves, up or down, without the three titles of the largest effects of either sign, which may cancel.
@@ -22,16 +22,13 @@ from scipy.stats import wilcoxon
 from benchmarks.figures import figure
 from configs.errors import UserError
 from serving.explain import Variant, prepare_variants, variants_of
-from serving.prompt_parts import CutRequest
+from serving.prompt_parts import CutRequest, Part
 from serving.recommender import Recommender
 
 PREPARED = Path("prepared/complete_journey")
 MOST_REMOVED = 3
 DRAWS = 4
 CASES, QUICK_CASES = 400, 200
-EVERY_PART = 100
-"""Cases, the first ones, in which every part of the prompts is left out."""
-TOGETHER = 8
 
 
 def cases(recommender: Recommender, prepared: Path, count: int, seed: int = 0) -> list[CutRequest]:
@@ -68,25 +65,30 @@ def _scores(recommender: Recommender, cut: CutRequest, variants: list[Variant]) 
     return np.array([ranking.given[0].relevance for ranking in rankings])
 
 
-def effects(recommender: Recommender, cut: CutRequest, rng: np.random.Generator) -> np.ndarray:
-    """r minus r without three titles, float64 (2 + DRAWS,): those most for it, those of most effect, random ones."""
-    history = [number for number, part in enumerate(cut.shopper) if part.where == "history"]
-    single = [Variant(0, frozenset([number])) for number in history]
-    scores = _scores(recommender, cut, [Variant(0, frozenset()), *single])
-    changes = scores[0] - scores[1:]
-    named = [np.argsort(-key, kind="stable")[:MOST_REMOVED] for key in (changes, np.abs(changes))]
-    random = [rng.choice(len(history), MOST_REMOVED, replace=False) for _ in range(DRAWS)]
-    joint = [Variant(0, frozenset(history[place] for place in places)) for places in (*named, *random)]
-    return scores[0] - _scores(recommender, cut, joint)
-
-
-def part_effects(recommender: Recommender, cut: CutRequest) -> list[tuple[str, float]]:
-    """Where in the prompts each part of the first candidate stands, and how far r moves without it, up or down."""
+def alone(recommender: Recommender, cut: CutRequest) -> tuple[float, list[Part], np.ndarray]:
+    """r, the parts that can be left out (the shopper's first), and r minus r without each alone, float64 (parts,)."""
     variants = variants_of(cut, [0])
     scores = _scores(recommender, cut, [Variant(0, frozenset()), *variants])
     parts = cut.parts(0)
-    places = [parts[number].where for variant in variants for number in variant.left_out]
-    return list(zip(places, np.abs(scores[0] - scores[1:]).tolist(), strict=True))
+    return float(scores[0]), [parts[number] for each in variants for number in each.left_out], scores[0] - scores[1:]
+
+
+def effects(
+    recommender: Recommender, cut: CutRequest, whole: float, single: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """r minus r without three titles, float64 (2 + DRAWS,): those most for it, those of most effect, random ones.
+
+    Args:
+        recommender, cut: model and request.
+        whole, single: r and the changes of `alone`.
+        rng: draws the random titles.
+    """
+    history = [number for number, part in enumerate(cut.shopper) if part.where == "history"]
+    changes = single[history]
+    named = [np.argsort(-key, kind="stable")[:MOST_REMOVED] for key in (changes, np.abs(changes))]
+    random = [rng.choice(len(history), MOST_REMOVED, replace=False) for _ in range(DRAWS)]
+    joint = [Variant(0, frozenset(history[place] for place in places)) for places in (*named, *random)]
+    return whole - _scores(recommender, cut, joint)
 
 
 def measure(
@@ -107,15 +109,18 @@ def measure(
     recommender = Recommender.load(export)
     rng = np.random.default_rng(1)
     chosen = cases(recommender, Path(prepared), QUICK_CASES if quick else CASES)
-    changes = np.array([effects(recommender, cut, rng) for cut in track(chosen, "explaining")])
-    alone: dict[str, list[float]] = defaultdict(list)
-    for cut in track(chosen[:EVERY_PART], "leaving out every part"):
-        for where, moved in part_effects(recommender, cut):
-            alone[where].append(moved)
+    joint: list[np.ndarray] = []
+    moved: dict[str, list[float]] = defaultdict(list)
+    for cut in track(chosen, "explaining"):
+        whole, parts, single = alone(recommender, cut)
+        for part, change in zip(parts, np.abs(single), strict=True):
+            moved[part.where].append(change)
+        joint.append(effects(recommender, cut, whole, single, rng))
+    changes = np.array(joint)
     return [
         _figure("explanation_faithfulness", changes[:, 0], changes[:, 2:], "falls", "most for it"),
         _figure("explanation_movement", np.abs(changes[:, 1]), np.abs(changes[:, 2:]), "moves", "of most effect"),
-        *(_effect(where, moved) for where, moved in sorted(alone.items())),
+        *(_effect(where, changed) for where, changed in sorted(moved.items())),
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.uses_campaign import TOP, _greedy, campaign_caps, coupon_values, gain
-from benchmarks.uses_explain import DRAWS, cases, effects, part_effects
+from benchmarks.uses_explain import DRAWS, alone, cases, effects
 from serving.allocation import allocate, violations
 from serving.recommender import Recommender
 from train.metrics.score_table import ScoreTable
@@ -54,7 +54,8 @@ def test_named_titles_are_removed_together(tiny_export: Callable[..., Any]) -> N
     recommender = Recommender.load(tiny_export("bert").folder)
     titles = [f"title {number} tea soap" for number in range(6)]
     cut = recommender.cut({"user": {"age": 40}, "history": titles, "candidates": ["i1"]})
-    found = effects(recommender, cut, np.random.default_rng(0))
+    before, parts, changes = alone(recommender, cut)
+    found = effects(recommender, cut, before, changes, np.random.default_rng(0))
     assert found.shape == (2 + DRAWS,)
     whole = recommender.rank({"age": 40}, ["i1"], history=titles).given[0].relevance
     single = [
@@ -64,8 +65,8 @@ def test_named_titles_are_removed_together(tiny_export: Callable[..., Any]) -> N
     kept = [titles[n] for n in range(6) if n not in np.argsort(single)[-3:]]
     without = recommender.rank({"age": 40}, ["i1"], history=kept).given[0].relevance
     assert found[0] == pytest.approx(whole - without, abs=1e-4)
-    alone = [moved for where, moved in part_effects(recommender, cut) if where == "history"]
-    assert alone == pytest.approx(np.abs(single), abs=1e-4)
+    of_titles = [change for part, change in zip(parts, changes, strict=True) if part.where == "history"]
+    assert of_titles == pytest.approx(single, abs=1e-4)
 
 
 def test_too_few_long_histories_are_told(tiny_export: Callable[..., Any]) -> None:
