@@ -17,10 +17,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	$(BIN)/equipoise prepare configs/demo.yaml
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m launch.train configs/demo.yaml --overwrite
-	$(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m launch.evaluate runs/demo
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m equipoise.launch.train configs/demo.yaml --overwrite
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m equipoise.launch.evaluate runs/demo
 	$(BIN)/equipoise export runs/demo exports/demo --overwrite
-	$(BIN)/python -m launch.closing_table runs/demo exports/demo
+	$(BIN)/python -m equipoise.launch.summary runs/demo exports/demo
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

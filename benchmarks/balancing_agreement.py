@@ -9,9 +9,9 @@ import torch
 from benchmarks.figures import figure
 from benchmarks.peers import LIBMTL, LIBMTL_ONLY_FOR, TORCHJD, TorchJD, has_libmtl, has_torchjd, libmtl
 from benchmarks.workload import Backward, Sizes, Workload, balanced, build_balancer, build_workload, combined_gradient
-from configs.balancing import BalancingConfig
-from modeling.boundary import Cotangents
-from train.balancing.registry import METHODS
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.modeling.boundary import Cotangents
+from equipoise.train.balancing.registry import METHODS
 
 RANDOM_ORDERS = ("pcgrad", "gradvac")
 """The peers draw an order for each gradient; of two objectives there is only one."""

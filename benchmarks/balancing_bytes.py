@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 
 from benchmarks.figures import figure
 from benchmarks.workload import Sizes, balanced, build_balancer, build_workload
-from configs.balancing import BalancingConfig
-from train.world import World
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.train.world import World
 
 STEPS = 3
 

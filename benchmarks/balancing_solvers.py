@@ -3,7 +3,8 @@
 Random Gram matrices of K = 2 … 8 gradients in K, K + 2 or 3K dimensions, norms drawn log-uniformly from 10^±0, 10^±1,
 10^±2 and 10^±4. Conflicts are counted for the methods that promise none: directions d with ⟨e_k, d⟩ < −1e-9 ‖d‖ for
 some unit gradient e_k (`clear`: below −1 %). The residual of a method's own optimality condition is that of
-`train.balancing.optimality`, relative and without scale. TorchJD gets the same matrices in float64 and in float32.
+`equipoise.train.balancing.optimality`, relative and without scale. TorchJD gets the same matrices in float64 and in
+float32.
 """
 
 import time
@@ -17,12 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.figures import figure
 from benchmarks.peers import TORCHJD, has_torchjd
-from configs.balancing import BalancingConfig
-from train.balancing.balancer import weigh
-from train.balancing.conditioning import condition
-from train.balancing.optimality import RESIDUALS, conflicts, residual
-from train.balancing.problem import Problem
-from train.balancing.registry import METHODS, build_method
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.train.balancing.balancer import weigh
+from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.optimality import RESIDUALS, conflicts, residual
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.registry import METHODS, build_method
 
 SPREADS = (0, 1, 2, 4)
 SIZES = range(2, 9)

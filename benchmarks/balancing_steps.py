@@ -18,7 +18,7 @@ from benchmarks.workload import (
     random_batch,
     separate_prompts,
 )
-from configs.balancing import BalancingConfig, Layers
+from equipoise.configs.balancing import BalancingConfig, Layers
 
 METHOD = "pcgrad"
 """Whose step is timed: the default method, which ours and both peers have."""

@@ -77,7 +77,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 
 def _timed(folder: Path, options: list[Any]) -> float:
     """Seconds of the command, with the start of its process."""
-    command = [sys.executable, "-m", "launch.cli", "compare", folder / "runs", *options]
+    command = [sys.executable, "-m", "equipoise.launch.cli", "compare", folder / "runs", *options]
     start = time.perf_counter()
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start

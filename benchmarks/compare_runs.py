@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from configs.load import load_config
-from train.metrics.score_table import ScoreTable
-from train.report import evaluate_table, write_json
+from equipoise.configs.load import load_config
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.report import evaluate_table, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OMEGAS: tuple[dict[str, float], ...] = ({}, {"diversity": 1.0}, {"fairness": 1.0}, {"diversity": 1.0, "fairness": 1.0})

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.compare_runs import ROOT
-from configs.load import read_run_config
-from train.compare.run_record import read_run
-from train.wandb_run import STEP, begin, end, tell_evaluation
+from equipoise.configs.load import read_run_config
+from equipoise.evaluation.compare.run_record import read_run
+from equipoise.train.trackers.wandb_run import STEP, begin, end, tell_evaluation
 
 
 def tell(run: Path) -> None:
@@ -47,7 +47,7 @@ def same_table(runs: Path, out: Path) -> bool:
     ways: dict[str, list[Any]] = {"folders": [runs], "wandb": ["--from-wandb", out]}
     for name, arguments in ways.items():
         path = out / f"{name}.csv"
-        command = [sys.executable, "-m", "launch.cli", "compare", *arguments, "--csv", path]
+        command = [sys.executable, "-m", "equipoise.launch.cli", "compare", *arguments, "--csv", path]
         subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         with path.open(newline="") as file:
             rows = [{key: row[key] for key in row if key != "folders"} for row in csv.DictReader(file)]

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.balancing_memory import peak_above, resident, settle
 from benchmarks.figures import figure, report, show, write
 from benchmarks.workload import LORA, Sizes, backbone_config, build_workload, tower_names
-from train.memory_estimate import FULL, ModelPlan, measure_sizes, step_peak
-from train.step_shape import StepShape
+from equipoise.train.memory.estimate import FULL, ModelPlan, measure_sizes, step_peak
+from equipoise.train.memory.step_shape import StepShape
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from configs.whole_file import whole_file
+from equipoise.common.atomic import whole_file
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy", "torchjd", "LibMTL", "matplotlib")
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from configs.load import save_config
-from configs.schema import LISTWISE_KINDS, RunConfig
-from data.features import columns_of, read_scales
-from modeling.adapter_store import save_adapters
-from modeling.model import build_model
-from train.assemble import adapter_info
-from train.parameters import trainable
+from equipoise.configs.load import save_config
+from equipoise.configs.schema import LISTWISE_KINDS, RunConfig
+from equipoise.data.features import columns_of, read_scales
+from equipoise.modeling.adapter_store import save_adapters
+from equipoise.modeling.model import build_model
+from equipoise.train.assemble import adapter_info
+from equipoise.train.parameters import trainable
 
 OFFSETS = {"ctr": -1.0, "cvr": -0.5}
 SCALE = {"mean": 1.0, "std": 0.5, "least": 1.0, "most": 9.0}

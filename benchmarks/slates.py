@@ -43,7 +43,7 @@ from benchmarks.slates_point import Point, point
 from benchmarks.slates_scoring import scoring_figures
 from benchmarks.slates_steps import RATIOS, steps_at
 from benchmarks.workload import Sizes
-from configs.load import load_config
+from equipoise.configs.load import load_config
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 OF_HEADLINE = (*RATIOS, "memory_ratio_libmtl", "scoring_ratio_separate_prompts", "scoring_one_ratio_separate_prompts")

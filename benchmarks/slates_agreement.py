@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.figures import figure
 from benchmarks.slates_ours import FAST, OBJECTIVES
 from benchmarks.workload import Sizes, Workload, build_workload
-from data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.batches import Slate, SlateBatch, build_batch
 
 Difference = tuple[float, float]
 """The largest absolute difference, and the largest absolute value that it compares with."""

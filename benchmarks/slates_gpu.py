@@ -16,7 +16,7 @@ from benchmarks.peer_prompts import SeparatePrompts
 from benchmarks.slates_ours import OBJECTIVES, training_step
 from benchmarks.slates_point import Point
 from benchmarks.workload import Sizes, Way, build_workload, resized
-from modeling.attention import memory_efficient
+from equipoise.modeling.attention import memory_efficient
 
 WAY = Way(attention="auto", scope="candidates", dtype="bfloat16")
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
@@ -44,7 +44,7 @@ EFFICIENT = {
     torch.ops.aten._efficient_attention_forward: attention_flops(2),
     torch.ops.aten._efficient_attention_backward: lambda grad, *rest, **more: attention_flops(5)(*rest, **more),
 }
-"""How the kernels of modeling.attention.memory_efficient are counted."""
+"""How the kernels of equipoise.modeling.attention.memory_efficient are counted."""
 
 
 def counted_flops(step: Any) -> int:

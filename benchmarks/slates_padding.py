@@ -2,11 +2,11 @@
 
 import torch
 
-from configs.schema import RunConfig
-from train.assemble import assemble_model, open_data, train_batches
-from train.objectives.registry import build_objectives
-from train.token_caches import find_tokens
-from train.world import World
+from equipoise.configs.schema import RunConfig
+from equipoise.train.assemble import assemble_model, open_data, train_batches
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.token_caches import find_tokens
+from equipoise.train.world import World
 
 BATCHES = 50
 """Read from the start of the first epoch, whose order is a function of the seed."""

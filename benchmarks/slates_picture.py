@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from configs.whole_file import whole_file
+from equipoise.common.atomic import whole_file
 
 TITLES = {
     "candidates": "candidates per slate",

@@ -15,7 +15,7 @@ from benchmarks.workload import Workload, build_workload
 
 
 def scoring(workload: Workload) -> Callable[[], dict[str, torch.Tensor]]:
-    """Scores of the whole batch for all objectives, as `train.scoring` computes them."""
+    """Scores of the whole batch for all objectives, as `equipoise.train.scoring` computes them."""
     model = workload.model.eval()
 
     def score() -> dict[str, torch.Tensor]:

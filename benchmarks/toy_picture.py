@@ -14,7 +14,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
 
 from benchmarks.toy_problem import STARTS, losses_and_gradients, pareto_set
-from configs.whole_file import whole_file
+from equipoise.common.atomic import whole_file
 
 COLUMNS = 7
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import report, show, write
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 Measured = list[dict[str, Any]]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.figures import figure
-from configs.errors import UserError
-from configs.load import read_run_config
-from serving.allocation import Cap, allocate, fill, violations
-from train.metrics.score_table import ScoreTable
+from equipoise.common.errors import UserError
+from equipoise.configs.load import read_run_config
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.serving.allocation import Cap, allocate, fill, violations
 
 TOP = 5
 CAP = 1.5
@@ -139,6 +139,6 @@ def _greedy(shopper: np.ndarray, score: np.ndarray, caps: list[Cap]) -> np.ndarr
 
 
 def _first_test(prepared: Path) -> str:
-    from data.manifest import Manifest
+    from equipoise.data.manifest import Manifest
 
     return Manifest.read(prepared).splits["test"].first

@@ -20,10 +20,10 @@ from rich.progress import track
 from scipy.stats import wilcoxon
 
 from benchmarks.figures import figure
-from configs.errors import UserError
-from serving.explain import Variant, prepare_variants, variants_of
-from serving.prompt_parts import CutRequest, Part
-from serving.recommender import Recommender
+from equipoise.common.errors import UserError
+from equipoise.serving.explain import Variant, prepare_variants, variants_of
+from equipoise.serving.prompt_parts import CutRequest, Part
+from equipoise.serving.recommender import Recommender
 
 PREPARED = Path("prepared/complete_journey")
 MOST_REMOVED = 3

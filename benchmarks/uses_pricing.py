@@ -22,17 +22,17 @@ import pyarrow.parquet as pq
 
 from benchmarks.figures import figure, report, show, write
 from benchmarks.uses_pricing_logistic import LogisticDemand
-from configs.load import load_config
-from configs.schema import RunConfig
-from data.simulator.demand import TrueDemand
-from data.simulator.settings import SimulatorSettings
-from data.simulator.write import simulate
-from data.slate_set import SlateSet
-from data.slates import prepare
-from launch.export import run as export
-from serving.recommender import Recommender
-from train.job import train
-from train.validation import spread_rows
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.data.simulator.demand import TrueDemand
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.write import simulate
+from equipoise.data.slate_set import SlateSet
+from equipoise.export.write import run as export
+from equipoise.serving.recommender import Recommender
+from equipoise.train.job import train
+from equipoise.train.validation import spread_rows
 
 CONFIG = Path(__file__).parent.parent / "configs" / "simulator.yaml"
 FACTORS = [round(float(f), 3) for f in np.geomspace(1 / 1.8, 1.8, 13)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figure
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 CUTOFF = 10
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import figure
-from configs.errors import UserError
-from serving.recall_index import RecallIndex
+from equipoise.common.errors import UserError
+from equipoise.export.item_index import RecallIndex
 
 CONFIG = "configs/recall_demo.yaml"
 RUN = Path("runs/recall_demo")
@@ -42,13 +42,13 @@ def _evaluated(quick: bool) -> dict[str, Any]:
         _command("prepare", CONFIG)
         launcher = [sys.executable, "-m", "accelerate.commands.launch"]
         launcher += ["--config_file", "configs/accelerate/cpu_ddp2.yaml", "--main_process_port", "0"]
-        _run([*launcher, "-m", "launch.train", CONFIG, *settings, "--overwrite"])
+        _run([*launcher, "-m", "equipoise.launch.train", CONFIG, *settings, "--overwrite"])
     _command("evaluate", str(run), *(["--set", f"evaluate.max_requests={QUICK_REQUESTS}"] if quick else []))
     return json.loads((run / "evaluation_test.json").read_text("utf-8"))["recall"]
 
 
 def _command(*arguments: str) -> None:
-    _run([sys.executable, "-m", "launch.cli", *arguments])
+    _run([sys.executable, "-m", "equipoise.launch.cli", *arguments])
 
 
 def _run(command: list[str]) -> None:

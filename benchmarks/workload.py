@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from configs.balancing import BalancingConfig
-from configs.schema import BackboneConfig, LoraConfig
-from data.batches import Slate, SlateBatch, build_batch
-from modeling.boundary import Boundary, Solve
-from modeling.model import SlateModel, build_model
-from train.balancing.balancer import Balancer
-from train.world import World
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.modeling.boundary import Boundary, Solve
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.train.balancing.balancer import Balancer
+from equipoise.train.world import World
 
 Backward = Callable[[Sequence[torch.Tensor]], object]
 """From the K losses, scalars with gradient, to the `.grad` of all trainable parameters."""

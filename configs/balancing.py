@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
-from configs.section import Fraction, Section, Share
+from equipoise.configs.section import Fraction, Section, Share
 
 
 class NoOptions(Section):

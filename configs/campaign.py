@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from configs.errors import UserError
-from configs.section import Section
+from equipoise.common.errors import UserError
+from equipoise.configs.section import Section
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Section
+from equipoise.configs.section import Section
 
 ScaleName = Literal["log", "log1p", "category"]
 """`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts. `category`: words, such as

@@ -11,16 +11,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from configs.whole_file import whole_file
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """The validated configuration in `path` with `overrides` applied.
 
     Args:
-        path: a YAML file; its settings are those of `configs.schema.RunConfig`.
+        path: a YAML file; its settings are those of `equipoise.configs.schema.RunConfig`.
         overrides: `key.sub=value`, the value in YAML (`train.lr=3e-4`, `evaluate.cutoffs=[5,20]`).
 
     Raises:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_serializer, model_validator
 
-from configs.balancing import BalancingConfig
-from configs.features import FeatureConfig
-from configs.section import Section, Share
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.configs.features import FeatureConfig
+from equipoise.configs.section import Section, Share
 
 POINTWISE_KINDS = ("ctr", "cvr")
 LISTWISE_KINDS = ("diversity", "fairness", "coverage")

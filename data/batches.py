@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from data.ragged import run_indices
+from equipoise.data.ragged import run_indices
 
 if TYPE_CHECKING:
-    from data.recall_texts import RecallBatch
+    from equipoise.data.recall_texts import RecallBatch
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.prompts import piece_fields, render_pieces
+from equipoise.data.prompts import piece_fields, render_pieces
 
 CONTEXT_CACHE = 200_000
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from configs.errors import UserError
-from data.features import FeatureScale
+from equipoise.common.errors import UserError
+from equipoise.data.features import FeatureScale
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"

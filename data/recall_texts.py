@@ -10,10 +10,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from data.batches import Slate, build_batch
-from data.ragged import Ragged
-from data.token_cache import SplitTokens, TokenCache
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, build_batch
+from equipoise.data.ragged import Ragged
+from equipoise.data.token_cache import SplitTokens, TokenCache
 
 _DRAWING = 5
 """Keeps these draws apart from others of the same seed and number."""

@@ -2,12 +2,12 @@
 
 Both are functions of the seed and the place alone, never of a hidden state: resuming needs only the step, and one
 process with a batch of 2B sees what two processes with B see together. Candidates are drawn by a hash of their place,
-so that a whole split can be sampled at once (`data.token_budget` plans with it) and one slate alone, alike.
+so that a whole split can be sampled at once (`equipoise.data.token_budget` plans with it) and one slate alone, alike.
 """
 
 import numpy as np
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 
 class BatchOrder:

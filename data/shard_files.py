@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import UserError
-from data.manifest import Manifest
+from equipoise.common.errors import UserError
+from equipoise.data.manifest import Manifest
 
 
 def open_shards(folder: Path, manifest: Manifest, split: str) -> Iterator[tuple[Path, pq.ParquetFile]]:

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 
-from configs.errors import UserError
-from data.batches import Slate, SlateBatch, build_batch
-from data.features import standardised
-from data.manifest import Manifest
-from data.recall_texts import RecallDraws
-from data.sampling import BatchOrder, sample_candidates
-from data.shard_files import count_slates
-from data.token_budget import BudgetOrder
-from data.token_cache import SplitTokens, TokenCache
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.features import standardised
+from equipoise.data.manifest import Manifest
+from equipoise.data.recall_texts import RecallDraws
+from equipoise.data.sampling import BatchOrder, sample_candidates
+from equipoise.data.shard_files import count_slates
+from equipoise.data.token_budget import BudgetOrder
+from equipoise.data.token_cache import SplitTokens, TokenCache
 
 _FORGETTING = 3
 """Keeps these draws apart from others of the same seed, epoch and row."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 KEPT_PLANS = 2
 

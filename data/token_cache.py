@@ -1,6 +1,6 @@
 """The token ids of a prepared folder, made once and mapped into memory: what training and scoring read slates from.
 
-docs/slate_format.md gives the files. `data.token_writer` writes them.
+docs/slate_format.md gives the files. `equipoise.data.token_writer` writes them.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from configs.schema import TokensConfig
-from data.features import CategoryScale
-from data.manifest import Manifest
-from data.ragged import Ragged, read_array, read_ragged, run_indices
-from data.sampling import keep_sampled
-from data.tokens import candidate_cut
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import TokensConfig
+from equipoise.data.features import CategoryScale
+from equipoise.data.manifest import Manifest
+from equipoise.data.ragged import Ragged, read_array, read_ragged, run_indices
+from equipoise.data.sampling import keep_sampled
+from equipoise.data.tokens import candidate_cut
 
 FORMAT = 2
 FILE_NAME = "cache.json"

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.errors import UserError
-from data.features import CategoryScale, FeatureScale
-from data.manifest import Manifest
-from data.ragged import GrowingArray, RaggedWriter
-from data.shard_files import open_shards
-from data.token_cache import FILE_NAME, FORMAT, TextCounts, TokenCache
-from data.tokens import SlateTokenizer, candidate_cut
+from equipoise.common.errors import UserError
+from equipoise.data.features import CategoryScale, FeatureScale
+from equipoise.data.manifest import Manifest
+from equipoise.data.ragged import GrowingArray, RaggedWriter
+from equipoise.data.shard_files import open_shards
+from equipoise.data.token_cache import FILE_NAME, FORMAT, TextCounts, TokenCache
+from equipoise.data.tokens import SlateTokenizer, candidate_cut
 
 ITEM_BATCH = 20_000
 SLATE_BATCH = 2_000

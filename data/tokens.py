@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from configs.schema import TokensConfig
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import TokensConfig
 
 ItemTexts = Callable[[list[Any]], list[str]]
 MOST_LAZY_ITEMS = 200_000

@@ -15,18 +15,18 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.campaign import Campaign, read_campaign
-from configs.errors import UserError
-from configs.whole_file import whole_file
-from data.prefetch import prefetched
-from data.request_table import RequestTable, open_requests, request_connection
-from launch.campaign_requests import CampaignRequests
-from launch.ranking_file import ENDINGS, ranking_file
-from launch.recommend import common_candidates
-from serving.allocation import Allocation, Cap, allocate, fill, violations
-from serving.frames import TOGETHER, ranking_columns
-from serving.recommender import PreparedRequest, Recommender
-from serving.request_error import RequestError
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.configs.campaign import Campaign, read_campaign
+from equipoise.data.prefetch import prefetched
+from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.launch.campaign_requests import CampaignRequests
+from equipoise.scoring.ranking_file import ENDINGS, ranking_file
+from equipoise.scoring.recommend import common_candidates
+from equipoise.serving.allocation import Allocation, Cap, allocate, fill, violations
+from equipoise.serving.frames import TOGETHER, ranking_columns
+from equipoise.serving.recommender import PreparedRequest, Recommender
+from equipoise.serving.request_error import RequestError
 
 MORE = ("value", "boost")
 REPORT = ".report.json"

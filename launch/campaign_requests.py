@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.campaign import Campaign
-from configs.errors import UserError
-from data.prompts import is_missing
-from data.request_table import RequestTable
-from serving.frames import RequestRows
-from serving.recommender import PreparedRequest, Recommender
+from equipoise.common.errors import UserError
+from equipoise.configs.campaign import Campaign
+from equipoise.data.prompts import is_missing
+from equipoise.data.requests.table import RequestTable
+from equipoise.serving.frames import RequestRows
+from equipoise.serving.recommender import PreparedRequest, Recommender
 
 
 class CampaignRequests:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from configs.errors import UserError
-from launch import cli_uses
-from launch.cli_uses import ExportArgument, RunArgument
+from equipoise.common.errors import UserError
+from equipoise.launch import cli_uses
+from equipoise.launch.cli_uses import ExportArgument, RunArgument
 
 app = typer.Typer(
     name="equipoise",
@@ -27,7 +27,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change:
 @app.command()
 def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
     """Check a run configuration; needs no GPU and loads no model."""
-    from configs.load import load_config
+    from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
     typer.echo(f"{config} is valid: run '{loaded.name}', objectives {', '.join(loaded.objectives.active())}")
@@ -50,8 +50,8 @@ def simulate(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier simulation.")] = False,
 ) -> None:
     """Write the tables of a simulated shop, and beside them its true click and purchase probabilities and demand."""
-    from data.simulator.settings import SimulatorSettings
-    from launch.simulate import run as simulate_run
+    from equipoise.data.simulator.settings import SimulatorSettings
+    from equipoise.launch.simulate import run as simulate_run
 
     settings = SimulatorSettings(
         shoppers=shoppers, items=items, requests=requests, candidates=candidates, events=events, days=days,
@@ -63,10 +63,10 @@ def simulate(
 @app.command()
 def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
     """Turn the tables into slates: validate, split by time, join histories, render, write Parquet and token ids."""
-    from configs.load import load_config
+    from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from launch.prepare import run
+    from equipoise.launch.prepare import run
 
     run(loaded)
 
@@ -74,10 +74,10 @@ def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
 @app.command()
 def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
     """Turn the prepared texts into token ids, once for a backbone and its limits; `prepare` ends with it."""
-    from configs.load import load_config
+    from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from launch.token_cache import run
+    from equipoise.launch.token_cache import run
 
     run(loaded)
 
@@ -89,11 +89,11 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of this run.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
-    """Train all adapters at once; for several processes use `accelerate launch -m launch.train CONFIG`."""
-    from configs.load import load_config
+    """Train all adapters at once; for several processes use `accelerate launch -m equipoise.launch.train CONFIG`."""
+    from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from train.job import train as run
+    from equipoise.train.job import train as run
 
     run(loaded, resume=resume, overwrite=overwrite)
 
@@ -113,8 +113,8 @@ def sweep(
     trial: Annotated[bool, typer.Option("--trial", help="Execute the run that W&B's agent asks for.")] = False,
 ) -> None:
     """Train and evaluate many runs: grids, lists, random draws, seeds. Called again, it goes on with what is left."""
-    from launch.sweep.command import SweepOptions
-    from launch.sweep.command import run as sweep_run
+    from equipoise.sweep.command import SweepOptions
+    from equipoise.sweep.command import run as sweep_run
 
     options = SweepOptions(
         parallel=parallel, retry_failed=retry_failed, dry_run=dry_run, collect=collect, only=only, slurm=slurm,
@@ -133,10 +133,10 @@ def estimate(
     candidates: Annotated[int | None, typer.Option(help="Candidates of a slate, not train.negatives + 2.")] = None,
 ) -> None:
     """Tell what training will take and on which GPUs it fits; needs the backbone's config.json alone."""
-    from configs.load import load_config
+    from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from launch.estimate import run
+    from equipoise.launch.estimate import run
 
     run(loaded, gpus or (), gpu_memory or (), slates, candidates)
 
@@ -148,7 +148,7 @@ def evaluate(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
     """Score a split and compare with trivial baselines: calibration, ranking, groups, operating points."""
-    from launch.evaluate import run as evaluate_run
+    from equipoise.evaluation.evaluate_run import run as evaluate_run
 
     evaluate_run(run, split, overrides or [])
 
@@ -165,9 +165,9 @@ def score(
     overwrite: Annotated[bool, typer.Option(help="Replace earlier scores.")] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
-    """Score any number of requests, streaming; called again, go on. Also `accelerate launch -m launch.score`."""
-    from launch.score import ScoreOptions
-    from launch.score import run as score_run
+    """Score any number of requests, streaming; called again, go on. Also `-m equipoise.launch.score`."""
+    from equipoise.scoring.score_run import ScoreOptions
+    from equipoise.scoring.score_run import run as score_run
 
     options = ScoreOptions(items=items, omega=omega, block=block, max_tokens=max_tokens, overwrite=overwrite)
     score_run(run, requests, out, options, overrides or [])
@@ -184,8 +184,8 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX graph in int8, measured.")] = False,
 ) -> None:
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
-    from launch.export import run as export_run
-    from launch.export_formats import Formats
+    from equipoise.export.formats import Formats
+    from equipoise.export.write import run as export_run
 
     export_run(run, out, golden=golden, overwrite=overwrite, formats=Formats.parse(formats, dtype, int8))
 
@@ -210,8 +210,8 @@ def serve(
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
 ) -> None:
     """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
-    from launch.serve import run as serve_run
-    from serving.server.options import ServerOptions
+    from equipoise.launch.serve import run as serve_run
+    from equipoise.serving.server.options import ServerOptions
 
     options = ServerOptions(
         host=host,
@@ -244,8 +244,8 @@ def recommend(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
 ) -> None:
     """Rank candidates for every shopper of a file with an export, streaming."""
-    from launch.recommend import RecommendOptions
-    from launch.recommend import run as recommend_run
+    from equipoise.scoring.recommend import RecommendOptions
+    from equipoise.scoring.recommend import run as recommend_run
 
     options = RecommendOptions(candidates, top, omega, device, cache_mb, max_candidates, overwrite, value_weight)
     recommend_run(export, users, out, options)
@@ -271,8 +271,8 @@ def front(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
     """Measure the Pareto front of trade-offs without training again, and choose the operating point (default: knee)."""
-    from launch.front import FrontOptions
-    from launch.front import run as front_run
+    from equipoise.evaluation.front.front_of_run import FrontOptions
+    from equipoise.evaluation.front.front_of_run import run as front_run
 
     options = FrontOptions(
         omegas=omegas, relevance=relevance, value=value, points=points, axes=axes, cutoff=cutoff, weights=weights,
@@ -285,7 +285,7 @@ def front(
 @app.command()
 def diagnose(run: RunArgument) -> None:
     """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
-    from launch.diagnose import run as diagnose_run
+    from equipoise.evaluation.balance.diagnose import run as diagnose_run
 
     diagnose_run(run)
 
@@ -299,7 +299,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page of a run, from its folder alone."""
-    from launch.report import run as report_run
+    from equipoise.evaluation.run_page.write import run as report_run
 
     report_run(run, out, split)
 
@@ -325,9 +325,9 @@ def compare(
     """Compare runs from their folders alone: seeds pooled, best marked, changes, fronts, cost."""
     if not runs and group is None and not from_wandb:
         raise UserError("name the runs to compare: `equipoise compare RUN…`, `--group G` or `--from-wandb FOLDER`")
-    from launch.compare import CompareOptions
-    from launch.compare import run as compare_run
-    from train.compare.comparison import Question
+    from equipoise.evaluation.compare.compare_runs import CompareOptions
+    from equipoise.evaluation.compare.compare_runs import run as compare_run
+    from equipoise.evaluation.compare.comparison import Question
 
     def names(text: str | None) -> tuple[str, ...]:
         return tuple(name.strip() for name in (text or "").split(",") if name.strip())

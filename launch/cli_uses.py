@@ -1,4 +1,4 @@
-"""The commands of the uses: new shoppers, recall, campaigns, prices, explanations; thin, as those of launch.cli."""
+"""The commands of the uses: new shoppers, recall, campaigns, prices, explanations; thin, as those of cli.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def newcomers(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
     """Measure shoppers unseen in training beside the known ones: as told, with their profile only, with nothing."""
-    from launch.newcomers import run as newcomers_run
+    from equipoise.evaluation.cold_start import run as newcomers_run
 
     newcomers_run(run, requests, overrides or [])
 
@@ -36,8 +36,8 @@ def recall(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
 ) -> None:
     """Find the best items of the whole catalogue for every shopper of a file."""
-    from launch.recall import RecallOptions
-    from launch.recall import run as recall_run
+    from equipoise.launch.recall import RecallOptions
+    from equipoise.launch.recall import run as recall_run
 
     recall_run(export, requests, out, RecallOptions(top, exclude_bought, device, overwrite))
 
@@ -50,7 +50,7 @@ def index(
     ] = None,
 ) -> None:
     """Encode an export's catalogue again, with new items or for another kind of search."""
-    from launch.index import run as index_run
+    from equipoise.launch.index import run as index_run
 
     index_run(export, items, exact)
 
@@ -66,8 +66,8 @@ def campaign(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
 ) -> None:
     """Choose the slates of a whole campaign: most value, with caps and minimums over all shoppers."""
-    from launch.campaign import CampaignOptions
-    from launch.campaign import run as campaign_run
+    from equipoise.launch.campaign import CampaignOptions
+    from equipoise.launch.campaign import run as campaign_run
 
     campaign_run(export, path, users, out, CampaignOptions(candidates, device, max_candidates, overwrite))
 
@@ -88,8 +88,8 @@ def price(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
 ) -> None:
     """Choose the price of every candidate of a file, among allowed ones, by expected profit or revenue."""
-    from launch.price import PriceOptions
-    from launch.price import run as price_run
+    from equipoise.launch.price import PriceOptions
+    from equipoise.launch.price import run as price_run
 
     price_run(export, requests, out, PriceOptions(prices, bounds, factors, goal, field, device, cache_mb, overwrite))
 
@@ -105,7 +105,7 @@ def explain(
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
 ) -> None:
     """Say why a candidate gets its scores: what each part of its prompts and each term of its utility contributes."""
-    from launch.explain import ExplainOptions
-    from launch.explain import run as explain_run
+    from equipoise.launch.explain import ExplainOptions
+    from equipoise.launch.explain import run as explain_run
 
     explain_run(export, request, ExplainOptions(tuple(item or ()), picture, out, device))

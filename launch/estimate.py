@@ -6,10 +6,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from train.memory_estimate import FULL, Estimate, estimate
-from train.memory_fit import CARDS, GIB, PROCESSES, fits, optimizer_bytes
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.train.memory.estimate import FULL, Estimate, estimate
+from equipoise.train.memory.fit import CARDS, GIB, PROCESSES, fits, optimizer_bytes
 
 
 def run(

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from configs.errors import UserError
-from configs.whole_file import whole_file
-from serving.explain import Explained, explain
-from serving.explanation_picture import draw
-from serving.recommender import Recommender
-from serving.request_error import RequestError
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.serving.explain import Explained, explain
+from equipoise.serving.explanation_picture import draw
+from equipoise.serving.recommender import Recommender
+from equipoise.serving.request_error import RequestError
 
 
 @dataclass(frozen=True)

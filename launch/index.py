@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from configs.errors import UserError
-from configs.schema import PromptConfig
-from configs.whole_file import whole_file
-from data.prompts import piece_fields, render_pieces
-from data.request_table import open_table
-from launch.export_recall import INDEX, item_vectors, write_index
-from modeling.export.load import load_export, read_serving_record
-from modeling.export.serving import FILE_NAME
-from serving.export_tokens import read_tokenizer
-from serving.recall_index import read_vectors
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import PromptConfig
+from equipoise.data.prompts import piece_fields, render_pieces
+from equipoise.data.requests.table import open_table
+from equipoise.export.item_index import read_vectors
+from equipoise.export.item_vectors import INDEX, item_vectors, write_index
+from equipoise.export.load import load_export, read_serving_record
+from equipoise.export.serving import FILE_NAME
+from equipoise.serving.export_tokens import read_tokenizer
 
 
 def run(export: Path, items: Path | None, exact: bool | None) -> None:

@@ -4,10 +4,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from configs.schema import RunConfig
-from data.blanked import nothing_told
-from data.manifest import Manifest
-from data.slates import prepare
+from equipoise.configs.schema import RunConfig
+from equipoise.data.manifest import Manifest
+from equipoise.data.prepare.masked import nothing_told
+from equipoise.data.prepare.slates import prepare
 
 
 def run(config: RunConfig) -> None:
@@ -27,7 +27,7 @@ def run(config: RunConfig) -> None:
         out.print(f"left out: {rows:,} {reason}", highlight=False, soft_wrap=True)
     for note in manifest.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
-    from launch.token_cache import run as tokenize  # transformers loads only now
+    from equipoise.launch.token_cache import run as tokenize  # transformers loads only now
 
     tokenize(config)
     if config.train.forget:

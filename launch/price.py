@@ -11,15 +11,15 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.errors import UserError
-from data.prefetch import prefetched
-from data.request_table import RequestTable, open_requests, request_connection
-from launch.ranking_file import table_file
-from serving.frames import RequestRows
-from serving.pricing import PriceQuestion, Pricing
-from serving.ranking import demand_of
-from serving.recommender import PreparedRequest, Recommender
-from serving.request_error import RequestError
+from equipoise.common.errors import UserError
+from equipoise.data.prefetch import prefetched
+from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.scoring.ranking_file import table_file
+from equipoise.serving.frames import RequestRows
+from equipoise.serving.pricing import PriceQuestion, Pricing
+from equipoise.serving.ranking import demand_of
+from equipoise.serving.recommender import PreparedRequest, Recommender
+from equipoise.serving.request_error import RequestError
 
 TOGETHER = 4
 """Requests that pass the model together: each stands for many candidates."""
@@ -41,7 +41,7 @@ class PriceOptions:
     overwrite: bool = False
 
     def allowed(self) -> Any:
-        """The allowed prices as JSON (serving.price_grid), None where the file gives them.
+        """The allowed prices as JSON (equipoise.serving.price_grid), None where the file gives them.
 
         Raises:
             UserError: several forms are given, or one is malformed.

@@ -10,11 +10,11 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.errors import UserError
-from data.request_table import RequestTable, open_requests, request_connection
-from launch.ranking_file import table_file
-from serving.recall import KEYS, Recalled
-from serving.recommender import Recommender, RequestError
+from equipoise.common.errors import UserError
+from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.scoring.ranking_file import table_file
+from equipoise.serving.recommender import Recommender, RequestError
+from equipoise.serving.retrieve import KEYS, Recalled
 
 TOGETHER = 64
 LISTS = ("history", "bought", "exclude")

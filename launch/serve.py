@@ -6,17 +6,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from configs.errors import UserError
-from serving.recommender import Recommender
+from equipoise.common.errors import UserError
+from equipoise.serving.recommender import Recommender
 
 try:
-    from serving.server.app import create_app
-    from serving.server.run import listen, serve
+    from equipoise.serving.server.app import create_app
+    from equipoise.serving.server.run import listen, serve
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "starlette", "h11"):
         raise
     raise UserError(f"serving needs {error.name}: pip install 'equipoise[serve]'") from error
-from serving.server.options import ServerOptions
+from equipoise.serving.server.options import ServerOptions
 
 
 def run(

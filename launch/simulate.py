@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from data.simulator.settings import SimulatorSettings
-from data.simulator.write import simulate
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.write import simulate
 
 
 def run(folder: Path, settings: SimulatorSettings, block: int, overwrite: bool) -> None:

@@ -4,10 +4,10 @@ import os
 
 from rich.console import Console
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from train.assemble import check_lengths
-from train.token_caches import make_tokens
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.train.assemble import check_lengths
+from equipoise.train.token_caches import make_tokens
 
 
 def run(config: RunConfig) -> None:

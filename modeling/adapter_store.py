@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from configs.errors import UserError
-from configs.whole_file import whole_file
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
 
 TENSORS = "adapters.safetensors"
 ABOUT = "adapters.json"

@@ -12,9 +12,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from configs.errors import UserError
-from configs.schema import LoraConfig
-from modeling.backbone import find_layers
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import LoraConfig
+from equipoise.modeling.backbone import find_layers
 
 SHARED = "shared"
 ATTENTION_WORDS = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "c_attn", "qkv", "wqkv", "query_key_value")

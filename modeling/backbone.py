@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-from configs.errors import UserError
-from configs.schema import BackboneConfig
-from modeling.attention import prefix_split
-from modeling.quantized import pack, quantization_config, settle
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig
+from equipoise.modeling.attention import prefix_split
+from equipoise.modeling.quantized import pack, quantization_config, settle
 
 DROPOUT_KEYS = (
     "activation_dropout",

@@ -10,11 +10,11 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from modeling.attention.prefix_split import Kept
-from modeling.layout import SlateLayout, Spread
-from modeling.model import SlateModel
-from modeling.prefix_cache import Key, PrefixCache, PrefixState, put_together, take_apart
-from modeling.shared_prefix import SharedPrefix
+from equipoise.modeling.attention.prefix_split import Kept
+from equipoise.modeling.layout import SlateLayout, Spread
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.prefix_cache import Key, PrefixCache, PrefixState, put_together, take_apart
+from equipoise.modeling.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from modeling.adapters import ATTENTION_WORDS
+from equipoise.modeling.adapters import ATTENTION_WORDS
 
 
 class CommonProjections:

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from peft.tuners.lora import LoraLayer
 
-from modeling.adapters import SHARED
-from modeling.model import SlateModel
+from equipoise.modeling.adapters import SHARED
+from equipoise.modeling.model import SlateModel
 
 
 def fold_shared(model: SlateModel) -> int:

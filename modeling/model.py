@@ -13,21 +13,21 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from configs.schema import BackboneConfig, LoraConfig
-from data.features import FeatureColumns
-from modeling.adapters import adapter_of, inject_adapters
-from modeling.attention.prefix_split import Kept
-from modeling.backbone import SplitBackbone, find_layers, load_backbone
-from modeling.boundary import Boundary, Gates
-from modeling.common_projections import CommonProjections
-from modeling.compiled import compile_layers
-from modeling.heads import PointHead, SlateHead, VectorHead
-from modeling.joined import Joined
-from modeling.layout import SlateLayout
-from modeling.packed_rows import PackedRows
-from modeling.shared_prefix import SharedPrefix
-from modeling.towers import Criterion, Towers
-from modeling.upper import UpperLayers
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.data.features import FeatureColumns
+from equipoise.modeling.adapters import adapter_of, inject_adapters
+from equipoise.modeling.attention.prefix_split import Kept
+from equipoise.modeling.backbone import SplitBackbone, find_layers, load_backbone
+from equipoise.modeling.boundary import Boundary, Gates
+from equipoise.modeling.common_projections import CommonProjections
+from equipoise.modeling.compiled import compile_layers
+from equipoise.modeling.heads import PointHead, SlateHead, VectorHead
+from equipoise.modeling.joined import Joined
+from equipoise.modeling.layout import SlateLayout
+from equipoise.modeling.packed_rows import PackedRows
+from equipoise.modeling.shared_prefix import SharedPrefix
+from equipoise.modeling.towers import Criterion, Towers
+from equipoise.modeling.upper import UpperLayers
 
 NO_FEATURES = FeatureColumns()
 
@@ -252,7 +252,7 @@ class SlateModel(nn.Module):
     def _one_by_one(
         self, names: Sequence[str], run: Run, z: torch.Tensor, criterion: Criterion, outputs: dict[str, torch.Tensor]
     ) -> None:
-        """Run, judge and differentiate one tower after another; see modeling.towers."""
+        """Run, judge and differentiate one tower after another; see equipoise.modeling.towers."""
         towers = Towers(names, self.boundary, self.gates)
         for name in names:
             view = z.detach().requires_grad_(torch.is_grad_enabled())

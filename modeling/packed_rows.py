@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from modeling.masks import slate_block_mask, slate_mask
-from modeling.upper import UpperLayers
+from equipoise.modeling.masks import slate_block_mask, slate_mask
+from equipoise.modeling.upper import UpperLayers
 
 FLEX_BLOCK = 128
 

@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from modeling.attention.prefix_split import Kept
+from equipoise.modeling.attention.prefix_split import Kept
 
 Key = bytes
 """What a prefix is known by: its token ids as bytes."""

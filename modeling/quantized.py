@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 """Arguments of BitsAndBytesConfig, all but the dtype in which products are computed."""

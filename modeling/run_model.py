@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from data.features import columns_of, read_scales
-from modeling.adapter_store import load_adapters, read_info
-from modeling.backbone import config_hash, load_model_config
-from modeling.model import SlateModel, build_model
-from modeling.quantized import compute_in
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.data.features import columns_of, read_scales
+from equipoise.modeling.adapter_store import load_adapters, read_info
+from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.quantized import compute_in
 
 
 def compute_as_trained(model: SlateModel, config: RunConfig) -> None:

@@ -1,7 +1,7 @@
 """A batch without padding, prefixes and candidates apart: each prefix is encoded once and its keys are shared.
 
 All prefix tokens stand end to end, and so do all candidate tokens; a layer runs over either stretch, and only its
-attention (modeling.attention.prefix_split) knows which token belongs to which slate. What nobody reads is not
+attention (equipoise.modeling.attention.prefix_split) knows which token belongs to which slate. What nobody reads is not
 computed: of a prefix in the last layer only keys and values, of candidates read at their last token nothing else.
 
 Shape suffixes: F tokens of a flat stretch, N candidates of the batch, H hidden size.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling.attention.prefix_split import (
+from equipoise.modeling.attention.prefix_split import (
     ARGUMENT,
     CandidatePass,
     JointPass,
@@ -20,9 +20,9 @@ from modeling.attention.prefix_split import (
     OwnKeysPass,
     PrefixPass,
 )
-from modeling.backbone import LayerCall
-from modeling.layout import SlateLayout
-from modeling.upper import UpperLayers
+from equipoise.modeling.backbone import LayerCall
+from equipoise.modeling.layout import SlateLayout
+from equipoise.modeling.upper import UpperLayers
 
 
 class SharedPrefix:

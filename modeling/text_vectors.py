@@ -6,9 +6,9 @@ from typing import cast
 import numpy as np
 import torch
 
-from data.recall_texts import TextLayout
-from modeling.heads import VectorHead
-from modeling.model import SlateModel
+from equipoise.data.recall_texts import TextLayout
+from equipoise.modeling.heads import VectorHead
+from equipoise.modeling.model import SlateModel
 
 
 @torch.inference_mode()

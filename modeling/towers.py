@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from modeling.boundary import Boundary, Gates
+from equipoise.modeling.boundary import Boundary, Gates
 
 Criterion = Callable[[str, Mapping[str, torch.Tensor]], torch.Tensor]
 """From an objective's name and the outputs so far (its own with gradient, earlier ones without) to its scalar loss."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from modeling.adapters import activate, lora_layers
-from modeling.attention.prefix_split import Enough
-from modeling.backbone import LayerCall, SplitBackbone
+from equipoise.modeling.adapters import activate, lora_layers
+from equipoise.modeling.attention.prefix_split import Enough
+from equipoise.modeling.backbone import LayerCall, SplitBackbone
 
 
 class UpperLayers:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from scipy.sparse import csr_array, vstack
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 WHOLE = 1e-6
 RELATIVE_GAP = 1e-4

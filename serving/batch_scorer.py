@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from data.batches import Slate, build_batch
-from data.token_groups import token_groups
-from modeling.cached_scorer import CachedScorer, TokenSlate
-from modeling.model import SlateModel
-from modeling.prefix_cache import PrefixCache
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, build_batch
+from equipoise.data.token_groups import token_groups
+from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.prefix_cache import PrefixCache
 
 MOST_TOKENS = 16_384
 """Padded tokens of one pass."""

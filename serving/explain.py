@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from serving.prompt_parts import CutRequest, Part
-from serving.ranking import Ranking, Scored
-from serving.request_error import RequestError
-from serving.values import identifier, kind_of, mapping, sequence
+from equipoise.serving.prompt_parts import CutRequest, Part
+from equipoise.serving.ranking import Ranking, Scored
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.values import identifier, kind_of, mapping, sequence
 
 if TYPE_CHECKING:
-    from serving.recommender import PreparedRequest, Recommender
+    from equipoise.serving.recommender import PreparedRequest, Recommender
 
 TOLD = 3
 """Parts for and against that the sentences name."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.errors import UserError
-from configs.whole_file import whole_file
-from serving.explain import Explained
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.serving.explain import Explained
 
 MOST_BARS = 16
 LONGEST = 52

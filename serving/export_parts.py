@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.schema import HistoryConfig, PromptConfig
-from data.features import Scales
-from serving.items import KnownItems
-from serving.limits import Limits
-from serving.operating_point import OperatingPoint
-from serving.recall import Catalogue
-from serving.requests import RequestReader
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.data.features import Scales
+from equipoise.serving.items import KnownItems
+from equipoise.serving.limits import Limits
+from equipoise.serving.omega import OperatingPoint
+from equipoise.serving.requests import RequestReader
+from equipoise.serving.retrieve import Catalogue
 
 
 def open_catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> Catalogue | None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.schema import BackboneConfig, TokensConfig
-from data.tokens import SlateTokenizer
-from modeling.backbone import load_tokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, TokensConfig
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.modeling.backbone import load_tokenizer
 
 MOST_REMEMBERED = 50_000
 """Texts of items, and of contexts, whose ids are remembered: bounded, for anybody may send new ones."""

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from data.prompts import is_missing
-from serving.ranking import Ranking
-from serving.request_error import RequestError
+from equipoise.data.prompts import is_missing
+from equipoise.serving.ranking import Ranking
+from equipoise.serving.request_error import RequestError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from serving.recommender import PreparedRequest, Recommender
+    from equipoise.serving.recommender import PreparedRequest, Recommender
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import UserError
-from data.features import FeatureScale, Scales
+from equipoise.common.errors import UserError
+from equipoise.data.features import FeatureScale, Scales
 
 FILE_NAME = "items.parquet"
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from serving.request_error import RequestError
-from serving.values import kind_of, known_keys, number, sequence
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.values import kind_of, known_keys, number, sequence
 
 LARGEST = 1e9
 CENTS = 2

@@ -13,16 +13,16 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.isotonic import isotonic_regression
 
-from data.features import NumberScale
-from serving.price_grid import LARGEST, allowed_prices
-from serving.request_error import RequestError
-from serving.requests import CANDIDATE_KEYS, Candidate, ReadRequest, RequestReader
-from serving.values import known_keys, mapping, number
+from equipoise.data.features import NumberScale
+from equipoise.serving.price_grid import LARGEST, allowed_prices
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import CANDIDATE_KEYS, Candidate, ReadRequest, RequestReader
+from equipoise.serving.values import known_keys, mapping, number
 
 Goal = Literal["profit", "revenue"]
 GOALS = ("profit", "revenue")
 OWN_KEYS = ("cost", "prices")
-"""What a candidate says beside the keys of serving.requests."""
+"""What a candidate says beside the keys of equipoise.serving.requests."""
 
 RISE = 1e-12
 """Demand that rises by less is flat: rounding of the last digit."""
@@ -146,9 +146,9 @@ def falling(demand: np.ndarray) -> np.ndarray:
 
 
 def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[float, float]]) -> PriceQuestion:
-    """Read a request for prices: that of serving.requests without `omega` and `top`, and
+    """Read a request for prices: that of equipoise.serving.requests without `omega` and `top`, and
 
-        "prices"?: allowed ones for all candidates (serving.price_grid), "goal"?: "profit" or "revenue",
+        "prices"?: allowed ones for all candidates (equipoise.serving.price_grid), "goal"?: "profit" or "revenue",
         "field"?: what the price is called, "price" by default; and per candidate "cost"?: number, "prices"?: its own
 
     Without a goal it is profit where a candidate has a cost, and revenue where none has.

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data.features import Scales
-from data.prompts import parse_piece, piece_fields, plain_text
-from serving.requests import Candidate, ReadRequest, RequestReader
-from serving.values import plain
+from equipoise.data.features import Scales
+from equipoise.data.prompts import parse_piece, piece_fields, plain_text
+from equipoise.serving.requests import Candidate, ReadRequest, RequestReader
+from equipoise.serving.values import plain
 
 PREFIX = ("shopper", "history")
 LONGEST = 1_000_000

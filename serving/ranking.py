@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from serving.utility import UtilityWeights
+from equipoise.serving.utility import UtilityWeights
 
 
 @dataclass(frozen=True)

@@ -13,31 +13,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from data.features import NumberScale, Scales, read_scales, standardised
-from data.recall_texts import TextLayout
-from data.tokens import SlateTokenizer
-from modeling.export.load import load_export, read_serving_record
-from modeling.folded import fold_shared
-from modeling.prefix_cache import PrefixCache
-from modeling.text_vectors import text_vectors
-from serving.batch_scorer import BatchScorer
-from serving.export_parts import make_reader, open_catalogue, read_examples
-from serving.export_tokens import read_tokenizer
-from serving.items import read_items
-from serving.limits import Limits
-from serving.operating_point import read_operating_point
-from serving.pricing import Goal, PriceQuestion, Pricing, read_question
-from serving.prompt_parts import CutRequest, cut
-from serving.ranking import Ranking, demand_of
-from serving.recall import Catalogue, PreparedRecall, Recalled
-from serving.request_error import RequestError
-from serving.requests import ReadRequest, RequestReader
+from equipoise.common.errors import UserError
+from equipoise.data.features import NumberScale, Scales, read_scales, standardised
+from equipoise.data.recall_texts import TextLayout
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.export.load import load_export, read_serving_record
+from equipoise.modeling.folded import fold_shared
+from equipoise.modeling.prefix_cache import PrefixCache
+from equipoise.modeling.text_vectors import text_vectors
+from equipoise.serving.batch_scorer import BatchScorer
+from equipoise.serving.export_parts import make_reader, open_catalogue, read_examples
+from equipoise.serving.export_tokens import read_tokenizer
+from equipoise.serving.items import read_items
+from equipoise.serving.limits import Limits
+from equipoise.serving.omega import read_operating_point
+from equipoise.serving.pricing import Goal, PriceQuestion, Pricing, read_question
+from equipoise.serving.prompt_parts import CutRequest, cut
+from equipoise.serving.ranking import Ranking, demand_of
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import ReadRequest, RequestReader
+from equipoise.serving.retrieve import Catalogue, PreparedRecall, Recalled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from serving.explain import Explanation
+    from equipoise.serving.explain import Explanation
 
 __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"]
 
@@ -171,7 +171,7 @@ class Recommender:
         return {**names, "features": list(reader.features)}
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
-        """Read, render and tokenise one request (serving.requests gives its form), in any thread, without the model.
+        """Read, render and tokenise one request (serving/requests.py gives its form), in any thread, without the model.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
@@ -214,7 +214,7 @@ class Recommender:
         return [found[place] for place in range(len(prepared))]
 
     def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, PreparedRequest]:
-        """Read a request for prices (serving.pricing gives its form) and render it at every price, without the model.
+        """Read a request for prices (serving/pricing.py gives its form) and render it at every price, without model.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
@@ -241,7 +241,7 @@ class Recommender:
         Args:
             user, history: as `rank` takes them.
             candidates: as `rank` takes them, mappings also with `cost` and `prices`.
-            prices: allowed ones of all candidates without their own: a list, or a mapping (serving.price_grid).
+            prices: allowed ones of all candidates without their own: a list, or a mapping (price_grid.py).
             goal: profit or revenue; by default profit where a candidate has a cost.
             field: what the price is called in the data.
 
@@ -254,7 +254,7 @@ class Recommender:
         return question.answer(demand_of(self.score_prepared([prepared])[0]))
 
     def prepare_recall(self, request: Mapping[str, Any]) -> PreparedRecall:
-        """Read and tokenise a request for items (serving.recall gives its form), in any thread, without the model.
+        """Read and tokenise a request for items (serving/retrieve.py gives its form), in any thread, without the model.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
@@ -370,7 +370,7 @@ class Recommender:
         value_weight: float | None = None,
         explain: Sequence[int | str] | None = None,
     ) -> "Explanation":
-        """Why candidates get their scores; serving.explain gives the meaning.
+        """Why candidates get their scores; equipoise.serving.explain gives the meaning.
 
         Args:
             user, candidates, history, omega, value_weight: as for `rank`.
@@ -379,7 +379,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        from serving.explain import explain as explain_request
+        from equipoise.serving.explain import explain as explain_request
 
         request = {"history": history or None, "candidates": candidates, "omega": omega, "value_weight": value_weight}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
@@ -388,11 +388,11 @@ class Recommender:
     def rank_frame(
         self, requests: "DataFrame", omega: Mapping[str, float] | None = None, top: int | None = None
     ) -> "DataFrame":
-        """Rank all requests of a pandas frame; serving.frames gives its columns and those of the answer.
+        """Rank all requests of a pandas frame; equipoise.serving.frames gives its columns and those of the answer.
 
         Raises:
             RequestError: names the request, the field that is wrong and the way out.
         """
-        from serving.frames import rank_frame
+        from equipoise.serving.frames import rank_frame
 
         return rank_frame(self, requests, omega, top)

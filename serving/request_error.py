@@ -1,6 +1,6 @@
 """What is wrong with one request, and where."""
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 
 class RequestError(UserError):

@@ -20,15 +20,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.schema import HistoryConfig, PromptConfig
-from data.features import Scales
-from data.prompts import is_missing, parse_piece, piece_fields, prefix_text, render_pieces
-from serving.items import KnownItems
-from serving.limits import Limits
-from serving.operating_point import OperatingPoint
-from serving.request_error import RequestError
-from serving.utility import UtilityWeights
-from serving.values import feature, identifier, kind_of, known_keys, mapping, number, numeric, plain, sequence, text
+from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.data.features import Scales
+from equipoise.data.prompts import is_missing, parse_piece, piece_fields, prefix_text, render_pieces
+from equipoise.serving.items import KnownItems
+from equipoise.serving.limits import Limits
+from equipoise.serving.omega import OperatingPoint
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.utility import UtilityWeights
+from equipoise.serving.values import (
+    feature,
+    identifier,
+    kind_of,
+    known_keys,
+    mapping,
+    number,
+    numeric,
+    plain,
+    sequence,
+    text,
+)
 
 KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "value_weight", "top")
 BESIDE = ("name", "clicked", "converted")

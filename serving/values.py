@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from data.features import KINDS, CategoryScale, FeatureScale, fits
-from serving.request_error import RequestError
+from equipoise.data.features import KINDS, CategoryScale, FeatureScale, fits
+from equipoise.serving.request_error import RequestError
 
 Value = str | int | float | bool | None
 

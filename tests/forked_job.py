@@ -1,7 +1,7 @@
 """`equipoise …` as a process of its own, forked from a server that has imported the heavy libraries once.
 
-A process of `python -m launch.cli` spends most of a tiny job on imports. This one starts with them, and else alike: own
-process, own arguments, own environment, exit code. What the launchers themselves do is tested with real ones.
+A process of `equipoise` spends most of a tiny job on imports. This one starts with them, and else alike: own process,
+own arguments, own environment, exit code. What the launchers themselves do is tested with real ones.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-HEAVY = ["train.job", "launch.cli", "datasets", "peft", "accelerate"]
+HEAVY = ["equipoise.train.job", "equipoise.launch.cli", "datasets", "peft", "accelerate"]
 LAUNCHERS = ("ACCELERATE_", "RANK", "WORLD_SIZE")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,7 +42,7 @@ def _run(arguments: list[str], files: list[str], environment: dict[str, str]) ->
     os.chdir(ROOT)
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    from launch.cli import main
+    from equipoise.launch.cli import main
 
     sys.argv = ["equipoise", *arguments]
     try:

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from train.build_locks import build_root, release_stale_build_locks
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.train.build_locks import build_root, release_stale_build_locks
 
 
 def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:

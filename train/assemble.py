@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import UserError
-from configs.schema import DataConfig, RunConfig
-from data.blanked import is_prepared, nothing_told
-from data.features import columns_of, features_of, same_features
-from data.manifest import Manifest
-from data.recall_texts import RecallDraws
-from data.sampling import BatchOrder
-from data.slate_set import SlateSet, TrainBatches
-from data.token_budget import BudgetOrder
-from data.token_cache import TokenCache
-from modeling.adapter_store import AdapterInfo
-from modeling.backbone import config_hash, load_model_config, max_positions
-from modeling.model import SlateModel, build_model
-from modeling.run_model import compute_as_trained
-from train.objectives.base import Objective
-from train.objectives.grouped import GroupedObjective
-from train.objectives.recall import Recall
-from train.token_caches import find_tokens
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig, RunConfig
+from equipoise.data.features import columns_of, features_of, same_features
+from equipoise.data.manifest import Manifest
+from equipoise.data.prepare.masked import is_prepared, nothing_told
+from equipoise.data.recall_texts import RecallDraws
+from equipoise.data.sampling import BatchOrder
+from equipoise.data.slate_set import SlateSet, TrainBatches
+from equipoise.data.token_budget import BudgetOrder
+from equipoise.data.token_cache import TokenCache
+from equipoise.modeling.adapter_store import AdapterInfo
+from equipoise.modeling.backbone import config_hash, load_model_config, max_positions
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.run_model import compute_as_trained
+from equipoise.train.objectives.base import Objective
+from equipoise.train.objectives.grouped import GroupedObjective
+from equipoise.train.objectives.recall import Recall
+from equipoise.train.token_caches import find_tokens
+from equipoise.train.world import World
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.whole_file import whole_file
+from equipoise.common.atomic import whole_file
 
 if TYPE_CHECKING:
     import torch  # which those who only read what was kept do not wait for
 
-    from modeling.adapter_store import AdapterInfo
-    from train.world import World
+    from equipoise.modeling.adapter_store import AdapterInfo
+    from equipoise.train.world import World
 
 FOLDER, ABOUT = "best", "best.json"
 MEASURE = "valid/ctr/gauc"
@@ -58,7 +58,7 @@ class BestAdapters:
         if not math.isfinite(value) or (self.known is not None and value <= self.known["value"]):
             return
         self.known = {"measure": MEASURE, "value": value, "step": step}
-        from modeling.adapter_store import save_adapters
+        from equipoise.modeling.adapter_store import save_adapters
 
         gathered = tensors()
         if self.world.rank == 0:

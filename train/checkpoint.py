@@ -15,11 +15,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from configs.errors import UserError
-from modeling.adapter_store import copy_into
-from train.accelerate_setup import is_deepspeed, zero_stage
-from train.parameters import trainable
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.modeling.adapter_store import copy_into
+from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
+from equipoise.train.parameters import trainable
+from equipoise.train.world import World
 
 STATE = "state.json"
 PREFIX = "step-"

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from configs.whole_file import whole_file
-from data.manifest import Manifest
+from equipoise.common.atomic import whole_file
+from equipoise.data.manifest import Manifest
 
 FILE_NAME = "data.json"
 KEPT = {"source", "created", "counts", "splits", "dropped", "notes", "hashes"}

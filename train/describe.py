@@ -4,13 +4,13 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from configs.schema import RunConfig
-from data.slate_set import TrainBatches
-from data.token_budget import BudgetOrder
-from data.token_cache import TextCounts
-from modeling.model import SlateModel
-from train.accelerate_setup import zero_stage
-from train.parameters import count_by_group, full_size, trainable
+from equipoise.configs.schema import RunConfig
+from equipoise.data.slate_set import TrainBatches
+from equipoise.data.token_budget import BudgetOrder
+from equipoise.data.token_cache import TextCounts
+from equipoise.modeling.model import SlateModel
+from equipoise.train.accelerate_setup import zero_stage
+from equipoise.train.parameters import count_by_group, full_size, trainable
 
 
 def describe(

@@ -10,26 +10,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from configs.errors import UserError, reason_of
-from configs.load import save_config
-from configs.schema import RunConfig
-from modeling.adapter_store import save_adapters
-from modeling.model import SlateModel
-from train.accelerate_setup import make_accelerator
-from train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
-from train.best_adapters import BestAdapters
-from train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from train.data_record import write_data_record
-from train.describe import describe, step_line
-from train.environment import peak_memory_bytes
-from train.loop import Hooks, Loop
-from train.objectives.registry import build_objectives
-from train.out_of_memory import memory_advice
-from train.parameters import MovementCheck, gather, optimizer_groups, trainable
-from train.token_caches import find_tokens
-from train.tracking import Tracking
-from train.validation import validate
-from train.world import World
+from equipoise.common.errors import UserError, reason_of
+from equipoise.configs.load import save_config
+from equipoise.configs.schema import RunConfig
+from equipoise.modeling.adapter_store import save_adapters
+from equipoise.modeling.model import SlateModel
+from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
+from equipoise.train.best_adapters import BestAdapters
+from equipoise.train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from equipoise.train.data_record import write_data_record
+from equipoise.train.describe import describe, step_line
+from equipoise.train.environment import peak_memory_bytes
+from equipoise.train.loop import Hooks, Loop
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.out_of_memory import memory_advice
+from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
+from equipoise.train.token_caches import find_tokens
+from equipoise.train.trackers.tracking import Tracking
+from equipoise.train.validation import validate
+from equipoise.train.world import World
 
 
 def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
@@ -177,7 +177,7 @@ class Job:
             return
         run = self.config.output
         try:
-            from train.balancing.picture import draw  # matplotlib loads only here
+            from equipoise.evaluation.balance.balance_plot import draw  # matplotlib loads only here
 
             self.console.print(f"balancing: {draw(run)}; in words: equipoise diagnose {run}", soft_wrap=True)
         except Exception as error:

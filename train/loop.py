@@ -16,19 +16,19 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from data.batches import SlateBatch
-from data.slate_set import TrainBatches
-from modeling.model import SlateModel
-from train.accelerate_setup import is_deepspeed, zero_stage
-from train.averages import Averages
-from train.balancing.balancer import Balancer
-from train.checkpoint import Progress
-from train.objectives.base import Objective, Step, Totals
-from train.schedule import rate_factor
-from train.self_check import self_check
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.data.batches import SlateBatch
+from equipoise.data.slate_set import TrainBatches
+from equipoise.modeling.model import SlateModel
+from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
+from equipoise.train.averages import Averages
+from equipoise.train.balancing.balancer import Balancer
+from equipoise.train.checkpoint import Progress
+from equipoise.train.objectives.base import Objective, Step, Totals
+from equipoise.train.schedule import rate_factor
+from equipoise.train.self_check import self_check
+from equipoise.train.world import World
 
 
 class StopSignal:

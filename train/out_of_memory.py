@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from configs.errors import UserError
-from configs.schema import RunConfig
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
 
 CPU_WORDS = ("DefaultCPUAllocator", "can't allocate memory")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from configs.schema import TrainConfig
-from modeling.adapters import adapter_of
-from train.world import World
+from equipoise.configs.schema import TrainConfig
+from equipoise.modeling.adapters import adapter_of
+from equipoise.train.world import World
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

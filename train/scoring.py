@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.batches import SlateBatch, build_batch
-from data.slate_set import SlateSet, score_batches
-from train.world import World
+from equipoise.data.batches import SlateBatch, build_batch
+from equipoise.data.slate_set import SlateSet, score_batches
+from equipoise.train.world import World
 
 
 def score_batch(model: nn.Module, batch: SlateBatch) -> dict[str, np.ndarray]:

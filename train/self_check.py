@@ -7,10 +7,10 @@ of a few candidates with those of separate prompts under ordinary masked attenti
 import torch
 from torch import nn
 
-from configs.errors import UserError
-from data.batches import SlateBatch
-from modeling.model import SlateModel
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.data.batches import SlateBatch
+from equipoise.modeling.model import SlateModel
+from equipoise.train.world import World
 
 CANDIDATES = 4
 TOLERANCE = {"fp32": 1e-3, "bf16": 8e-2}

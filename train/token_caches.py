@@ -8,13 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from data.manifest import Manifest
-from data.token_cache import TokenCache, cache_key
-from data.token_writer import write_token_cache
-from data.tokens import SlateTokenizer
-from modeling.backbone import is_encoder, load_model_config, load_tokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.data.manifest import Manifest
+from equipoise.data.token_cache import TokenCache, cache_key
+from equipoise.data.token_writer import write_token_cache
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
 
 FOLDER = "tokens"
 

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from configs.schema import RunConfig
-from train.assemble import DataParts
-from train.metrics import pointwise_metrics
-from train.scoring import score_slates
-from train.world import World
+from equipoise.configs.schema import RunConfig
+from equipoise.evaluation.metrics import pointwise_metrics
+from equipoise.train.assemble import DataParts
+from equipoise.train.scoring import score_slates
+from equipoise.train.world import World
 
 
 def spread_rows(count: int, most: int | None) -> list[int]:

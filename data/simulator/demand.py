@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 FOLDER = "truth"
 CLICK_SENSITIVITY = 0.35

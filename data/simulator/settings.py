@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
 
 
 @dataclass(frozen=True)

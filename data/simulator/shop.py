@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.simulator.draws import Draws
-from data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.draws import Draws
+from equipoise.data.simulator.settings import SimulatorSettings
 
 # Category: what a shopper of average means pays for the middle tier, and what it is called.
 CATEGORIES = {
@@ -46,7 +46,7 @@ class Shoppers:
     Attributes:
         taste: float64 (U, C), for each category.
         budget: float64 (U,), factor of what an item is worth to the shopper.
-        sensitivity: float64 (U,), s of data.simulator.demand.
+        sensitivity: float64 (U,), s of equipoise.data.simulator.demand.
         age, income, attitude: int64 (U,), what the users table tells: places in AGES, INCOMES, ATTITUDES.
     """
 

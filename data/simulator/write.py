@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import UserError
-from data.simulator.demand import FOLDER
-from data.simulator.draws import Draws
-from data.simulator.requests import RequestBlock, draw_requests
-from data.simulator.settings import SimulatorSettings
-from data.simulator.shop import (
+from equipoise.common.atomic_dir import whole_folder
+from equipoise.common.errors import UserError
+from equipoise.data.simulator.demand import FOLDER
+from equipoise.data.simulator.draws import Draws
+from equipoise.data.simulator.sessions import RequestBlock, draw_requests
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.shop import (
     AGES,
     ATTITUDES,
     BRANDS,
@@ -28,7 +29,6 @@ from data.simulator.shop import (
     draw_items,
     draw_shoppers,
 )
-from data.whole_folder import whole_folder
 
 START = datetime(2026, 1, 1)
 EVENT_DAYS = 90

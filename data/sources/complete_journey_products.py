@@ -10,8 +10,8 @@ from pathlib import Path
 
 import duckdb
 
-from data.sources.complete_journey import USERS, open_package, write_names
-from data.tables import Tables, one
+from equipoise.data.prepare.tables import Tables, one
+from equipoise.data.sources.complete_journey import USERS, open_package, write_names
 
 FILES = ("campaigns", "demographics", "products")
 FIRST_DAYS, EVERY_DAYS, WINDOW_DAYS, LATELY_DAYS = 56, 28, 14, 56

@@ -1,7 +1,7 @@
 """Attention to a part of the keys on NVIDIA GPUs, by the memory-efficient kernels of PyTorch (Rabe & Staats 2021).
 
 They hold no scores, give the log-sum-exp that makes parts addable, take masks, and run in float32 as well as in bf16.
-Arguments and results are those of modeling.attention.partial. Shape suffixes: B batch, h heads, Q queries, K keys, D
+Arguments and results are those of partial.py. Shape suffixes: B batch, h heads, Q queries, K keys, D
 head size.
 """
 

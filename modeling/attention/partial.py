@@ -9,7 +9,7 @@ Shape suffixes: B batch, h heads, Q queries, K keys, D head size.
 
 import torch
 
-from modeling.attention import memory_efficient
+from equipoise.modeling.attention import memory_efficient
 
 Mask = torch.Tensor | None
 """Additive, 0 or −inf, of the queries' dtype, broadcastable to (B, h, Q, K); None: every key is seen."""

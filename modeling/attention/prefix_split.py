@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from configs.errors import UserError
-from modeling.attention.partial import Mask, attend, attend_backward
-from modeling.layout import SlateLayout, Spread, gather, lay
+from equipoise.common.errors import UserError
+from equipoise.modeling.attention.partial import Mask, attend, attend_backward
+from equipoise.modeling.layout import SlateLayout, Spread, gather, lay
 
 NAME = "equipoise_prefix_split"
 ARGUMENT = "slate_pass"

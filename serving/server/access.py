@@ -5,7 +5,7 @@ import secrets
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.server.refusal import error_answer
+from equipoise.serving.server.refusal import error_answer
 
 OPEN = frozenset({"/health", "/"})
 """The page holds no data: it asks for the token and brings it along."""

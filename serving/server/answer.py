@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import Response
 from pydantic import BaseModel, Field
 
-from serving.ranking import Ranking
-from serving.server.batching import Outcome
-from serving.server.service import CachedRanking
+from equipoise.serving.ranking import Ranking
+from equipoise.serving.server.batching import Outcome
+from equipoise.serving.server.service import CachedRanking
 
 
 class ScoredCandidate(BaseModel):

@@ -5,14 +5,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serving.recommender import Recommender
-from serving.server.access import Guarded
-from serving.server.endpoints import examples, explain, health, metrics, page, price, rank, recall, score
-from serving.server.faults import Faults
-from serving.server.observed import Observed
-from serving.server.options import ServerOptions
-from serving.server.refusal import ErrorAnswer, install
-from serving.server.service import Service
+from equipoise.serving.recommender import Recommender
+from equipoise.serving.server.access import Guarded
+from equipoise.serving.server.endpoints import examples, explain, health, metrics, page, price, rank, recall, score
+from equipoise.serving.server.faults import Faults
+from equipoise.serving.server.observed import Observed
+from equipoise.serving.server.options import ServerOptions
+from equipoise.serving.server.refusal import ErrorAnswer, install
+from equipoise.serving.server.service import Service
 
 ENDPOINTS = (rank, score, recall, price, explain, examples, health, metrics, page)
 OPENAPI = "/openapi.json"

@@ -4,7 +4,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.server.refusal import error_answer
+from equipoise.serving.server.refusal import error_answer
 
 logger = logging.getLogger("equipoise.serve")
 

@@ -4,8 +4,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.server.metrics import Metrics
-from serving.server.refusal import CLIENT_GONE
+from equipoise.serving.server.metrics import Metrics
+from equipoise.serving.server.refusal import CLIENT_GONE
 
 
 class Observed:

@@ -1,17 +1,10 @@
-"""What a request for prices looks like, for OpenAPI and as a first check; `serving.pricing` checks the rest."""
+"""What a request for prices looks like, for OpenAPI and as a first check; `serving/pricing.py` checks the rest."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from serving.server.request_body import (
-    MOST_CANDIDATES,
-    NUMBER,
-    Candidate,
-    Name,
-    ShopperRequest,
-    check_value,
-)
+from equipoise.serving.server.request_body import MOST_CANDIDATES, NUMBER, Candidate, Name, ShopperRequest, check_value
 
 MOST_PRICES = 10_000
 

@@ -1,18 +1,10 @@
-"""What a request for items looks like, for OpenAPI and as a first check; `serving.recall` checks the rest."""
+"""What a request for items looks like, for OpenAPI and as a first check; `serving/retrieve.py` checks the rest."""
 
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
-from serving.server.request_body import (
-    ID,
-    Id,
-    ShopperRequest,
-    check_id,
-    check_name,
-    check_value,
-    whole,
-)
+from equipoise.serving.server.request_body import ID, Id, ShopperRequest, check_id, check_name, check_value, whole
 
 MOST_PAST = 10_000
 MOST_RECALLED = 1_000

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import ASGIApp
 
-from configs.errors import UserError
-from serving.server.connections import ImpatientProtocol
-from serving.server.options import ServerOptions
+from equipoise.common.errors import UserError
+from equipoise.serving.server.connections import ImpatientProtocol
+from equipoise.serving.server.options import ServerOptions
 
 KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 5

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from serving.explain import (
+from equipoise.serving.explain import (
     Explanation,
     check_slate,
     explanation,
@@ -18,18 +18,18 @@ from serving.explain import (
     split_request,
     variants_of,
 )
-from serving.pricing import Pricing
-from serving.prompt_parts import CutRequest
-from serving.ranking import Ranking, demand_of
-from serving.recall import Recalled
-from serving.recommender import PreparedRequest, Recommender, RequestError
-from serving.server.batching import MicroBatcher, Outcome, QueueFull
-from serving.server.metrics import Metrics
-from serving.server.options import ServerOptions
-from serving.server.price_body import PriceRequest
-from serving.server.recall_body import RecallRequest
-from serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
-from serving.server.request_body import ExplainRequest, SlateRequest, Strict
+from equipoise.serving.pricing import Pricing
+from equipoise.serving.prompt_parts import CutRequest
+from equipoise.serving.ranking import Ranking, demand_of
+from equipoise.serving.recommender import PreparedRequest, Recommender, RequestError
+from equipoise.serving.retrieve import Recalled
+from equipoise.serving.server.batching import MicroBatcher, Outcome, QueueFull
+from equipoise.serving.server.metrics import Metrics
+from equipoise.serving.server.options import ServerOptions
+from equipoise.serving.server.price_body import PriceRequest
+from equipoise.serving.server.recall_body import RecallRequest
+from equipoise.serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
+from equipoise.serving.server.request_body import ExplainRequest, SlateRequest, Strict
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from serving.server.options import ServerOptions
-from serving.server.refusal import CLIENT_GONE, Refusal
+from equipoise.serving.server.options import ServerOptions
+from equipoise.serving.server.refusal import CLIENT_GONE, Refusal
 
 DRAIN_BYTES = 4 * 2**20
 DRAIN_SECONDS = 1.0

@@ -21,7 +21,7 @@ from benchmarks.workload import (
     random_batch,
     separate_prompts,
 )
-from configs.balancing import BalancingConfig
+from equipoise.configs.balancing import BalancingConfig
 
 SIZES = Sizes(2, 3, 9, 4)
 PEERS = [

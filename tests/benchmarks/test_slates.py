@@ -25,8 +25,8 @@ from benchmarks.slates_picture import draw
 from benchmarks.slates_point import point
 from benchmarks.slates_steps import step_figures
 from benchmarks.workload import Sizes, Way, build_workload, resized, separate_prompts
-from data.batches import Slate, build_batch
-from modeling.attention import memory_efficient
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.attention import memory_efficient
 
 SIZES = Sizes(2, 3, 9, 4)
 PROMPTS = separate_prompts(SIZES)

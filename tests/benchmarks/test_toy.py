@@ -100,7 +100,7 @@ def test_figures_hold_every_method_and_start_and_the_picture_is_drawn(tmp_path):
 def test_the_command_runs_all_methods(tmp_path):
     command = [sys.executable, "-m", "benchmarks.toy", "--json", str(tmp_path / "toy.json"), "--steps", "5"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    from train.balancing.registry import METHODS
+    from equipoise.train.balancing.registry import METHODS
 
     figures = json.loads((tmp_path / "toy.json").read_text())["figures"]
     assert {entry["method"] for entry in figures} == set(METHODS)

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.uses_campaign import TOP, _greedy, campaign_caps, coupon_values, gain
 from benchmarks.uses_explain import DRAWS, alone, cases, effects
-from serving.allocation import allocate, violations
-from serving.recommender import Recommender
-from train.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.serving.allocation import allocate, violations
+from equipoise.serving.recommender import Recommender
 
 
 def table_of(requests: int = 12, candidates: int = 20) -> ScoreTable:

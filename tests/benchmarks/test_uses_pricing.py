@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.uses_pricing_logistic import LogisticDemand
-from data.simulator.demand import TrueDemand
-from data.simulator.settings import SimulatorSettings
-from data.simulator.write import simulate
+from equipoise.data.simulator.demand import TrueDemand
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.write import simulate
 
 
 def test_logistic_demand_is_near_the_truth_and_falls(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.schema import BalancingConfig, ObjectivesConfig, RunConfig, SplitConfig
+from equipoise.configs.schema import BalancingConfig, ObjectivesConfig, RunConfig, SplitConfig
 
 
 def settings(**sections: Any) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from configs.load import _apply, as_override
-from configs.sweep import SweepConfig, load_sweep
+from equipoise.common.errors import UserError
+from equipoise.configs.load import _apply, as_override
+from equipoise.sweep.config import SweepConfig, load_sweep
 
 SOUND: dict[str, Any] = {"name": "s", "base": "configs/demo.yaml", "output": "runs/s", "seeds": [1]}
 LR = {"train.lr": {"uniform": [0, 1]}}

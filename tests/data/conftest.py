@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from configs.schema import DataConfig, HistoryConfig, PromptConfig, SplitConfig, TablesConfig
-from data.manifest import Manifest, SplitCounts, file_hash
-from data.shards import slate_schema
+from equipoise.configs.schema import DataConfig, HistoryConfig, PromptConfig, SplitConfig, TablesConfig
+from equipoise.data.manifest import Manifest, SplitCounts, file_hash
+from equipoise.data.prepare.shards import slate_schema
 
 Rows = dict[str, list[dict[str, Any]]]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from configs.schema import DataConfig, PromptConfig, SplitConfig, TablesConfig
-from data.slates import prepare
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig, PromptConfig, SplitConfig, TablesConfig
+from equipoise.data.prepare.slates import prepare
 
 Make = Callable[..., DataConfig]
 

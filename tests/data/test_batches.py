@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.batches import Slate, SlateBatch, build_batch
 
 
 def small() -> list[Slate]:

@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import UserError
-from configs.schema import DataConfig, HistoryConfig, TokensConfig
-from data import history
-from data.blanked import nothing_told
-from data.manifest import Manifest
-from data.slates import prepare
-from data.token_cache import TokenCache, cache_key
-from data.token_writer import write_token_cache
-from data.tokens import SlateTokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig, HistoryConfig, TokensConfig
+from equipoise.data.manifest import Manifest
+from equipoise.data.prepare import history
+from equipoise.data.prepare.masked import nothing_told
+from equipoise.data.prepare.slates import prepare
+from equipoise.data.token_cache import TokenCache, cache_key
+from equipoise.data.token_writer import write_token_cache
+from equipoise.data.tokens import SlateTokenizer
 
 Make = Callable[..., DataConfig]
 

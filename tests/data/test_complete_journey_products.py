@@ -8,8 +8,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from data.sources import complete_journey, complete_journey_products
-from data.tables import one
+from equipoise.data.prepare.tables import one
+from equipoise.data.sources import complete_journey, complete_journey_products
 
 pytestmark = pytest.mark.slow
 

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.errors import UserError
-from configs.features import FeatureConfig
-from configs.load import build_config
-from configs.schema import DataConfig
-from data.features import (
+from equipoise.common.errors import UserError
+from equipoise.configs.features import FeatureConfig
+from equipoise.configs.load import build_config
+from equipoise.configs.schema import DataConfig
+from equipoise.data.features import (
     CategoryScale,
     NumberScale,
     columns_of,
@@ -18,8 +18,8 @@ from data.features import (
     same_features,
     standardised,
 )
-from data.manifest import Manifest
-from data.slates import prepare
+from equipoise.data.manifest import Manifest
+from equipoise.data.prepare.slates import prepare
 
 WEIGHT = NumberScale(mean=1.0, std=2.0, least=1.0, most=9.0)
 COUNT = NumberScale(scale="log1p", mean=1.0, std=2.0, least=0.0, most=9.0)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from configs.schema import DataConfig, SplitConfig
-from data.held_out import held_out
-from data.slates import prepare
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig, SplitConfig
+from equipoise.data.prepare.held_out import held_out
+from equipoise.data.prepare.slates import prepare
 
 
 def test_the_share_is_about_that_of_the_users() -> None:

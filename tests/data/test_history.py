@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import HistoryConfig
-from data import history
-from data.history import titles_before, write_histories
-from data.tables import Tables
+from equipoise.configs.schema import HistoryConfig
+from equipoise.data.prepare import history
+from equipoise.data.prepare.history import titles_before, write_histories
+from equipoise.data.prepare.tables import Tables
 
 START = datetime(2024, 1, 1)
 MOMENTS = st.integers(0, 6).map(lambda hours: START + timedelta(hours=hours))

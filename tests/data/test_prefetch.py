@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data.prefetch import prefetched
+from equipoise.data.prefetch import prefetched
 
 
 def running() -> list[threading.Thread]:

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from data.prompts import FILTERS, is_missing, parse_piece, piece_fields, plain_text, prefix_text, render_pieces
+from equipoise.common.errors import UserError
+from equipoise.data.prompts import (
+    FILTERS,
+    is_missing,
+    parse_piece,
+    piece_fields,
+    plain_text,
+    prefix_text,
+    render_pieces,
+)
 
 
 @pytest.mark.parametrize("missing", [None, math.nan, "", "  ", math.inf])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import UserError
-from data.ragged import Ragged
-from data.recall_texts import Positives, RecallDraws, Texts, log_times
+from equipoise.common.errors import UserError
+from equipoise.data.ragged import Ragged
+from equipoise.data.recall_texts import Positives, RecallDraws, Texts, log_times
 
 
 def ragged(parts: list[list[int]]) -> Ragged:

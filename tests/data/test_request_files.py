@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import UserError
-from data import request_files
-from data.request_files import cut_blocks, find_request_files, read_blocks
+from equipoise.common.errors import UserError
+from equipoise.data.requests import files as request_files
+from equipoise.data.requests.files import cut_blocks, find_request_files, read_blocks
 
 
 def write(path: Path, rows: int, group: int) -> Path:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from data import sampling
-from data.sampling import BatchOrder, keep_sampled, sample_candidates, sample_keys
+from equipoise.common.errors import UserError
+from equipoise.data import sampling
+from equipoise.data.sampling import BatchOrder, keep_sampled, sample_candidates, sample_keys
 
 
 def global_batch(number: int, processes: int, size: int, slates: int = 53, seed: int = 9) -> list[int]:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from configs.schema import DataConfig, HistoryConfig, PromptConfig, SplitConfig
-from data import slates
-from data.manifest import SCHEMA_VERSION, Manifest
-from data.shards import cut_sizes, slate_schema
-from data.slates import prepare
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig, HistoryConfig, PromptConfig, SplitConfig
+from equipoise.data.manifest import SCHEMA_VERSION, Manifest
+from equipoise.data.prepare import slates
+from equipoise.data.prepare.shards import cut_sizes, slate_schema
+from equipoise.data.prepare.slates import prepare
 
 Make = Callable[..., DataConfig]
 
@@ -132,7 +132,7 @@ def test_cut_sizes_are_balanced(candidates: int, largest: int) -> None:
 def test_small_batches_write_the_same(rows: dict, make_config: Make, monkeypatch: Any, tmp_path: Path) -> None:
     whole, pieces = make_config(rows), make_config(rows, folder=tmp_path / "pieces")
     prepare(whole)
-    monkeypatch.setattr("data.shards.BATCH_IMPRESSIONS", 2)
+    monkeypatch.setattr("equipoise.data.prepare.shards.BATCH_IMPRESSIONS", 2)
     prepare(pieces)
     assert str(read(whole, "train")) == str(read(pieces, "train"))
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from configs.schema import TokensConfig
-from data.slate_set import SlateSet, TrainBatches, score_batches
-from data.token_budget import BudgetOrder, balanced_split, plan_epoch
-from data.token_cache import TokenCache
-from data.token_writer import write_token_cache
-from data.tokens import SlateTokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import TokensConfig
+from equipoise.data.slate_set import SlateSet, TrainBatches, score_batches
+from equipoise.data.token_budget import BudgetOrder, balanced_split, plan_epoch
+from equipoise.data.token_cache import TokenCache
+from equipoise.data.token_writer import write_token_cache
+from equipoise.data.tokens import SlateTokenizer
 
 COSTS = st.lists(st.integers(1, 100), min_size=1, max_size=120)
 

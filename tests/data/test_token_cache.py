@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
-from configs.errors import UserError
-from configs.schema import TokensConfig
-from data import token_cache, token_writer
-from data.manifest import Manifest
-from data.sampling import BatchOrder
-from data.slate_set import SlateSet, TrainBatches
-from data.token_cache import TokenCache, cache_key
-from data.token_writer import write_token_cache
-from data.tokens import SlateTokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import TokensConfig
+from equipoise.data import token_cache, token_writer
+from equipoise.data.manifest import Manifest
+from equipoise.data.sampling import BatchOrder
+from equipoise.data.slate_set import SlateSet, TrainBatches
+from equipoise.data.token_cache import TokenCache, cache_key
+from equipoise.data.token_writer import write_token_cache
+from equipoise.data.tokens import SlateTokenizer
 
 TIGHT = TokensConfig(max_prefix=8, max_candidate=4)
 MIDDLE = TokensConfig(max_prefix=40, max_candidate=24)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.token_groups import token_groups
+from equipoise.data.token_groups import token_groups
 
 
 def test_groups_by_hand() -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from configs.schema import TokensConfig
-from data.tokens import SlateTokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import TokensConfig
+from equipoise.data.tokens import SlateTokenizer
 
 ITEMS = ["frozen pizza, brand private", "milk", "a very long description of a very ordinary loaf of white sliced bread"]
 

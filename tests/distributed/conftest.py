@@ -68,7 +68,7 @@ def launch(tiny_config: Path) -> Launch:
             return Job(output, done.returncode, done.stdout + done.stderr)
         settings = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings]
-        command = [*launcher, "--main_process_port", "0", "-m", "launch.train"]
+        command = [*launcher, "--main_process_port", "0", "-m", "equipoise.launch.train"]
         done = run_command([*command, str(config), f"output={output}", *arguments], **environment)
         return Job(output, done.returncode, done.stdout + done.stderr)
 

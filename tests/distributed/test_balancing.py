@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from configs.balancing import METHOD_OPTIONS
-from train.build_locks import build_root
+from equipoise.configs.balancing import METHOD_OPTIONS
+from equipoise.train.build_locks import build_root
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

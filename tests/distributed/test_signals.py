@@ -18,7 +18,7 @@ def test_sigterm_saves_and_resume_finishes(engine: str | None, launch: Any, tiny
     root = Path(__file__).resolve().parents[2]
     run = tmp_path / "run"
     settings = [f"output={run}", "train.max_steps=400", "train.batch_size=2", "train.log_every=5"]
-    command = [sys.executable, "-m", "launch.train", str(tiny_config), *settings]
+    command = [sys.executable, "-m", "equipoise.launch.train", str(tiny_config), *settings]
     if engine:
         file = str(root / "configs" / "accelerate" / f"{engine}.yaml")
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]

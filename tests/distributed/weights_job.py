@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from configs.balancing import BalancingConfig
-from modeling.boundary import Boundary
-from train.balancing.balancer import Balancer
-from train.world import World
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.modeling.boundary import Boundary
+from equipoise.train.balancing.balancer import Balancer
+from equipoise.train.world import World
 
 STEPS, OBJECTIVES, ROWS, WIDTH = 100, ("ctr", "cvr", "diversity"), 8, 12
 

@@ -15,11 +15,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from equipoise.evaluation.compare.run_record import read_run
+from equipoise.evaluation.compare.wandb_file import key_of, records
+from equipoise.evaluation.compare.wandb_run import read_wandb_runs
 from tests.forked_job import run_forked
 from tests.tiny_run import run_settings, write_config
-from train.compare.run_record import read_run
-from train.compare.wandb_file import key_of, records
-from train.compare.wandb_run import read_wandb_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

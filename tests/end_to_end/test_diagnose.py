@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_fail_the_run(trained: tuple[Pat
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     output = tmp_path / "run"
     config = str(run.parent / "config.yaml")
-    command = [sys.executable, "-m", "launch.cli", "train", config, f"output={output}", "train.max_steps=2"]
+    command = [sys.executable, "-m", "equipoise.launch.cli", "train", config, f"output={output}", "train.max_steps=2"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
     )

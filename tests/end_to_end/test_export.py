@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from configs.errors import UserError
-from launch.export import run as export
-from modeling.export.verify import run_check
+from equipoise.common.errors import UserError
+from equipoise.export.verify import run_check
+from equipoise.export.write import run as export
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -227,7 +227,7 @@ def test_overwrite_replaces_an_export_and_a_failure_keeps_the_old_one(
         raise UserError("the worst difference is 3")
 
     with monkeypatch.context() as patch:
-        patch.setattr("launch.export.run_check", refuse)
+        patch.setattr("equipoise.export.write.run_check", refuse)
         with pytest.raises(UserError, match="worst difference"):
             export(run, target, golden=2, overwrite=True)
     assert len(golden_prompts(target)) == 12

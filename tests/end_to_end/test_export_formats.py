@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from configs.errors import UserError
-from launch.cli import app
-from launch.export import run as export
-from launch.export_formats import Formats
-from modeling.export.verify import run_check
+from equipoise.common.errors import UserError
+from equipoise.export.formats import Formats
+from equipoise.export.verify import run_check
+from equipoise.export.write import run as export
+from equipoise.launch.cli import app
 from tests.export_run import LISTWISE, write_tiny_run
 
 pytestmark = pytest.mark.slow
@@ -201,7 +201,7 @@ def test_a_full_disk_and_a_missing_extra_are_refused(
 ) -> None:
     usage = type("Usage", (), {"free": 10_000})()
     with monkeypatch.context() as patch:
-        patch.setattr("modeling.export.merged.shutil.disk_usage", lambda path: usage)
+        patch.setattr("equipoise.export.merged.shutil.disk_usage", lambda path: usage)
         with pytest.raises(UserError, match=r"GiB: make room"):
             export(exported("llama")[0], tmp_path / "out", golden=1, formats=Formats(merged=True))
     with monkeypatch.context() as patch:
@@ -222,7 +222,7 @@ def test_an_adapter_that_vllm_would_refuse_is_not_exported(
     assert record["vllm"]["ctr"] == {"serves": True, "why_not": None, "max_lora_rank": 8}
     assert not record["vllm"]["diversity"]["serves"]
     assert "--max-lora-rank 8" in (out / "README.md").read_text()
-    monkeypatch.setattr("modeling.export.vllm_rules.RANKS", (1, 2))
+    monkeypatch.setattr("equipoise.export.vllm_rules.RANKS", (1, 2))
     with pytest.raises(UserError, match=r"ctr: vLLM would not load this adapter: rank 4 fits no --max-lora-rank"):
         export(run, tmp_path / "out", golden=1)
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from launch.cli import main
-from serving.recommender import Recommender, RequestError
+from equipoise.launch.cli import main
+from equipoise.serving.recommender import Recommender, RequestError
 from tests.tiny_run import run_settings, write_config
 
 pytestmark = pytest.mark.slow
@@ -69,11 +69,11 @@ def test_search_is_the_formula_over_the_exported_vectors(export: Path) -> None:
 
 
 def test_exported_adapter_gives_the_run_s_own_vectors(export: Path) -> None:
-    from configs.load import read_run_config
-    from data.slate_set import SlateSet
-    from modeling.run_model import load_run_model
-    from train.recall.evaluate import TrainedRecall
-    from train.token_caches import find_tokens
+    from equipoise.configs.load import read_run_config
+    from equipoise.data.slate_set import SlateSet
+    from equipoise.evaluation.recall.evaluate import TrainedRecall
+    from equipoise.modeling.run_model import load_run_model
+    from equipoise.train.token_caches import find_tokens
 
     config = read_run_config(export.parent / "run", [])
     model = load_run_model(config, export.parent / "run" / "adapters")
@@ -91,7 +91,7 @@ def test_exported_adapter_gives_the_run_s_own_vectors(export: Path) -> None:
 
 
 def trained_history(train: Any) -> Any:
-    from train.recall.baselines import histories
+    from equipoise.evaluation.recall.baselines import histories
 
     return histories([train.bought[0]], [train.times[0]], len(train.cache.items))
 

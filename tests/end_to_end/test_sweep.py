@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def begin(file: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "launch.cli", "sweep", str(file)]
+    command = [sys.executable, "-m", "equipoise.launch.cli", "sweep", str(file)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)

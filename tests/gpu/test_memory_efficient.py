@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.attention import memory_efficient, partial
+from equipoise.modeling.attention import memory_efficient, partial
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

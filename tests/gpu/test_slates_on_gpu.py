@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.slates_agreement import differences
 from benchmarks.workload import Sizes, Way, Workload, build_workload, combined_gradient
-from data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.batches import Slate, SlateBatch, build_batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

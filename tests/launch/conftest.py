@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.random_run import write_random_run
-from configs.load import load_config
-from configs.schema import RunConfig
-from data.history import titles_before
-from data.slates import prepare
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.history import titles_before
+from equipoise.data.prepare.slates import prepare
 from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from launch.cli import main
-from serving.recommender import Recommender
+from equipoise.launch.cli import main
+from equipoise.serving.recommender import Recommender
 
 CAMPAIGN = {
     "name": "spring",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import load_config
-from launch.cli import main
+from equipoise.configs.load import load_config
+from equipoise.launch.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
     """Run a command in a process of its own; what it printed, and every module that it imported."""
     code = (
-        f"import sys; from launch.cli import main\ntry: main({list(arguments)!r})\n"
+        f"import sys; from equipoise.launch.cli import main\ntry: main({list(arguments)!r})\n"
         "except SystemExit as stop: assert not stop.code\n"
         "print(' '.join(sys.modules), file=sys.stderr)"
     )

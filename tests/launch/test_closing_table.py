@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from launch.closing_table import closing_table
+from equipoise.launch.summary import closing_table
 
 EVALUATION = {
     "against_baseline": {

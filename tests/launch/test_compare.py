@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare_runs import made, write_run
-from launch.cli import main
+from equipoise.evaluation.compare.wandb_file import key_of
+from equipoise.launch.cli import main
 from tests.wandb_files import whole_records
-from train.compare.wandb_file import key_of
 
 
 @pytest.fixture(scope="module")

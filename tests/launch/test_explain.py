@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from launch.cli import main
-from serving.recommender import Recommender
+from equipoise.launch.cli import main
+from equipoise.serving.recommender import Recommender
 
 REQUEST = {"user": {"age": 40}, "history": ["tea"], "candidates": ["i0", "i1", "i2"]}
 

@@ -13,23 +13,23 @@ from matplotlib.image import imread
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import launch.split_scores
+import equipoise.evaluation.split_scores
 from benchmarks.random_run import write_random_run
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import RunConfig
-from data.slates import prepare
-from launch.cli import app
-from launch.evaluate import run as evaluate
-from launch.export import run as export
-from launch.front import FrontOptions, make_plan
-from launch.front import run as front
-from modeling.export.operating_point import read_operating_point
-from modeling.export.verify import run_check
-from serving.recommender import Recommender
+from equipoise.common.errors import UserError
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.evaluation.evaluate_run import run as evaluate
+from equipoise.evaluation.front.front_of_run import FrontOptions, make_plan
+from equipoise.evaluation.front.front_of_run import run as front
+from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.export.operating_point import read_operating_point
+from equipoise.export.verify import run_check
+from equipoise.export.write import run as export
+from equipoise.launch.cli import app
+from equipoise.serving.recommender import Recommender
 from tests.wandb_files import whole_records
-from train.metrics.operating_point import RankingMetrics, utility
-from train.metrics.score_table import ScoreTable
 
 pytestmark = pytest.mark.slow
 THREE = FrontOptions(
@@ -152,7 +152,7 @@ def test_again_scores_nothing_and_gives_the_same(fronted: Path, run: Path, monke
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("scored a second time")
 
-    monkeypatch.setattr(launch.split_scores, "score_slates", never)
+    monkeypatch.setattr(equipoise.evaluation.split_scores, "score_slates", never)
     front(run, THREE)
     for name in ("front.json", "front.png", "operating_point.json"):
         assert (run / name).read_bytes() == (fronted / name).read_bytes(), name
@@ -179,7 +179,7 @@ def test_scores_of_evaluate_are_taken(run: Path, monkeypatch: pytest.MonkeyPatch
     for split in ("valid", "test"):
         (run / f"scores_{split}.parquet").unlink(missing_ok=True)
         evaluate(run, split, [])
-    monkeypatch.setattr(launch.split_scores, "score_slates", None)
+    monkeypatch.setattr(equipoise.evaluation.split_scores, "score_slates", None)
     front(run, FrontOptions(resamples=5))
     assert len(read(run / "front.json")["points"]) == 169
 
@@ -253,7 +253,7 @@ def test_value_and_relevance_weights_are_measured_exported_and_served(run: Path,
     assert not served  # or the rest of this test shows nothing
     with pytest.MonkeyPatch.context() as patch:
         names = ("ctr", "cvr", "diversity", "fairness")
-        patch.setattr("launch.export.run_check", lambda out: dict.fromkeys(names, 0.0))
+        patch.setattr("equipoise.export.write.run_check", lambda out: dict.fromkeys(names, 0.0))
         export(run, tmp_path / "export", golden=2)
     point = read(tmp_path / "export" / "serving.json")["operating_point"]
     assert point["value_exponents"] == written["value_exponents"]

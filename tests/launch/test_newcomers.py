@@ -9,19 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.random_run import write_random_run
-from configs.errors import UserError
-from configs.load import load_config
-from configs.schema import RunConfig
-from data.blanked import nothing_told, profile_only
-from data.slates import prepare
-from launch.cli import main
-from launch.newcomers import run
-from launch.prepare import run as run_prepare
+from equipoise.common.errors import UserError
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.masked import nothing_told, profile_only
+from equipoise.data.prepare.slates import prepare
+from equipoise.evaluation.cold_start import run
+from equipoise.launch.cli import main
+from equipoise.launch.prepare import run as run_prepare
+from equipoise.train.assemble import open_data, train_batches
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.token_caches import find_tokens
+from equipoise.train.world import World
 from tests.tiny_run import run_settings, write_config
-from train.assemble import open_data, train_batches
-from train.objectives.registry import build_objectives
-from train.token_caches import find_tokens
-from train.world import World
 
 
 def settings_of(folder: Path, **data: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 import pytest
 
-from launch.cli import main
-from launch.export import run as export_run
-from serving.recommender import Recommender
+from equipoise.export.write import run as export_run
+from equipoise.launch.cli import main
+from equipoise.serving.recommender import Recommender
 
 SCORES = ["pctr", "pcvr", "relevance", "delta_diversity", "delta_fairness", "utility"]
 
@@ -31,7 +31,7 @@ def exported(scoreable: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recommend") / "export"
     with pytest.MonkeyPatch.context() as patch:  # the check in a fresh process has tests of its own
         names = scoreable.config.objectives.active()
-        patch.setattr("launch.export.run_check", lambda folder: dict.fromkeys(names, 0.0))
+        patch.setattr("equipoise.export.write.run_check", lambda folder: dict.fromkeys(names, 0.0))
         export_run(scoreable.run, out, golden=4)
     return out
 

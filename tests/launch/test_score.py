@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import launch.score
-from launch.cli import main
+import equipoise.scoring.score_run
+from equipoise.launch.cli import main
 
 COLUMNS = ["pctr", "pcvr", "relevance", "delta_diversity", "delta_fairness"]
 
@@ -130,13 +130,13 @@ def test_items_from_a_table_of_their_own(scoreable: Any, reference: Path, tmp_pa
 
 def test_only_items_that_occur_are_tokenised(scoreable: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    original = launch.score.Catalogue.texts
+    original = equipoise.scoring.score_run.Catalogue.texts
 
     def spy(self: Any, numbers: list[int]) -> list[str]:
         asked.extend(numbers)
         return original(self, numbers)
 
-    monkeypatch.setattr("data.catalogue.Catalogue.texts", spy)
+    monkeypatch.setattr("equipoise.data.requests.catalogue.Catalogue.texts", spy)
     few = pq.read_table(scoreable.slates).slice(0, 2)
     pq.write_table(few, tmp_path / "few.parquet")
     score(scoreable.run, tmp_path / "few.parquet", tmp_path / "out")
@@ -145,7 +145,7 @@ def test_only_items_that_occur_are_tokenised(scoreable: Any, tmp_path: Path, mon
 
 def stop_after(portions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ctrl-C come when so many portions are scored."""
-    original = launch.score.score_portion
+    original = equipoise.scoring.score_run.score_portion
     left = [portions]
 
     def scored(*arguments: Any) -> Any:
@@ -154,7 +154,7 @@ def stop_after(portions: int, monkeypatch: pytest.MonkeyPatch) -> None:
         left[0] -= 1
         return original(*arguments)
 
-    monkeypatch.setattr("launch.score.score_portion", scored)
+    monkeypatch.setattr("equipoise.scoring.score_run.score_portion", scored)
 
 
 def test_what_was_stopped_goes_on_and_ends_alike(
@@ -298,14 +298,14 @@ def test_two_kinds_of_files_in_one_folder(scoreable: Any, tmp_path: Path, capsys
 def test_a_score_that_is_no_number_is_refused(
     scoreable: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = launch.score.score_portion
+    original = equipoise.scoring.score_run.score_portion
 
     def broken(*arguments: Any) -> dict[str, np.ndarray]:
         scores = original(*arguments)
         scores["cvr"][8] = np.nan
         return scores
 
-    monkeypatch.setattr("launch.score.score_portion", broken)
+    monkeypatch.setattr("equipoise.scoring.score_run.score_portion", broken)
     sentence = refused(capsys, scoreable.run, scoreable.slates, tmp_path / "out")
     assert f"'{scoreable.raw[1]['request_id']}' got a score of cvr" in sentence
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["score.json"]

@@ -40,8 +40,8 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
-ALONE = [sys.executable, "-m", "launch.cli", "score"]
-TWO = [*LAUNCH, "configs/accelerate/cpu_ddp2.yaml", "-m", "launch.score"]
+ALONE = [sys.executable, "-m", "equipoise.launch.cli", "score"]
+TWO = [*LAUNCH, "configs/accelerate/cpu_ddp2.yaml", "-m", "equipoise.launch.score"]
 
 
 @pytest.fixture(scope="module")

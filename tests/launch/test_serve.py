@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from launch.cli import main
-from launch.serve import check_options, read_token
-from serving.server.options import ServerOptions
+from equipoise.common.errors import UserError
+from equipoise.launch.cli import main
+from equipoise.launch.serve import check_options, read_token
+from equipoise.serving.server.options import ServerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def served(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "launch.cli", "serve", *arguments, "--port", "0"],
+        [sys.executable, "-u", "-m", "equipoise.launch.cli", "serve", *arguments, "--port", "0"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
@@ -136,7 +136,8 @@ def test_tokens_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_missing_extra_names_it(tmp_path: Path) -> None:
     """In a process where fastapi cannot be imported."""
-    code = f"import sys; sys.modules['fastapi'] = None\nfrom launch.cli import main; main(['serve', {str(tmp_path)!r}])"
+    hidden = "import sys; sys.modules['fastapi'] = None\nfrom equipoise.launch.cli import main"
+    code = f"{hidden}; main(['serve', {str(tmp_path)!r}])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "pip install 'equipoise[serve]'" in done.stderr

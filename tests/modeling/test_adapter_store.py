@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.errors import UserError
-from modeling.adapter_store import ABOUT, TENSORS, AdapterInfo, copy_into, load_adapters, read_info, save_adapters
-from modeling.model import SlateModel
+from equipoise.common.errors import UserError
+from equipoise.modeling.adapter_store import (
+    ABOUT,
+    TENSORS,
+    AdapterInfo,
+    copy_into,
+    load_adapters,
+    read_info,
+    save_adapters,
+)
+from equipoise.modeling.model import SlateModel
 
 INFO = AdapterInfo(
     "some/base", "abc123", 2, {"ctr": 1, "cvr": 2}, ["diversity"], {"ctr": -2.5}, {"item": ["{title}"]}, {}

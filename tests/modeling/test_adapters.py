@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from configs.errors import UserError
-from configs.schema import BackboneConfig, LoraConfig
-from modeling.adapters import activate, adapter_of, inject_adapters, lora_layers, target_modules
-from modeling.backbone import find_layers, load_backbone
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.modeling.adapters import activate, adapter_of, inject_adapters, lora_layers, target_modules
+from equipoise.modeling.backbone import find_layers, load_backbone
 
 LINEARS = {
     "llama": 7,

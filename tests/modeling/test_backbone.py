@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from configs.errors import UserError
-from configs.schema import BackboneConfig
-from modeling.backbone import (
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig
+from equipoise.modeling.backbone import (
     LayerCall,
     SplitBackbone,
     config_hash,
@@ -153,8 +153,8 @@ class Net(nn.Module):
 
 
 def split(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> SplitBackbone:
-    monkeypatch.setattr("modeling.backbone.is_encoder", lambda config: False)
-    monkeypatch.setattr("modeling.backbone.first_position", lambda config: 0)
+    monkeypatch.setattr("equipoise.modeling.backbone.is_encoder", lambda config: False)
+    monkeypatch.setattr("equipoise.modeling.backbone.first_position", lambda config: 0)
     return SplitBackbone(net, 1)
 
 

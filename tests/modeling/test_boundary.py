@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from modeling.boundary import Boundary, Cotangents, Gates, gram_matrix
+from equipoise.modeling.boundary import Boundary, Cotangents, Gates, gram_matrix
 
 
 def towers(count: int, seed: int = 0) -> list[Callable[[torch.Tensor], torch.Tensor]]:

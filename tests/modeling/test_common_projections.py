@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from data.batches import build_batch
-from modeling.adapters import lora_layers
-from modeling.common_projections import CommonProjections
-from modeling.model import SlateModel
+from equipoise.data.batches import build_batch
+from equipoise.modeling.adapters import lora_layers
+from equipoise.modeling.common_projections import CommonProjections
+from equipoise.modeling.model import SlateModel
 
 
 @pytest.mark.parametrize("arch", ["llama", "bert", "gpt2"])

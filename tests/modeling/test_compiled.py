@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from data.batches import Slate, build_batch
-from modeling.model import SlateModel
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.model import SlateModel
 
 
 def gradients(model: SlateModel, slates: list[Slate]) -> dict[str, torch.Tensor]:
@@ -45,7 +45,7 @@ def test_what_is_traced_is_the_model(
     make_slate: Callable[..., Slate],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modeling.compiled.BACKEND", "aot_eager")
+    monkeypatch.setattr("equipoise.modeling.compiled.BACKEND", "aot_eager")
     assert_compiling_changes_nothing(make_model, make_slate, "bert", pointwise={"ctr": 1}, listwise=())
 
 

@@ -12,14 +12,14 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 
-from configs.errors import UserError
-from configs.schema import BackboneConfig, LoraConfig
-from modeling.backbone import load_model_config
-from modeling.export.adapter_folder import lora_tensors, write_adapter
-from modeling.export.golden_check import prompt_ids
-from modeling.export.served import serve_as
-from modeling.export.serving import choose_pad_id
-from modeling.model import SlateModel, build_model
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.export.adapter_folder import lora_tensors, write_adapter
+from equipoise.export.golden_check import prompt_ids
+from equipoise.export.served import serve_as
+from equipoise.export.serving import choose_pad_id
+from equipoise.modeling.backbone import load_model_config
+from equipoise.modeling.model import SlateModel, build_model
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 DECODERS = ("llama", "qwen3", "mistral", "gpt2")
@@ -100,8 +100,8 @@ def test_the_padding_never_ends_a_prompt() -> None:
 @pytest.mark.parametrize("context", ["", "one two", "one two three four five six seven"])
 @pytest.mark.parametrize("words", [1, 5, 30])
 def test_the_check_lays_ids_out_as_training_does(context: str, words: int) -> None:
-    from configs.schema import TokensConfig
-    from data.tokens import SlateTokenizer
+    from equipoise.configs.schema import TokensConfig
+    from equipoise.data.tokens import SlateTokenizer
 
     class Words:
         cls_token_id, sep_token_id, pad_token_id = 1, 2, 0

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import BackboneConfig, LoraConfig
-from data.batches import Slate, build_batch
-from data.features import FeatureColumns
-from modeling.cached_scorer import CachedScorer, TokenSlate
-from modeling.heads import FeatureResponse, PointHead
-from modeling.model import SlateModel, build_model
-from modeling.prefix_cache import PrefixCache
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.data.batches import Slate, build_batch
+from equipoise.data.features import FeatureColumns
+from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
+from equipoise.modeling.heads import FeatureResponse, PointHead
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.prefix_cache import PrefixCache
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from configs.schema import BackboneConfig, LoraConfig
-from data.batches import build_batch
-from modeling.folded import fold_shared
-from modeling.model import build_model
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.data.batches import build_batch
+from equipoise.modeling.folded import fold_shared
+from equipoise.modeling.model import build_model
 
 
 @pytest.mark.parametrize("arch", ["llama", "bert", "gpt2"])

@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling.heads import PointHead, SlateHead
+from equipoise.modeling.heads import PointHead, SlateHead
 
 
 def slate_head(hidden: int = 16, seed: int = 0) -> SlateHead:

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import Slate, build_batch
-from modeling.layout import SlateLayout, Spread, gather, lay
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.layout import SlateLayout, Spread, gather, lay
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.errors import UserError
-from data.batches import Slate, build_batch
-from modeling.export.load import load_export, read_serving_record
-from modeling.model import SlateModel
-from modeling.run_model import load_run_model
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, build_batch
+from equipoise.export.load import load_export, read_serving_record
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.run_model import load_run_model
 
 KINDS = [
     ("llama", "all", "last"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.masks import slate_mask
+from equipoise.modeling.masks import slate_mask
 
 ROWS = [[0, 0, 1, 1, 2, 3, 3, -1], [0, 1, 2, -1, -1, -1, -1, -1]]
 

@@ -10,11 +10,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
-from configs.errors import UserError
-from configs.schema import LoraConfig
-from data.batches import Slate, build_batch
-from modeling.adapters import lora_layers
-from modeling.model import SlateModel, build_model
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import LoraConfig
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.adapters import lora_layers
+from equipoise.modeling.model import SlateModel, build_model
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert"]
 LENGTHS = [5, 3, 7, 1, 4, 6]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling.attention import partial
+from equipoise.modeling.attention import partial
 
 
 def reference(q, k, v, mask):

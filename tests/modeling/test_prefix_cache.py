@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from data.batches import Slate, build_batch
-from modeling.cached_scorer import CachedScorer, TokenSlate
-from modeling.model import SlateModel
-from modeling.prefix_cache import PrefixCache, PrefixState
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.prefix_cache import PrefixCache, PrefixState
 
 KINDS = [
     ("llama", "last"),

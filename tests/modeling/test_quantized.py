@@ -8,19 +8,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-import modeling.quantized
-import train.accelerate_setup
-from configs.errors import UserError
-from configs.schema import BackboneConfig, LoraConfig, RunConfig
-from data.batches import SlateBatch, build_batch
-from modeling.adapters import lora_layers, target_modules
-from modeling.folded import fold_shared
-from modeling.model import SlateModel, build_model
-from modeling.packed_size import packed_bytes
-from modeling.quantized import compute_in, packed_layers
+import equipoise.modeling.quantized
+import equipoise.train.accelerate_setup
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
+from equipoise.data.batches import SlateBatch, build_batch
+from equipoise.modeling.adapters import lora_layers, target_modules
+from equipoise.modeling.folded import fold_shared
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.packed_size import packed_bytes
+from equipoise.modeling.quantized import compute_in, packed_layers
+from equipoise.train.parameters import MovementCheck, full_size, trainable
+from equipoise.train.world import World
 from tests.tiny_run import run_settings
-from train.parameters import MovementCheck, full_size, trainable
-from train.world import World
 
 pytest.importorskip("bitsandbytes")
 from bitsandbytes.functional import dequantize_4bit
@@ -28,7 +28,7 @@ from bitsandbytes.functional import dequantize_4bit
 
 @pytest.fixture(scope="module")
 def saved_llama(tiny_backbone: Callable[..., BackboneConfig], tmp_path_factory: pytest.TempPathFactory) -> str:
-    from modeling.backbone import load_backbone
+    from equipoise.modeling.backbone import load_backbone
 
     folder = tmp_path_factory.mktemp("saved")
     load_backbone(tiny_backbone("llama"), seed=3).save_pretrained(folder)  # type: ignore[operator]
@@ -177,12 +177,12 @@ def test_conv1d_is_refused(tiny_backbone: Callable[..., BackboneConfig]) -> None
 def test_zero3_is_refused(saved_llama: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = run_settings(tmp_path)
     settings["backbone"]["quantize"] = "4bit"
-    monkeypatch.setattr(train.accelerate_setup, "zero_stage", lambda accelerator: 3)
+    monkeypatch.setattr(equipoise.train.accelerate_setup, "zero_stage", lambda accelerator: 3)
     with pytest.raises(UserError, match=r"ZeRO-3 cannot cut up a packed base: set backbone\.quantize=null"):
-        train.accelerate_setup.make_accelerator(RunConfig.model_validate(settings))
+        equipoise.train.accelerate_setup.make_accelerator(RunConfig.model_validate(settings))
 
 
 def test_missing_package_is_one_sentence(saved_llama: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(modeling.quantized.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(equipoise.modeling.quantized.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"run `pip install 'equipoise\[quantized\]'`"):
         packed_model(saved_llama)

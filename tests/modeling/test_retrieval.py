@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.batches import Slate, build_batch
-from data.recall_texts import text_inputs
-from modeling.model import SlateModel
+from equipoise.data.batches import Slate, build_batch
+from equipoise.data.recall_texts import text_inputs
+from equipoise.modeling.model import SlateModel
 from tests.modeling.test_model import stock_model
 
 TEXTS = [[7, 8, 9, 10, 11], [20, 21], [30, 31, 32, 33, 34, 35, 36, 37], [20, 21, 22]]

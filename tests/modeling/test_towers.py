@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from data.batches import Slate, build_batch
-from modeling.boundary import Cotangents, gram_matrix
-from modeling.model import SlateModel
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.boundary import Cotangents, gram_matrix
+from equipoise.modeling.model import SlateModel
 
 FACTORS = {"ctr": 1.0, "cvr": 0.5, "diversity": 2.0}
 

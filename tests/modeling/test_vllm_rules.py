@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.errors import UserError
-from configs.schema import BackboneConfig, LoraConfig
-from modeling.backbone import load_model_config
-from modeling.export.adapter_folder import write_adapter
-from modeling.export.served import serve_as
-from modeling.export.vllm_rules import RULES, AdapterFile, check_adapter, largest_rank_option, why_not_vllm
-from modeling.model import build_model
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.export.adapter_folder import write_adapter
+from equipoise.export.served import serve_as
+from equipoise.export.vllm_rules import RULES, AdapterFile, check_adapter, largest_rank_option, why_not_vllm
+from equipoise.modeling.backbone import load_model_config
+from equipoise.modeling.model import build_model
 
 LAYERS = "model.layers"
 Tensors = dict[str, torch.Tensor]

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from configs.errors import UserError
-from data.batches import Slate, SlateBatch, build_batch
-from modeling.model import SlateModel
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.modeling.model import SlateModel
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert", "roberta"]
 READINGS = [*((arch, "last") for arch in ARCHITECTURES), ("bert", "mean"), ("roberta", "mean")]

@@ -14,11 +14,11 @@ import yaml
 from transformers import AutoConfig
 
 from benchmarks.random_run import write_random_run
-from configs.load import load_config
-from configs.schema import RunConfig
-from data.simulator.settings import SimulatorSettings
-from data.simulator.write import simulate
-from data.slates import prepare
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.write import simulate
 
 SHAPE = {
     "num_hidden_layers": 4,
@@ -41,8 +41,8 @@ class PricedRun:
 @pytest.fixture(scope="session")
 def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PricedRun]:
     """Architecture, scope and formats → a run and its export, which its own golden check has passed."""
-    from launch.export import run as export
-    from launch.export_formats import Formats
+    from equipoise.export.formats import Formats
+    from equipoise.export.write import run as export
 
     folder = tmp_path_factory.mktemp("priced")
     simulate(folder / "shop", SimulatorSettings(shoppers=30, items=24, requests=80, candidates=6))

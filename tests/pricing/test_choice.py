@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.price_grid import allowed_prices
-from serving.pricing import PriceQuestion, _Question, falling
-from serving.request_error import RequestError
-from serving.requests import ReadRequest
+from equipoise.serving.price_grid import allowed_prices
+from equipoise.serving.pricing import PriceQuestion, _Question, falling
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import ReadRequest
 
 numbers = st.floats(0.01, 1000, allow_nan=False)
 demands = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)

@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from configs.errors import UserError
-from launch.price import PriceOptions
-from launch.price import run as price
-from serving.frames import RequestRows
-from serving.recommender import Recommender
-from serving.server.app import create_app
-from serving.server.options import ServerOptions
+from equipoise.common.errors import UserError
+from equipoise.launch.price import PriceOptions
+from equipoise.launch.price import run as price
+from equipoise.serving.frames import RequestRows
+from equipoise.serving.recommender import Recommender
+from equipoise.serving.server.app import create_app
+from equipoise.serving.server.options import ServerOptions
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from configs.errors import UserError
-from launch.evaluate import run as evaluate
-from launch.export import run as export
-from launch.score import ScoreOptions
-from launch.score import run as score
-from modeling.export import golden_check
-from serving.recommender import Recommender
-from train.job import train
+from equipoise.common.errors import UserError
+from equipoise.evaluation.evaluate_run import run as evaluate
+from equipoise.export import golden_check
+from equipoise.export.write import run as export
+from equipoise.scoring.score_run import ScoreOptions
+from equipoise.scoring.score_run import run as score
+from equipoise.serving.recommender import Recommender
+from equipoise.train.job import train
 
 
 @pytest.mark.slow

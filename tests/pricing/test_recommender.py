@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.features import NumberScale
-from serving.recommender import Recommender, RequestError
+from equipoise.data.features import NumberScale
+from equipoise.serving.recommender import Recommender, RequestError
 
 USER = {"attitude": "bargain hunter", "income": "low"}
 

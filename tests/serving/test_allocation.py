@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from serving.allocation import Cap, allocate, fill, violations
+from equipoise.common.errors import UserError
+from equipoise.serving.allocation import Cap, allocate, fill, violations
 
 
 def best(shopper: np.ndarray, gain: np.ndarray, top: int, caps: list[Cap]) -> float | None:

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import HistoryConfig, PromptConfig
-from serving.explain import Variant, explain, variants_of
-from serving.explanation_picture import draw
-from serving.items import KnownItems
-from serving.limits import Limits
-from serving.operating_point import OperatingPoint
-from serving.prompt_parts import CutRequest, cut
-from serving.recommender import Recommender
-from serving.request_error import RequestError
-from serving.requests import RequestReader
+from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.serving.explain import Variant, explain, variants_of
+from equipoise.serving.explanation_picture import draw
+from equipoise.serving.items import KnownItems
+from equipoise.serving.limits import Limits
+from equipoise.serving.omega import OperatingPoint
+from equipoise.serving.prompt_parts import CutRequest, cut
+from equipoise.serving.recommender import Recommender
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import RequestReader
 
 PROMPT = PromptConfig(
     prefix=["age {age}", "{kind} mailing of {count|count}"],

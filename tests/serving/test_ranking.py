@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from serving.ranking import Ranking
-from serving.utility import UtilityWeights
+from equipoise.serving.ranking import Ranking
+from equipoise.serving.utility import UtilityWeights
 
 LOGITS = {"ctr": [0.0, 2.0, -1.0], "cvr": [-1.0, -3.0, 800.0]}
 DELTAS = {"diversity": [0.5, -0.5, 0.0], "fairness": [0.0, 1.0, 0.0]}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from serving.recall_index import RecallIndex, read_index, write_vectors
+from equipoise.common.errors import UserError
+from equipoise.export.item_index import RecallIndex, read_index, write_vectors
 
 
 def brute_force(

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from configs.errors import UserError
-from data.batches import Slate, build_batch
-from modeling.run_model import load_run_model
-from serving.recommender import Limits, Recommender, RequestError
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.run_model import load_run_model
+from equipoise.serving.recommender import Limits, Recommender, RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = {"age": "40"}

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from configs.schema import HistoryConfig, PromptConfig
-from serving.items import KnownItems
-from serving.limits import Limits
-from serving.operating_point import OperatingPoint, read_operating_point
-from serving.request_error import RequestError
-from serving.requests import Candidate, RequestReader
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.serving.items import KnownItems
+from equipoise.serving.limits import Limits
+from equipoise.serving.omega import OperatingPoint, read_operating_point
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import Candidate, RequestReader
 
 PROMPT = PromptConfig(
     prefix=["age {age}", "shopped {visits|count}", "member {member}"],

@@ -5,10 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from train.baselines import TrainCounts, baseline_metrics, baseline_scores, field_ranking, popularity, rate_baselines
-from train.metrics import ScoreTable
-from train.metrics.operating_point import RankingMetrics
+from equipoise.common.errors import UserError
+from equipoise.evaluation.baselines import (
+    TrainCounts,
+    baseline_metrics,
+    baseline_scores,
+    field_ranking,
+    popularity,
+    rate_baselines,
+)
+from equipoise.evaluation.metrics import ScoreTable
+from equipoise.evaluation.metrics.list_metrics import RankingMetrics
 
 COUNTS = TrainCounts.count(
     user=["a", "a", "b", "b", "b"],

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling.adapter_store import TENSORS, AdapterInfo
-from train.best_adapters import MEASURE, BestAdapters, read_best
-from train.world import World
+from equipoise.modeling.adapter_store import TENSORS, AdapterInfo
+from equipoise.train.best_adapters import MEASURE, BestAdapters, read_best
+from equipoise.train.world import World
 
 INFO = AdapterInfo("base", "hash", 1, {"ctr": 1}, [], {}, {}, {})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.utils.file_baton import FileBaton
 
-from train.build_locks import build_root, release_stale_build_locks
+from equipoise.train.build_locks import build_root, release_stale_build_locks
 
 
 def aged(lock: Path, seconds: float) -> Path:

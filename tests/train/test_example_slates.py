@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from train.example_slates import example_record, example_requests, reranked
-from train.metrics import ScoreTable
+from equipoise.evaluation.example_slates import example_record, example_requests, reranked
+from equipoise.evaluation.metrics import ScoreTable
 
 
 def table() -> ScoreTable:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.live_memory import LiveMemory
-from train.weightless import Weightless
+from equipoise.train.memory.live import LiveMemory
+from equipoise.train.memory.weightless import Weightless
 
 
 def test_counts_what_is_made_and_forgets_what_is_freed() -> None:

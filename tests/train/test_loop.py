@@ -8,18 +8,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from configs.errors import UserError
-from configs.schema import ObjectivesConfig, RunConfig
-from data.batches import Slate, SlateBatch, build_batch
-from data.sampling import BatchOrder
-from modeling.adapters import adapter_of
-from modeling.model import SlateModel
-from train.checkpoint import Progress
-from train.loop import Hooks, Loop
-from train.objectives.base import Objective, Step
-from train.objectives.registry import build_objectives
-from train.parameters import optimizer_groups
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import ObjectivesConfig, RunConfig
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.sampling import BatchOrder
+from equipoise.modeling.adapters import adapter_of
+from equipoise.modeling.model import SlateModel
+from equipoise.train.checkpoint import Progress
+from equipoise.train.loop import Hooks, Loop
+from equipoise.train.objectives.base import Objective, Step
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.parameters import optimizer_groups
+from equipoise.train.world import World
 
 
 class FixedBatches:

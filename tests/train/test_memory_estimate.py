@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from benchmarks.estimate import QUICK, estimated, measured
-from configs.balancing import Layers
-from configs.load import load_config
-from configs.schema import BackboneConfig, LoraConfig, RunConfig
-from launch.cli import main
-from modeling.model import build_model
+from equipoise.configs.balancing import Layers
+from equipoise.configs.load import load_config
+from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
+from equipoise.launch.cli import main
+from equipoise.modeling.model import build_model
+from equipoise.train.memory.estimate import ModelPlan, estimate, measure_sizes, step_peak
+from equipoise.train.memory.fit import GIB, fits
+from equipoise.train.memory.live import LiveMemory
+from equipoise.train.memory.step_shape import StepShape, worst_step
+from equipoise.train.parameters import count_by_group, trainable
 from tests.tiny_run import run_settings, write_config
-from train.live_memory import LiveMemory
-from train.memory_estimate import ModelPlan, estimate, measure_sizes, step_peak
-from train.memory_fit import GIB, fits
-from train.parameters import count_by_group, trainable
-from train.step_shape import StepShape, worst_step
 
 LORA = LoraConfig(rank=4, alpha=8)
 SHAPE = StepShape(slates=2, candidates=5, prefix=9, length=6, max_row=24)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train.metrics.calibration import calibration_bins, wilson
-from train.metrics.pointwise import calibration_error
+from equipoise.evaluation.metrics.calibration import calibration_bins, wilson
+from equipoise.evaluation.metrics.pointwise import calibration_error
 
 
 def test_bins_by_hand():

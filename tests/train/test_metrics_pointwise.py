@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from train.metrics.bootstrap import interval, request_draws, resampled_auc, resampled_gauc
-from train.metrics.pointwise import (
+from equipoise.evaluation.metrics.bootstrap import interval, request_draws, resampled_auc, resampled_gauc
+from equipoise.evaluation.metrics.pointwise import (
     METRICS,
     auc,
     calibration_error,

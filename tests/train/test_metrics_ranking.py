@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import ndcg_score
 
-from configs.errors import UserError
-from train.metrics import ScoreTable
-from train.metrics.operating_point import RankingMetrics, utility
-from train.metrics.ranking import (
+from equipoise.common.errors import UserError
+from equipoise.evaluation.metrics import ScoreTable
+from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
+from equipoise.evaluation.metrics.ranking import (
     coverage,
     exposure,
     exposure_shares,

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import UserError
-from train.metrics import ScoreTable
-from train.metrics.score_table import METADATA_KEY, read_origin
+from equipoise.common.errors import UserError
+from equipoise.evaluation.metrics import ScoreTable
+from equipoise.evaluation.metrics.score_table import METADATA_KEY, read_origin
 
 
 def columns(**changes):

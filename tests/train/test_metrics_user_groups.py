@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from train.metrics import ScoreTable
-from train.metrics.pointwise import auc, log_loss
-from train.metrics.user_groups import group_gaps, user_group_gaps
+from equipoise.evaluation.metrics import ScoreTable
+from equipoise.evaluation.metrics.pointwise import auc, log_loss
+from equipoise.evaluation.metrics.user_groups import group_gaps, user_group_gaps
 
 
 def test_gaps_are_those_of_the_groups_that_can_be_judged():

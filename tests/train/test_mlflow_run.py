@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from benchmarks.compare_runs import made, settings
-from configs.schema import RunConfig
-from train import mlflow_run
+from equipoise.configs.schema import RunConfig
+from equipoise.train.trackers import mlflow_run
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from configs.load import read_run_config
-from train.accelerate_setup import make_accelerator
-from train.tracking import Tracking
+from equipoise.configs.load import read_run_config
+from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.trackers.tracking import Tracking
 run, resumed = Path(sys.argv[1]), sys.argv[2] == "again"
 config = read_run_config(run)
 tracking = Tracking(make_accelerator(config, run), config, run, resumed)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-import train.job
-from configs.errors import UserError
-from configs.load import load_config
-from launch.cli import main
+import equipoise.train.job
+from equipoise.common.errors import UserError
+from equipoise.configs.load import load_config
+from equipoise.launch.cli import main
+from equipoise.train.out_of_memory import advice, memory_advice
 from tests.tiny_run import run_settings, write_config
-from train.out_of_memory import advice, memory_advice
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_command_ends_with_the_sentence_and_code_2(
         def run(self) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(train.job, "Job", Step)
+    monkeypatch.setattr(equipoise.train.job, "Job", Step)
     with pytest.raises(SystemExit) as stop:
         main(["train", str(config_path)])
     assert stop.value.code == 2

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from configs.errors import UserError
-from train.baselines import TrainCounts
-from train.metrics import ScoreTable
-from train.report import default_omegas, evaluate_table, json_ready, omega_name, print_report, write_json
+from equipoise.common.errors import UserError
+from equipoise.evaluation.baselines import TrainCounts
+from equipoise.evaluation.metrics import ScoreTable
+from equipoise.evaluation.report import default_omegas, evaluate_table, json_ready, omega_name, print_report, write_json
 
 
 def world(noise: float, seed: int = 0, requests: int = 120, candidates: int = 10) -> ScoreTable:
@@ -174,5 +174,5 @@ def test_names_of_operating_points():
 
 
 def test_no_torch_is_imported():
-    program = "import sys, train.report; sys.exit('torch' in sys.modules)"
+    program = "import sys, equipoise.evaluation.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

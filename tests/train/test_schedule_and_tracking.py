@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from train.accelerate_setup import make_accelerator
-from train.averages import Averages
-from train.environment import git_state
-from train.schedule import rate_factor
-from train.tracking import Tracking
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.averages import Averages
+from equipoise.train.environment import git_state
+from equipoise.train.schedule import rate_factor
+from equipoise.train.trackers.tracking import Tracking
 
 
 def test_warm_up_then_half_a_cosine() -> None:
@@ -113,6 +113,6 @@ def test_a_missing_tracker_is_not_left_out_silently(name: str, monkeypatch: pyte
         "objectives": {"ctr": {}},
         name: True,
     }
-    monkeypatch.setattr("train.accelerate_setup.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("equipoise.train.accelerate_setup.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"{name}: true needs its package.*pip install equipoise\[{name}\]"):
         make_accelerator(RunConfig.model_validate(settings), tmp_path)

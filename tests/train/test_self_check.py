@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from configs.errors import UserError
-from data.batches import Slate, SlateBatch, build_batch
-from modeling.attention.prefix_split import CandidatePass
-from modeling.model import SlateModel
-from train.self_check import self_check, separate_prompts
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.modeling.attention.prefix_split import CandidatePass
+from equipoise.modeling.model import SlateModel
+from equipoise.train.self_check import self_check, separate_prompts
+from equipoise.train.world import World
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from data.slates import prepare
-from data.tokens import SlateTokenizer
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.train.assemble import DataParts, open_data, open_split, train_batches
+from equipoise.train.token_caches import find_tokens, make_tokens
+from equipoise.train.world import World
 from tests.tiny_run import run_settings
-from train.assemble import DataParts, open_data, open_split, train_batches
-from train.token_caches import find_tokens, make_tokens
-from train.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +48,7 @@ def test_one_process_makes_the_cache_and_starts_from_it_ever_after(
     batch = train_batches(config, first, World())[0]
     assert 0 < (batch.segment_ids >= 0).sum() <= 300
     monkeypatch.setattr(SlateTokenizer, "ids", refuse)
-    monkeypatch.setattr("data.slate_set.SlateSet.rows", property(refuse))  # nor are the texts read again
+    monkeypatch.setattr("equipoise.data.slate_set.SlateSet.rows", property(refuse))  # nor are the texts read again
     again = open_train(config)
     same = train_batches(config, again, World())[0]
     assert np.array_equal(batch.input_ids, same.input_ids)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from benchmarks.compare_runs import settings
+from equipoise.evaluation.compare.wandb_file import key_of, records
 from tests.wandb_server import WandbServer, wandb_server
-from train.compare.wandb_file import key_of, records
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from configs.load import read_run_config
-from train.accelerate_setup import make_accelerator
-from train.tracking import Tracking
+from equipoise.configs.load import read_run_config
+from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.trackers.tracking import Tracking
 run = Path(sys.argv[1])
 config = read_run_config(run)
 tracking = Tracking(make_accelerator(config, run), config, run, False)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from benchmarks.compare_runs import made, write_run
-from configs.load import read_run_config
+from equipoise.configs.load import read_run_config
+from equipoise.evaluation.compare.run_record import read_run
+from equipoise.evaluation.compare.wandb_file import key_of
+from equipoise.evaluation.compare.wandb_run import read_wandb_runs
+from equipoise.train.trackers.wandb_run import STEP, begin, end, front_rows, init_arguments, tell_evaluation, tell_front
 from tests.train.run_page.conftest import front
 from tests.wandb_files import whole_records
-from train.compare.run_record import read_run
-from train.compare.wandb_file import key_of
-from train.compare.wandb_run import read_wandb_runs
-from train.wandb_run import STEP, begin, end, front_rows, init_arguments, tell_evaluation, tell_front
 
 
 def begun(folder: Path, best_step: int | None) -> Any:

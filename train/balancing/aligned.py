@@ -8,8 +8,8 @@ eigenvalues of the Gram matrix spread over 10^16, more than `eigh` of it can see
 import numpy as np
 from scipy.linalg.lapack import dgejsv
 
-from train.balancing.problem import Problem
-from train.balancing.projection import RANK, factor
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import RANK, factor
 
 
 def aligned(problem: Problem) -> np.ndarray:

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.balancing import BalancingConfig
-from configs.errors import UserError
-from modeling.boundary import Cotangents
-from train.averages import Averages
-from train.balancing.conditioning import Conditioned, condition
-from train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
-from train.balancing.measure import Measure, TrunkLayers
-from train.balancing.moving_gram import MovingGram, nearest_gram
-from train.balancing.problem import Method, Problem
-from train.balancing.registry import build_method
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.modeling.boundary import Cotangents
+from equipoise.train.averages import Averages
+from equipoise.train.balancing.conditioning import Conditioned, condition
+from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
+from equipoise.train.balancing.gradient_gram import Measure, TrunkLayers
+from equipoise.train.balancing.moving_gram import MovingGram, nearest_gram
+from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.registry import build_method
+from equipoise.train.world import World
 
 
 def weigh(

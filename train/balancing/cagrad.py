@@ -7,9 +7,9 @@ by 1 + c² or 1 + c, which a learning rate does too.
 
 import numpy as np
 
-from train.balancing.common_progress import raise_progress, stationary
-from train.balancing.problem import Problem
-from train.balancing.projection import project, semidefinite
+from equipoise.train.balancing.common_progress import raise_progress, stationary
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import project, semidefinite
 
 
 def cagrad(problem: Problem, c: float = 0.4) -> np.ndarray:

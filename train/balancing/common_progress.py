@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from train.balancing.projection import DEPENDENT, factor, nonnegative_least_squares, project
+from equipoise.train.balancing.projection import DEPENDENT, factor, nonnegative_least_squares, project
 
 Piece = Callable[[np.ndarray, np.ndarray], float]
 """(v, slope) → the change of λ after which v + change·slope is at the limit; −inf: v is past it, the line never."""

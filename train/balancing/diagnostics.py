@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.averages import Averages
-from train.balancing.conditioning import ALMOST_ZERO, Conditioned
+from equipoise.train.averages import Averages
+from equipoise.train.balancing.conditioning import ALMOST_ZERO, Conditioned
 
 
 def cosines_of(gram: np.ndarray) -> np.ndarray:

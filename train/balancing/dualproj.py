@@ -5,8 +5,8 @@ Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory for Continual Learning", equ
 
 import numpy as np
 
-from train.balancing.problem import Problem
-from train.balancing.projection import project, semidefinite
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import project, semidefinite
 
 
 def dualproj(problem: Problem) -> np.ndarray:

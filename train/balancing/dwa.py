@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import DwaOptions
-from train.balancing.problem import Method, Problem
+from equipoise.configs.balancing import DwaOptions
+from equipoise.train.balancing.problem import Method, Problem
 
 FASTEST_RISE = 1e6
 """r is at most this: the window before may have had a loss of 0."""

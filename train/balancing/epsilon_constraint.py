@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import EpsilonConstraintOptions
-from train.balancing.mgda import mgda
-from train.balancing.moving_average import MovingAverage
-from train.balancing.problem import Method, Problem
-from train.balancing.projection import project, semidefinite
+from equipoise.configs.balancing import EpsilonConstraintOptions
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.moving_average import MovingAverage
+from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.projection import project, semidefinite
 
 SMALLEST_BOUND = 1e-12
 """Distances are relative to |ε|; to this where ε is 0, so that any loss above it counts as far off."""

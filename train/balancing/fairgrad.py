@@ -7,10 +7,10 @@ preference. α = 1 is Nash-MTL; α → 0 tends to the plain sum, α → ∞ to m
 import numpy as np
 from scipy.linalg.lapack import dposv
 
-from train.balancing.common_progress import stationary
-from train.balancing.mgda import mgda
-from train.balancing.problem import Problem
-from train.balancing.projection import semidefinite
+from equipoise.train.balancing.common_progress import stationary
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import semidefinite
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import FamoOptions
-from train.balancing.adam import Adam
-from train.balancing.problem import Method, Problem
+from equipoise.configs.balancing import FamoOptions
+from equipoise.train.balancing.adam import Adam
+from equipoise.train.balancing.problem import Method, Problem
 
 FLOOR = 1e-8
 """Added to a loss before its logarithm and in a denominator, as in the official code."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import GradnormOptions
-from train.balancing.problem import Method, Problem
+from equipoise.configs.balancing import GradnormOptions
+from equipoise.train.balancing.problem import Method, Problem
 
 SMALLEST = -40.0
 """log w stays above this, relative to the largest: where a target is 0, w would fall for ever."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import GradvacOptions
-from train.balancing.pcgrad import orders_of_others
-from train.balancing.problem import Method, Problem
+from equipoise.configs.balancing import GradvacOptions
+from equipoise.train.balancing.pcgrad import orders_of_others
+from equipoise.train.balancing.problem import Method, Problem
 
 CLOSEST = 0.999
 """Largest cosine that is aimed at: no more than 23 times g_i's length of g_j is added."""

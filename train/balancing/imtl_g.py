@@ -7,8 +7,8 @@ positive).
 
 import numpy as np
 
-from train.balancing.problem import Problem
-from train.balancing.projection import RANK
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import RANK
 
 
 def imtl_g(problem: Problem) -> np.ndarray:

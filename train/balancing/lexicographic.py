@@ -8,8 +8,8 @@ onto the half-spaces that do not hurt the others (Lopez-Paz & Ranzato 2017, "Gra
 
 import numpy as np
 
-from train.balancing.problem import Problem
-from train.balancing.projection import project, semidefinite
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import project, semidefinite
 
 
 def priorities(problem: Problem, order: list[str] | None) -> list[int]:

@@ -6,8 +6,8 @@ opposed, duplicate or dependent gradients need no special case.
 
 import numpy as np
 
-from train.balancing.problem import Problem
-from train.balancing.projection import factor, nonnegative_least_squares
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import factor, nonnegative_least_squares
 
 
 def mgda(problem: Problem) -> np.ndarray:

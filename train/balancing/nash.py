@@ -6,8 +6,8 @@ p as bargaining power (the asymmetric solution, Kalai 1977). Norms cancel: β = 
 
 import numpy as np
 
-from train.balancing.fairgrad import fairgrad
-from train.balancing.problem import Problem
+from equipoise.train.balancing.fairgrad import fairgrad
+from equipoise.train.balancing.problem import Problem
 
 
 def nash(problem: Problem) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from train.balancing.problem import Problem
+from equipoise.train.balancing.problem import Problem
 
 SINGULAR = 1e-12
 """Eigenvalue of the cosines below which gradients are dependent."""

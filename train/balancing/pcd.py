@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import PcdOptions
-from train.balancing.moving_average import MovingAverage
-from train.balancing.problem import Method, Problem
-from train.balancing.projection import project, semidefinite
+from equipoise.configs.balancing import PcdOptions
+from equipoise.train.balancing.moving_average import MovingAverage
+from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.projection import project, semidefinite
 
 VANISHED = 10 * np.finfo(np.float64).eps
 """‖d̃‖² is zero below this share of the square of what it was summed from."""

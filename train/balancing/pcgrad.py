@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
-from train.balancing.problem import Problem
+from equipoise.train.balancing.problem import Problem
 
 ALL_ORDERS_UP_TO = 5
 SAMPLED_ORDERS = 24

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from train.balancing.common_progress import raise_progress, stationary
-from train.balancing.mgda import mgda
-from train.balancing.problem import Problem
-from train.balancing.projection import semidefinite
+from equipoise.train.balancing.common_progress import raise_progress, stationary
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import semidefinite
 
 
 def pe_ltr(problem: Problem, floor: float = 0.4) -> np.ndarray:

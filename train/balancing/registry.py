@@ -4,30 +4,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from configs.balancing import TORCHJD, BalancingConfig
-from train.balancing.aligned import aligned
-from train.balancing.cagrad import cagrad
-from train.balancing.dualproj import dualproj
-from train.balancing.dwa import Dwa
-from train.balancing.epsilon_constraint import EpsilonConstraint
-from train.balancing.fairgrad import fairgrad
-from train.balancing.famo import Famo
-from train.balancing.gradnorm import Gradnorm
-from train.balancing.gradvac import Gradvac
-from train.balancing.imtl_g import imtl_g
-from train.balancing.lexicographic import lexicographic
-from train.balancing.mgda import mgda
-from train.balancing.nash import nash
-from train.balancing.pcd import Pcd
-from train.balancing.pcgrad import pcgrad
-from train.balancing.pe_ltr import pe_ltr
-from train.balancing.problem import Method, Stateless
-from train.balancing.rlw import rlw
-from train.balancing.stch import stch
-from train.balancing.torchjd_method import TorchJD
-from train.balancing.uncertainty import Uncertainty
-from train.balancing.upgrad import upgrad
-from train.balancing.weighted import weighted
+from equipoise.configs.balancing import TORCHJD, BalancingConfig
+from equipoise.train.balancing.aligned import aligned
+from equipoise.train.balancing.cagrad import cagrad
+from equipoise.train.balancing.dualproj import dualproj
+from equipoise.train.balancing.dwa import Dwa
+from equipoise.train.balancing.epsilon_constraint import EpsilonConstraint
+from equipoise.train.balancing.fairgrad import fairgrad
+from equipoise.train.balancing.famo import Famo
+from equipoise.train.balancing.gradnorm import Gradnorm
+from equipoise.train.balancing.gradvac import Gradvac
+from equipoise.train.balancing.imtl_g import imtl_g
+from equipoise.train.balancing.lexicographic import lexicographic
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.nash import nash
+from equipoise.train.balancing.pcd import Pcd
+from equipoise.train.balancing.pcgrad import pcgrad
+from equipoise.train.balancing.pe_ltr import pe_ltr
+from equipoise.train.balancing.problem import Method, Stateless
+from equipoise.train.balancing.rlw import rlw
+from equipoise.train.balancing.stch import stch
+from equipoise.train.balancing.torchjd_method import TorchJD
+from equipoise.train.balancing.uncertainty import Uncertainty
+from equipoise.train.balancing.upgrad import upgrad
+from equipoise.train.balancing.weighted import weighted
 
 METHODS: dict[str, Callable[[Any], Method]] = {
     "weighted": lambda options: Stateless(weighted),
@@ -54,7 +54,7 @@ METHODS: dict[str, Callable[[Any], Method]] = {
     "aligned": lambda options: Stateless(aligned),
     "pe_ltr": lambda options: Stateless(partial(pe_ltr, floor=options.floor)),
 }
-"""Name → from the method's options (its class in `configs.balancing`) to the method."""
+"""Name → from the method's options (its class in `equipoise.configs.balancing`) to the method."""
 
 
 def build_method(config: BalancingConfig) -> Method:

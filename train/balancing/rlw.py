@@ -6,7 +6,7 @@ The paper's weights sum to 1; here to A, so that the expected weight is the pref
 
 import numpy as np
 
-from train.balancing.problem import Problem
+from equipoise.train.balancing.problem import Problem
 
 
 def rlw(problem: Problem) -> np.ndarray:

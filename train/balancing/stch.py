@@ -9,7 +9,7 @@ preference's task to make them comparable.
 
 import numpy as np
 
-from train.balancing.problem import Problem
+from equipoise.train.balancing.problem import Problem
 
 
 def stch(problem: Problem, mu: float) -> np.ndarray:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.errors import UserError
-from train.balancing.problem import Method, Problem
+from equipoise.common.errors import UserError
+from equipoise.train.balancing.problem import Method, Problem
 
 EXCLUDED = {
     "NashMTL": "keeps solver objects that no checkpoint can hold: set balancing.method=nash",

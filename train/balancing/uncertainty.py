@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.balancing import UncertaintyOptions
-from train.balancing.adam import Adam
-from train.balancing.problem import Method, Problem
+from equipoise.configs.balancing import UncertaintyOptions
+from equipoise.train.balancing.adam import Adam
+from equipoise.train.balancing.problem import Method, Problem
 
 LARGEST = 20.0
 """|s| stays below: a loss that has come to 0 would pull its s to −∞, and its weight to ∞."""

@@ -6,8 +6,8 @@ here, so that weights are the preference where nothing conflicts.
 
 import numpy as np
 
-from train.balancing.problem import Problem
-from train.balancing.projection import project, semidefinite
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import project, semidefinite
 
 
 def upgrad(problem: Problem) -> np.ndarray:

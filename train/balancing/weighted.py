@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from train.balancing.problem import Problem
+from equipoise.train.balancing.problem import Problem
 
 
 def weighted(problem: Problem) -> np.ndarray:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from configs.schema import ListwiseConfig, ObjectiveConfig
-from data.batches import SlateBatch
-from train.world import World
+from equipoise.configs.schema import ListwiseConfig, ObjectiveConfig
+from equipoise.data.batches import SlateBatch
+from equipoise.train.world import World
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from configs.schema import CoverageConfig
-from train.objectives.base import Exposure, Step
-from train.objectives.grouped import GroupedObjective
+from equipoise.configs.schema import CoverageConfig
+from equipoise.train.objectives.base import Exposure, Step
+from equipoise.train.objectives.grouped import GroupedObjective
 
 
 class Coverage(GroupedObjective):

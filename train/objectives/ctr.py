@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from train.objectives.base import Objective, Step
+from equipoise.train.objectives.base import Objective, Step
 
 
 class Ctr(Objective):

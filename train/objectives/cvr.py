@@ -3,8 +3,8 @@
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
-from configs.schema import CvrConfig
-from train.objectives.base import Objective, Step
+from equipoise.configs.schema import CvrConfig
+from equipoise.train.objectives.base import Objective, Step
 
 
 def log1m_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

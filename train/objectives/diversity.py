@@ -2,8 +2,8 @@
 
 import torch
 
-from configs.schema import DiversityConfig
-from train.objectives.base import Exposure, ListwiseObjective, Step
+from equipoise.configs.schema import DiversityConfig
+from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step
 
 
 def attribute_similarity(codes_NA: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 import torch
 
-from configs.schema import FairnessConfig
-from train.objectives.base import Exposure, Step, moving_average
-from train.objectives.grouped import GroupedObjective
+from equipoise.configs.schema import FairnessConfig
+from equipoise.train.objectives.base import Exposure, Step, moving_average
+from equipoise.train.objectives.grouped import GroupedObjective
 
 
 class Fairness(GroupedObjective):

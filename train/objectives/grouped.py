@@ -2,8 +2,8 @@
 
 import torch
 
-from configs.schema import GroupedConfig
-from train.objectives.base import Exposure, ListwiseObjective, Step, moving_average
+from equipoise.configs.schema import GroupedConfig
+from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step, moving_average
 
 
 class GroupedObjective(ListwiseObjective):

@@ -7,8 +7,8 @@ Shape suffixes: B shoppers of a batch, C items that compete in it, D dimension.
 import torch
 from torch.nn.functional import cross_entropy
 
-from configs.schema import RecallConfig
-from train.objectives.base import Objective, Step
+from equipoise.configs.schema import RecallConfig
+from equipoise.train.objectives.base import Objective, Step
 
 
 def retrieval_scores(

@@ -1,13 +1,13 @@
 """From the config's objectives to their classes, pointwise ones first: the order of towers, losses and weights."""
 
-from configs.schema import ObjectivesConfig
-from train.objectives.base import Objective
-from train.objectives.coverage import Coverage
-from train.objectives.ctr import Ctr
-from train.objectives.cvr import Cvr
-from train.objectives.diversity import Diversity
-from train.objectives.fairness import Fairness
-from train.objectives.recall import Recall
+from equipoise.configs.schema import ObjectivesConfig
+from equipoise.train.objectives.base import Objective
+from equipoise.train.objectives.coverage import Coverage
+from equipoise.train.objectives.ctr import Ctr
+from equipoise.train.objectives.cvr import Cvr
+from equipoise.train.objectives.diversity import Diversity
+from equipoise.train.objectives.fairness import Fairness
+from equipoise.train.objectives.recall import Recall
 
 CLASSES: dict[str, type[Objective]] = {
     "ctr": Ctr,

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from serving.server.service import Service
+from equipoise.serving.server.service import Service
 
 router = APIRouter()
 

@@ -5,9 +5,9 @@ import json
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from serving.server.answer import Served, served
-from serving.server.price_body import PriceRequest
-from serving.server.strict_body import StrictRoute
+from equipoise.serving.server.answer import Served, served
+from equipoise.serving.server.price_body import PriceRequest
+from equipoise.serving.server.strict_body import StrictRoute
 
 router = APIRouter(route_class=StrictRoute)
 

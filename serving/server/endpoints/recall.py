@@ -5,8 +5,8 @@ import json
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from serving.server.recall_body import RecallRequest
-from serving.server.strict_body import StrictRoute
+from equipoise.serving.server.recall_body import RecallRequest
+from equipoise.serving.server.strict_body import StrictRoute
 
 router = APIRouter(route_class=StrictRoute)
 

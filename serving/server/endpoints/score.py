@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
-from serving.server.answer import SlateAnswer, answer
-from serving.server.request_body import SlateRequest
-from serving.server.strict_body import StrictRoute
+from equipoise.serving.server.answer import SlateAnswer, answer
+from equipoise.serving.server.request_body import SlateRequest
+from equipoise.serving.server.strict_body import StrictRoute
 
 router = APIRouter(route_class=StrictRoute)
 

@@ -5,14 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.errors import UserError
-from configs.schema import DataConfig
-from data.simulator.demand import TrueDemand, examination
-from data.simulator.requests import draw_requests
-from data.simulator.settings import SimulatorSettings
-from data.simulator.shop import draw_items, draw_shoppers
-from data.simulator.write import simulate
-from data.slates import prepare
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.data.simulator.demand import TrueDemand, examination
+from equipoise.data.simulator.sessions import draw_requests
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.shop import draw_items, draw_shoppers
+from equipoise.data.simulator.write import simulate
 
 SETTINGS = SimulatorSettings(shoppers=150, items=40, requests=900, candidates=10, seed=3)
 TABLES = ("impressions", "items", "users", "events")
@@ -138,7 +138,7 @@ def test_memory_holds_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         sizes.append(stop - start)
         return draw_requests(settings, shoppers, items, start, stop)
 
-    monkeypatch.setattr("data.simulator.write.draw_requests", watched)
+    monkeypatch.setattr("equipoise.data.simulator.write.draw_requests", watched)
     shares: list[float] = []
     simulate(tmp_path / "shop", SETTINGS, block=250, progress=shares.append)
     assert sizes == [250, 250, 250, 150] and shares[-1] == 1.0 and len(shares) == 4

@@ -28,7 +28,7 @@ def note(folder, text):
         file.write(text + "\\n")
 
 command, arguments = sys.argv[sys.argv.index("-m") + 1], sys.argv[sys.argv.index("-m") + 2 :]
-if command == "launch.evaluate":
+if command == "equipoise.evaluation.evaluate_run":
     folder, split = Path(arguments[0]), arguments[2]
     note(folder, f"evaluate {split}")
     (folder / f"evaluation_{split}.json").write_text("{}")
@@ -58,8 +58,8 @@ finished = step == config["train"]["max_steps"]
 # Tables are not read by the stand-in, so nothing is prepared.
 DRIVER = """
 import sys
-import launch.sweep.command as command
-from launch.cli import main
+import equipoise.sweep.command as command
+from equipoise.launch.cli import main
 command.make_data = lambda runs: None
 main(["sweep", *sys.argv[1:]])
 """

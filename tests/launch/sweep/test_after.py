@@ -8,12 +8,12 @@ import pytest
 import typer
 import yaml
 
-from configs.sweep import SweepConfig, load_sweep
-from launch.sweep.after import compare_command
-from launch.sweep.claim import make_ready
-from launch.sweep.command import SweepOptions
-from launch.sweep.command import run as sweep_run
-from launch.sweep.plan import PlannedRun, make_plan
+from equipoise.sweep.after import compare_command
+from equipoise.sweep.claim import make_ready
+from equipoise.sweep.command import SweepOptions
+from equipoise.sweep.command import run as sweep_run
+from equipoise.sweep.config import SweepConfig, load_sweep
+from equipoise.sweep.plan import PlannedRun, make_plan
 from tests.tiny_run import run_settings, write_config
 
 
@@ -49,7 +49,7 @@ def test_sweep_ends_with_the_comparison(
     make_ready(sweep, plan[0])
     (plan[0].folder / "config.yaml").touch()
     (plan[0].folder / "summary.json").write_text(json.dumps({"finished": finished}))
-    monkeypatch.setattr("launch.sweep.after.subprocess.run", lambda command, check: commands.append(command) or Done)
+    monkeypatch.setattr("equipoise.sweep.after.subprocess.run", lambda command, check: commands.append(command) or Done)
     collect = SweepOptions(collect=True)
     if code:
         with pytest.raises(typer.Exit) as ended:

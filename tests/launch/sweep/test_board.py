@@ -7,11 +7,11 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from configs.sweep import load_sweep
-from launch.sweep.board import Board
-from launch.sweep.claim import make_ready
-from launch.sweep.plan import make_plan
-from launch.sweep.record import locked, read_record
+from equipoise.sweep.board import Board
+from equipoise.sweep.claim import make_ready
+from equipoise.sweep.config import load_sweep
+from equipoise.sweep.plan import make_plan
+from equipoise.sweep.record import locked, read_record
 from tests.tiny_run import run_settings, write_config
 
 

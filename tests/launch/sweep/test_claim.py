@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.errors import UserError
-from configs.sweep import SweepConfig, load_sweep
-from launch.sweep.claim import Claim, claim, make_ready
-from launch.sweep.data_once import check_folders, make_data
-from launch.sweep.job import last_error
-from launch.sweep.plan import PlannedRun, make_plan
-from launch.sweep.record import JobRecord, data_mark, last_step, locked, read_record
+from equipoise.common.errors import UserError
+from equipoise.sweep.claim import Claim, claim, make_ready
+from equipoise.sweep.config import SweepConfig, load_sweep
+from equipoise.sweep.data_once import check_folders, make_data
+from equipoise.sweep.job import last_error
+from equipoise.sweep.plan import PlannedRun, make_plan
+from equipoise.sweep.record import JobRecord, data_mark, last_step, locked, read_record
 from tests.tiny_run import run_settings, write_config
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.errors import UserError
-from launch.sweep.children import end_stragglers, mark
-from launch.sweep.pool import share_devices
-from launch.sweep.record import is_locked
+from equipoise.common.errors import UserError
+from equipoise.sweep.children import end_stragglers, mark
+from equipoise.sweep.pool import share_devices
+from equipoise.sweep.record import is_locked
 from tests.launch.sweep.conftest import StandInSweep, wait_for
 
 LONG = 100_000

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.errors import UserError
-from configs.schema import RunConfig
-from configs.sweep import RandomConfig, load_sweep
-from launch.sweep.draws import draw_settings
-from launch.sweep.names import LONGEST_NAME, join_name, short_keys, value_text
-from launch.sweep.plan import PlannedRun, make_plan, same_settings
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.sweep.config import RandomConfig, load_sweep
+from equipoise.sweep.draws import draw_settings
+from equipoise.sweep.names import LONGEST_NAME, join_name, short_keys, value_text
+from equipoise.sweep.plan import PlannedRun, make_plan, same_settings
 from tests.tiny_run import run_settings, write_config
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.sweep.slurm import indices
+from equipoise.sweep.slurm import indices
 from tests.launch.sweep.conftest import StandInSweep
 
 # Executes every task of an array in turn, as Slurm would, and notes what it was asked for.

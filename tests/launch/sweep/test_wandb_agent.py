@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.errors import UserError
-from configs.sweep import load_sweep
-from launch.sweep.plan import make_plan
-from launch.sweep.wandb_agent import plan_trial, wandb_settings
+from equipoise.common.errors import UserError
+from equipoise.sweep.config import load_sweep
+from equipoise.sweep.plan import make_plan
+from equipoise.sweep.wandb_agent import plan_trial, wandb_settings
 from tests.launch.sweep.conftest import ROOT, StandInSweep
 
 METHODS = {

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from launch.sweep.claim import make_ready
-from launch.sweep.command import SweepOptions
-from launch.sweep.command import run as sweep_run
-from launch.sweep.wandb_sync import MOST_LINES, sync_lines
+from equipoise.sweep.claim import make_ready
+from equipoise.sweep.command import SweepOptions
+from equipoise.sweep.command import run as sweep_run
+from equipoise.sweep.wandb_sync import MOST_LINES, sync_lines
 from tests.launch.sweep.test_after import plan_of
 
 

@@ -11,19 +11,19 @@ import httpx
 import numpy as np
 import pytest
 
-from configs.schema import HistoryConfig, PromptConfig
-from serving.items import KnownItems
-from serving.limits import Limits
-from serving.operating_point import OperatingPoint
-from serving.pricing import PriceQuestion, read_question
-from serving.prompt_parts import CutRequest, cut
-from serving.ranking import Ranking
-from serving.recall import Catalogue, PreparedRecall, Recalled
-from serving.recall_index import RecallIndex
-from serving.requests import ReadRequest, RequestReader
-from serving.server.app import create_app
-from serving.server.options import ServerOptions
-from serving.server.run import listen, make_server
+from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.export.item_index import RecallIndex
+from equipoise.serving.items import KnownItems
+from equipoise.serving.limits import Limits
+from equipoise.serving.omega import OperatingPoint
+from equipoise.serving.pricing import PriceQuestion, read_question
+from equipoise.serving.prompt_parts import CutRequest, cut
+from equipoise.serving.ranking import Ranking
+from equipoise.serving.requests import ReadRequest, RequestReader
+from equipoise.serving.retrieve import Catalogue, PreparedRecall, Recalled
+from equipoise.serving.server.app import create_app
+from equipoise.serving.server.options import ServerOptions
+from equipoise.serving.server.run import listen, make_server
 
 PROMPT = {
     "prefix": ["age {age}", "shopped {baskets|count}"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.server.batching import MicroBatcher, Pass, QueueFull
+from equipoise.serving.server.batching import MicroBatcher, Pass, QueueFull
 
 
 class Gate:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.explain import explain
+from equipoise.serving.explain import explain
 
 RequestOf = Callable[..., dict[str, Any]]
 

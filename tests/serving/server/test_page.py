@@ -220,7 +220,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_complains(page: Page) -> N
 def test_a_real_export_is_served_and_shown(
     browser: webdriver.Chrome, start_server: Any, tiny_export: Any, tmp_path: Path
 ) -> None:
-    from serving.recommender import Recommender
+    from equipoise.serving.recommender import Recommender
 
     live = start_server(Recommender.load(tiny_export("bert").folder))
     page = Page(browser, live)

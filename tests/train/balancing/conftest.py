@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from train.balancing.problem import Problem
+from equipoise.train.balancing.problem import Problem
 
 
 @pytest.fixture(scope="session")

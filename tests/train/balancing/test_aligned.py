@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchjd.aggregation import AlignedMTLWeighting
 
-from train.balancing.aligned import aligned
-from train.balancing.problem import Problem
+from equipoise.train.balancing.aligned import aligned
+from equipoise.train.balancing.problem import Problem
 
 
 def in_fifty_digits(problem: Problem, rank: int) -> np.ndarray:

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.balancing import BalancingConfig
-from configs.errors import UserError
-from modeling.boundary import Cotangents
-from train.balancing.balancer import Balancer, weigh
-from train.balancing.conditioning import condition
-from train.balancing.registry import build_method
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.modeling.boundary import Cotangents
+from equipoise.train.balancing.balancer import Balancer, weigh
+from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.registry import build_method
+from equipoise.train.world import World
 
 METHODS = ["weighted", "mgda", "pcgrad"]
 NORMALIZE = ["none", "l2", "loss"]

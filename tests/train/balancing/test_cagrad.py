@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from torchjd.aggregation import CAGradWeighting
 
-from train.balancing.cagrad import cagrad
-from train.balancing.problem import Problem
+from equipoise.train.balancing.cagrad import cagrad
+from equipoise.train.balancing.problem import Problem
 
 
 def mean_of(g: np.ndarray, p: np.ndarray) -> np.ndarray:

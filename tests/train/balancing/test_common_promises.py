@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.balancing import BalancingConfig
-from train.balancing.problem import Method, Problem
-from train.balancing.registry import build_method
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.registry import build_method
 
 Make = Callable[..., Problem]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from train.balancing.diagnosis import History, conclusions, diagnose, read_history, signed
+from equipoise.common.errors import UserError
+from equipoise.evaluation.balance.diagnosis import History, conclusions, diagnose, read_history, signed
 
 NAMES = ("ctr", "cvr", "fairness")
 Write = Callable[[Sequence[dict[str, Any]]], Path]

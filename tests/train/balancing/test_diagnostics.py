@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from train.averages import Averages
-from train.balancing.conditioning import condition
-from train.balancing.diagnostics import cosines_of, remember_cosines, remember_decision, remember_step
+from equipoise.train.averages import Averages
+from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.diagnostics import cosines_of, remember_cosines, remember_decision, remember_step
 
 NAMES = ("a", "b", "c", "d")
 

@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 from torchjd.aggregation import DualProjWeighting
 from torchjd.linalg import QuadprogProjector
 
-from train.balancing.dualproj import dualproj
-from train.balancing.problem import Problem
+from equipoise.train.balancing.dualproj import dualproj
+from equipoise.train.balancing.problem import Problem
 
 
 def test_by_hand(make_problem: Callable[..., Problem]) -> None:

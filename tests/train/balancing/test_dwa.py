@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torchjd.scalarization import DWA
 
-from configs.balancing import DwaOptions
-from train.balancing.dwa import Dwa
-from train.balancing.problem import Problem
+from equipoise.configs.balancing import DwaOptions
+from equipoise.train.balancing.dwa import Dwa
+from equipoise.train.balancing.problem import Problem
 
 Make = Callable[..., Problem]
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from configs.balancing import EpsilonConstraintOptions
-from train.balancing.epsilon_constraint import EpsilonConstraint
-from train.balancing.mgda import mgda
-from train.balancing.problem import Problem
+from equipoise.configs.balancing import EpsilonConstraintOptions
+from equipoise.train.balancing.epsilon_constraint import EpsilonConstraint
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.problem import Problem
 
 Make = Callable[..., Problem]
 

@@ -8,10 +8,10 @@ import torch
 from scipy.optimize import minimize
 from torchjd.aggregation import FairGradWeighting
 
-from train.balancing.fairgrad import fairgrad
-from train.balancing.mgda import mgda
-from train.balancing.nash import nash
-from train.balancing.problem import Problem
+from equipoise.train.balancing.fairgrad import fairgrad
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.nash import nash
+from equipoise.train.balancing.problem import Problem
 
 
 def test_alpha_1_is_nash(make_problem: Callable[..., Problem]) -> None:

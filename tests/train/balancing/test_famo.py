@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchjd.scalarization import FAMO
 
-from configs.balancing import FamoOptions
-from train.balancing.famo import Famo
-from train.balancing.problem import Problem
+from equipoise.configs.balancing import FamoOptions
+from equipoise.train.balancing.famo import Famo
+from equipoise.train.balancing.problem import Problem
 
 Make = Callable[..., Problem]
 NAMES = ("a", "b", "c")

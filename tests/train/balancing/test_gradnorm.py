@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from configs.balancing import GradnormOptions
-from train.balancing.gradnorm import Gradnorm
-from train.balancing.problem import Problem
+from equipoise.configs.balancing import GradnormOptions
+from equipoise.train.balancing.gradnorm import Gradnorm
+from equipoise.train.balancing.problem import Problem
 
 Make = Callable[..., Problem]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchjd.aggregation import GradVacWeighting
 
-from configs.balancing import GradvacOptions
-from train.balancing.gradvac import CLOSEST, Gradvac
-from train.balancing.pcgrad import pcgrad
-from train.balancing.problem import Problem
+from equipoise.configs.balancing import GradvacOptions
+from equipoise.train.balancing.gradvac import CLOSEST, Gradvac
+from equipoise.train.balancing.pcgrad import pcgrad
+from equipoise.train.balancing.problem import Problem
 
 Make = Callable[..., Problem]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchjd.aggregation import IMTLGWeighting
 
-from train.balancing.imtl_g import imtl_g
-from train.balancing.problem import Problem
+from equipoise.train.balancing.imtl_g import imtl_g
+from equipoise.train.balancing.problem import Problem
 
 
 def test_every_unit_gradient_is_followed_as_far_as_it_is_preferred(make_problem: Callable[..., Problem]) -> None:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from configs.balancing import BalancingConfig
-from configs.errors import UserError
-from data.batches import Slate, build_batch
-from modeling.boundary import Cotangents
-from modeling.model import SlateModel
-from train.balancing.balancer import Balancer
-from train.balancing.measure import Measure
-from train.world import World
+from equipoise.common.errors import UserError
+from equipoise.configs.balancing import BalancingConfig
+from equipoise.data.batches import Slate, build_batch
+from equipoise.modeling.boundary import Cotangents
+from equipoise.modeling.model import SlateModel
+from equipoise.train.balancing.balancer import Balancer
+from equipoise.train.balancing.gradient_gram import Measure
+from equipoise.train.world import World
 
 LEVELS: dict[str, Any] = {
     "layers": {"layers": 1},

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from train.balancing.lexicographic import lexicographic, priorities
-from train.balancing.problem import Problem
-from train.balancing.projection import project
+from equipoise.train.balancing.lexicographic import lexicographic, priorities
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.projection import project
 
 Make = Callable[..., Problem]
 
@@ -72,7 +72,7 @@ def test_where_rounding_leaves_no_point_the_last_one_is_kept(
     def all_but_last(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
         return None if np.isfinite(bounds).sum() == 2 else project(cosines, target, bounds)
 
-    monkeypatch.setattr("train.balancing.lexicographic.project", all_but_last)
+    monkeypatch.setattr("equipoise.train.balancing.lexicographic.project", all_but_last)
     assert lexicographic(make_problem(np.eye(3)), ["c", "a"]).tolist() == [1.0, 0.0, 1.0]
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.balancing.mgda import mgda as mgda_of_problem
-from train.balancing.problem import Problem
+from equipoise.train.balancing.mgda import mgda as mgda_of_problem
+from equipoise.train.balancing.problem import Problem
 
 Matrix = list[list[Fraction]]
 

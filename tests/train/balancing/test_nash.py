@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from train.balancing.mgda import mgda
-from train.balancing.nash import nash
-from train.balancing.problem import Problem
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.nash import nash
+from equipoise.train.balancing.problem import Problem
 
 
 def test_two_objectives_of_equal_power_weigh_one_over_their_norms(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 from torchjd.aggregation import PCDWeighting
 
-from configs.balancing import PcdOptions
-from train.balancing.pcd import Pcd
-from train.balancing.problem import Problem
+from equipoise.configs.balancing import PcdOptions
+from equipoise.train.balancing.pcd import Pcd
+from equipoise.train.balancing.problem import Problem
 
 Make = Callable[..., Problem]
 

@@ -5,8 +5,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from train.balancing.pcgrad import pcgrad as pcgrad_of_problem
-from train.balancing.problem import Problem
+from equipoise.train.balancing.pcgrad import pcgrad as pcgrad_of_problem
+from equipoise.train.balancing.problem import Problem
 
 
 def pcgrad(cosines: np.ndarray, norms: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from train.balancing.mgda import mgda
-from train.balancing.pe_ltr import pe_ltr
-from train.balancing.problem import Problem
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.pe_ltr import pe_ltr
+from equipoise.train.balancing.problem import Problem
 
 
 @pytest.mark.parametrize("floor", [0.1, 0.4, 0.8])

@@ -11,13 +11,13 @@ from matplotlib import _pylab_helpers
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from configs.errors import UserError
-from configs.load import load_config, save_config
-from train.averages import Averages
-from train.balancing.conditioning import condition
-from train.balancing.diagnosis import diagnose, read_history
-from train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
-from train.balancing.picture import MOST_COLUMNS, draw, figure_of
+from equipoise.common.errors import UserError
+from equipoise.configs.load import load_config, save_config
+from equipoise.evaluation.balance.balance_plot import MOST_COLUMNS, draw, figure_of
+from equipoise.evaluation.balance.diagnosis import diagnose, read_history
+from equipoise.train.averages import Averages
+from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
 
 NAMES = ("ctr", "cvr", "diversity", "fairness", "coverage", "freshness", "margin", "retention")
 

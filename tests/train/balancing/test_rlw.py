@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import kstest
 
-from train.balancing.problem import Problem
-from train.balancing.rlw import rlw
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.rlw import rlw
 
 Make = Callable[..., Problem]
 

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.balancing import OWN_SCALE
-from train.balancing.aligned import aligned
-from train.balancing.cagrad import cagrad
-from train.balancing.dualproj import dualproj
-from train.balancing.fairgrad import fairgrad
-from train.balancing.imtl_g import imtl_g
-from train.balancing.mgda import mgda
-from train.balancing.nash import nash
-from train.balancing.optimality import conflicts, residual
-from train.balancing.pe_ltr import pe_ltr
-from train.balancing.problem import Problem
-from train.balancing.upgrad import upgrad
+from equipoise.configs.balancing import OWN_SCALE
+from equipoise.train.balancing.aligned import aligned
+from equipoise.train.balancing.cagrad import cagrad
+from equipoise.train.balancing.dualproj import dualproj
+from equipoise.train.balancing.fairgrad import fairgrad
+from equipoise.train.balancing.imtl_g import imtl_g
+from equipoise.train.balancing.mgda import mgda
+from equipoise.train.balancing.nash import nash
+from equipoise.train.balancing.optimality import conflicts, residual
+from equipoise.train.balancing.pe_ltr import pe_ltr
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.upgrad import upgrad
 
 Solver = Callable[[Problem], np.ndarray]
 SOLVERS: dict[str, Solver] = {

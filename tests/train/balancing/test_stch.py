@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchjd.scalarization import STCH
 
-from train.balancing.problem import Problem
-from train.balancing.stch import stch
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.stch import stch
 
 Make = Callable[..., Problem]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torchjd.aggregation as library
 
-from configs.errors import UserError
-from train.balancing.problem import Problem
-from train.balancing.torchjd_method import TorchJD
+from equipoise.common.errors import UserError
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.torchjd_method import TorchJD
 
 Make = Callable[..., Problem]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from configs.balancing import UncertaintyOptions
-from train.balancing.problem import Problem
-from train.balancing.uncertainty import LARGEST, Uncertainty
+from equipoise.configs.balancing import UncertaintyOptions
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.uncertainty import LARGEST, Uncertainty
 
 Make = Callable[..., Problem]
 

@@ -7,8 +7,8 @@ import torch
 from torchjd.aggregation import UPGradWeighting
 from torchjd.linalg import QuadprogProjector
 
-from train.balancing.problem import Problem
-from train.balancing.upgrad import upgrad
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.upgrad import upgrad
 
 
 def test_two_that_conflict_each_lose_their_part_along_the_other(make_problem: Callable[..., Problem]) -> None:

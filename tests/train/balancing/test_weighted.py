@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from train.balancing.problem import Problem
-from train.balancing.weighted import weighted
+from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.weighted import weighted
 
 
 def test_the_weights_are_the_preference(make_problem: Callable[..., Problem]) -> None:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks.compare_runs import OMEGAS, made, write_run
-from configs.errors import UserError
-from train.compare.against_baseline import Change, changes_against, find_baseline
-from train.compare.metric_names import metrics_of, operating_points
-from train.compare.pool import pool_runs
-from train.compare.resampled import Resampler
-from train.compare.run_record import read_run
-from train.metrics.bootstrap import interval, request_draws
-from train.metrics.score_table import ScoreTable
-from train.report import evaluate_table
+from equipoise.common.errors import UserError
+from equipoise.evaluation.compare.against_baseline import Change, changes_against, find_baseline
+from equipoise.evaluation.compare.metric_names import metrics_of, operating_points
+from equipoise.evaluation.compare.pool import pool_runs
+from equipoise.evaluation.compare.resampled import Resampler
+from equipoise.evaluation.compare.run_record import read_run
+from equipoise.evaluation.metrics.bootstrap import interval, request_draws
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.report import evaluate_table
 
 METRICS = (
     "ctr/auc", "ctr/gauc", "ctr/log_loss", "ctr/ne", "ctcvr/auc", "ctcvr/ne", "cvr/gauc", "cvr/log_loss",

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from equipoise.evaluation.compare.delta_m import delta_m
+from equipoise.evaluation.compare.pool import pool_runs
 from tests.train.compare.conftest import evaluation
-from train.compare.delta_m import delta_m
-from train.compare.pool import pool_runs
 
 METRICS = {"ctr": "ctr/auc", "cvr": "ctcvr/auc"}
 NE = {"ctr": "ctr/ne", "cvr": "ctcvr/auc"}

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
+from equipoise.evaluation.compare.charts import draw
+from equipoise.evaluation.compare.comparison import Comparison, Question, compare
+from equipoise.evaluation.compare.files import write_csv, write_markdown
+from equipoise.evaluation.compare.find_runs import find_runs, read_runs
+from equipoise.evaluation.compare.page import page_of
+from equipoise.evaluation.compare.table import Table, tables
+from equipoise.evaluation.page.whole_page import safe_json
 from tests.train.compare.conftest import evaluation
-from train.compare.comparison import Comparison, Question, compare
-from train.compare.files import write_csv, write_markdown
-from train.compare.find_runs import find_runs, read_runs
-from train.compare.page import page_of
-from train.compare.picture import draw
-from train.compare.table import Table, tables
-from train.page.whole_page import safe_json
 
 
 @pytest.fixture(scope="module")

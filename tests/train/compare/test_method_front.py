@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import UserError
+from equipoise.common.errors import UserError
+from equipoise.evaluation.compare.method_front import check_axes, default_axes, method_fronts
+from equipoise.evaluation.compare.pool import pool_runs
 from tests.train.compare.conftest import evaluation
-from train.compare.method_front import check_axes, default_axes, method_fronts
-from train.compare.pool import pool_runs
 
 
 def runs_of(record: Any, values: dict[str, list[tuple[float, float]]]) -> list[Any]:

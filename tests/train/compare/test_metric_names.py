@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from equipoise.evaluation.compare.curves import curves, most_points, thinned
+from equipoise.evaluation.compare.differences import differing, identity, setting, written
+from equipoise.evaluation.compare.metric_names import direction, metrics_of, operating_points, point_name, words
+from equipoise.evaluation.compare.objective_metric import objective_metrics
+from equipoise.evaluation.compare.pool import pool_runs, run_names
 from tests.train.compare.conftest import evaluation
-from train.compare.curves import curves, most_points, thinned
-from train.compare.differences import differing, identity, setting, written
-from train.compare.metric_names import direction, metrics_of, operating_points, point_name, words
-from train.compare.objective_metric import objective_metrics
-from train.compare.pool import pool_runs, run_names
 
 
 def test_every_number_of_an_evaluation_has_one_name(models: Any) -> None:

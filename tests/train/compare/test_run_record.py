@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.errors import UserError
-from train.compare.find_runs import find_runs, in_group, read_runs
-from train.compare.run_record import read_run
+from equipoise.common.errors import UserError
+from equipoise.evaluation.compare.find_runs import find_runs, in_group, read_runs
+from equipoise.evaluation.compare.run_record import read_run
 
 
 def test_a_folder_gives_its_run(runs: Path) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from train.front.measure import Measurement
-from train.front.trade_off import TradeOff
-from train.metrics.score_table import ScoreTable
+from equipoise.evaluation.front.points import Measurement
+from equipoise.evaluation.front.trade_off import TradeOff
+from equipoise.evaluation.metrics.score_table import ScoreTable
 
 
 @pytest.fixture(scope="session")

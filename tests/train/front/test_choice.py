@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from configs.errors import UserError
-from train.front.choice import by_constraint, by_knee, by_weights, parse_weights
-from train.front.constraint import parse_constraints
-from train.front.pareto import front_mask
+from equipoise.common.errors import UserError
+from equipoise.evaluation.front.choice import by_constraint, by_knee, by_weights, parse_weights
+from equipoise.evaluation.front.constraint import parse_constraints
+from equipoise.evaluation.front.pareto import front_mask
 
 AXES = ("ndcg", "ild", "exposure_ratio")
 VALUES = arrays(np.float64, st.tuples(st.integers(2, 15), st.just(3)), elements=st.integers(0, 8).map(lambda n: n / 8))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from train.front.constraint import Constraint, parse_constraints
+from equipoise.common.errors import UserError
+from equipoise.evaluation.front.constraint import Constraint, parse_constraints
 
 AXES = ("ndcg", "ild", "exposure_ratio")
 

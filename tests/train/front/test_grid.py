@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from configs.errors import UserError
-from train.front.grid import OMEGAS, Grid, parse_levels
-from train.front.trade_off import TradeOff
+from equipoise.common.errors import UserError
+from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
+from equipoise.evaluation.front.trade_off import TradeOff
 
 
 def test_full_product_begins_with_pure_relevance_and_goes_outwards():

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from train.front.axes import Measured, read_axes, read_axis
-from train.front.choice import by_constraint, by_weights
-from train.front.constraint import parse_constraints
-from train.front.grid import Grid
-from train.front.measure import Measure
-from train.front.trade_off import TradeOff, Utilities
-from train.metrics.bootstrap import request_draws
-from train.metrics.operating_point import RankingMetrics, utility
-from train.metrics.ranking import ndcg, rank_requests
-from train.metrics.score_table import ScoreTable
+from equipoise.common.errors import UserError
+from equipoise.evaluation.front.axes import Measured, read_axes, read_axis
+from equipoise.evaluation.front.choice import by_constraint, by_weights
+from equipoise.evaluation.front.constraint import parse_constraints
+from equipoise.evaluation.front.grid import Grid
+from equipoise.evaluation.front.points import Measure
+from equipoise.evaluation.front.trade_off import TradeOff, Utilities
+from equipoise.evaluation.metrics.bootstrap import request_draws
+from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
+from equipoise.evaluation.metrics.ranking import ndcg, rank_requests
+from equipoise.evaluation.metrics.score_table import ScoreTable
 
 ALL = Measured(3, ("department", "category"), "category", "provider", "price")
 POINTS = Grid({"diversity": [0, 0.5, 2], "fairness": [0, 1]}).points()

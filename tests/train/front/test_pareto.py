@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from train.front.pareto import MARGIN, Front, front_mask, hypervolume
+from equipoise.evaluation.front.pareto import MARGIN, Front, front_mask, hypervolume
 
 POINTS = arrays(
     np.float64,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from train.front.choice import by_constraint, by_knee, by_weights
-from train.front.constraint import parse_constraints
-from train.front.pareto import Front
-from train.front.picture import draw, figure_of
+from equipoise.evaluation.front.choice import by_constraint, by_knee, by_weights
+from equipoise.evaluation.front.constraint import parse_constraints
+from equipoise.evaluation.front.pareto import Front
+from equipoise.evaluation.front.plot import draw, figure_of
 
 AXES = ("ndcg", "ild", "exposure_ratio")
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import ObjectivesConfig
-from train.objectives.base import Exposure, Step, moving_average
-from train.objectives.registry import build_objectives
+from equipoise.configs.schema import ObjectivesConfig
+from equipoise.train.objectives.base import Exposure, Step, moving_average
+from equipoise.train.objectives.registry import build_objectives
 
 SIZES = [3, 1, 2]
 CTR = [-1.0, 0.5, 2.0, -3.0, 0.1, 0.2]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from configs.schema import CtrConfig
-from train.objectives.base import Step
-from train.objectives.ctr import Ctr
+from equipoise.configs.schema import CtrConfig
+from equipoise.train.objectives.base import Step
+from equipoise.train.objectives.ctr import Ctr
 
 
 def loss(step: Step) -> torch.Tensor:

@@ -7,9 +7,9 @@ from decimal import Decimal, getcontext
 import pytest
 import torch
 
-from configs.schema import CvrConfig
-from train.objectives.base import Step, Totals
-from train.objectives.cvr import Cvr, log1m_product
+from equipoise.configs.schema import CvrConfig
+from equipoise.train.objectives.base import Step, Totals
+from equipoise.train.objectives.cvr import Cvr, log1m_product
 
 getcontext().prec = 80
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import CoverageConfig, DiversityConfig, FairnessConfig
-from train.objectives.base import Exposure, ListwiseObjective, Step
-from train.objectives.coverage import Coverage
-from train.objectives.diversity import Diversity, attribute_similarity, text_similarity
-from train.objectives.fairness import Fairness
+from equipoise.configs.schema import CoverageConfig, DiversityConfig, FairnessConfig
+from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step
+from equipoise.train.objectives.coverage import Coverage
+from equipoise.train.objectives.diversity import Diversity, attribute_similarity, text_similarity
+from equipoise.train.objectives.fairness import Fairness
 
 SIZES = [4, 1, 3]
 CATEGORY = [0, 0, 1, 0, 2, 1, 1, 3]

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from configs.schema import CoverageConfig, CtrConfig, CvrConfig, DiversityConfig, FairnessConfig
-from train.objectives.base import Objective, Step, Totals
-from train.objectives.coverage import Coverage
-from train.objectives.ctr import Ctr
-from train.objectives.cvr import Cvr
-from train.objectives.diversity import Diversity
-from train.objectives.fairness import Fairness
-from train.world import World
+from equipoise.configs.schema import CoverageConfig, CtrConfig, CvrConfig, DiversityConfig, FairnessConfig
+from equipoise.train.objectives.base import Objective, Step, Totals
+from equipoise.train.objectives.coverage import Coverage
+from equipoise.train.objectives.ctr import Ctr
+from equipoise.train.objectives.cvr import Cvr
+from equipoise.train.objectives.diversity import Diversity
+from equipoise.train.objectives.fairness import Fairness
+from equipoise.train.world import World
 
 PARTS = [[4, 1], [3, 2]]
 SLATES = [size for part in PARTS for size in part]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from configs.schema import RecallConfig
-from data.recall_texts import RecallBatch
-from train.objectives.base import Step
-from train.objectives.recall import Recall, retrieval_scores
+from equipoise.configs.schema import RecallConfig
+from equipoise.data.recall_texts import RecallBatch
+from equipoise.train.objectives.base import Step
+from equipoise.train.objectives.recall import Recall, retrieval_scores
 
 
 def recall_batch(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from data.ragged import Ragged
-from train.recall.baselines import Bm25, CoVisitation, Popularity, Repeat, histories
-from train.recall.measure import first_items, mean_interval, recall_at
+from equipoise.data.ragged import Ragged
+from equipoise.evaluation.recall.baselines import Bm25, CoVisitation, Popularity, Repeat, histories
+from equipoise.evaluation.recall.recall_at_k import first_items, mean_interval, recall_at
 
 
 def test_first_items_are_the_best_in_order_and_leave_out_the_excluded() -> None:

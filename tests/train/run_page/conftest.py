@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.compare_runs import made, write_run
-from train.example_slates import example_record, example_requests
-from train.report import write_json
+from equipoise.evaluation.example_slates import example_record, example_requests
+from equipoise.evaluation.report import write_json
 
 NAME = "</script><b>odd</b> 'name' & more"
 PREFIX = "age <30>, often buys tea"

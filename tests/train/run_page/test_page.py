@@ -9,9 +9,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
+from equipoise.evaluation.run_page.page import write_report
 from tests.browser import open_browser
 from tests.train.run_page.conftest import NAME, PREFIX
-from train.run_page.page import write_report
 
 pytestmark = pytest.mark.slow
 

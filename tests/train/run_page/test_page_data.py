@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from benchmarks.compare_runs import made, write_run
-from configs.errors import UserError
-from train.metrics.calibration import calibration_bins
-from train.metrics.score_table import ScoreTable
-from train.run_page.page import page_data, write_report
+from equipoise.common.errors import UserError
+from equipoise.evaluation.metrics.calibration import calibration_bins
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.run_page.page import page_data, write_report
 
 PARTS = ("data", "curves", "balance", "evaluation", "front", "slates")
 

@@ -1,0 +1,151 @@
+"""Features in the tables: where a value comes from, and over which values of the train split it is standardised."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from equipoise.common.errors import UserError
+from equipoise.configs.features import FeatureConfig
+from equipoise.data.features import KINDS, CategoryScale, FeatureScale, NumberScale, decorrelating
+from equipoise.data.prepare.tables import Tables, columns_of, one, quote
+
+SIDES = {"i": "impressions", "t": "items", "u": "users"}
+"""Where a value may stand, the first that tells it."""
+
+
+def feature_joins(tables: Tables) -> str:
+    """What impressions `i`, joined with requests `r`, are joined with so that `feature_sql` finds all its sides."""
+    users = " LEFT JOIN users u ON u.user_id = r.user_id" if tables.has("users") else ""
+    return f" JOIN items t USING (item_id){users}"
+
+
+def feature_sql(tables: Tables, feature: FeatureConfig) -> str:
+    """The value of a feature in a query over `feature_joins`: DOUBLE, or VARCHAR of a category; NULL where unknown."""
+    cell = _text if feature.scale == "category" else _number
+    return f"coalesce({', '.join(cell(tables, side, feature.name) for side in _sides(tables, feature.name))})"
+
+
+def scales_of(tables: Tables, features: Sequence[FeatureConfig]) -> dict[str, FeatureScale]:
+    """The scales of features over the impressions of the train split.
+
+    Raises:
+        UserError: a value is no number that its scale takes, or all known ones are the same.
+    """
+    scales = {f.name: _categories(tables, f) if f.scale == "category" else _scale(tables, f) for f in features}
+    numbers = [feature for feature in features if feature.scale != "category"]
+    if len(numbers) > 1:
+        for place, (feature, row) in enumerate(
+            zip(numbers, decorrelating(_correlations(tables, numbers)), strict=True)
+        ):
+            mix = {other.name: float(part) for other, part in zip(numbers[: place + 1], row, strict=False)}
+            scales[feature.name] = scales[feature.name].model_copy(update={"mix": mix})
+    return scales
+
+
+def _shown(tables: Tables, columns: str) -> str:
+    """A query over the impressions of the train split."""
+    joins = feature_joins(tables)
+    return f"SELECT {columns} FROM impressions i JOIN requests r USING (request_id){joins} WHERE r.split = 0"
+
+
+def _log(feature: FeatureConfig, value: str) -> str:
+    return f"ln({value})" if feature.scale == "log" else f"ln(1 + {value})"
+
+
+def _scale(tables: Tables, feature: FeatureConfig) -> NumberScale:
+    _refuse_bad_value(tables, feature)
+    shown, log = _shown(tables, f"{feature_sql(tables, feature)} AS v"), _log(feature, "v")
+    known, mean, std, least, most = one(
+        tables.con, f"SELECT count(v), avg({log}), stddev_pop({log}), min(v), max(v) FROM ({shown})"
+    )
+    if not known or not std > 1e-6:
+        _refuse_constant(tables, feature, f"{least:g}" if known else None)
+    assert feature.scale != "category"
+    return NumberScale(scale=feature.scale, mean=mean, std=std, least=least, most=most)
+
+
+def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
+    shown = _shown(tables, f"{feature_sql(tables, feature)} AS v")
+    counts = tables.con.execute(
+        f"SELECT v, count(*) AS n, sum(n) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v "
+        f"LIMIT {feature.max_categories + 1}"
+    ).fetchall()
+    if len(counts) < 2:
+        _refuse_constant(tables, feature, f"'{counts[0][0]}'" if counts else None)
+    if len(counts) > feature.max_categories:
+        tables.notes.append(
+            f"{feature.name} has more than {feature.max_categories} texts (max_categories): its rarer ones count as "
+            "unknown to the heads"
+        )
+    kept = counts[: feature.max_categories]
+    return CategoryScale(
+        values=[text for text, *_ in kept],
+        shares=[n / known for _, n, known in kept],
+        slopes=feature.slopes,
+        max_categories=feature.max_categories,
+    )
+
+
+def _correlations(tables: Tables, numbers: Sequence[FeatureConfig]) -> np.ndarray:
+    """Of each pair over the impressions that tell both, float64 (F, F); 0 where too few do."""
+    count = len(numbers)
+    values = ", ".join(f"{_log(f, feature_sql(tables, f))} AS v{place}" for place, f in enumerate(numbers))
+    pairs = [(a, b) for a in range(count) for b in range(a)]
+    asked = ", ".join(f"corr(v{a}, v{b})" for a, b in pairs)
+    found = one(tables.con, f"SELECT {asked} FROM ({_shown(tables, values)})")
+    matrix = np.eye(count)
+    for (a, b), value in zip(pairs, found, strict=True):
+        matrix[a, b] = matrix[b, a] = value if value is not None and np.isfinite(value) else 0.0
+    # Pairs known in different rows may make a matrix that is none of correlations: without its negative part it is one.
+    values_F, vectors_FF = np.linalg.eigh(matrix)
+    nearest = (vectors_FF * np.clip(values_F, 0.0, None)) @ vectors_FF.T
+    size_F = np.sqrt(np.diag(nearest))
+    return nearest / np.outer(size_F, size_F)
+
+
+def _refuse_constant(tables: Tables, feature: FeatureConfig, only: str | None) -> None:
+    told = "is unknown in every" if only is None else f"is {only} in every known"
+    raise UserError(
+        f"{tables.labels['impressions']} (data.tables.impressions): {feature.name} {told} impression of the train "
+        f"split, which teaches nothing: mend the column or drop '{feature.name}' from data.features"
+    )
+
+
+def _number(tables: Tables, side: str, name: str) -> str:
+    """A cell as DOUBLE, NULL where it is no number or NaN, as writers without a null of their own put it."""
+    return f"nullif(TRY_CAST({side}.{quote(name)} AS DOUBLE), 'nan'::DOUBLE)"
+
+
+def _text(tables: Tables, side: str, name: str) -> str:
+    """A cell as VARCHAR as `category_text` writes it, NULL where it is missing."""
+    column, kind = f"{side}.{quote(name)}", columns_of(tables.con, SIDES[side])[name]
+    text = f"trim(CAST({column} AS VARCHAR))"
+    if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
+        text = f"CASE WHEN {column} = floor({column}) THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE {text} END"
+    return f"nullif(nullif({text}, ''), 'nan')"
+
+
+def _sides(tables: Tables, name: str) -> list[str]:
+    known = [(side, table) for side, table in SIDES.items() if side != "u" or tables.has("users")]
+    return [side for side, table in known if name in columns_of(tables.con, table)]
+
+
+def _refuse_bad_value(tables: Tables, feature: FeatureConfig) -> None:
+    """Refuse a value that is given but is no finite number above 0, or of 0 or more for log1p."""
+    name, bound = feature.name, ">" if feature.scale == "log" else ">="
+    counts = ", give it `scale: log1p` where 0 may be" if feature.scale == "log" else ""
+    for side in _sides(tables, name):
+        table = SIDES[side]
+        column = f"{side}.{quote(name)}"
+        number = _number(tables, side, name)
+        found = tables.con.execute(
+            f"SELECT {column} FROM {table} {side} WHERE {column} IS NOT NULL "
+            f"AND lower(trim(CAST({column} AS VARCHAR))) NOT IN ('', 'nan') "
+            f"AND NOT coalesce({number} {bound} 0 AND isfinite({number}), false) LIMIT 1"
+        ).fetchone()
+        if found:
+            raise UserError(
+                f"{tables.labels[table]} (data.tables.{table}) has {name} '{found[0]}', but this feature is a "
+                f"{KINDS[feature.scale]}: mend the column, leave the value empty{counts}, or give it `scale: category` "
+                f"if it is one, or drop '{name}' from data.features"
+            )

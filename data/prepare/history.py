@@ -1,0 +1,133 @@
+"""What a user did before a request: titles of the events strictly before it, chosen and ordered in one way only.
+
+`write_histories` does it set-wise in DuckDB for `prepare`; `titles_before` does the same for one user in Python, for
+serving and as the tests' second opinion.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import duckdb
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import HistoryConfig
+from equipoise.data.prepare.tables import Tables, literal, one
+
+# A join of requests and events is cut into parts by user, so that no part holds more pairs than this.
+MAX_PAIRS = 20_000_000
+
+_ORDER = {"recent": "latest DESC, times DESC, title", "frequent": "times DESC, latest DESC, title"}
+
+
+def write_histories(tables: Tables, config: HistoryConfig) -> None:
+    """Create `histories` (ordinal, titles) from `requests` (ordinal, user_id, timestamp) and `events`.
+
+    Only events with timestamp < the request's timestamp count. Events without a title are left out and counted.
+    """
+    con = tables.con
+    con.execute("CREATE TABLE histories (ordinal BIGINT, titles VARCHAR[])")
+    if not config.max_events or not tables.has("events"):
+        return
+    _write_titled(tables, config)
+    for part, parts in _parts(con):
+        con.execute(f"""
+            INSERT INTO histories
+            WITH told AS (
+                SELECT r.ordinal, e.title, max(e.timestamp) AS latest, count(*) AS times
+                FROM requests r JOIN titled_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
+                WHERE hash(r.user_id) % {parts} = {part}
+                GROUP BY r.ordinal, e.title
+            ), ranked AS (
+                SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY {_ORDER[config.order]}) AS rank FROM told
+            )
+            SELECT ordinal, list(title ORDER BY rank) FROM ranked WHERE rank <= {config.max_events} GROUP BY ordinal
+        """)
+    con.execute("DROP TABLE titled_events")
+
+
+def write_bought(tables: Tables, config: HistoryConfig) -> None:
+    """Create `bought` (ordinal, items, times): the catalogue items of a request's earlier events, items ascending.
+
+    Items are numbers of item_numbers. Empty where `config.items` is not set.
+
+    Raises:
+        UserError: it is set, but there are no events.
+    """
+    con = tables.con
+    con.execute("CREATE TABLE bought (ordinal BIGINT, items INTEGER[], times INTEGER[])")
+    if not config.items:
+        return
+    if not tables.has("events"):
+        raise UserError("data.history.items needs events: set data.tables.events, or drop it")
+    con.execute(f"""
+        CREATE TABLE numbered_events AS
+        SELECT e.user_id, e.timestamp, n.item_index AS item
+        FROM events e JOIN item_numbers n USING (item_id)
+        SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id WHERE {_of_kinds(tables, config)}
+    """)
+    for part, parts in _parts(con, "numbered_events"):
+        con.execute(f"""
+            INSERT INTO bought
+            SELECT ordinal, list(item ORDER BY item), list(times ORDER BY item)
+            FROM (
+                SELECT r.ordinal, e.item, CAST(count(*) AS INTEGER) AS times
+                FROM requests r JOIN numbered_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
+                WHERE hash(r.user_id) % {parts} = {part} GROUP BY r.ordinal, e.item
+            ) GROUP BY ordinal
+        """)
+    con.execute("DROP TABLE numbered_events")
+
+
+def _of_kinds(tables: Tables, config: HistoryConfig) -> str:
+    """The SQL condition that an event e is of the configured kinds."""
+    if config.kinds is None or "kind" not in tables.columns("events"):
+        return "true"
+    return f"e.kind IN ({', '.join(literal(kind) for kind in config.kinds)})" if config.kinds else "false"
+
+
+def _write_titled(tables: Tables, config: HistoryConfig) -> None:
+    """Create `titled_events` (user_id, timestamp, title): the events' own titles, or those of their items."""
+    con = tables.con
+    columns = tables.columns("events")
+    titled = "title" in columns
+    title = "e.title" if titled else "i.title"
+    join = "" if titled else "LEFT JOIN items i ON i.item_id = e.item_id"
+    con.execute(f"""
+        CREATE TABLE titled_events AS
+        SELECT e.user_id, e.timestamp, trim(CAST({title} AS VARCHAR)) AS title
+        FROM events e {join} SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
+        WHERE {_of_kinds(tables, config)}
+    """)
+    untitled = "SELECT count(*) FROM titled_events WHERE title IS NULL OR title = ''"
+    tables.drop("events without a title", one(con, untitled)[0])
+    con.execute("DELETE FROM titled_events WHERE title IS NULL OR title = ''")
+
+
+def _parts(con: duckdb.DuckDBPyConnection, events: str = "titled_events") -> Iterable[tuple[int, int]]:
+    pairs = one(
+        con,
+        f"""
+        SELECT coalesce(sum(r.n * e.n), 0)
+        FROM (SELECT user_id, count(*) AS n FROM requests GROUP BY user_id) r
+        JOIN (SELECT user_id, count(*) AS n FROM {events} GROUP BY user_id) e USING (user_id)
+        """,
+    )[0]
+    parts = int(pairs) // MAX_PAIRS + 1
+    return [(part, parts) for part in range(parts)]
+
+
+def titles_before(events: Iterable[tuple[datetime, str]], moment: datetime, config: HistoryConfig) -> list[str]:
+    """The titles told at `moment` for one user's (timestamp, title) events: distinct, strictly before, best first."""
+    latest: dict[str, datetime] = {}
+    times: dict[str, int] = {}
+    for stamp, title in events:
+        title = title.strip()
+        if stamp < moment and title:
+            latest[title] = max(stamp, latest.get(title, stamp))
+            times[title] = times.get(title, 0) + 1
+    by_title = sorted(times)
+    if config.order == "recent":
+        ranked = sorted(by_title, key=lambda title: (latest[title], times[title]), reverse=True)
+    else:
+        ranked = sorted(by_title, key=lambda title: (times[title], latest[title]), reverse=True)
+    return ranked[: config.max_events]

@@ -1,0 +1,256 @@
+"""Cuts the tables into slates and writes the prepared folder (docs/slate_format.md), whole or not at all."""
+
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from equipoise.common.atomic_dir import whole_folder
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig
+from equipoise.data.features import FeatureScale
+from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts, file_hash
+from equipoise.data.prepare.feature_table import scales_of
+from equipoise.data.prepare.history import write_bought, write_histories
+from equipoise.data.prepare.requests import write_requests
+from equipoise.data.prepare.shards import ShardWriter
+from equipoise.data.prepare.splits import split_column
+from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
+from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
+from equipoise.data.sources import complete_journey, complete_journey_products
+
+Progress = Callable[[str, float], None]
+
+ITEM_BATCH = 10_000
+SOURCES = {
+    "complete_journey": complete_journey.load,
+    "complete_journey_products": complete_journey_products.load,
+}
+
+
+def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
+    """Prepare `config.folder` from its source and return the manifest.
+
+    `progress(stage, share)` is told the stage's name and the share done, 0 to 1. An older prepared folder is replaced
+    only when the new one is complete. Raises UserError for everything that a user can mend.
+    """
+    tell = progress or (lambda stage, share: None)
+    _refuse_foreign_folder(config.folder)
+    with whole_folder(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
+        tell("reading the tables", 0.0)
+        tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
+        _check_names(tables, config)
+        clean(tables, _impression_columns(tables, config), events=config.history.max_events > 0 or config.history.items)
+        tell("rendering items", 0.0)
+        write_item_texts(tables, config)
+        _drop_impressions(tables)
+        write_items(tables, folder / "items.parquet")
+        tell("splitting requests", 0.0)
+        write_requests(tables, config)
+        _refuse_constant_labels(tables)
+        tell("collecting histories", 0.0)
+        write_histories(tables, config.history)
+        write_bought(tables, config.history)
+        scales = scales_of(tables, config.features)
+        splits = ShardWriter(tables, config, folder, tell).write()
+        con.close()
+        shutil.rmtree(folder / ".work")
+        manifest = _manifest(tables, config, splits, scales, folder)
+        manifest.write(folder)
+        tell("done", 1.0)
+    return manifest
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE_NAME).is_file():
+        raise UserError(f"data.folder {folder} holds other files than prepared data: name another folder or empty it")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"data.folder {folder} is a file: name another folder")
+
+
+@contextmanager
+def _database(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB file in `work`, spilling there too, that reads timestamps as UTC."""
+    work.mkdir()
+    con = duckdb.connect(str(work / "work.duckdb"))
+    try:
+        try:
+            con.execute(f"SET memory_limit = '{memory_limit}'")
+        except duckdb.Error as error:
+            raise UserError(f"data.memory_limit '{memory_limit}' is not understood: write it like 4GB") from error
+        con.execute(f"SET temp_directory = '{str(work / 'spill').replace(chr(39), chr(39) * 2)}'")
+        con.execute("SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        yield con
+    finally:
+        con.close()
+
+
+def _check_names(tables: Tables, config: DataConfig) -> None:
+    """Refuse malformed pieces and names that no table has, before any work is done."""
+    for table in tables.labels:
+        check_columns(tables, table, REQUIRED[table])
+    prompt = config.prompt
+    for piece in (*prompt.prefix, *prompt.item, *prompt.context):
+        parse_piece(piece)
+    check_columns(tables, "items", piece_fields(prompt.item), ", which data.prompt.item reads")
+    check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
+    check_columns(tables, "impressions", config.fields, ", which data.fields names")
+    known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
+    for name in config.feature_names:
+        if name not in known:
+            raise UserError(
+                f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a "
+                f"column '{name}', which data.features names{nearest(name, known)}: add or rename it"
+            )
+    column = split_column(tables, config.split)
+    check_columns(tables, "impressions", [column] if column else [], ", which data.split.column names")
+    users, impressions = tables.columns("users"), tables.columns("impressions")
+    for name in piece_fields(prompt.prefix):
+        if name not in users and name not in impressions:
+            raise UserError(
+                f"data.prompt.prefix reads '{name}', which neither {tables.labels['impressions']} nor the users table "
+                f"has{nearest(name, [*users, *impressions])}: add the column or drop the piece"
+            )
+    if config.user_groups and not tables.has("users"):
+        raise UserError("data.user_groups needs a users table: set data.tables.users or drop data.user_groups")
+    check_columns(tables, "users", config.user_groups, ", which data.user_groups names")
+
+
+def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
+    """The columns of impressions that anything reads."""
+    column = split_column(tables, config.split)
+    names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields]
+    names += [*config.feature_names, "position"]
+    known = tables.columns("impressions")
+    return [name for name in dict.fromkeys([*names, *([column] if column else [])]) if name in known]
+
+
+def write_item_texts(tables: Tables, config: DataConfig) -> None:
+    """Create item_texts (item_id, text) with the rendered text of every item; "" where nothing could be told."""
+    pieces, separator = config.prompt.item, config.prompt.separator
+    columns = ["item_id", *(name for name in piece_fields(pieces) if name != "item_id")]
+    tables.con.execute("CREATE TABLE item_texts (item_id VARCHAR, text VARCHAR)")
+    reader_con = tables.con.cursor()
+    query = f"SELECT {', '.join(map(quote, columns))} FROM items"
+    for batch in reader_con.sql(query).to_arrow_reader(ITEM_BATCH):
+        rows = batch.to_pylist()
+        texts = pa.table(
+            {
+                "item_id": [row["item_id"] for row in rows],
+                "text": [render_pieces(pieces, row, separator) for row in rows],
+            }
+        )
+        tables.con.register("item_batch", texts)
+        tables.con.execute("INSERT INTO item_texts SELECT item_id, text FROM item_batch")
+        tables.con.unregister("item_batch")
+    if not one(tables.con, "SELECT count(*) FILTER (text <> '') FROM item_texts")[0]:
+        raise UserError(
+            f"{tables.labels['items']} (data.tables.items) gives no item a text with data.prompt.item: fill its columns"
+        )
+
+
+def _drop_impressions(tables: Tables) -> None:
+    """Leave out, and count, impressions of unknown items and of items without a text."""
+    con = tables.con
+    reasons = {
+        "impressions of an item_id that items lacks": "SELECT item_id FROM item_texts",
+        "impressions of an item without text": "SELECT item_id FROM item_texts WHERE text <> ''",
+    }
+    for reason, known in reasons.items():
+        before = one(con, "SELECT count(*) FROM impressions")[0]
+        con.execute(f"DELETE FROM impressions WHERE item_id NOT IN ({known})")
+        tables.drop(reason, before - one(con, "SELECT count(*) FROM impressions")[0])
+    if not one(con, "SELECT count(*) FROM impressions")[0]:
+        raise UserError(
+            f"{tables.labels['impressions']} and {tables.labels['items']} share no item_id with a text: "
+            "check that both write item_id the same way"
+        )
+
+
+def write_items(tables: Tables, path: Path) -> None:
+    """Write items.parquet: the items that occur in an impression, numbered by item_id; also the table item_numbers."""
+    con = tables.con
+    con.execute("""
+        CREATE TABLE item_numbers AS
+        SELECT item_id, CAST(row_number() OVER (ORDER BY item_id) - 1 AS INTEGER) AS item_index
+        FROM (SELECT DISTINCT item_id FROM impressions)
+    """)
+    taken = ("item_id", "item_index", "text")
+    others = "".join(f", i.{quote(name)}" for name in tables.columns("items") if name not in taken)
+    reader = con.sql(f"""
+        SELECT n.item_index, n.item_id, t.text{others}
+        FROM item_numbers n JOIN items i USING (item_id) JOIN item_texts t USING (item_id) ORDER BY n.item_index
+    """).to_arrow_reader(ITEM_BATCH)
+    with pq.ParquetWriter(path, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _refuse_constant_labels(tables: Tables) -> None:
+    """Refuse a train split in which every click, or every conversion, is the same."""
+    rates = one(
+        tables.con,
+        """
+        SELECT avg(i.click), avg(i.conversion) FROM impressions i JOIN requests r USING (request_id) WHERE r.split = 0
+        """,
+    )
+    for name, rate in zip(("click", "conversion"), rates, strict=True):
+        if rate in (0.0, 1.0):
+            raise UserError(
+                f"{tables.labels['impressions']} (data.tables.impressions) has {name} = {int(rate)} in every row of "
+                "the train split, constant labels that teach nothing: check the column or move data.split"
+            )
+
+
+def _manifest(
+    tables: Tables,
+    config: DataConfig,
+    splits: dict[str, SplitCounts],
+    scales: dict[str, FeatureScale],
+    folder: Path,
+) -> Manifest:
+    items = pq.read_metadata(folder / "items.parquet").num_rows
+    sums = ("requests", "impressions", "clicks", "conversions", "clicked_conversions")
+    counts = {name: sum(getattr(split, name) for split in splits.values()) for name in sums}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    _add_notes(tables, counts, splits)
+    return Manifest(
+        source=tables.source,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"equipoise": _own_version(), "duckdb": duckdb.__version__, "python": platform.python_version()},
+        prompt=config.prompt.model_dump(mode="json"),
+        history=config.history.model_dump(mode="json"),
+        counts={**counts, "items": items, "users": tables.users_seen},
+        splits={name: splits[name] for name in SPLITS},
+        dropped=tables.dropped,
+        notes=tables.notes,
+        fields=config.fields,
+        features=scales,
+        untold=[feature.name for feature in config.features if not feature.told],
+        user_groups=config.user_groups,
+        hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},
+    )
+
+
+def _add_notes(tables: Tables, counts: dict[str, int], splits: dict[str, SplitCounts]) -> None:
+    unclicked = counts["conversions"] - counts["clicked_conversions"]
+    if unclicked:
+        tables.notes.append(f"{unclicked} conversions came without a click: they are kept as they are.")
+    cut = sum(split.slates for split in splits.values()) - counts["requests"]
+    if cut:
+        tables.notes.append(f"Long requests were cut at data.max_candidates, which added {cut} slates.")
+
+
+def _own_version() -> str:
+    try:
+        return version("equipoise")
+    except PackageNotFoundError:
+        return "unknown"

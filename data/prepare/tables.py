@@ -1,0 +1,246 @@
+"""Reads the input tables with DuckDB and checks them: what comes out of here can be relied on.
+
+A source (files here, or a module of `data.sources`) leaves the relations raw_impressions, raw_items and, where it has
+them, raw_users and raw_events in a DuckDB connection. `clean` turns them into impressions, items, users and events with
+string ids, UTC timestamps and labels 0 or 1. Hard faults raise UserError; rows that can be left out are counted.
+"""
+
+import difflib
+import gzip
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import TablesConfig
+
+REQUIRED = {
+    "impressions": ("request_id", "timestamp", "user_id", "item_id", "click", "conversion"),
+    "items": ("item_id", "title"),
+    "users": ("user_id",),
+    "events": ("user_id", "timestamp", "item_id"),
+}
+KEYS = {"impressions": ("request_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
+ID_COLUMNS = ("request_id", "user_id", "item_id")
+LABELS = ("click", "conversion")
+
+
+@dataclass
+class Tables:
+    """The tables of one data set inside a connection, and what was found out about them so far."""
+
+    con: duckdb.DuckDBPyConnection
+    source: str
+    labels: dict[str, str]
+    split_column: str | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    users_seen: int = 0
+
+    def has(self, table: str) -> bool:
+        """Whether the data set has this table."""
+        return table in self.labels
+
+    def columns(self, table: str) -> dict[str, str]:
+        """Column name to DuckDB type of a raw table; empty where there is no such table."""
+        return columns_of(self.con, f"raw_{table}") if self.has(table) else {}
+
+    def drop(self, reason: str, rows: int) -> None:
+        """Count rows that are left out."""
+        if rows:
+            self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+
+def quote(name: str) -> str:
+    """An identifier quoted for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string literal for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple:
+    """The single row of a query that always has one."""
+    row = con.execute(query).fetchone()
+    assert row is not None
+    return row
+
+
+def columns_of(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """Column name to DuckDB type of a relation."""
+    return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that names the nearest known name, or "" where none is near."""
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    return f" (did you mean '{folded[close[0]]}'?)" if close else ""
+
+
+def check_columns(tables: Tables, table: str, wanted: Iterable[str], because: str = "") -> None:
+    """Raise UserError for the first wanted column that a raw table lacks, naming its file and the nearest column."""
+    known = tables.columns(table)
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"{tables.labels[table]} (data.tables.{table}) has no column '{name}'{because}{nearest(name, known)}: "
+                "add or rename it"
+            )
+
+
+def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig) -> Tables:
+    """Open the configured files as raw relations; raises UserError for a missing or unreadable file."""
+    paths = {name: getattr(config, name) for name in REQUIRED if getattr(config, name) is not None}
+    tables = Tables(con, source="tables", labels={name: str(path) for name, path in paths.items()})
+    for name, path in paths.items():
+        if not path.is_file():
+            raise UserError(f"data.tables.{name} is set to {path}, which does not exist: correct the path")
+        try:
+            relation = file_relation(con, path, (*REQUIRED[name], *ID_COLUMNS))
+            con.execute(f"CREATE VIEW raw_{name} AS SELECT * FROM {relation}")
+        except duckdb.Error as error:
+            raise unreadable(path, error) from error
+    return tables
+
+
+def file_relation(con: duckdb.DuckDBPyConnection, path: Path, as_text: Sequence[str]) -> str:
+    """The table function that reads a file by its ending; of a CSV file some columns are kept as the text they were."""
+    endings = path.name.lower().removesuffix(".gz")
+    where = literal(str(path))
+    if endings.endswith((".parquet", ".pq")):
+        return f"read_parquet({where})"
+    if endings.endswith((".jsonl", ".ndjson", ".json")):
+        return f"read_json({where}, format='newline_delimited', sample_size=-1)"
+    if endings.endswith((".csv", ".tsv")):
+        base = f"read_csv({where}, header=true, {_dialect(path)}, sample_size=-1"
+        present = [column for column in columns_of(con, f"{base})") if column in as_text]
+        kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in present)
+        return f"{base}, types={{{kinds}}})" if kinds else f"{base})"
+    raise UserError(f"{path} has an unknown ending: use .parquet, .csv or .jsonl")
+
+
+def _dialect(path: Path) -> str:
+    """The CSV options, with the delimiter of the header line: a sniffer would read broken rows in its own way."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    delimiter = max(",;\t|", key=header.count)
+    return f"delim={literal(delimiter)}, quote='\"', escape='\"', skip=0"
+
+
+def unreadable(path: str | Path, error: duckdb.Error) -> UserError:
+    """The first line of DuckDB's complaint, as one sentence with the way out."""
+    reason = " ".join(str(error).split("\n")[0].split())[:200]
+    return UserError(f"{path} cannot be read: {reason.rstrip('.:')}: mend the file or write it as Parquet")
+
+
+def clean(tables: Tables, impression_columns: Iterable[str], events: bool) -> None:
+    """Check the raw tables and create impressions, items, users and (if asked) events from them.
+
+    `impression_columns` are the columns beyond the required ones that prompts, fields and splits read; columns whose
+    name no table has were refused before. Raises UserError with the file, the column or key, and the way out.
+    """
+    for table in tables.labels:
+        check_columns(tables, table, REQUIRED[table])
+    extra = [name for name in impression_columns if name not in REQUIRED["impressions"]]
+    _stage(tables, "impressions", [*REQUIRED["impressions"], *extra])
+    _stage(tables, "items", tables.columns("items"))
+    if tables.has("users"):
+        _stage(tables, "users", tables.columns("users"))
+    else:
+        tables.con.execute("CREATE TABLE users (user_id VARCHAR)")
+    if events and tables.has("events"):
+        optional = [name for name in ("title", "kind") if name in tables.columns("events")]
+        _stage(tables, "events", [*REQUIRED["events"], *optional])
+    for table in KEYS:
+        if tables.has(table):
+            _refuse_duplicates(tables, table)
+
+
+def _stage(tables: Tables, table: str, names: Iterable[str]) -> None:
+    """Create the clean table from the raw one: typed columns, rows without a required value dropped and counted."""
+    kinds = tables.columns(table)
+    names = list(names)
+    columns = ", ".join(f"{_typed(name, kinds[name])} AS {quote(name)}" for name in names)
+    try:
+        for name in names:
+            _refuse_bad_values(tables, table, name, kinds[name])
+        tables.con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM raw_{table}")
+    except duckdb.Error as error:
+        raise unreadable(tables.labels[table], error) from error
+    for name in REQUIRED[table]:
+        # An item without a title may still have a text: the prompt decides.
+        if name != "title":
+            rows = one(tables.con, f"SELECT count(*) FROM {table} WHERE {quote(name)} IS NULL")[0]
+            tables.con.execute(f"DELETE FROM {table} WHERE {quote(name)} IS NULL")
+            tables.drop(f"{table} without {name}", rows)
+    if not one(tables.con, f"SELECT count(*) FROM {table}")[0] and table in ("impressions", "items"):
+        raise UserError(f"{tables.labels[table]} (data.tables.{table}) holds no usable row: check the file")
+
+
+def _typed(name: str, kind: str) -> str:
+    """The SQL expression that gives a column its type; NULL where a value cannot be read."""
+    column = quote(name)
+    if name in ID_COLUMNS:
+        # Whole floats come from writers that turn ids with gaps into floats: 12.0 is the id 12.
+        if kind in ("DOUBLE", "FLOAT"):
+            whole = f"{column} = floor({column}) AND abs({column}) < 1e15"
+            column = (
+                f"CASE WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
+            )
+        return f"nullif(CAST({column} AS VARCHAR), '')"
+    if name == "timestamp":
+        return _moment(column, kind)
+    if name in LABELS:
+        if kind == "VARCHAR":
+            column = f"CASE lower(trim({column})) WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE {column} END"
+        return f"CAST(TRY_CAST({column} AS DOUBLE) AS TINYINT)"
+    return column
+
+
+def _moment(column: str, kind: str) -> str:
+    """A timestamp in UTC; text without an offset is taken as UTC."""
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return f"CAST(timezone('UTC', {column}) AS TIMESTAMP)"
+    if kind == "VARCHAR":
+        return f"CAST(timezone('UTC', TRY_CAST(trim({column}) AS TIMESTAMPTZ)) AS TIMESTAMP)"
+    return f"TRY_CAST({column} AS TIMESTAMP)"
+
+
+def _refuse_bad_values(tables: Tables, table: str, name: str, kind: str) -> None:
+    """Refuse a timestamp that cannot be read, or a label other than 0 and 1, with its first value and row."""
+    column = quote(name)
+    given = f"{column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> ''"
+    if name == "timestamp":
+        is_time = kind in ("VARCHAR", "DATE", '"NULL"') or kind.startswith("TIMESTAMP")
+        bad = f"{given} AND {_moment(column, kind)} IS NULL" if is_time else given
+        way_out = "write timestamps as ISO 8601, such as 2024-05-01 13:30:00"
+    elif name in LABELS and table == "impressions":
+        text = f"lower(trim(CAST({column} AS VARCHAR)))"
+        number = f"TRY_CAST({text} AS DOUBLE)"
+        bad = f"{given} AND {text} NOT IN ('true', 'false') AND ({number} IS NULL OR {number} NOT IN (0, 1))"
+        way_out = "write labels as 0 or 1"
+    else:
+        return
+    query = f"SELECT row_number() OVER () AS row, {column} AS value, {bad} AS bad FROM raw_{table}"
+    first = tables.con.execute(f"SELECT row, value FROM ({query}) WHERE bad ORDER BY row LIMIT 1").fetchone()
+    if first:
+        raise UserError(
+            f"{tables.labels[table]} (data.tables.{table}) has {name} '{first[1]}' in row {first[0]}: {way_out}"
+        )
+
+
+def _refuse_duplicates(tables: Tables, table: str) -> None:
+    keys = ", ".join(quote(name) for name in KEYS[table])
+    query = f"SELECT {keys}, count(*) FROM {table} GROUP BY {keys} HAVING count(*) > 1 ORDER BY {keys} LIMIT 1"
+    found = tables.con.execute(query).fetchone()
+    if found:
+        key = ", ".join(f"{name} '{value}'" for name, value in zip(KEYS[table], found, strict=False))
+        raise UserError(
+            f"{tables.labels[table]} (data.tables.{table}) holds {key} {found[-1]} times: keep one row per key"
+        )

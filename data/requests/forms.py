@@ -1,0 +1,302 @@
+"""What a file of requests may look like, and its rows as texts: prepared slates, or raw fields rendered as in training.
+
+Both forms give the same `Request`s, so that all that follows knows one of them only.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig
+from equipoise.data.contexts import ContextRenderer
+from equipoise.data.features import CategoryScale, FeatureScale, Scales
+from equipoise.data.prompts import is_missing, piece_fields, prefix_text
+from equipoise.data.requests.catalogue import Catalogue
+from equipoise.data.requests.files import RequestFile
+from equipoise.data.requests.identifiers import as_text, is_identifier
+
+PREPARED = ("prefix", "item", "context")
+MOST_CANDIDATES = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row of a file: its ids, its prefix as text, and number (in the catalogue) and context of each candidate.
+
+    `features`: raw values of the features, float64 (C, F), NaN where unknown; None where the heads read none.
+    """
+
+    request_id: str
+    user_id: str | None
+    part: int | None
+    prefix: str
+    items: list[int]
+    contexts: list[str]
+    features: np.ndarray | None = None
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of the kinds of lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+class RequestForm(ABC):
+    """How the rows of one file become requests.
+
+    Args:
+        file: its schema decides which columns are read.
+        catalogue: the items that may be asked for.
+        wanted: columns that are read where the file has them.
+        features: scales of the features; where the column of one is missing, items give the value. A category may
+            stand once per request.
+        label: what its column is called before its name.
+
+    Raises:
+        UserError: a column has a type that cannot be read.
+    """
+
+    items: str
+    """The column with one list of candidates per row."""
+
+    def __init__(
+        self, file: RequestFile, catalogue: Catalogue, wanted: Sequence[str], features: Scales, label: str = ""
+    ) -> None:
+        self.path, self.catalogue, self.features = file.path, catalogue, dict(features)
+        self.column_of = {name: f"{label}{name}" for name in features}
+        self.kinds = {field.name: field.type for field in file.schema}
+        columns = dict.fromkeys([*wanted, *self.column_of.values()])
+        self.columns = [name for name in columns if name in self.kinds]
+        for name, column in self.column_of.items():
+            if not isinstance(self.features[name], CategoryScale):
+                self._must_be_list(column, "one number per candidate")
+        for name in ("request_id", "user_id"):
+            if name in self.columns and not is_identifier(self.kinds[name]):
+                raise UserError(
+                    f"{self.path} has {name} of type {self.kinds[name]}: write ids as text or whole numbers"
+                )
+        self._must_be_list(self.items, "one list of candidates per request")
+
+    def requests(self, batch: pa.RecordBatch, first: int) -> Iterator[list[Request]]:
+        """The rows of a batch, whose first is row `first` of the file, at most about MOST_CANDIDATES at a time.
+
+        Raises:
+            UserError: names file, request and way out.
+        """
+        ids = self._ids(batch, "request_id")
+        for row, name in enumerate(ids):
+            if name is None:
+                raise UserError(f"{self.path} has no request_id in row {first + row}: give every request one")
+        sizes = pc.list_value_length(batch.column(self.items)).to_pylist()
+        for name, size in zip(ids, sizes, strict=True):
+            if not size:
+                raise self._fault(name, f"has no candidates in {self.items}: give it some or drop the row")
+        start, filled = 0, 0
+        for row, size in enumerate(sizes):
+            if row > start and filled + size > MOST_CANDIDATES:
+                yield self._read(batch.slice(start, row - start), ids[start:row], sizes[start:row])
+                start, filled = row, 0
+            filled += size
+        yield self._read(batch.slice(start), ids[start:], sizes[start:])
+
+    @abstractmethod
+    def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
+        """The rows of a small batch; `ids` and `sizes` are their request_id and numbers of candidates."""
+
+    def _feature_values(
+        self, batch: pa.RecordBatch, ids: list[str], sizes: list[int], items: Sequence[int]
+    ) -> np.ndarray | None:
+        """The raw features of all candidates of a small batch, float64 (N, F): the file's, else the items'."""
+        if not self.features:
+            return None
+        columns = []
+        for name, scale in self.features.items():
+            column, known = self.column_of[name], self.catalogue.values(name, items, scale)
+            if column in self.columns:
+                cells = batch.column(column).to_pylist()
+                if is_list(self.kinds[column]):
+                    self._same_lengths(batch, column, ids, sizes)
+                else:  # a category of the shopper
+                    cells = [[cell] * size for cell, size in zip(cells, sizes, strict=True)]
+                lists = zip(cells, sizes, ids, strict=True)
+                given = [
+                    self._feature(v, column, request, scale) for vs, n, request in lists for v in (vs or [None] * n)
+                ]
+                known = [own if value is None else value for value, own in zip(given, known, strict=True)]
+            columns.append([math.nan if value is None else value for value in known])
+        return np.array(columns, dtype=np.float64).T
+
+    def _feature(self, value: Any, column: str, request: str, scale: FeatureScale) -> float | None:
+        try:
+            return scale.read(value)
+        except ValueError as error:
+            raise self._fault(
+                request, f"has a {column} of which {error}: correct it, or leave it empty where it is unknown"
+            ) from error
+
+    def _ids(self, batch: pa.RecordBatch, name: str) -> list[Any]:
+        if name not in self.columns:
+            return [None] * batch.num_rows
+        return as_text(batch.column(name), str(self.path), name).to_pylist()
+
+    def _must_be_list(self, name: str, meaning: str) -> None:
+        if name in self.kinds and not is_list(self.kinds[name]):
+            raise UserError(f"{self.path} has {name} of type {self.kinds[name]}: make it a list, {meaning}")
+
+    def _same_lengths(self, batch: pa.RecordBatch, name: str, ids: list[str], sizes: list[int]) -> None:
+        for request, size, other in zip(ids, sizes, pc.list_value_length(batch.column(name)).to_pylist(), strict=True):
+            if other is not None and other != size:
+                raise self._fault(request, f"has {size} {self.items} but {other} {name}: give every candidate one")
+
+    def _fault(self, request: str, sentence: str) -> UserError:
+        return UserError(f"{self.path}: request '{request}' {sentence}")
+
+
+class PreparedForm(RequestForm):
+    """Slates as `equipoise prepare` writes them (docs/slate_format.md)."""
+
+    items = "item"
+
+    def __init__(self, file: RequestFile, catalogue: Catalogue, features: Scales) -> None:
+        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED], features, "feature_")
+        self._must_be_list("context", "one text per candidate")
+        value = self.kinds["item"].value_type
+        if not pa.types.is_integer(value):
+            raise UserError(f"{self.path} has item of lists of {value}: prepared slates hold item_index, whole numbers")
+        if not catalogue.numbered:
+            raise UserError(
+                f"{self.path} holds prepared slates, which name items by item_index, but --items {catalogue.path} has "
+                "no item_index: name the items.parquet that was prepared with them"
+            )
+
+    def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
+        self._same_lengths(batch, "context", ids, sizes)
+        users = self._ids(batch, "user_id")
+        parts = batch.column("part").to_pylist() if "part" in self.columns else [None] * len(ids)
+        rows = zip(
+            ids,
+            users,
+            parts,
+            batch.column("prefix").to_pylist(),
+            batch.column("item").to_pylist(),
+            batch.column("context").to_pylist(),
+            strict=True,
+        )
+        found = []
+        for name, user, part, prefix, items, contexts in rows:
+            for item in items:
+                if item is None or not 0 <= item < len(self.catalogue):
+                    raise self._fault(
+                        name,
+                        f"has item {item}, but {self.catalogue.path} holds items 0 to {len(self.catalogue) - 1}: "
+                        "name the items.parquet that was prepared with these slates with --items",
+                    )
+            texts = [text or "" for text in contexts] if contexts is not None else [""] * len(items)
+            found.append(Request(name, user, part, prefix or "", items, texts))
+        features = self._feature_values(batch, ids, sizes, [item for request in found for item in request.items])
+        return with_features(found, features)
+
+
+class RawForm(RequestForm):
+    """Requests with the fields that the prompts of a run read."""
+
+    items = "item_id"
+
+    def __init__(self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales) -> None:
+        self.prompt, self.history = config.prompt, config.history
+        self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
+        fields = piece_fields(config.prompt.prefix)
+        wanted = ["request_id", "user_id", "item_id", "history", *fields, *self.contexts.names]
+        super().__init__(file, catalogue, wanted, features)
+        if not is_identifier(self.kinds["item_id"].value_type):
+            raise UserError(
+                f"{self.path} has item_id of lists of {self.kinds['item_id'].value_type}: write ids as text or whole "
+                "numbers"
+            )
+        self._must_be_list("history", "the titles of past events")
+        for name in self.contexts.names:
+            self._must_be_list(name, "one value per candidate")
+        self.prefix_fields = [name for name in fields if name in self.columns]
+        for name in self.prefix_fields:
+            if is_list(self.kinds[name]):
+                raise UserError(f"{self.path} has {name} as a list, but data.prompt.prefix reads one value: unpack it")
+
+    def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
+        items = self._items(batch, ids, sizes)
+        contexts = self._contexts(batch, ids, sizes)
+        fields = batch.select(self.prefix_fields).to_pylist() if self.prefix_fields else [{}] * len(ids)
+        told = batch.column("history").to_pylist() if "history" in self.columns else [None] * len(ids)
+        users = self._ids(batch, "user_id")
+        found = []
+        ends = list(accumulate(sizes))
+        for row, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+            span = slice(end - size, end)
+            found.append(
+                Request(ids[row], users[row], None, self._prefix(fields[row], told[row]), items[span], contexts[span])
+            )
+        return with_features(found, self._feature_values(batch, ids, sizes, items))
+
+    def _prefix(self, fields: dict[str, Any], told: list[Any] | None) -> str:
+        titles = [title for title in told or () if not is_missing(title)][: self.history.max_events]
+        return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
+
+    def _items(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[int]:
+        names = as_text(batch.column("item_id").flatten(), str(self.path), "item_id").to_pylist()
+        numbers = [self.catalogue.numbers.get(name, -1) if name is not None else -1 for name in names]
+        if -1 in numbers:
+            place = numbers.index(-1)
+            request = next(name for name, end in zip(ids, accumulate(sizes), strict=True) if place < end)
+            if names[place] is None:
+                raise self._fault(request, "has a candidate without item_id: fill it or drop the candidate")
+            raise self._fault(
+                request,
+                f"asks for item '{names[place]}', which {self.catalogue.path} lacks: drop the candidate or name a "
+                "table that has it with --items",
+            )
+        return numbers
+
+    def _contexts(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[str]:
+        columns: list[list[Any]] = []
+        for name in self.contexts.names:
+            if name not in self.columns:
+                columns.append([None] * sum(sizes))
+                continue
+            self._same_lengths(batch, name, ids, sizes)
+            lists = zip(batch.column(name).to_pylist(), sizes, strict=True)
+            columns.append([value for values, size in lists for value in (values or [None] * size)])
+        return self.contexts.texts(columns, sum(sizes))
+
+
+def with_features(requests: list[Request], features: np.ndarray | None) -> list[Request]:
+    """Requests with their rows of a table of all their candidates' features."""
+    if features is None:
+        return requests
+    ends = np.cumsum([len(request.items) for request in requests])
+    return [
+        replace(request, features=features[end - len(request.items) : end])
+        for request, end in zip(requests, ends.tolist(), strict=True)
+    ]
+
+
+def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales | None = None) -> RequestForm:
+    """The form of a file, told by its columns; `features`: scales of the features that the heads read.
+
+    Raises:
+        UserError: it has the columns of neither form, or columns of types that cannot be read.
+    """
+    names = set(file.schema.names)
+    if "request_id" in names and names.issuperset(PREPARED):
+        return PreparedForm(file, catalogue, features or {})
+    if names.issuperset(("request_id", "item_id")):
+        return RawForm(file, catalogue, config, features or {})
+    raise UserError(
+        f"{file.path} holds neither prepared slates (request_id, {', '.join(PREPARED)}) nor raw requests (request_id, "
+        "item_id): add the missing columns"
+    )

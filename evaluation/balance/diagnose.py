@@ -1,0 +1,101 @@
+"""`equipoise diagnose RUN`: which objectives fight, where, since when; as two tables, a few sentences and a picture."""
+
+import math
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from equipoise.configs.load import read_run_config
+from equipoise.evaluation.balance.balance_plot import draw
+from equipoise.evaluation.balance.diagnosis import Diagnosis, conclusions, diagnose, read_history, signed
+
+
+def run(folder: Path) -> None:
+    """Print the diagnosis of a run folder and write `balance.png` into it.
+
+    Raises:
+        UserError: the folder holds no run, or no balance records.
+    """
+    config = read_run_config(folder)
+    diagnosis = diagnose(read_history(folder), list(config.objectives.active()))
+    console = Console(highlight=False)
+    if diagnosis.pairs:
+        console.print(pairs_table(diagnosis))
+    console.print(objectives_table(diagnosis))
+    for sentence in conclusions(diagnosis):
+        console.print(sentence, soft_wrap=True, markup=False)
+    if any(pair.fights and not pair.layers for pair in diagnosis.pairs):
+        console.print("Set balancing.probe_every to learn in which trunk layers.", soft_wrap=True)
+    console.print(f"picture: {draw(folder)}", soft_wrap=True, markup=False)
+
+
+def pairs_table(diagnosis: Diagnosis) -> Table:
+    """One row per pair, the lowest late cosine first."""
+    table = _table(
+        f"pairs of objectives over {diagnosis.steps} steps: cosines, share in conflict",
+        ["pair", "mean", "first\nthird", "last\nthird", "conflict", "< 0\nsince", "fight", "lowest\nin layer"],
+    )
+    for pair in diagnosis.pairs:
+        layer = pair.worst_layer
+        table.add_row(
+            f"{pair.first} – {pair.second}",
+            *(signed(value) for value in (pair.cosine, pair.early, pair.late)),
+            _share(pair.conflicts),
+            _step(pair.since),
+            "yes" if pair.fights else "no",
+            "–" if layer is None else f"{layer} ({signed(pair.layers[layer])})",
+            style="bold" if pair.fights else None,
+        )
+    return table
+
+
+def objectives_table(diagnosis: Diagnosis) -> Table:
+    """One row per objective, in the order of the config."""
+    table = _table(
+        "objectives: weights on raw gradients; what the step does to each",
+        [
+            "objective",
+            "weight",
+            "norm",
+            "share\nof step",
+            "cosine",
+            "against",
+            "< 0\nsince",
+            "zero",
+            "not\nfinite",
+        ],
+    )
+    for objective in diagnosis.objectives:
+        table.add_row(
+            objective.name,
+            _number(objective.weight),
+            _number(objective.norm),
+            _share(objective.share),
+            signed(objective.along),
+            _share(objective.against),
+            _step(objective.against_since),
+            _share(objective.zero),
+            _share(objective.nonfinite),
+        )
+    return table
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
+    return table
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"
+
+
+def _step(step: int | None) -> str:
+    return "–" if step is None else str(step)

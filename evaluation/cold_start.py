@@ -1,0 +1,135 @@
+"""`equipoise newcomers RUN`: shoppers unseen in training beside the known ones, and told ever less about.
+
+The same requests of new shoppers are scored three times: as they were told, with the profile alone (no history, no
+behaviour), and with nothing at all. Nothing is trained again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from equipoise.common.errors import UserError
+from equipoise.configs.load import read_run_config
+from equipoise.configs.schema import DataConfig, RunConfig
+from equipoise.data.prepare.masked import is_prepared, nothing_told, profile_only
+from equipoise.data.prepare.slates import prepare
+from equipoise.evaluation.baselines import TrainCounts
+from equipoise.evaluation.evaluate_run import measure, train_counts
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.report import write_json
+from equipoise.evaluation.split_scores import SplitScores
+from equipoise.modeling.model import SlateModel
+from equipoise.train.assemble import open_data
+from equipoise.train.validation import spread_rows
+
+FILE = "newcomers_test.json"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests to measure: of known or new shoppers, told as `words` makes it."""
+
+    name: str
+    new: bool
+    words: Callable[[DataConfig], DataConfig] = lambda data: data
+
+
+GROUPS = (
+    Group("known", new=False),
+    Group("new, as told", new=True),
+    Group("new, profile only", True, profile_only),
+    Group("new, nothing told", True, nothing_told),
+)
+
+
+def run(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Measure all groups, write `newcomers_test.json` into the run folder and print the table.
+
+    Raises:
+        UserError: the run is unfinished, or its test split has no request of a new, or of a known, shopper.
+    """
+    config = read_run_config(folder, overrides)
+    counts = train_counts(config)
+    most = requests or config.evaluate.max_requests
+    console, found, model = Console(), {}, None
+    for group in GROUPS:
+        table, model = _scored(config, folder, group, counts, most, model)
+        if table is not None:
+            found[group.name] = _measured(config, table)
+    if not found:
+        return None
+    record = {"groups": found, "gauc_ratio": _ratio(found, "new, as told"), "cutoffs": config.evaluate.cutoffs}
+    write_json(record, folder / FILE)
+    console.print(_shown(found, max(config.evaluate.cutoffs, default=None)))
+    console.print(
+        f"GAUC of new shoppers over that of known ones: {record['gauc_ratio']:.3f}   report: {folder / FILE}",
+        soft_wrap=True,
+    )
+    return record
+
+
+def _scored(
+    config: RunConfig, run: Path, group: Group, counts: TrainCounts, most: int | None, model: SlateModel | None
+) -> tuple[ScoreTable | None, SlateModel]:
+    told = group.words(config.data)
+    if told.folder != config.data.folder and not is_prepared(told, config.data):
+        prepare(told)
+    mine = config.model_copy(update={"data": told})
+    scores = SplitScores(mine, run)
+    if model is not None:
+        scores.model = model  # the same adapters: only the words differ
+    slates = open_data(mine, "test", scores.objectives, scores.tokens).slates
+    users = slates.rows["user_id"]
+    rows = [row for row in range(len(slates)) if (str(users[row]) not in counts.users) == group.new]
+    if not rows:
+        way = "hold some out with data.split.holdout_users" if group.new else "lower data.split.holdout_users"
+        raise UserError(f"{mine.data.folder} has no test request of a {group.name.split(',')[0]} shopper: {way}")
+    chosen = [rows[place] for place in spread_rows(len(rows), most)]
+    return scores.score_rows(slates, chosen, group.name), scores.model
+
+
+def _measured(config: RunConfig, table: ScoreTable) -> dict[str, Any]:
+    report = measure(config, table)
+    cutoff = max(config.evaluate.cutoffs, default=None)
+    ranking: dict[str, Any] = next((point for point in report["ranking"] if not any(point["omega"].values())), {})
+    return {
+        "requests": len(np.unique(table.request)),
+        "users": report["users"],
+        "clicks": report["clicks"],
+        "pointwise": report["pointwise"],
+        "baselines": report["baselines"],
+        "against_baseline": report["against_baseline"],
+        "ndcg": ranking.get(f"ndcg@{cutoff}"),
+    }
+
+
+def _ratio(found: dict[str, Any], name: str) -> float:
+    return found[name]["pointwise"]["ctr"]["gauc"] / found["known"]["pointwise"]["ctr"]["gauc"]
+
+
+def _shown(found: dict[str, Any], cutoff: int | None) -> Table:
+    title = "pCTR on the test split; in brackets the best baseline's GAUC"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("shoppers", no_wrap=True)
+    for name in ("requests", "AUC", "GAUC", "95 %", "", "NE", f"NDCG@{cutoff}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, group in found.items():
+        ours, best = group["pointwise"]["ctr"], group["against_baseline"]["ctr"]["gauc"]
+        low, high = (best or {}).get("ours_interval", (float("nan"), float("nan")))
+        table.add_row(
+            name,
+            f"{group['requests']:,}",
+            f"{ours['auc']:.3f}",
+            f"{ours['gauc']:.3f}",
+            f"{low:.3f}–{high:.3f}",
+            f"({best['theirs']:.3f})" if best else "",
+            f"{ours['ne']:.3f}",
+            "–" if group["ndcg"] is None else f"{group['ndcg']:.3f}",
+        )
+    return table

@@ -1,0 +1,166 @@
+"""`equipoise compare RUN…`: compare runs from their folders alone, in the terminal, in files and on one page."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table as RichTable
+
+from equipoise.common.errors import UserError
+from equipoise.evaluation.compare.comparison import Comparison, Question, compare, kept_for_curves
+from equipoise.evaluation.compare.curves import most_points
+from equipoise.evaluation.compare.files import write_csv, write_markdown
+from equipoise.evaluation.compare.find_runs import find_runs, in_group, read_runs
+from equipoise.evaluation.compare.page import write_page
+from equipoise.evaluation.compare.run_record import SPLITS, RunRecord
+from equipoise.evaluation.compare.table import Cell, Table, tables
+from equipoise.evaluation.compare.wandb_run import read_wandb_runs
+
+FILE_WIDTH = 10_000
+"""Columns where the output is a file: room for everything."""
+NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not stand in line
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What the user asked for.
+
+    Attributes:
+        question: about the runs.
+        group: keep the runs of this group alone.
+        from_wandb: folders whose offline W&B runs are compared as well.
+        wandb: online or offline, to put page and table into W&B.
+        markdown, csv, png, html: files to write.
+    """
+
+    question: Question
+    group: str | None = None
+    from_wandb: tuple[Path, ...] = ()
+    wandb: str | None = None
+    markdown: Path | None = None
+    csv: Path | None = None
+    png: Path | None = None
+    html: Path | None = None
+
+
+def run(folders: Sequence[Path], options: CompareOptions) -> Comparison:
+    """Compare the runs among and below the folders, print the tables and write the files that were asked for.
+
+    Raises:
+        UserError: no folder holds a run that can be read, or the question names what no run has.
+    """
+    split = options.question.split
+    if split not in SPLITS:
+        raise UserError(f"--split {split}: is no split that is evaluated: write one of {', '.join(SPLITS)}")
+    console = Console(highlight=False)
+    found = find_runs(folders)
+    kept = most_points(len(found))
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        reading = bar.add_task("reading runs", total=len(found))
+
+        def reduce(record: RunRecord) -> RunRecord:
+            bar.advance(reading)
+            return kept_for_curves(record)
+
+        records, broken = read_runs(found, kept, reduce)
+        records += [kept_for_curves(record) for record in read_wandb_runs(options.from_wandb)]
+        if options.group is not None:
+            records = in_group(records, options.group)
+        if not records:
+            raise UserError("no run can be read: " + "; ".join(one.reason for one in broken[:3]))
+        resampling = bar.add_task("resampling requests", total=len(records) if options.question.baseline else 0)
+        comparison = compare(records, broken, options.question, lambda: bar.advance(resampling))
+    print_comparison(comparison, console)
+    _write(comparison, options, console)
+    return comparison
+
+
+def _write(comparison: Comparison, options: CompareOptions, console: Console) -> None:
+    if options.markdown is not None:
+        write_markdown(comparison, _ready(options.markdown))
+    if options.csv is not None:
+        write_csv(comparison, _ready(options.csv))
+    if options.html is not None:
+        write_page(comparison, _ready(options.html))
+    for path in (options.markdown, options.csv, options.html):
+        if path is not None:
+            console.print(f"written: {path}", markup=False, soft_wrap=True)
+    if options.wandb is not None:
+        from equipoise.evaluation.compare.wandb_upload import upload  # W&B loads only here
+
+        console.print(upload(comparison, options.wandb, options.group), markup=False, soft_wrap=True)
+    if options.png is not None:  # last, for without an evaluation there is nothing to draw
+        from equipoise.evaluation.compare.charts import draw  # matplotlib loads only here
+
+        draw(comparison, _ready(options.png))
+        console.print(f"written: {options.png}", markup=False, soft_wrap=True)
+
+
+def _ready(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """The tables, each cut into as many as the width of the terminal asks for, and the notes."""
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    for table in tables(comparison):
+        for part in _parts(table, console.width):
+            console.print(_rich(part))
+        for sentence in table.foot:
+            console.print(sentence, markup=False, soft_wrap=True)
+        console.print()
+    for note in comparison.notes:
+        console.print(f"• {note}", markup=False, soft_wrap=True)
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """The table in parts no wider than the terminal, each with the first column."""
+    size = [
+        max(_width(head), *(len(row[n].text) + 1 for row in table.rows)) + 2 for n, head in enumerate(table.columns)
+    ]
+    groups: list[list[int]] = []
+    room = -math.inf
+    for column in range(1, len(table.columns)):
+        if size[column] > room:
+            groups.append([])
+            room = width - size[0]
+        groups[-1].append(column)
+        room -= size[column]
+    parts = []
+    for number, columns in enumerate(groups):
+        kept = [0, *columns]
+        title = table.title + (f" ({number + 1} of {len(groups)})" if len(groups) > 1 else "")
+        rows = tuple(tuple(row[column] for column in kept) for row in table.rows)
+        parts.append(Table(title, tuple(table.columns[column] for column in kept), rows))
+    return parts
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                      padding=(0, 1, 0, 0))  # fmt: skip
+    for column in table.columns:
+        left = column == table.columns[0]
+        shown.add_column(escape(_lines(column)), justify="left" if left else "right", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(escape(row[0].text), *map(_cell, row[1:]))
+    return shown
+
+
+def _cell(cell: Cell) -> str:
+    return f"[bold]{escape(cell.text)}*[/bold]" if cell.best else f"{escape(cell.text)}{NO_STAR}"
+
+
+def _lines(head: str) -> str:
+    """A head in two lines where it is long."""
+    return head.replace(" at ", "\nat ", 1) if " at " in head else head.replace(" ", "\n", 1)
+
+
+def _width(head: str) -> int:
+    return max(map(len, _lines(head).splitlines()))

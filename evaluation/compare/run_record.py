@@ -1,0 +1,150 @@
+"""What a run folder says about its run, read without a model, a tracker or a network."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+
+SPLITS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as far as its folder tells.
+
+    Attributes:
+        folder: of the run.
+        name: of the config.
+        group: `wandb.group` of the config, which groups runs without W&B too.
+        config: the resolved config, nested, as in config.yaml.
+        summary: summary.json (finished, steps, seconds, processes, …); empty for a run that was killed.
+        history: records of metrics.jsonl in the order of their steps; each has `step`.
+        evaluations: split → evaluation_SPLIT.json.
+    """
+
+    folder: Path
+    name: str
+    group: str | None
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+    evaluations: dict[str, dict[str, Any]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it trained to its end."""
+        return bool(self.summary.get("finished"))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that it is known to have made."""
+        return int(self.summary.get("steps") or (self.history[-1]["step"] if self.history else 0))
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of its objectives, in the order of the config."""
+        return tuple(self.config.get("objectives") or {})
+
+
+def read_run(folder: Path, most_records: int | None = None) -> RunRecord:
+    """The run in a folder; files that are not there yet leave their part empty.
+
+    Args:
+        folder: that `equipoise train` wrote.
+        most_records: about how many training records of the history are kept, evenly spread with the last one among
+            them (validation records are all kept); None keeps all.
+
+    Raises:
+        UserError: the folder holds no run, or one of its files cannot be read.
+    """
+    config = _config(folder)
+    evaluations = {}
+    for split in SPLITS:
+        found = json_object(
+            folder / f"evaluation_{split}.json", f"run `equipoise evaluate {folder} --split {split}` again"
+        )
+        if found is not None:
+            evaluations[split] = found
+    summary = json_object(folder / "summary.json", f"train {folder} again") or {}
+    wandb = config.get("wandb") or {}
+    return RunRecord(
+        folder=folder,
+        name=str(config.get("name", folder.name)),
+        group=wandb.get("group"),
+        config=config,
+        summary=summary,
+        history=_history(folder / "metrics.jsonl", most_records),
+        evaluations=evaluations,
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run ({path.name} is missing): name the folder that `equipoise train` wrote")
+    try:
+        # The C parser reads a config ten times as fast, which counts for hundreds of runs.
+        config = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as YAML ({reason}): train again with --overwrite") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no settings: train again with --overwrite")
+    return with_defaults(config)
+
+
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with today's defaults for settings that it does not know, so that older runs compare with newer ones.
+
+    One that the schema of today refuses is compared as it was written.
+    """
+    try:
+        return RunConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
+
+
+def json_object(path: Path, way_out: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no file.
+
+    Raises:
+        UserError: it cannot be read, with the way out.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {way_out}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: {way_out}")
+    return found
+
+
+def _history(path: Path, most_records: int | None) -> list[dict[str, Any]]:
+    """The records of a file by step; the cut last line of a killed run is passed over."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): train again with --overwrite") from error
+    if most_records is not None and len(lines) > most_records:
+        every = -(-len(lines) // most_records)
+        last = len(lines) - 1
+        lines = [line for n, line in enumerate(lines) if (last - n) % every == 0 or b'"valid/' in line]
+    records = []
+    for number, line in enumerate(lines):
+        try:
+            record = json.loads(line)
+            records.append((int(record["step"]), number, record))
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines) - 1:
+                raise UserError(f"{path} holds a line that is no record: train again with --overwrite") from error
+    return [record for *_, record in sorted(records, key=lambda row: row[:2])]

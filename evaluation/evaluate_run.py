@@ -1,0 +1,105 @@
+"""`equipoise evaluate RUN`: score a split once, then measure everything from the score table.
+
+Runs in one process, or in many under `accelerate launch -m equipoise.launch.evaluate RUN`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from equipoise.configs.load import read_run_config
+from equipoise.configs.schema import CoverageConfig, DiversityConfig, FairnessConfig, RunConfig
+from equipoise.data.manifest import Manifest
+from equipoise.evaluation.baselines import TrainCounts
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.recall.recall_of_run import measure_recall, print_recall
+from equipoise.evaluation.report import evaluate_table, json_ready, print_report, write_json
+from equipoise.evaluation.slate_examples import examples_of
+from equipoise.evaluation.split_scores import SplitScores
+from equipoise.train.data_record import FILE_NAME as DATA_RECORD
+from equipoise.train.data_record import write_data_record
+from equipoise.train.trackers import mlflow_run, wandb_run
+
+
+def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
+    """Write `scores_`, `evaluation_` and `examples_SPLIT` into the run folder and print the report.
+
+    The evaluation of a run with the objective recall has its recall too.
+
+    Raises:
+        UserError: the run is unfinished, or does not fit its data.
+    """
+    config = read_run_config(folder, overrides)
+    scores = SplitScores(config, folder)
+    table = scores.score(split)
+    if table is None:
+        return
+    console = Console()
+    report = measure(config, table)
+    if config.objectives.recall is not None:
+        report["recall"] = measure_recall(scores, split, console)
+    write_json(report, folder / f"evaluation_{split}.json")
+    write_json(examples_of(config, split, table), folder / f"examples_{split}.json")
+    if not (folder / DATA_RECORD).exists():  # a run that was trained before there was one
+        write_data_record(Manifest.read(config.data.folder), config.data.folder, folder)
+    print_report(report, console)
+    if "recall" in report:
+        print_recall(report["recall"], console)
+    console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
+    hint = wandb_run.tell_evaluation(config, folder, split, json_ready(report))
+    mlflow_run.tell_evaluation(config, folder, split, report)
+    if hint:
+        console.print(f"W&B was offline; send the evaluation with: {hint}", soft_wrap=True)
+
+
+def measure(config: RunConfig, table: ScoreTable) -> dict:
+    """All metrics of a score table as the run is configured, beside the baselines of its train split."""
+    attributes = ranking_attributes(config)
+    return evaluate_table(
+        table,
+        train_counts(config),
+        cutoffs=config.evaluate.cutoffs,
+        omegas=config.evaluate.omegas,
+        field_baselines=config.evaluate.field_baselines,
+        diversity_attributes=attributes.diversity,
+        category_attribute=attributes.category,
+        provider_attribute=attributes.provider,
+        seed=config.seed,
+    )
+
+
+@dataclass(frozen=True)
+class RankingAttributes:
+    """Item attributes that the metrics of ranked lists read: a path for ILD, one for coverage, one for exposure."""
+
+    diversity: tuple[str, ...]
+    category: str | None
+    provider: str | None
+
+
+def ranking_attributes(config: RunConfig) -> RankingAttributes:
+    """What the list-wise objectives of a run read; coverage falls to the finest attribute of the diversity path."""
+    active = config.objectives.active()
+    diversity, fairness, coverage = (active.get(name) for name in ("diversity", "fairness", "coverage"))
+    path = tuple(diversity.attributes) if isinstance(diversity, DiversityConfig) else ()
+    category = coverage.attribute if isinstance(coverage, CoverageConfig) else (path[-1] if path else None)
+    return RankingAttributes(path, category, fairness.attribute if isinstance(fairness, FairnessConfig) else None)
+
+
+def train_counts(config: RunConfig) -> TrainCounts:
+    """Clicks and conversions per item and user of the train split, for the baselines."""
+    columns = ["user_id", "item", "click", "conversion"]
+    files = sorted((config.data.folder / "slates").glob("train-*.parquet"))
+    tables = [pq.read_table(file, columns=columns) for file in files]
+    users = [table.column("user_id").to_pylist() for table in tables]
+    counts = [len(items) for table in tables for items in table.column("item").to_pylist()]
+
+    def flat(name: str) -> np.ndarray:
+        return np.concatenate([chunk.flatten() for table in tables for chunk in table.column(name).chunks])
+
+    user = np.repeat(np.array([u for part in users for u in part], dtype=object), counts)
+    return TrainCounts.count(user, flat("item"), flat("click"), flat("conversion"))

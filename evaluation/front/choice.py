@@ -1,0 +1,180 @@
+"""Three ways to choose one measured trade-off: by weights, by constraints, by the knee of the front.
+
+Each is a function of the values alone, so it can be repeated on every bootstrap resample.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from equipoise.common.errors import UserError
+from equipoise.evaluation.front.axes import read_axis
+from equipoise.evaluation.front.constraint import Constraint
+from equipoise.evaluation.front.pareto import Front, front_mask
+from equipoise.evaluation.front.points import Measurement
+
+Rule = Callable[[np.ndarray], int | None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One chosen point.
+
+    Attributes:
+        way: `weights`, `constraint` or `knee`.
+        how: in words.
+        point: its number.
+        rule: values (P, A of `axes`) → number of the point, None where nothing can be chosen.
+        axes: the axes that the rule reads.
+        details: what else there is to record.
+    """
+
+    way: str
+    how: str
+    point: int
+    rule: Rule
+    axes: tuple[str, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def stability(self, measurement: Measurement) -> float:
+        """The share of bootstrap resamples in which the same rule takes the same point; NaN without resamples."""
+        samples = measurement.samples[:, measurement.columns(self.axes)]
+        if not samples.shape[2]:
+            return float("nan")
+        picked = [self.rule(samples[:, :, number]) for number in range(samples.shape[2])]
+        return float(np.mean([point == self.point for point in picked]))
+
+
+def parse_weights(text: str, axes: Sequence[str], cutoff: int) -> dict[str, float]:
+    """`ctr=0.6,cvr=0.4` as axis → weight.
+
+    Raises:
+        UserError: the text cannot be read so, or names what is not measured, or the same axis twice, or a weight is
+            not positive.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = part.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = float("nan")
+        if not 0 < weight < float("inf"):
+            raise UserError(f"--weights: '{part}' gives no positive weight: write for example ctr=0.6,cvr=0.4")
+        axis = read_axis(name, axes, cutoff, "--weights")
+        if axis in found:
+            raise UserError(f"--weights: '{name.strip()}' names {axis} a second time: give each axis one weight")
+        found[axis] = weight
+    if not found:
+        raise UserError("--weights names no axis: write for example ctr=0.6,cvr=0.4")
+    return found
+
+
+def by_weights(measurement: Measurement, weights: Mapping[str, float]) -> Choice:
+    """The largest Σ w_a z_a, z_a the axis scaled to 0 (worst) … 1 (best) over all measured trade-offs.
+
+    Among equals the one nearest to pure relevance that no other dominates on these axes. With positive weights it is
+    on the front of the named axes (Miettinen 1999, theorem 3.1.2).
+    """
+    axes = tuple(weights)
+    strength = np.array([weights[axis] for axis in axes])
+    strength = strength / strength.sum()
+
+    def rule(values: np.ndarray) -> int | None:
+        if not np.isfinite(values).all():
+            return None
+        score = scaled(values) @ strength
+        best = score >= score.max() - 1e-12
+        return int(np.flatnonzero(best & front_mask(np.where(best[:, None], values, -np.inf)))[0])
+
+    named = " + ".join(f"{weight:.3g} {axis}" for axis, weight in zip(axes, strength, strict=True))
+    how = f"largest {named}, each axis scaled to 0 (worst) … 1 (best) over the measured points"
+    details = {"weights": dict(zip(axes, strength.tolist(), strict=True))}
+    return _chosen("weights", how, measurement, rule, axes, details)
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """Values (P, A) with the worst of each axis at 0 and the best at 1; an axis that never changes is 1 throughout."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    return np.divide(values - low, high - low, out=np.ones_like(values), where=high > low)
+
+
+def by_constraint(measurement: Measurement, constraints: Sequence[Constraint], maximize: str) -> Choice:
+    """The largest value of the axis `maximize` among the points that fulfil all constraints.
+
+    Raises:
+        UserError: no point does; names the nearest one and by how much it misses.
+    """
+    axes = tuple(dict.fromkeys([maximize, *(constraint.axis for constraint in constraints)]))
+    columns = {axis: column for column, axis in enumerate(axes)}
+
+    def rule(values: np.ndarray) -> int | None:
+        if not np.isfinite(values).all():
+            return None
+        holds = np.ones(len(values), bool)
+        for constraint in constraints:
+            column = values[:, columns[constraint.axis]]
+            holds &= constraint.holds(column, column[0])
+        if not holds.any():
+            return None
+        best = holds & (values[:, 0] >= values[holds, 0].max())
+        return int(np.flatnonzero(best & front_mask(np.where(best[:, None], values, -np.inf)))[0])
+
+    if rule(measurement.of(axes)) is None:
+        raise UserError(_unfulfilled(measurement, constraints))
+    words = " and ".join(map(str, constraints))
+    details = {"where": words, "maximize": maximize}
+    return _chosen("constraint", f"largest {maximize} where {words}", measurement, rule, axes, details)
+
+
+def _unfulfilled(measurement: Measurement, constraints: Sequence[Constraint]) -> str:
+    """Which point comes nearest (by the sum of what it misses, each over the range of its axis), and what it misses."""
+    missed = []
+    for constraint in constraints:
+        column = measurement.of([constraint.axis])[:, 0]
+        span = column.max() - column.min()
+        missed.append(constraint.missed(column, column[0]) / (span if span > 0 else 1.0))
+    nearest = int(np.argmin(np.sum(missed, axis=0)))
+    told = []
+    for constraint in constraints:
+        column = measurement.of([constraint.axis])[:, 0]
+        short = float(constraint.missed(column, column[0])[nearest])
+        if short:
+            bound = constraint.bound(column[0])
+            told.append(f"{constraint.axis} {column[nearest]:.4f}, {short:.4g} from {bound:.4g}")
+    asked = " and ".join(map(str, constraints))
+    return (
+        f"--where: none of the {len(measurement.points)} measured points fulfils {asked}; the nearest is "
+        f"{measurement.points[nearest].words()} ({'; '.join(told)}): loosen the constraint, or widen --omegas"
+    )
+
+
+def by_knee(measurement: Measurement, axes: Sequence[str]) -> Choice:
+    """The point of the front with the largest sum of its axes, each scaled to 0 at the nadir and 1 at the ideal.
+
+    With two axes that is the point farthest from the chord between the ends of the front, the knee of Das (1999). With
+    more, the direction (1, …, 1) is that of normal-boundary intersection (Das & Dennis 1998, quasi-normal); the plane
+    through the extreme points would do as well, but tips over where two of them lie close together.
+    """
+    axes = tuple(axes)
+
+    def rule(values: np.ndarray) -> int | None:
+        if not np.isfinite(values).all():
+            return None
+        front = Front(values, axes)
+        numbers = front.points
+        return int(numbers[np.argmax(front.normalised[numbers].sum(axis=1))])
+
+    how = f"knee of the front: largest sum of {', '.join(axes)}, each scaled to 0 (nadir) … 1 (ideal)"
+    return _chosen("knee", how, measurement, rule, axes, {})
+
+
+def _chosen(
+    way: str, how: str, measurement: Measurement, rule: Rule, axes: tuple[str, ...], details: Mapping[str, Any]
+) -> Choice:
+    point = rule(measurement.of(axes))
+    if point is None:
+        raise UserError(f"{', '.join(axes)}: not defined on the scored requests: name other axes, or score more")
+    return Choice(way, how, point, rule, axes, details)

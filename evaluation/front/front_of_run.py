@@ -1,0 +1,262 @@
+"""`equipoise front RUN`: measure many trade-offs without training again, draw their front, choose one, test it.
+
+Runs in one process, or in many under `accelerate launch -m equipoise.launch.front RUN`, which share the scoring.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from equipoise.common.errors import UserError
+from equipoise.configs.load import read_run_config
+from equipoise.configs.schema import LISTWISE_KINDS, POINTWISE_KINDS, RunConfig
+from equipoise.evaluation.evaluate_run import ranking_attributes
+from equipoise.evaluation.front.axes import OBJECTIVE_AXIS, Measured, read_axes, read_axis
+from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
+from equipoise.evaluation.front.constraint import Constraint, parse_constraints
+from equipoise.evaluation.front.grid import MOST_POINTS, OMEGAS, Grid, parse_levels
+from equipoise.evaluation.front.pareto import Front
+from equipoise.evaluation.front.plot import draw
+from equipoise.evaluation.front.points import Measure, Measurement
+from equipoise.evaluation.front.record import choice_record, front_record, operating_point
+from equipoise.evaluation.front.table import print_choices, print_front
+from equipoise.evaluation.metrics.bootstrap import RESAMPLES
+from equipoise.evaluation.report import json_ready, write_json
+from equipoise.evaluation.split_scores import SplitScores
+from equipoise.export.operating_point import check_export, update_export, write_operating_point
+from equipoise.train.trackers import mlflow_run, wandb_run
+
+WAYS = ("knee", "weights", "constraint")
+
+
+@dataclass(frozen=True)
+class FrontOptions:
+    """What the user asked for; texts are those of the command line.
+
+    Attributes:
+        omegas, relevance, value: values of the grid, `NAME=0,0.5,1`.
+        points: largest number of trade-offs; a larger product is sampled.
+        axes: of the front; None takes relevance and one axis per list-wise objective.
+        cutoff: the k of all axes; None takes the run's largest.
+        weights: choose by them.
+        where, maximize: choose by constraint.
+        all_choices: show the choices of all three ways; `choose` says which one counts.
+        choose: `knee`, `weights` or `constraint`.
+        resamples: of the bootstrap.
+        test: whether the choices are measured on the test split too.
+        export: an export of the run to write the choice into.
+    """
+
+    omegas: str | None = None
+    relevance: str | None = None
+    value: str | None = None
+    points: int = MOST_POINTS
+    axes: str | None = None
+    cutoff: int | None = None
+    weights: str | None = None
+    where: str | None = None
+    maximize: str | None = None
+    all_choices: bool = False
+    choose: str | None = None
+    resamples: int = RESAMPLES
+    test: bool = True
+    export: Path | None = None
+
+    def ways(self) -> tuple[str, ...]:
+        """The ways to choose; exactly one, unless all are asked for.
+
+        Raises:
+            UserError: options that exclude or need each other.
+        """
+        if (self.where is None) != (self.maximize is None):
+            raise UserError("--where and --maximize belong together: give both, or neither")
+        if self.all_choices:
+            if self.weights is None or self.where is None:
+                raise UserError("--all-choices needs --weights, --where and --maximize: add what is missing")
+            if self.choose is not None and self.choose not in WAYS:
+                raise UserError(f"--choose {self.choose} is no way to choose: name one of {', '.join(WAYS)}")
+            return WAYS
+        if self.choose is not None:
+            raise UserError("--choose says which of --all-choices counts: add --all-choices, or leave it out")
+        if self.weights is not None and self.where is not None:
+            raise UserError("--weights and --where are two ways to choose: drop one, or add --all-choices")
+        return ("weights" if self.weights is not None else "constraint" if self.where is not None else "knee",)
+
+    def chosen(self) -> str:
+        """The way that counts."""
+        return self.choose or self.ways()[0]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options, read and checked against the run before anything is scored."""
+
+    measured: Measured
+    grid: Grid
+    axes: tuple[str, ...]
+    weights: dict[str, float]
+    constraints: tuple[Constraint, ...]
+    maximize: str
+
+    def named(self) -> set[str]:
+        """Axes that the front or a choice reads."""
+        bounded = {constraint.axis for constraint in self.constraints}
+        return {*self.axes, *self.weights, *bounded} | ({self.maximize} if self.maximize else set())
+
+
+def make_plan(config: RunConfig, options: FrontOptions) -> Plan:
+    """Read the options for a run.
+
+    Raises:
+        UserError: an option cannot be read, or asks for what this run does not measure.
+    """
+    options.ways()
+    if options.points < 2 or options.resamples < 0:
+        raise UserError("--points must be at least 2 and --resamples at least 0: raise them")
+    measured = _measured(config, options)
+    known = measured.axes(conversions=True)
+    axes = read_axes(options.axes, known, measured.cutoff) if options.axes else _default_axes(config, measured)
+    weights = parse_weights(options.weights, known, measured.cutoff) if options.weights is not None else {}
+    where = parse_constraints(options.where, known, measured.cutoff) if options.where is not None else ()
+    maximize = read_axis(options.maximize, known, measured.cutoff, "--maximize") if options.maximize else ""
+    return Plan(measured, _grid(config, options), axes, weights, where, maximize)
+
+
+def _measured(config: RunConfig, options: FrontOptions) -> Measured:
+    values = parse_levels(options.value, "--value")
+    if len(values) > 1:
+        raise UserError(f"--value names {' and '.join(values)}: name one field")
+    field = next(iter(values), None)
+    if field is not None and field not in config.data.fields:
+        raise UserError(f"--value names '{field}', which is no field of this run: add it to data.fields and prepare")
+    cutoffs = config.evaluate.cutoffs
+    cutoff = options.cutoff if options.cutoff is not None else max(cutoffs, default=10)
+    if cutoff < 1:
+        raise UserError(f"--cutoff {cutoff} ranks nothing: give at least 1")
+    attributes = ranking_attributes(config)
+    return Measured(cutoff, attributes.diversity, attributes.category, attributes.provider, field)
+
+
+def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
+    """Relevance, one axis per list-wise objective, and value where it is asked for."""
+    active = [name for name in config.objectives.active() if name in LISTWISE_KINDS]
+    axes = ("ndcg", *(OBJECTIVE_AXIS[name] for name in active), *(["value"] if measured.value_field else []))
+    known = measured.axes(conversions=True)
+    found = tuple(axis for axis in axes if axis in known)
+    if len(found) < 2:
+        raise UserError(
+            "this run has no list-wise objective, so relevance stands alone: name two axes, such as "
+            "--axes ndcg_click,ndcg_conversion with --relevance cvr=0,0.5,1,2"
+        )
+    return found
+
+
+def _grid(config: RunConfig, options: FrontOptions) -> Grid:
+    active = list(config.objectives.active())
+    listwise = [name for name in active if name in LISTWISE_KINDS]
+    pointwise = [name for name in active if name in POINTWISE_KINDS]
+    omega = {name: list(OMEGAS) for name in listwise}
+    for name, levels in parse_levels(options.omegas, "--omegas").items():
+        if name not in listwise:
+            raise UserError(f"--omegas names '{name}', no list-wise objective of this run ({', '.join(listwise)})")
+        omega[name] = levels
+    relevance = parse_levels(options.relevance, "--relevance")
+    for name in relevance:
+        if name not in pointwise:
+            raise UserError(f"--relevance names '{name}', no pointwise objective of this run ({', '.join(pointwise)})")
+    value = parse_levels(options.value, "--value")
+    grid = Grid(omega, relevance, value, options.points, config.seed)
+    if len(grid.points()) < 2:
+        raise UserError("the grid holds pure relevance alone: give --omegas or --relevance more values")
+    return grid
+
+
+def run(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> None:
+    """Write front.json, front.png and operating_point.json into the run folder, and the choice into an export.
+
+    Raises:
+        UserError: the run is unfinished or does not fit its data, an option cannot be read, or nothing fulfils it.
+    """
+    config = read_run_config(folder, overrides)
+    plan = make_plan(config, options)
+    scores = SplitScores(config, folder)
+    if options.export is not None:
+        check_export(options.export, folder)
+    table = scores.score("valid", reuse=True)
+    test_table = scores.score("test", reuse=True) if options.test else None
+    if table is None:
+        return
+    console = Console(highlight=False)
+    began = time.perf_counter()
+    measure = Measure(table, plan.measured, options.resamples, config.seed)
+    measurement = measure(plan.grid.points(), tuple(plan.grid.value))
+    console.print(
+        f"{len(measurement.points):,} trade-offs ({plan.grid.to_json()['way']}) on {measure.requests:,} validation "
+        f"requests of {len(table):,} impressions, {options.resamples} resamples: {time.perf_counter() - began:.1f} s"
+    )
+    _check_defined(measurement, plan)
+    front = Front(measurement.of(plan.axes), plan.axes)
+    choices = {way: _choose(way, measurement, plan) for way in options.ways()}
+    tests: dict[str, Measurement] = {}
+    if test_table is not None:
+        tests = _test(Measure(test_table, plan.measured, options.resamples, config.seed), measurement, choices, plan)
+    records = {way: choice_record(choice, measurement, front, tests.get(way)) for way, choice in choices.items()}
+    print_front(console, measurement, front, choices, plan.measured.cutoff)
+    print_choices(console, records, measurement)
+    about = front_record(config, plan.grid, measure, measurement, front)
+    record = {**about, "chosen": options.chosen(), "choices": records}
+    write_json(record, folder / "front.json")
+    draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff)
+    chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
+    _hand_over(console, folder, chosen, options.export)
+    hint = wandb_run.tell_front(config, folder, json_ready(record))
+    mlflow_run.tell_front(config, folder, record)
+    if hint:
+        console.print(f"W&B was offline; send the front with: {hint}", soft_wrap=True)
+
+
+def _title(config: RunConfig, measure: Measure, front: Front) -> str:
+    volume = front.covered()
+    return (
+        f"{config.name}: {len(front.values)} trade-offs on {measure.requests} validation requests; "
+        f"{len(front.points)} on the front, hypervolume {volume['normalised']:.3f} of its box "
+        f"(pure relevance alone {volume['normalised_relevance_alone']:.3f})"
+    )
+
+
+def _hand_over(console: Console, folder: Path, chosen: dict[str, Any], export: Path | None) -> None:
+    """Write the choice where `equipoise export` finds it, and into an export that is there."""
+    point = write_operating_point(folder, chosen)
+    console.print(f"front: {folder / 'front.json'}   picture: {folder / 'front.png'}   choice: {point}", soft_wrap=True)
+    if export is not None:
+        update_export(export, folder)
+        console.print(f"the choice is in {export / 'serving.json'} and its model card", soft_wrap=True)
+
+
+def _check_defined(measurement: Measurement, plan: Plan) -> None:
+    for axis in sorted(plan.named()):
+        if axis not in measurement.axes or not np.isfinite(measurement.of([axis])).all():
+            raise UserError(
+                f"{axis} is not defined on the scored validation requests (no conversion, a single group or single "
+                "candidates): score more with --set evaluate.max_requests=N, or leave it out of --axes and the choice"
+            )
+
+
+def _choose(way: str, measurement: Measurement, plan: Plan) -> Choice:
+    if way == "weights":
+        return by_weights(measurement, plan.weights)
+    if way == "constraint":
+        return by_constraint(measurement, plan.constraints, plan.maximize)
+    return by_knee(measurement, plan.axes)
+
+
+def _test(measure: Measure, measurement: Measurement, choices: dict[str, Choice], plan: Plan) -> dict[str, Measurement]:
+    """Per choice pure relevance (point 0) and the chosen point (point 1) on the test split."""
+    plain = measurement.points[0]
+    fields = tuple(plan.grid.value)
+    return {way: measure([plain, measurement.points[choice.point]], fields) for way, choice in choices.items()}

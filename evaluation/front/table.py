@@ -1,0 +1,85 @@
+"""What `equipoise front` prints: the ends of the front and the chosen points, then each choice on both splits."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from equipoise.evaluation.front.axes import WORDS
+from equipoise.evaluation.front.choice import Choice
+from equipoise.evaluation.front.pareto import Front
+from equipoise.evaluation.front.points import Measurement
+
+NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not stand in line
+
+
+def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Choice], cutoff: int) -> Table:
+    """Pure relevance, the extreme points and the choices, one row each, on the validation split."""
+    table = _table(f"Points on the validation split, axes @{cutoff}", ["", "ω"])
+    for axis in measurement.axes:
+        table.add_column(WORDS[axis], justify="right", overflow="fold")
+    rows = [("pure relevance", 0), *((f"best {WORDS[axis]}", point) for axis, point in front.extremes.items())]
+    rows += [(f"chosen by {way}", choice.point) for way, choice in choices.items()]
+    for name, point in rows:
+        values = [f"{value:.4f}" for value in measurement.values[point]]
+        table.add_row(name, escape(measurement.points[point].words()), *values)
+    return table
+
+
+def choice_table(record: Mapping[str, Any], words: str) -> Table:
+    """One choice on both splits, beside pure relevance; * where the interval of a difference leaves out 0."""
+    table = _table(f"{record['way']}: {words}", ["axis", "split"])
+    for column in ("relevance", "chosen", "difference", "its 95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for axis in record["valid"]:
+        for split in ("valid", "test"):
+            found = record.get(split, {}).get(axis)
+            if found:
+                table.add_row(WORDS[axis] if split == "valid" else "", split, *_cells(found))
+    return table
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    low, high = found["difference_interval"]
+    told = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else NO_STAR}"
+    return [f"{found['relevance']:.4f}", f"{found['value']:.4f}", f"{found['difference']:+.4f}", told]
+
+
+def print_front(
+    console: Console, measurement: Measurement, front: Front, choices: Mapping[str, Choice], cutoff: int
+) -> None:
+    """The size of the front, its hypervolume, and its points of note."""
+    volume = front.covered()
+    console.print(
+        f"front of {', '.join(front.axes)}: {len(front.points)} points; hypervolume "
+        f"{volume['normalised']:.4f} of its box (pure relevance alone {volume['normalised_relevance_alone']:.4f}), "
+        f"{volume['from_zero']:.4f} from zero (pure relevance alone {volume['from_zero_relevance_alone']:.4f})",
+        soft_wrap=True,
+    )
+    console.print(front_table(measurement, front, choices, cutoff))
+
+
+def print_choices(console: Console, records: Mapping[str, Mapping[str, Any]], measurement: Measurement) -> None:
+    """Every choice, how it was made, how sure it is, and its table."""
+    for record in records.values():
+        console.print(choice_table(record, escape(measurement.points[record["point"]].words())))
+        like, same = len(record["front_points_not_told_apart"]), record["same_point_in_resamples"]
+        sure = "" if math.isnan(same) else f"; the same point in {same:.0%} of the resamples"
+        console.print(
+            f"  {record['how']}{sure}; {like} other points of the front cannot be told apart from it",
+            soft_wrap=True,
+            markup=False,
+        )
+        if not record["on_front"]:
+            console.print("  it is not on the front: another point is as good on every axis of it", soft_wrap=True)
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

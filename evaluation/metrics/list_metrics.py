@@ -1,0 +1,89 @@
+"""Operating points: the utility that a weight per adjustment gives, and the ranking metrics there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from equipoise.common.errors import UserError
+from equipoise.evaluation.metrics.codes import encode
+from equipoise.evaluation.metrics.ranking import (
+    coverage,
+    exposure,
+    gains,
+    intra_list_diversity,
+    ndcg,
+    path_codes,
+    rank_requests,
+)
+from equipoise.evaluation.metrics.score_table import ScoreTable
+
+
+def utility(table: ScoreTable, omega: Mapping[str, float]) -> np.ndarray:
+    """u = log pCTR + log pCVR + Σ ω_k δ_k, float64 (N,); raises UserError where ω names no adjustment of the table."""
+    total = table.relevance
+    for name, weight in omega.items():
+        if name not in table.delta:
+            known = ", ".join(table.delta) or "none"
+            raise UserError(f"the operating point names '{name}', but the score table has adjustments of: {known}")
+        total = total + weight * table.delta[name]
+    return total
+
+
+class RankingMetrics:
+    """The ranking metrics of one table, for many scores: what does not depend on the score is prepared once.
+
+    Args:
+        table: N rows.
+        cutoffs: the k of all metrics @k.
+        diversity_attributes: path of item attributes, coarse to fine; empty leaves ILD out.
+        category_attribute: whose values coverage counts; None leaves it out.
+        provider_attribute: whose groups share exposure; None leaves it out.
+
+    Raises:
+        UserError: the table keeps no such item attribute.
+    """
+
+    def __init__(
+        self,
+        table: ScoreTable,
+        cutoffs: Sequence[int],
+        diversity_attributes: Sequence[str] = (),
+        category_attribute: str | None = None,
+        provider_attribute: str | None = None,
+    ) -> None:
+        self.request, self.cutoffs = table.request, tuple(cutoffs)
+        self.gain = gains(table.click, table.conversion)
+        self.paths = path_codes(table, diversity_attributes) if diversity_attributes else None
+        self.category = _row_codes(table, category_attribute)
+        self.provider = _row_codes(table, provider_attribute)
+
+    def ndcgs(self, score: np.ndarray) -> dict[str, float]:
+        """NDCG of a ranking by `score` (N,): "ndcg@K" at every cutoff, and "ndcg" over whole lists."""
+        ranking = rank_requests(self.request, score)
+        return {_key("ndcg", cutoff): ndcg(ranking, self.gain, cutoff) for cutoff in (*self.cutoffs, None)}
+
+    def __call__(self, score: np.ndarray) -> dict[str, Any]:
+        """All metrics of a ranking by `score` (N,): ndcg, ild, exposure, each also @K, and coverage@K."""
+        ranking = rank_requests(self.request, score)
+        found: dict[str, Any] = self.ndcgs(score)
+        for cutoff in (*self.cutoffs, None):
+            if self.paths is not None:
+                found[_key("ild", cutoff)] = intra_list_diversity(ranking, self.paths, cutoff)
+            if self.category is not None and cutoff is not None:
+                found[_key("coverage", cutoff)] = coverage(ranking, self.category[0], cutoff)
+            if self.provider is not None:
+                found[_key("exposure", cutoff)] = exposure(ranking, *self.provider, cutoff)
+        return found
+
+
+def _row_codes(table: ScoreTable, attribute: str | None) -> tuple[np.ndarray, list[str]] | None:
+    """The attribute of every row as codes (N,) with their names."""
+    if attribute is None:
+        return None
+    codes, names = encode(table.item_values(attribute))
+    return codes[table.item], names
+
+
+def _key(name: str, cutoff: int | None) -> str:
+    return name if cutoff is None else f"{name}@{cutoff}"

@@ -1,0 +1,156 @@
+"""Metrics of ranked lists: relevance (NDCG), diversity (ILD), coverage, and providers' exposure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.evaluation.metrics.codes import encode
+from equipoise.evaluation.metrics.score_table import ScoreTable
+
+SMALLEST_SHARE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The rows of a table in order of request, then best first.
+
+    Attributes:
+        row: row number in the table, int64 (N,).
+        segment: number of the request from 0, int64 (N,).
+        rank: place in the request, 0 is best, int64 (N,).
+        tie: number of the run of equal scores that the place belongs to, from 0, int64 (N,).
+        requests: number of requests R.
+    """
+
+    row: np.ndarray
+    segment: np.ndarray
+    rank: np.ndarray
+    tie: np.ndarray
+    requests: int
+
+    def top(self, cutoff: int | None) -> np.ndarray:
+        """Which places are within the cutoff, bool (N,); None is the whole list."""
+        return np.ones(len(self.rank), bool) if cutoff is None else self.rank < cutoff
+
+
+def rank_requests(request: np.ndarray, score: np.ndarray) -> Ranking:
+    """Rank the rows of each request by falling score; ties keep the order of rows, NaN is last.
+
+    Args:
+        request: request number, (N,).
+        score: utility or any other score, (N,).
+    """
+    numbers, segment = np.unique(request, return_inverse=True)
+    score = np.asarray(score, np.float64)
+    row = np.lexsort((-score, segment))
+    segment, score = segment[row], np.nan_to_num(score[row], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    sizes = np.bincount(segment, minlength=len(numbers))
+    rank = np.arange(len(row)) - (np.cumsum(sizes) - sizes)[segment]
+    tie = np.cumsum((rank == 0) | (score != np.roll(score, 1))) - 1
+    return Ranking(row, segment, rank, tie, len(numbers))
+
+
+def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
+    """2^rel − 1 with rel 1 for a click and 2 for a click with conversion: 0, 1 or 3, float64 (N,)."""
+    return np.where(click == 1, np.where(conversion == 1, 3.0, 1.0), 0.0)
+
+
+def ndcg(ranking: Ranking, gain: np.ndarray, cutoff: int | None = None) -> float:
+    """Mean NDCG@k with the discount 1/log2(place + 1) (Järvelin & Kekäläinen 2002; gains of Burges et al. 2005).
+
+    Equal scores share the discounts of their places (McSherry & Najork 2008), so that the order of the rows, which may
+    tell something, never counts. Requests without any gain are left out; NaN where none is left.
+
+    Args:
+        ranking: of N rows.
+        gain: gain of each row of the table, (N,).
+        cutoff: k, or None for the whole list.
+    """
+    discount = np.where(ranking.top(cutoff), 1 / np.log2(ranking.rank + 2), 0.0)
+    shared = (np.bincount(ranking.tie, discount) / np.bincount(ranking.tie))[ranking.tie]
+    best = np.lexsort((-gain[ranking.row], ranking.segment))
+    dcg = np.bincount(ranking.segment, gain[ranking.row] * shared, ranking.requests)
+    ideal = np.bincount(ranking.segment, gain[ranking.row][best] * discount, ranking.requests)
+    kept = ideal > 0
+    return float((dcg[kept] / ideal[kept]).mean()) if kept.any() else float("nan")
+
+
+def path_codes(table: ScoreTable, attributes: Sequence[str]) -> np.ndarray:
+    """Codes of the attribute path of every row, int64 (N, A): equal in column a where the path agrees up to level a."""
+    columns = []
+    prefix: np.ndarray = np.zeros(table.item_count, np.int64)
+    for attribute in attributes:
+        codes, names = encode(table.item_values(attribute))
+        prefix = np.unique(prefix * len(names) + codes, return_inverse=True)[1]
+        columns.append(prefix[table.item])
+    return np.stack(columns, axis=1) if columns else np.empty((len(table), 0), np.int64)
+
+
+def intra_list_diversity(ranking: Ranking, paths: np.ndarray, cutoff: int | None = None) -> float:
+    """ILD@k: 1 − mean similarity over the pairs of the top k (Ziegler et al. 2005), averaged over requests.
+
+    Two items are as similar as the share of their attribute path that agrees, counted from the coarse end. Requests
+    with one candidate in the top k have no pair and are left out.
+
+    Args:
+        ranking: of N rows.
+        paths: codes of `path_codes`, int64 (N, A).
+        cutoff: k, or None for the whole list (what a random order gives on average).
+    """
+    top = ranking.top(cutoff)
+    segment, codes = ranking.segment[top], paths[ranking.row[top]]
+    size = np.bincount(segment, minlength=ranking.requests)
+    pairs = size * (size - 1) / 2
+    if not paths.shape[1] or not (pairs > 0).any():
+        return float("nan")
+    shared = np.zeros(ranking.requests)
+    for level in codes.T:
+        width = int(level.max()) + 1
+        cells, counts = np.unique(segment * width + level, return_counts=True)
+        shared += np.bincount(cells // width, counts * (counts - 1) / 2, ranking.requests)
+    kept = pairs > 0
+    return float(1 - (shared[kept] / pairs[kept] / paths.shape[1]).mean())
+
+
+def coverage(ranking: Ranking, codes: np.ndarray, cutoff: int) -> float:
+    """Distinct values in any top k over distinct values among all candidates (Ge et al. 2010); codes int64 (N,)."""
+    if not len(codes):
+        return float("nan")
+    return len(np.unique(codes[ranking.row[ranking.top(cutoff)]])) / len(np.unique(codes))
+
+
+def exposure_shares(
+    ranking: Ranking, codes: np.ndarray, groups: int, cutoff: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Share of exposure and share of candidates of each group, float64 (G,) each, summing to 1.
+
+    Exposure of a place is 1/log2(place + 1), 0 below the cutoff (Singh & Joachims 2018). Both shares are taken within
+    each request and averaged over requests, so that a random order has equal shares whatever the list lengths.
+    """
+    discount = np.where(ranking.top(cutoff), 1 / np.log2(ranking.rank + 2), 0.0)
+    group = codes[ranking.row]
+    total = np.bincount(ranking.segment, discount, ranking.requests)
+    size = np.bincount(ranking.segment, minlength=ranking.requests)
+    exposed = np.bincount(group, discount / total[ranking.segment], groups)
+    present = np.bincount(group, 1 / size[ranking.segment], groups)
+    return exposed / max(ranking.requests, 1), present / max(ranking.requests, 1)
+
+
+def exposure(ranking: Ranking, codes: np.ndarray, names: Sequence[str], cutoff: int | None = None) -> dict[str, object]:
+    """Exposure of provider groups against their share of candidates.
+
+    Returns:
+        groups: name → exposure share / candidate share (1 is parity), largest group first.
+        min_max: smallest ratio / largest, over groups with at least 1 % of the candidates; NaN with fewer than two.
+        gap: ½ Σ |exposure share − candidate share|, the exposure that would have to move.
+    """
+    exposed, present = exposure_shares(ranking, codes, len(names), cutoff)
+    order = [group for group in np.argsort(-present, kind="stable") if present[group] > 0]
+    ratios = {names[group]: float(exposed[group] / present[group]) for group in order}
+    large = [ratios[names[group]] for group in order if present[group] >= SMALLEST_SHARE]
+    return {
+        "groups": ratios,
+        "min_max": min(large) / max(large) if len(large) > 1 and max(large) > 0 else float("nan"),
+        "gap": float(np.abs(exposed - present).sum() / 2) if order else float("nan"),
+    }

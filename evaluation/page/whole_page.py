@@ -1,0 +1,38 @@
+"""Self-contained HTML pages: shared look and drawing, a page's own, and its data, in one text without a network."""
+
+import json
+from importlib import resources
+from typing import Any
+
+SHARED = "equipoise.evaluation.page"
+
+
+def whole_page(package: str, value: Any) -> str:
+    """The page of a package with `page.html`, `page.css` and `page.js`, which draws everything from `value`.
+
+    Args:
+        package: whose files they are; the shared ones stand before its own.
+        value: JSON-ready, without NaN.
+    """
+    parts = {
+        "/*STYLE*/": _part(SHARED, "base.css") + _part(package, "page.css"),
+        "/*SCRIPT*/": _part(SHARED, "draw.js") + _part(package, "page.js"),
+        "/*DATA*/": safe_json(value),
+    }
+    found, rest = [], _part(package, "page.html")
+    for mark, text in parts.items():  # in the order of the page, so that what was put in is not searched for marks
+        head, _, rest = rest.partition(mark)
+        found += [head, text]
+    return "".join([*found, rest])
+
+
+def safe_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in, whatever strings it holds."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _part(package: str, name: str) -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,166 @@
+"""Recall of a trained run on a split, beside the baselines, over all items and over those never bought before."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from equipoise.configs.schema import RunConfig
+from equipoise.data.recall_texts import Positives, Texts
+from equipoise.data.slate_set import SlateSet
+from equipoise.data.token_cache import SplitTokens
+from equipoise.evaluation.recall.baselines import Bm25, CoVisitation, Popularity, Repeat, histories
+from equipoise.evaluation.recall.recall_at_k import first_items, mean_interval, recall_at
+from equipoise.evaluation.recall.words import CUTOFFS
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.text_vectors import score_weights, text_vectors
+from equipoise.train.objectives.recall import retrieval_scores
+from equipoise.train.validation import spread_rows
+
+BLOCK = 128
+"""Shoppers whose scores over the whole catalogue are held at once."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Shoppers:
+    """The requests that are measured.
+
+    Attributes:
+        rows: int64, their slates.
+        relevant: the items that each took.
+        bought: the items that each had bought before.
+        history: log(1 + times bought), (S, I).
+        queries: their texts.
+    """
+
+    rows: np.ndarray
+    relevant: list[np.ndarray]
+    bought: list[np.ndarray]
+    history: sparse.csr_array
+    queries: list[str]
+
+
+def read_shoppers(slates: SlateSet, most: int | None) -> Shoppers:
+    """Up to `most` requests with a click, spread evenly over a split."""
+    tokens = slates.tokens
+    positives = Positives(tokens)
+    places = spread_rows(len(positives.rows), most or len(positives.rows))
+    rows = positives.rows[places]
+    nothing = np.empty(0, dtype=np.int64)
+    bought = [nothing if tokens.bought is None else np.asarray(tokens.bought[row], np.int64) for row in rows]
+    times = [nothing if tokens.times is None else np.asarray(tokens.times[row]) for row in rows]
+    history = histories(bought, times, len(tokens.cache.items))
+    queries = slates.rows.select(rows.tolist())["prefix"]
+    return Shoppers(rows, [positives.of(place) for place in places], bought, history, list(queries))
+
+
+class TrainedRecall:
+    """The run's own scores, those of `retrieval_scores`, over the whole catalogue."""
+
+    def __init__(self, model: SlateModel, name: str, train: SplitTokens, max_row: int, tell: Progress) -> None:
+        self.model, self.name, self.texts = model, name, Texts(train.cache, max_row)
+        self.weights, self.positives = score_weights(model, name), Positives(train)
+        self.log_popularity = torch.from_numpy(self.positives.log_popularity())
+        items = [self.texts.item(index) for index in range(len(train.cache.items))]
+        self.items = self.encode(items, lambda done: tell("encoding items", done, len(items)))
+
+    def encode(self, texts: Sequence[np.ndarray], progress: Callable[[int], None] = lambda n: None) -> np.ndarray:
+        """Unit vectors of texts, float32 (texts, D)."""
+        return text_vectors(self.model, self.name, self.texts, texts, progress=progress)
+
+    def shoppers(self, tokens: SplitTokens, rows: np.ndarray) -> np.ndarray:
+        """Unit vectors of the shoppers of some slates."""
+        return self.encode([self.texts.shopper(tokens.prefix[row]) for row in rows])
+
+    def scores(self, vectors: np.ndarray, history: sparse.csr_array) -> np.ndarray:
+        """float32 (S, I)."""
+        return retrieval_scores(
+            torch.from_numpy(vectors),
+            torch.from_numpy(self.items),
+            self.log_popularity,
+            torch.from_numpy(history.toarray()),
+            torch.tensor(list(self.weights.values())),
+        ).numpy()
+
+
+def evaluate_recall(
+    config: RunConfig,
+    model: SlateModel,
+    train: SlateSet,
+    slates: SlateSet,
+    tell: Progress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Recall@50 and @200 of the run and of the baselines, as a JSON-ready dict.
+
+    Args:
+        config: of the run; at most `evaluate.max_requests` requests are measured.
+        model: trained, in evaluation form.
+        train: the split that popularity and co-visitation are counted on.
+        slates: the measured split.
+        tell: is told the stage, how much of it was done just now, and its size.
+
+    Returns:
+        shoppers, items, weights; `all` and `new` (items never bought before by the shopper, those bought left out): per
+        ranking `recall50`, `recall200` and their intervals; `against_best`: for each of the two, ours less the best
+        baseline in recall@200, with its paired interval.
+    """
+    name = model.retrieval[0]
+    shoppers = read_shoppers(slates, config.evaluate.max_requests)
+    ours = TrainedRecall(model, name, train.tokens, config.tokens.max_row, tell)
+    vectors = ours.shoppers(slates.tokens, shoppers.rows)
+    baselines: dict[str, Popularity | Repeat | CoVisitation | Bm25] = {
+        "popularity": Popularity(ours.positives.counts),
+        "bought before": Repeat(ours.positives.counts),
+        "co-visitation": CoVisitation(ours.positives.taken, len(ours.items)),
+        "BM25": Bm25(slates.items.texts),
+    }
+    found: dict[str, dict[str, list[np.ndarray]]] = {"all": {}, "new": {}}
+    new = [np.setdiff1d(wanted, mine) for wanted, mine in zip(shoppers.relevant, shoppers.bought, strict=True)]
+    for begin in range(0, len(shoppers.rows), BLOCK):
+        part = slice(begin, begin + BLOCK)
+        history, queries = shoppers.history[part], shoppers.queries[part]
+        tables = {"ours": ours.scores(vectors[part], history)}
+        tables |= {key: baseline.scores(history, queries) for key, baseline in baselines.items()}
+        for key, scores in tables.items():
+            top = first_items(scores, max(CUTOFFS))
+            found["all"].setdefault(key, []).append(_recalls(top, shoppers.relevant[part]))
+            top = first_items(scores, max(CUTOFFS), shoppers.bought[part])
+            found["new"].setdefault(key, []).append(_recalls(top, new[part]))
+        tell("ranking the catalogue", len(queries), len(shoppers.rows))
+    report: dict[str, Any] = {
+        "shoppers": len(shoppers.rows),
+        "items": len(ours.items),
+        "weights": ours.weights,
+    }
+    report["against_best"] = {}
+    for which, ranked in found.items():
+        recalls = {key: np.concatenate(parts, axis=1) for key, parts in ranked.items()}
+        report[which] = {key: _summary(values) for key, values in recalls.items()}
+        report["against_best"][which] = _against_best({key: values[-1] for key, values in recalls.items()})
+    return report
+
+
+def _recalls(top_SK: np.ndarray, relevant: list[np.ndarray]) -> np.ndarray:
+    """float64 (cutoffs, S)."""
+    return np.stack([recall_at(top_SK, relevant, cutoff) for cutoff in CUTOFFS])
+
+
+def _summary(recalls: np.ndarray) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for cutoff, values in zip(CUTOFFS, recalls, strict=True):
+        summary[f"recall{cutoff}"] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        summary[f"recall{cutoff}_interval"] = mean_interval(values)
+    return summary
+
+
+def _against_best(recalls: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Ours less the best of the others, chosen on the same shoppers, which favours it."""
+    others = {key: float(np.nanmean(values)) for key, values in recalls.items() if key != "ours"}
+    best = max(others, key=lambda key: others[key])
+    difference = recalls["ours"] - recalls[best]
+    return {"baseline": best, "difference": float(np.nanmean(difference)), "interval": mean_interval(difference)}

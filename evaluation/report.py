@@ -1,0 +1,307 @@
+"""The evaluation report of a score table: ours beside every baseline, operating points, user groups, and a verdict.
+
+The verdict says who wins by how much, also when it is the baseline.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from equipoise.common.atomic import whole_file
+from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
+from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
+from equipoise.evaluation.metrics.calibration import calibration_bins
+from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
+from equipoise.evaluation.metrics.pointwise import target_metrics, targets
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.user_groups import user_group_gaps
+
+Omega = Mapping[str, float]
+
+PROBABILITY = {"ctr": "pCTR", "ctcvr": "pCTCVR", "cvr": "pCVR on clicks"}
+RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
+COLUMNS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "ne": "NE", "ece": "ECE", "predicted": "mean p"}
+LOWER_IS_BETTER = ("log_loss", "ne", "ece")
+MOST_GROUPS = 8
+
+
+def default_omegas(names: Sequence[str]) -> list[dict[str, float]]:
+    """Pure relevance, each adjustment alone at weight 1, and, if there are several, all of them at 1."""
+    points = [{}, *({name: 1.0} for name in names)]
+    return [*points, dict.fromkeys(names, 1.0)] if len(names) > 1 else points
+
+
+def evaluate_table(
+    table: ScoreTable,
+    train_counts: TrainCounts | None,
+    cutoffs: Sequence[int] = (5, 10),
+    omegas: Sequence[Omega] | None = None,
+    field_baselines: Sequence[str] = (),
+    diversity_attributes: Sequence[str] = (),
+    category_attribute: str | None = None,
+    provider_attribute: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything that is measured on one split, as a JSON-ready dict (NaN where a metric is undefined).
+
+    Args:
+        table: the scored split.
+        train_counts: counts of the training split; None leaves rates and popularity out.
+        cutoffs: the k of NDCG, ILD, coverage and exposure.
+        omegas: operating points, {} is pure relevance; None takes `default_omegas`.
+        field_baselines: raw fields of the table that are judged as rankings.
+        diversity_attributes: path of item attributes, coarse to fine, for ILD.
+        category_attribute: item attribute for coverage.
+        provider_attribute: item attribute whose groups share exposure.
+        resamples: bootstrap resamples of the requests; 0 leaves intervals out.
+        seed: of the resamples.
+
+    Returns:
+        rows, requests, users, items, clicks, conversions, clicked_conversions, train_rows, cutoffs; pointwise (target →
+        metric → value); calibration (target → bins); baselines (target → baseline → metric → value); against_baseline
+        (target → metric → the best baseline, the difference, its interval); ranking (one dict per operating point);
+        ranking_baselines; user_groups; verdict (sentences).
+
+    Raises:
+        UserError: ω, a field or an item attribute names what the table does not keep.
+    """
+    metrics = RankingMetrics(table, cutoffs, diversity_attributes, category_attribute, provider_attribute)
+    report = _counts(table, train_counts) | {"cutoffs": list(cutoffs), "pointwise": {}, "calibration": {}}
+    report |= {"baselines": {}, "against_baseline": {}}
+    scored = targets(table.click, table.conversion, table.pctr, table.pcvr, table.request)
+    for target, (label, probability, request) in scored.items():
+        ours: dict[str, Any] = target_metrics(label, probability, request)
+        report["pointwise"][target] = ours
+        report["calibration"][target] = calibration_bins(label, probability)
+        if target not in TARGETS:
+            continue  # on clicked rows alone there is no ranking, and the baselines are of all impressions
+        ours |= metrics.ndcgs(probability)
+        rates, rankings = baseline_scores(table, train_counts, target, field_baselines)
+        report["baselines"][target] = baseline_metrics(rates, rankings, label, request, metrics)
+        report["against_baseline"][target] = {
+            metric: _against_best(metric, target, report, rates | rankings, scored[target], resamples, seed)
+            for metric in RESAMPLED
+        }
+    points = default_omegas(list(table.delta)) if omegas is None else omegas
+    report["ranking"] = [{"omega": dict(omega), **metrics(utility(table, omega))} for omega in points]
+    report["ranking_baselines"] = {}
+    if train_counts is not None:
+        report["ranking_baselines"]["item popularity"] = metrics(popularity(train_counts, table.item))
+    report["user_groups"] = user_group_gaps(table)
+    report["verdict"] = verdict(report)
+    return report
+
+
+def _counts(table: ScoreTable, train_counts: TrainCounts | None) -> dict[str, Any]:
+    return {
+        "rows": len(table),
+        "requests": len(np.unique(table.request)),
+        "users": len(set(table.user.tolist())),
+        "items": len(np.unique(table.item)),
+        "clicks": int(table.click.sum()),
+        "conversions": int(table.conversion.sum()),
+        "clicked_conversions": int(table.clicked_conversion.sum()),
+        "train_rows": train_counts.rows if train_counts else 0,
+    }
+
+
+def _against_best(
+    metric: str,
+    target: str,
+    report: Mapping[str, Any],
+    scores: Mapping[str, np.ndarray],
+    scored: tuple[np.ndarray, np.ndarray, np.ndarray],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Ours less the best baseline in AUC or GAUC, with paired bootstrap intervals; None without a defined baseline.
+
+    The best baseline is chosen on the evaluated rows themselves, which favours the baseline, not us.
+    """
+    values = {name: row[metric] for name, row in report["baselines"][target].items() if not math.isnan(row[metric])}
+    ours = report["pointwise"][target][metric]
+    if not values or math.isnan(ours):
+        return None
+    best = max(values, key=lambda name: values[name])
+    found = {"ours": ours, "baseline": best, "theirs": values[best], "difference": ours - values[best]}
+    if resamples:
+        label, probability, request = scored
+        mine = RESAMPLED[metric](label, probability, request, resamples, seed)
+        theirs = RESAMPLED[metric](label, scores[best], request, resamples, seed)
+        found |= {"ours_interval": interval(mine), "difference_interval": interval(mine - theirs)}
+    return found
+
+
+def verdict(report: Mapping[str, Any]) -> list[str]:
+    """Sentences that a person can act on: against the best baseline, against the base rate, and what each ω costs."""
+    sentences = []
+    for target, found in report["against_baseline"].items():
+        for metric, row in found.items():
+            sentences.append(_against_sentence(f"{PROBABILITY[target]} {COLUMNS[metric]}", row))
+    for target, ours in report["pointwise"].items():
+        if not math.isnan(ours["ne"]):
+            word = "better" if ours["ne"] < 1 else "no better"
+            sentences.append(
+                f"{PROBABILITY[target]} NE {ours['ne']:.3f}: {word} than always saying the observed rate "
+                f"{ours['observed']:.4f} (mean prediction {ours['predicted']:.4f})"
+            )
+    return sentences + (_ranking_sentences(report, max(report["cutoffs"])) if report["cutoffs"] else [])
+
+
+def _ranking_sentences(report: Mapping[str, Any], cutoff: int) -> list[str]:
+    """Pure relevance against the best baseline, and what each operating point changes against pure relevance."""
+    plain = next((point for point in report["ranking"] if not any(point["omega"].values())), None)
+    if plain is None:
+        return []
+    sentences = [_point_sentence(point, plain, cutoff) for point in report["ranking"] if any(point["omega"].values())]
+    return [_ndcg_sentence(report, plain, cutoff), *sentences]
+
+
+def _ndcg_sentence(report: Mapping[str, Any], plain: Mapping[str, Any], cutoff: int) -> str:
+    """Pure relevance against the best of all baselines, whatever target they were counted for."""
+    ours, key = plain[f"ndcg@{cutoff}"], f"ndcg@{cutoff}"
+    rows = {f"{name} ({target})": row for target, found in report["baselines"].items() for name, row in found.items()}
+    values = {name: row[key] for name, row in rows.items() if not math.isnan(row[key])}
+    if not values or math.isnan(ours):
+        return f"NDCG@{cutoff}: not defined here, or there is no baseline to compare with"
+    best = max(values, key=lambda name: values[name])
+    text = (
+        f"NDCG@{cutoff} of pure relevance {ours:.3f} against {values[best]:.3f} of {best}: {ours - values[best]:+.3f}"
+    )
+    return text + (": the baseline wins" if ours < values[best] else "")
+
+
+def _against_sentence(name: str, row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return f"{name}: not defined here, or there is no baseline to compare with"
+    text = f"{name} {row['ours']:.3f} against {row['theirs']:.3f} of {row['baseline']}: {row['difference']:+.3f}"
+    low, high = row.get("difference_interval", (float("nan"), float("nan")))
+    if math.isnan(low):
+        return text + (": the baseline wins" if row["difference"] < 0 else "")
+    text += f" ({LEVEL:.0%} interval {low:+.3f} to {high:+.3f})"
+    return f"{text}: {winner(low, high)}"
+
+
+def winner(low: float, high: float) -> str:
+    """Who wins, in words, by the interval of ours less the baseline's."""
+    if low > 0:
+        return "ours wins"
+    return "the baseline wins" if high < 0 else "no clear winner"
+
+
+def _point_sentence(point: Mapping[str, Any], plain: Mapping[str, Any], cutoff: int) -> str:
+    """What an operating point changes against pure relevance, at one cutoff."""
+    changes = []
+    for key, name in (("ndcg", "NDCG"), ("ild", "ILD"), ("coverage", "coverage")):
+        now, before = point.get(f"{key}@{cutoff}"), plain.get(f"{key}@{cutoff}")
+        if now is not None and not math.isnan(now - before):
+            changes.append(f"{name}@{cutoff} {now - before:+.3f}")
+    if f"exposure@{cutoff}" in point:
+        now, before = (row[f"exposure@{cutoff}"]["min_max"] for row in (point, plain))
+        if not math.isnan(now - before):
+            changes.append(f"exposure ratio@{cutoff} {before:.2f} → {now:.2f}")
+    return f"{omega_name(point['omega'])} against pure relevance: {', '.join(changes) or 'nothing to compare'}"
+
+
+def omega_name(omega: Omega) -> str:
+    """ "relevance", or the weights such as "diversity 1, fairness 0.5"."""
+    return ", ".join(f"{name} {weight:g}" for name, weight in omega.items() if weight) or "relevance"
+
+
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print the report: per target ours and the baselines, the operating points, user groups, the verdict."""
+    console.print(
+        f"{report['rows']:,} impressions in {report['requests']:,} requests, {report['clicks']:,} clicks, "
+        f"{report['clicked_conversions']:,} of them with conversion; baselines from {report['train_rows']:,} "
+        "training impressions"
+    )
+    cutoff = max(report["cutoffs"], default=None)
+    for target, ours in report["pointwise"].items():
+        rows = {"ours": ours, **report["baselines"].get(target, {})}
+        columns = dict(COLUMNS)
+        if cutoff is not None and target in report["baselines"]:
+            columns[f"ndcg@{cutoff}"] = f"NDCG@{cutoff}"
+        console.print(_compared(f"{PROBABILITY[target]}, observed rate {_number(ours['observed'])}", rows, columns))
+    if cutoff is not None:
+        console.print(_operating_points(report, cutoff))
+    for attribute, found in report["user_groups"].items():
+        console.print(_user_groups(attribute, found))
+    for sentence in report["verdict"]:
+        console.print(f"• {sentence}", markup=False, highlight=False)
+
+
+def _table(title: str, first: str, columns: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _compared(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> Table:
+    """One row per predictor; the best of every column is bold with a star, so that it shows in a log file too."""
+    table = _table(title, "", list(columns.values()))
+    for name, row in rows.items():
+        cells = []
+        for key in columns:
+            values = [other[key] for other in rows.values() if not math.isnan(other.get(key, math.nan))]
+            best = min(values, default=None) if key in LOWER_IS_BETTER else max(values, default=None)
+            value = row.get(key, math.nan)
+            marked = key != "predicted" and len(values) > 1 and value == best
+            cells.append(f"[bold]{_number(value)}*[/bold]" if marked else f"{_number(value)} ")
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def _operating_points(report: Mapping[str, Any], cutoff: int) -> Table:
+    points = {omega_name(point["omega"]): point for point in report["ranking"]} | dict(report["ranking_baselines"])
+    names = [f"{name}@{cutoff}" for name in ("NDCG", "ILD", "coverage", "exposure min/max")]
+    table = _table("Operating points", "ω", names)
+    for name, point in points.items():
+        ratio = point.get(f"exposure@{cutoff}", {}).get("min_max", math.nan)
+        values = [point.get(f"{key}@{cutoff}", math.nan) for key in ("ndcg", "ild", "coverage")]
+        table.add_row(escape(name), *(_number(value) for value in (*values, ratio)))
+    return table
+
+
+def _user_groups(attribute: str, found: Mapping[str, Any]) -> Table:
+    """The largest groups and the gap over all of them."""
+    table = _table(f"pCTR by {attribute}", attribute, ["rows", "AUC", "log loss", "NE"])
+    groups = sorted(found["groups"].items(), key=lambda pair: -pair[1]["rows"])
+    for name, row in groups[:MOST_GROUPS]:
+        table.add_row(escape(name), f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))
+    gap = found["gap"]
+    table.add_row(f"gap of {len(groups)}", "", *(_number(gap[key]) for key in ("auc", "log_loss", "ne")))
+    return table
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def json_ready(value: Any) -> Any:
+    """The value with NaN and infinities as None, numpy scalars and arrays as plain Python, keys as strings."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return json_ready(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(report: Mapping[str, Any], path: Path) -> None:
+    """Write the report as JSON, whole or not at all; NaN becomes null."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(json_ready(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

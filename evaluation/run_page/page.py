@@ -1,0 +1,72 @@
+"""The report of one run as one HTML file: it opens from a disk, without a server or a network."""
+
+from pathlib import Path
+from typing import Any
+
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.evaluation.compare.curves import GROUPS, curves
+from equipoise.evaluation.compare.run_record import SPLITS, RunRecord, read_run
+from equipoise.evaluation.page.whole_page import whole_page
+from equipoise.evaluation.report import json_ready
+from equipoise.evaluation.run_page.balance_part import balance_part
+from equipoise.evaluation.run_page.evaluation_part import evaluation_part
+from equipoise.evaluation.run_page.facts import data_part, facts
+from equipoise.evaluation.run_page.front_part import front_part
+from equipoise.evaluation.run_page.missing import missing
+from equipoise.evaluation.run_page.recall_part import recall_part
+from equipoise.evaluation.run_page.slates_part import slates_part
+
+POINTS = 200
+"""Of a curve; longer histories are thinned to means over neighbouring records."""
+MORE_GROUPS = {"share in conflict": r"balance/conflict/(.+)", "learning": r"train/(lr|grad_norm)"}
+
+
+def write_report(folder: Path, path: Path, split: str | None = None) -> dict[str, Any]:
+    """Write the page of a run, whole or not at all; returns its data.
+
+    Args:
+        folder: of the run.
+        path: of the page.
+        split: whose evaluation is shown; None takes test where it is evaluated, otherwise valid.
+
+    Raises:
+        UserError: the folder holds no run, a file in it cannot be read, or the split is none.
+    """
+    data = page_data(folder, split)
+    text = whole_page("equipoise.evaluation.run_page", data)
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: the folder {path.parent} does not exist: make it, or name another file")
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return data
+
+
+def page_data(folder: Path, split: str | None = None) -> dict[str, Any]:
+    """What the page draws; a part that is not there yet says which command makes it."""
+    if split is not None and split not in SPLITS:
+        raise UserError(f"--split {split}: is no split that is evaluated: write one of {', '.join(SPLITS)}")
+    record = read_run(folder)
+    split = split or ("valid" if set(record.evaluations) == {"valid"} else "test")
+    found = {
+        "name": record.name,
+        "folder": str(folder),
+        "facts": facts(record),
+        "objectives": list(record.objectives),
+        "config": (folder / "config.yaml").read_text(encoding="utf-8"),
+        "data": data_part(folder),
+        "curves": _curves(record),
+        "balance": balance_part(record),
+        "evaluation": evaluation_part(record, split),
+        "recall": recall_part(record, split),
+        "front": front_part(folder),
+        "slates": slates_part(record, split),
+    }
+    return json_ready(found)
+
+
+def _curves(record: RunRecord) -> dict[str, Any]:
+    groups = {name: found for name, found in curves(record.history, POINTS, GROUPS | MORE_GROUPS).items() if found}
+    if groups:
+        return {"groups": groups}
+    return missing("The run has logged nothing yet.", f"equipoise train {record.folder}/config.yaml --resume")

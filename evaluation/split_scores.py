@@ -1,0 +1,156 @@
+"""The scores of a split of a run: made now, or taken from the run folder where they are of the same model and rows."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from equipoise.configs.schema import RunConfig
+from equipoise.data.manifest import FILE_NAME, file_hash
+from equipoise.data.slate_set import SlateSet
+from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
+from equipoise.modeling.adapter_store import adapters_hash, read_info
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.run_model import load_run_model
+from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.assemble import open_data
+from equipoise.train.objectives.base import Objective
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.out_of_memory import memory_advice
+from equipoise.train.scoring import score_slates
+from equipoise.train.token_caches import find_tokens
+from equipoise.train.validation import spread_rows
+from equipoise.train.world import World
+
+
+class SplitScores:
+    """Scores splits of a run, loading its model once, and only if something is to be scored.
+
+    Args:
+        config: of the run.
+        run: its folder.
+
+    Raises:
+        UserError: the run is unfinished, or its data are not prepared.
+    """
+
+    def __init__(self, config: RunConfig, run: Path) -> None:
+        read_info(run / "adapters")
+        self.config, self.run = config, run
+        self.tokens = find_tokens(config)
+        self.accelerator = make_accelerator(config)
+        self.world = World()
+        self.objectives = build_objectives(config.objectives)
+
+    def path(self, split: str) -> Path:
+        """Where the score table of a split lies."""
+        return self.run / f"scores_{split}.parquet"
+
+    @cached_property
+    def model(self) -> SlateModel:
+        """The trained model on this process's device."""
+        with memory_advice(self.config, "scoring"):
+            model = load_run_model(self.config, self.run / "adapters").to(self.accelerator.device)
+        model.chunk_tokens = self.config.evaluate.max_tokens
+        return model
+
+    def score(self, split: str, reuse: bool = False) -> ScoreTable | None:
+        """The score table of a split, also written to the run folder; None on all processes but the first.
+
+        Args:
+            split: its name.
+            reuse: take the table on disk if it was made from the same adapters, data, rows and settings.
+
+        Raises:
+            UserError: the run is unfinished, does not fit its data, or memory runs out.
+        """
+        data = open_data(self.config, split, self.objectives, self.tokens)
+        rows = spread_rows(len(data.slates), self.config.evaluate.max_requests)
+        origin = self.origin(split, rows)
+        path, first = self.path(split), self.world.rank == 0
+        if self.world.gather(reuse and first and read_origin(path) == origin)[0]:
+            return ScoreTable.load(path) if first else None
+        table = self.score_rows(data.slates, rows, f"scoring {split}")
+        if table is not None:
+            table.save(path, origin)
+        return table
+
+    def score_rows(self, slates: SlateSet, rows: Sequence[int], title: str) -> ScoreTable | None:
+        """The score table of some slates, written nowhere; None on all processes but the first."""
+        first = self.world.rank == 0
+        console = Console(quiet=not first)
+        model = self.model
+        with memory_advice(self.config, "scoring"), Progress(console=console) as bar:
+            task = bar.add_task(title, total=len(rows))
+            scores = score_slates(
+                model,
+                slates,
+                rows,
+                max_tokens=self.config.evaluate.max_tokens,
+                max_row=self.config.tokens.max_row,
+                device=self.accelerator.device,
+                world=self.world,
+                progress=lambda count: bar.advance(task, count),
+            )
+        return score_table(self.config, self.objectives, slates, rows, scores) if first else None
+
+    def origin(self, split: str, rows: Sequence[int]) -> dict[str, Any]:
+        """What determines the score table of some rows of a split: equal origins, equal tables."""
+        config = self.config.model_dump(mode="json")
+        settings = {name: config[name] for name in ("tokens", "backbone", "lora", "objectives")}
+        kept = {name: config["data"][name] for name in ("fields", "user_groups")}
+        return {
+            "split": split,
+            "rows": _digest(list(rows)),
+            "adapters": adapters_hash(self.run / "adapters"),
+            "data": file_hash(self.config.data.folder / FILE_NAME),
+            "settings": _digest({**settings, **kept, "precision": config["train"]["precision"]}),
+        }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def score_table(
+    config: RunConfig,
+    objectives: dict[str, Objective],
+    slates: SlateSet,
+    rows: Sequence[int],
+    scores: dict[str, np.ndarray],
+) -> ScoreTable:
+    """Join the scores with what the slates know of users, fields and items."""
+    records = slates.rows.select(list(rows))
+    request = np.unique(np.array(records["request_id"]), return_inverse=True)[1]
+    counts = [len(items) for items in records["item"]]
+
+    def per_row(values: Sequence) -> np.ndarray:
+        return np.repeat(np.array(values, dtype=object), counts)
+
+    listwise = [name for name, objective in objectives.items() if objective.kind == "listwise"]
+    names = {name for objective in objectives.values() for name in objective.attributes}
+    fields = {name: np.concatenate(records[f"field_{name}"]).astype(np.float64) for name in config.data.fields}
+    order = np.argsort(np.repeat(request, counts), kind="stable")  # parts of a cut request come together
+    return ScoreTable(
+        request=np.repeat(request, counts)[order],
+        item=scores["item"][order],
+        user=per_row(records["user_id"])[order],
+        click=scores["click"][order],
+        conversion=scores["conversion"][order],
+        pctr=_probability(scores["ctr"])[order],
+        pcvr=_probability(scores["cvr"])[order] if "cvr" in scores else None,
+        delta={name: scores[name][order] for name in listwise},
+        fields={name: values[order] for name, values in fields.items()},
+        user_groups={name: per_row(records[f"user_{name}"])[order] for name in config.data.user_groups},
+        items={name: slates.items.values(name) for name in sorted(names)},
+    )
+
+
+def _probability(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))

@@ -1,0 +1,139 @@
+"""One standard PEFT folder per objective: the union of the `shared` tensors and the objective's own."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import TaskType
+from safetensors.torch import save_file
+
+from equipoise.configs.schema import LoraConfig
+from equipoise.export.served import ServedClass
+from equipoise.modeling.adapters import SHARED, adapter_of, lora_config
+from equipoise.modeling.model import SlateModel
+
+POINT_HEAD = "head.safetensors"
+SLATE_HEAD = "slate_head.safetensors"
+VECTOR_HEAD = "vector_head.safetensors"
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class ExportedAdapter:
+    """What was written for one objective: its PEFT task type, tensors, parameters and bytes on disk."""
+
+    objective: str
+    task_type: str
+    tensors: int
+    parameters: int
+    size: int
+
+
+def lora_tensors(model: SlateModel, objective: str, layers_name: str, alone: bool = False) -> dict[str, torch.Tensor]:
+    """The adapter of one objective under the keys that PEFT gives it in a served class.
+
+    Args:
+        model: the trained model.
+        objective: whose tensors join the shared ones.
+        layers_name: full name of the list of layers in the served class.
+        alone: leave the shared ones out; with `objective` "shared", these alone.
+    """
+    trunk, upper = f"backbone.trunk.{model.backbone.layers_name}.", "backbone.upper."
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if adapter_of(name) not in ((objective,) if alone else (SHARED, objective)):
+            continue
+        start, shift = (trunk, 0) if name.startswith(trunk) else (upper, model.backbone.split)
+        number, _, inside = name.removeprefix(start).partition(".")
+        inside = re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", inside)
+        # The towers' layers were taken out of the model's list and count from 0 there.
+        key = f"{PEFT_PREFIX}{layers_name}.{int(number) + shift}.{inside}"
+        tensors[key] = parameter.detach().to("cpu", torch.float32).contiguous().clone()
+    return tensors
+
+
+def write_adapter(
+    folder: Path,
+    model: SlateModel,
+    objective: str,
+    served: ServedClass,
+    lora: LoraConfig,
+    base: str,
+    revision: str | None,
+) -> ExportedAdapter:
+    """Write `folder`: adapter_config.json, adapter_model.safetensors and, beside them, a head that PEFT cannot hold.
+
+    Args:
+        folder: the objective's folder, made here.
+        model: the trained model.
+        objective: its name.
+        served: the stock class that will carry the adapter.
+        lora: the adapters' settings in the run.
+        base, revision: for `base_model_name_or_path` and `revision`.
+    """
+    folder.mkdir(parents=True)
+    tensors = lora_tensors(model, objective, served.layers_name)
+    inside, beside = write_heads(folder, model, objective, served)
+    tensors |= inside
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    classified = served.form == "sequence_classification"
+    task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION
+    write_config(folder, served, lora, task_type, base, revision)
+    written = [*tensors.values(), *beside.values()]
+    return ExportedAdapter(
+        objective=objective,
+        task_type=task_type.value,
+        tensors=len(written),
+        parameters=sum(tensor.numel() for tensor in written),
+        size=sum(file.stat().st_size for file in folder.iterdir()),
+    )
+
+
+def write_heads(
+    folder: Path, model: SlateModel, objective: str, served: ServedClass
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """An objective's head: tensors that go into the adapter's file, and those of the file written beside it."""
+    head = {name: tensor.detach().float().cpu().clone() for name, tensor in model.heads[objective].state_dict().items()}
+    if objective in model.listwise or objective in model.retrieval:
+        save_file(head, folder / (SLATE_HEAD if objective in model.listwise else VECTOR_HEAD))
+        return {}, head
+    score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
+    if served.form == "features":
+        beside = {"score.weight": score} | {key: head[key] for key in head if key.startswith("response.")}
+        save_file(beside, folder / POINT_HEAD)
+        return {}, beside
+    return {f"{PEFT_PREFIX}score.weight": score}, {}
+
+
+def write_config(
+    folder: Path,
+    served: ServedClass,
+    lora: LoraConfig,
+    task_type: TaskType,
+    base: str,
+    revision: str | None,
+    **settings: Any,
+) -> None:
+    """adapter_config.json; `settings` change or add fields of PEFT's config."""
+    fields = {
+        "target_modules": served.target_modules,
+        "modules_to_save": ["score"] if task_type == TaskType.SEQ_CLS else None,
+        **settings,
+    }
+    peft_config = lora_config(
+        lora,
+        fan_in_fan_out=served.fan_in_fan_out,
+        task_type=task_type,
+        base_model_name_or_path=base,
+        revision=revision,
+        inference_mode=True,
+        **fields,
+    )
+    peft_config.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    written = json.loads(path.read_text())
+    written["target_modules"] = sorted(written["target_modules"])  # PEFT writes a set, whose order changes
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

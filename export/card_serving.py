@@ -1,0 +1,216 @@
+"""The part of the model card that says how to serve an export: our own server, vLLM, text-embeddings-inference, ONNX.
+
+What cannot be run where this project is developed is marked as not run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from equipoise.export.golden import Prompt
+
+_OWN = """\
+### `equipoise serve`
+
+All formats, scopes and objectives; ω can be chosen per request:
+
+```bash
+pip install 'equipoise[serve]'
+equipoise serve . --port 8000  # from within this folder
+curl -s http://127.0.0.1:8000/rank -H 'Content-Type: application/json' -d @- <<'REQUEST'
+{request}
+REQUEST
+```
+"""
+
+_VLLM = """\
+### vLLM
+
+Not run here (no GPU); the adapters were held against every rule of vLLM's LoRA loader when they were exported. It needs
+a vLLM that takes classification heads from adapters (pull request 53555, merged by September 2026). vLLM loads the head
+into a base that has one, so give the base a `score` layer once:
+
+```bash
+python - <<'CODE'
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1{revision})
+model.config.pad_token_id = {pad}
+model.save_pretrained("base_with_score")
+AutoTokenizer.from_pretrained("tokenizer").save_pretrained("base_with_score")
+CODE
+vllm serve base_with_score --runner pooling --convert classify \\
+  --enable-lora --max-lora-rank {rank} --max-loras {count} --lora-modules {modules}
+curl -s http://127.0.0.1:8000/classify -H 'Content-Type: application/json' \\
+  -d '{{"model": "{name}", "input": [{ids}], "use_activation": false}}'
+```
+
+`input` takes token ids, laid out as under *Prompts*; text would be tokenised in another way. With
+`"use_activation": false` the answer is the logit, to which `logit_offset` ({offset:.6f} for `{name}`) is added before
+the sigmoid. Expect differences of a few 0.01 in bfloat16; `golden.jsonl` has the exact values.
+"""
+
+_MERGED = """\
+### Merged checkpoints (`merged/`)
+
+One full checkpoint per objective in {dtype}, for servers without LoRA; its logits are within {tolerance:g} of the
+golden ones (absolute below 1, relative above). {kinds} No stock class adds `logit_offset`: it stands in each
+`config.json`, add it before the sigmoid (vLLM, not run here:
+`--pooler-config '{{"logit_bias": X}}'` subtracts X, so X is −logit_offset).
+"""
+
+_MERGED_DECODER = """\
+Pointwise objectives are sequence classifiers (`num_labels` 1, `pad_token_id` set); list-wise ones are bare models with
+`slate_head.safetensors` beside them. Not run here: `vllm serve merged/{name} --runner pooling`."""
+
+_MERGED_ENCODER = """\
+Each is the bare encoder with its head beside it (`head.safetensors` or `slate_head.safetensors`): load it with
+`AutoModel` and go on as under *Loading*, without PEFT."""
+
+_TEI_ENCODER = """\
+### text-embeddings-inference
+
+It serves neither form: it has no mask that keeps the prefix from seeing the candidate, and no head for one token. Use
+`equipoise serve` or the ONNX graph (`equipoise export … --format onnx`).
+"""
+
+_TEI_DECODER = """\
+### text-embeddings-inference
+
+It loads no LoRA adapters, and the classifiers that it documents for `/predict` are of the BERT family, so it gives no
+pCTR for a decoder. Merged bare models of list-wise objectives can be embedded where it knows the architecture (such as
+Qwen2 or Mistral; `--pooling last-token`, `"normalize": false`); the slate head is then yours to apply. Not run here.
+"""
+
+_ALORA = """\
+### Activated LoRA (`alora/`)
+
+The same adapters in PEFT's activated form: `alora/shared` is ordinary LoRA below layer {split}, merged into the base
+once; `alora/NAME` acts on a prompt's last tokens alone, as many as `alora_offsets` says. Called with the number of the
+candidate's tokens it gives the golden logits, and a prefix's keys and values are the same for all objectives:
+
+```python
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from check_formats import load_activated
+
+export = Path(".")  # this folder
+serving = json.loads((export / "serving.json").read_text("utf-8"))
+golden = json.loads((export / "golden.jsonl").read_text("utf-8").splitlines()[0])
+model = load_activated(export, serving, "{name}")  # base + alora/shared merged + alora/{name}
+offset = len(golden["input_ids"]) - golden["prefix_tokens"]
+with torch.inference_mode():
+    output = model(input_ids=torch.tensor([golden["input_ids"]]), alora_offsets=[offset])
+print("{name}", {read}, golden["logit"]["{name}"])
+```
+
+Offsets must be given: `alora_invocation_tokens` ({tokens}) only switches the form on. A server that looks for the last
+invocation tokens of a prompt finds those that end the candidate, and gives other scores: these prompts have no tokens
+that begin a candidate and nothing else. vLLM refuses activated adapters (as of 2026-11-24).
+"""
+
+_ONNX = """\
+### ONNX (`onnx/`)
+
+One graph for all objectives on CPUs, exact (float32, within 1e-4 of the golden logits): a packed slate in, `logit_NAME`
+(without `logit_offset`) and `delta_NAME` out; the prefix is encoded once for all candidates. `onnx_inputs` in
+`check_formats.py` packs a slate:
+
+```python
+import json
+from pathlib import Path
+
+import onnxruntime
+
+from check_formats import onnx_inputs
+
+export = Path(".")  # this folder
+slate = json.loads((export / "golden_slate.json").read_text("utf-8"))
+session = onnxruntime.InferenceSession(str(export / "onnx" / "{graph}"), providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+outputs = dict(zip(names, session.run(None, onnx_inputs(slate["prefix_ids"], slate["candidate_ids"]))))
+print("{name}", outputs["logit_{name}"][0], slate["logit"]["{name}"][0])
+```
+
+{int8}`onnx/report.json` compares AUC and latency with the trained model.
+"""
+
+_INT8 = """\
+`onnx/model_int8.onnx` has the same inputs and outputs; its matrix products run in int8. Single scores move,
+AUC hardly: `onnx/report.json` says by how much.
+"""
+
+
+def serving_section(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
+    """ "## Serving" of the card.
+
+    Args:
+        serving: the content of serving.json.
+        slate: candidates of one golden slate, for an example request.
+    """
+    encoder = serving["mask"] == "prefix"
+    parts = ["## Serving\n", _OWN.format(request=_request(slate)), _vllm(serving, slate)]
+    parts += [_further(serving, encoder), _TEI_ENCODER if encoder else _TEI_DECODER]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
+
+
+def _request(slate: Sequence[Prompt]) -> str:
+    """A body of POST /rank in texts, which need no catalogue."""
+    candidates = [
+        {"item_id": str(number), "text": prompt.item, **({"context": prompt.context} if prompt.context else {})}
+        for number, prompt in enumerate(slate[:3])
+    ]
+    return json.dumps({"prefix": slate[0].prefix, "candidates": candidates}, ensure_ascii=False, indent=1)
+
+
+def _vllm(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
+    served = {name: about for name, about in serving["vllm"].items() if about["serves"]}
+    reasons: dict[str, list[str]] = {}
+    for name, about in serving["vllm"].items():
+        if not about["serves"]:
+            reasons.setdefault(about["why_not"], []).append(f"`{name}`")
+    lines = [f"- not for vLLM: {', '.join(names)} ({why})" for why, names in reasons.items()]
+    if not served:
+        return "### vLLM\n\n" + "\n".join(lines)
+    first = next(iter(served))
+    base = serving["base"]
+    text = _VLLM.format(
+        base=base["path"],
+        revision=f', revision="{base["revision"]}"' if base["revision"] else "",
+        pad=serving["pad_token_id"],
+        rank=max(about["max_lora_rank"] for about in served.values()),
+        count=len(served),
+        modules=" ".join(f"{name}=$PWD/{name}" for name in served),
+        name=first,
+        ids=json.dumps([*slate[0].prefix_ids, *slate[0].candidate_ids]),
+        offset=serving["objectives"][first]["logit_offset"],
+    )
+    return text + ("\n" + "\n".join(lines) + "\n" if lines else "")
+
+
+def _further(serving: Mapping[str, Any], encoder: bool) -> str:
+    """What the folders of further formats hold and how they are called."""
+    name = next(n for n, about in serving["objectives"].items() if about["kind"] == "pointwise")
+    formats, parts = serving["formats"], []
+    if "alora" in formats:
+        classified = serving["objectives"][name]["form"] == "sequence_classification"
+        read = "output.logits[0, 0].item()" if classified else "(head @ output.last_hidden_state[0, -1]).item()"
+        code = _ALORA.format(split=serving["split"], name=name, read=read, tokens=formats["alora"]["invocation_tokens"])
+        if not classified:
+            load = f'head = load_file(export / "alora" / "{name}" / "head.safetensors")["score.weight"][0]\n'
+            code = code.replace("with torch.inference_mode():", load + "with torch.inference_mode():")
+            code = code.replace("from peft import PeftModel", "from safetensors.torch import load_file")
+        else:
+            code = code.replace("from peft import PeftModel\n", "")
+        parts.append(code)
+    if "merged" in formats:
+        about = formats["merged"]
+        kinds = _MERGED_ENCODER if encoder else _MERGED_DECODER.format(name=name)
+        parts.append(_MERGED.format(dtype=about["dtype"], tolerance=about["tolerance"], kinds=kinds))
+    if "onnx" in formats:
+        about = formats["onnx"]
+        parts.append(_ONNX.format(graph=about["graph"], name=name, int8=_INT8 if about["int8"] else ""))
+    return "\n".join(parts)

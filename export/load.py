@@ -1,0 +1,178 @@
+"""Loads an export back into a slate model: the inverse of equipoise.export.adapter_folder.
+
+All objectives share one base, one trunk and one pass again, instead of one PEFT model each.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.data.features import columns_of, read_scales
+from equipoise.data.manifest import file_hash
+from equipoise.export.adapter_folder import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
+from equipoise.export.serving import FILE_NAME, SCHEMA_VERSION
+from equipoise.modeling.adapter_store import copy_into
+from equipoise.modeling.adapters import SHARED
+from equipoise.modeling.backbone import config_hash, load_model_config, resolve_path
+from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.quantized import compute_in
+
+_KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?:[^.]*[^.\d][^.]*\.)*(\d+)\.(.+)\.(lora_[AB])\.weight")
+_SCORE = f"{PEFT_PREFIX}score.weight"
+HEADS = {"pointwise": POINT_HEAD, "listwise": SLATE_HEAD, "retrieval": VECTOR_HEAD}
+_ALIKE = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
+
+
+def read_serving_record(folder: Path) -> dict[str, Any]:
+    """The content of serving.json.
+
+    Raises:
+        UserError: the folder is no export, or one of another version.
+    """
+    path = folder / FILE_NAME
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder} is no export (it holds no {FILE_NAME}): run `equipoise export` first") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: export the run again") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} is not of version {SCHEMA_VERSION}: export the run again with this equipoise")
+    return record
+
+
+def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateModel:
+    """The exported model on the CPU, frozen, in evaluation form, with one output per pointwise head.
+
+    Args:
+        folder: what `equipoise export` wrote.
+        record: its serving.json, read if it is not given.
+
+    Raises:
+        UserError: the folder is no export, a file of it is missing or broken, a tensor has no place in the model, or
+            the base model is not the one that the adapters belong to.
+    """
+    record = read_serving_record(folder) if record is None else record
+    objectives: Mapping[str, Mapping[str, Any]] = record["objectives"]
+    searching: Mapping[str, Mapping[str, Any]] = record.get("retrieval", {})
+    backbone = _backbone(folder, record)
+    lora, adapters = _adapters(folder, {**objectives, **searching}, record["scope"])
+    tensors = _placed(folder, {**objectives, **searching}, adapters, record["split"])
+    pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
+    listwise = [name for name in objectives if name not in pointwise]
+    offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
+    features = columns_of(read_scales(record.get("features", {})))
+    retrieval = {name: int(about["dimension"]) for name, about in searching.items()}
+    model = build_model(backbone, lora, pointwise, listwise, offsets, seed=0, features=features, retrieval=retrieval)
+    layers = f"backbone.trunk.{model.backbone.layers_name}."
+    named = {name.replace("TRUNK.", layers, 1): tensor for name, tensor in tensors.items()}
+    try:
+        copy_into(model, named, str(folder))
+    except UserError as error:
+        raise UserError(f"{folder} lacks tensors or has strange ones, export the run again: {error}") from error
+    if backbone.quantize:
+        compute_in(model, torch.float32)
+    return model.requires_grad_(False).eval()
+
+
+def _backbone(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
+    """The base as the golden logits were made with it, after its fingerprints have been compared."""
+    base = record["base"]
+    backbone = BackboneConfig(
+        path=_base_path(folder, base),
+        revision=base["revision"],
+        split=record["split"],
+        pooling=record["pooling"],
+        attention=record.get("attention", "auto"),
+        quantize="4bit" if base["quantization"] else None,
+    )
+    found = config_hash(load_model_config(backbone))
+    if found != base["config_hash"]:
+        raise UserError(
+            f"{folder} belongs to another base model than {backbone.path} (fingerprint {base['config_hash']}, there "
+            f"{found}): put the right model there"
+        )
+    for name, expected in (base["weights_sha256"] or {}).items():
+        path = Path(backbone.path) / name
+        if not path.is_file() or file_hash(path) != expected:
+            raise UserError(f"{path} is not the base model that {folder} was trained on: put the right file there")
+    return backbone
+
+
+def _base_path(folder: Path, base: Mapping[str, Any]) -> str:
+    """Inside the export, where it lay at export, or where the run's own name of it leads on this machine."""
+    if base["inside_export"]:
+        return str((folder / base["path"]).resolve())
+    path = base["path"]
+    if Path(path).is_absolute() and not Path(path).is_dir():
+        path = resolve_path(base["configured"])
+        if Path(path).is_absolute() and not Path(path).is_dir():
+            raise UserError(f"{folder} needs its base model, but {base['path']} is no folder here: copy it there")
+    return path
+
+
+def _adapters(
+    folder: Path, objectives: Mapping[str, Mapping[str, Any]], scope: Any
+) -> tuple[LoraConfig, dict[str, dict[str, torch.Tensor]]]:
+    """The shape that all adapters share, and the tensors of each objective's folder."""
+    adapters: dict[str, dict[str, torch.Tensor]] = {}
+    shapes: dict[str, dict[str, Any]] = {}
+    modules: set[str] = set()
+    for name, about in objectives.items():
+        path = folder / about["folder"] / "adapter_config.json"
+        try:
+            fields = json.loads(path.read_text("utf-8"))
+            shapes[name] = {ours: fields[theirs] for theirs, ours in _ALIKE.items()}
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is missing or broken: export the run again") from error
+        adapters[name] = _read(folder / about["folder"] / "adapter_model.safetensors")
+        modules |= {match[2] for key in adapters[name] if (match := _KEY.fullmatch(key))}
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        if shape != shapes[first]:
+            raise UserError(f"{folder}: the adapters of {first} and {name} differ in shape: export the run again")
+    return LoraConfig(**shapes[first], targets=sorted(modules), scope=scope), adapters
+
+
+def _placed(
+    folder: Path,
+    objectives: Mapping[str, Mapping[str, Any]],
+    adapters: Mapping[str, Mapping[str, torch.Tensor]],
+    split: int,
+) -> dict[str, torch.Tensor]:
+    """All tensors under their names in the model, where `TRUNK.` stands for its list of layers."""
+    placed: dict[str, torch.Tensor] = {}
+    for name, about in objectives.items():
+        for key, tensor in adapters[name].items():
+            place = f"heads.{name}.score.weight" if key == _SCORE else _place(folder, name, key, split)
+            if not torch.equal(placed.setdefault(place, tensor), tensor):
+                raise UserError(f"{folder}/{name}: the shared tensor {key} is another one there: export the run again")
+        if about["head"]:
+            head = _read(folder / about["folder"] / HEADS[about["kind"]])
+            placed |= {f"heads.{name}.{key}": tensor for key, tensor in head.items()}
+    return placed
+
+
+def _place(folder: Path, objective: str, key: str, split: int) -> str:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise UserError(f"{folder}/{objective}: the tensor {key} has no place in the model: export the run again")
+    number, inside, kind = int(match[1]), match[2], match[3]
+    if number < split:
+        return f"TRUNK.{number}.{inside}.{kind}.{SHARED}.weight"
+    return f"backbone.upper.{number - split}.{inside}.{kind}.{objective}.weight"
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or broken: export the run again") from error

@@ -1,0 +1,132 @@
+"""The chosen operating point: written into the run folder by `equipoise front`, taken into serving.json by exports."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from equipoise.common.atomic import whole_file
+from equipoise.common.errors import UserError
+from equipoise.export.adapter_folder import SLATE_HEAD
+from equipoise.export.card import with_operating_point
+from equipoise.export.serving import FILE_NAME
+from equipoise.modeling.adapter_store import TENSORS, adapters_hash
+
+POINT_FILE = "operating_point.json"
+CARD = "README.md"
+MORE = ("relevance_weights", "value_exponents")
+"""What an earlier choice may have left in an export."""
+
+
+def write_operating_point(run: Path, point: Mapping[str, Any]) -> Path:
+    """Write RUN/operating_point.json, whole or not at all, with the hash of the adapters that it was chosen for.
+
+    Args:
+        run: the run folder.
+        point: `omega` (list-wise objective → ω), `bounds` (→ [lowest, largest] ω that was measured), `note`, and,
+            where the choice has them, `relevance_weights` and `value_exponents`.
+    """
+    path = run / POINT_FILE
+    record = {**point, "adapters": adapters_hash(run / "adapters")}
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return path
+
+
+def read_operating_point(run: Path) -> dict[str, Any]:
+    """What a run's chosen point changes in `operating_point` of serving.json.
+
+    omega, bounds, note, utility and what else the choice weighs, where that has an effect; {} without a choice.
+
+    Raises:
+        UserError: the file cannot be read, or was chosen for other adapters.
+    """
+    path = run / POINT_FILE
+    if not path.is_file():
+        return {}
+    way_out = f"run `equipoise front {run}` again, or delete the file"
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        found = {
+            "omega": {str(name): _weight(value) for name, value in record["omega"].items()},
+            "bounds": {str(name): [_weight(low), _weight(high)] for name, (low, high) in record["bounds"].items()},
+            "note": str(record["note"]),
+        }
+        relevance = {str(name): _weight(value) for name, value in record.get("relevance_weights", {}).items()}
+        exponents = {str(name): _weight(value) for name, value in record.get("value_exponents", {}).items()}
+        chosen_for = record["adapters"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as an operating point: {way_out}") from error
+    if chosen_for != adapters_hash(run / "adapters"):
+        raise UserError(f"{path} was chosen for other adapters than the run holds now: {way_out}")
+    utility = "u = r + Σ ω_k δ_k"
+    if any(weight != 1 for weight in relevance.values()):
+        found["relevance_weights"] = relevance
+        utility = "u = " + " + ".join(f"{weight:g} · log p_{name}" for name, weight in relevance.items())
+        utility += " + log p of the others + Σ ω_k δ_k"
+    if any(exponents.values()):
+        found["value_exponents"] = exponents
+        utility += "".join(f" + {weight:g} · log {name}" for name, weight in exponents.items())
+    found["utility"] = utility
+    return found
+
+
+def _weight(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no weight")
+    return number
+
+
+def check_export(export: Path, run: Path) -> dict[str, Any]:
+    """The serving.json of an export of this very run, whose slate heads are those of its adapters.
+
+    Raises:
+        UserError: the folder is no export, or one of other adapters.
+    """
+    path = export / FILE_NAME
+    try:
+        serving = json.loads(path.read_text("utf-8"))
+        objectives = dict(serving["objectives"])
+        listwise = {name: about["folder"] for name, about in objectives.items() if about["kind"] == "listwise"}
+        has_point = isinstance(serving["operating_point"], dict) and (export / CARD).is_file()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{export} is no export ({FILE_NAME} cannot be read): name one of `equipoise export`"
+        ) from error
+    if not has_point:
+        raise UserError(f"{export} is no complete export: run `equipoise export {run} {export} --overwrite`")
+    tensors = load_file(run / "adapters" / TENSORS)
+    for name, folder in listwise.items():
+        prefix = f"heads.{name}."
+        ours = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        head = export / folder / SLATE_HEAD
+        theirs = load_file(head) if head.is_file() else {}
+        if not ours or set(ours) != set(theirs) or any(not ours[key].equal(theirs[key]) for key in ours):
+            raise UserError(
+                f"{export} holds other adapters than {run} ('{name}' differs): "
+                f"run `equipoise export {run} {export} --overwrite`, which takes the chosen point along"
+            )
+    return serving
+
+
+def update_export(export: Path, run: Path) -> None:
+    """Write the run's chosen point into an export's serving.json and model card, each whole or not at all.
+
+    Raises:
+        UserError: as `read_operating_point` and `check_export`.
+    """
+    serving = check_export(export, run)
+    kept = {key: value for key, value in serving["operating_point"].items() if key not in MORE}
+    serving["operating_point"] = kept | read_operating_point(run)
+    try:
+        card = with_operating_point((export / CARD).read_text("utf-8"), serving)
+    except ValueError as error:
+        raise UserError(f"{export / CARD} is no model card of this version: export again with --overwrite") from error
+    with whole_file(export / CARD) as partial:
+        partial.write_text(card, "utf-8")
+    with whole_file(export / FILE_NAME) as partial:
+        partial.write_text(json.dumps(serving, indent=2, ensure_ascii=False) + "\n", "utf-8")

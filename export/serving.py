@@ -1,0 +1,192 @@
+"""serving.json: everything that a server must know to build the training prompts and to read the scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import BackboneConfig, RunConfig
+from equipoise.data.features import RULES, read_scales
+from equipoise.data.manifest import file_hash
+from equipoise.export.adapter_folder import POINT_HEAD, SLATE_HEAD
+from equipoise.export.served import ServedClass
+from equipoise.modeling.adapter_store import AdapterInfo
+from equipoise.modeling.backbone import load_backbone, load_model_config, resolve_path
+from equipoise.modeling.heads import SlateHead
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.quantized import serving_quantization
+
+SCHEMA_VERSION = 1
+FILE_NAME = "serving.json"
+BASE_FOLDER = "base"
+TOKENIZER_FOLDER = "tokenizer"
+TOLERANCE = 1e-4
+
+LABELS = {
+    "ctr": "pCTR = P(click | impression)",
+    "cvr": "pCVR = P(conversion | click)",
+    "diversity": "δ, added to the log relevance of each candidate: unlike candidates come forward",
+    "fairness": "δ, added to the log relevance of each candidate: provider groups come nearer to their target exposure",
+    "coverage": "δ, added to the log relevance of each candidate: exposure spreads over more of the catalogue",
+}
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """How token ids of a prompt are laid out; the values of equipoise.data.tokens.SlateTokenizer."""
+
+    start_ids: list[int]
+    prefix_end_ids: list[int]
+    candidate_end_ids: list[int]
+    context_separator: str
+    max_prefix: int
+    max_candidate: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout with its rule in words."""
+        return {
+            **vars(self),
+            "rule": (
+                "start_ids + ids(prefix) + prefix_end_ids, then ids(item) + ids(context_separator + context) + "
+                "candidate_end_ids; the three texts are tokenised apart and without special tokens, also where a text "
+                "spells one (split_special_tokens); an empty context adds nothing, its separator neither"
+            ),
+            "truncation": (
+                "the prefix text is cut at its end so that the prefix with its start and end ids has max_prefix ids; "
+                "of a candidate that would have more than max_candidate ids, the item text is cut at its end first"
+            ),
+        }
+
+
+def save_random_base(config: RunConfig, folder: Path) -> None:
+    """Write the un-adapted base of a run with `backbone.init: random`, which no path holds."""
+    whole = config.backbone.model_copy(update={"quantize": None})
+    load_backbone(whole, config.seed).save_pretrained(folder)  # type: ignore[operator]
+
+
+def golden_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
+    """The backbone as it will be served: in float32, a random one from the copy in the export `folder`."""
+    changes: dict[str, Any] = {"dtype": "float32", "checkpointing": False}
+    if backbone.init == "random":
+        changes |= {"path": str(folder / BASE_FOLDER), "init": "pretrained", "revision": None}
+    return backbone.model_copy(update=changes)
+
+
+def base_path(backbone: BackboneConfig) -> str:
+    """Where stock classes find the base: a hub id, an absolute folder, or `base` inside the export."""
+    if backbone.init == "random":
+        return BASE_FOLDER
+    path = resolve_path(backbone.path)
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
+
+
+def base_record(backbone: BackboneConfig, base_hash: str) -> dict[str, Any]:
+    """What identifies the base model; the weights are hashed where their safetensors files are local."""
+    path = base_path(backbone)
+    inside = backbone.init == "random"
+    files = [] if inside else sorted(Path(path).glob("*.safetensors"))
+    return {
+        "path": path,
+        "inside_export": inside,
+        "configured": backbone.path,
+        "init": backbone.init,
+        "revision": None if inside else backbone.revision,
+        "commit": getattr(load_model_config(backbone), "_commit_hash", None),
+        "config_hash": base_hash,
+        "weights_sha256": {file.name: file_hash(file) for file in files} or None,
+        "trained_dtype": backbone.dtype,
+        "quantization": serving_quantization(backbone.quantize),
+    }
+
+
+def choose_pad_id(model_config: Any, tokenizer: Any, candidate_end: list[int]) -> int:
+    """An id to pad with that never ends a prompt: stock classifiers read the last token that is not this id.
+
+    Raises:
+        UserError: the vocabulary has a single token.
+    """
+    known = [getattr(model_config, "pad_token_id", None)]
+    known += [getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "unk")]
+    for token in (*known, 0, 1):
+        if isinstance(token, int) and 0 <= token < model_config.vocab_size and token != candidate_end[-1]:
+            return token
+    raise UserError("backbone.path: no token is left to pad with: choose a backbone with a larger vocabulary")
+
+
+def serving_record(
+    config: RunConfig,
+    info: AdapterInfo,
+    model: SlateModel,
+    served: Mapping[str, ServedClass],
+    layout: PromptLayout,
+    pad_id: int,
+) -> dict[str, Any]:
+    """The content of serving.json.
+
+    Args:
+        config: the run's config.
+        info: what its adapters belong to.
+        model: the trained model.
+        served: per objective the stock class that carries it.
+        layout: of the prompts' ids.
+        pad_id: from `choose_pad_id`.
+    """
+    encoder = model.backbone.encoder
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: _version(name) for name in ("equipoise", "torch", "transformers", "peft")},
+        "base": base_record(config.backbone, info.base_hash),
+        "tokenizer": {"path": TOKENIZER_FOLDER, "configured": config.backbone.tokenizer or config.backbone.path},
+        "prompt": info.prompt,
+        "history": info.history,
+        "layout": layout.to_json(),
+        "features": {
+            name: {**scale.model_dump(), "rule": RULES[scale.scale]}
+            for name, scale in read_scales(info.features).items()
+        },
+        "mask": "prefix" if encoder else "causal",
+        "pooling": model.backbone.pooling,
+        "first_position": model.backbone.first_position,
+        "attn_implementation": "sdpa",
+        "attention": model.backbone.attention,
+        "pad_token_id": pad_id,
+        "split": info.split,
+        "scope": config.lora.scope,
+        "objectives": {name: _objective(name, model, served[name]) for name in model.objectives},
+        "relevance": "r = " + " + ".join(f"log sigmoid(logit_{n} + logit_offset_{n})" for n in model.pointwise),
+        "operating_point": {
+            "omega": dict.fromkeys(model.listwise, 0.0),
+            "utility": "u = r + Σ ω_k δ_k",
+            "note": "all 0 is pure relevance, until an operating point is chosen from a measured Pareto front",
+        },
+        "tolerance": TOLERANCE,
+    }
+
+
+def _objective(name: str, model: SlateModel, served: ServedClass) -> dict[str, Any]:
+    record: dict[str, Any] = {"folder": name, "form": served.form, "meaning": LABELS.get(name, name)}
+    head = model.heads[name]
+    if isinstance(head, SlateHead):
+        width = head.out.in_features
+        return {"kind": "listwise", **record, "head": SLATE_HEAD, "width": width, "heads": head.heads}
+    file = POINT_HEAD if served.form == "features" else None
+    offset = model.offsets[name]
+    return {
+        "kind": "pointwise",
+        **record,
+        "head": file,
+        "logit_offset": offset,
+        "probability": "sigmoid(logit + logit_offset)",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree
+        return None

@@ -1,0 +1,132 @@
+"""equipoise recommend: ranked candidates for every shopper of a file, streaming (docs/recommender.md)."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from equipoise.common.errors import UserError
+from equipoise.data.prefetch import prefetched
+from equipoise.data.requests.table import RequestTable, open_requests, open_table, request_connection
+from equipoise.scoring.columns import parse_omega
+from equipoise.scoring.ranking_file import ranking_file
+from equipoise.serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
+from equipoise.serving.recommender import PreparedRequest, Recommender
+from equipoise.serving.request_error import RequestError
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """What a call may choose: common candidates, how many of the best, ω, ω_value, device, cache and limit."""
+
+    candidates: Path | None = None
+    top: int | None = None
+    omega: str | None = None
+    device: str = "cpu"
+    cache_mb: int = 256
+    max_candidates: int | None = None
+    overwrite: bool = False
+    value_weight: float | None = None
+
+
+Prepared = list[tuple[PreparedRequest, dict[str, str | None]]]
+
+
+def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None:
+    """Rank candidates for all requests of a file and write the rankings to `out`, whole or not at all.
+
+    Raises:
+        UserError: the export, a file or a request cannot be read, or `out` exists.
+    """
+    if out.exists() and not options.overwrite:
+        raise UserError(f"{out} exists: name another file or add --overwrite")
+    if options.top is not None and options.top < 1:
+        raise UserError(f"--top {options.top} leaves nothing: give at least 1")
+    console = Console(highlight=False)
+    with request_connection() as con:
+        table = open_requests(con, users)
+        recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
+        if options.max_candidates is not None:
+            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
+        omega = parse_omega(options.omega, recommender.listwise)
+        common = None
+        if options.candidates is not None:
+            common = common_candidates(con, options.candidates, recommender)
+            if "item_id" in table.kinds:
+                raise UserError(f"{users} has candidates of its own (item_id): drop the column or --candidates")
+        elif "item_id" not in table.kinds:
+            raise UserError(f"{users} has no column item_id: add the candidates, or a common list with --candidates")
+        maker = RequestRows(recommender, table.kinds, table.per_candidate, common)
+        ready = _prepared(table, maker, omega, options)
+        started = time.monotonic()
+        requests, rows = _write(recommender, ready, maker.names, out, table.count(), console)
+    seconds = max(time.monotonic() - started, 1e-9)
+    speed = f"{requests / seconds:,.1f} requests/s"
+    console.print(f"ranked {requests:,} requests in {seconds:,.1f} s ({speed}), {rows:,} rows: {out}", soft_wrap=True)
+
+
+def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender) -> list[dict[str, Any]]:
+    """The candidates of every request, from a file with one row per candidate."""
+    kinds = open_table(con, path, "candidates")
+    if "item_id" not in kinds:
+        raise UserError(f"{path} has no column item_id: add it")
+    most = recommender.limits.candidates
+    rows = con.cursor().sql(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
+    if len(rows) > most:
+        raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
+    texts = [name for name in ("text", "context") if name in kinds]
+    fields = [name for name in recommender.fields["context"] if name in kinds]
+    worth = worth_columns(recommender, kinds)
+    features = [name for name in recommender.fields["features"] if name in kinds]
+    found = [candidate_of(row, texts, fields, worth, features) for row in rows]
+    try:
+        recommender.prepare({"candidates": found, "value_weight": 0.0})
+    except RequestError as error:
+        raise UserError(f"{path}: {error}") from error
+    return found
+
+
+def _prepared(
+    table: RequestTable, maker: RequestRows, omega: dict[str, float] | None, options: RecommendOptions
+) -> Iterator[Prepared]:
+    """The requests of a table, ready for the model, some at a time."""
+    groups = table.requests(maker.columns)
+    while some := list(islice(groups, TOGETHER)):
+        try:
+            yield [
+                (maker.prepare(rows, omega, options.top, options.value_weight), maker.identity(rows)) for rows in some
+            ]
+        except RequestError as error:
+            raise UserError(f"{table.path}: {error}") from error
+
+
+def _write(
+    recommender: Recommender,
+    ready: Iterator[Prepared],
+    names: list[str],
+    out: Path,
+    total: int,
+    console: Console,
+) -> tuple[int, int]:
+    """Rank what is ready while a thread prepares the next; returns how many requests and rows were written."""
+    requests = rows = 0
+    columns = (TextColumn("ranking"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
+    with (
+        ranking_file(out, names, recommender.pointwise, recommender.listwise) as write,
+        Progress(*columns, console=console, transient=True) as bar,
+        closing(prefetched(ready)) as portions,
+    ):
+        task = bar.add_task("ranking", total=total)
+        for portion in portions:
+            rankings = recommender.score_prepared([prepared for prepared, _ in portion])
+            rows += write(ranking_columns(recommender, rankings, [identity for _, identity in portion]))
+            requests += len(portion)
+            bar.advance(task, len(portion))
+    return requests, rows

@@ -1,0 +1,204 @@
+"""`equipoise score RUN REQUESTS OUT`: score requests of any number, streaming, in one process or many.
+
+Many: `accelerate launch -m equipoise.launch.score RUN REQUESTS OUT`. Each process scores blocks of its own and speaks
+with the others at the beginning and the end only. docs/scoring.md describes files and columns.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from equipoise.common.errors import UserError
+from equipoise.configs.load import read_run_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.features import Scales, read_scales
+from equipoise.data.manifest import file_hash
+from equipoise.data.prefetch import prefetched
+from equipoise.data.requests.batches import Portion, RequestBatches
+from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepared_catalogue
+from equipoise.data.requests.files import Block, RequestFile, cut_blocks, find_request_files
+from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.modeling.adapter_store import TENSORS, read_info
+from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.run_model import load_run_model
+from equipoise.scoring.columns import ScoreColumns, parse_omega
+from equipoise.scoring.folder import ScoreFolder
+from equipoise.scoring.progress import ScoreProgress
+from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.out_of_memory import memory_advice
+from equipoise.train.scoring import score_batch
+from equipoise.train.world import World
+
+WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a call may choose: a table of items, the operating point, requests per part, padded tokens per batch."""
+
+    items: Path | None = None
+    omega: str | None = None
+    block: int = 1024
+    max_tokens: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is read: blocks of files, the form of each file, and the items."""
+
+    files: list[RequestFile]
+    blocks: list[Block]
+    forms: dict[Path, RequestForm]
+    catalogue: Catalogue
+
+    @property
+    def ids(self) -> list[str]:
+        """The given of user_id and part, alike in all files."""
+        return _ids(next(iter(self.forms.values())))
+
+
+def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, overrides: Sequence[str] = ()) -> None:
+    """Score all requests, or go on where an earlier call stopped.
+
+    Raises:
+        UserError: the run is unfinished, the requests cannot be read, or `out` holds something else.
+    """
+    config = read_run_config(folder, overrides)
+    info = read_info(folder / "adapters")
+    omega = parse_omega(options.omega, info.listwise)
+    scales = read_scales(info.features)
+    inputs = _open(config, requests, options, scales)
+    columns = ScoreColumns(inputs.ids, list(info.pointwise), info.listwise, omega, inputs.catalogue)
+    accelerator = make_accelerator(config)
+    world = World()
+    target = ScoreFolder(out, _record(folder, config, inputs, options, columns))
+    console = Console(quiet=not accelerator.is_main_process, highlight=False)
+    if accelerator.is_main_process:
+        target.begin(options.overwrite)
+    finished: set[int] = world.gather(target.finished() if accelerator.is_main_process else None)[0]
+    pending = [block for block in inputs.blocks if block.number not in finished]
+    if not pending:
+        console.print(f"all {sum(file.rows for file in inputs.files):,} requests are scored already: {out}")
+        return
+    model = load_run_model(config, folder / "adapters").to(accelerator.device)
+    most = options.max_tokens or config.evaluate.max_tokens
+    model.chunk_tokens = most
+    # Prefix-split attention takes rows of any length; others compare every token of a row with every other.
+    max_row = sys.maxsize if model.backbone.attention == "split" else config.tokens.max_row
+    encoder = is_encoder(load_model_config(config.backbone))
+    tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
+    showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
+    with memory_advice(config, "scoring"), showing as progress:
+        mine = pending[world.rank :: world.size]
+        portions = RequestBatches(inputs.forms, tokenizer, most, max_row, scales).read(mine)
+        write_scores(model, portions, columns, target, accelerator.device, progress)
+        # Waiting here instead of in the barrier, which gives up when another process needs much longer.
+        while not progress.complete():
+            time.sleep(WAIT_SECONDS)
+    world.barrier()
+    console.print(progress.closing_line())
+
+
+def write_scores(
+    model: SlateModel,
+    portions: Iterator[Portion],
+    columns: ScoreColumns,
+    target: ScoreFolder,
+    device: torch.device,
+    progress: ScoreProgress,
+) -> None:
+    """Score portions while a thread makes the next ones, and write the part of each block.
+
+    Raises:
+        UserError: a request cannot be read or a score is not finite; then nothing of its block is written.
+    """
+    with closing(prefetched(portions)) as ready:
+        for portion in ready:
+            with target.writing(portion.block.number, columns.schema) as part:
+                while True:
+                    table = columns.table(portion.requests, score_portion(model, portion, device))
+                    part.add(table)
+                    progress.advance(len(portion.requests), table.num_rows)
+                    if portion.last:
+                        break
+                    portion = next(ready)
+            progress.end_block()
+
+
+def score_portion(model: SlateModel, portion: Portion, device: torch.device) -> dict[str, np.ndarray]:
+    """Scores of all candidates of a portion in the order of its requests, by objective: float64 (N,)."""
+    found: list[dict[str, np.ndarray]] = []
+    rows: list[np.ndarray] = []
+    for batch in portion.batches:
+        with torch.inference_mode():
+            found.append(score_batch(model, batch.to(device)))
+        rows.append(batch.row[batch.slate].numpy())
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return {name: np.concatenate([part[name] for part in found])[order] for name in model.objectives}
+
+
+def _open(config: RunConfig, requests: Path, options: ScoreOptions, scales: Scales) -> Inputs:
+    for name, value in (("--block", options.block), ("--max-tokens", options.max_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value} leaves room for nothing: give at least 1")
+    files = find_request_files(requests)
+    if options.items is not None:
+        catalogue = given_catalogue(options.items, config.data.prompt, list(scales))
+    else:
+        catalogue = prepared_catalogue(config.data.folder, list(scales))
+    forms = {file.path: form_of(file, catalogue, config.data, scales) for file in files}
+    first = next(iter(forms.values()))
+    for form in forms.values():
+        if type(form) is not type(first) or _ids(form) != _ids(first):
+            raise UserError(
+                f"{form.path} and {first.path} have different columns of ids or different forms: score them one by one"
+            )
+        if isinstance(form, PreparedForm) and options.items is None:
+            _refuse_other_items(form.path, catalogue)
+    return Inputs(files, cut_blocks(files, options.block), forms, catalogue)
+
+
+def _ids(form: RequestForm) -> list[str]:
+    return [name for name in ("user_id", "part") if name in form.columns]
+
+
+def _refuse_other_items(path: Path, catalogue: Catalogue) -> None:
+    """Slates of another prepared folder name other items by the same numbers."""
+    beside = path.resolve().parent.parent / "items.parquet"
+    if beside.is_file() and not beside.samefile(catalogue.path):
+        raise UserError(
+            f"{path} was prepared with {beside}, but the run's items are {catalogue.path}: add --items {beside}"
+        )
+
+
+def _record(
+    folder: Path, config: RunConfig, inputs: Inputs, options: ScoreOptions, columns: ScoreColumns
+) -> dict[str, Any]:
+    """What determines the scores. The token budget does not: one that was too large may be lowered to go on."""
+    kept = {"tokens": ..., "backbone": ..., "lora": ..., "data": {"prompt": ..., "history": ...}}
+    items = options.items or inputs.catalogue.path
+    return {
+        "schema_version": 1,
+        "run": str(folder.resolve()),
+        "adapters": file_hash(folder / "adapters" / TENSORS),
+        "requests": [
+            {"file": str(file.path.resolve()), "bytes": file.size, "rows": file.rows, "tail_sha256": file.tail}
+            for file in inputs.files
+        ],
+        "items": {"file": str(items.resolve()), "bytes": items.stat().st_size, "items": len(inputs.catalogue)},
+        "block": options.block,
+        "omega": columns.omega,
+        "columns": columns.schema.names,
+        "settings": config.model_dump(mode="json", include=cast(Any, kept)),
+    }

@@ -1,0 +1,194 @@
+"""Item recall: the best of an export's whole catalogue for one shopper.
+
+    {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}], "prefix"?: text,
+     "bought"?: {item_id: times} or [item_id], "exclude"?: [item_id], "exclude_bought"?: bool, "top"?: number}
+
+`bought` is how often the shopper has bought which items: a repeat purchase is likelier. With `exclude_bought` none of
+them comes back. Ids that the catalogue does not hold are ignored and counted, for items leave a catalogue while
+shoppers' pasts do not change.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.common.errors import UserError
+from equipoise.export.item_index import RecallIndex, read_index
+from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import BESIDE, RequestReader
+from equipoise.serving.values import identifier, kind_of, known_keys, mapping, number, sequence
+
+KEYS = ("request_id", "user", "history", "prefix", "bought", "exclude", "exclude_bought", "top")
+DEFAULT_TOP = 100
+
+
+@dataclass(frozen=True)
+class PreparedRecall:
+    """A request that is ready for the model.
+
+    Attributes:
+        request_id: as given.
+        text_ids: token ids of the shopper's text.
+        bought, times: int64 item numbers, ascending, and float64 counts.
+        exclude: int64 item numbers, ascending, that must not come back.
+        top: how many items are wanted.
+        unknown: ids that the catalogue does not hold.
+    """
+
+    request_id: str | None
+    text_ids: list[int]
+    bought: np.ndarray
+    times: np.ndarray
+    exclude: np.ndarray
+    top: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The best items of the catalogue, best first.
+
+    Attributes:
+        request_id: as given.
+        item_ids, scores: of the items; a score is log p up to a constant of the shopper.
+        titles: where the export knows them.
+        unknown: ids of the request that the catalogue does not hold.
+    """
+
+    request_id: str | None
+    item_ids: list[str]
+    scores: list[float]
+    titles: list[str | None]
+    unknown: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As POST /recall answers."""
+        found = zip(self.item_ids, self.scores, self.titles, strict=True)
+        items = [
+            {"item_id": item, "rank": rank, "score": score, "title": title}
+            for rank, (item, score, title) in enumerate(found, start=1)
+        ]
+        return {"request_id": self.request_id, "items": items, "unknown": self.unknown}
+
+
+class Catalogue:
+    """The searchable catalogue of an export.
+
+    Args:
+        name: of the objective.
+        index: its items' vectors.
+        weights: scale, prior and repeat.
+        item_ids: in the order of the index.
+        titles: by item_id.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        index: RecallIndex,
+        weights: Mapping[str, float],
+        item_ids: Sequence[str],
+        titles: Mapping[str, str],
+    ) -> None:
+        self.name, self.index, self.weights = name, index, dict(weights)
+        self.item_ids, self.titles = list(item_ids), titles
+        self.numbers = {item: number for number, item in enumerate(self.item_ids)}
+
+    @classmethod
+    def load(cls, folder: Path, name: str, item_ids: Sequence[str], titles: Mapping[str, str]) -> "Catalogue":
+        """Open the index that `equipoise export` or `equipoise index` wrote.
+
+        Raises:
+            UserError: it is missing, broken, or of another number of items.
+        """
+        index, about = read_index(folder)
+        if len(index) != len(item_ids):
+            raise UserError(f"{folder} holds {len(index):,} items, the export {len(item_ids):,}: run `equipoise index`")
+        return cls(name, index, about["weights"], item_ids, titles)
+
+    def read(self, reader: RequestReader, request: Any) -> tuple[str, PreparedRecall]:
+        """The shopper's text of a request, and the rest of it, its text not yet tokenised.
+
+        Raises:
+            RequestError: names the field, what is wrong with it and the way out.
+        """
+        request = mapping("the request", request)
+        known_keys("the request", {key: None for key in request if key not in BESIDE}, KEYS)
+        chars = reader.limits.text_chars
+        name = request.get("request_id")
+        times = self._bought(request.get("bought"), reader)
+        excluded = sequence("exclude", request.get("exclude") or [])
+        self._check_count("exclude", len(excluded), reader)
+        leave = [identifier(f"exclude[{place}]", item, chars) for place, item in enumerate(excluded)]
+        hide = request.get("exclude_bought")
+        if hide is not None and not isinstance(hide, bool):
+            raise RequestError("exclude_bought", f"is {kind_of(hide)}: give true or false")
+        known = {self.numbers[item]: count for item, count in times.items() if item in self.numbers}
+        bought = np.array(sorted(known), dtype=np.int64)
+        out = {self.numbers[item] for item in leave if item in self.numbers} | (set(known) if hide else set())
+        prepared = PreparedRecall(
+            request_id=None if name is None else identifier("request_id", name, chars),
+            text_ids=[],
+            bought=bought,
+            times=np.array([known[item] for item in bought], dtype=np.float64),
+            exclude=np.array(sorted(out), dtype=np.int64),
+            top=self._top(request.get("top"), reader.limits.recalled),
+            unknown=len({*times, *leave} - self.numbers.keys()),
+        )
+        return reader.shopper(request), prepared
+
+    def _bought(self, told: Any, reader: RequestReader) -> dict[str, float]:
+        chars = reader.limits.text_chars
+        if told is None:
+            return {}
+        self._check_count("bought", len(told) if isinstance(told, Mapping | list | tuple) else 0, reader)
+        if not isinstance(told, Mapping):
+            given = sequence("bought", told)
+            ids = [identifier(f"bought[{place}]", item, chars) for place, item in enumerate(given)]
+            return {item: float(count) for item, count in Counter(ids).items()}
+        times = {}
+        for item, count in told.items():
+            value = number(f"bought.{str(item)[:40]}", count)
+            if not 0 <= value <= 1e6:
+                raise RequestError(f"bought.{str(item)[:40]}", f"is {value:g}: give how often, from 0 to 1e6")
+            times[identifier("bought", item, chars)] = value
+        return times
+
+    @staticmethod
+    def _check_count(field: str, count: int, reader: RequestReader) -> None:
+        if count > reader.limits.past:
+            raise RequestError(field, f"has {count:,} entries: give at most {reader.limits.past:,}")
+
+    @staticmethod
+    def _top(told: Any, most: int) -> int:
+        if told is None:
+            return min(DEFAULT_TOP, most)
+        value = number("top", told)
+        if value != int(value) or not 1 <= value <= most:
+            raise RequestError("top", f"is {value:g}: give a whole number from 1 to {most:,}")
+        return int(value)
+
+    def search(self, shoppers: np.ndarray, asked: Sequence[PreparedRecall]) -> list[Recalled]:
+        """The answers to some requests.
+
+        Args:
+            shoppers: unit vectors, float32 (requests, D).
+            asked: the requests.
+        """
+        if not asked:
+            return []
+        scale, repeat = self.weights["scale"], self.weights["repeat"]
+        boosts = [(each.bought, repeat * np.log1p(each.times)) for each in asked]
+        most = max(each.top for each in asked)
+        items, scores = self.index.search(shoppers * np.float32(scale), most, [each.exclude for each in asked], boosts)
+        return [self._answer(each, items[row, : each.top], scores[row, : each.top]) for row, each in enumerate(asked)]
+
+    def _answer(self, asked: PreparedRecall, items: np.ndarray, scores: np.ndarray) -> Recalled:
+        found = items >= 0
+        ids = [self.item_ids[item] for item in items[found]]
+        values = [float(score) for score in scores[found]]
+        return Recalled(asked.request_id, ids, values, [self.titles.get(item) for item in ids], asked.unknown)

@@ -1,0 +1,214 @@
+"""`equipoise sweep SWEEP.yaml`: plan many runs, make their data once, execute what is left, list and compare them.
+
+The same plan can run here, as one Slurm array, or under W&B's agent.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from equipoise.common.errors import UserError
+from equipoise.sweep.after import compare_runs
+from equipoise.sweep.board import MOST_ROWS, Board, states_table
+from equipoise.sweep.claim import Claim, claim, make_ready
+from equipoise.sweep.config import SweepConfig, load_sweep
+from equipoise.sweep.data_once import check_folders, make_data
+from equipoise.sweep.job import Outcome, run_job
+from equipoise.sweep.plan import PlannedRun, make_plan, same_settings
+from equipoise.sweep.pool import Pool, share_devices
+from equipoise.sweep.record import read_record
+from equipoise.sweep.slurm import check_listed, submit, write_array
+from equipoise.sweep.wandb_agent import plan_trial, wandb_settings, write_wandb_settings
+from equipoise.sweep.wandb_sync import sync_lines
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What the user asked for.
+
+    Attributes:
+        parallel: runs at the same time, instead of the sweep's number.
+        retry_failed: run failed ones again.
+        dry_run: print the plan alone.
+        collect: run nothing, list the states and end the sweep.
+        only: execute one run, by its index.
+        slurm: write the scripts of an array; `submit` hands them to sbatch.
+        wandb_agent: write the configuration of a W&B sweep.
+        trial: execute the run that W&B's agent asks for.
+    """
+
+    parallel: int | None = None
+    retry_failed: bool = False
+    dry_run: bool = False
+    collect: bool = False
+    only: int | None = None
+    slurm: bool = False
+    submit: bool = False
+    wandb_agent: bool = False
+    trial: bool = False
+
+    def check(self, arguments: Sequence[str]) -> None:
+        """Refuse options that exclude or need each other.
+
+        Raises:
+            UserError: names them.
+        """
+        ways = {
+            "--dry-run": self.dry_run, "--collect": self.collect, "--only": self.only is not None,
+            "--slurm": self.slurm or self.submit, "--wandb-agent": self.wandb_agent, "--trial": self.trial,
+        }  # fmt: skip
+        asked = [name for name, given in ways.items() if given]
+        if len(asked) > 1:
+            raise UserError(f"{asked[0]} and {asked[1]} exclude each other: drop one of them")
+        if arguments and not self.trial:
+            raise UserError(f"'{arguments[0]}': settings stand in the sweep's file; KEY=VALUE belongs to --trial alone")
+        if self.parallel is not None and self.parallel < 1:
+            raise UserError("--parallel must be at least 1: raise it")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "equipoise sweep launches its runs by itself: start it without a launcher, set `accelerate`"
+            )
+
+
+def run(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) -> None:
+    """Do what `options` ask of the sweep in `file`.
+
+    Args:
+        file: SWEEP.yaml.
+        options: of the command line.
+        arguments: settings of a single run, for `--trial`.
+
+    Raises:
+        UserError: the sweep is refused, before anything runs.
+        typer.Exit: 1 where a run failed, 128 + n where signal n ended the sweep.
+    """
+    options.check(arguments)
+    sweep, console = load_sweep(file), Console(highlight=False)
+    if options.trial:
+        raise typer.Exit(_execute(sweep, plan_trial(sweep, arguments), retry_failed=True))
+    plan = make_plan(sweep)
+    check_folders(plan)
+    if options.wandb_agent:
+        _prepare_agent(sweep, file, plan, console)
+        return
+    if options.only is not None:
+        raise typer.Exit(_only(sweep, plan, options))
+    claimed = claim(sweep, plan, options.retry_failed)
+    if options.dry_run:
+        _print_plan(sweep, plan, claimed, console)
+    elif options.slurm or options.submit:
+        _array(sweep, file, plan, claimed, options, console)
+    else:
+        if not options.collect:
+            _local(sweep, plan, claimed, options.parallel or sweep.parallel, console)
+        _end(sweep, plan, console)
+
+
+def _local(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, parallel: int, console: Console) -> None:
+    if not claimed.todo:
+        return
+    devices = share_devices(sweep.gpus, parallel)
+    for planned in claimed.todo:
+        make_ready(sweep, planned, parallel)
+    make_data(claimed.todo)
+    with Board(console, f"sweep {sweep.name}", plan) as board:
+        ended_by = Pool(claimed.todo, devices, board).run()
+    if ended_by is not None:
+        left = len(claim(sweep, plan).todo)
+        console.print(f"stopped, {left} of {len(plan)} runs are left: the same command goes on with them")
+        raise typer.Exit(128 + ended_by)
+
+
+def _end(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
+    """List the states, compare what is finished, and tell by the exit code whether a run failed."""
+    claimed = claim(sweep, plan)
+    if len(plan) <= MOST_ROWS:
+        console.print(states_table(f"sweep {sweep.name}", plan))
+    console.print(
+        f"{len(claimed.finished)} of {len(plan)} runs finished, {len(claimed.failed)} failed, "
+        f"{len(claimed.todo)} to do: {sweep.output}",
+        soft_wrap=True,
+    )
+    for planned in claimed.failed:
+        record = read_record(planned.folder)
+        assert record is not None, "a failed run has a record"
+        console.print(f"failed: {planned.name}: {record.error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"  log: {record.log}", markup=False, soft_wrap=True)
+    if claimed.failed:
+        console.print("run failed ones again with --retry-failed")
+    if sweep.after == "compare" and claimed.finished:
+        compare_runs(sweep, plan, console)
+    lines = sync_lines(sweep.output, plan)
+    if lines:
+        console.print("W&B was offline; send the runs with:")
+        for line in lines:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+    if claimed.failed:
+        raise typer.Exit(1)
+
+
+def _print_plan(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, console: Console) -> None:
+    states = {r.name: name for name, runs in vars(claimed).items() for r in runs}
+    common = [text for text in plan[0].overrides if len(plan) > 1 and all(text in r.overrides for r in plan)]
+    if common:
+        console.print(f"every run: {' '.join(common)}", markup=False, soft_wrap=True)
+    for planned in plan:
+        own = " ".join(text for text in planned.overrides if text not in common)
+        console.print(f"{planned.index}  {states[planned.name]}  {planned.name}  {own}", markup=False, soft_wrap=True)
+    for names in same_settings(plan):
+        console.print(f"note: the same settings: {', '.join(names)}", markup=False, soft_wrap=True)
+    console.print(f"{len(plan)} runs are valid; {len(claimed.todo)} to do, in {sweep.output}", soft_wrap=True)
+
+
+def _only(sweep: SweepConfig, plan: list[PlannedRun], options: SweepOptions) -> int:
+    assert options.only is not None
+    if not 0 <= options.only < len(plan):
+        raise UserError(f"--only {options.only}: the plan has runs 0 to {len(plan) - 1}")
+    check_listed(sweep, plan[options.only])
+    return _execute(sweep, plan[options.only], options.retry_failed)
+
+
+def _execute(sweep: SweepConfig, planned: PlannedRun, retry_failed: bool) -> int:
+    """Execute one run in this process; returns its exit code."""
+    claimed = claim(sweep, [planned], retry_failed)
+    if claimed.todo:
+        make_ready(sweep, planned)
+        outcome = run_job(planned.folder)
+    else:
+        outcome = Outcome.FAILED if claimed.failed else Outcome.FINISHED
+    record = read_record(planned.folder)
+    why = f": {record.error}; see {record.log}" if record and record.error else ""
+    told = {Outcome.STOPPED: "stopped, to be gone on with", Outcome.ELSEWHERE: "executed by another process"}
+    print(f"{planned.name} {told.get(outcome, outcome.name.lower())}{why}", flush=True)
+    return int(outcome)
+
+
+def _array(
+    sweep: SweepConfig, file: Path, plan: list[PlannedRun], claimed: Claim, options: SweepOptions, console: Console
+) -> None:
+    if not claimed.todo:
+        console.print(f"nothing to do: all {len(plan)} runs are finished, or failed (--retry-failed)")
+        return
+    for planned in claimed.todo:
+        make_ready(sweep, planned)
+    make_data(claimed.todo)
+    scripts = write_array(sweep, file, plan, claimed.todo, options.retry_failed)
+    for script in scripts:
+        console.print(f"written: {script}", soft_wrap=True)
+    if options.submit:
+        for script, number in zip(scripts, submit(scripts), strict=True):
+            console.print(f"submitted: {script} as job {number}", soft_wrap=True)
+    else:
+        console.print("hand them to sbatch with --submit, or by hand: the second with --dependency=afterany:JOB")
+
+
+def _prepare_agent(sweep: SweepConfig, file: Path, plan: list[PlannedRun], console: Console) -> None:
+    settings = wandb_settings(sweep, file, plan[0].config)
+    path = write_wandb_settings(settings, sweep.output)
+    console.print(path.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+    count = f" --count {sweep.random.count}" if sweep.random else ""
+    console.print(f"written: {path}. Then:\n  wandb sweep {path}\n  wandb agent{count} SWEEP_ID", soft_wrap=True)

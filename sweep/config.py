@@ -1,0 +1,254 @@
+"""The schema of a sweep: a base configuration and what is varied over it."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from equipoise.common.errors import UserError
+from equipoise.configs.load import explain, read_number, read_settings
+from equipoise.configs.section import Section
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+LONGEST_LABEL = 100
+OWN_KEYS = {"name": "it is made of what differs", "output": "it is the sweep's output and the run's name"}
+
+
+def _numbers(value: Any) -> Any:
+    """Texts such as 3e-4, wherever they stand, as the numbers that the command line reads in them."""
+    if isinstance(value, dict):
+        return {key: _numbers(sub) for key, sub in value.items()}
+    if isinstance(value, list):
+        return [_numbers(sub) for sub in value]
+    return read_number(value) if isinstance(value, str) else value
+
+
+def _label(text: str) -> str:
+    if not LABEL.fullmatch(text) or len(text) > LONGEST_LABEL:
+        raise ValueError(
+            f"'{text}' names a folder: use at most {LONGEST_LABEL} letters, digits and . _ + -, a letter or digit first"
+        )
+    return text
+
+
+def _own(settings: dict[str, Any]) -> dict[str, Any]:
+    for key in settings:
+        name = key.split(".")[0]
+        if name in OWN_KEYS:
+            raise ValueError(f"'{key}' is set by the sweep ({OWN_KEYS[name]}): drop it")
+        if key in ("wandb", "wandb.group"):
+            raise ValueError(
+                f"'{key}' is set by the sweep (the group is its name): drop it, or set wandb.mode and others"
+            )
+    return settings
+
+
+def _listed(run: dict[str, Any]) -> dict[str, Any]:
+    if "name" in run:
+        _label(str(run["name"]))
+    return {**_own({key: value for key, value in run.items() if key != "name"}), **_named(run)}
+
+
+def _named(run: dict[str, Any]) -> dict[str, Any]:
+    return {"name": str(run["name"])} if "name" in run else {}
+
+
+Label = Annotated[str, AfterValidator(_label)]
+Settings = Annotated[dict[str, Any], BeforeValidator(_numbers), AfterValidator(_own)]
+ListedRun = Annotated[dict[str, Any], BeforeValidator(_numbers), AfterValidator(_listed)]
+Values = Annotated[list[Any], BeforeValidator(_numbers), Field(min_length=1)]
+Axis = list[Any] | dict[str, dict[str, Any]]
+
+
+class DrawConfig(Section):
+    """From what a value is drawn, one of: bounds of a (log-)uniform number, bounds of whole numbers, a list."""
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    integers: tuple[int, int] | None = None
+    choice: Values | None = None
+
+    @field_validator("uniform", "log_uniform", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return _numbers(value)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "DrawConfig":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of uniform, log_uniform, integers and choice")
+        bounds = self.uniform or self.log_uniform or self.integers
+        if bounds is not None and not bounds[0] < bounds[1]:
+            raise ValueError(f"{given[0]} needs its lower bound first, not {list(bounds)}")
+        if self.log_uniform is not None and self.log_uniform[0] <= 0:
+            raise ValueError("log_uniform needs bounds above 0")
+        return self
+
+
+class RandomConfig(Section):
+    """`count` draws of all keys in `draw`; each key has a stream of its own, so more draws or keys keep the first."""
+
+    count: PositiveInt
+    seed: Annotated[int, Field(ge=0)] = 0
+    draw: Annotated[dict[str, DrawConfig], Field(min_length=1), AfterValidator(_own)]
+
+
+class EvaluateStepConfig(Section):
+    """The splits that every run is evaluated on after its training."""
+
+    split: Annotated[list[Literal["valid", "test"]], Field(min_length=1)] = Field(default=["test"])
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class SlurmConfig(Section):
+    """How the runs become one Slurm array.
+
+    Attributes:
+        options: of sbatch, without the dashes (`partition: gpu`); true is an option without a value.
+        setup: shell lines before each run, such as `module load cuda`.
+        at_once: tasks that run at the same time; null leaves it to Slurm.
+        after_options: of the job that ends the sweep; null takes `options`.
+    """
+
+    options: dict[str, bool | int | str] = Field(default_factory=dict)
+    setup: list[str] = Field(default_factory=list)
+    at_once: PositiveInt | None = None
+    after_options: dict[str, bool | int | str] | None = None
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "SlurmConfig":
+        for name in (*self.options, *(self.after_options or {})):
+            if name.startswith("-"):
+                raise ValueError(f"option '{name}' is written without its dashes: {name.lstrip('-')}")
+            if name in ("array", "dependency"):
+                raise ValueError(f"option '{name}' is set by the sweep: drop it")
+        return self
+
+
+class MetricConfig(Section):
+    """What a W&B sweep looks at, under the name that training logs it."""
+
+    name: str
+    goal: Literal["maximize", "minimize"]
+
+
+class WandbSweepConfig(Section):
+    """How W&B draws when its agent drives the sweep; `method` null is grid, or random where something is drawn."""
+
+    method: Literal["grid", "random", "bayes"] | None = None
+    metric: MetricConfig | None = None
+    early_terminate: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _metric_where_needed(self) -> "WandbSweepConfig":
+        if self.metric is None and (self.method == "bayes" or self.early_terminate):
+            raise ValueError("method bayes and early_terminate need a metric: add wandb.metric")
+        return self
+
+
+class SweepConfig(Section):
+    """What is run: every cell of `grid` with every draw of `random`, then each of `runs`; all of them per seed.
+
+    Attributes:
+        name: of the sweep; its runs' `wandb.group`.
+        base: the run configuration that everything is varied over.
+        output: folder of the run folders.
+        settings: for every run; axes and runs win over them.
+        grid: axis → its values. A key with a list of values, or any name with labelled sets of settings.
+        runs: single runs as settings, with an optional `name`.
+        seeds: values of `seed`.
+        parallel: runs at the same time on this machine.
+        threads: of each process; null shares the cores among the parallel runs.
+        gpus: that each of the parallel runs gets for itself; null lets every run see all.
+        accelerate: config file of `accelerate launch`; null starts one plain process.
+        after: what ends the sweep.
+    """
+
+    name: Label
+    base: Path
+    output: Path
+    settings: Settings = Field(default_factory=dict)
+    grid: dict[str, Any] = Field(default_factory=dict)
+    runs: list[ListedRun] = Field(default_factory=list)
+    random: RandomConfig | None = None
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    parallel: PositiveInt = 1
+    threads: PositiveInt | None = None
+    gpus: PositiveInt | None = None
+    accelerate: Path | None = None
+    evaluate: EvaluateStepConfig | None = None
+    after: Literal["compare"] | None = None
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    wandb: WandbSweepConfig = Field(default_factory=WandbSweepConfig)
+
+    @field_validator("grid")
+    @classmethod
+    def _axes(cls, grid: dict[str, Any]) -> dict[str, Axis]:
+        return {name: _axis(name, _numbers(values)) for name, values in grid.items()}
+
+    @model_validator(mode="after")
+    def _keys_of_their_own(self) -> "SweepConfig":
+        owners = {f"grid.{name}": _keys(name, axis) for name, axis in self.grid.items()}
+        owners["random.draw"] = set(self.random.draw if self.random else ())
+        if self.seeds:
+            owners |= {"seeds": {"seed"}}
+            if any("seed" in run for run in self.runs):
+                raise ValueError("seeds and a run of `runs` both set 'seed': drop one of them")
+        for one, two in itertools.combinations(owners, 2):
+            for key in sorted(owners[one]):
+                if any(_meet(key, other) for other in owners[two]):
+                    raise ValueError(f"{one} and {two} both set '{key}': let one of them do it")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds names one twice: drop it")
+        if not (self.grid or self.runs or self.random or self.seeds):
+            raise ValueError("nothing is varied: add grid, runs, random or seeds")
+        return self
+
+
+def _axis(name: str, values: Any) -> Axis:
+    """An axis as the plan reads it: a list of values of the key `name`, or label → settings."""
+    if isinstance(values, list) and values:
+        _own({name: None})
+        return values
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f"'{name}' needs a list of values, or labels with settings")
+    for label, settings in values.items():
+        _label(str(label))
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError(f"'{name}.{label}' needs settings, such as {{train.lr: 1.0e-3}}, not {settings!r}")
+    return {str(label): _own(settings or {}) for label, settings in values.items()}
+
+
+def _keys(name: str, axis: Axis) -> set[str]:
+    return {name} if isinstance(axis, list) else {key for settings in axis.values() for key in settings}
+
+
+def _meet(one: str, two: str) -> bool:
+    return one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.")
+
+
+def load_sweep(path: Path) -> SweepConfig:
+    """The validated sweep in a YAML file; its base and its runs are not read yet.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping, or a key is unknown or refused; all faults are named.
+    """
+    try:
+        return SweepConfig.model_validate(read_settings(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, SweepConfig)}") from error

@@ -1,0 +1,63 @@
+"""The Gram matrix of the objectives' gradients over all processes, at the configured level."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from equipoise.configs.balancing import BalancingConfig, Layers
+from equipoise.modeling.boundary import Cotangents, gram_matrix
+from equipoise.train.balancing.moving_gram import nearest_gram
+from equipoise.train.world import World
+
+TrunkLayers = Sequence[Sequence[nn.Parameter]]
+"""The shared adapter's parameters, layer by layer, from the first to the last of the trunk."""
+
+
+class Measure:
+    """From one process's cotangents to the global Gram matrix, float64 (K, K), the same on all processes.
+
+    Args:
+        config: level and whether the processes' noise is taken out.
+        trunk: the shared parameters of each trunk layer; may be empty at level `boundary`.
+        world: the processes of the job.
+        scale: by how much this process's cotangents exceed those of the mean loss (processes / accumulation steps).
+    """
+
+    def __init__(self, config: BalancingConfig, trunk: TrunkLayers, world: World, scale: float) -> None:
+        self.config, self.world, self.scale = config, world, scale
+        self.trunk = [list(layer) for layer in trunk]
+        level = config.level
+        count = min(level.layers, len(trunk)) if isinstance(level, Layers) else len(trunk)
+        self.compared = self.trunk[len(self.trunk) - count :]
+
+    def gram(self, cotangents: Cotangents) -> np.ndarray:
+        """The matrix that the weights come from. Rows of an objective that is not finite somewhere are not finite."""
+        if self.config.level == "boundary":
+            # Every process holds other rows of the same z, so the sum of the local matrices is exact.
+            total = self.world.sum(cotangents.gram())
+            return total.cpu().numpy() / self.scale**2
+        local = cotangents.gradients([p for layer in self.compared for p in layer])
+        summed = gram_matrix(self.world.sum(local)).cpu().numpy() / self.scale**2
+        if not self.config.unbiased:
+            return summed
+        return self._without_noise(summed, self.world.sum(gram_matrix(local)).cpu().numpy() / self.scale**2)
+
+    def _without_noise(self, total: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """(W²·Gram(mean) − Σ_r Gram_r) / (W(W − 1)): only products of gradients of different processes, then made PSD.
+
+        `total` is Gram(mean), `own` is Σ_r Gram_r / W², r's gradient scaled so that their mean is the global one.
+        """
+        size = self.world.size
+        with np.errstate(invalid="ignore"):
+            return nearest_gram((total - own) * size / (size - 1), np.sqrt(np.diag(total)))
+
+    def by_layer(self, cotangents: Cotangents) -> list[np.ndarray]:
+        """The Gram matrix of the shared parameters of each trunk layer, for the log."""
+        sizes = [sum(p.numel() for p in layer) for layer in self.trunk]
+        total = self.world.sum(cotangents.gradients([p for layer in self.trunk for p in layer]))
+        return [gram_matrix(part).cpu().numpy() / self.scale**2 for part in total.split(sizes, dim=1)]
+
+    def finite(self, cotangents: Cotangents) -> np.ndarray:
+        """Whether each objective's cotangents are finite on all processes, bool (K,)."""
+        return np.isfinite(self.world.sum(cotangents.squares()).cpu().numpy())

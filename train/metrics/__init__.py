@@ -1,6 +1,0 @@
-"""Offline metrics of a score table: pointwise, ranking at an operating point, user-group gaps. Numpy only, no torch."""
-
-from train.metrics.pointwise import pointwise_metrics
-from train.metrics.score_table import ScoreTable
-
-__all__ = ["ScoreTable", "pointwise_metrics"]
