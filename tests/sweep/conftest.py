@@ -15,7 +15,7 @@ import yaml
 
 from tests.tiny_run import run_settings, write_config
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 # Runs as `python -m accelerate.commands.launch`: steps of 20 ms, a checkpoint when asked to stop, notes of every call.
 LAUNCHER = """
