@@ -3,7 +3,8 @@
 import torch
 
 from equipoise.configs.load import save_config
-from equipoise.configs.schema import LISTWISE_KINDS, RunConfig
+from equipoise.configs.objectives import LISTWISE_KINDS
+from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import save_adapters
 from equipoise.modeling.model import build_model

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from equipoise.configs.load import read_run_config
-from equipoise.configs.schema import CoverageConfig, DiversityConfig, FairnessConfig, RunConfig
+from equipoise.configs.objectives import CoverageConfig, DiversityConfig, FairnessConfig
+from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.metrics.score_table import ScoreTable

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
-from equipoise.configs.schema import LISTWISE_KINDS, POINTWISE_KINDS, RunConfig
+from equipoise.configs.objectives import LISTWISE_KINDS, POINTWISE_KINDS
+from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import ranking_attributes
 from equipoise.evaluation.front.axes import OBJECTIVE_AXIS, Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights

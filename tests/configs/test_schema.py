@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from equipoise.configs.schema import BalancingConfig, ObjectivesConfig, RunConfig, SplitConfig
+from equipoise.configs.objectives import ObjectivesConfig
+from equipoise.configs.schema import BalancingConfig, RunConfig, SplitConfig
 
 
 def settings(**sections: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import ObjectivesConfig, RunConfig
+from equipoise.configs.objectives import ObjectivesConfig
+from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.sampling import BatchOrder
 from equipoise.modeling.adapters import adapter_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equipoise.configs.schema import ListwiseConfig, ObjectiveConfig
+from equipoise.configs.objectives import ListwiseConfig, ObjectiveConfig
 from equipoise.data.batches import SlateBatch
 from equipoise.train.world import World
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from equipoise.configs.schema import CoverageConfig
+from equipoise.configs.objectives import CoverageConfig
 from equipoise.train.objectives.base import Exposure, Step
 from equipoise.train.objectives.grouped import GroupedObjective
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
-from equipoise.configs.schema import CvrConfig
+from equipoise.configs.objectives import CvrConfig
 from equipoise.train.objectives.base import Objective, Step
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from equipoise.configs.schema import DiversityConfig
+from equipoise.configs.objectives import DiversityConfig
 from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step
 
 

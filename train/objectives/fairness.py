@@ -2,7 +2,7 @@
 
 import torch
 
-from equipoise.configs.schema import FairnessConfig
+from equipoise.configs.objectives import FairnessConfig
 from equipoise.train.objectives.base import Exposure, Step, moving_average
 from equipoise.train.objectives.grouped import GroupedObjective
 

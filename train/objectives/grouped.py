@@ -2,7 +2,7 @@
 
 import torch
 
-from equipoise.configs.schema import GroupedConfig
+from equipoise.configs.objectives import GroupedConfig
 from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step, moving_average
 
 

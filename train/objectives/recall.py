@@ -7,7 +7,7 @@ Shape suffixes: B shoppers of a batch, C items that compete in it, D dimension.
 import torch
 from torch.nn.functional import cross_entropy
 
-from equipoise.configs.schema import RecallConfig
+from equipoise.configs.objectives import RecallConfig
 from equipoise.train.objectives.base import Objective, Step
 
 

@@ -1,6 +1,6 @@
 """From the config's objectives to their classes, pointwise ones first: the order of towers, losses and weights."""
 
-from equipoise.configs.schema import ObjectivesConfig
+from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.train.objectives.base import Objective
 from equipoise.train.objectives.coverage import Coverage
 from equipoise.train.objectives.ctr import Ctr

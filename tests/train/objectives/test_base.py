@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.configs.schema import ObjectivesConfig
+from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.train.objectives.base import Exposure, Step, moving_average
 from equipoise.train.objectives.registry import build_objectives
 

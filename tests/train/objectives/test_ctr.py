@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from equipoise.configs.schema import CtrConfig
+from equipoise.configs.objectives import CtrConfig
 from equipoise.train.objectives.base import Step
 from equipoise.train.objectives.ctr import Ctr
 

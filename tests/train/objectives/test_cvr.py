@@ -7,7 +7,7 @@ from decimal import Decimal, getcontext
 import pytest
 import torch
 
-from equipoise.configs.schema import CvrConfig
+from equipoise.configs.objectives import CvrConfig
 from equipoise.train.objectives.base import Step, Totals
 from equipoise.train.objectives.cvr import Cvr, log1m_product
 

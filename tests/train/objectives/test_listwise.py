@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipoise.configs.schema import CoverageConfig, DiversityConfig, FairnessConfig
+from equipoise.configs.objectives import CoverageConfig, DiversityConfig, FairnessConfig
 from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step
 from equipoise.train.objectives.coverage import Coverage
 from equipoise.train.objectives.diversity import Diversity, attribute_similarity, text_similarity

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from equipoise.configs.schema import CoverageConfig, CtrConfig, CvrConfig, DiversityConfig, FairnessConfig
+from equipoise.configs.objectives import CoverageConfig, CtrConfig, CvrConfig, DiversityConfig, FairnessConfig
 from equipoise.train.objectives.base import Objective, Step, Totals
 from equipoise.train.objectives.coverage import Coverage
 from equipoise.train.objectives.ctr import Ctr

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from equipoise.configs.schema import RecallConfig
+from equipoise.configs.objectives import RecallConfig
 from equipoise.data.recall_texts import RecallBatch
 from equipoise.train.objectives.base import Step
 from equipoise.train.objectives.recall import Recall, retrieval_scores
