@@ -27,7 +27,7 @@ class Slate:
         prefix: token ids, an int array or a list.
         candidates: token ids of each candidate, int arrays or lists.
         item, click, conversion: int arrays, one entry per candidate.
-        log_keep: log of the share of its unclicked candidates that were kept (0 where none was left out).
+        log_sampling_rate: log of the share of its unclicked candidates that were kept (0 where none was left out).
         features: standardised features, float32 (C, F); None where the heads read none.
     """
 
@@ -37,7 +37,7 @@ class Slate:
     item: np.ndarray
     click: np.ndarray
     conversion: np.ndarray
-    log_keep: float = 0.0
+    log_sampling_rate: float = 0.0
     features: np.ndarray | None = None
 
 
@@ -50,7 +50,7 @@ class SlateBatch:
         candidate_tokens: int64 (N, L), index into the flattened R·T tokens, −1 padding.
         slots: int64 (S, M), the candidate in each slot, −1 where a slate is shorter.
         click, conversion: float32 (N,).
-        log_keep: float32 (N,), log of the rate at which the slate's unclicked candidates were sampled.
+        log_sampling_rate: float32 (N,), log of the rate at which the slate's unclicked candidates were sampled.
         item: int64 (N,), item_index.
         slate: int64 (N,), which slate of the batch.
         row: int64 (S,), the slate's number in its split.
@@ -66,7 +66,7 @@ class SlateBatch:
     slots: torch.Tensor
     click: torch.Tensor
     conversion: torch.Tensor
-    log_keep: torch.Tensor
+    log_sampling_rate: torch.Tensor
     item: torch.Tensor
     slate: torch.Tensor
     row: torch.Tensor
@@ -160,7 +160,7 @@ def build_batch(
     told = [slate.features for slate in slates if slate.features is not None]
     if told and len(told) < len(slates):
         raise ValueError("some slates of a batch have features and some have none")
-    per_slate = np.array([slate.log_keep for slate in slates], dtype=np.float32)
+    per_slate = np.array([slate.log_sampling_rate for slate in slates], dtype=np.float32)
     return SlateBatch(
         input_ids=_filled(shape, pad_id, places, np.concatenate([np.asarray(ids, np.int64) for ids in layout.ids])),
         position_ids=_filled(shape, 0, places, np.repeat(position, lengths) + within),
@@ -169,7 +169,7 @@ def build_batch(
         slots=_lined_up(np.cumsum(counts) - counts, counts),
         click=torch.from_numpy(np.concatenate([slate.click for slate in slates]).astype(np.float32)),
         conversion=torch.from_numpy(np.concatenate([slate.conversion for slate in slates]).astype(np.float32)),
-        log_keep=torch.from_numpy(np.repeat(per_slate, counts)),
+        log_sampling_rate=torch.from_numpy(np.repeat(per_slate, counts)),
         item=torch.from_numpy(item),
         slate=torch.from_numpy(np.repeat(np.arange(len(slates)), counts)),
         row=torch.tensor([slate.row for slate in slates]),

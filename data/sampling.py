@@ -123,8 +123,9 @@ def sample_candidates(
     """Keep every clicked candidate and at most `negatives` of the others of one slate, in their order.
 
     Returns:
-        the kept indices (int64), and the log of the share of unclicked candidates that were kept. Sampled odds are the
-        true odds divided by that share, so `logit − log_keep` is the logit that fits the sample (King & Zeng 2001).
+        the kept indices (int64), and the log of the rate at which unclicked candidates were kept. Sampled odds are the
+        true odds divided by that rate, so `logit − log_sampling_rate` is the logit that fits the sample (King & Zeng
+        2001).
     """
     unclicked = int((click == 0).sum())
     if negatives is None or unclicked <= negatives:

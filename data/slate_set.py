@@ -140,7 +140,7 @@ class SlateSet:
         """Slate `row`, tokenised; with `negatives`, at most that many of its unclicked candidates (seeded)."""
         row, tokens = int(row), self.tokens
         first, stop = int(tokens.first[row]), int(tokens.first[row + 1])
-        keep, log_keep = sample_candidates(tokens.click[first:stop], negatives, seed, epoch, row)
+        keep, log_sampling_rate = sample_candidates(tokens.click[first:stop], negatives, seed, epoch, row)
         places = first + keep
         return Slate(
             row=row,
@@ -149,7 +149,7 @@ class SlateSet:
             item=tokens.item[places].astype(np.int64),
             click=tokens.click[places],
             conversion=tokens.conversion[places],
-            log_keep=log_keep,
+            log_sampling_rate=log_sampling_rate,
             features=self._features(places),
         )
 

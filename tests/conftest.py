@@ -128,7 +128,7 @@ def make_model(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., Sl
 def make_slate() -> Callable[..., Slate]:
     """A slate of random tokens: `lengths` gives the number of tokens of every candidate."""
 
-    def build(seed: int, lengths: list[int], prefix: int = 9, row: int = 0, log_keep: float = 0.0) -> Slate:
+    def build(seed: int, lengths: list[int], prefix: int = 9, row: int = 0, log_sampling_rate: float = 0.0) -> Slate:
         rng = np.random.default_rng([seed, 11])
         click = rng.integers(0, 2, len(lengths))
         return Slate(
@@ -138,7 +138,7 @@ def make_slate() -> Callable[..., Slate]:
             item=rng.integers(0, 50, len(lengths)),
             click=click,
             conversion=click * rng.integers(0, 2, len(lengths)),
-            log_keep=log_keep,
+            log_sampling_rate=log_sampling_rate,
         )
 
     return build
@@ -154,7 +154,7 @@ def make_step() -> Callable[..., Step]:
         *,
         click: list[float] | None = None,
         conversion: list[float] | None = None,
-        log_keep: list[float] | None = None,
+        log_sampling_rate: list[float] | None = None,
         attributes: dict[str, list[int]] | None = None,
         pointwise: tuple[str, ...] = ("ctr", "cvr"),
         world: World | None = None,
@@ -167,16 +167,16 @@ def make_step() -> Callable[..., Step]:
             Slate(row, [1], [[2]] * size, zeros[:size], zeros[:size], zeros[:size]) for row, size in enumerate(sizes)
         ]
         batch = build_batch(slates, 8, 0)
-        kept = log_keep or [0.0] * len(sizes)
+        kept = log_sampling_rate or [0.0] * len(sizes)
         labels = {
             "click": torch.tensor(click or [0.0] * count, dtype=dtype),
             "conversion": torch.tensor(conversion or [0.0] * count, dtype=dtype),
-            "log_keep": torch.tensor(kept, dtype=dtype)[batch.slate],
+            "log_sampling_rate": torch.tensor(kept, dtype=dtype)[batch.slate],
             "attributes": {name: torch.tensor(codes) for name, codes in (attributes or {}).items()},
         }
         batch = SlateBatch(**{**vars(batch), **labels})
-        stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
-        totals = totals or Totals(count, float(stands_for), len(sizes))
+        importance_weight = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).sum()
+        totals = totals or Totals(count, float(importance_weight), len(sizes))
         return Step(batch, outputs, totals, world or World(), pointwise)
 
     return build

@@ -174,10 +174,10 @@ class Loop:
             self.balancer.restore(progress.extra["balancer"])
 
     def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
-        stands_for = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep)).sum()
+        importance_weight = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).sum()
         tokens = (batch.segment_ids >= 0).sum()
         known = torch.tensor([batch.click.numel(), batch.slots.shape[0], asked], dtype=torch.float64)
-        mine = torch.cat([known.to(tokens.device), torch.stack([stands_for.double(), tokens.double()])])
+        mine = torch.cat([known.to(tokens.device), torch.stack([importance_weight.double(), tokens.double()])])
         candidates, slates, asking, impressions, tokens_seen = self.world.sum(mine).tolist()
         self._seen["tokens"] += tokens_seen
         return Totals(candidates, impressions, slates), asking > 0

@@ -1,7 +1,7 @@
 """The processes of a job, as sums over all of them.
 
 Convention: a local loss is scaled so that the *mean over processes* of the local losses is the loss of the global
-batch, because engines average gradients. `World.share` does the scaling.
+batch, because engines average gradients. `World.scale_to_global_mean` does the scaling.
 """
 
 from typing import Any
@@ -49,8 +49,8 @@ class World:
         """The sum over processes, differentiable, for losses that all processes compute alike from it."""
         return _SumWithGradient.apply(x, self)
 
-    def share(self, local_sum: torch.Tensor, global_count: torch.Tensor | float) -> torch.Tensor:
-        """This process's share of a global mean: mean over processes of the result = global sum / global count."""
+    def scale_to_global_mean(self, local_sum: torch.Tensor, global_count: torch.Tensor | float) -> torch.Tensor:
+        """This process's part of a global mean: the mean over processes of the result is global sum / global count."""
         return local_sum * self.size / global_count
 
     def broadcast(self, x: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ def small() -> list[Slate]:
             item=np.array([4, 0, 2]),
             click=np.array([1, 0, 0], dtype=np.int8),
             conversion=np.array([1, 0, 0], dtype=np.int8),
-            log_keep=-0.5,
+            log_sampling_rate=-0.5,
         ),
         Slate(
             row=3,
@@ -41,13 +41,13 @@ def test_a_batch_by_hand() -> None:
     assert batch.candidate_tokens.tolist() == [[2, 3, -1], [4, -1, -1], [5, 6, -1], [8, 9, 10]]
     assert batch.slots.tolist() == [[0, 1, 2], [3, -1, -1]]
     assert batch.click.tolist() == batch.conversion.tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert batch.log_keep.tolist() == [-0.5, -0.5, -0.5, 0.0]
+    assert batch.log_sampling_rate.tolist() == [-0.5, -0.5, -0.5, 0.0]
     assert batch.item.tolist() == [4, 0, 2, 1]
     assert batch.slate.tolist() == [0, 0, 0, 1]
     assert batch.row.tolist() == [7, 3]
     assert batch.attributes["brand"].tolist() == [104, 100, 102, 101]
     assert {t.dtype for t in batch.model_inputs().values()} == {torch.int64}
-    assert {batch.click.dtype, batch.conversion.dtype, batch.log_keep.dtype} == {torch.float32}
+    assert {batch.click.dtype, batch.conversion.dtype, batch.log_sampling_rate.dtype} == {torch.float32}
 
 
 def test_a_long_slate_goes_on_in_rows_that_repeat_its_prefix() -> None:

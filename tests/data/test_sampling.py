@@ -66,13 +66,13 @@ def test_a_split_that_fills_no_batch_is_refused() -> None:
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(1, 20), st.integers(0, 10**6))
 def test_all_clicked_and_so_many_others_are_kept(clicks: list[int], negatives: int, seed: int) -> None:
     click = np.array(clicks, dtype=np.int8)
-    kept, log_keep = sample_candidates(click, negatives, seed, 0, 5)
+    kept, log_sampling_rate = sample_candidates(click, negatives, seed, 0, 5)
     unclicked = int((click == 0).sum())
     assert np.array_equal(kept, np.unique(kept))  # each once, in order
     assert set(np.flatnonzero(click)) <= set(kept.tolist())
     left = int((click[kept] == 0).sum())
     assert left == min(unclicked, negatives)
-    assert log_keep == pytest.approx(math.log(left / unclicked) if unclicked else 0.0)
+    assert log_sampling_rate == pytest.approx(math.log(left / unclicked) if unclicked else 0.0)
     again, _ = sample_candidates(click, negatives, seed, 0, 5)
     assert np.array_equal(kept, again)
     everything, rate = sample_candidates(click, None, seed, 0, 5)

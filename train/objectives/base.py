@@ -20,7 +20,7 @@ class Totals:
 
     Attributes:
         candidates: sampled candidates of all processes.
-        impressions: the impressions that they stand for (unclicked ones weighted by 1 / keep rate).
+        impressions: sum of importance weights, 1 / sampling rate for unclicked ones.
         slates: slates of all processes.
     """
 
@@ -84,7 +84,7 @@ class ListwiseObjective(Objective):
 
     def loss(self, step: Step) -> torch.Tensor:
         exposure = Exposure.of(step, self.name, self.options.temperature)
-        pull = step.world.share(exposure.kl_S().sum(), step.totals.slates)
+        pull = step.world.scale_to_global_mean(exposure.kl_S().sum(), step.totals.slates)
         return self.goal(step, exposure) + self.options.beta * pull
 
     @abstractmethod

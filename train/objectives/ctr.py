@@ -11,6 +11,6 @@ class Ctr(Objective):
 
     def loss(self, step: Step) -> torch.Tensor:
         """Mean BCE in nats over the sampled candidates of the global batch."""
-        sampled_logit_N = step.outputs[self.name] - step.batch.log_keep
+        sampled_logit_N = step.outputs[self.name] - step.batch.log_sampling_rate
         total = binary_cross_entropy_with_logits(sampled_logit_N, step.batch.click, reduction="sum")
-        return step.world.share(total, step.totals.candidates)
+        return step.world.scale_to_global_mean(total, step.totals.candidates)

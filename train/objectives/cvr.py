@@ -31,12 +31,12 @@ class Cvr(Objective):
     def loss(self, step: Step) -> torch.Tensor:
         """Mean loss in nats: per sampled candidate for `esmm`, per impression for `ips` and `dr`."""
         if self.options.estimator == "esmm":
-            return step.world.share(self._entire_space(step).sum(), step.totals.candidates)
-        return step.world.share(self._propensity_weighted(step).sum(), step.totals.impressions)
+            return step.world.scale_to_global_mean(self._entire_space(step).sum(), step.totals.candidates)
+        return step.world.scale_to_global_mean(self._propensity_weighted(step).sum(), step.totals.impressions)
 
     def _entire_space(self, step: Step) -> torch.Tensor:
         # Unclicked candidates are sampled, clicked ones are not, so pCVR is the same in the sample and only pCTR moves.
-        click_logit_N = step.outputs["ctr"].detach() - step.batch.log_keep
+        click_logit_N = step.outputs["ctr"].detach() - step.batch.log_sampling_rate
         logit_N = step.outputs[self.name]
         label_N = step.batch.click * step.batch.conversion
         log_p_N = logsigmoid(click_logit_N) + logsigmoid(logit_N)
@@ -49,8 +49,8 @@ class Cvr(Objective):
         error_N = binary_cross_entropy_with_logits(step.outputs[self.name], batch.conversion, reduction="none")
         if self.options.estimator == "ips":
             return observed_N * error_N
-        stands_for_N = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_keep))
+        importance_weight_N = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate))
         imputed_N = softplus(step.outputs[f"{self.name}.1"])
-        doubly_robust_N = stands_for_N * imputed_N + observed_N * (error_N - imputed_N)
+        doubly_robust_N = importance_weight_N * imputed_N + observed_N * (error_N - imputed_N)
         imputation_N = observed_N * (error_N.detach() - imputed_N) ** 2
         return doubly_robust_N + imputation_N

@@ -43,4 +43,4 @@ class Diversity(ListwiseObjective):
             similarity_SMM = attribute_similarity(codes_NA, exposure.slots_SM)
         pi_SM = exposure.pi_SM
         expected_S = torch.einsum("si,sij,sj->s", pi_SM, similarity_SMM.to(pi_SM.dtype), pi_SM)
-        return step.world.share(expected_S.sum(), step.totals.slates)
+        return step.world.scale_to_global_mean(expected_S.sum(), step.totals.slates)

@@ -52,4 +52,4 @@ class Recall(Objective):
         )
         logits_BC = (scores_BC - batch.log_sampled).masked_fill(batch.also, -torch.inf)
         total = cross_entropy(logits_BC, batch.target, reduction="sum")
-        return step.world.share(total, shoppers * step.world.size)
+        return step.world.scale_to_global_mean(total, shoppers * step.world.size)

@@ -138,7 +138,7 @@ def test_two_processes_weigh_as_one_and_agree_to_the_bit(method: str, run_world:
     config = BalancingConfig(method=method)
 
     def work(world: World, accumulate: int) -> torch.Tensor:
-        # The rows of this process, scaled as `World.share` and gradient accumulation scale a loss.
+        # The rows of this process, scaled as `World.scale_to_global_mean` and gradient accumulation scale a loss.
         rows = cotangents.chunk(world.size, dim=1)[world.rank] * world.size / accumulate
         balancer = Balancer("abc", [1.0, 2.0, 0.5], config, world, scale=world.size / accumulate)
         weights = balancer.solve(cotangents_of(rows))

@@ -22,7 +22,7 @@ def test_it_is_log_loss_of_the_corrected_probabilities(make_step: Callable[..., 
     plain = loss(make_step([3, 2], {"ctr": logits}, click=click))
     assert float(plain) == pytest.approx(log_loss(click, torch.sigmoid(logits).numpy()), rel=1e-12)
     kept = [math.log(0.25), math.log(0.5)]
-    sampled = loss(make_step([3, 2], {"ctr": logits}, click=click, log_keep=kept))
+    sampled = loss(make_step([3, 2], {"ctr": logits}, click=click, log_sampling_rate=kept))
     # Odds in the sample are the true odds over the kept share.
     odds = logits.exp() / torch.tensor([0.25, 0.25, 0.25, 0.5, 0.5])
     assert float(sampled) == pytest.approx(log_loss(click, (odds / (1 + odds)).numpy()), rel=1e-12)
@@ -38,8 +38,8 @@ def test_under_sampling_the_truth_is_the_stationary_point(
         total = 0.0
         for click, chance in ((1.0, p), (0.0, (1 - p) * keep)):
             x = torch.tensor([logit], dtype=torch.float64, requires_grad=True)
-            log_keep = [math.log(keep) if corrected else 0.0]
-            loss(make_step([1], {"ctr": x}, click=[click], log_keep=log_keep)).backward()
+            log_sampling_rate = [math.log(keep) if corrected else 0.0]
+            loss(make_step([1], {"ctr": x}, click=[click], log_sampling_rate=log_sampling_rate)).backward()
             total += chance * float(x.grad)
         return total
 

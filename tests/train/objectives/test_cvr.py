@@ -83,7 +83,7 @@ def test_the_truth_is_the_stationary_point_under_sampling(
                 outputs,
                 click=[click],
                 conversion=[conversion],
-                log_keep=[math.log(keep)],
+                log_sampling_rate=[math.log(keep)],
                 totals=Totals(1.0, 1.0, 1.0),
             )
             loss(step, estimator=estimator).backward()
@@ -103,7 +103,7 @@ CTR, CVR, IMPUTED = [-1.0, 0.5, -9.0, 2.0], [0.3, -0.2, 1.1, 0.8], [0.2, -0.4, 0
 def step_by_hand(make_step: Callable[..., Step]) -> Step:
     names = {"ctr": CTR, "cvr": CVR, "cvr.1": IMPUTED}
     outputs = {name: torch.tensor(values, dtype=torch.float64, requires_grad=True) for name, values in names.items()}
-    return make_step([2, 2], outputs, click=CLICK, conversion=CONVERSION, log_keep=[math.log(0.25), 0.0])
+    return make_step([2, 2], outputs, click=CLICK, conversion=CONVERSION, log_sampling_rate=[math.log(0.25), 0.0])
 
 
 def test_ips_by_hand(make_step: Callable[..., Step]) -> None:
@@ -126,10 +126,10 @@ def test_dr_by_hand(make_step: Callable[..., Step]) -> None:
     for i, (click, conversion, ctr, cvr, raw) in enumerate(zip(CLICK, CONVERSION, CTR, CVR, IMPUTED, strict=True)):
         p, c = max(1 / (1 + math.exp(-ctr)), 0.02), 1 / (1 + math.exp(-cvr))
         error, imputed = -math.log(c if conversion else 1 - c), math.log1p(math.exp(raw))
-        stands_for = 1.0 if click or i > 1 else 4.0
-        total += stands_for * imputed + click / p * (error - imputed) + click / p * (error - imputed) ** 2
+        importance_weight = 1.0 if click or i > 1 else 4.0
+        total += importance_weight * imputed + click / p * (error - imputed) + click / p * (error - imputed) ** 2
         slope = 1 / (1 + math.exp(-raw))
-        imputation.append((stands_for - click / p - 2 * click / p * (error - imputed)) * slope / 7)
+        imputation.append((importance_weight - click / p - 2 * click / p * (error - imputed)) * slope / 7)
     objective = Cvr("cvr", CvrConfig(estimator="dr"))
     assert objective.outputs == 2
     value = objective.loss(step)

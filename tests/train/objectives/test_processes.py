@@ -19,7 +19,7 @@ SLATES = [size for part in PARTS for size in part]
 CATEGORY = [0, 0, 1, 0, 2, 1, 1, 3, 0, 2]
 CLICK = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
 CONVERSION = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-LOG_KEEP = [-1.0, 0.0, -0.3, -0.7]
+LOG_SAMPLING_RATE = [-1.0, 0.0, -0.3, -0.7]
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "ctr": lambda: Ctr("ctr", CtrConfig()),
     "esmm": lambda: Cvr("cvr", CvrConfig()),
@@ -39,8 +39,9 @@ def three_steps(name: str, make_step: Callable[..., Step], world: World) -> list
     first_slate = 0 if world.size == 1 else 2 * world.rank
     first = sum(SLATES[:first_slate])
     rows = slice(first, first + sum(sizes))
-    stands_for = sum(
-        1.0 if c else 1.0 / torch.tensor(LOG_KEEP[s]).exp().item() for s, c in zip(slate_numbers(), CLICK, strict=True)
+    importance_weight = sum(
+        1.0 if c else 1.0 / torch.tensor(LOG_SAMPLING_RATE[s]).exp().item()
+        for s, c in zip(slate_numbers(), CLICK, strict=True)
     )
     objective = OBJECTIVES[name]()
     if hasattr(objective, "groups"):
@@ -58,10 +59,10 @@ def three_steps(name: str, make_step: Callable[..., Step], world: World) -> list
             outputs,
             click=CLICK[rows],
             conversion=CONVERSION[rows],
-            log_keep=LOG_KEEP[first_slate : first_slate + len(sizes)],
+            log_sampling_rate=LOG_SAMPLING_RATE[first_slate : first_slate + len(sizes)],
             attributes={"category": CATEGORY[rows]},
             world=world,
-            totals=Totals(10.0, stands_for, 4.0),
+            totals=Totals(10.0, importance_weight, 4.0),
         )
         loss = objective.loss(step)
         loss.backward()
