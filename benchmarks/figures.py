@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy", "torchjd", "LibMTL", "matplotlib")
 
@@ -100,7 +100,7 @@ def report(benchmark: str, figures: Sequence[Mapping[str, Any]], **settings: Any
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Write the record as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 
 TITLES = {
     "candidates": "candidates per slate",
@@ -64,6 +64,6 @@ def draw(path: Path, figures: Sequence[Mapping[str, Any]]) -> None:
         _panel(panel, axis, figures, exponents)
     picture.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         picture.savefig(partial, format="png", dpi=130)
     plt.close(picture)

@@ -14,7 +14,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.lines import Line2D
 
 from benchmarks.toy_problem import STARTS, losses_and_gradients, pareto_set
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 
 COLUMNS = 7
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
@@ -84,7 +84,7 @@ def draw(path: Path, methods: Sequence[Shown]) -> None:
         below.set_xlabel("L1", fontsize=9, labelpad=1)
     _legend(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
     plt.close(figure)
 

@@ -1,14 +1,14 @@
-"""The one error class that a user is meant to see, and how any other error is told in one line."""
+"""The one error class that a user is meant to see, and any other error in one line."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message is one sentence that names the place and the way out.
+    """Something that the user can fix: the message is one sentence that names the place and gives a hint.
 
-    Every command turns it into that sentence on stderr and exit code 2; any other exception is a fault of ours and
-    keeps its traceback.
+    Every command turns it into that sentence on stderr and exit code 2; any other exception is a bug and keeps its
+    traceback.
     """
 
 
-def reason_of(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Kind and message of an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

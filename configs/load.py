@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 
@@ -84,7 +84,7 @@ def read_number(text: str) -> str | float:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the fully resolved configuration, under a temporary name first."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 

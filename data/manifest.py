@@ -1,6 +1,5 @@
 """The manifest of a prepared folder: what lies there, where it came from, and the hashes that prove it."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.data.features import FeatureScale
 
 SCHEMA_VERSION = 1
@@ -102,9 +102,3 @@ class Manifest(BaseModel):
         """Write manifest.json into the folder, last of all files, so that its presence means completeness."""
         text = self.model_dump_json(indent=2) + "\n"
         (Path(folder) / FILE_NAME).write_text(text, encoding="utf-8")
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file as hexadecimal digits, read in blocks."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

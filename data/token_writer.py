@@ -1,10 +1,8 @@
-"""Writes a token cache (docs/slate_format.md), batch after batch, whole or not at all."""
+"""Writes a token cache (docs/slate_format.md), batch after batch, completely or not at all."""
 
 import json
 import math
 import os
-import secrets
-import shutil
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.data.features import CategoryScale, FeatureScale
 from equipoise.data.manifest import Manifest
@@ -42,26 +41,17 @@ def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, t
         UserError: a file of the prepared folder is missing or unreadable.
     """
     manifest = Manifest.read(prepared)
-    folder.parent.mkdir(exist_ok=True)
-    building = folder.with_name(f".{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    building.mkdir()
+    with atomic_dir(folder, keep=_is_whole) as building, _all_cores():
+        _Writer(building, prepared, manifest, tokenizer, tell).write()
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether another process has finished this cache meanwhile; a damaged one is replaced."""
     try:
-        with _all_cores():
-            _Writer(building, prepared, manifest, tokenizer, tell).write()
-        _take_place(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _take_place(building: Path, folder: Path) -> None:
-    """Rename; a damaged cache gives way, and one that another process has finished meanwhile stays."""
-    if folder.exists():
-        try:
-            TokenCache(folder)
-            return
-        except UserError:
-            shutil.rmtree(folder)
-    building.rename(folder)
+        TokenCache(folder)
+    except UserError:
+        return False
+    return True
 
 
 @contextmanager

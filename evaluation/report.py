@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
 from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
 from equipoise.evaluation.metrics.calibration import calibration_bins
@@ -303,5 +303,5 @@ def json_ready(value: Any) -> Any:
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all; NaN becomes null."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(json_ready(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

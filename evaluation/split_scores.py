@@ -11,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import RunConfig
-from equipoise.data.manifest import FILE_NAME, file_hash
+from equipoise.data.manifest import FILE_NAME
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
 from equipoise.modeling.adapter_store import adapters_hash, read_info

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 
 EXACT_UP_TO = 1_000_000
@@ -130,7 +130,7 @@ class RecallIndex:
     def save(self, path: Path) -> None:
         """Write what FAISS has built, under a temporary name first; nothing for an exact index."""
         if self._approximate is not None:
-            with whole_file(path) as partial:
+            with atomic_write(path) as partial:
                 _faiss(required=True).write_index(self._approximate, str(partial))
 
     def _read(self, path: Path) -> Any:
@@ -179,9 +179,9 @@ def write_vectors(folder: Path, vectors: np.ndarray, bias: np.ndarray, about: di
     """Write a catalogue's vectors (I, D) and biases (I,) as .npy files, and what they are as index.json."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in (("vectors", vectors), ("bias", bias)):
-        with whole_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
+        with atomic_write(folder / f"{name}.npy") as partial, partial.open("wb") as file:
             np.save(file, np.ascontiguousarray(array, dtype=np.float32))
-    with whole_file(folder / "index.json") as partial:
+    with atomic_write(folder / "index.json") as partial:
         partial.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
 

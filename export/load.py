@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.features import columns_of, read_scales
-from equipoise.data.manifest import file_hash
 from equipoise.export.adapter_folder import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
 from equipoise.export.serving import FILE_NAME, SCHEMA_VERSION
 from equipoise.modeling.adapter_store import copy_into

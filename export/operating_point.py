@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.export.adapter_folder import SLATE_HEAD
 from equipoise.export.card import with_operating_point
@@ -31,7 +31,7 @@ def write_operating_point(run: Path, point: Mapping[str, Any]) -> Path:
     """
     path = run / POINT_FILE
     record = {**point, "adapters": adapters_hash(run / "adapters")}
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return path
 
@@ -126,7 +126,7 @@ def update_export(export: Path, run: Path) -> None:
         card = with_operating_point((export / CARD).read_text("utf-8"), serving)
     except ValueError as error:
         raise UserError(f"{export / CARD} is no model card of this version: export again with --overwrite") from error
-    with whole_file(export / CARD) as partial:
+    with atomic_write(export / CARD) as partial:
         partial.write_text(card, "utf-8")
-    with whole_file(export / FILE_NAME) as partial:
+    with atomic_write(export / FILE_NAME) as partial:
         partial.write_text(json.dumps(serving, indent=2, ensure_ascii=False) + "\n", "utf-8")

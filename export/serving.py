@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.features import RULES, read_scales
-from equipoise.data.manifest import file_hash
 from equipoise.export.adapter_folder import POINT_HEAD, SLATE_HEAD
 from equipoise.export.served import ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo

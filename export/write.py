@@ -3,9 +3,7 @@
 import gc
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
@@ -71,7 +70,7 @@ def run(run: Path, out: Path, golden: int = 32, overwrite: bool = False, formats
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
-    with _appearing(out) as folder, console.status("exporting") as status:
+    with atomic_dir(out) as folder, console.status("exporting") as status:
         written = _write(run, config, folder, out, golden, formats, console, status.update)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
@@ -101,27 +100,6 @@ def _check_target(run: Path, out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} exists and is no export: name another folder")
     if not overwrite:
         raise UserError(f"{out} holds an earlier export: name another folder or add --overwrite")
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place at the end, or vanishes on any error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    folder = room / "new"
-    folder.mkdir()
-    try:
-        yield folder
-        if out.exists():
-            out.rename(room / "old")
-        try:
-            folder.rename(out)
-        except OSError:
-            if (room / "old").exists():
-                (room / "old").rename(out)
-            raise
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 def _write(

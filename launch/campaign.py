@@ -15,7 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.campaign import Campaign, read_campaign
 from equipoise.data.prefetch import prefetched
@@ -88,7 +88,7 @@ def run(export: Path, path: Path, users: Path, out: Path, options: CampaignOptio
     seconds = time.monotonic() - began
     _write(recommender, scores, allocation.chosen, requests.maker.names, out)
     record = _record(campaign, scores, allocation, caps, gain)
-    with whole_file(out.with_name(out.name + REPORT)) as partial:
+    with atomic_write(out.with_name(out.name + REPORT)) as partial:
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     console.print(
         f"{campaign.name}: {record['shown']:,} exposures for {record['shoppers']:,} shoppers, objective "

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.serving.explain import Explained, explain
 from equipoise.serving.explanation_picture import draw
@@ -45,7 +45,7 @@ def run(export: Path, path: Path, options: ExplainOptions) -> None:
     for each in found.candidates:
         _print(console, each)
     if options.out is not None:
-        with whole_file(options.out) as partial:
+        with atomic_write(options.out) as partial:
             partial.write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
     if options.picture is not None:
         draw(options.picture, found.candidates)

@@ -1,7 +1,6 @@
 """`equipoise index EXPORT`: encode an export's catalogue again, with new items or for another kind of search."""
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write, replace_dir
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import PromptConfig
 from equipoise.data.prompts import piece_fields, render_pieces
@@ -58,13 +57,12 @@ def run(export: Path, items: Path | None, exact: bool | None) -> None:
             console.print(f"{name}: {len(index):,} items, {'exact' if index.exact else 'FAISS'}")
         # Everything is ready: now the files take their places.
         for folder, new in made.items():
-            shutil.rmtree(export / folder / INDEX)
-            new.rename(export / folder / INDEX)
+            replace_dir(new, export / folder / INDEX)
         if items is not None:
-            with whole_file(export / record["catalogue"]["items"]) as partial:
+            with atomic_write(export / record["catalogue"]["items"]) as partial:
                 pq.write_table(table.select([n for n in table.column_names if n != "log_popularity"]), partial)
             record["catalogue"]["count"] = table.num_rows
-            with whole_file(export / FILE_NAME) as partial:
+            with atomic_write(export / FILE_NAME) as partial:
                 partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

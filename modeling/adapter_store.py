@@ -1,6 +1,5 @@
 """The trained part of a model on disk: adapters and heads as safetensors, and what they belong to beside it."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 
 TENSORS = "adapters.safetensors"
 ABOUT = "adapters.json"
@@ -57,9 +57,9 @@ def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: Adapt
         raise ValueError(f"{len(empty)} tensors are empty, the first is {empty[0]}: they were not gathered")
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    with whole_file(folder / TENSORS) as partial:
+    with atomic_write(folder / TENSORS) as partial:
         save_file(contiguous, partial)
-    with whole_file(folder / ABOUT) as partial:
+    with atomic_write(folder / ABOUT) as partial:
         partial.write_text(json.dumps(asdict(info), indent=2))
 
 
@@ -80,8 +80,7 @@ def read_info(folder: Path) -> AdapterInfo:
 def adapters_hash(folder: Path) -> str:
     """The sha256 of the trained tensors in `folder`; raises UserError where there are none."""
     try:
-        with (folder / TENSORS).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(folder / TENSORS)
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no trained adapters: finish `equipoise train` first") from error
 

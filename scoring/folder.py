@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 
 RECORD = "score.json"
@@ -76,7 +76,7 @@ class ScoreFolder:
             if _PART.match(path.name):
                 path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(record) as partial:
+        with atomic_write(record) as partial:
             partial.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _compare(self, path: Path) -> None:
@@ -107,7 +107,7 @@ class ScoreFolder:
     @contextmanager
     def writing(self, number: int, schema: pa.Schema) -> Iterator[PartWriter]:
         """Write the part of a block; it appears when the block ends well, and not at all otherwise."""
-        with whole_file(self.part(number)) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
+        with atomic_write(self.part(number)) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
             writer = PartWriter(file)
             yield writer
             writer.flush()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
@@ -59,7 +59,7 @@ def table_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str,
     if kind is None:
         raise UserError(f"{path} has an unknown ending: use {', '.join(ENDINGS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial, _sink(kind, partial, schema) as put:
+    with atomic_write(path) as partial, _sink(kind, partial, schema) as put:
 
         def write(columns: Mapping[str, Sequence[Any]]) -> int:
             table = pa.table({name: columns[name] for name in schema.names}, schema=schema)

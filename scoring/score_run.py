@@ -17,10 +17,10 @@ import torch
 from rich.console import Console
 
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import Scales, read_scales
-from equipoise.data.manifest import file_hash
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.batches import Portion, RequestBatches
 from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepared_catalogue

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.serving.explain import Explained
 
@@ -33,7 +33,7 @@ def draw(path: Path, candidates: Sequence[Explained]) -> None:
         parts.set_xlabel("utility with the part − without it")
         _bars(terms, list(each.terms), list(each.terms.values()))
         terms.set_title(f"terms of the utility {each.scored.utility:.2f}")
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format=kind, dpi=130)
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.sweep.names import digest
 
@@ -58,7 +58,7 @@ class JobRecord:
 
     def write(self, folder: Path) -> None:
         """Write job.json, whole or not at all."""
-        with whole_file(folder / RECORD) as partial:
+        with atomic_write(folder / RECORD) as partial:
             partial.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

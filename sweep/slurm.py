@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.sweep.config import SweepConfig
 from equipoise.sweep.plan import PlannedRun
@@ -108,6 +108,6 @@ def _script(options: dict[str, bool | int | str], setup: Sequence[str], command:
 
 
 def _write(path: Path, text: str) -> Path:
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_settings
 from equipoise.configs.schema import RunConfig
@@ -65,7 +65,7 @@ def wandb_settings(sweep: SweepConfig, file: Path, example: RunConfig) -> dict[s
 def write_wandb_settings(settings: dict[str, Any], folder: Path) -> Path:
     """Write the configuration of the W&B sweep into the sweep's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / FILE) as partial:
+    with atomic_write(folder / FILE) as partial:
         partial.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return folder / FILE
 

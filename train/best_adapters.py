@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 
 if TYPE_CHECKING:
     import torch  # which those who only read what was kept do not wait for
@@ -63,7 +63,7 @@ class BestAdapters:
         gathered = tensors()
         if self.world.rank == 0:
             save_adapters(self.run / FOLDER, gathered, info)
-            with whole_file(self.run / FOLDER / ABOUT) as partial:
+            with atomic_write(self.run / FOLDER / ABOUT) as partial:
                 partial.write_text(json.dumps(self.known, indent=2))
 
 

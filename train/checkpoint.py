@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from equipoise.common.atomic import replace_dir
 from equipoise.common.errors import UserError
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
@@ -76,8 +77,7 @@ def save_checkpoint(
             "files": files,
         }
         (temporary / STATE).write_text(json.dumps(state, indent=2))
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        replace_dir(temporary, final)
         for old in checkpoints(run)[:-keep]:
             shutil.rmtree(old)
     world.barrier()

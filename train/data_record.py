@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.data.manifest import Manifest
 
 FILE_NAME = "data.json"
@@ -13,5 +13,5 @@ KEPT = {"source", "created", "counts", "splits", "dropped", "notes", "hashes"}
 def write_data_record(manifest: Manifest, folder: Path, run: Path) -> None:
     """Write the counts, splits, notes and hashes of a prepared folder into the run folder, whole or not at all."""
     record = {"folder": str(folder), **manifest.model_dump(mode="json", include=KEPT)}
-    with whole_file(run / FILE_NAME) as partial:
+    with atomic_write(run / FILE_NAME) as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from equipoise.common.errors import UserError, reason_of
+from equipoise.common.errors import UserError, format_error
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.modeling.adapter_store import save_adapters
@@ -181,6 +181,6 @@ class Job:
 
             self.console.print(f"balancing: {draw(run)}; in words: equipoise diagnose {run}", soft_wrap=True)
         except Exception as error:
-            reason = reason_of(error)
+            reason = format_error(error)
             sentence = f"warning: balance.png is not drawn ({reason}): try again with equipoise diagnose {run}"
             self.console.print(sentence, soft_wrap=True, markup=False)

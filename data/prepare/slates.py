@@ -12,11 +12,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.common.atomic_dir import whole_folder
+from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import FeatureScale
-from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts, file_hash
+from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.requests import write_requests
@@ -43,7 +44,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
     """
     tell = progress or (lambda stage, share: None)
     _refuse_foreign_folder(config.folder)
-    with whole_folder(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
+    with atomic_dir(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
         tell("reading the tables", 0.0)
         tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
         _check_names(tables, config)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.common.atomic_dir import whole_folder
+from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.data.simulator.demand import FOLDER
 from equipoise.data.simulator.draws import Draws
@@ -71,7 +71,7 @@ def simulate(
     if block < 1:
         raise UserError(f"--block is {block}: give at least 1")
     shoppers, items = draw_shoppers(settings), draw_items(settings)
-    with whole_folder(folder) as building:
+    with atomic_dir(folder) as building:
         truth = building / FOLDER
         truth.mkdir()
         pq.write_table(_item_table(items), building / "items.parquet")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.configs.load import read_run_config
 from equipoise.evaluation.balance.diagnosis import (
     Diagnosis,
@@ -44,7 +44,7 @@ def draw(run: Path) -> Path:
     title = f"{config.name}: {config.balancing.method}, level {_level(config.balancing.level)}"
     figure = figure_of(history, diagnose(history, names), f"{title}, normalize {config.balancing.normalize}")
     path = run / "balance.png"
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
     return path
 

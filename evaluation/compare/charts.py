@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.evaluation.balance.balance_plot import COLOURS
 from equipoise.evaluation.compare.against_baseline import Changes
@@ -31,7 +31,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     if comparison.fronts is None:
         raise UserError(f"{path}: nothing can be drawn before two metrics are measured: evaluate the runs first")
     figure = figure_of(comparison, comparison.fronts)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.table import Cell, csv_rows, tables
 
@@ -18,14 +18,14 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
         parts.append("\n".join([*lines, *(f"\n{_escaped(sentence)}" for sentence in table.foot)]))
     if comparison.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {_escaped(note)}" for note in comparison.notes))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
     """One row per pool, all metrics unless some were asked for; numbers as they are, empty where there is none."""
     head, rows = csv_rows(comparison, every=not comparison.question.metrics)
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(rows)

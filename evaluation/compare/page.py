@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.curves import Curve, curves, most_points
 from equipoise.evaluation.compare.differences import setting, written
@@ -23,7 +23,7 @@ DIGITS = 4
 
 def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page, whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(page_of(comparison), encoding="utf-8")
 
 

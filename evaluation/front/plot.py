@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.evaluation.front.axes import WORDS
 from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.pareto import Front, front_mask
@@ -28,7 +28,7 @@ STYLE = {
 def draw(path: Path, measurement: Measurement, front: Front, choices: Mapping[str, Choice], title: str, k: int) -> None:
     """Write the picture as PNG, whole or not at all; the arguments are those of `figure_of`."""
     figure = figure_of(measurement, front, choices, title, k)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 
 VERSION = 1
@@ -159,7 +159,7 @@ class ScoreTable:
         header = {"version": VERSION, "item_count": self.item_count, "items": list(self.items)}
         header |= {"origin": origin and dict(origin)}
         metadata = {METADATA_KEY: json.dumps(header).encode()}
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             pq.write_table(pa.table(arrays).replace_schema_metadata(metadata), partial)
 
     @classmethod

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.curves import GROUPS, curves
 from equipoise.evaluation.compare.run_record import SPLITS, RunRecord, read_run
@@ -37,7 +37,7 @@ def write_report(folder: Path, path: Path, split: str | None = None) -> dict[str
     text = whole_page("equipoise.evaluation.run_page", data)
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: the folder {path.parent} does not exist: make it, or name another file")
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return data
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import DataConfig, HistoryConfig, PromptConfig, SplitConfig, TablesConfig
-from equipoise.data.manifest import Manifest, SplitCounts, file_hash
+from equipoise.data.manifest import Manifest, SplitCounts
 from equipoise.data.prepare.shards import slate_schema
 
 Rows = dict[str, list[dict[str, Any]]]

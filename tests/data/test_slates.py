@@ -171,9 +171,9 @@ def test_a_failing_prepare_leaves_the_old_folder_alone(rows: dict, make_config: 
         patch.setattr(slates, "_manifest", fail)
         prepare(config)
     assert Manifest.read(config.folder, verify=True) == before
-    assert not list(config.folder.parent.glob("prepared.tmp*"))
+    assert not list(config.folder.parent.glob("*prepared.tmp*"))
     prepare(config)
-    assert not list(config.folder.parent.glob("prepared.tmp*"))
+    assert not list(config.folder.parent.glob("*prepared.tmp*"))
 
 
 def test_a_folder_with_other_files_is_never_replaced(rows: dict, make_config: Make) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.compare.metric_names import metrics_of
 from equipoise.train.trackers import tracker_run
@@ -62,7 +62,7 @@ def begin(accelerator: "Accelerator", settings: dict[str, Any], run: Path) -> No
     number = tracker.tracker.info.run_id
     if number != read_identity(run):
         tracker.store_init_configuration(settings)
-    with whole_file(run / FILE_NAME) as partial:
+    with atomic_write(run / FILE_NAME) as partial:
         partial.write_text(json.dumps({"id": number, "store": os.environ["MLFLOW_TRACKING_URI"]}, indent=2))
 
 

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from equipoise.common.errors import reason_of
+from equipoise.common.errors import format_error
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:
@@ -18,4 +18,4 @@ def read_identity(path: Path) -> dict[str, Any] | None:
 
 def warn_untold(tracker: str, what: str, error: Exception) -> None:
     """Say that a tracker was not told of something, which lies in the run folder anyway."""
-    logging.getLogger(__name__).warning("%s was not told of %s (%s)", tracker, what, reason_of(error))
+    logging.getLogger(__name__).warning("%s was not told of %s (%s)", tracker, what, format_error(error))

@@ -10,8 +10,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from equipoise.common.atomic import whole_file
-from equipoise.common.errors import UserError, reason_of
+from equipoise.common.atomic import atomic_write
+from equipoise.common.errors import UserError, format_error
 from equipoise.configs.schema import RunConfig
 from equipoise.train.environment import FILE_NAME as ENVIRONMENT
 from equipoise.train.environment import environment
@@ -42,7 +42,7 @@ class Tracking:
         if self.main:
             if not resumed:
                 self.path.write_text("")
-            with whole_file(run / ENVIRONMENT) as partial:
+            with atomic_write(run / ENVIRONMENT) as partial:
                 partial.write_text(json.dumps(where, indent=2))
         if not accelerator.log_with:
             return
@@ -92,7 +92,7 @@ class Tracking:
             return tell()
         except Exception as error:
             self.failed = True
-            reason = reason_of(error)
+            reason = format_error(error)
             logging.getLogger(__name__).warning(
                 "the experiment trackers failed (%s): training goes on, all numbers are in %s", reason, self.path
             )
@@ -103,7 +103,7 @@ class Tracking:
         if not (self.main and self.path.exists()):
             return
         lines = [line for line in self.path.read_text().splitlines() if _is_record_up_to(line, step)]
-        with whole_file(self.path) as partial:
+        with atomic_write(self.path) as partial:
             partial.write_text("".join(f"{line}\n" for line in lines))
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -122,7 +122,7 @@ class Tracking:
         """Write summary.json and close the trackers; returns how an offline W&B run is sent later, if it is one."""
         hint = None
         if self.main:
-            with whole_file(run / "summary.json") as partial:
+            with atomic_write(run / "summary.json") as partial:
                 partial.write_text(json.dumps(summary, indent=2))
         if self.accelerator.log_with:
             if self.main and self.with_wandb:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.common.atomic import whole_file
+from equipoise.common.atomic import atomic_write
 from equipoise.configs.schema import RunConfig
 from equipoise.train.best_adapters import FOLDER as BEST
 from equipoise.train.best_adapters import read_best
@@ -60,7 +60,7 @@ def begin(accelerator: "Accelerator", config: RunConfig, environment: dict[str, 
     wandb_run.define_metric(STEP)
     wandb_run.define_metric("*", step_metric=STEP)
     identity = {"id": wandb_run.id, "project": config.wandb.project, "entity": config.wandb.entity}
-    with whole_file(run / FILE_NAME) as partial:
+    with atomic_write(run / FILE_NAME) as partial:
         partial.write_text(json.dumps({**identity, "mode": config.wandb.mode, "folder": _folder(wandb_run)}, indent=2))
 
 
