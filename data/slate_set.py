@@ -14,10 +14,9 @@ from torch.utils.data import Dataset
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.features import standardised
-from equipoise.data.manifest import Manifest
+from equipoise.data.manifest import Manifest, count_slates
 from equipoise.data.recall_texts import RecallDraws
 from equipoise.data.sampling import BatchOrder, sample_candidates
-from equipoise.data.shard_files import count_slates
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import SplitTokens, TokenCache
 

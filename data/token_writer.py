@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.data.features import CategoryScale, FeatureScale
-from equipoise.data.manifest import Manifest
+from equipoise.data.manifest import Manifest, open_shards
 from equipoise.data.ragged import GrowingArray, RaggedWriter
-from equipoise.data.shard_files import open_shards
 from equipoise.data.token_cache import FILE_NAME, FORMAT, TextCounts, TokenCache
 from equipoise.data.tokens import SlateTokenizer, candidate_cut
 

@@ -1,21 +1,33 @@
-"""What a server needs beside the adapters: the items by id, limits, and real requests to try."""
+"""What a server needs next to the adapters: items by id, vectors of the catalogue, limits, and requests to try."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.configs.schema import RunConfig
+from equipoise.configs.schema import LoraConfig, RunConfig
 from equipoise.data.features import CategoryScale
 from equipoise.data.prompts import is_missing
+from equipoise.data.recall_texts import Positives, TextLayout
 from equipoise.data.slate_set import SlateSet
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.export.adapters import VECTOR_HEAD, ServedClass, serve_as, write_adapter
+from equipoise.export.item_index import RecallIndex, write_vectors
+from equipoise.modeling.heads import VectorHead
+from equipoise.modeling.model import SlateModel
+from equipoise.modeling.text_vectors import score_weights, text_vectors
+from equipoise.train.token_caches import find_tokens
 from equipoise.train.validation import spread_rows
 
 ITEMS = "items.parquet"
 EXAMPLES = "examples.jsonl"
-MOST_EXAMPLES = 20
+INDEX = "index"
+SCORE = "scale * dot(u, v_i) + prior * log p_i + repeat * log(1 + times bought); u, v unit vectors"
+MAX_EXAMPLES = 20
 EXAMPLE_CANDIDATES = 30
 
 
@@ -42,7 +54,7 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
             table = rest.append_column(name, pa.array(values, kind))
     pq.write_table(table, folder / ITEMS, compression="zstd")
     ids = items.column("item_id").to_pylist()
-    examples = [_example(slates.rows[row], ids, features) for row in spread_rows(len(slates), MOST_EXAMPLES)]
+    examples = [_make_example(slates.rows[row], ids, features) for row in spread_rows(len(slates), MAX_EXAMPLES)]
     lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
     (folder / EXAMPLES).write_text("".join(lines), "utf-8")
     return {
@@ -51,9 +63,9 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     }
 
 
-def _example(record: dict[str, Any], ids: list[str], features: list[str]) -> dict[str, Any]:
+def _make_example(record: dict[str, Any], ids: list[str], features: list[str]) -> dict[str, Any]:
     """One test request as JSON, with a name, and the places of what was clicked and converted."""
-    places = _places(record["click"])
+    places = _choose_shown(record["click"])
     chosen = [(ids[record["item"][place]], record["context"][place]) for place in places]
     candidates: list[dict[str, Any]] = [
         {"item_id": item} | ({"context": context} if context else {}) for item, context in chosen
@@ -74,7 +86,7 @@ def _example(record: dict[str, Any], ids: list[str], features: list[str]) -> dic
     }
 
 
-def _places(click: list[int]) -> list[int]:
+def _choose_shown(click: list[int]) -> list[int]:
     """Which candidates an example shows: all, or the clicked ones and some others, in the order they were shown in."""
     if len(click) <= EXAMPLE_CANDIDATES:
         return list(range(len(click)))
@@ -82,3 +94,104 @@ def _places(click: list[int]) -> list[int]:
     others = [place for place, label in enumerate(click) if not label]
     spread = spread_rows(len(others), EXAMPLE_CANDIDATES - len(clicked))
     return sorted([*clicked, *(others[place] for place in spread)])
+
+
+def export_recall(
+    folder: Path,
+    config: RunConfig,
+    model: SlateModel,
+    base: tuple[str, str | None],
+    tokenizer: Any,
+    slates: SlateSet,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write the adapter and the index of every objective of retrieval; returns their part of serving.json.
+
+    Args:
+        folder: of the export.
+        config: of the run, whose training split gives the items' popularity.
+        model: the trained model.
+        base: path and revision of the base for adapter_config.json.
+        tokenizer: the backbone's Hugging Face tokenizer.
+        slates: any split of the run's data, for its items.
+        tell: is told how far it is.
+    """
+    if not model.retrieval:
+        return {}
+    served = serve_as(model.backbone.config, "features", config.lora.targets)
+    assert served is not None, "every backbone has a class without head"
+    log_popularity = Positives(SlateSet(config.data.folder, "train", find_tokens(config)).tokens).log_popularity()
+    ids, texts = SlateTokenizer(tokenizer, config.tokens, model.backbone.encoder, list), slates.items.texts
+    records = {}
+    for name in model.retrieval:
+        records[name] = write_retrieval(folder / name, model, name, served, config.lora, base)
+        vectors = item_vectors(model, name, ids, texts, tell)
+        write_index(folder / name / INDEX, vectors, log_popularity, records[name]["weights"])
+    return {"retrieval": records}
+
+
+def item_vectors(
+    model: SlateModel,
+    name: str,
+    tokenizer: SlateTokenizer,
+    texts: Sequence[str],
+    tell: Callable[[str], None],
+) -> np.ndarray:
+    """Unit vectors of items, float32 (items, D), by their texts."""
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(f"encoding items for {name}: {done:,} of {len(texts):,}")
+
+    ids = tokenizer.candidates(list(texts), [""] * len(texts))
+    return text_vectors(model, name, TextLayout(tokenizer, tokenizer.limits.max_row), ids, progress=progress)
+
+
+def write_index(
+    folder: Path,
+    vectors: np.ndarray,
+    log_popularity: np.ndarray,
+    weights: dict[str, float],
+    exact: bool | None = None,
+) -> RecallIndex:
+    """Write what `item_index.read_index` reads; with FAISS where the catalogue is large (or as asked)."""
+    bias = (weights["prior"] * log_popularity).astype(np.float32)
+    index = RecallIndex(vectors, bias, exact, length=weights["scale"])
+    about = {
+        "items": len(vectors),
+        "dimension": int(vectors.shape[1]),
+        "exact": index.exact,
+        "weights": weights,
+        "length": index.length,
+    }
+    write_vectors(folder, vectors, bias, about)
+    index.save(folder / "index.faiss")
+    return index
+
+
+def write_retrieval(
+    folder: Path, model: SlateModel, name: str, served: ServedClass, lora: LoraConfig, base: tuple[str, str | None]
+) -> dict[str, Any]:
+    """Write adapter_config.json, adapter_model.safetensors and the head into `folder`; its part of serving.json.
+
+    Args:
+        folder: the objective's folder, made here.
+        model: the trained model.
+        name: of the objective.
+        served: the stock class without a head.
+        lora: the adapters' settings in the run.
+        base: path and revision of the base for adapter_config.json.
+    """
+    write_adapter(folder, model, name, served, lora, *base)
+    head = cast(VectorHead, model.heads[name])
+    return {
+        "kind": "retrieval",
+        "folder": folder.name,
+        "head": VECTOR_HEAD,
+        "dimension": head.project.out_features,
+        "pooling": "mean" if model.backbone.encoder else "last",
+        "score": SCORE,
+        "weights": score_weights(model, name),
+    }

@@ -1,24 +1,50 @@
-"""The formats of an export: which are asked for, which a run can have, and writing those beyond plain adapters."""
+"""The formats of an export beyond plain adapters: which are asked for, which a run can have, and writing them.
 
-from collections.abc import Mapping
+Merged: one full checkpoint per objective, its adapter merged into the base, for servers without LoRA.
+
+alora: the activated-LoRA form (Greenewald et al. 2025, arXiv 2504.12397) of decoders trained with `lora.scope:
+candidates`. `alora/shared` is ordinary LoRA in the layers below the split, meant to be merged into the base;
+`alora/NAME` is PEFT's activated LoRA in the layers above it, which acts from `alora_offsets` tokens before the end of
+a prompt on: called with the number of the candidate's tokens it is exactly what was trained.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import TaskType
 from rich.console import Console
+from safetensors.torch import save_file
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import RunConfig
-from equipoise.export.activated import why_not_activated, write_activated
-from equipoise.export.merged import DTYPES, merged_bytes, need_room, refuse_merged, write_merged
-from equipoise.export.onnx_graph import INT8, refuse_onnx, write_graph, write_int8
-from equipoise.export.onnx_report import measure_graphs
-from equipoise.export.served import ServedClass
+from equipoise.configs.schema import LoraConfig, RunConfig
+from equipoise.export.adapters import (
+    PEFT_PREFIX,
+    POINT_HEAD,
+    SLATE_HEAD,
+    ServedClass,
+    lora_tensors,
+    write_config,
+    write_heads,
+)
+from equipoise.export.golden_check import load_adapter
+from equipoise.export.onnx import INT8, refuse_onnx, write_graph, write_int8
+from equipoise.export.onnx_check import measure_graphs
 from equipoise.export.vllm_rules import check_adapter, why_not_vllm
+from equipoise.modeling.adapters import SHARED, adapter_of
 from equipoise.modeling.backbone import is_encoder, load_model_config
 from equipoise.modeling.model import SlateModel
 
 NAMES = ("peft", "merged", "onnx")
+MERGED, ACTIVATED = "merged", "alora"
+"""Folders in an export."""
+
+DTYPES = {"float32": 1e-4, "bfloat16": 0.05}
+"""dtype → how far a checkpoint's logits may be from the golden ones (absolute below 1, relative above)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +103,7 @@ class Formats:
             return
         size = merged_bytes(model, self.dtype)
         console.print(f"merged checkpoints will take about {size / 2**20:,.0f} MiB in {self.dtype}")
-        need_room(folder, size)
+        check_disk_space(folder, size)
 
 
 def judge_for_vllm(
@@ -135,3 +161,141 @@ def write_from_adapters(formats: Formats, folder: Path, record: dict[str, Any]) 
     if not formats.merged:
         return {}
     return {"merged": write_merged(folder, record, formats.dtype, record["objectives"])}
+
+
+def refuse_merged(scope: str, quantized: bool) -> None:
+    """Refuse runs whose merged checkpoints would give other scores.
+
+    Raises:
+        UserError: says which setting forbids it, and the ways out.
+    """
+    if scope == "candidates":
+        raise UserError(
+            "--format merged: these adapters act on candidate tokens alone (lora.scope: candidates), merged they would "
+            "also change the prefix: serve the export with `equipoise serve`, use alora/ (decoders) or --format onnx "
+            "(encoders), or train with lora.scope=all"
+        )
+    if quantized:
+        raise UserError(
+            "--format merged: the adapters were trained on a base packed to 4 bits, and merged into the base in full "
+            "they give other scores: serve the peft format on the packed base, or train without backbone.quantize"
+        )
+
+
+def merged_bytes(model: SlateModel, dtype: str) -> int:
+    """Size of all checkpoints, from the base's parameters; heads and tokenizers add a little."""
+    base = sum(p.numel() for name, p in model.backbone.named_parameters() if adapter_of(name) is None)
+    return base * getattr(torch, dtype).itemsize * len(model.objectives)
+
+
+def check_disk_space(folder: Path, size: int) -> None:
+    """Refuse before anything large is written.
+
+    Args:
+        folder: an existing one on the disk in question.
+        size: bytes that will be written.
+
+    Raises:
+        UserError: the disk has less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"--format merged: the checkpoints take about {size / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB: "
+            "make room, export elsewhere, or add --dtype bfloat16"
+        )
+
+
+def write_merged(folder: Path, serving: dict[str, Any], dtype: str, objectives: Iterable[str]) -> dict[str, Any]:
+    """Write `folder`/merged/NAME for every objective; returns the entry in serving.json.
+
+    Args:
+        folder: of the export, its adapters already written.
+        serving: the content of serving.json.
+        dtype: of the weights, a key of DTYPES; merging itself is done in float32.
+        objectives: their names.
+    """
+    for name in objectives:
+        about = serving["objectives"][name]
+        target = folder / MERGED / name
+        model = load_adapter(folder, serving, name).merge_and_unload(safe_merge=True)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # the stock pooler is not read
+        if "logit_offset" in about:
+            model.config.logit_offset = about["logit_offset"]  # no stock class adds it: a note for who serves
+        model.to(getattr(torch, dtype)).save_pretrained(target)
+        shutil.copytree(folder / serving["tokenizer"]["path"], target, dirs_exist_ok=True)
+        for head in (POINT_HEAD, SLATE_HEAD):
+            if (folder / about["folder"] / head).is_file():
+                shutil.copyfile(folder / about["folder"] / head, target / head)
+    return {"folder": MERGED, "dtype": dtype, "tolerance": DTYPES[dtype]}
+
+
+def why_not_activated(scope: str, encoder: bool, quantized: bool) -> str | None:
+    """Why a run has no activated form, where that is worth a sentence; None where it has one, or needs none."""
+    if scope == "all":
+        return None
+    if encoder:
+        return "activated LoRA counts tokens from the end of a causal prompt, so encoders have no such form"
+    if quantized:
+        return "activated LoRA needs the shared adapter merged into the base, which a base packed to 4 bits refuses"
+    return None
+
+
+def write_activated(
+    folder: Path,
+    model: SlateModel,
+    served: Mapping[str, ServedClass],
+    lora: LoraConfig,
+    base: str,
+    revision: str | None,
+    invocation: list[int],
+) -> dict[str, Any]:
+    """Write `folder`/alora; returns its entry in serving.json.
+
+    Args:
+        folder: of the export.
+        model: the trained model, a decoder.
+        served: per objective the stock class that carries it.
+        lora: the adapters' settings in the run.
+        base, revision: for adapter_config.json.
+        invocation: token ids for `alora_invocation_tokens`, which switches the activated form on.
+    """
+    # One class for the shared adapter: the bare model inside a classifier serves the list-wise objectives.
+    carrier = served[model.pointwise[0]]
+    _write_adapter(folder / ACTIVATED / SHARED, model, SHARED, carrier, lora, base, revision, None)
+    for name in model.objectives:
+        _write_adapter(folder / ACTIVATED / name, model, name, served[name], lora, base, revision, invocation)
+    return {
+        "folder": ACTIVATED,
+        "shared": f"{ACTIVATED}/{SHARED}",
+        "shared_form": carrier.form,
+        "invocation_tokens": invocation,
+        "call": "alora_offsets = [number of the candidate's tokens, with what follows it in the row]",
+    }
+
+
+def _write_adapter(
+    folder: Path,
+    model: SlateModel,
+    adapter: str,
+    served: ServedClass,
+    lora: LoraConfig,
+    base: str,
+    revision: str | None,
+    invocation: list[int] | None,
+) -> None:
+    folder.mkdir(parents=True)
+    tensors = lora_tensors(model, adapter, served.layers_name, alone=True)
+    modules = sorted({key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in tensors})
+    # PEFT gives every SEQ_CLS adapter a head of its own, which the shared one has not.
+    classified = served.form == "sequence_classification" and adapter != SHARED
+    if adapter != SHARED:
+        inside, _ = write_heads(folder, model, adapter, served)
+        tensors |= inside
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings: dict[str, Any] = {"target_modules": modules, "alora_invocation_tokens": invocation}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="aLoRA is currently only supported for CAUSAL_LM")  # offsets are ours
+        task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION
+        write_config(folder, served, lora, task_type, base, revision, **settings)

@@ -1,6 +1,11 @@
-"""Golden prompts: real prompts of the test split with the scores of the trained model, each scored alone."""
+"""Golden prompts of an export with the trained model's own scores, and the check of them without this project."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +15,39 @@ import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.features import Scales, standardised
-from equipoise.export.serving import TOLERANCE
+from equipoise.data.prompts import is_missing
+from equipoise.data.slate_set import SlateSet
+from equipoise.data.tokens import SlateTokenizer
+from equipoise.export.serving_record import TOLERANCE, PromptLayout
 from equipoise.modeling.model import SlateModel
 
 PROMPTS = "golden.jsonl"
 SLATE = "golden_slate.json"
+SLATE_CANDIDATES = 8
+"""How many candidates of one slate are scored together, at most."""
+
+CHECK = "check_golden.py"
+PROJECT = ("benchmarks", "equipoise", "tests")
+FORMATS_CHECK = "check_formats.py"
+
+# An installed project would be importable even in isolated mode, so its packages are blocked by name.
+_LAUNCHER = """
+import runpy, sys
+for name in {project!r}:
+    sys.modules[name] = None
+try:
+    import equipoise
+except ImportError:
+    pass
+else:
+    sys.exit("the check can import the project, so it proves nothing")
+sys.path.insert(0, {folder!r})
+sys.argv = [{script!r}, {folder!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +61,67 @@ class Prompt:
     prefix_ids: list[int]
     candidate_ids: list[int]
     features: dict[str, float | str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GoldenPrompts:
+    """Prompts to score singly, the candidates of one slate, and the layout of their ids."""
+
+    singles: list[Prompt]
+    slate: list[Prompt]
+    layout: PromptLayout
+
+
+def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: bool, golden: int) -> GoldenPrompts:
+    """Read up to `golden` prompts, spread over the slates of a split, and some candidates of one slate.
+
+    Args:
+        slates: the test split.
+        tokenizer: the backbone's Hugging Face tokenizer.
+        config: of the run, for the token limits.
+        encoder: whether the backbone is an encoder.
+        golden: how many prompts.
+    """
+    rows = np.unique(np.linspace(0, len(slates) - 1, min(golden, len(slates))).astype(int)).tolist()
+    sizes = [len(items) for items in slates.rows.select(rows)["item"]]
+    pairs = choose_candidates(rows, sizes, golden)
+    largest = int(np.argmax(sizes))
+    spread = np.unique(np.linspace(0, sizes[largest] - 1, min(SLATE_CANDIDATES, sizes[largest])).astype(int))
+    pairs_slate = [(rows[largest], int(candidate)) for candidate in spread]
+    records = {row: slates.rows[row] for row in rows}
+    used = sorted({records[row]["item"][candidate] for row, candidate in [*pairs, *pairs_slate]})
+    texts = slates.items.table.column("text").take(used).to_pylist()
+    place = {item: number for number, item in enumerate(used)}
+    ids = SlateTokenizer(tokenizer, config.tokens, encoder, texts)  # of the used items alone
+
+    def prompt(row: int, candidate: int) -> Prompt:
+        record = records[row]
+        item, context = place[record["item"][candidate]], record["context"][candidate]
+        prefix = record["prefix"]
+        values = {name: record[f"feature_{name}"][candidate] for name in slates.manifest.features}
+        told = {name: None if is_missing(value) else value for name, value in values.items()}
+        own = ids.candidates([item], [context])[0]
+        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), own, told)
+
+    layout = PromptLayout(
+        start_ids=list(ids.start),
+        prefix_end_ids=list(ids.prefix_end),
+        candidate_end_ids=list(ids.candidate_end),
+        context_separator=ids.separator,
+        max_prefix=config.tokens.max_prefix,
+        max_candidate=config.tokens.max_candidate,
+    )
+    return GoldenPrompts([prompt(*pair) for pair in pairs], [prompt(*pair) for pair in pairs_slate], layout)
+
+
+def choose_candidates(rows: list[int], sizes: list[int], count: int) -> list[tuple[int, int]]:
+    """Up to `count` distinct (slate, candidate): round after round one of each slate, at other places in each."""
+    pairs: list[tuple[int, int]] = []
+    for turn in range(max(sizes)):
+        for row, size in zip(rows, sizes, strict=True):
+            if turn < size and len(pairs) < count:
+                pairs.append((row, (row * 31 + turn) % size))
+    return pairs
 
 
 def write_golden(
@@ -48,13 +140,13 @@ def write_golden(
         UserError: the packed slate and its single prompts disagree.
     """
     with torch.inference_mode():
-        lines = [_line(model, prompt, scales or {}) for prompt in prompts]
-        packed = _slate(model, slate, scales or {})
+        lines = [_prompt_record(model, prompt, scales or {}) for prompt in prompts]
+        packed = _slate_record(model, slate, scales or {})
     (folder / PROMPTS).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     (folder / SLATE).write_text(json.dumps(packed, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def _score(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, torch.Tensor]:
+def _score_slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, torch.Tensor]:
     """All outputs (M,) of one slate in one row; pointwise ones with their offset."""
     nothing = np.zeros(len(prompts), dtype=np.int64)
     candidates = [prompt.candidate_ids for prompt in prompts]
@@ -66,8 +158,8 @@ def _score(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict
     return model(**build_batch([slate], max_row=row, pad_id=0).model_inputs())
 
 
-def _line(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[str, Any]:
-    outputs = _score(model, [prompt], scales)
+def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[str, Any]:
+    outputs = _score_slate(model, [prompt], scales)
     return {
         "slate": prompt.slate,
         "prefix": prompt.prefix,
@@ -81,9 +173,9 @@ def _line(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[str, Any]:
     }
 
 
-def _slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, Any]:
-    packed = _score(model, prompts, scales)
-    single = [_score(model, [prompt], scales) for prompt in prompts]
+def _slate_record(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, Any]:
+    packed = _score_slate(model, prompts, scales)
+    single = [_score_slate(model, [prompt], scales) for prompt in prompts]
     for name in model.pointwise:
         alone = torch.cat([outputs[name] for outputs in single])
         worst = ((packed[name] - alone).abs() / alone.abs().clamp(min=1)).max().item()
@@ -103,3 +195,31 @@ def _slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict
         "logit": {name: (packed[name] - model.offsets[name]).tolist() for name in model.pointwise},
         "delta": {name: packed[name].tolist() for name in model.listwise},
     }
+
+
+def write_check(folder: Path, formats: bool = False) -> None:
+    """Put the self-contained check script into the export, and the one for further formats where it has some."""
+    shutil.copyfile(Path(__file__).with_name("golden_check.py"), folder / CHECK)
+    if formats:
+        shutil.copyfile(Path(__file__).with_name("format_check.py"), folder / FORMATS_CHECK)
+
+
+def run_check(folder: Path) -> dict[str, float]:
+    """Run the export's own check script, isolated and elsewhere.
+
+    Returns the largest difference per objective and, of further formats, per FORMAT/OBJECTIVE.
+
+    Raises:
+        UserError: the check fails; names the worst difference or what could not be loaded.
+    """
+    folder = folder.resolve()
+    script = _LAUNCHER.format(project=PROJECT, script=str(folder / CHECK), folder=str(folder))
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run([sys.executable, "-I", "-c", script], cwd=elsewhere, capture_output=True, text=True)
+    verdict = next((line for line in done.stdout.splitlines() if line.startswith("golden check ")), None)
+    if done.returncode != 0 or verdict is None:
+        lines = (done.stderr.strip() or "no output").splitlines()
+        reason = verdict or lines[-1]
+        raise UserError(f"the export is refused, nothing was written: {reason}; report it with the run's config.yaml")
+    listed = verdict.rpartition("(")[2].rstrip(")")
+    return {name: float(value) for name, value in re.findall(r"([\w/]+) ([^\s,]+)", listed)}

@@ -1,4 +1,4 @@
-"""Loads an export back into a slate model: the inverse of equipoise.export.adapter_folder.
+"""Loads an export back into a slate model: the inverse of equipoise.export.adapters.
 
 All objectives share one base, one trunk and one pass again, instead of one PEFT model each.
 """
@@ -17,8 +17,8 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.features import columns_of, read_scales
-from equipoise.export.adapter_folder import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
-from equipoise.export.serving import FILE_NAME, SCHEMA_VERSION
+from equipoise.export.adapters import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
+from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import config_hash, load_model_config, resolve_path
@@ -29,24 +29,6 @@ _KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?:[^.]*[^.\d][^.]*\.)*(\d+)\.(.+)\
 _SCORE = f"{PEFT_PREFIX}score.weight"
 HEADS = {"pointwise": POINT_HEAD, "listwise": SLATE_HEAD, "retrieval": VECTOR_HEAD}
 _ALIKE = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
-
-
-def read_serving_record(folder: Path) -> dict[str, Any]:
-    """The content of serving.json.
-
-    Raises:
-        UserError: the folder is no export, or one of another version.
-    """
-    path = folder / FILE_NAME
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is no export (it holds no {FILE_NAME}): run `equipoise export` first") from error
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: export the run again") from error
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path} is not of version {SCHEMA_VERSION}: export the run again with this equipoise")
-    return record
 
 
 def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateModel:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
-from equipoise.export.adapter_folder import SLATE_HEAD
+from equipoise.export.adapters import SLATE_HEAD
 from equipoise.export.card import with_operating_point
-from equipoise.export.serving import FILE_NAME
+from equipoise.export.serving_record import FILE_NAME
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash
 
 POINT_FILE = "operating_point.json"

@@ -185,7 +185,7 @@ def export(
 ) -> None:
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
     from equipoise.export.formats import Formats
-    from equipoise.export.write import run as export_run
+    from equipoise.export.write import export_run
 
     export_run(run, out, golden=golden, overwrite=overwrite, formats=Formats.parse(formats, dtype, int8))
 

@@ -16,10 +16,10 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import PromptConfig
 from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.requests.table import open_table
+from equipoise.export.catalogue import INDEX, item_vectors, write_index
 from equipoise.export.item_index import read_vectors
-from equipoise.export.item_vectors import INDEX, item_vectors, write_index
-from equipoise.export.load import load_export, read_serving_record
-from equipoise.export.serving import FILE_NAME
+from equipoise.export.load import load_export
+from equipoise.export.serving_record import FILE_NAME, read_serving_record
 from equipoise.serving.export_tokens import read_tokenizer
 
 

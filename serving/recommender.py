@@ -17,7 +17,8 @@ from equipoise.common.errors import UserError
 from equipoise.data.features import NumberScale, Scales, read_scales, standardised
 from equipoise.data.recall_texts import TextLayout
 from equipoise.data.tokens import SlateTokenizer
-from equipoise.export.load import load_export, read_serving_record
+from equipoise.export.load import load_export
+from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.folded import fold_shared
 from equipoise.modeling.prefix_cache import PrefixCache
 from equipoise.modeling.text_vectors import text_vectors

@@ -207,7 +207,7 @@ def tiny_run_builders() -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyExport]:
     """Architecture and settings of its backbone → an export, each made once and never to be written into."""
-    from equipoise.export.write import run as export
+    from equipoise.export.write import export_run
 
     builders = tiny_run_builders()
     folder = tmp_path_factory.mktemp("tiny_export")
@@ -230,7 +230,7 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyE
             write_random_run(config)
             with pytest.MonkeyPatch.context() as patch:  # the check in a fresh process has tests of its own
                 patch.setattr("equipoise.export.write.run_check", lambda out: dict.fromkeys(mine["objectives"], 0.0))
-                export(config.output, folder / name / "export", golden=8)
+                export_run(config.output, folder / name / "export", golden=8)
             made[name] = TinyExport(config, folder / name / "export")
         return made[name]
 

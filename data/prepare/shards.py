@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig
-from equipoise.data.contexts import ContextRenderer
 from equipoise.data.manifest import SPLITS, SplitCounts
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.tables import Tables, one, quote
-from equipoise.data.prompts import piece_fields, prefix_text
+from equipoise.data.prompts import ContextRenderer, piece_fields, prefix_text
 
 BATCH_IMPRESSIONS = 200_000
 

@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
-from equipoise.data.contexts import ContextRenderer
 from equipoise.data.features import CategoryScale, FeatureScale, Scales
-from equipoise.data.prompts import is_missing, piece_fields, prefix_text
+from equipoise.data.prompts import ContextRenderer, is_missing, piece_fields, prefix_text
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.files import RequestFile
 from equipoise.data.requests.identifiers import as_text, is_identifier

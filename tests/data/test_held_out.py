@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig, SplitConfig
-from equipoise.data.prepare.held_out import held_out
 from equipoise.data.prepare.slates import prepare
+from equipoise.data.prepare.splits import held_out
 
 
 def test_the_share_is_about_that_of_the_users() -> None:

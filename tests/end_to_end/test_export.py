@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from equipoise.common.errors import UserError
-from equipoise.export.verify import run_check
-from equipoise.export.write import run as export
+from equipoise.export.golden import run_check
+from equipoise.export.write import export_run
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -42,7 +42,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Callab
             arch, _, special = name.partition("-")
             pooling = "mean" if special == "mean" else "last"
             write_tiny_run(folder, prepared, arch, "candidates" if special == "candidates" else "all", pooling)
-            export(folder / "run", folder / "out", golden=12)
+            export_run(folder / "run", folder / "out", golden=12)
             made[name] = (folder / "run", folder / "out")
         return made[name]
 
@@ -187,7 +187,7 @@ def test_a_packed_base_gives_its_golden_logits_packed_alone(prepared: Path, tmp_
         tmp_path / "run", prepared, {"path": str(tmp_path / "shape"), "init": "random", "quantize": "4bit"}, LISTWISE
     )
     out = tmp_path / "out"
-    export(tmp_path / "run", out, golden=4)
+    export_run(tmp_path / "run", out, golden=4)
     assert max(run_check(out).values()) <= 1e-4
     blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
     code = "\n".join(blocks)
@@ -207,13 +207,13 @@ def test_an_existing_folder_is_kept(exported: Any, tmp_path: Path) -> None:
     run, out = exported("llama")
     before = (out / "serving.json").read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
-        export(run, out)
+        export_run(run, out)
     assert (out / "serving.json").read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is no export"):
-        export(run, tmp_path, overwrite=True)
+        export_run(run, tmp_path, overwrite=True)
     with pytest.raises(UserError, match="holds the run"):
-        export(run, run, overwrite=True)
+        export_run(run, run, overwrite=True)
 
 
 def test_overwrite_replaces_an_export_and_a_failure_keeps_the_old_one(
@@ -229,10 +229,10 @@ def test_overwrite_replaces_an_export_and_a_failure_keeps_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr("equipoise.export.write.run_check", refuse)
         with pytest.raises(UserError, match="worst difference"):
-            export(run, target, golden=2, overwrite=True)
+            export_run(run, target, golden=2, overwrite=True)
     assert len(golden_prompts(target)) == 12
     (run / "evaluation_test.json").write_text('{"pointwise": {"ctr": {"auc": 0.9}}, "verdict": ["ours wins"]}')
-    export(run, target, golden=2, overwrite=True)
+    export_run(run, target, golden=2, overwrite=True)
     (run / "evaluation_test.json").unlink()
     assert len(golden_prompts(target)) == 2
     assert "auc 0.9" in (target / "README.md").read_text()
@@ -243,14 +243,14 @@ def test_missing_adapters_are_refused(exported: Any, tmp_path: Path) -> None:
     run, _ = exported("llama")
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=r"config\.yaml is missing"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_run(tmp_path / "run", tmp_path / "out")
     shutil.copy(run / "config.yaml", tmp_path / "run")
     with pytest.raises(UserError, match="no trained adapters"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_run(tmp_path / "run", tmp_path / "out")
     shutil.copytree(run / "adapters", tmp_path / "run" / "adapters")
     (tmp_path / "run" / "adapters" / "adapters.safetensors").unlink()
     with pytest.raises(UserError, match="missing or broken"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_run(tmp_path / "run", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -260,7 +260,7 @@ def test_another_base_model_is_refused(exported: Any, tmp_path: Path) -> None:
     about = tmp_path / "run" / "adapters" / "adapters.json"
     about.write_text(json.dumps({**json.loads(about.read_text()), "base_hash": "0123456789abcdef"}))
     with pytest.raises(UserError, match="another base model"):
-        export(tmp_path / "run", tmp_path / "out")
+        export_run(tmp_path / "run", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -268,7 +268,7 @@ def test_pretrained_weights_are_hashed_and_a_changed_base_fails(prepared: Path, 
     base = tmp_path / "base"
     AutoModel.from_config(AutoConfig.for_model("qwen3", **ARCHITECTURES["qwen3"])).save_pretrained(base)
     write_run(tmp_path / "run", prepared, {"path": str(base)}, [])
-    export(tmp_path / "run", tmp_path / "out", golden=3)
+    export_run(tmp_path / "run", tmp_path / "out", golden=3)
     serving = json.loads((tmp_path / "out" / "serving.json").read_text())
     assert serving["base"]["path"] == str(base)
     assert list(serving["base"]["weights_sha256"]) == ["model.safetensors"]
@@ -281,7 +281,7 @@ def test_pretrained_weights_are_hashed_and_a_changed_base_fails(prepared: Path, 
 
 def test_a_pretrained_encoder_in_a_package_is_exported(prepared: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", prepared, {"path": TOKENIZER, "split": 4}, ["coverage"])
-    export(tmp_path / "run", tmp_path / "out", golden=3)
+    export_run(tmp_path / "run", tmp_path / "out", golden=3)
     adapter = json.loads((tmp_path / "out" / "cvr" / "adapter_config.json").read_text())
     assert Path(adapter["base_model_name_or_path"]).is_dir()
     assert load_file(tmp_path / "out" / "cvr" / "head.safetensors")["score.weight"].shape == (1, 384)

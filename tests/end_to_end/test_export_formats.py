@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from equipoise.common.errors import UserError
 from equipoise.export.formats import Formats
-from equipoise.export.verify import run_check
-from equipoise.export.write import run as export
+from equipoise.export.golden import run_check
+from equipoise.export.write import export_run
 from equipoise.launch.cli import app
 from tests.export_run import LISTWISE, write_tiny_run
 
@@ -45,7 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Export
             folder = tmp_path_factory.mktemp(name)
             arch, _, scope = name.partition("-")
             run = write_tiny_run(folder, prepared, arch, scope or "all", "mean" if arch == "bert" else "last")
-            export(run, folder / "out", golden=6, formats=KINDS[name])
+            export_run(run, folder / "out", golden=6, formats=KINDS[name])
             made[name] = run, folder / "out"
         return made[name]
 
@@ -201,16 +201,16 @@ def test_a_full_disk_and_a_missing_extra_are_refused(
 ) -> None:
     usage = type("Usage", (), {"free": 10_000})()
     with monkeypatch.context() as patch:
-        patch.setattr("equipoise.export.merged.shutil.disk_usage", lambda path: usage)
+        patch.setattr("equipoise.export.formats.shutil.disk_usage", lambda path: usage)
         with pytest.raises(UserError, match=r"GiB: make room"):
-            export(exported("llama")[0], tmp_path / "out", golden=1, formats=Formats(merged=True))
+            export_run(exported("llama")[0], tmp_path / "out", golden=1, formats=Formats(merged=True))
     with monkeypatch.context() as patch:
         find = importlib.util.find_spec
         patch.setattr(
             importlib.util, "find_spec", lambda name, *more: None if name[:4] == "onnx" else find(name, *more)
         )
         with pytest.raises(UserError, match=r"pip install 'equipoise\[onnx\]'"):
-            export(exported("bert")[0], tmp_path / "out", golden=1, formats=Formats(onnx=True))
+            export_run(exported("bert")[0], tmp_path / "out", golden=1, formats=Formats(onnx=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -224,5 +224,5 @@ def test_an_adapter_that_vllm_would_refuse_is_not_exported(
     assert "--max-lora-rank 8" in (out / "README.md").read_text()
     monkeypatch.setattr("equipoise.export.vllm_rules.RANKS", (1, 2))
     with pytest.raises(UserError, match=r"ctr: vLLM would not load this adapter: rank 4 fits no --max-lora-rank"):
-        export(run, tmp_path / "out", golden=1)
+        export_run(run, tmp_path / "out", golden=1)
     assert not list(tmp_path.iterdir())

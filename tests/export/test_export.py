@@ -14,10 +14,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, Pretrain
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
-from equipoise.export.adapter_folder import lora_tensors, write_adapter
+from equipoise.export.adapters import lora_tensors, serve_as, write_adapter
 from equipoise.export.golden_check import prompt_ids
-from equipoise.export.served import serve_as
-from equipoise.export.serving import choose_pad_id
+from equipoise.export.serving_record import choose_pad_id
 from equipoise.modeling.backbone import load_model_config
 from equipoise.modeling.model import SlateModel, build_model
 

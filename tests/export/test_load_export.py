@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
-from equipoise.export.load import load_export, read_serving_record
+from equipoise.export.load import load_export
+from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
-from equipoise.export.adapter_folder import write_adapter
-from equipoise.export.served import serve_as
+from equipoise.export.adapters import serve_as, write_adapter
 from equipoise.export.vllm_rules import RULES, AdapterFile, check_adapter, largest_rank_option, why_not_vllm
 from equipoise.modeling.backbone import load_model_config
 from equipoise.modeling.model import build_model

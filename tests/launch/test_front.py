@@ -24,9 +24,9 @@ from equipoise.evaluation.front.front_of_run import FrontOptions, make_plan
 from equipoise.evaluation.front.front_of_run import run as front
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.export.golden import run_check
 from equipoise.export.operating_point import read_operating_point
-from equipoise.export.verify import run_check
-from equipoise.export.write import run as export
+from equipoise.export.write import export_run
 from equipoise.launch.cli import app
 from equipoise.serving.recommender import Recommender
 from tests.wandb_files import whole_records
@@ -87,7 +87,7 @@ def fronted(finished: RunConfig) -> Path:
 def exported(fronted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of the run, made after `equipoise front`."""
     folder = tmp_path_factory.mktemp("export") / "export"
-    export(fronted, folder, golden=3)
+    export_run(fronted, folder, golden=3)
     return folder
 
 
@@ -168,7 +168,7 @@ def test_scores_of_other_adapters_are_not_taken(run: Path, fronted: Path) -> Non
     tensors = load_file(path)
     save_file({name: tensor + 0.3 * tensor.abs().mean() for name, tensor in tensors.items()}, path)
     with pytest.raises(UserError, match="other adapters than the run holds now"):
-        export(run, run.parent / "export", golden=2)
+        export_run(run, run.parent / "export", golden=2)
     front(run, FrontOptions(omegas=THREE.omegas, resamples=0, test=False))
     record = read(run / "front.json")
     assert record["chosen"] == "knee" and "test" not in record["choices"]["knee"]
@@ -254,7 +254,7 @@ def test_value_and_relevance_weights_are_measured_exported_and_served(run: Path,
     with pytest.MonkeyPatch.context() as patch:
         names = ("ctr", "cvr", "diversity", "fairness")
         patch.setattr("equipoise.export.write.run_check", lambda out: dict.fromkeys(names, 0.0))
-        export(run, tmp_path / "export", golden=2)
+        export_run(run, tmp_path / "export", golden=2)
     point = read(tmp_path / "export" / "serving.json")["operating_point"]
     assert point["value_exponents"] == written["value_exponents"]
     recommender = Recommender.load(tmp_path / "export")

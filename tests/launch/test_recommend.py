@@ -13,7 +13,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 import pytest
 
-from equipoise.export.write import run as export_run
+from equipoise.export.write import export_run
 from equipoise.launch.cli import main
 from equipoise.serving.recommender import Recommender
 

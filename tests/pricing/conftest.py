@@ -42,7 +42,7 @@ class PricedRun:
 def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PricedRun]:
     """Architecture, scope and formats → a run and its export, which its own golden check has passed."""
     from equipoise.export.formats import Formats
-    from equipoise.export.write import run as export
+    from equipoise.export.write import export_run
 
     folder = tmp_path_factory.mktemp("priced")
     simulate(folder / "shop", SimulatorSettings(shoppers=30, items=24, requests=80, candidates=6))
@@ -91,7 +91,7 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
                 prepare(config.data)
             manifest = json.loads((config.data.folder / "manifest.json").read_text())
             write_random_run(config, features=manifest["features"])
-            export(config.output, folder / name / "export", golden=6, formats=Formats.parse(formats))
+            export_run(config.output, folder / name / "export", golden=6, formats=Formats.parse(formats))
             made[name] = PricedRun(config, folder / name / "export", folder / "shop")
         return made[name]
 

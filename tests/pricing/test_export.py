@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from equipoise.common.errors import UserError
 from equipoise.evaluation.evaluate_run import run as evaluate
 from equipoise.export import golden_check
-from equipoise.export.write import run as export
+from equipoise.export.write import export_run
 from equipoise.scoring.score_run import ScoreOptions
 from equipoise.scoring.score_run import run as score
 from equipoise.serving.recommender import Recommender
@@ -125,7 +125,7 @@ def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, 
     tensors = load_file(tmp_path / "run" / "adapters" / "adapters.safetensors")
     assert tensors["heads.ctr.response.out.weight"].abs().max() > 0
     evaluate(tmp_path / "run", "test", [])
-    export(tmp_path / "run", tmp_path / "export", golden=3)
+    export_run(tmp_path / "run", tmp_path / "export", golden=3)
     assert Recommender.load(tmp_path / "export").price({}, ["i1"], prices=[2, 3]).candidates[0].price in (2.0, 3.0)
 
 

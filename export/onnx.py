@@ -6,8 +6,7 @@ All dimensions are dynamic. onnx, onnxscript and onnxruntime are the extra `onnx
 
 Inputs, int64 (shape suffixes as in modeling/model.py): input_ids, position_ids, segment_ids (R, T), candidate_tokens
 (N, L), slots (S, M); float32 features (N, F), standardised, where the heads read some. Outputs, float32 (N,):
-logit_NAME per pointwise objective, without its logit_offset; delta_NAME per list-wise objective.
-"""
+logit_NAME per pointwise objective, without its logit_offset; delta_NAME per list-wise objective."""
 
 import importlib.util
 import logging
@@ -179,3 +178,34 @@ def _quiet(logger: str) -> Iterator[None]:
 def _namespace(node: Any) -> str:
     """The path of modules that a node of the graph comes from, as the exporter wrote it."""
     return next((entry.value for entry in node.metadata_props if entry.key == NAMESPACE), "")
+
+
+class OnnxModel(nn.Module):
+    """Runs a graph of `equipoise.export.onnx` with onnxruntime, on the CPU.
+
+    Args:
+        path: of the graph.
+        offsets: pointwise objective → its logit_offset, which the graph leaves out.
+        threads: of onnxruntime; 0: its own choice.
+    """
+
+    def __init__(self, path: Path, offsets: dict[str, float], threads: int = 0) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.offsets = offsets
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As SlateModel: float32 (N,) per objective, pointwise ones with their offset."""
+        names = [output.name for output in self.session.get_outputs()]
+        values = self.session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        outputs = {}
+        for name, value in zip(names, values, strict=True):
+            kind, _, objective = name.partition("_")
+            offset = self.offsets[objective] if kind == "logit" else 0.0
+            outputs[objective] = torch.from_numpy(value) + offset
+        return outputs

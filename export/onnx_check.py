@@ -16,8 +16,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.pointwise import auc
-from equipoise.export.onnx_graph import FOLDER, GRAPH, INT8, REPORT
-from equipoise.export.onnx_model import OnnxModel
+from equipoise.export.onnx import FOLDER, GRAPH, INT8, REPORT, OnnxModel
 from equipoise.modeling.model import SlateModel
 from equipoise.train.scoring import score_slates
 from equipoise.train.token_caches import find_tokens

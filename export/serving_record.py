@@ -1,5 +1,6 @@
 """serving.json: everything that a server must know to build the training prompts and to read the scores."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +12,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.features import RULES, read_scales
-from equipoise.export.adapter_folder import POINT_HEAD, SLATE_HEAD
-from equipoise.export.served import ServedClass
+from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
 from equipoise.modeling.backbone import load_backbone, load_model_config, resolve_path
 from equipoise.modeling.heads import SlateHead
@@ -166,6 +166,24 @@ def serving_record(
         },
         "tolerance": TOLERANCE,
     }
+
+
+def read_serving_record(folder: Path) -> dict[str, Any]:
+    """The content of serving.json.
+
+    Raises:
+        UserError: the folder is no export, or one of another version.
+    """
+    path = folder / FILE_NAME
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder} is no export (it holds no {FILE_NAME}): run `equipoise export` first") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: export the run again") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} is not of version {SCHEMA_VERSION}: export the run again with this equipoise")
+    return record
 
 
 def _objective(name: str, model: SlateModel, served: ServedClass) -> dict[str, Any]:
