@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from equipoise.common.hashing import file_hash
+from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import FILE_NAME
 from equipoise.data.slate_set import SlateSet
@@ -87,8 +87,8 @@ class SplitScores:
         first = self.world.rank == 0
         console = Console(quiet=not first)
         model = self.model
-        with memory_advice(self.config, "scoring"), Progress(console=console) as bar:
-            task = bar.add_task(title, total=len(rows))
+        bar = ProgressBar(title, len(rows), "slates", console=console, transient=False)
+        with memory_advice(self.config, "scoring"), bar:
             scores = score_slates(
                 model,
                 slates,
@@ -97,7 +97,7 @@ class SplitScores:
                 max_row=self.config.tokens.max_row,
                 device=self.accelerator.device,
                 world=self.world,
-                progress=lambda count: bar.advance(task, count),
+                progress=bar.advance,
             )
         return score_table(self.config, self.objectives, slates, rows, scores) if first else None
 

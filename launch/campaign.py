@@ -13,10 +13,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.configs.campaign import Campaign, read_campaign
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
@@ -131,12 +131,10 @@ def _score(recommender: Recommender, requests: CampaignRequests, table: RequestT
     parts: list[pa.Table] = []
     counts: list[int] = []
     groups: dict[str, list[str | None]] = {name: [] for name in requests.campaign.attributes}
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
     with (
-        Progress(*columns, console=console, transient=True) as bar,
+        ProgressBar("scoring", table.count(), "requests", console=console) as bar,
         closing(prefetched(_portions(table, requests))) as portions,
     ):
-        task = bar.add_task("scoring", total=table.count())
         for portion in portions:
             prepared: list[PreparedRequest] = [each[0] for each in portion]
             rankings = [ranking.as_given() for ranking in recommender.score_prepared(prepared)]
@@ -150,7 +148,7 @@ def _score(recommender: Recommender, requests: CampaignRequests, table: RequestT
             for _, _, named in portion:
                 for name, values in named.items():
                     groups[name] += values
-            bar.advance(task, len(portion))
+            bar.advance(len(portion))
     shopper = np.repeat(np.arange(len(counts)), counts)
     return Scores(pa.concat_tables(parts), shopper, {name: np.array(each, object) for name, each in groups.items()})
 

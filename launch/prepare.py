@@ -1,9 +1,9 @@
 """equipoise prepare: reads the tables, writes the prepared folder and its token ids, and says what is in it."""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import nothing_told
@@ -16,11 +16,8 @@ def run(config: RunConfig) -> None:
     Raises:
         UserError: bad input, or a backbone whose tokenizer cannot be loaded (the slates are complete then).
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("preparing", total=1.0)
-        manifest = prepare(config.data, lambda stage, share: bar.update(task, description=stage, completed=share))
+    with ProgressBar("preparing") as bar:
+        manifest = prepare(config.data, bar.stage)
     out = Console()
     out.print(_counts(manifest, f"prepared {config.data.folder}"))
     for reason, rows in manifest.dropped.items():

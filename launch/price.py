@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.scoring.ranking_file import table_file
@@ -145,13 +145,11 @@ def _write(
 ) -> dict[str, int]:
     counts = dict.fromkeys(("requests", "rows", "rises", "extrapolated"), 0)
     schema = _schema(names)
-    shown = (TextColumn("pricing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         table_file(out, schema) as write,
         closing(prefetched(prepared)) as ready,
-        Progress(*shown, console=Console(stderr=True), transient=True) as bar,
+        ProgressBar("pricing", total, "requests") as bar,
     ):
-        task = bar.add_task("pricing", total=total)
         for portion in ready:
             rankings = recommender.score_prepared([request for _, request, _ in portion])
             rows = [
@@ -163,5 +161,5 @@ def _write(
             counts["requests"] += len(portion)
             for name in ("rises", "extrapolated"):
                 counts[name] += sum(row[name] for row in rows)
-            bar.advance(task, len(portion))
+            bar.advance(len(portion))
     return counts

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.scoring.ranking_file import table_file
 from equipoise.serving.recommender import Recommender, RequestError
@@ -88,9 +88,7 @@ def _write(
     columns = [*((name, pa.string()) for name in names), ("rank", pa.int32()), ("item_id", pa.string())]
     schema = pa.schema([*columns, ("title", pa.string()), ("score", pa.float32())])
     written, counts = 0, {"requests": 0, "unknown": 0}
-    shown = (TextColumn("recall"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with table_file(out, schema) as write, Progress(*shown, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("recall", total=total)
+    with table_file(out, schema) as write, ProgressBar("recall", total, "requests") as bar:
         for portion in answers:
             rows = [
                 {**{name: None if row[name] is None else str(row[name]) for name in names}, **item}
@@ -100,5 +98,5 @@ def _write(
             written += write({name: [row[name] for row in rows] for name in schema.names})
             counts["requests"] += len(portion)
             counts["unknown"] += sum(found.unknown for _, found in portion)
-            bar.advance(task, len(portion))
+            bar.advance(len(portion))
     return written, counts

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from equipoise.common.progress import ProgressBar
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.write import simulate
 
@@ -15,10 +15,8 @@ def run(folder: Path, settings: SimulatorSettings, block: int, overwrite: bool) 
     Raises:
         UserError: `folder` exists, or `block` is no number of requests.
     """
-    columns = (TextColumn("simulating"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("simulating", total=1.0)
-        counts = simulate(folder, settings, block, overwrite, lambda share: bar.update(task, completed=share))
+    with ProgressBar("simulating") as bar:
+        counts = simulate(folder, settings, block, overwrite, bar.update)
     shown, clicks, purchases = counts["impressions"], counts["clicks"], counts["purchases"]
     console = Console(highlight=False)
     console.print(

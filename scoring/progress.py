@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.files import Block
 from equipoise.scoring.folder import ScoreFolder
 
@@ -34,24 +34,17 @@ class ScoreProgress:
         self.done = set(self.earlier)
         self.open = (0, 0)  # requests and impressions of the block in work
         self.started = self.looked = time.monotonic()
-        self.bar = Progress(
-            TextColumn("scoring"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("requests, {task.fields[rate]} impressions/s"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not watching,
-        )
-        total = sum(self.sizes.values())
-        self.task = self.bar.add_task("scoring", total=total, completed=self._requests(), rate="–")
+        extra = "{rate} impressions/s"
+        self.bar = ProgressBar(unit="requests", extra=extra, console=console, transient=False, disable=not watching)
+        self.bar.add("scoring", sum(self.sizes.values()), rate="–")
+        self.bar.update(self._requests())
 
     def __enter__(self) -> "ScoreProgress":
         self.bar.__enter__()
         return self
 
     def __exit__(self, *fault: object) -> None:
-        self.bar.stop()
+        self.bar.__exit__(*fault)
 
     def advance(self, requests: int, impressions: int) -> None:
         """This process scored some more of its block."""
@@ -105,4 +98,4 @@ class ScoreProgress:
 
     def _show(self) -> None:
         rate = (self._impressions() - self.before) / max(self._seconds(), 1e-9)
-        self.bar.update(self.task, completed=self._requests(), rate=f"{rate:,.0f}")
+        self.bar.update(self._requests(), rate=f"{rate:,.0f}")

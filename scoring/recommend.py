@@ -10,9 +10,9 @@ from typing import Any
 
 import duckdb
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, open_table, request_connection
 from equipoise.scoring.columns import parse_omega
@@ -117,16 +117,14 @@ def _write(
 ) -> tuple[int, int]:
     """Rank what is ready while a thread prepares the next; returns how many requests and rows were written."""
     requests = rows = 0
-    columns = (TextColumn("ranking"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
     with (
         ranking_file(out, names, recommender.pointwise, recommender.listwise) as write,
-        Progress(*columns, console=console, transient=True) as bar,
+        ProgressBar("ranking", total, "requests", console=console) as bar,
         closing(prefetched(ready)) as portions,
     ):
-        task = bar.add_task("ranking", total=total)
         for portion in portions:
             rankings = recommender.score_prepared([prepared for prepared, _ in portion])
             rows += write(ranking_columns(recommender, rankings, [identity for _, identity in portion]))
             requests += len(portion)
-            bar.advance(task, len(portion))
+            bar.advance(len(portion))
     return requests, rows

@@ -27,7 +27,7 @@ PREFIX = "step-"
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a run stands: optimizer steps done, micro-batches done, and what objectives and loop remember."""
 
     step: int = 0
@@ -48,7 +48,13 @@ def _random_states() -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(
-    run: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, progress: Progress, world: World, keep: int
+    run: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    progress: TrainingState,
+    world: World,
+    keep: int,
 ) -> Path:
     """Write one checkpoint and drop all but the latest `keep`; every process must call this."""
     final = run / "checkpoints" / f"{PREFIX}{progress.step:06d}"
@@ -98,7 +104,9 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, world: World) -> Progress:
+def load_checkpoint(
+    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, world: World
+) -> TrainingState:
     """Bring model, optimizer and random states to where `folder` left them.
 
     Raises:
@@ -123,4 +131,4 @@ def load_checkpoint(folder: Path, accelerator: Accelerator, model: nn.Module, op
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-    return Progress(state["step"], state["micro"], state["extra"])
+    return TrainingState(state["step"], state["micro"], state["extra"])

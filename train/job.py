@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from equipoise.common.errors import UserError, format_error
+from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.modeling.adapter_store import save_adapters
@@ -18,7 +17,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from equipoise.train.best_adapters import BestAdapters
-from equipoise.train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
@@ -69,9 +68,7 @@ class Job:
         batches = train_batches(config, self.data, self.world)
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
         self.loop = Loop(config, self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
-        columns = (TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = ProgressBar(*columns, console=self.console)
-        self.task = self.bar.add_task("train", total=self.loop.total)
+        self.bar = ProgressBar("train", self.loop.total, "steps", console=self.console, transient=False)
 
     def run(self) -> dict[str, Any] | None:
         """Train from the beginning or the last checkpoint."""
@@ -105,13 +102,13 @@ class Job:
         if refusal:
             raise UserError(refusal)
 
-    def _start(self) -> Progress:
+    def _start(self) -> TrainingState:
         saved = checkpoints(self.config.output) if self.resume else []
         if self.resume and not saved:
             self.console.print("no checkpoint yet: starting from the beginning")
         if not saved:
             self.best.forget_after(0)
-            return Progress()
+            return TrainingState()
         progress = load_checkpoint(saved[-1], self.accelerator, self.model, self.optimizer, self.world)
         self.tracking.forget_after(progress.step)
         self.best.forget_after(progress.step)
@@ -123,9 +120,9 @@ class Job:
         self.console.print(step_line(step, self.loop.total, values), soft_wrap=True)
 
     def _advance(self, step: int) -> None:
-        self.bar.update(self.task, completed=step)
+        self.bar.update(step)
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: TrainingState) -> None:
         keep = self.config.train.keep_checkpoints
         folder = save_checkpoint(
             self.config.output, self.accelerator, self.model, self.optimizer, progress, self.world, keep
@@ -141,7 +138,7 @@ class Job:
         shown = [key for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values]
         self.console.print("  ".join(f"{key} {values[key]:.4f}" for key in shown))
 
-    def _finish(self, progress: Progress, seconds: float) -> dict[str, Any]:
+    def _finish(self, progress: TrainingState, seconds: float) -> dict[str, Any]:
         moved = self.movement.moved()
         frozen = [name for names in self.world.gather(self.movement.changed_frozen()) for name in names]
         still = [name for name, change in moved.items() if change == 0.0]

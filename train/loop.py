@@ -24,7 +24,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
-from equipoise.train.checkpoint import Progress
+from equipoise.train.checkpoint import TrainingState
 from equipoise.train.objectives.base import Objective, Step, Totals
 from equipoise.train.schedule import rate_factor
 from equipoise.train.self_check import self_check
@@ -62,7 +62,7 @@ class Hooks:
 
     log: Callable[[int, dict[str, float]], None]
     evaluate: Callable[[int], None]
-    save: Callable[[Progress], None]
+    save: Callable[[TrainingState], None]
     advance: Callable[[int], None]
 
 
@@ -115,7 +115,7 @@ class Loop:
                 "balancing.level=boundary and balancing.probe_every=null, or launch with ZeRO-2"
             )
 
-    def run(self, progress: Progress) -> Progress:
+    def run(self, progress: TrainingState) -> TrainingState:
         """Train; returns where it ended. `stopped` tells whether a signal ended it early (a checkpoint is written)."""
         self._restore(progress)
         config = self.config.train
@@ -147,7 +147,7 @@ class Loop:
     def _self_check(self, batch: SlateBatch) -> float:
         return self_check(self.model, self.slate_model, batch, self.world, self.config.train.precision)
 
-    def _after_step(self, progress: Progress) -> None:
+    def _after_step(self, progress: TrainingState) -> None:
         config, step, last = self.config.train, progress.step, progress.step == self.total
         self.hooks.advance(step)
         if step % config.log_every == 0 or last:
@@ -158,7 +158,7 @@ class Loop:
         if config.save_every and (step % config.save_every == 0 or last):
             self._save(progress)
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: TrainingState) -> None:
         progress.extra = {
             "objectives": {n: {k: v.tolist() for k, v in o.state.items()} for n, o in self.objectives.items()},
             "bad_in_a_row": self.bad_in_a_row,
@@ -166,7 +166,7 @@ class Loop:
         }
         self.hooks.save(progress)
 
-    def _restore(self, progress: Progress) -> None:
+    def _restore(self, progress: TrainingState) -> None:
         if progress.extra:
             kept = progress.extra["objectives"].items()
             self._remember({name: {key: torch.tensor(value) for key, value in s.items()} for name, s in kept})
@@ -182,7 +182,7 @@ class Loop:
         self._seen["tokens"] += tokens_seen
         return Totals(candidates, impressions, slates), asking > 0
 
-    def _micro_step(self, batch: SlateBatch, progress: Progress, asked: bool) -> bool:
+    def _micro_step(self, batch: SlateBatch, progress: TrainingState, asked: bool) -> bool:
         self._set_rates(progress.step)
         if progress.micro % self.config.train.accumulate == 0:
             self.balancer.broken.clear()

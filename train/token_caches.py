@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import TokenCache, cache_key
@@ -47,14 +45,8 @@ class CachePlace:
             UserError: the tokenizer lacks a token that ends texts, or a file of the prepared folder is damaged.
         """
         tokenizer = SlateTokenizer(self.tokenizer, config.tokens, self.encoder, [])
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("tokenising", total=1.0)
-
-            def tell(stage: str, share: float) -> None:
-                bar.update(task, description=stage, completed=share)
-
-            write_token_cache(self.folder, config.data.folder, tokenizer, tell)
+        with ProgressBar("tokenising") as bar:
+            write_token_cache(self.folder, config.data.folder, tokenizer, bar.stage)
         return TokenCache(self.folder)
 
 

@@ -27,8 +27,6 @@ from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
 from equipoise.data.sources import complete_journey, complete_journey_products
 
-Progress = Callable[[str, float], None]
-
 ITEM_BATCH = 10_000
 SOURCES = {
     "complete_journey": complete_journey.load,
@@ -36,7 +34,7 @@ SOURCES = {
 }
 
 
-def prepare(config: DataConfig, progress: Progress | None = None) -> Manifest:
+def prepare(config: DataConfig, progress: Callable[[str, float], None] | None = None) -> Manifest:
     """Prepare `config.folder` from its source and return the manifest.
 
     `progress(stage, share)` is told the stage's name and the share done, 0 to 1. An older prepared folder is replaced

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table as RichTable
 
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.evaluation.compare.comparison import Comparison, Question, compare, kept_for_curves
 from equipoise.evaluation.compare.curves import most_points
 from equipoise.evaluation.compare.files import write_csv, write_markdown
@@ -60,11 +60,10 @@ def run(folders: Sequence[Path], options: CompareOptions) -> Comparison:
     console = Console(highlight=False)
     found = find_runs(folders)
     kept = most_points(len(found))
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        reading = bar.add_task("reading runs", total=len(found))
+    with ProgressBar("reading runs", len(found), "") as bar:
 
         def reduce(record: RunRecord) -> RunRecord:
-            bar.advance(reading)
+            bar.advance()
             return kept_for_curves(record)
 
         records, broken = read_runs(found, kept, reduce)
@@ -73,8 +72,8 @@ def run(folders: Sequence[Path], options: CompareOptions) -> Comparison:
             records = in_group(records, options.group)
         if not records:
             raise UserError("no run can be read: " + "; ".join(one.reason for one in broken[:3]))
-        resampling = bar.add_task("resampling requests", total=len(records) if options.question.baseline else 0)
-        comparison = compare(records, broken, options.question, lambda: bar.advance(resampling))
+        bar.add("resampling requests", len(records) if options.question.baseline else 0)
+        comparison = compare(records, broken, options.question, lambda: bar.advance(title="resampling requests"))
     print_comparison(comparison, console)
     _write(comparison, options, console)
     return comparison

@@ -23,7 +23,7 @@ from equipoise.train.validation import spread_rows
 BLOCK = 128
 """Shoppers whose scores over the whole catalogue are held at once."""
 
-Progress = Callable[[str, int, int], None]
+ReportStage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_shoppers(slates: SlateSet, most: int | None) -> Shoppers:
 class TrainedRecall:
     """The run's own scores, those of `retrieval_scores`, over the whole catalogue."""
 
-    def __init__(self, model: SlateModel, name: str, train: SplitTokens, max_row: int, tell: Progress) -> None:
+    def __init__(self, model: SlateModel, name: str, train: SplitTokens, max_row: int, tell: ReportStage) -> None:
         self.model, self.name, self.texts = model, name, Texts(train.cache, max_row)
         self.weights, self.positives = score_weights(model, name), Positives(train)
         self.log_popularity = torch.from_numpy(self.positives.log_popularity())
@@ -93,7 +93,7 @@ def evaluate_recall(
     model: SlateModel,
     train: SlateSet,
     slates: SlateSet,
-    tell: Progress = lambda stage, done, total: None,
+    tell: ReportStage = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Recall@50 and @200 of the run and of the baselines, as a JSON-ready dict.
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from equipoise.common.progress import ProgressBar
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.recall.evaluate import evaluate_recall
 from equipoise.evaluation.recall.words import CUTOFFS, TITLES, sentences
@@ -26,13 +26,11 @@ def measure_recall(scores: SplitScores, split: str, console: Console) -> dict[st
     """
     folder, tokens = scores.config.data.folder, scores.tokens
     train, slates = SlateSet(folder, "train", tokens), SlateSet(folder, split, tokens)
-    with Progress(console=console) as bar:
-        tasks: dict[str, Any] = {}
+    with ProgressBar(unit="", console=console, transient=False) as bar:
 
         def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.advance(tasks[stage], done)
+            bar.add(stage, total)
+            bar.advance(done, stage)
 
         return evaluate_recall(scores.config, scores.model, train, slates, tell)
 

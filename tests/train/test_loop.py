@@ -15,7 +15,7 @@ from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.sampling import BatchOrder
 from equipoise.modeling.adapters import adapter_of
 from equipoise.modeling.model import SlateModel
-from equipoise.train.checkpoint import Progress
+from equipoise.train.checkpoint import TrainingState
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.base import Objective, Step
 from equipoise.train.objectives.registry import build_objectives
@@ -86,7 +86,7 @@ def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], part
 
 def test_one_backward_per_micro_batch(make_loop: Any) -> None:
     loop, _, _, log = make_loop(accumulate=2, max_steps=3)
-    loop.run(Progress())
+    loop.run(TrainingState())
     assert loop.balancer.solves == 6
     assert len(log) == 3
 
@@ -100,7 +100,7 @@ def test_a_non_finite_loss_stays_alone(make_loop: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(type(objectives["cvr"]), "loss", poisoned)
     before = _snapshot(model)
-    loop.run(Progress())
+    loop.run(TrainingState())
     after = _snapshot(model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert not _moved(before, after, "cvr")
@@ -116,7 +116,7 @@ def test_a_loss_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch:
     loop, model, objectives, _ = make_loop(max_steps=9, max_nonfinite=3)
     monkeypatch.setattr(type(objectives["ctr"]), "loss", lambda self, step: step.outputs["ctr"].sum() * math.nan)
     with pytest.raises(UserError, match=r"objective 'ctr' was not finite in 3 micro-batches in a row"):
-        loop.run(Progress())
+        loop.run(TrainingState())
     assert all(torch.isfinite(tensor).all() for tensor in _snapshot(model).values())
 
 
@@ -142,7 +142,7 @@ def test_a_non_finite_gradient_of_finite_losses_is_dropped_alone(
 
         monkeypatch.setattr(model.upper, "run", strange)
     before = _snapshot(model)
-    loop.run(Progress())
+    loop.run(TrainingState())
     after = _snapshot(model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert not _moved(before, after, "diversity")
@@ -157,7 +157,7 @@ def test_a_gradient_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypa
     loop, _, objectives, log = make_loop(max_steps=9, max_nonfinite=3)
     monkeypatch.setattr(type(objectives["cvr"]), "loss", lambda self, step: _steep(step.outputs["cvr"]).sum())
     with pytest.raises(UserError, match=r"gradient of objective 'cvr' was not finite in 3 backwards in a row \(step 2"):
-        loop.run(Progress())
+        loop.run(TrainingState())
     assert len(log) == 2
 
 
@@ -168,7 +168,7 @@ def test_famo_sees_the_losses_of_the_same_batch_after_the_step(make_loop: Any, m
     monkeypatch.setattr(loop.balancer, "after_step", lambda before, after: seen.append((before, after)))
     states = {name: dict(objective.state) for name, objective in objectives.items()}
     random = torch.get_rng_state()
-    loop.run(Progress())
+    loop.run(TrainingState())
     ((before, after),) = seen
     assert (after < before).sum() >= 2  # a large step on one batch lowers its own losses
     assert torch.equal(torch.get_rng_state(), random)
@@ -177,6 +177,6 @@ def test_famo_sees_the_losses_of_the_same_batch_after_the_step(make_loop: Any, m
 
 def test_the_learning_rate_follows_the_schedule(make_loop: Any) -> None:
     loop, _, _, log = make_loop(max_steps=4, min_lr_ratio=0.0)
-    loop.run(Progress())
+    loop.run(TrainingState())
     rates = [values["train/lr"] for values in log]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-2 * 0.75, 1e-2 * 0.25], rel=1e-6)
