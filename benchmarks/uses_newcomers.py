@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figure
-from equipoise.evaluation.cold_start import run as newcomers
+from equipoise.evaluation.cold_start import measure_cold_start as newcomers
 
 QUICK_REQUESTS = 40
 NAMES = {

@@ -48,7 +48,7 @@ GROUPS = (
 )
 
 
-def run(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[str, Any] | None:
+def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[str, Any] | None:
     """Measure all groups, write `newcomers_test.json` into the run folder and print the table.
 
     Raises:

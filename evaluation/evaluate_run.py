@@ -26,7 +26,7 @@ from equipoise.train.data_record import write_data_record
 from equipoise.train.trackers import mlflow_run, wandb_run
 
 
-def run(folder: Path, split: str, overrides: Sequence[str]) -> None:
+def evaluate_run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     """Write `scores_`, `evaluation_` and `examples_SPLIT` into the run folder and print the report.
 
     The evaluation of a run with the objective recall has its recall too.

@@ -61,7 +61,7 @@ class Scores:
         return np.exp(self.table.column("utility").to_numpy())
 
 
-def run(export: Path, path: Path, users: Path, out: Path, options: CampaignOptions) -> None:
+def choose_slates(export: Path, path: Path, users: Path, out: Path, options: CampaignOptions) -> None:
     """Score all requests, choose the slates, and write them to `out` and what they reach to `out`.report.json.
 
     Raises:

@@ -51,7 +51,7 @@ def simulate(
 ) -> None:
     """Write the tables of a simulated shop, and beside them its true click and purchase probabilities and demand."""
     from equipoise.data.simulator.settings import SimulatorSettings
-    from equipoise.launch.simulate import run as simulate_run
+    from equipoise.launch.simulate import write_simulation as simulate_run
 
     settings = SimulatorSettings(
         shoppers=shoppers, items=items, requests=requests, candidates=candidates, events=events, days=days,
@@ -66,7 +66,7 @@ def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from equipoise.launch.prepare import run
+    from equipoise.launch.prepare import prepare_data as run
 
     run(loaded)
 
@@ -77,7 +77,7 @@ def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from equipoise.launch.token_cache import run
+    from equipoise.launch.token_cache import write_tokens as run
 
     run(loaded)
 
@@ -114,7 +114,7 @@ def sweep(
 ) -> None:
     """Train and evaluate many runs: grids, lists, random draws, seeds. Called again, it goes on with what is left."""
     from equipoise.sweep.command import SweepOptions
-    from equipoise.sweep.command import run as sweep_run
+    from equipoise.sweep.command import run_sweep as sweep_run
 
     options = SweepOptions(
         parallel=parallel, retry_failed=retry_failed, dry_run=dry_run, collect=collect, only=only, slurm=slurm,
@@ -136,7 +136,7 @@ def estimate(
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from equipoise.launch.estimate import run
+    from equipoise.launch.estimate import print_estimate as run
 
     run(loaded, gpus or (), gpu_memory or (), slates, candidates)
 
@@ -148,7 +148,7 @@ def evaluate(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
     """Score a split and compare with trivial baselines: calibration, ranking, groups, operating points."""
-    from equipoise.evaluation.evaluate_run import run as evaluate_run
+    from equipoise.evaluation.evaluate_run import evaluate_run
 
     evaluate_run(run, split, overrides or [])
 
@@ -166,8 +166,7 @@ def score(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
     """Score any number of requests, streaming; called again, go on. Also `-m equipoise.launch.score`."""
-    from equipoise.scoring.score_run import ScoreOptions
-    from equipoise.scoring.score_run import run as score_run
+    from equipoise.scoring.score_run import ScoreOptions, score_run
 
     options = ScoreOptions(items=items, omega=omega, block=block, max_tokens=max_tokens, overwrite=overwrite)
     score_run(run, requests, out, options, overrides or [])
@@ -210,7 +209,7 @@ def serve(
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
 ) -> None:
     """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
-    from equipoise.launch.serve import run as serve_run
+    from equipoise.launch.serve import serve_export as serve_run
     from equipoise.serving.server.options import ServerOptions
 
     options = ServerOptions(
@@ -245,7 +244,7 @@ def recommend(
 ) -> None:
     """Rank candidates for every shopper of a file with an export, streaming."""
     from equipoise.scoring.recommend import RecommendOptions
-    from equipoise.scoring.recommend import run as recommend_run
+    from equipoise.scoring.recommend import recommend_file as recommend_run
 
     options = RecommendOptions(candidates, top, omega, device, cache_mb, max_candidates, overwrite, value_weight)
     recommend_run(export, users, out, options)
@@ -272,7 +271,7 @@ def front(
 ) -> None:
     """Measure the Pareto front of trade-offs without training again, and choose the operating point (default: knee)."""
     from equipoise.evaluation.front.front_of_run import FrontOptions
-    from equipoise.evaluation.front.front_of_run import run as front_run
+    from equipoise.evaluation.front.front_of_run import measure_front as front_run
 
     options = FrontOptions(
         omegas=omegas, relevance=relevance, value=value, points=points, axes=axes, cutoff=cutoff, weights=weights,
@@ -285,7 +284,7 @@ def front(
 @app.command()
 def diagnose(run: RunArgument) -> None:
     """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
-    from equipoise.evaluation.balance.diagnose import run as diagnose_run
+    from equipoise.evaluation.balance.diagnose import diagnose_run
 
     diagnose_run(run)
 
@@ -299,7 +298,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page of a run, from its folder alone."""
-    from equipoise.evaluation.run_page.write import run as report_run
+    from equipoise.evaluation.run_page.write import report_run
 
     report_run(run, out, split)
 
@@ -326,7 +325,7 @@ def compare(
     if not runs and group is None and not from_wandb:
         raise UserError("name the runs to compare: `equipoise compare RUN…`, `--group G` or `--from-wandb FOLDER`")
     from equipoise.evaluation.compare.compare_runs import CompareOptions
-    from equipoise.evaluation.compare.compare_runs import run as compare_run
+    from equipoise.evaluation.compare.compare_runs import compare_folders as compare_run
     from equipoise.evaluation.compare.comparison import Question
 
     def names(text: str | None) -> tuple[str, ...]:

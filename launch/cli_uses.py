@@ -21,7 +21,7 @@ def newcomers(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")] = None,
 ) -> None:
     """Measure shoppers unseen in training beside the known ones: as told, with their profile only, with nothing."""
-    from equipoise.evaluation.cold_start import run as newcomers_run
+    from equipoise.evaluation.cold_start import measure_cold_start as newcomers_run
 
     newcomers_run(run, requests, overrides or [])
 
@@ -37,7 +37,7 @@ def recall(
 ) -> None:
     """Find the best items of the whole catalogue for every shopper of a file."""
     from equipoise.launch.recall import RecallOptions
-    from equipoise.launch.recall import run as recall_run
+    from equipoise.launch.recall import recall_items as recall_run
 
     recall_run(export, requests, out, RecallOptions(top, exclude_bought, device, overwrite))
 
@@ -50,7 +50,7 @@ def index(
     ] = None,
 ) -> None:
     """Encode an export's catalogue again, with new items or for another kind of search."""
-    from equipoise.launch.index import run as index_run
+    from equipoise.launch.index import rebuild_index as index_run
 
     index_run(export, items, exact)
 
@@ -67,7 +67,7 @@ def campaign(
 ) -> None:
     """Choose the slates of a whole campaign: most value, with caps and minimums over all shoppers."""
     from equipoise.launch.campaign import CampaignOptions
-    from equipoise.launch.campaign import run as campaign_run
+    from equipoise.launch.campaign import choose_slates as campaign_run
 
     campaign_run(export, path, users, out, CampaignOptions(candidates, device, max_candidates, overwrite))
 
@@ -89,7 +89,7 @@ def price(
 ) -> None:
     """Choose the price of every candidate of a file, among allowed ones, by expected profit or revenue."""
     from equipoise.launch.price import PriceOptions
-    from equipoise.launch.price import run as price_run
+    from equipoise.launch.price import choose_prices as price_run
 
     price_run(export, requests, out, PriceOptions(prices, bounds, factors, goal, field, device, cache_mb, overwrite))
 
@@ -106,6 +106,6 @@ def explain(
 ) -> None:
     """Say why a candidate gets its scores: what each part of its prompts and each term of its utility contributes."""
     from equipoise.launch.explain import ExplainOptions
-    from equipoise.launch.explain import run as explain_run
+    from equipoise.launch.explain import explain_request as explain_run
 
     explain_run(export, request, ExplainOptions(tuple(item or ()), picture, out, device))

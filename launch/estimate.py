@@ -12,7 +12,7 @@ from equipoise.train.memory.estimate import FULL, Estimate, estimate
 from equipoise.train.memory.fit import CARDS, GIB, PROCESSES, fits, optimizer_bytes
 
 
-def run(
+def print_estimate(
     config: RunConfig,
     gpus: Sequence[int] = (),
     cards: Sequence[int] = (),

@@ -27,7 +27,7 @@ class ExplainOptions:
     device: str = "cpu"
 
 
-def run(export: Path, path: Path, options: ExplainOptions) -> None:
+def explain_request(export: Path, path: Path, options: ExplainOptions) -> None:
     """Explain candidates of the request in a JSON file; the best one, unless items are named.
 
     Raises:

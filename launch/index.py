@@ -23,7 +23,7 @@ from equipoise.export.serving_record import FILE_NAME, read_serving_record
 from equipoise.serving.export_tokens import read_tokenizer
 
 
-def run(export: Path, items: Path | None, exact: bool | None) -> None:
+def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
     """Write the index of every objective of retrieval anew; with `items`, also the export's items.parquet.
 
     Args:

@@ -10,7 +10,7 @@ from equipoise.data.prepare.masked import nothing_told
 from equipoise.data.prepare.slates import prepare
 
 
-def run(config: RunConfig) -> None:
+def prepare_data(config: RunConfig) -> None:
     """Prepare `config.data.folder` and print its counts, notes and dropped rows; then tokenise it.
 
     Raises:
@@ -24,7 +24,7 @@ def run(config: RunConfig) -> None:
         out.print(f"left out: {rows:,} {reason}", highlight=False, soft_wrap=True)
     for note in manifest.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
-    from equipoise.launch.token_cache import run as tokenize  # transformers loads only now
+    from equipoise.launch.token_cache import write_tokens as tokenize  # transformers loads only now
 
     tokenize(config)
     if config.train.forget:

@@ -73,7 +73,7 @@ _FORMS = {
 Prepared = list[tuple[PriceQuestion, PreparedRequest, dict[str, str | None]]]
 
 
-def run(export: Path, requests: Path, out: Path, options: PriceOptions) -> None:
+def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions) -> None:
     """Choose prices for all requests of a file and write them to `out`, whole or not at all.
 
     Raises:

@@ -30,7 +30,7 @@ class RecallOptions:
     overwrite: bool = False
 
 
-def run(export: Path, requests: Path, out: Path, options: RecallOptions) -> None:
+def recall_items(export: Path, requests: Path, out: Path, options: RecallOptions) -> None:
     """Search for all shoppers of a file, one row each, and write request_id or user_id, rank, item_id, title, score.
 
     Columns are the fields of the shopper, or `prefix` (ready text), and as lists `history`, `bought` and `exclude`.

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 from equipoise.serving.server.options import ServerOptions
 
 
-def run(
+def serve_export(
     export: Path,
     options: ServerOptions,
     cache_mb: int = 256,

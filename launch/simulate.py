@@ -9,7 +9,7 @@ from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.write import simulate
 
 
-def run(folder: Path, settings: SimulatorSettings, block: int, overwrite: bool) -> None:
+def write_simulation(folder: Path, settings: SimulatorSettings, block: int, overwrite: bool) -> None:
     """Write a simulated shop and say what it holds.
 
     Raises:

@@ -10,7 +10,7 @@ from equipoise.train.assemble import check_lengths
 from equipoise.train.token_caches import make_tokens
 
 
-def run(config: RunConfig) -> None:
+def write_tokens(config: RunConfig) -> None:
     """Write the token cache of `config`, or say that it is there.
 
     Raises:

@@ -39,7 +39,7 @@ class RecommendOptions:
 Prepared = list[tuple[PreparedRequest, dict[str, str | None]]]
 
 
-def run(export: Path, users: Path, out: Path, options: RecommendOptions) -> None:
+def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptions) -> None:
     """Rank candidates for all requests of a file and write the rankings to `out`, whole or not at all.
 
     Raises:

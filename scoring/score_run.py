@@ -68,7 +68,7 @@ class Inputs:
         return _ids(next(iter(self.forms.values())))
 
 
-def run(folder: Path, requests: Path, out: Path, options: ScoreOptions, overrides: Sequence[str] = ()) -> None:
+def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, overrides: Sequence[str] = ()) -> None:
     """Score all requests, or go on where an earlier call stopped.
 
     Raises:

@@ -74,7 +74,7 @@ class SweepOptions:
             )
 
 
-def run(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) -> None:
+def run_sweep(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) -> None:
     """Do what `options` ask of the sweep in `file`.
 
     Args:

@@ -12,7 +12,7 @@ from equipoise.evaluation.balance.balance_plot import draw
 from equipoise.evaluation.balance.diagnosis import Diagnosis, conclusions, diagnose, read_history, signed
 
 
-def run(folder: Path) -> None:
+def diagnose_run(folder: Path) -> None:
     """Print the diagnosis of a run folder and write `balance.png` into it.
 
     Raises:

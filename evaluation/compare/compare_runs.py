@@ -48,7 +48,7 @@ class CompareOptions:
     html: Path | None = None
 
 
-def run(folders: Sequence[Path], options: CompareOptions) -> Comparison:
+def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Comparison:
     """Compare the runs among and below the folders, print the tables and write the files that were asked for.
 
     Raises:

@@ -177,7 +177,7 @@ def _grid(config: RunConfig, options: FrontOptions) -> Grid:
     return grid
 
 
-def run(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> None:
+def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> None:
     """Write front.json, front.png and operating_point.json into the run folder, and the choice into an export.
 
     Raises:

@@ -11,7 +11,7 @@ FILE_NAME = "report.html"
 PARTS = ("data", "curves", "balance", "evaluation", "recall", "front", "slates")
 
 
-def run(folder: Path, out: Path | None = None, split: str | None = None) -> None:
+def report_run(folder: Path, out: Path | None = None, split: str | None = None) -> None:
     """Write the page, and say what it could not show and which command gives it.
 
     Args:

@@ -19,9 +19,9 @@ from equipoise.common.errors import UserError
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
-from equipoise.evaluation.evaluate_run import run as evaluate
+from equipoise.evaluation.evaluate_run import evaluate_run as evaluate
 from equipoise.evaluation.front.front_of_run import FrontOptions, make_plan
-from equipoise.evaluation.front.front_of_run import run as front
+from equipoise.evaluation.front.front_of_run import measure_front as front
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.export.golden import run_check

@@ -14,9 +14,9 @@ from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.masked import nothing_told, profile_only
 from equipoise.data.prepare.slates import prepare
-from equipoise.evaluation.cold_start import run
+from equipoise.evaluation.cold_start import measure_cold_start as run
 from equipoise.launch.cli import main
-from equipoise.launch.prepare import run as run_prepare
+from equipoise.launch.prepare import prepare_data as run_prepare
 from equipoise.train.assemble import open_data, train_batches
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.token_caches import find_tokens

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from equipoise.common.errors import UserError
 from equipoise.launch.price import PriceOptions
-from equipoise.launch.price import run as price
+from equipoise.launch.price import choose_prices as price
 from equipoise.serving.frames import RequestRows
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.app import create_app
