@@ -1,21 +1,18 @@
 """A batch of slates as tensors: where data and modeling meet.
 
 Shape suffixes: R rows, T tokens of a row, N candidates, L tokens of the longest candidate, S slates, M slots of the
-longest slate. Candidates are numbered slate after slate. A slate too long for one row goes on in further rows that
-repeat its prefix; its slots still name all its candidates.
+longest slate; of recall B shoppers and C items that compete in a batch. Candidates are numbered slate after slate. A
+slate too long for one row goes on in further rows that repeat its prefix; its slots still name all its candidates.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from equipoise.data.ragged import run_indices
-
-if TYPE_CHECKING:
-    from equipoise.data.recall_texts import RecallBatch
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,32 @@ class Slate:
     conversion: np.ndarray
     log_sampling_rate: float = 0.0
     features: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class RecallBatch:
+    """What the recall objective reads of a batch.
+
+    Attributes:
+        texts: the model's inputs: B shoppers, then C items, each alone behind a bare prefix.
+        target: int64 (B,), the item among the C that each shopper took.
+        log_popularity: float32 (C,), log p_i, p_i the item's share of all training positives.
+        log_sampled: float32 (C,), log of the chance that the item is among the C.
+        log_times: float32 (B, C), log(1 + how often the shopper has bought the item before).
+        also: bool (B, C), which others the shopper took as well: they are no negatives.
+    """
+
+    texts: dict[str, torch.Tensor]
+    target: torch.Tensor
+    log_popularity: torch.Tensor
+    log_sampled: torch.Tensor
+    log_times: torch.Tensor
+    also: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "RecallBatch":
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "texts"}
+        return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
 
 
 @dataclass(frozen=True)
@@ -72,7 +95,7 @@ class SlateBatch:
     row: torch.Tensor
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
-    recall: "RecallBatch | None" = None
+    recall: RecallBatch | None = None
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""

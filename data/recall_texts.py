@@ -4,14 +4,13 @@ Shape suffixes: B shoppers of a batch, C items that compete in it, I items of th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
-from equipoise.data.batches import Slate, build_batch
+from equipoise.data.batches import RecallBatch, Slate, build_batch
 from equipoise.data.ragged import Ragged
 from equipoise.data.token_cache import SplitTokens, TokenCache
 
@@ -21,32 +20,6 @@ _DRAWING = 5
 Ids = TypeVar("Ids", list[int], np.ndarray)
 
 TEXT_INPUTS = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
-
-
-@dataclass(frozen=True)
-class RecallBatch:
-    """What the recall objective reads of a batch.
-
-    Attributes:
-        texts: the model's inputs: B shoppers, then C items, each alone behind a bare prefix.
-        target: int64 (B,), the item among the C that each shopper took.
-        log_popularity: float32 (C,), log p_i, p_i the item's share of all training positives.
-        log_sampled: float32 (C,), log of the chance that the item is among the C.
-        log_times: float32 (B, C), log(1 + how often the shopper has bought the item before).
-        also: bool (B, C), which others the shopper took as well: they are no negatives.
-    """
-
-    texts: dict[str, torch.Tensor]
-    target: torch.Tensor
-    log_popularity: torch.Tensor
-    log_sampled: torch.Tensor
-    log_times: torch.Tensor
-    also: torch.Tensor
-
-    def to(self, device: torch.device | str) -> "RecallBatch":
-        """The same on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "texts"}
-        return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
 
 
 class TextEnds(Protocol):

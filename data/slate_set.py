@@ -1,6 +1,5 @@
 """A prepared folder, opened for training or scoring: slates as tokens and as texts, items with attribute codes."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -199,20 +198,3 @@ class TrainBatches(Dataset):
             return batch
         drawn = self.recall.draw(number, lambda row: self._source(row, epoch).tokens)
         return replace(batch, recall=drawn)
-
-
-def score_batches(costs: Sequence[int] | np.ndarray, most: int) -> list[list[int]]:
-    """Group slates, given by their numbers of tokens, into batches of about `most` tokens, the longest first.
-
-    Slates of similar length come together, so that rows are padded little and processes that take batches in turn work
-    alike; the batch that needs most memory comes first. A slate of more than `most` tokens is alone.
-    """
-    groups: list[list[int]] = []
-    filled = 0
-    for index in np.argsort(-np.asarray(costs, dtype=np.int64), kind="stable").tolist():
-        if not groups or filled + costs[index] > most:
-            groups.append([])
-            filled = 0
-        groups[-1].append(index)
-        filled += int(costs[index])
-    return groups

@@ -1,7 +1,8 @@
-"""Batches by tokens: a plan of an epoch in which no process's share of a global micro-batch exceeds a budget.
+"""Batches within a budget of tokens: `token_groups` for scoring, and of training the plan of an epoch.
 
-Like `data.sampling.BatchOrder`, a pure function of seed and place. How many micro-batches an epoch has depends on what
-its slates sample, so micro-batch `number` is found through the counts of the epochs before its own.
+In that plan no process's part of a global micro-batch exceeds the budget. Like `data.sampling.BatchOrder`, it is a pure
+function of seed and position. How many micro-batches an epoch has depends on what its slates sample, so micro-batch
+`number` is found through the counts of the epochs before its own.
 """
 
 import heapq
@@ -13,6 +14,30 @@ import numpy as np
 from equipoise.common.errors import UserError
 
 KEPT_PLANS = 2
+
+
+def token_groups(sizes: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
+    """Group slates into batches for scoring, in evaluation, from files and in the server alike.
+
+    Slates of similar length come together, so that rows are padded little and processes that take batches alternately
+    work alike; the batch that needs most memory comes first.
+
+    Args:
+        sizes: tokens of each slate.
+        budget: most tokens of a group; a slate of more is alone.
+
+    Returns:
+        indices into `sizes`, every one once, the longest slates first.
+    """
+    groups: list[list[int]] = []
+    filled = 0
+    for index in np.argsort(-np.asarray(sizes, dtype=np.int64), kind="stable").tolist():
+        if not groups or filled + sizes[index] > budget:
+            groups.append([])
+            filled = 0
+        groups[-1].append(index)
+        filled += int(sizes[index])
+    return groups
 
 
 def balanced_split(costs: Sequence[int], processes: int, budget: int) -> list[list[int]] | None:

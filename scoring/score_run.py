@@ -44,7 +44,7 @@ WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What a call may choose: a table of items, the operating point, requests per part, padded tokens per batch."""
+    """What a call may choose: a table of items, the operating point, requests per part, tokens per batch."""
 
     items: Path | None = None
     omega: str | None = None

@@ -7,13 +7,13 @@ import torch
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
-from equipoise.data.token_groups import token_groups
+from equipoise.data.token_budget import token_groups
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.prefix_cache import PrefixCache
 
 MOST_TOKENS = 16_384
-"""Padded tokens of one pass."""
+"""Tokens of one forward."""
 
 Ids = tuple[Sequence[int], Sequence[Sequence[int]], np.ndarray | None]
 """Token ids of a prefix and of its candidates, and their standardised features (C, F), where the model reads some."""

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from equipoise.data.batches import SlateBatch, build_batch
-from equipoise.data.slate_set import SlateSet, score_batches
+from equipoise.data.slate_set import SlateSet
+from equipoise.data.token_budget import token_groups
 from equipoise.train.world import World
 
 
@@ -37,7 +38,7 @@ def score_slates(
         arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
         and `conversion` (int8), and float64 logits and adjustments by objective name.
     """
-    groups = score_batches(slates.tokens.costs()[list(rows)], max_tokens)
+    groups = token_groups(slates.tokens.costs()[list(rows)], max_tokens)
     mine = groups[world.rank :: world.size]
     rounds = -(-len(groups) // world.size)
     was_training = model.training

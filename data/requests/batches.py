@@ -11,7 +11,7 @@ from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.features import Scales, standardised
 from equipoise.data.requests.files import Block, read_blocks
 from equipoise.data.requests.forms import Request, RequestForm
-from equipoise.data.token_groups import token_groups
+from equipoise.data.token_budget import token_groups
 from equipoise.data.tokens import SlateTokenizer
 
 
@@ -34,7 +34,7 @@ class RequestBatches:
     Args:
         forms: of every file, by path.
         tokenizer: whose items are the catalogue's.
-        max_tokens: padded tokens of a batch; a longer slate is a batch of its own.
+        max_tokens: most tokens of a batch; a longer slate is a batch of its own.
         max_row: most tokens of a row; a longer slate goes on in further rows that repeat its prefix.
         scales: how the features of the forms are standardised.
     """

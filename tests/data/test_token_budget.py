@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import TokensConfig
-from equipoise.data.slate_set import SlateSet, TrainBatches, score_batches
-from equipoise.data.token_budget import BudgetOrder, balanced_split, plan_epoch
+from equipoise.data.slate_set import SlateSet, TrainBatches
+from equipoise.data.token_budget import BudgetOrder, balanced_split, plan_epoch, token_groups
 from equipoise.data.token_cache import TokenCache
 from equipoise.data.token_writer import write_token_cache
 from equipoise.data.tokens import SlateTokenizer
@@ -157,9 +157,14 @@ def test_the_sampled_tokens_keep_the_budget(make_prepared: Callable[..., Path], 
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))
-def test_score_batches_hold_every_slate_once_the_longest_first(costs: list[int], most: int) -> None:
-    groups = score_batches(costs, most)
+def test_token_groups_hold_every_slate_once_the_longest_first(costs: list[int], most: int) -> None:
+    groups = token_groups(costs, most)
     assert sorted(index for group in groups for index in group) == list(range(len(costs)))
     assert all(group and (sum(costs[i] for i in group) <= most or len(group) == 1) for group in groups)
     lengths = [costs[index] for group in groups for index in group]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_token_groups_by_hand() -> None:
+    assert token_groups([10, 50, 20, 30, 120], 100) == [[4], [1, 3, 2], [0]]
+    assert token_groups([], 100) == []

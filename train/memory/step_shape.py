@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from equipoise.configs.schema import RunConfig
-from equipoise.data.batches import Slate, SlateBatch, build_batch
-from equipoise.data.recall_texts import RecallBatch, text_inputs
+from equipoise.data.batches import RecallBatch, Slate, SlateBatch, build_batch
+from equipoise.data.recall_texts import text_inputs
 
 
 @dataclass(frozen=True)

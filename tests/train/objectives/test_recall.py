@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from equipoise.configs.objectives import RecallConfig
-from equipoise.data.recall_texts import RecallBatch
+from equipoise.data.batches import RecallBatch
 from equipoise.train.objectives.base import Step
 from equipoise.train.objectives.recall import Recall, retrieval_scores
 
