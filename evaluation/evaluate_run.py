@@ -6,6 +6,7 @@ Runs in one process, or in many under `accelerate launch -m equipoise.launch.eva
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,19 +27,28 @@ from equipoise.train.data_record import write_data_record
 from equipoise.train.trackers import mlflow_run, wandb_run
 
 
-def evaluate_run(folder: Path, split: str, overrides: Sequence[str]) -> None:
-    """Write `scores_`, `evaluation_` and `examples_SPLIT` into the run folder and print the report.
+def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Score a split of a run's data, write `scores_`, `evaluation_` and `examples_SPLIT`, and print the report.
 
     The evaluation of a run with the objective recall has its recall too.
+
+    Args:
+        folder: run folder that `train` wrote.
+        split: `valid` or `test`.
+        overrides: settings to change, as `key.sub=value`.
+
+    Returns:
+        The report as plain JSON values, as in `evaluation_SPLIT.json`; None on all processes but the first.
 
     Raises:
         UserError: the run is unfinished, or does not fit its data.
     """
+    folder = Path(folder)
     config = read_run_config(folder, overrides)
     scores = SplitScores(config, folder)
     table = scores.score(split)
     if table is None:
-        return
+        return None
     console = Console()
     report = measure(config, table)
     if config.objectives.recall is not None:
@@ -51,10 +61,12 @@ def evaluate_run(folder: Path, split: str, overrides: Sequence[str]) -> None:
     if "recall" in report:
         print_recall(report["recall"], console)
     console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
-    hint = wandb_run.tell_evaluation(config, folder, split, json_ready(report))
+    plain = json_ready(report)
+    hint = wandb_run.tell_evaluation(config, folder, split, plain)
     mlflow_run.tell_evaluation(config, folder, split, report)
     if hint:
         console.print(f"W&B was offline; send the evaluation with: {hint}", soft_wrap=True)
+    return plain
 
 
 def measure(config: RunConfig, table: ScoreTable) -> dict:

@@ -47,7 +47,9 @@ SCOPED = (
 )
 
 
-def export_run(run: Path, out: Path, golden: int = 32, overwrite: bool = False, formats: Formats | None = None) -> None:
+def export_run(
+    run: str | Path, out: str | Path, golden: int = 32, overwrite: bool = False, formats: Formats | None = None
+) -> None:
     """Export the adapters of a finished run to `out`, which appears only once its golden check has passed.
 
     Args:
@@ -61,6 +63,7 @@ def export_run(run: Path, out: Path, golden: int = 32, overwrite: bool = False, 
         UserError: the run is incomplete or does not fit its base model, data or a format, `out` exists, or the check
             fails.
     """
+    run, out = Path(run), Path(out)
     console = Console(highlight=False)
     config = read_run_config(run)
     formats = formats or Formats()

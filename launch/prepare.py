@@ -10,8 +10,11 @@ from equipoise.data.prepare.masked import nothing_told
 from equipoise.data.prepare.slates import prepare
 
 
-def prepare_data(config: RunConfig) -> None:
+def prepare_data(config: RunConfig) -> Manifest:
     """Prepare `config.data.folder` and print its counts, notes and dropped rows; then tokenise it.
+
+    Returns:
+        What the folder holds: counts, label rates and hashes.
 
     Raises:
         UserError: bad input, or a backbone whose tokenizer cannot be loaded (the slates are complete then).
@@ -32,6 +35,7 @@ def prepare_data(config: RunConfig) -> None:
         out.print(f"train.forget: the same requests, as of strangers, in {told.folder}", highlight=False)
         prepare(told)
         tokenize(config.model_copy(update={"data": told}))
+    return manifest
 
 
 def _counts(manifest: Manifest, title: str) -> Table:

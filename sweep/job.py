@@ -134,7 +134,7 @@ def steps(folder: Path, record: JobRecord) -> Iterator[tuple[str, list[str]]]:
         yield "train", [*launcher, "equipoise.launch.train", str(folder / CONFIG), *resume]
     for split in record.splits:
         if not evaluation(folder, split).exists():
-            yield f"evaluate_{split}", [*launcher, "equipoise.evaluation.evaluate_run", str(folder), "--split", split]
+            yield f"evaluate_{split}", [*launcher, "equipoise.launch.evaluate", str(folder), "--split", split]
 
 
 def environment(folder: Path, threads: int) -> dict[str, str]:

@@ -28,7 +28,7 @@ def note(folder, text):
         file.write(text + "\\n")
 
 command, arguments = sys.argv[sys.argv.index("-m") + 1], sys.argv[sys.argv.index("-m") + 2 :]
-if command == "equipoise.evaluation.evaluate_run":
+if command == "equipoise.launch.evaluate":
     folder, split = Path(arguments[0]), arguments[2]
     note(folder, f"evaluate {split}")
     (folder / f"evaluation_{split}.json").write_text("{}")

@@ -13,7 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.sweep.children import end_stragglers, mark
 from equipoise.sweep.pool import share_devices
 from equipoise.sweep.record import is_locked
-from tests.launch.sweep.conftest import StandInSweep, wait_for
+from tests.sweep.conftest import StandInSweep, wait_for
 
 LONG = 100_000
 

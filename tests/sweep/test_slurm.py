@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.sweep.slurm import indices
-from tests.launch.sweep.conftest import StandInSweep
+from tests.sweep.conftest import StandInSweep
 
 # Executes every task of an array in turn, as Slurm would, and notes what it was asked for.
 SBATCH = r"""#!{python}

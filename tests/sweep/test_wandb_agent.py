@@ -12,7 +12,7 @@ from equipoise.common.errors import UserError
 from equipoise.sweep.config import load_sweep
 from equipoise.sweep.plan import make_plan
 from equipoise.sweep.wandb_agent import plan_trial, wandb_settings
-from tests.launch.sweep.conftest import ROOT, StandInSweep
+from tests.sweep.conftest import ROOT, StandInSweep
 
 METHODS = {
     "plain": {"balancing.method": "weighted"},

@@ -10,7 +10,7 @@ from equipoise.sweep.claim import make_ready
 from equipoise.sweep.command import SweepOptions
 from equipoise.sweep.command import run_sweep as sweep_run
 from equipoise.sweep.wandb_sync import MOST_LINES, sync_lines
-from tests.launch.sweep.test_after import plan_of
+from tests.sweep.test_after import plan_of
 
 
 def offline(run: Path, *folders: str) -> list[Path]:

@@ -14,7 +14,7 @@ from equipoise.evaluation.compare.run_record import read_run
 from equipoise.evaluation.compare.wandb_file import key_of
 from equipoise.evaluation.compare.wandb_run import read_wandb_runs
 from equipoise.train.trackers.wandb_run import STEP, begin, end, front_rows, init_arguments, tell_evaluation, tell_front
-from tests.train.run_page.conftest import front
+from tests.evaluation.run_page.conftest import front
 from tests.wandb_files import whole_records
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from equipoise.evaluation.compare.delta_m import delta_m
 from equipoise.evaluation.compare.pool import pool_runs
-from tests.train.compare.conftest import evaluation
+from tests.evaluation.compare.conftest import evaluation
 
 METRICS = {"ctr": "ctr/auc", "cvr": "ctcvr/auc"}
 NE = {"ctr": "ctr/ne", "cvr": "ctcvr/auc"}

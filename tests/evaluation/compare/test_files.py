@@ -14,7 +14,7 @@ from equipoise.evaluation.compare.find_runs import find_runs, read_runs
 from equipoise.evaluation.compare.page import page_of
 from equipoise.evaluation.compare.table import Table, tables
 from equipoise.evaluation.page.whole_page import safe_json
-from tests.train.compare.conftest import evaluation
+from tests.evaluation.compare.conftest import evaluation
 
 
 @pytest.fixture(scope="module")

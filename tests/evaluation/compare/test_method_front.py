@@ -8,7 +8,7 @@ import pytest
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.method_front import check_axes, default_axes, method_fronts
 from equipoise.evaluation.compare.pool import pool_runs
-from tests.train.compare.conftest import evaluation
+from tests.evaluation.compare.conftest import evaluation
 
 
 def runs_of(record: Any, values: dict[str, list[tuple[float, float]]]) -> list[Any]:

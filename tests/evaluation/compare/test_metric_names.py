@@ -9,7 +9,7 @@ from equipoise.evaluation.compare.differences import differing, identity, settin
 from equipoise.evaluation.compare.metric_names import direction, metrics_of, operating_points, point_name, words
 from equipoise.evaluation.compare.objective_metric import objective_metrics
 from equipoise.evaluation.compare.pool import pool_runs, run_names
-from tests.train.compare.conftest import evaluation
+from tests.evaluation.compare.conftest import evaluation
 
 
 def test_every_number_of_an_evaluation_has_one_name(models: Any) -> None:

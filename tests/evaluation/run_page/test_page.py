@@ -11,7 +11,7 @@ from selenium.webdriver.support.ui import Select
 
 from equipoise.evaluation.run_page.page import write_report
 from tests.browser import open_browser
-from tests.train.run_page.conftest import NAME, PREFIX
+from tests.evaluation.run_page.conftest import NAME, PREFIX
 
 pytestmark = pytest.mark.slow
 
