@@ -21,6 +21,7 @@ from equipoise.configs.campaign import Campaign, read_campaign
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.launch.campaign_requests import CampaignRequests
+from equipoise.launch.options import CampaignOptions
 from equipoise.scoring.ranking_file import ENDINGS, ranking_file
 from equipoise.scoring.recommend import common_candidates
 from equipoise.serving.allocation import Allocation, Cap, allocate, fill, violations
@@ -30,16 +31,6 @@ from equipoise.serving.request_error import RequestError
 
 MORE = ("value", "boost")
 REPORT = ".report.json"
-
-
-@dataclass(frozen=True)
-class CampaignOptions:
-    """What a call may choose: a common list of candidates, device and limit."""
-
-    candidates: Path | None = None
-    device: str = "cpu"
-    max_candidates: int | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """equipoise explain: why a candidate gets its scores, as text, JSON and a picture (docs/explanations.md)."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,11 @@ from rich.table import Table
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.launch.options import ExplainOptions
 from equipoise.serving.explain import Explained, explain
 from equipoise.serving.explanation_picture import draw
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.request_error import RequestError
-
-
-@dataclass(frozen=True)
-class ExplainOptions:
-    """What a call may choose: item_ids, files to write, and the device."""
-
-    items: tuple[str, ...] = ()
-    picture: Path | None = None
-    out: Path | None = None
-    device: str = "cpu"
 
 
 def explain_request(export: Path, path: Path, options: ExplainOptions) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.launch.options import PriceOptions
 from equipoise.scoring.ranking_file import table_file
 from equipoise.serving.frames import RequestRows
 from equipoise.serving.pricing import PriceQuestion, Pricing
@@ -26,49 +26,6 @@ TOGETHER = 4
 
 EXTRA = ("cost", "prices")
 
-
-@dataclass(frozen=True)
-class PriceOptions:
-    """Allowed prices as text (one of the three forms), goal, name of the price, device and cache."""
-
-    prices: str | None = None
-    bounds: str | None = None
-    factors: str | None = None
-    goal: str | None = None
-    field: str = "price"
-    device: str = "cpu"
-    cache_mb: int = 256
-    overwrite: bool = False
-
-    def allowed(self) -> Any:
-        """The allowed prices as JSON (equipoise.serving.price_grid), None where the file gives them.
-
-        Raises:
-            UserError: several forms are given, or one is malformed.
-        """
-        given = [name for name in ("prices", "bounds", "factors") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UserError(f"--{given[0]} and --{given[1]} exclude each other: drop one of them")
-        if not given:
-            return None
-        name, text = given[0], getattr(self, given[0])
-        parts = text.split(":" if name == "bounds" else ",")
-        try:
-            numbers = [float(part) for part in parts]
-        except ValueError as error:
-            raise UserError(f"--{name} '{text}' holds something that is no number: write {_FORMS[name]}") from error
-        if name == "bounds":
-            if len(numbers) != 3:
-                raise UserError(f"--bounds '{text}' has {len(numbers)} numbers: write {_FORMS[name]}")
-            return dict(zip(("least", "most", "step"), numbers, strict=True))
-        return {"factors": numbers} if name == "factors" else numbers
-
-
-_FORMS = {
-    "prices": "them like 3.49,3.99",
-    "bounds": "LEAST:MOST:STEP, such as 3:5:0.25",
-    "factors": "them like 0.9,1,1.1",
-}
 
 Prepared = list[tuple[PriceQuestion, PreparedRequest, dict[str, str | None]]]
 

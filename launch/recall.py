@@ -1,7 +1,6 @@
 """`equipoise recall EXPORT REQUESTS OUT`: the best items of the whole catalogue for every shopper of a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,13 @@ from rich.console import Console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.launch.options import RecallOptions
 from equipoise.scoring.ranking_file import table_file
 from equipoise.serving.recommender import Recommender, RequestError
 from equipoise.serving.retrieve import KEYS, Recalled
 
 TOGETHER = 64
 LISTS = ("history", "bought", "exclude")
-
-
-@dataclass(frozen=True)
-class RecallOptions:
-    """`top`: items per shopper; `exclude_bought`: those of the column `bought` do not come back."""
-
-    top: int = 100
-    exclude_bought: bool = False
-    device: str = "cpu"
-    overwrite: bool = False
 
 
 def recall_items(export: Path, requests: Path, out: Path, options: RecallOptions) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,11 @@ from equipoise.common.progress import ProgressBar
 from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, open_table, request_connection
 from equipoise.scoring.columns import parse_omega
+from equipoise.scoring.options import RecommendOptions
 from equipoise.scoring.ranking_file import ranking_file
 from equipoise.serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
-
-
-@dataclass(frozen=True)
-class RecommendOptions:
-    """What a call may choose: common candidates, how many of the best, ω, ω_value, device, cache and limit."""
-
-    candidates: Path | None = None
-    top: int | None = None
-    omega: str | None = None
-    device: str = "cpu"
-    cache_mb: int = 256
-    max_candidates: int | None = None
-    overwrite: bool = False
-    value_weight: float | None = None
-
 
 Prepared = list[tuple[PreparedRequest, dict[str, str | None]]]
 

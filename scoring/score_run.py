@@ -33,6 +33,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.scoring.columns import ScoreColumns, parse_omega
 from equipoise.scoring.folder import ScoreFolder
+from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.progress import ScoreProgress
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.out_of_memory import memory_advice
@@ -40,17 +41,6 @@ from equipoise.train.scoring import score_batch
 from equipoise.train.world import World
 
 WAIT_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What a call may choose: a table of items, the operating point, requests per part, tokens per batch."""
-
-    items: Path | None = None
-    omega: str | None = None
-    block: int = 1024
-    max_tokens: int | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 The same plan can run here, as one Slurm array, or under W&B's agent.
 """
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -18,60 +16,13 @@ from equipoise.sweep.claim import Claim, claim, make_ready
 from equipoise.sweep.config import SweepConfig, load_sweep
 from equipoise.sweep.data_once import check_folders, make_data
 from equipoise.sweep.job import Outcome, run_job
+from equipoise.sweep.options import SweepOptions
 from equipoise.sweep.plan import PlannedRun, make_plan, same_settings
 from equipoise.sweep.pool import Pool, share_devices
 from equipoise.sweep.record import read_record
 from equipoise.sweep.slurm import check_listed, submit, write_array
 from equipoise.sweep.wandb_agent import plan_trial, wandb_settings, write_wandb_settings
 from equipoise.sweep.wandb_sync import sync_lines
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What the user asked for.
-
-    Attributes:
-        parallel: runs at the same time, instead of the sweep's number.
-        retry_failed: run failed ones again.
-        dry_run: print the plan alone.
-        collect: run nothing, list the states and end the sweep.
-        only: execute one run, by its index.
-        slurm: write the scripts of an array; `submit` hands them to sbatch.
-        wandb_agent: write the configuration of a W&B sweep.
-        trial: execute the run that W&B's agent asks for.
-    """
-
-    parallel: int | None = None
-    retry_failed: bool = False
-    dry_run: bool = False
-    collect: bool = False
-    only: int | None = None
-    slurm: bool = False
-    submit: bool = False
-    wandb_agent: bool = False
-    trial: bool = False
-
-    def check(self, arguments: Sequence[str]) -> None:
-        """Refuse options that exclude or need each other.
-
-        Raises:
-            UserError: names them.
-        """
-        ways = {
-            "--dry-run": self.dry_run, "--collect": self.collect, "--only": self.only is not None,
-            "--slurm": self.slurm or self.submit, "--wandb-agent": self.wandb_agent, "--trial": self.trial,
-        }  # fmt: skip
-        asked = [name for name, given in ways.items() if given]
-        if len(asked) > 1:
-            raise UserError(f"{asked[0]} and {asked[1]} exclude each other: drop one of them")
-        if arguments and not self.trial:
-            raise UserError(f"'{arguments[0]}': settings stand in the sweep's file; KEY=VALUE belongs to --trial alone")
-        if self.parallel is not None and self.parallel < 1:
-            raise UserError("--parallel must be at least 1: raise it")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                "equipoise sweep launches its runs by itself: start it without a launcher, set `accelerate`"
-            )
 
 
 def run_sweep(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) -> None:

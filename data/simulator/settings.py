@@ -4,36 +4,27 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from equipoise.common.errors import UserError
+from equipoise.common.options import option
 
 
 @dataclass(frozen=True)
 class SimulatorSettings:
     """Sizes of a simulated shop.
 
-    Attributes:
-        shoppers, items, requests: how many there are.
-        candidates: items shown in each request, all different.
-        events: of each shopper before the first request, for histories.
-        days: over which the requests are spread.
-        position_bias: η; the candidate in place k (from 0) is looked at with probability (k + 1)^−η. 0: no bias.
-        price_tests: the share of impressions whose price is a random multiple of the shop's, not the shop's own.
-        price_spread: the multiples lie between 1 / spread and spread.
-        seed: of all draws.
-
     Raises:
         UserError: a size is out of range; names the option.
     """
 
-    shoppers: int = 2_000
-    items: int = 200
-    requests: int = 5_000
-    candidates: int = 12
-    events: int = 6
-    days: int = 60
-    position_bias: float = 0.5
-    price_tests: float = 0.6
-    price_spread: float = 1.8
-    seed: int = 0
+    shoppers: int = option(2_000, "How many shoppers.")
+    items: int = option(200, "How many items.")
+    requests: int = option(5_000, "How many requests.")
+    candidates: int = option(12, "Items shown in a request.")
+    events: int = option(6, "Purchases of a shopper before the first request.")
+    days: int = option(60, "Over which the requests are spread.")
+    position_bias: float = option(0.5, "η of (place + 1)^-η, the chance to be looked at.")
+    price_tests: float = option(0.6, "Share of impressions at a random price.")
+    price_spread: float = option(1.8, "Largest factor of a random price.")
+    seed: int = option(0, "Of all draws.")
 
     def __post_init__(self) -> None:
         for name in ("shoppers", "items", "requests", "days"):

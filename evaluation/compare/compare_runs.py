@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -12,7 +11,7 @@ from rich.table import Table as RichTable
 
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
-from equipoise.evaluation.compare.comparison import Comparison, Question, compare, kept_for_curves
+from equipoise.evaluation.compare.comparison import Comparison, compare, kept_for_curves
 from equipoise.evaluation.compare.curves import most_points
 from equipoise.evaluation.compare.files import write_csv, write_markdown
 from equipoise.evaluation.compare.find_runs import find_runs, in_group, read_runs
@@ -20,32 +19,11 @@ from equipoise.evaluation.compare.page import write_page
 from equipoise.evaluation.compare.run_record import SPLITS, RunRecord
 from equipoise.evaluation.compare.table import Cell, Table, tables
 from equipoise.evaluation.compare.wandb_run import read_wandb_runs
+from equipoise.evaluation.options import CompareOptions
 
 FILE_WIDTH = 10_000
 """Columns where the output is a file: room for everything."""
 NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not stand in line
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """What the user asked for.
-
-    Attributes:
-        question: about the runs.
-        group: keep the runs of this group alone.
-        from_wandb: folders whose offline W&B runs are compared as well.
-        wandb: online or offline, to put page and table into W&B.
-        markdown, csv, png, html: files to write.
-    """
-
-    question: Question
-    group: str | None = None
-    from_wandb: tuple[Path, ...] = ()
-    wandb: str | None = None
-    markdown: Path | None = None
-    csv: Path | None = None
-    png: Path | None = None
-    html: Path | None = None
 
 
 def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Comparison:

@@ -17,33 +17,12 @@ from equipoise.evaluation.compare.metric_names import direction
 from equipoise.evaluation.compare.objective_metric import common_cutoff, objective_metrics
 from equipoise.evaluation.compare.pool import Pool, pool_runs
 from equipoise.evaluation.compare.run_record import RunRecord
-from equipoise.evaluation.metrics.bootstrap import RESAMPLES
+from equipoise.evaluation.options import Question
 
 BY = "balancing.method"
 SAME = 1e-12
 """Means over a different number of equal values differ by rounding alone."""
 SHORT = ("ctr/auc", "ctr/gauc", "ctr/ne", "ctcvr/auc", "ctcvr/gauc", "ctcvr/ne")
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of the runs.
-
-    Attributes:
-        split: that was evaluated.
-        baseline: name of the pool that changes are told against; None leaves them out.
-        metrics: patterns of metric names (`ctr/*`); empty takes a few per objective.
-        axes: of the fronts; empty takes NDCG and one per list-wise objective, or pCTR and pCTCVR.
-        by: the setting that tells methods apart.
-        resamples: of the requests, for the intervals.
-    """
-
-    split: str = "test"
-    baseline: str | None = None
-    metrics: tuple[str, ...] = ()
-    axes: tuple[str, ...] = ()
-    by: str = BY
-    resamples: int = RESAMPLES
 
 
 @dataclass(frozen=True)

@@ -20,77 +20,17 @@ from equipoise.evaluation.evaluate_run import ranking_attributes
 from equipoise.evaluation.front.axes import OBJECTIVE_AXIS, Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
 from equipoise.evaluation.front.constraint import Constraint, parse_constraints
-from equipoise.evaluation.front.grid import MOST_POINTS, OMEGAS, Grid, parse_levels
+from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw
 from equipoise.evaluation.front.points import Measure, Measurement
 from equipoise.evaluation.front.record import choice_record, front_record, operating_point
 from equipoise.evaluation.front.table import print_choices, print_front
-from equipoise.evaluation.metrics.bootstrap import RESAMPLES
+from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.export.operating_point import check_export, update_export, write_operating_point
 from equipoise.train.trackers import mlflow_run, wandb_run
-
-WAYS = ("knee", "weights", "constraint")
-
-
-@dataclass(frozen=True)
-class FrontOptions:
-    """What the user asked for; texts are those of the command line.
-
-    Attributes:
-        omegas, relevance, value: values of the grid, `NAME=0,0.5,1`.
-        points: largest number of trade-offs; a larger product is sampled.
-        axes: of the front; None takes relevance and one axis per list-wise objective.
-        cutoff: the k of all axes; None takes the run's largest.
-        weights: choose by them.
-        where, maximize: choose by constraint.
-        all_choices: show the choices of all three ways; `choose` says which one counts.
-        choose: `knee`, `weights` or `constraint`.
-        resamples: of the bootstrap.
-        test: whether the choices are measured on the test split too.
-        export: an export of the run to write the choice into.
-    """
-
-    omegas: str | None = None
-    relevance: str | None = None
-    value: str | None = None
-    points: int = MOST_POINTS
-    axes: str | None = None
-    cutoff: int | None = None
-    weights: str | None = None
-    where: str | None = None
-    maximize: str | None = None
-    all_choices: bool = False
-    choose: str | None = None
-    resamples: int = RESAMPLES
-    test: bool = True
-    export: Path | None = None
-
-    def ways(self) -> tuple[str, ...]:
-        """The ways to choose; exactly one, unless all are asked for.
-
-        Raises:
-            UserError: options that exclude or need each other.
-        """
-        if (self.where is None) != (self.maximize is None):
-            raise UserError("--where and --maximize belong together: give both, or neither")
-        if self.all_choices:
-            if self.weights is None or self.where is None:
-                raise UserError("--all-choices needs --weights, --where and --maximize: add what is missing")
-            if self.choose is not None and self.choose not in WAYS:
-                raise UserError(f"--choose {self.choose} is no way to choose: name one of {', '.join(WAYS)}")
-            return WAYS
-        if self.choose is not None:
-            raise UserError("--choose says which of --all-choices counts: add --all-choices, or leave it out")
-        if self.weights is not None and self.where is not None:
-            raise UserError("--weights and --where are two ways to choose: drop one, or add --all-choices")
-        return ("weights" if self.weights is not None else "constraint" if self.where is not None else "knee",)
-
-    def chosen(self) -> str:
-        """The way that counts."""
-        return self.choose or self.ways()[0]
 
 
 @dataclass(frozen=True)

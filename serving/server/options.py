@@ -2,30 +2,23 @@
 
 from dataclasses import dataclass
 
+from equipoise.common.options import option
+
 
 @dataclass(frozen=True)
 class ServerOptions:
     """Where to listen, whom to answer, and what a request and all requests together may take.
 
-    Args:
-        host, port: where to listen; port 0 takes any free one.
-        token: bearer token that requests must bring, or None.
-        max_candidates: of one request; None leaves the export's own limit.
-        max_body_kb: of one request, KiB.
-        timeout_s: seconds to send a request, and again seconds to answer it.
-        queue: requests that may wait for the model; more are refused with 503.
-        batch_candidates: candidates that pass the model together, of all waiting requests.
-        batch_wait_ms: how long a pass waits for further requests.
-        batching: False gives every request a pass of its own.
+    `token`: bearer token that requests must bring, or None; a command reads it from where others cannot see it.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for all of this machine.")
+    port: int = option(8000, "Port; 0 takes a free one.", lower_bound=0, upper_bound=65535)
     token: str | None = None
-    max_candidates: int | None = None
-    max_body_kb: int = 1024
-    timeout_s: float = 30.0
-    queue: int = 256
-    batch_candidates: int = 256
-    batch_wait_ms: float = 0.0
-    batching: bool = True
+    max_candidates: int | None = option(None, "Candidates of a request.", shown="the export's limit")
+    max_body_kb: int = option(1024, "KiB of a request.")
+    timeout_s: float = option(30.0, "Seconds to send a request, and again to answer it.")
+    queue: int = option(256, "Requests that may wait for the model.")
+    batching: bool = option(True, "Let waiting requests pass the model together.")
+    batch_candidates: int = option(256, "Candidates of a pass of the model.")
+    batch_wait_ms: float = option(0.0, "How long a pass waits for further requests.")

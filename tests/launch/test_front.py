@@ -20,10 +20,11 @@ from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.evaluate_run import evaluate_run as evaluate
-from equipoise.evaluation.front.front_of_run import FrontOptions, make_plan
+from equipoise.evaluation.front.front_of_run import make_plan
 from equipoise.evaluation.front.front_of_run import measure_front as front
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.options import FrontOptions
 from equipoise.export.golden import run_check
 from equipoise.export.operating_point import read_operating_point
 from equipoise.export.write import export_run

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from equipoise.common.errors import UserError
-from equipoise.launch.price import PriceOptions
+from equipoise.launch.options import PriceOptions
 from equipoise.launch.price import choose_prices as price
 from equipoise.serving.frames import RequestRows
 from equipoise.serving.recommender import Recommender

@@ -12,7 +12,7 @@ from equipoise.common.errors import UserError
 from equipoise.evaluation.evaluate_run import evaluate_run as evaluate
 from equipoise.export import golden_check
 from equipoise.export.write import export_run
-from equipoise.scoring.score_run import ScoreOptions
+from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run as score
 from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train

@@ -1,0 +1,53 @@
+"""Commands that check settings and make data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
+
+
+def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Check a run configuration; needs no GPU and loads no model."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    typer.echo(f"{config} is valid: run '{loaded.name}', objectives {', '.join(loaded.objectives.active())}")
+
+
+@with_options
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    settings: SimulatorSettings,
+    block: Annotated[int, typer.Option(help="Requests in memory at a time; changes no row.")] = 2_000,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier simulation.")] = False,
+) -> None:
+    """Write the tables of a simulated shop, and beside them its true click and purchase probabilities and demand."""
+    from equipoise.launch.simulate import write_simulation
+
+    write_simulation(out, settings, block, overwrite)
+
+
+def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Turn the tables into slates: validate, split by time, join histories, render, write Parquet and token ids."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.prepare import prepare_data
+
+    prepare_data(loaded)
+
+
+def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Turn the prepared texts into token ids, once for a backbone and its limits; `prepare` ends with it."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.token_cache import write_tokens
+
+    write_tokens(loaded)
+
+
+COMMANDS = (validate, simulate, prepare, tokenize)

@@ -1,0 +1,77 @@
+"""Commands that judge runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.common.errors import UserError
+from equipoise.evaluation.options import CompareOptions, FrontOptions
+from equipoise.launch.parameters import RunArgument, Set, with_options
+
+
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    overrides: Set = None,
+) -> None:
+    """Score a split and compare with trivial baselines: calibration, ranking, groups, operating points."""
+    from equipoise.evaluation.evaluate_run import evaluate_run
+
+    evaluate_run(run, split, overrides or [])
+
+
+@with_options
+def front(run: RunArgument, options: FrontOptions, overrides: Set = None) -> None:
+    """Measure the Pareto front of trade-offs without training again, and choose the operating point (default: knee)."""
+    from equipoise.evaluation.front.front_of_run import measure_front
+
+    measure_front(run, options, overrides or [])
+
+
+def diagnose(run: RunArgument) -> None:
+    """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
+    from equipoise.evaluation.balance.diagnose import diagnose_run
+
+    diagnose_run(run)
+
+
+def report(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option(help="Page to write.", show_default="RUN/report.html")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Evaluation to show.", show_default="test, or what there is")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page of a run, from its folder alone."""
+    from equipoise.evaluation.run_page.write import report_run
+
+    report_run(run, out, split)
+
+
+def newcomers(
+    run: RunArgument,
+    requests: Annotated[int | None, typer.Option(help="Most requests per group; default: max_requests.")] = None,
+    overrides: Set = None,
+) -> None:
+    """Measure shoppers unseen in training beside the known ones: as told, with their profile only, with nothing."""
+    from equipoise.evaluation.cold_start import measure_cold_start
+
+    measure_cold_start(run, requests, overrides or [])
+
+
+@with_options
+def compare(
+    options: CompareOptions,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of runs.", metavar="RUN…")] = None,
+    runs_folder: Annotated[Path, typer.Option("--runs", help="Where --group looks without RUN.")] = Path("runs"),
+) -> None:
+    """Compare runs from their folders alone: seeds pooled, best marked, changes, fronts, cost."""
+    if not runs and options.group is None and not options.from_wandb:
+        raise UserError("name the runs to compare: `equipoise compare RUN…`, `--group G` or `--from-wandb FOLDER`")
+    from equipoise.evaluation.compare.compare_runs import compare_folders
+
+    compare_folders(runs or ([] if options.from_wandb else [runs_folder]), options)
+
+
+COMMANDS = (evaluate, front, diagnose, report, newcomers, compare)

@@ -1,0 +1,135 @@
+"""Commands that score with a run, write exports, and use them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.launch.options import CampaignOptions, ExplainOptions, PriceOptions, RecallOptions
+from equipoise.launch.parameters import ExportArgument, RunArgument, Set, with_options
+from equipoise.scoring.options import RecommendOptions, ScoreOptions
+from equipoise.serving.server.options import ServerOptions
+
+Requests = Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")]
+RowsFile = Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")]
+
+
+@with_options
+def score(
+    run: RunArgument,
+    requests: Annotated[Path, typer.Argument(help="Parquet file of requests, or a folder.", metavar="REQUESTS")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    options: ScoreOptions,
+    overrides: Set = None,
+) -> None:
+    """Score any number of requests, streaming; called again, go on. Also `-m equipoise.launch.score`."""
+    from equipoise.scoring.score_run import score_run
+
+    score_run(run, requests, out, options, overrides or [])
+
+
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    golden: Annotated[int, typer.Option(help="Number of golden prompts.")] = 32,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+    formats: Annotated[str, typer.Option("--format", help="peft (always written), merged, onnx.")] = "peft",
+    dtype: Annotated[str, typer.Option(help="Of merged checkpoints: float32 or bfloat16.")] = "float32",
+    int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX graph in int8, measured.")] = False,
+) -> None:
+    """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
+    from equipoise.export.formats import Formats
+    from equipoise.export.write import export_run
+
+    export_run(run, out, golden=golden, overwrite=overwrite, formats=Formats.parse(formats, dtype, int8))
+
+
+@with_options
+def serve(
+    export: ExportArgument,
+    options: ServerOptions,
+    cache_mb: Annotated[int, typer.Option(help="MiB for prefixes of returning shoppers; 0: no cache.")] = 256,
+    token_env: Annotated[str | None, typer.Option(help="Environment variable with the bearer token.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+) -> None:
+    """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
+    from equipoise.launch.serve import serve_export
+
+    serve_export(export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file, device=device)
+
+
+@with_options
+def recommend(export: ExportArgument, users: Requests, out: RowsFile, options: RecommendOptions) -> None:
+    """Rank candidates for every shopper of a file with an export, streaming."""
+    from equipoise.scoring.recommend import recommend_file
+
+    recommend_file(export, users, out, options)
+
+
+@with_options
+def recall(
+    export: ExportArgument,
+    requests: Annotated[Path, typer.Option(help="Shoppers, one row each: Parquet, CSV or JSONL.")],
+    out: RowsFile,
+    options: RecallOptions,
+) -> None:
+    """Find the best items of the whole catalogue for every shopper of a file."""
+    from equipoise.launch.recall import recall_items
+
+    recall_items(export, requests, out, options)
+
+
+def index(
+    export: ExportArgument,
+    items: Annotated[Path | None, typer.Option(help="New catalogue: Parquet, CSV or JSONL with item_id.")] = None,
+    exact: Annotated[
+        bool | None, typer.Option("--exact/--faiss", help="Kind of search.", show_default="by the size")
+    ] = None,
+) -> None:
+    """Encode an export's catalogue again, with new items or for another kind of search."""
+    from equipoise.launch.index import rebuild_index as index_run
+
+    index_run(export, items, exact)
+
+
+@with_options
+def campaign(
+    export: ExportArgument,
+    path: Annotated[Path, typer.Argument(help="YAML: fields, value, boosts, caps, top.", metavar="CAMPAIGN.yaml")],
+    users: Requests,
+    out: RowsFile,
+    options: CampaignOptions,
+) -> None:
+    """Choose the slates of a whole campaign: most value, with caps and minimums over all shoppers."""
+    from equipoise.launch.campaign import choose_slates
+
+    choose_slates(export, path, users, out, options)
+
+
+@with_options
+def price(
+    export: ExportArgument,
+    requests: Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL, as `recommend` reads them.")],
+    out: RowsFile,
+    options: PriceOptions,
+) -> None:
+    """Choose the price of every candidate of a file, among allowed ones, by expected profit or revenue."""
+    from equipoise.launch.price import choose_prices
+
+    choose_prices(export, requests, out, options)
+
+
+@with_options
+def explain(
+    export: ExportArgument,
+    request: Annotated[Path, typer.Argument(help="JSON of one request, as for POST /rank.", metavar="REQUEST.json")],
+    options: ExplainOptions,
+) -> None:
+    """Say why a candidate gets its scores: what each part of its prompts and each term of its utility contributes."""
+    from equipoise.launch.explain import explain_request
+
+    explain_request(export, request, options)
+
+
+COMMANDS = (score, export, serve, recommend, recall, index, campaign, price, explain)

@@ -1,0 +1,56 @@
+"""Commands that train, or tell what training takes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
+from equipoise.sweep.options import SweepOptions
+
+
+def train(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of this run.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the same folder.")] = False,
+) -> None:
+    """Train all adapters at once; for several processes use `accelerate launch -m equipoise.launch.train CONFIG`."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.train.job import train as train_run
+
+    train_run(loaded, resume=resume, overwrite=overwrite)
+
+
+@with_options
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep (YAML).", metavar="SWEEP")],
+    options: SweepOptions,
+    arguments: Annotated[list[str] | None, typer.Argument(help="With --trial.", metavar="KEY=VALUE")] = None,
+) -> None:
+    """Train and evaluate many runs: grids, lists, random draws, seeds. Called again, it goes on with what is left."""
+    from equipoise.sweep.command import run_sweep
+
+    run_sweep(file, options, arguments or [])
+
+
+def estimate(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    gpus: Annotated[list[int] | None, typer.Option(help="Numbers of GPUs; may be given several times.")] = None,
+    gpu_memory: Annotated[list[int] | None, typer.Option(help="GB of a card; may be given several times.")] = None,
+    slates: Annotated[int | None, typer.Option(help="Slates of a micro-batch, not the config's.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Candidates of a slate, not train.negatives + 2.")] = None,
+) -> None:
+    """Tell what training will take and on which GPUs it fits; needs the backbone's config.json alone."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.estimate import print_estimate
+
+    print_estimate(loaded, gpus or (), gpu_memory or (), slates, candidates)
+
+
+COMMANDS = (train, sweep, estimate)

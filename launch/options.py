@@ -1,0 +1,85 @@
+"""What the commands of use cases may be told; light, for the command line reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equipoise.common.errors import UserError
+from equipoise.common.options import option
+
+DEVICE = "Where the model runs, such as cuda."
+OVERWRITE = "Replace an earlier file."
+
+
+@dataclass(frozen=True)
+class RecallOptions:
+    """What a call of `equipoise recall` may choose."""
+
+    top: int = option(100, "Items per shopper.")
+    exclude_bought: bool = option(False, "Leave out the items of the column `bought`.")
+    device: str = option("cpu", DEVICE)
+    overwrite: bool = option(False, OVERWRITE)
+
+
+@dataclass(frozen=True)
+class CampaignOptions:
+    """What a call of `equipoise campaign` may choose."""
+
+    candidates: Path | None = option(None, "One list of candidates for all shoppers.")
+    device: str = option("cpu", DEVICE)
+    max_candidates: int | None = option(None, "Of a request.", shown="as in training")
+    overwrite: bool = option(False, OVERWRITE)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What a call of `equipoise explain` may choose."""
+
+    items: tuple[str, ...] = option((), "item_id to explain; may be repeated. Default: the best.", "--item")
+    picture: Path | None = option(None, "Picture to write: .png, .svg or .pdf.")
+    out: Path | None = option(None, "JSON file to write.")
+    device: str = option("cpu", DEVICE)
+
+
+@dataclass(frozen=True)
+class PriceOptions:
+    """The allowed prices as text, in one of three forms, and what is made of them."""
+
+    prices: str | None = option(None, "Allowed prices: 3.49,3.99.")
+    bounds: str | None = option(None, "Allowed prices: LEAST:MOST:STEP.")
+    factors: str | None = option(None, "Allowed prices, by the current one: 0.9,1,1.1.")
+    goal: str | None = option(None, "profit or revenue.", shown="profit where there is a column cost")
+    field: str = option("price", "What the price is called in the data.")
+    device: str = option("cpu", DEVICE)
+    cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
+    overwrite: bool = option(False, OVERWRITE)
+
+    def allowed(self) -> Any:
+        """The allowed prices as JSON (equipoise.serving.price_grid), None where the file gives them.
+
+        Raises:
+            UserError: several forms are given, or one is malformed.
+        """
+        given = [name for name in ("prices", "bounds", "factors") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(f"--{given[0]} and --{given[1]} exclude each other: drop one of them")
+        if not given:
+            return None
+        name, text = given[0], getattr(self, given[0])
+        parts = text.split(":" if name == "bounds" else ",")
+        try:
+            numbers = [float(part) for part in parts]
+        except ValueError as error:
+            raise UserError(f"--{name} '{text}' holds something that is no number: write {_FORMS[name]}") from error
+        if name == "bounds":
+            if len(numbers) != 3:
+                raise UserError(f"--bounds '{text}' has {len(numbers)} numbers: write {_FORMS[name]}")
+            return dict(zip(("least", "most", "step"), numbers, strict=True))
+        return {"factors": numbers} if name == "factors" else numbers
+
+
+_FORMS = {
+    "prices": "them like 3.49,3.99",
+    "bounds": "LEAST:MOST:STEP, such as 3:5:0.25",
+    "factors": "them like 0.9,1,1.1",
+}

@@ -1,0 +1,31 @@
+"""What `equipoise score` and `equipoise recommend` may be told; light, for the command line reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from equipoise.common.options import option
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What a call of `equipoise score` may choose."""
+
+    items: Path | None = option(None, "Parquet table of items; default: the prepared ones.")
+    omega: str | None = option(None, "Operating point: diversity=1.0,fairness=0.5.")
+    block: int = option(1024, "Requests per part.")
+    max_tokens: int | None = option(None, "Tokens per batch.", shown="16384")
+    overwrite: bool = option(False, "Replace earlier scores.")
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """What a call of `equipoise recommend` may choose."""
+
+    candidates: Path | None = option(None, "One list of candidates for all shoppers.")
+    top: int | None = option(None, "Best candidates per request.", shown="all")
+    omega: str | None = option(None, "Operating point: diversity=1.0,fairness=0.5.")
+    value_weight: float | None = option(None, "Weight of log value.", shown="the export's")
+    device: str = option("cpu", "Where the model runs, such as cuda.")
+    cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
+    max_candidates: int | None = option(None, "Of a request.", shown="as in training")
+    overwrite: bool = option(False, "Replace an earlier file.")
