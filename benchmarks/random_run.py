@@ -3,7 +3,6 @@
 import torch
 
 from equipoise.configs.load import save_config
-from equipoise.configs.objectives import LISTWISE_KINDS
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import save_adapters
@@ -25,9 +24,8 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
         seed: of the random numbers.
         features: their scales, as in manifest.json; made up where the data are not prepared.
     """
-    names = list(config.objectives.active())
-    pointwise = {name: 1 for name in names if name not in LISTWISE_KINDS}
-    listwise = [name for name in names if name in LISTWISE_KINDS]
+    pointwise = dict.fromkeys(config.objectives.of_kind("pointwise"), 1)
+    listwise = config.objectives.of_kind("listwise")
     offsets = {name: OFFSETS[name] for name in pointwise}
     scales: dict = features or {
         feature.name: {**CATEGORY, "slopes": feature.slopes}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.configs.objectives import unknown_objective
 from equipoise.configs.schema import RunConfig
 
 
@@ -126,6 +127,8 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, fault["loc"][:-1])
+        if fault["loc"][:-1] == ("objectives",):
+            return unknown_objective(str(fault["loc"][-1]))
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
         return f"unknown key '{place}': did you mean '{near[0]}'?" if near else f"unknown key '{place}': remove it"
     if fault["type"] == "missing":

@@ -1,13 +1,25 @@
-"""Objectives in a run configuration: their options, and which of them a run has."""
+"""Objectives in a run configuration: their options, their specs, and which of them a run has."""
 
-from typing import Annotated, Any, Literal
+import re
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from equipoise.common.errors import UserError
+from equipoise.configs.objective_spec import Axis, Form, ObjectiveSpec, load_own, nearest_name, own_objectives
 from equipoise.configs.section import Section, Share
 
-POINTWISE_KINDS = ("ctr", "cvr")
-LISTWISE_KINDS = ("diversity", "fairness", "coverage")
+RESERVED = {"shared", "losses", "embeddings", "ctcvr", "relevance", "utility", "value", "boost", "click", "conversion"}
+"""Names that outputs, files and terms of the utility have already."""
 
 
 class ObjectiveConfig(Section):
@@ -73,13 +85,171 @@ class RecallConfig(ObjectiveConfig):
     negatives: Annotated[int, Field(ge=0)] = 128
 
 
+class ColumnConfig(ObjectiveConfig):
+    """An objective on any column of the impressions, by config alone.
+
+    `label`: the column. `given`: the binary objective after which it happens, such as click: the label of other
+    impressions is not read, and of a binary one the chance of the whole chain is learnt over all impressions.
+    """
+
+    kind: Form
+    label: str
+    given: str | None = None
+
+
+class BinaryConfig(ColumnConfig):
+    """A yes or no (0 or 1): cross-entropy over all impressions, of the product of the chain's probabilities."""
+
+    kind: Literal["binary"]
+
+
+class ValueConfig(ColumnConfig):
+    """A number: Huber's or the squared loss of the standardised label, on impressions where `given` happened.
+
+    `positive`: labels are never below 0, and predictions are above 0, so that relevance may name it.
+    """
+
+    kind: Literal["value"]
+    loss: Literal["huber", "squared"] = "huber"
+    positive: bool = False
+
+
+class CountConfig(ColumnConfig):
+    """A whole number of 0 or more: Poisson's loss with a log link, on impressions where `given` happened."""
+
+    kind: Literal["count"]
+
+
+KINDS: dict[str, type[ColumnConfig]] = {"binary": BinaryConfig, "value": ValueConfig, "count": CountConfig}
+"""What `objectives.NAME.kind` may be."""
+
+_LOSSES = "equipoise.train.objectives"
+BUILT_IN = {
+    spec.name: spec
+    for spec in (
+        ObjectiveSpec(
+            "ctr",
+            "pointwise",
+            CtrConfig,
+            f"{_LOSSES}.pointwise:Binary",
+            "pCTR = P(click | impression)",
+            form="binary",
+            label="click",
+            title="pCTR",
+            metric="ctr/auc",
+            axis=Axis("ndcg_click"),
+        ),
+        ObjectiveSpec(
+            "cvr",
+            "pointwise",
+            CvrConfig,
+            f"{_LOSSES}.cvr:Cvr",
+            "pCVR = P(conversion | click)",
+            form="binary",
+            label="conversion",
+            given="ctr",
+            title="pCVR on clicks",
+            metric="ctcvr/auc",
+            axis=Axis("ndcg_conversion"),
+        ),
+        ObjectiveSpec(
+            "diversity",
+            "listwise",
+            DiversityConfig,
+            f"{_LOSSES}.diversity:Diversity",
+            "δ, added to the log relevance of each candidate: unlike candidates come forward",
+            axis=Axis("ild", attributes=lambda options: tuple(options.attributes)),
+        ),
+        ObjectiveSpec(
+            "fairness",
+            "listwise",
+            FairnessConfig,
+            f"{_LOSSES}.fairness:Fairness",
+            "δ, added to the log relevance of each candidate: provider groups come nearer to their target exposure",
+            axis=Axis("exposure_ratio", attributes=lambda options: (options.attribute,)),
+        ),
+        ObjectiveSpec(
+            "coverage",
+            "listwise",
+            CoverageConfig,
+            f"{_LOSSES}.coverage:Coverage",
+            "δ, added to the log relevance of each candidate: exposure spreads over more of the catalogue",
+            axis=Axis("coverage", attributes=lambda options: (options.attribute,)),
+        ),
+        ObjectiveSpec(
+            "recall",
+            "retrieval",
+            RecallConfig,
+            f"{_LOSSES}.recall:Recall",
+            "vectors of shoppers and items: which items of the whole catalogue a shopper will take",
+            metric="recall/all@200",
+        ),
+    )
+}
+"""The objectives of this package, by name."""
+
+
+def spec_of(name: str, options: ObjectiveConfig) -> ObjectiveSpec:
+    """The spec of a configured objective: built in, of a column, or of an installed package."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if isinstance(options, ColumnConfig):
+        return _column_spec(name, options)
+    return _own_spec(name)
+
+
+def known_spec(name: str, section: object) -> ObjectiveSpec | None:
+    """The spec of an objective in a saved config; None where this installation does not know it."""
+    try:
+        options = ObjectivesConfig.model_validate({"ctr": {}, name: section if isinstance(section, dict) else {}})
+        return options.specs()[name]
+    except (ValueError, UserError, KeyError):
+        return None
+
+
+@lru_cache
+def _own_spec(name: str) -> ObjectiveSpec:
+    return load_own(name, own_objectives()[name], BUILT_IN)
+
+
+def _column_spec(name: str, options: ColumnConfig) -> ObjectiveSpec:
+    on = f"{options.given}" if options.given else "impression"
+    meanings = {
+        "binary": f"P({options.label} | {on})",
+        "value": f"expected {options.label}, given {on}",
+        "count": f"expected number of {options.label}, given {on}",
+    }
+    metrics = {"binary": "auc", "value": "rmse", "count": "deviance"}
+    given = GIVEN_LABELS.get(options.given or "", options.given)
+    return ObjectiveSpec(
+        name,
+        "pointwise",
+        type(options),
+        f"{_LOSSES}.pointwise:{options.kind.capitalize()}",
+        f"{name} = {meanings[options.kind]}",
+        form=options.kind,
+        label=options.label,
+        given=given,
+        positive=getattr(options, "positive", False),
+        title=f"p({name})" if options.kind == "binary" else name,
+        metric=f"{name}/{metrics[options.kind]}",
+    )
+
+
+GIVEN_LABELS = {"click": "ctr", "conversion": "cvr"}
+"""`given: click` says the same as `given: ctr`."""
+
+
 class ObjectivesConfig(Section):
     """The objectives of a run, by name; leave one out and its tower is not built.
 
-    Frozen, and written without the absent ones: a null is read as "with its defaults".
+    Beside the built-in ones, NAME: {kind: binary | value | count, label: COLUMN, given: …} makes any column of the
+    impressions an objective, and the name of one that an installed package brings takes that one. Frozen, and written
+    without the absent ones: a null is read as "with its defaults".
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, SerializeAsAny[ObjectiveConfig]]
 
     ctr: CtrConfig | None = None
     cvr: CvrConfig | None = None
@@ -88,10 +258,26 @@ class ObjectivesConfig(Section):
     coverage: CoverageConfig | None = None
     recall: RecallConfig | None = None
 
+    _ORDER: ClassVar = {"pointwise": 0, "listwise": 1, "retrieval": 2}
+
     def active(self) -> dict[str, ObjectiveConfig]:
-        """The configured objectives, in the fixed order of this class."""
-        named = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: options for name, options in named.items() if options is not None}
+        """The configured objectives in the order of their towers: pointwise (`given` first), listwise, retrieval."""
+        return {name: self.options(name) for name in self.specs()}
+
+    def options(self, name: str) -> ObjectiveConfig:
+        """The options of an active objective."""
+        return getattr(self, name)
+
+    def specs(self) -> dict[str, ObjectiveSpec]:
+        """What each configured objective is, in the order of `active`."""
+        named = {name: getattr(self, name) for name in type(self).model_fields} | dict(self.__pydantic_extra__ or {})
+        every = {name: spec_of(name, options) for name, options in named.items() if options is not None}
+        ranks = {name: (self._ORDER[spec.kind], len(chain(every, name))) for name, spec in every.items()}
+        return {name: every[name] for name in sorted(every, key=lambda name: ranks[name])}
+
+    def of_kind(self, kind: Literal["pointwise", "listwise", "retrieval"]) -> list[str]:
+        """Names of the configured objectives of a kind, in order."""
+        return [name for name, spec in self.specs().items() if spec.kind == kind]
 
     @model_serializer(mode="wrap")
     def _without_absent(self, serialize: Any) -> dict[str, Any]:
@@ -104,14 +290,94 @@ class ObjectivesConfig(Section):
         if isinstance(value, dict):
             value = {name: {} if options is None else options for name, options in value.items()}
             value = {name: None if options is False else options for name, options in value.items()}
+            faults: list[Any] = []
+            for name in [name for name in value if name not in cls.model_fields]:
+                if value[name] is None:
+                    del value[name]
+                elif not isinstance(value[name], ObjectiveConfig):
+                    value[name] = _own_options(name, value[name], faults)
+            if faults:
+                raise ValidationError.from_exception_data("objectives", faults)
         return value
 
     @model_validator(mode="after")
     def _ctr_first(self) -> "ObjectivesConfig":
-        active = self.active()
-        if not active:
+        named = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        named += list(self.__pydantic_extra__ or {})
+        if not named:
             raise ValueError("at least one objective is needed: add objectives.ctr")
-        if "ctr" not in active:
-            others = ", ".join(active)
-            raise ValueError(f"{others} build on pCTR: add objectives.ctr")
+        if "ctr" not in named:
+            raise ValueError(f"{', '.join(named)} build on pCTR: add objectives.ctr")
         return self
+
+    @model_validator(mode="after")
+    def _chains(self) -> "ObjectivesConfig":
+        specs = {name: spec_of(name, getattr(self, name)) for name in (self.__pydantic_extra__ or {})}
+        known = {name: BUILT_IN[name] for name in type(self).model_fields if getattr(self, name) is not None} | specs
+        binary = [name for name, spec in known.items() if spec.form == "binary"]
+        for name, spec in specs.items():
+            if spec.given is not None and (spec.given not in binary or spec.given == name):
+                raise ValueError(
+                    f"{name}.given names '{spec.given}', which is not a binary objective of this run: name one of "
+                    f"{', '.join(other for other in binary if other != name)}"
+                )
+            if len(chain(known, name)) > len(known):
+                raise ValueError(f"{name}.given leads back to itself: leave one `given` of the circle out")
+        return self
+
+
+def chain(specs: dict[str, ObjectiveSpec], name: str) -> list[str]:
+    """The binary objectives that come before `name`, the first one first; longer than `specs` where they are a circle.
+
+    `ctr` before `cvr`: their labels must be 1 for the label of `name` to be observed.
+    """
+    before: list[str] = []
+    given = specs[name].given
+    while given is not None and len(before) <= len(specs):
+        before.insert(0, given)
+        given = specs[given].given if given in specs else None
+    return before
+
+
+def unknown_objective(name: str) -> str:
+    """What to say of a name that neither this package nor an installed one knows."""
+    near = nearest_name(name, [*BUILT_IN, *own_objectives()])
+    return (
+        f"unknown key 'objectives.{name}'{near.replace(' (', ': ').replace('?)', '?')} A column of the impressions "
+        f"becomes an objective by `{name}: {{kind: binary, label: COLUMN}}` (or kind: value, count)"
+    )
+
+
+def _own_options(name: str, options: Any, faults: list[Any]) -> ObjectiveConfig | None:
+    """The options of an objective that is not built in; what is wrong with them is added to `faults`."""
+
+    def fault(text: str, *inside: str) -> None:
+        faults.append(
+            {"type": "value_error", "loc": (name, *inside), "input": options, "ctx": {"error": ValueError(text)}}
+        )
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or name in RESERVED:
+        fault(f"'{name}' cannot be the name of an objective: take another one, of small letters, digits and _")
+        return None
+    found = options.get("kind") if isinstance(options, dict) else None
+    if found is None:
+        own = own_objectives()
+        if name not in own:
+            faults.append({"type": "extra_forbidden", "loc": (name,), "input": options})
+            return None
+        kind: Any = _own_spec(name).options
+    elif found in KINDS:
+        kind = KINDS[found]
+    else:
+        fault(f"is '{found}': write {', '.join(KINDS)}", "kind")
+        return None
+    try:
+        return kind.model_validate(options)
+    except ValidationError as error:
+        for each in error.errors():
+            loc = (name, *each["loc"])
+            if each["type"] == "extra_forbidden":
+                fault(f"is not known{nearest_name(str(each['loc'][-1]), list(kind.model_fields))}", *each["loc"])
+            else:
+                faults.append({"type": each["type"], "loc": loc, "input": each["input"], "ctx": each.get("ctx", {})})
+        return None

@@ -12,7 +12,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
-from equipoise.configs.objectives import LISTWISE_KINDS, ObjectivesConfig
+from equipoise.configs.objectives import ObjectivesConfig
+from equipoise.configs.relevance import default_relevance, parse_relevance
 from equipoise.configs.section import Section, Share
 
 DEFAULT_MAX_TOKENS = 8192
@@ -246,6 +247,7 @@ class RunConfig(Section):
     backbone: BackboneConfig
     lora: LoraConfig = Field(default_factory=LoraConfig)
     objectives: ObjectivesConfig
+    relevance: str | None = None
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
@@ -262,6 +264,7 @@ class RunConfig(Section):
             )
         if self.backbone.dtype == "bfloat16" and self.train.precision == "fp32":
             raise ValueError("backbone.dtype: bfloat16 needs train.precision: bf16, or set backbone.dtype: float32")
+        self.relevance_exponents()
         for name in self.balancing.named_objectives():
             if name not in self.objectives.active():
                 raise ValueError(
@@ -272,11 +275,21 @@ class RunConfig(Section):
         if missing:
             name = sorted(missing)[0]
             raise ValueError(f"evaluate.field_baselines names '{name}', which is not kept: add it to data.fields")
+        listwise = self.objectives.of_kind("listwise")
         for omega in self.evaluate.omegas or []:
             for name in omega:
-                if name not in self.objectives.active() or name not in LISTWISE_KINDS:
+                if name not in listwise:
                     raise ValueError(
                         f"evaluate.omegas names '{name}', which is no list-wise objective of this run: "
                         "add it to objectives or drop it from the operating point"
                     )
         return self
+
+    def relevance_exponents(self) -> dict[str, float]:
+        """v of the objectives in r = Σ v log p: those of `relevance`, or 1 of ctr and cvr.
+
+        Raises:
+            ValueError: the formula cannot be read, or names what this run does not have.
+        """
+        known = [name for name, spec in self.objectives.specs().items() if spec.in_relevance]
+        return parse_relevance(self.relevance or default_relevance(known), known)

@@ -5,7 +5,7 @@ longest slate; of recall B shoppers and C items that compete in a batch. Candida
 slate too long for one row goes on in further rows that repeat its prefix; its slots still name all its candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ class Slate:
         item, click, conversion: int arrays, one entry per candidate.
         log_sampling_rate: log of the share of its unclicked candidates that were kept (0 where none was left out).
         features: standardised features, float32 (C, F); None where the heads read none.
+        labels: further labels by column, float32, one entry per candidate, NaN where there is none.
     """
 
     row: int
@@ -36,6 +37,7 @@ class Slate:
     conversion: np.ndarray
     log_sampling_rate: float = 0.0
     features: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class SlateBatch:
         attributes: per item attribute its code, int64 (N,).
         features: standardised features, float32 (N, F), or None.
         recall: shoppers and items of the recall objective, where the run has it.
+        labels: further labels by column, float32 (N,), NaN where there is none.
     """
 
     input_ids: torch.Tensor
@@ -96,6 +99,7 @@ class SlateBatch:
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
     recall: RecallBatch | None = None
+    labels: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
@@ -106,9 +110,10 @@ class SlateBatch:
 
     def to(self, device: torch.device | str) -> "SlateBatch":
         """The same batch on another device."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attributes"}
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        named = {name: {k: v.to(device) for k, v in held.pop(name).items()} for name in ("attributes", "labels")}
         tensors = {name: value.to(device) for name, value in held.items() if value is not None}
-        return replace(self, **tensors, attributes={k: v.to(device) for k, v in self.attributes.items()})
+        return replace(self, **tensors, **named)
 
 
 @dataclass(frozen=True)
@@ -198,4 +203,8 @@ def build_batch(
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
         features=torch.from_numpy(np.concatenate(told).astype(np.float32)) if told else None,
+        labels={
+            name: torch.from_numpy(np.concatenate([slate.labels[name] for slate in slates]).astype(np.float32))
+            for name in slates[0].labels
+        },
     )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.data.features import FeatureScale
+from equipoise.data.labels import LabelStats, columns_of_labels
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -54,9 +55,15 @@ class Manifest(BaseModel):
     notes: list[str] = Field(default_factory=list)
     fields: list[str] = Field(default_factory=list)
     features: dict[str, FeatureScale] = Field(default_factory=dict)
+    labels: dict[str, LabelStats] = Field(default_factory=dict)
     untold: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
     hashes: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The label columns beside click and conversion."""
+        return columns_of_labels(self.labels)
 
     @classmethod
     def read(cls, folder: Path | str, verify: bool = False) -> "Manifest":

@@ -149,6 +149,7 @@ class SlateSet:
             conversion=tokens.conversion[places],
             log_sampling_rate=log_sampling_rate,
             features=self._features(places),
+            labels={name: values[places] for name, values in tokens.labels.items()},
         )
 
     def _features(self, places: np.ndarray) -> np.ndarray | None:

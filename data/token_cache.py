@@ -55,6 +55,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         told["features"] = list(manifest.features)
         categories = {n: s.values for n, s in manifest.features.items() if isinstance(s, CategoryScale)}
         told |= {"categories": categories} if categories else {}
+    if manifest.label_columns:
+        told["labels"] = manifest.label_columns
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -81,6 +83,7 @@ class TokenCache:
         pad_id: the id that fills short rows.
         counts: per split.
         features: names of the features that are kept beside the ids.
+        labels: columns of further labels.
         has_bought: whether what shoppers had bought is kept.
 
     Raises:
@@ -100,6 +103,7 @@ class TokenCache:
         self.candidate_end = np.array(record["candidate_end"], dtype=np.int32)
         self.counts = {split: TextCounts(**counts) for split, counts in record["counts"].items()}
         self.features: list[str] = record.get("features", [])
+        self.labels: list[str] = record.get("labels", [])
         self.has_bought: bool = record.get("bought", False)
 
     def _read_record(self) -> dict[str, Any]:
@@ -138,6 +142,7 @@ class SplitTokens:
         length: int32 (I,), tokens of each candidate.
         click, conversion: int8 (I,).
         features: float32 (I,) each, raw values by name (of categories places among their texts), NaN where unknown.
+        labels: float32 (I,) each, further labels by column, NaN where there is none.
         bought, times: item_index and int32 counts, per slate what its shopper had bought before, items ascending; None
             where the folder does not keep it.
     """
@@ -151,6 +156,7 @@ class SplitTokens:
         self.length = read_array(folder, f"{name}.length")
         self.click, self.conversion = read_array(folder, f"{name}.click"), read_array(folder, f"{name}.conversion")
         self.features = {feature: read_array(folder, f"{name}.feature_{feature}") for feature in cache.features}
+        self.labels = {label: read_array(folder, f"{name}.label_{label}") for label in cache.labels}
         self.bought = read_ragged(folder, f"{name}.bought") if cache.has_bought else None
         self.times = read_ragged(folder, f"{name}.times") if cache.has_bought else None
 

@@ -93,6 +93,7 @@ class _Writer:
             "pad_id": self.tokenizer.pad_id,
             "counts": counts,
             "features": list(self.manifest.features),
+            "labels": self.manifest.label_columns,
             "bought": bool(self.bought),
             "files": files,
         }
@@ -125,17 +126,18 @@ class _Writer:
         seen["prefix"] = cut["prefix"] = 0
         kinds = {"first": np.int64, "item": np.int32, "context": np.int32, "length": np.int32, "click": np.int8}
         features = {f"feature_{feature}": np.float32 for feature in self.manifest.features}
+        labels = {f"label_{label}": np.float32 for label in self.manifest.label_columns}
         with ExitStack() as stack:
             prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
             lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.bought}
             arrays = {
                 key: stack.enter_context(GrowingArray(self.out / f"{name}.{key}.npy", kind))
-                for key, kind in {**kinds, "conversion": np.int8, **features}.items()
+                for key, kind in {**kinds, "conversion": np.int8, **features, **labels}.items()
             }
             arrays["first"].append([0])
             for path, shard in open_shards(self.prepared, self.manifest, name):
                 with _readable(self.manifest, self.prepared, path):
-                    columns = ["prefix", "item", "context", "click", "conversion", *features, *self.bought]
+                    columns = ["prefix", "item", "context", "click", "conversion", *features, *labels, *self.bought]
                     for batch in shard.iter_batches(SLATE_BATCH, columns=columns):
                         prefixes.append(self.tokenizer.prefixes(batch.column("prefix").to_pylist()))
                         for key, writer in lists.items():
@@ -152,6 +154,8 @@ class _Writer:
         values = {key: column.to_numpy(zero_copy_only=False) for key, column in flat.items()}
         for name, scale in self.manifest.features.items():
             values[f"feature_{name}"] = _raw(scale, batch.column(f"feature_{name}").flatten())
+        for name in self.manifest.label_columns:
+            values[f"label_{name}"] = batch.column(f"label_{name}").flatten().to_numpy(zero_copy_only=False)
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()
         self._learn(texts)

@@ -17,6 +17,7 @@ from rich.table import Table
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import DataConfig, RunConfig
+from equipoise.data.labels import labels_of
 from equipoise.data.prepare.masked import is_prepared, nothing_told, profile_only
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.baselines import TrainCounts
@@ -79,7 +80,7 @@ def _scored(
 ) -> tuple[ScoreTable | None, SlateModel]:
     told = group.words(config.data)
     if told.folder != config.data.folder and not is_prepared(told, config.data):
-        prepare(told)
+        prepare(told, labels=labels_of(config.objectives))
     mine = config.model_copy(update={"data": told})
     scores = SplitScores(mine, run)
     if model is not None:

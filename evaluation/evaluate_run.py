@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from equipoise.configs.load import read_run_config
-from equipoise.configs.objectives import CoverageConfig, DiversityConfig, FairnessConfig
+from equipoise.configs.objective_spec import OwnAxis
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.evaluation.baselines import TrainCounts
@@ -82,6 +82,8 @@ def measure(config: RunConfig, table: ScoreTable) -> dict:
         category_attribute=attributes.category,
         provider_attribute=attributes.provider,
         seed=config.seed,
+        specs=config.objectives.specs(),
+        own_axes=attributes.own,
     )
 
 
@@ -92,15 +94,23 @@ class RankingAttributes:
     diversity: tuple[str, ...]
     category: str | None
     provider: str | None
+    own: tuple[OwnAxis, ...] = ()
 
 
 def ranking_attributes(config: RunConfig) -> RankingAttributes:
     """What the list-wise objectives of a run read; coverage falls to the finest attribute of the diversity path."""
-    active = config.objectives.active()
-    diversity, fairness, coverage = (active.get(name) for name in ("diversity", "fairness", "coverage"))
-    path = tuple(diversity.attributes) if isinstance(diversity, DiversityConfig) else ()
-    category = coverage.attribute if isinstance(coverage, CoverageConfig) else (path[-1] if path else None)
-    return RankingAttributes(path, category, fairness.attribute if isinstance(fairness, FairnessConfig) else None)
+    read: dict[str, tuple[str, ...]] = {}
+    own: dict[str, OwnAxis] = {}
+    for name, spec in config.objectives.specs().items():
+        if spec.axis is None or spec.kind != "listwise":
+            continue
+        attributes = spec.axis.attributes(config.objectives.options(name))
+        read.setdefault(spec.axis.name, attributes)
+        if spec.axis.gain is not None:
+            own.setdefault(spec.axis.name, OwnAxis(spec.axis.name, attributes, spec.axis.gain))
+    path = read.get("ild", ())
+    category = next(iter(read.get("coverage", path[-1:])), None)
+    return RankingAttributes(path, category, next(iter(read.get("exposure_ratio", ())), None), tuple(own.values()))
 
 
 def train_counts(config: RunConfig) -> TrainCounts:

@@ -16,17 +16,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from equipoise.common.atomic import atomic_write
+from equipoise.configs.objective_spec import ObjectiveSpec, OwnAxis
 from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
+from equipoise.evaluation.compare.metric_names import target_title
 from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
 from equipoise.evaluation.metrics.calibration import calibration_bins
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
+from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
 from equipoise.evaluation.metrics.pointwise import target_metrics, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.metrics.user_groups import user_group_gaps
 
 Omega = Mapping[str, float]
 
-PROBABILITY = {"ctr": "pCTR", "ctcvr": "pCTCVR", "cvr": "pCVR on clicks"}
 RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
 COLUMNS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "ne": "NE", "ece": "ECE", "predicted": "mean p"}
 LOWER_IS_BETTER = ("log_loss", "ne", "ece")
@@ -50,6 +52,8 @@ def evaluate_table(
     provider_attribute: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    specs: Mapping[str, ObjectiveSpec] | None = None,
+    own_axes: Sequence[OwnAxis] = (),
 ) -> dict[str, Any]:
     """Everything that is measured on one split, as a JSON-ready dict (NaN where a metric is undefined).
 
@@ -64,17 +68,20 @@ def evaluate_table(
         provider_attribute: item attribute whose groups share exposure.
         resamples: bootstrap resamples of the requests; 0 leaves intervals out.
         seed: of the resamples.
+        specs: of the run's objectives; those beside ctr and cvr are measured on targets of their own.
+        own_axes: measures of users' own list-wise objectives.
 
     Returns:
         rows, requests, users, items, clicks, conversions, clicked_conversions, train_rows, cutoffs; pointwise (target →
-        metric → value); calibration (target → bins); baselines (target → baseline → metric → value); against_baseline
-        (target → metric → the best baseline, the difference, its interval); ranking (one dict per operating point);
-        ranking_baselines; user_groups; verdict (sentences).
+        metric → value); regression (the same of values and counts, where there are any); calibration (target → bins);
+        baselines (target → baseline → metric → value); against_baseline (target → metric → the best baseline, the
+        difference, its interval); ranking (one dict per operating point); ranking_baselines; user_groups; verdict
+        (sentences).
 
     Raises:
         UserError: ω, a field or an item attribute names what the table does not keep.
     """
-    metrics = RankingMetrics(table, cutoffs, diversity_attributes, category_attribute, provider_attribute)
+    metrics = RankingMetrics(table, cutoffs, diversity_attributes, category_attribute, provider_attribute, own_axes)
     report = _counts(table, train_counts) | {"cutoffs": list(cutoffs), "pointwise": {}, "calibration": {}}
     report |= {"baselines": {}, "against_baseline": {}}
     scored = targets(table.click, table.conversion, table.pctr, table.pcvr, table.request)
@@ -91,6 +98,7 @@ def evaluate_table(
             metric: _against_best(metric, target, report, rates | rankings, scored[target], resamples, seed)
             for metric in RESAMPLED
         }
+    report |= _own_targets(report, table, specs or {})
     points = default_omegas(list(table.delta)) if omegas is None else omegas
     report["ranking"] = [{"omega": dict(omega), **metrics(utility(table, omega))} for omega in points]
     report["ranking_baselines"] = {}
@@ -99,6 +107,17 @@ def evaluate_table(
     report["user_groups"] = user_group_gaps(table)
     report["verdict"] = verdict(report)
     return report
+
+
+def _own_targets(report: dict[str, Any], table: ScoreTable, specs: Mapping[str, ObjectiveSpec]) -> dict[str, Any]:
+    """Adds further binary targets to pointwise and calibration; gives `regression` of values and counts."""
+    measured = own_targets(specs, table.every_label, table.predictions, table.request)
+    found = own_metrics(specs, measured)
+    binary = {name: values for name, values in found.items() if specs[name].form == "binary"}
+    report["pointwise"] |= binary
+    report["calibration"] |= {name: calibration_bins(*measured[name][:2]) for name in binary}
+    rest = {name: {"form": specs[name].form, **found[name]} for name in found if name not in binary}
+    return {"regression": rest} if rest else {}
 
 
 def _counts(table: ScoreTable, train_counts: TrainCounts | None) -> dict[str, Any]:
@@ -146,15 +165,31 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     sentences = []
     for target, found in report["against_baseline"].items():
         for metric, row in found.items():
-            sentences.append(_against_sentence(f"{PROBABILITY[target]} {COLUMNS[metric]}", row))
+            sentences.append(_against_sentence(f"{target_title(target)} {COLUMNS[metric]}", row))
     for target, ours in report["pointwise"].items():
         if not math.isnan(ours["ne"]):
             word = "better" if ours["ne"] < 1 else "no better"
             sentences.append(
-                f"{PROBABILITY[target]} NE {ours['ne']:.3f}: {word} than always saying the observed rate "
+                f"{target_title(target)} NE {ours['ne']:.3f}: {word} than always saying the observed rate "
                 f"{ours['observed']:.4f} (mean prediction {ours['predicted']:.4f})"
             )
+    sentences += [regression_sentence(name, found) for name, found in report.get("regression", {}).items()]
     return sentences + (_ranking_sentences(report, max(report["cutoffs"])) if report["cutoffs"] else [])
+
+
+def regression_sentence(name: str, found: Mapping[str, Any]) -> str:
+    """How far a value or count is better than always saying the observed mean."""
+    about = (
+        f"mean prediction {found['predicted']:.4g}, observed {found['observed']:.4g}, Spearman {found['spearman']:.3f}"
+    )
+    if found["form"] == "count":
+        word = "better" if found["deviance"] < 1 else "no better"
+        return f"{name} Poisson deviance {found['deviance']:.3f} of that of the observed mean: {word} ({about})"
+    word = "better" if found["rmse"] < found["rmse_of_mean"] else "no better"
+    return (
+        f"{name} RMSE {found['rmse']:.4g} against {found['rmse_of_mean']:.4g} of the observed mean: {word} "
+        f"(MAE {found['mae']:.4g} against {found['mae_of_mean']:.4g}; {about})"
+    )
 
 
 def _ranking_sentences(report: Mapping[str, Any], cutoff: int) -> list[str]:
@@ -230,7 +265,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         columns = dict(COLUMNS)
         if cutoff is not None and target in report["baselines"]:
             columns[f"ndcg@{cutoff}"] = f"NDCG@{cutoff}"
-        console.print(_compared(f"{PROBABILITY[target]}, observed rate {_number(ours['observed'])}", rows, columns))
+        console.print(_compared(f"{target_title(target)}, observed rate {_number(ours['observed'])}", rows, columns))
     if cutoff is not None:
         console.print(_operating_points(report, cutoff))
     for attribute, found in report["user_groups"].items():

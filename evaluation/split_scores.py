@@ -13,6 +13,7 @@ from rich.console import Console
 from equipoise.common.hashing import file_hash
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
+from equipoise.data.labels import KEPT
 from equipoise.data.manifest import FILE_NAME
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
@@ -26,7 +27,7 @@ from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.scoring import score_slates
 from equipoise.train.token_caches import find_tokens
-from equipoise.train.validation import spread_rows
+from equipoise.train.validation import labels_and_predictions, spread_rows
 from equipoise.train.world import World
 
 
@@ -72,6 +73,7 @@ class SplitScores:
             UserError: the run is unfinished, does not fit its data, or memory runs out.
         """
         data = open_data(self.config, split, self.objectives, self.tokens)
+        self.objectives = data.objectives
         rows = spread_rows(len(data.slates), self.config.evaluate.max_requests)
         origin = self.origin(split, rows)
         path, first = self.path(split), self.world.rank == 0
@@ -105,6 +107,7 @@ class SplitScores:
         """What determines the score table of some rows of a split: equal origins, equal tables."""
         config = self.config.model_dump(mode="json")
         settings = {name: config[name] for name in ("tokens", "backbone", "lora", "objectives")}
+        settings |= {"relevance": config["relevance"]} if config["relevance"] else {}
         kept = {name: config["data"][name] for name in ("fields", "user_groups")}
         return {
             "split": split,
@@ -136,6 +139,8 @@ def score_table(
 
     listwise = [name for name, objective in objectives.items() if objective.kind == "listwise"]
     names = {name for objective in objectives.values() for name in objective.attributes}
+    names |= set(own_attributes(config))
+    labels, predictions = labels_and_predictions(scores, objectives)
     fields = {name: np.concatenate(records[f"field_{name}"]).astype(np.float64) for name in config.data.fields}
     order = np.argsort(np.repeat(request, counts), kind="stable")  # parts of a cut request come together
     return ScoreTable(
@@ -150,7 +155,17 @@ def score_table(
         fields={name: values[order] for name, values in fields.items()},
         user_groups={name: per_row(records[f"user_{name}"])[order] for name in config.data.user_groups},
         items={name: slates.items.values(name) for name in sorted(names)},
+        predictions={name: values[order] for name, values in predictions.items()},
+        labels={name: values[order] for name, values in labels.items() if name not in KEPT},
+        exponents=config.relevance_exponents() if config.relevance else None,
     )
+
+
+def own_attributes(config: RunConfig) -> list[str]:
+    """Item attributes that measures of a user's own objectives read."""
+    specs = config.objectives.specs().values()
+    own = [spec for spec in specs if spec.axis is not None and spec.axis.gain is not None]
+    return [name for spec in own if spec.axis for name in spec.axis.attributes(config.objectives.options(spec.name))]
 
 
 def _probability(logit: np.ndarray) -> np.ndarray:

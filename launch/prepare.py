@@ -5,6 +5,7 @@ from rich.table import Table
 
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
+from equipoise.data.labels import labels_of
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import nothing_told
 from equipoise.data.prepare.slates import prepare
@@ -19,8 +20,9 @@ def prepare_data(config: RunConfig) -> Manifest:
     Raises:
         UserError: bad input, or a backbone whose tokenizer cannot be loaded (the slates are complete then).
     """
+    labels = labels_of(config.objectives)
     with ProgressBar("preparing") as bar:
-        manifest = prepare(config.data, bar.stage)
+        manifest = prepare(config.data, bar.stage, labels)
     out = Console()
     out.print(_counts(manifest, f"prepared {config.data.folder}"))
     for reason, rows in manifest.dropped.items():
@@ -33,7 +35,7 @@ def prepare_data(config: RunConfig) -> Manifest:
     if config.train.forget:
         told = nothing_told(config.data)
         out.print(f"train.forget: the same requests, as of strangers, in {told.folder}", highlight=False)
-        prepare(told)
+        prepare(told, labels=labels)
         tokenize(config.model_copy(update={"data": told}))
     return manifest
 

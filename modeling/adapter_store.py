@@ -32,6 +32,8 @@ class AdapterInfo:
         prompt, history: the templates that rendered the training texts.
         features: by the names of the features, in their order, how they are standardised.
         retrieval: name → dimension of its vectors.
+        relevance: exponents of the formula; {} (runs of before there was one): 1 of every pointwise objective.
+        links: what the pointwise outputs stand for; one that is not named gives a probability.
     """
 
     base_path: str
@@ -44,6 +46,8 @@ class AdapterInfo:
     history: dict[str, Any]
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
     retrieval: dict[str, int] = field(default_factory=dict)
+    relevance: dict[str, float] = field(default_factory=dict)
+    links: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: AdapterInfo) -> None:

@@ -25,6 +25,7 @@ from equipoise.modeling.heads import PointHead, SlateHead, VectorHead
 from equipoise.modeling.joined import Joined
 from equipoise.modeling.layout import SlateLayout
 from equipoise.modeling.packed_rows import PackedRows
+from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.shared_prefix import SharedPrefix
 from equipoise.modeling.towers import Criterion, Towers
 from equipoise.modeling.upper import UpperLayers
@@ -48,6 +49,7 @@ class SlateModel(nn.Module):
         candidates_only: the objectives' adapters act on candidate tokens alone (`lora.scope: candidates`).
         features: the columns of features that the pointwise heads read.
         retrieval: name → dimension of its vectors.
+        relevance: the formula of r, which list-wise heads read; Σ log p where nothing is given.
 
     Attributes:
         chunk_tokens: without gradients, at most so many candidate tokens pass at once; None: all of a batch.
@@ -66,6 +68,7 @@ class SlateModel(nn.Module):
         candidates_only: bool = False,
         features: FeatureColumns = NO_FEATURES,
         retrieval: Mapping[str, int] | None = None,
+        relevance: Relevance | None = None,
     ) -> None:
         super().__init__()
         hidden = backbone.config.hidden_size
@@ -74,6 +77,7 @@ class SlateModel(nn.Module):
         self.listwise = tuple(listwise)
         self.retrieval = tuple(retrieval or ())
         self.offsets = {name: float(offsets.get(name, 0.0)) for name in pointwise}
+        self.relevance = relevance or Relevance(dict.fromkeys(pointwise, 1.0))
         self.candidates_only = candidates_only
         self.features = features
         self.chunk_tokens: int | None = None
@@ -123,9 +127,7 @@ class SlateModel(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """One head over what its tower pooled. `before` holds the pointwise logits that a list-wise head builds on."""
         if name in self.listwise:
-            logits = torch.stack([before[other].detach() for other in self.pointwise])
-            relevance = nn.functional.logsigmoid(logits).sum(0)
-            return {name: self.gates(name, self.heads[name](pooled_NH, relevance, slots))}
+            return {name: self.gates(name, self.heads[name](pooled_NH, self.relevance(before), slots))}
         scores = self.heads[name](pooled_NH, features_NF)
         outputs = {name: self.gates(name, scores[:, 0] + self.offsets[name])}
         for extra in range(1, scores.shape[1]):
@@ -316,6 +318,7 @@ def build_model(
     keep_embeddings: bool = False,
     features: FeatureColumns = NO_FEATURES,
     retrieval: Mapping[str, int] | None = None,
+    relevance: Relevance | None = None,
 ) -> SlateModel:
     """Load the base, inject the adapters, cut it, and put heads on top; adapters and heads depend on the seed alone.
 
@@ -346,6 +349,7 @@ def build_model(
             candidates_only,
             features,
             retrieval,
+            relevance,
         )
         model.projections = None if backbone.compile else CommonProjections(cut.upper[0])
         return model

@@ -11,6 +11,7 @@ from equipoise.modeling.adapter_store import load_adapters, read_info
 from equipoise.modeling.backbone import config_hash, load_model_config
 from equipoise.modeling.model import SlateModel, build_model
 from equipoise.modeling.quantized import compute_in
+from equipoise.modeling.relevance import Relevance
 
 
 def compute_as_trained(model: SlateModel, config: RunConfig) -> None:
@@ -45,6 +46,7 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         config.seed,
         features=columns_of(read_scales(info.features)),
         retrieval=info.retrieval,
+        relevance=Relevance.read(info.relevance, info.links, info.pointwise),
     )
     if model.backbone.split != info.split:
         raise UserError(

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.configs.objectives import RecallConfig
 from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.features import columns_of, features_of, same_features
+from equipoise.data.labels import check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import is_prepared, nothing_told
 from equipoise.data.recall_texts import RecallDraws
@@ -20,25 +22,25 @@ from equipoise.data.token_cache import TokenCache
 from equipoise.modeling.adapter_store import AdapterInfo
 from equipoise.modeling.backbone import config_hash, load_model_config, max_positions
 from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
 from equipoise.train.objectives.base import Objective
-from equipoise.train.objectives.grouped import GroupedObjective
-from equipoise.train.objectives.recall import Recall
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.world import World
 
 
 @dataclass(frozen=True)
 class DataParts:
-    """Data of a job: the split's slates, and the codes of the item attributes that losses read."""
+    """Data of a job: the split's slates, the codes of the item attributes that losses read, the bound objectives."""
 
     slates: SlateSet
     tokens: TokenCache
     attributes: dict[str, np.ndarray]
+    objectives: dict[str, Objective]
 
 
 def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, float]:
-    """Log-odds of the train split's base rates: where the pointwise logits start.
+    """What the train split's base rates (means of values and counts) give: where the pointwise outputs start.
 
     Raises:
         UserError: a rate is 0 or 1, so that nothing can be learnt.
@@ -50,6 +52,9 @@ def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, flo
     }
     offsets = {}
     for name in pointwise:
+        if name in manifest.labels:
+            offsets[name] = manifest.labels[name].offset
+            continue
         label, positive, of = rates[name]
         if not 0 < positive < of:
             raise UserError(
@@ -76,21 +81,22 @@ def check_lengths(config: RunConfig) -> None:
 
 
 def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], tokens: TokenCache) -> DataParts:
-    """Open one split with its tokens; list-wise objectives over groups learn how many groups there are.
+    """Open one split with its tokens, and bind the objectives to it: their groups, and what their outputs stand for.
 
     Raises:
         UserError: the prepared folder does not fit the config.
     """
     slates = SlateSet(config.data.folder, split, tokens)
     _check_features(slates.manifest, config.data)
+    check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)
     attributes: dict[str, np.ndarray] = {}
-    for objective in objectives.values():
-        for name in objective.attributes:
-            codes, values = slates.items.codes(name)
-            attributes[name] = codes
-            if isinstance(objective, GroupedObjective):
-                objective.groups = len(values)
-    return DataParts(slates, tokens, attributes)
+    groups: dict[str, int] = {}
+    for name in {name: None for objective in objectives.values() for name in objective.attributes}:
+        attributes[name], values = slates.items.codes(name)
+        groups[name] = len(values)
+    links = links_of(config.objectives.specs(), slates.manifest.labels)
+    bound = {name: objective.bind(groups, links) for name, objective in objectives.items()}
+    return DataParts(slates, tokens, attributes, bound)
 
 
 def _check_features(manifest: Manifest, data: DataConfig) -> None:
@@ -159,7 +165,7 @@ def assemble_model(
     """Build the model of a run, and say what its adapters belong to."""
     pointwise = {name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"}
     listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
-    retrieval = {name: o.options.dimension for name, o in objectives.items() if isinstance(o, Recall)}
+    retrieval = {name: o.options.dimension for name, o in objectives.items() if isinstance(o.options, RecallConfig)}
     offsets = base_rate_offsets(manifest, list(pointwise))
     embeddings = any(o.needs_embeddings for o in objectives.values())
     model = build_model(
@@ -172,6 +178,7 @@ def assemble_model(
         embeddings,
         columns_of(manifest.features),
         retrieval,
+        Relevance(config.relevance_exponents(), links_of(config.objectives.specs(), manifest.labels)),
     )
     compute_as_trained(model, config)
     scales = {name: scale.model_dump() for name, scale in manifest.features.items()}
@@ -208,4 +215,6 @@ def adapter_info(
         history=history,
         features=features or {},
         retrieval=retrieval or {},
+        relevance=model.relevance.exponents,
+        links={name: link.to_json() for name, link in model.relevance.links.items()},
     )

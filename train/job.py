@@ -55,6 +55,7 @@ class Job:
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
+        objectives = self.data.objectives
         if self.accelerator.is_main_process:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
         self.valid = open_split(self.data, "valid") if config.train.eval_every else None

@@ -205,7 +205,9 @@ class Loop:
         """This process's shares, with gradient, and the global losses, float64."""
 
         def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            return self.objectives[name].loss(Step(batch, outputs, totals, self.world, self.pointwise))
+            return self.objectives[name].loss(
+                Step(batch, outputs, totals, self.world, self.pointwise, self.slate_model.relevance)
+            )
 
         if self.one_by_one:
             shares = self.model(**batch.model_inputs(), criterion=criterion)["losses"]

@@ -11,6 +11,9 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_budget import token_groups
 from equipoise.train.world import World
 
+LABEL = "label:"
+"""Before the column of a label in the scores; no objective has such a name."""
+
 
 def score_batch(model: nn.Module, batch: SlateBatch) -> dict[str, np.ndarray]:
     """Logits and adjustments of a batch on the model's device, by name: float64 (N,); for inference mode only."""
@@ -36,7 +39,8 @@ def score_slates(
 
     Returns:
         arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
-        and `conversion` (int8), and float64 logits and adjustments by objective name.
+        and `conversion` (int8), `label:COLUMN` (float32) of further labels, and float64 outputs and adjustments by
+        objective name.
     """
     groups = token_groups(slates.tokens.costs()[list(rows)], max_tokens)
     mine = groups[world.rank :: world.size]
@@ -56,6 +60,7 @@ def score_slates(
             part["row"] = batch.row[batch.slate].cpu().numpy()
             part["item"] = batch.item.cpu().numpy()
             part["click"] = batch.click.cpu().numpy().astype(np.int8)
+            part |= {f"{LABEL}{name}": values.cpu().numpy() for name, values in batch.labels.items()}
             part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
             parts.append(part)
             progress(len(group) * world.size)

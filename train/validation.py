@@ -1,13 +1,17 @@
 """Pointwise metrics on a few validation requests during training."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
 
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.metrics import pointwise_metrics
+from equipoise.evaluation.metrics.own_targets import BUILT_IN_TARGETS, own_metrics, own_targets
 from equipoise.train.assemble import DataParts
-from equipoise.train.scoring import score_slates
+from equipoise.train.objectives.base import Objective
+from equipoise.train.scoring import LABEL, score_slates
 from equipoise.train.world import World
 
 
@@ -16,6 +20,16 @@ def spread_rows(count: int, most: int | None) -> list[int]:
     if most is None or most >= count:
         return list(range(count))
     return np.linspace(0, count - 1, num=most).round().astype(int).tolist()
+
+
+def labels_and_predictions(
+    scores: Mapping[str, np.ndarray], objectives: Mapping[str, Objective]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """From `score_slates`: labels by column, and what the pointwise objectives beside ctr and cvr say, by name."""
+    labels = {name.removeprefix(LABEL): values for name, values in scores.items() if name.startswith(LABEL)}
+    labels |= {name: scores[name] for name in ("click", "conversion")}
+    own = [name for name, o in objectives.items() if o.kind == "pointwise" and name not in BUILT_IN_TARGETS]
+    return labels, {name: objectives[name].link.value(scores[name]) for name in own}
 
 
 def validate(
@@ -34,4 +48,7 @@ def validate(
     pctr = 1 / (1 + np.exp(-scores["ctr"]))
     pcvr = 1 / (1 + np.exp(-scores["cvr"])) if "cvr" in scores else None
     metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"])
+    targets = own_targets(config.objectives.specs(), *labels_and_predictions(scores, data.objectives), scores["row"])
+    for name, values in own_metrics(config.objectives.specs(), targets).items():
+        metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
     return {f"valid/{name}": value for name, value in metrics.items()}

@@ -58,6 +58,7 @@ def is_prepared(told: DataConfig, data: DataConfig) -> bool:
         and (found.fields, found.user_groups) == (told.fields, told.user_groups)
         and {name: scale.scale for name, scale in found.features.items()} == {f.name: f.scale for f in told.features}
         and found.untold == [feature.name for feature in told.features if not feature.told]
+        and found.labels == own.labels
         and (found.counts, found.splits) == (own.counts, own.splits)
         and found.hashes["items.parquet"] == own.hashes["items.parquet"]
     )

@@ -1,6 +1,6 @@
 """Writes the slates of every split as Parquet shards, a few hundred requests in memory at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig
+from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.manifest import SPLITS, SplitCounts
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
+from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.tables import Tables, one, quote
 from equipoise.data.prompts import ContextRenderer, piece_fields, prefix_text
 
@@ -21,7 +23,11 @@ BATCH_IMPRESSIONS = 200_000
 
 
 def slate_schema(
-    fields: list[str], user_groups: list[str], features: Sequence[FeatureConfig] = (), bought: bool = False
+    fields: list[str],
+    user_groups: list[str],
+    features: Sequence[FeatureConfig] = (),
+    bought: bool = False,
+    labels: Sequence[str] = (),
 ) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
@@ -35,6 +41,7 @@ def slate_schema(
         ("click", pa.list_(pa.int8())),
         ("conversion", pa.list_(pa.int8())),
     ]
+    columns += [(f"label_{name}", pa.list_(pa.float32())) for name in labels]
     columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
     kinds = {"category": pa.string()}
     columns += [(f"feature_{f.name}", pa.list_(kinds.get(f.scale, pa.float32()))) for f in features]
@@ -52,9 +59,19 @@ def cut_sizes(candidates: int, largest: int) -> list[int]:
 class ShardWriter:
     """Writes slates/SPLIT-NNNNN.parquet from the tables requests, facts, histories and impressions."""
 
-    def __init__(self, tables: Tables, config: DataConfig, folder: Path, tell: Callable[[str, float], None]) -> None:
-        self.tables, self.config, self.folder, self.tell = tables, config, folder, tell
-        self.schema = slate_schema(config.fields, config.user_groups, config.features, config.history.items)
+    def __init__(
+        self,
+        tables: Tables,
+        config: DataConfig,
+        folder: Path,
+        tell: Callable[[str, float], None],
+        labels: Mapping[str, LabelStats],
+    ) -> None:
+        self.tables, self.config, self.folder, self.tell, self.labels = tables, config, folder, tell, labels
+        self.label_names = columns_of_labels(labels)
+        self.schema = slate_schema(
+            config.fields, config.user_groups, config.features, config.history.items, self.label_names
+        )
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
@@ -69,7 +86,7 @@ class ShardWriter:
         con = self.tables.con
         position = "TRY_CAST(i.position AS DOUBLE), " if "position" in self.tables.columns("impressions") else ""
         context = "".join(f", i.{quote(name)} AS {quote('context_' + name)}" for name in self.contexts.names)
-        numbers = ""
+        numbers = "".join(label_columns(self.labels))
         for name in self.config.fields:
             self._refuse_text_field(name)
             numbers += f", CAST(TRY_CAST(i.{quote(name)} AS DOUBLE) AS FLOAT) AS {quote('field_' + name)}"
@@ -192,7 +209,11 @@ class ShardWriter:
         contexts = self.contexts.render(rows.select(list(fields)).rename_columns(list(fields.values())))
         values: dict[str, Any] = {name: rows.column(name) for name in ("item", "click", "conversion")}
         values["context"] = pa.array(contexts, pa.string())
-        kept = [*(f"field_{name}" for name in self.config.fields), *(f"feature_{f.name}" for f in self.config.features)]
+        kept = [f"label_{name}" for name in self.label_names]
+        kept += [
+            *(f"field_{name}" for name in self.config.fields),
+            *(f"feature_{f.name}" for f in self.config.features),
+        ]
         for name in kept:
             column = rows.column(name)
             words = pa.types.is_string(self.schema.field(name).type.value_type)

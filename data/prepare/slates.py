@@ -2,7 +2,7 @@
 
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,9 +17,11 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import FeatureScale
+from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.history import write_bought, write_histories
+from equipoise.data.prepare.labels import check_label_columns, measure_labels
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import ShardWriter
 from equipoise.data.prepare.splits import split_column
@@ -34,8 +36,14 @@ SOURCES = {
 }
 
 
-def prepare(config: DataConfig, progress: Callable[[str, float], None] | None = None) -> Manifest:
+def prepare(
+    config: DataConfig,
+    progress: Callable[[str, float], None] | None = None,
+    labels: Mapping[str, LabelStats] | None = None,
+) -> Manifest:
     """Prepare `config.folder` from its source and return the manifest.
+
+    `labels` are those of the run's objectives (`equipoise.data.labels.labels_of`) beside click and conversion.
 
     `progress(stage, share)` is told the stage's name and the share done, 0 to 1. An older prepared folder is replaced
     only when the new one is complete. Raises UserError for everything that a user can mend.
@@ -45,8 +53,11 @@ def prepare(config: DataConfig, progress: Callable[[str, float], None] | None = 
     with atomic_dir(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
         tell("reading the tables", 0.0)
         tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
+        labels = dict(labels or {})
         _check_names(tables, config)
-        clean(tables, _impression_columns(tables, config), events=config.history.max_events > 0 or config.history.items)
+        check_label_columns(tables, labels)
+        columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
+        clean(tables, list(dict.fromkeys(columns)), events=config.history.max_events > 0 or config.history.items)
         tell("rendering items", 0.0)
         write_item_texts(tables, config)
         _drop_impressions(tables)
@@ -54,14 +65,15 @@ def prepare(config: DataConfig, progress: Callable[[str, float], None] | None = 
         tell("splitting requests", 0.0)
         write_requests(tables, config)
         _refuse_constant_labels(tables)
+        labels = measure_labels(tables, labels)
         tell("collecting histories", 0.0)
         write_histories(tables, config.history)
         write_bought(tables, config.history)
         scales = scales_of(tables, config.features)
-        splits = ShardWriter(tables, config, folder, tell).write()
+        splits = ShardWriter(tables, config, folder, tell, labels).write()
         con.close()
         shutil.rmtree(folder / ".work")
-        manifest = _manifest(tables, config, splits, scales, folder)
+        manifest = _manifest(tables, config, splits, scales, labels, folder)
         manifest.write(folder)
         tell("done", 1.0)
     return manifest
@@ -214,6 +226,7 @@ def _manifest(
     config: DataConfig,
     splits: dict[str, SplitCounts],
     scales: dict[str, FeatureScale],
+    labels: dict[str, LabelStats],
     folder: Path,
 ) -> Manifest:
     items = pq.read_metadata(folder / "items.parquet").num_rows
@@ -233,6 +246,7 @@ def _manifest(
         notes=tables.notes,
         fields=config.fields,
         features=scales,
+        labels=labels,
         untold=[feature.name for feature in config.features if not feature.told],
         user_groups=config.user_groups,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},

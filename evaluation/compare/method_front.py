@@ -7,9 +7,10 @@ import moocore
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.configs.objectives import BUILT_IN
 from equipoise.evaluation.compare.differences import setting, written
 from equipoise.evaluation.compare.metric_names import direction
-from equipoise.evaluation.compare.objective_metric import ALONE, LISTWISE, common_cutoff
+from equipoise.evaluation.compare.objective_metric import common_cutoff, metric_of
 from equipoise.evaluation.compare.pool import Pool
 from equipoise.evaluation.front.pareto import MARGIN, front_mask, hypervolume
 
@@ -81,13 +82,15 @@ def default_axes(pools: Sequence[Pool]) -> tuple[str, ...]:
     """NDCG and one axis per list-wise objective that was measured; without any, pCTR and pCTCVR."""
     cutoff = common_cutoff(pools)
     there = {metric for pool in pools for values in pool.points.values() for metric in values}
-    objectives = {name for pool in pools for run in pool.runs for name in run.objectives}
-    lists = [f"{metric}@{cutoff}" for name, metric in LISTWISE.items() if name in objectives]
+    sections = {name: run.config["objectives"][name] for pool in pools for run in pool.runs for name in run.objectives}
+    order = [*BUILT_IN, *(name for name in sections if name not in BUILT_IN)]
+    found = [metric_of(name, [sections[name]]) for name in order if name in sections]
+    lists = dict.fromkeys(f"{moved}@{cutoff}" for _, moved in found if moved is not None)
     lists = [axis for axis in lists if axis in there]
     if lists:
         return (f"ndcg@{cutoff}", *lists)
     metrics = {metric for pool in pools for metric in pool.metrics}
-    return tuple(axis for axis in ALONE.values() if axis in metrics)
+    return tuple(axis for axis, _ in found if axis in metrics)
 
 
 def check_axes(axes: Sequence[str], pools: Sequence[Pool]) -> None:

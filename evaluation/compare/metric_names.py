@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from equipoise.configs.objectives import BUILT_IN
+
 RELEVANCE = "relevance"
-LOWER = ("log_loss", "ne", "ece", "exposure_gap")
-NEITHER = ("predicted", "observed")
+LOWER = ("log_loss", "ne", "ece", "exposure_gap", "rmse", "mae", "deviance")
+NEITHER = ("predicted", "observed", "rmse_of_mean", "mae_of_mean")
 WORDS = {
     "auc": "AUC",
     "gauc": "GAUC",
@@ -27,9 +29,15 @@ WORDS = {
     "coverage": "coverage",
     "exposure_ratio": "exposure min/max",
     "exposure_gap": "exposure gap",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "spearman": "Spearman",
+    "deviance": "Poisson deviance ratio",
 }
 RECALL = {"all": "", "new": " of never bought items"}
-TARGETS = {"ctr": "pCTR", "ctcvr": "pCTCVR", "cvr": "pCVR on clicks"}
+TARGETS = {"ctr": BUILT_IN["ctr"].title, "ctcvr": "pCTCVR", "cvr": BUILT_IN["cvr"].title}
+"""Targets of the built-in objectives and of their product; further ones are called by their objectives' names."""
+POINTWISE = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed", "rmse", "mae", "spearman", "deviance")
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, Any] = {}
     for target, values in (evaluation.get("pointwise") or {}).items():
         found |= {f"{target}/{metric}": value for metric, value in values.items()}
+    for target, values in (evaluation.get("regression") or {}).items():
+        found |= {f"{target}/{metric}": value for metric, value in values.items()}
     for point in operating_points(evaluation):
         found |= {f"{point.name}/{metric}": value for metric, value in point.values.items()}
     for attribute, groups in (evaluation.get("user_groups") or {}).items():
@@ -92,6 +102,11 @@ def direction(name: str) -> int:
     return 0 if plain in NEITHER else -1 if plain in LOWER else 1
 
 
+def target_title(target: str) -> str:
+    """What reports call a target."""
+    return TARGETS.get(target, target)
+
+
 def cutoff_of(name: str) -> int | None:
     """The k of a metric @k."""
     number = name.rpartition("@")[2] if "@" in name else ""
@@ -107,8 +122,8 @@ def words(name: str) -> str:
         return f"gap of {told} by {place.removeprefix('user_gap/')}"
     if place == "recall":
         return f"recall{at}{cutoff}{RECALL[plain]}"
-    if place in TARGETS:
-        return f"{TARGETS[place]} {told}"
+    if place in TARGETS or plain in POINTWISE:
+        return f"{target_title(place)} {told}"
     return f"{told} at {place}" if place else told
 
 

@@ -3,11 +3,22 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from equipoise.configs.objectives import BUILT_IN, known_spec
 from equipoise.evaluation.compare.metric_names import RELEVANCE, cutoff_of
 from equipoise.evaluation.compare.pool import Pool
 
-ALONE = {"ctr": "ctr/auc", "cvr": "ctcvr/auc", "recall": "recall/all@200"}
-LISTWISE = {"diversity": "ild", "fairness": "exposure_ratio", "coverage": "coverage"}
+
+def metric_of(objective: str, sections: Sequence[object]) -> tuple[str | None, str | None]:
+    """The flat metric of an objective that is judged alone, or the measure of ranked lists that it moves.
+
+    Args:
+        objective: its name.
+        sections: its sections in the configs of runs; of an objective that is not built in the first one is read.
+    """
+    spec = BUILT_IN.get(objective) or known_spec(objective, next(iter(sections), None))
+    if spec is None:
+        return None, None
+    return spec.metric, spec.axis.name if spec.kind == "listwise" and spec.axis else None
 
 
 def common_cutoff(pools: Sequence[Pool]) -> int | None:
@@ -27,18 +38,20 @@ def objective_metrics(pools: Sequence[Pool]) -> dict[str, str]:
     A list-wise objective is judged at the operating point that weighs it alone, the weight nearest to 1, which most
     pools have; one that was never measured so is left out.
     """
-    names = dict.fromkeys(name for pool in pools for run in pool.runs for name in run.objectives)
+    runs = [run for pool in pools for run in pool.runs]
+    names = dict.fromkeys(name for run in runs for name in run.objectives)
     cutoff = common_cutoff(pools)
     found = {}
     for objective in names:
-        metric = ALONE.get(objective) or _listwise(pools, objective, cutoff)
+        sections = [run.config["objectives"][objective] for run in runs if objective in run.objectives]
+        alone, moved = metric_of(objective, sections)
+        metric = alone or _listwise(pools, objective, moved, cutoff)
         if metric is not None and any(metric in pool.metrics for pool in pools):
             found[objective] = metric
     return found
 
 
-def _listwise(pools: Sequence[Pool], objective: str, cutoff: int | None) -> str | None:
-    metric = LISTWISE.get(objective)
+def _listwise(pools: Sequence[Pool], objective: str, metric: str | None, cutoff: int | None) -> str | None:
     if metric is None or cutoff is None:
         return None
     places: Counter[str] = Counter()

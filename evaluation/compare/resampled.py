@@ -135,6 +135,8 @@ class Rows:
         place, _, name = metric.rpartition("/")
         if place in TARGETS:
             return self._pointwise(place, name, scores) if name in POINTWISE else None
+        if setting(run.config, "relevance"):
+            return None  # its lists are ranked by another formula than the score file tells here
         axis, cutoff = name.partition("@")[0], cutoff_of(name)
         if axis not in LISTS or cutoff is None or place.startswith("user_gap/") or set(omega) - set(scores.delta):
             return None

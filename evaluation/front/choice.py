@@ -47,8 +47,10 @@ class Choice:
         return float(np.mean([point == self.point for point in picked]))
 
 
-def parse_weights(text: str, axes: Sequence[str], cutoff: int) -> dict[str, float]:
-    """`ctr=0.6,cvr=0.4` as axis → weight.
+def parse_weights(
+    text: str, axes: Sequence[str], cutoff: int, objectives: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """`ctr=0.6,cvr=0.4` as axis → weight; `objectives` as `read_axis` takes them.
 
     Raises:
         UserError: the text cannot be read so, or names what is not measured, or the same axis twice, or a weight is
@@ -63,7 +65,7 @@ def parse_weights(text: str, axes: Sequence[str], cutoff: int) -> dict[str, floa
             weight = float("nan")
         if not 0 < weight < float("inf"):
             raise UserError(f"--weights: '{part}' gives no positive weight: write for example ctr=0.6,cvr=0.4")
-        axis = read_axis(name, axes, cutoff, "--weights")
+        axis = read_axis(name, axes, cutoff, "--weights", objectives)
         if axis in found:
             raise UserError(f"--weights: '{name.strip()}' names {axis} a second time: give each axis one weight")
         found[axis] = weight

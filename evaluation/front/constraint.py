@@ -9,7 +9,7 @@ A percentage is one of pure relevance's own value: `ndcg>=98%` gives up at most 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +61,16 @@ class Constraint:
         return f"{self.axis} {self.operator} {self.number:g}{'%' if self.percent else ''}"
 
 
-def parse_constraints(text: str, axes: Sequence[str], cutoff: int) -> tuple[Constraint, ...]:
+def parse_constraints(
+    text: str, axes: Sequence[str], cutoff: int, objectives: Mapping[str, str] | None = None
+) -> tuple[Constraint, ...]:
     """The constraints that a text names, all of which must hold.
 
     Args:
         text: in the grammar above.
         axes: what is measured.
         cutoff: the k that it is measured at.
+        objectives: as `read_axis` takes them.
 
     Raises:
         UserError: the text is not of this grammar, or names what is not measured.
@@ -81,6 +84,6 @@ def parse_constraints(text: str, axes: Sequence[str], cutoff: int) -> tuple[Cons
                 f"--where: '{part.strip()}' is no constraint: write for example "
                 f"--where '{axes[-1]}>=0.8 and {axes[0]}>=98%'"
             )
-        axis = read_axis(match["axis"], axes, cutoff, "--where")
+        axis = read_axis(match["axis"], axes, cutoff, "--where", objectives)
         found.append(Constraint(axis, match["operator"], number, bool(match["percent"])))
     return tuple(found)

@@ -14,10 +14,9 @@ from rich.console import Console
 
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
-from equipoise.configs.objectives import LISTWISE_KINDS, POINTWISE_KINDS
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import ranking_attributes
-from equipoise.evaluation.front.axes import OBJECTIVE_AXIS, Measured, read_axes, read_axis
+from equipoise.evaluation.front.axes import Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
 from equipoise.evaluation.front.constraint import Constraint, parse_constraints
 from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
@@ -61,10 +60,12 @@ def make_plan(config: RunConfig, options: FrontOptions) -> Plan:
         raise UserError("--points must be at least 2 and --resamples at least 0: raise them")
     measured = _measured(config, options)
     known = measured.axes(conversions=True)
-    axes = read_axes(options.axes, known, measured.cutoff) if options.axes else _default_axes(config, measured)
-    weights = parse_weights(options.weights, known, measured.cutoff) if options.weights is not None else {}
-    where = parse_constraints(options.where, known, measured.cutoff) if options.where is not None else ()
-    maximize = read_axis(options.maximize, known, measured.cutoff, "--maximize") if options.maximize else ""
+    named = (known, measured.cutoff)
+    by_objective = dict(measured.objectives)
+    axes = read_axes(options.axes, *named, by_objective) if options.axes else _default_axes(config, measured)
+    weights = parse_weights(options.weights, *named, by_objective) if options.weights is not None else {}
+    where = parse_constraints(options.where, *named, by_objective) if options.where is not None else ()
+    maximize = read_axis(options.maximize, *named, "--maximize", by_objective) if options.maximize else ""
     return Plan(measured, _grid(config, options), axes, weights, where, maximize)
 
 
@@ -80,13 +81,17 @@ def _measured(config: RunConfig, options: FrontOptions) -> Measured:
     if cutoff < 1:
         raise UserError(f"--cutoff {cutoff} ranks nothing: give at least 1")
     attributes = ranking_attributes(config)
-    return Measured(cutoff, attributes.diversity, attributes.category, attributes.provider, field)
+    objectives = tuple((name, spec.axis.name) for name, spec in config.objectives.specs().items() if spec.axis)
+    return Measured(
+        cutoff, attributes.diversity, attributes.category, attributes.provider, field, attributes.own, objectives
+    )
 
 
 def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
     """Relevance, one axis per list-wise objective, and value where it is asked for."""
-    active = [name for name in config.objectives.active() if name in LISTWISE_KINDS]
-    axes = ("ndcg", *(OBJECTIVE_AXIS[name] for name in active), *(["value"] if measured.value_field else []))
+    specs = config.objectives.specs()
+    moved = [spec.axis.name for spec in specs.values() if spec.kind == "listwise" and spec.axis is not None]
+    axes = ("ndcg", *dict.fromkeys(moved), *(["value"] if measured.value_field else []))
     known = measured.axes(conversions=True)
     found = tuple(axis for axis in axes if axis in known)
     if len(found) < 2:
@@ -98,9 +103,8 @@ def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
 
 
 def _grid(config: RunConfig, options: FrontOptions) -> Grid:
-    active = list(config.objectives.active())
-    listwise = [name for name in active if name in LISTWISE_KINDS]
-    pointwise = [name for name in active if name in POINTWISE_KINDS]
+    listwise = config.objectives.of_kind("listwise")
+    pointwise = [name for name, spec in config.objectives.specs().items() if spec.in_relevance]
     omega = {name: list(OMEGAS) for name in listwise}
     for name, levels in parse_levels(options.omegas, "--omegas").items():
         if name not in listwise:
@@ -111,7 +115,9 @@ def _grid(config: RunConfig, options: FrontOptions) -> Grid:
         if name not in pointwise:
             raise UserError(f"--relevance names '{name}', no pointwise objective of this run ({', '.join(pointwise)})")
     value = parse_levels(options.value, "--value")
-    grid = Grid(omega, relevance, value, options.points, config.seed)
+    exponents = config.relevance_exponents()
+    plain = all(exponents.get(name) == 1 for name in pointwise)
+    grid = Grid(omega, relevance, value, options.points, config.seed, None if plain else exponents)
     if len(grid.points()) < 2:
         raise UserError("the grid holds pure relevance alone: give --omegas or --relevance more values")
     return grid

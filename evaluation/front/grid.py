@@ -29,6 +29,8 @@ class Grid:
         value: field → exponent γ ≥ 0.
         most: up to so many points the full product is taken, else a sample of this size.
         seed: of the sample.
+        formula: pointwise objective → its exponent in pure relevance; one that is not named has 0, all 1 where there is
+            no formula.
     """
 
     omega: Levels
@@ -36,6 +38,7 @@ class Grid:
     value: Levels = field(default_factory=dict)
     most: int = MOST_POINTS
     seed: int = 0
+    formula: Mapping[str, float] | None = None
 
     @property
     def product(self) -> int:
@@ -57,9 +60,20 @@ class Grid:
         dimensions = self._dimensions()
         levels = [sorted({float(level) for level in given}) for _, _, given in dimensions]
         rows = _sobol(levels, self.most, self.seed) if self.sampled else list(itertools.product(*levels))
-        found = {row: _point(dimensions, row) for row in [_neutral(dimensions), *rows]}
+        found = {row: self._point(row) for row in [self._neutral(), *rows]}
         first, *others = found.values()
         return [first, *sorted(others, key=lambda point: point.size)]
+
+    def _neutral(self) -> tuple[float, ...]:
+        """Pure relevance."""
+        plain = TradeOff(formula=self.formula)
+        return tuple(plain.exponent(name) if kind == "relevance" else 0.0 for kind, name, _ in self._dimensions())
+
+    def _point(self, row: Sequence[float]) -> TradeOff:
+        weights: dict[str, dict[str, float]] = {kind: {} for kind in _KINDS}
+        for (kind, name, _), weight in zip(self._dimensions(), row, strict=True):
+            weights[kind][name] = float(weight)
+        return TradeOff(**weights, formula=self.formula)
 
     def to_json(self) -> dict[str, Any]:
         """The values, and how they were combined."""
@@ -102,18 +116,6 @@ def parse_levels(text: str | None, option: str) -> dict[str, list[float]]:
             raise UserError(f"{option}: '{part}' cannot be read: write for example {option} NAME=0,0.5,1")
         found.setdefault(name, []).append(value)
     return found
-
-
-def _neutral(dimensions: Sequence[tuple[str, str, Sequence[float]]]) -> tuple[float, ...]:
-    """Pure relevance."""
-    return tuple(1.0 if kind == "relevance" else 0.0 for kind, _, _ in dimensions)
-
-
-def _point(dimensions: Sequence[tuple[str, str, Sequence[float]]], row: Sequence[float]) -> TradeOff:
-    weights: dict[str, dict[str, float]] = {kind: {} for kind in _KINDS}
-    for (kind, name, _), weight in zip(dimensions, row, strict=True):
-        weights[kind][name] = float(weight)
-    return TradeOff(**weights)
 
 
 def _sobol(levels: Sequence[Sequence[float]], size: int, seed: int) -> list[tuple[float, ...]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from equipoise.common.atomic import atomic_write
-from equipoise.evaluation.front.axes import WORDS
+from equipoise.evaluation.front.axes import axis_title
 from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.pareto import Front, front_mask
 from equipoise.evaluation.front.points import Measurement
@@ -49,8 +49,8 @@ def figure_of(measurement: Measurement, front: Front, choices: Mapping[str, Choi
     panels = figure.subplots(1, len(others), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, others, strict=True):
         _panel(panel, measurement, front, choices, (axis, relevance))
-        panel.set_xlabel(f"{WORDS[axis]}@{cutoff}")
-    panels[0].set_ylabel(f"{WORDS[relevance]}@{cutoff}")
+        panel.set_xlabel(f"{axis_title(axis)}@{cutoff}")
+    panels[0].set_ylabel(f"{axis_title(relevance)}@{cutoff}")
     handles, labels = panels[0].get_legend_handles_labels()
     told = dict(zip(labels, handles, strict=True))
     if measurement.samples.shape[2]:

@@ -17,6 +17,7 @@ from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.trade_off import TradeOff, Utilities, positive_field
 from equipoise.evaluation.metrics.bootstrap import LEVEL, interval, request_draws
 from equipoise.evaluation.metrics.codes import encode
+from equipoise.evaluation.metrics.list_metrics import own_gain
 from equipoise.evaluation.metrics.ranking import SMALLEST_SHARE, gains, path_codes
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
@@ -108,6 +109,7 @@ class Measure:
             self.paths = path_codes(table, measured.diversity_attributes)
         if measured.category_attribute is not None:
             self._prepare_coverage(measured.category_attribute)
+        self.own_N = {axis.name: own_gain(table, axis) for axis in measured.own}
         if measured.provider_attribute is not None:
             self._prepare_exposure(measured.provider_attribute)
 
@@ -168,6 +170,9 @@ class Measure:
             # A resample shows some requests twice, so fewer values: its spread is kept, its lower level is not.
             found[1:] = np.clip(found[1:] + found[0] - found[1:].mean(), 0, 1) if len(found) > 1 else found[1:]
             return found
+        if axis in self.own_N:
+            worth_R = (self.own_N[axis][top_RK] * self.filled_RK).sum(axis=1) / self.filled_RK.sum(axis=1)
+            return self._mean(worth_R, np.ones(self.requests, bool))
         earned_R = (self.earned_N[top_RK] * self.filled_RK).sum(axis=1)
         return self._mean(earned_R, np.ones(self.requests, bool))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from equipoise.evaluation.front.axes import WORDS
+from equipoise.evaluation.front.axes import axis_title
 from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.points import Measurement
@@ -21,8 +21,8 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
     """Pure relevance, the extreme points and the choices, one row each, on the validation split."""
     table = _table(f"Points on the validation split, axes @{cutoff}", ["", "ω"])
     for axis in measurement.axes:
-        table.add_column(WORDS[axis], justify="right", overflow="fold")
-    rows = [("pure relevance", 0), *((f"best {WORDS[axis]}", point) for axis, point in front.extremes.items())]
+        table.add_column(axis_title(axis), justify="right", overflow="fold")
+    rows = [("pure relevance", 0), *((f"best {axis_title(axis)}", point) for axis, point in front.extremes.items())]
     rows += [(f"chosen by {way}", choice.point) for way, choice in choices.items()]
     for name, point in rows:
         values = [f"{value:.4f}" for value in measurement.values[point]]
@@ -39,7 +39,7 @@ def choice_table(record: Mapping[str, Any], words: str) -> Table:
         for split in ("valid", "test"):
             found = record.get(split, {}).get(axis)
             if found:
-                table.add_row(WORDS[axis] if split == "valid" else "", split, *_cells(found))
+                table.add_row(axis_title(axis) if split == "valid" else "", split, *_cells(found))
     return table
 
 

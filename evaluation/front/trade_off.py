@@ -9,6 +9,8 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
+BOTH = ("ctr", "cvr")
+
 
 @dataclass(frozen=True)
 class TradeOff:
@@ -16,29 +18,38 @@ class TradeOff:
 
     Attributes:
         omega: ω by list-wise objective; one that is not named has 0.
-        relevance: v by pointwise objective; one that is not named has 1.
+        relevance: v by pointwise objective; one that is not named has its exponent in the formula.
         value: γ by field of the table; one that is not named has 0.
+        formula: exponents of pure relevance, 0 of an objective that it does not name; None: 1 of ctr and cvr.
     """
 
     omega: Mapping[str, float] = field(default_factory=dict)
     relevance: Mapping[str, float] = field(default_factory=dict)
     value: Mapping[str, float] = field(default_factory=dict)
+    formula: Mapping[str, float] | None = None
+
+    def exponent(self, name: str) -> float:
+        """v of a pointwise objective in pure relevance."""
+        return float(name in BOTH) if self.formula is None else self.formula.get(name, 0.0)
 
     @property
     def size(self) -> float:
-        """How far it is from pure relevance: Σ ω + Σ |v − 1| + Σ γ."""
-        away = sum(abs(weight - 1) for weight in self.relevance.values())
+        """How far it is from pure relevance: Σ ω + Σ |v − its exponent there| + Σ γ."""
+        away = sum(abs(weight - self.exponent(name)) for name, weight in self.relevance.items())
         return sum(self.omega.values()) + away + sum(self.value.values())
 
     @property
     def servable(self) -> bool:
         """Whether ω alone describes it, as serving.json does."""
-        return all(weight == 1 for weight in self.relevance.values()) and not any(self.value.values())
+        same = all(weight == self.exponent(name) for name, weight in self.relevance.items())
+        return same and not any(self.value.values())
 
     def words(self) -> str:
         """ "pure relevance", or the weights such as "diversity 1, fairness 0.5, log cvr × 2"."""
         parts = [f"{name} {weight:.4g}" for name, weight in self.omega.items() if weight]
-        parts += [f"log {name} × {weight:.4g}" for name, weight in self.relevance.items() if weight != 1]
+        parts += [
+            f"log {name} × {weight:.4g}" for name, weight in self.relevance.items() if weight != self.exponent(name)
+        ]
         parts += [f"{name}^{weight:.4g}" for name, weight in self.value.items() if weight]
         return ", ".join(parts) or "pure relevance"
 
@@ -64,10 +75,7 @@ class Utilities:
     """
 
     def __init__(self, table: ScoreTable, fields: tuple[str, ...] = ()) -> None:
-        smallest = np.finfo(np.float64).tiny  # as in ScoreTable.relevance
-        self.logs = {"ctr": np.log(np.maximum(table.pctr, smallest))}
-        if table.pcvr is not None:
-            self.logs["cvr"] = np.log(np.maximum(table.pcvr, smallest))
+        self.logs = table.logs
         self.delta = dict(table.delta)
         self.log_value = {name: np.log(positive_field(table, name)) for name in fields}
 
@@ -81,8 +89,10 @@ class Utilities:
         _known(point.relevance, self.logs, "pointwise objective")
         _known(point.value, self.log_value, "value column")
         # One term after another, not a matrix product: equal rows must get equal sums, or ties break at random.
-        terms = [point.relevance.get(name, 1.0) * values for name, values in self.logs.items()]
-        total = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+        weights = {name: point.relevance.get(name, point.exponent(name)) for name in self.logs}
+        kept = [name for name in self.logs if name in BOTH or weights[name]]
+        first, *others = (weights[name] * self.logs[name] for name in kept)
+        total = sum(others, first)
         for name, weight in point.omega.items():
             total = total + weight * self.delta[name]
         for name, weight in point.value.items():

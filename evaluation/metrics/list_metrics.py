@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.configs.objective_spec import OwnAxis
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.ranking import (
+    Ranking,
     coverage,
     exposure,
     gains,
@@ -39,6 +41,7 @@ class RankingMetrics:
         diversity_attributes: path of item attributes, coarse to fine; empty leaves ILD out.
         category_attribute: whose values coverage counts; None leaves it out.
         provider_attribute: whose groups share exposure; None leaves it out.
+        own_axes: measures of users' own objectives.
 
     Raises:
         UserError: the table keeps no such item attribute.
@@ -51,12 +54,14 @@ class RankingMetrics:
         diversity_attributes: Sequence[str] = (),
         category_attribute: str | None = None,
         provider_attribute: str | None = None,
+        own_axes: Sequence[OwnAxis] = (),
     ) -> None:
         self.request, self.cutoffs = table.request, tuple(cutoffs)
         self.gain = gains(table.click, table.conversion)
         self.paths = path_codes(table, diversity_attributes) if diversity_attributes else None
         self.category = _row_codes(table, category_attribute)
         self.provider = _row_codes(table, provider_attribute)
+        self.own = {axis.name: own_gain(table, axis) for axis in own_axes}
 
     def ndcgs(self, score: np.ndarray) -> dict[str, float]:
         """NDCG of a ranking by `score` (N,): "ndcg@K" at every cutoff, and "ndcg" over whole lists."""
@@ -74,7 +79,30 @@ class RankingMetrics:
                 found[_key("coverage", cutoff)] = coverage(ranking, self.category[0], cutoff)
             if self.provider is not None:
                 found[_key("exposure", cutoff)] = exposure(ranking, *self.provider, cutoff)
+            for name, gain in self.own.items():
+                found[_key(name, cutoff)] = mean_gain(ranking, gain, cutoff)
         return found
+
+
+def own_gain(table: ScoreTable, axis: OwnAxis) -> np.ndarray:
+    """What showing each row is worth by a measure of a user's own, float64 (N,).
+
+    Raises:
+        UserError: the table keeps no such attribute, or the measure gives something else than a finite number a row.
+    """
+    values = {name: table.item_values(name)[table.item] for name in axis.attributes}
+    gain = np.asarray(axis.gain(values), np.float64)
+    if gain.shape != (len(table),) or not np.isfinite(gain).all():
+        raise UserError(f"the measure '{axis.name}' gives no finite number for each of {len(table)} rows: correct it")
+    return gain
+
+
+def mean_gain(ranking: Ranking, gain: np.ndarray, cutoff: int | None) -> float:
+    """The mean over requests of the mean gain of their first `cutoff` rows."""
+    top = ranking.top(cutoff)
+    segment = ranking.segment[top]
+    shown = np.bincount(segment, minlength=ranking.requests)
+    return float((np.bincount(segment, gain[ranking.row[top]], ranking.requests) / shown).mean())
 
 
 def _row_codes(table: ScoreTable, attribute: str | None) -> tuple[np.ndarray, list[str]] | None:

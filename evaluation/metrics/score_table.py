@@ -35,6 +35,9 @@ class ScoreTable:
         fields: raw context fields by name, float64 (N,), NaN where missing.
         user_groups: user attributes by name, object (N,), None where unknown.
         items: item attributes by name, strings over item_index (I,).
+        predictions: probability, value or count of each further pointwise objective by name, float64 (N,).
+        labels: further labels by column, float64 (N,), NaN where there is none.
+        exponents: v of the pointwise objectives in the relevance; None: 1 of ctr and cvr.
 
     Raises:
         UserError: arrays of different lengths, requests torn apart, labels other than 0 and 1, an item_index without
@@ -52,6 +55,9 @@ class ScoreTable:
     fields: dict[str, np.ndarray] = field(default_factory=dict)
     user_groups: dict[str, np.ndarray] = field(default_factory=dict)
     items: dict[str, np.ndarray] = field(default_factory=dict)
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    exponents: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self.request = np.asarray(self.request, np.int64)
@@ -62,6 +68,8 @@ class ScoreTable:
         self.delta = {name: np.asarray(values, np.float64) for name, values in self.delta.items()}
         self.fields = {name: np.asarray(values, np.float64) for name, values in self.fields.items()}
         self.user_groups = {name: np.asarray(values, object) for name, values in self.user_groups.items()}
+        self.predictions = {name: np.asarray(values, np.float64) for name, values in self.predictions.items()}
+        self.labels = {name: np.asarray(values, np.float64) for name, values in self.labels.items()}
         self.items = {name: np.asarray(values, object) for name, values in self.items.items()}
         self._check_lengths()
         self._check_requests()
@@ -78,11 +86,25 @@ class ScoreTable:
         return max(map(len, self.items.values()), default=0)
 
     @property
-    def relevance(self) -> np.ndarray:
-        """r = log pCTR + log pCVR (log pCTR alone without a cvr objective), float64 (N,)."""
+    def logs(self) -> dict[str, np.ndarray]:
+        """log p of every pointwise objective whose numbers are never negative, float64 (N,)."""
+        numbers = {"ctr": self.pctr} | ({} if self.pcvr is None else {"cvr": self.pcvr})
+        numbers |= {name: values for name, values in self.predictions.items() if (values >= 0).all()}
         smallest = np.finfo(np.float64).tiny  # an underflown probability must rank last, not become -inf
-        log_pctr = np.log(np.maximum(self.pctr, smallest))
-        return log_pctr if self.pcvr is None else log_pctr + np.log(np.maximum(self.pcvr, smallest))
+        return {name: np.log(np.maximum(values, smallest)) for name, values in numbers.items()}
+
+    @property
+    def relevance(self) -> np.ndarray:
+        """r = Σ v log p by the formula; log pCTR + log pCVR (as far as there is one) without it; float64 (N,)."""
+        logs = self.logs
+        exponents = self.exponents or {name: 1.0 for name in ("ctr", "cvr") if name in logs}
+        first, *others = (exponent * logs[name] for name, exponent in exponents.items())
+        return sum(others, first)
+
+    @property
+    def every_label(self) -> dict[str, np.ndarray]:
+        """All labels by column, click and conversion among them, (N,)."""
+        return {"click": self.click, "conversion": self.conversion, **self.labels}
 
     @property
     def clicked_conversion(self) -> np.ndarray:
@@ -103,6 +125,8 @@ class ScoreTable:
         if self.pcvr is not None:
             columns["pcvr"] = self.pcvr
         columns |= {f"delta_{name}": values for name, values in self.delta.items()}
+        columns |= {f"prediction_{name}": values for name, values in self.predictions.items()}
+        columns |= {f"label_{name}": values for name, values in self.labels.items()}
         columns |= {f"field_{name}": values for name, values in self.fields.items()}
         columns |= {f"user_{name}": values for name, values in self.user_groups.items()}
         return columns
@@ -138,6 +162,9 @@ class ScoreTable:
                     f"score table: {wrong.sum()} values of {name} are no probabilities (the first is "
                     f"{values[wrong][0]} in row {wrong.argmax()}): evaluate an earlier checkpoint"
                 )
+        for name, values in self.predictions.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"score table: predictions of {name} are not finite: evaluate an earlier checkpoint")
         for name, values in self.delta.items():
             if not np.isfinite(values).all():
                 raise UserError(f"score table: delta of {name} is not finite: evaluate an earlier checkpoint")
@@ -157,7 +184,7 @@ class ScoreTable:
         for name, values in self.items.items():
             arrays[f"item_{name}"] = _text(values[self.item])
         header = {"version": VERSION, "item_count": self.item_count, "items": list(self.items)}
-        header |= {"origin": origin and dict(origin)}
+        header |= {"origin": origin and dict(origin)} | ({"exponents": self.exponents} if self.exponents else {})
         metadata = {METADATA_KEY: json.dumps(header).encode()}
         with atomic_write(path) as partial:
             pq.write_table(pa.table(arrays).replace_schema_metadata(metadata), partial)
@@ -189,6 +216,9 @@ class ScoreTable:
             fields=_with_prefix(columns, "field_"),
             user_groups=_with_prefix(columns, "user_"),
             items=items,
+            predictions=_with_prefix(columns, "prediction_"),
+            labels=_with_prefix(columns, "label_"),
+            exponents=header.get("exponents"),
         )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.evaluation.compare.run_record import json_object
-from equipoise.evaluation.front.axes import WORDS
+from equipoise.evaluation.front.axes import axis_title
 from equipoise.evaluation.front.trade_off import TradeOff
 from equipoise.evaluation.run_page.missing import missing
 
@@ -29,7 +29,7 @@ def front_part(folder: Path) -> dict[str, Any]:
     ]
     return {
         "axes": found["axes"],
-        "names": [{"name": name, "words": f"{WORDS.get(name, name)}@{found['cutoff']}"} for name in names],
+        "names": [{"name": name, "words": f"{axis_title(name)}@{found['cutoff']}"} for name in names],
         "requests": found["valid"]["requests"],
         "hypervolume": found["hypervolume"],
         "points": [

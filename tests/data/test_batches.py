@@ -1,6 +1,7 @@
 """Packing slates into rows: every token, position and index."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -107,8 +108,11 @@ def test_every_token_is_where_its_index_says(
 
 
 def test_moving_to_a_device_moves_everything() -> None:
-    batch = build_batch(small(), 100, 0, {"brand": np.arange(5)}).to("meta")
+    slates = [replace(slate, labels={"basket": np.ones(len(slate.item))}) for slate in small()]
+    batch = build_batch(slates, 100, 0, {"brand": np.arange(5)}).to("meta")
     assert isinstance(batch, SlateBatch)
     assert batch.features is None and batch.recall is None  # these slates have none
-    everything = [value for name, value in vars(batch).items() if name not in ("attributes", "features", "recall")]
-    assert all(value.device.type == "meta" for value in [*everything, *batch.attributes.values()])
+    named = [*batch.attributes.values(), *batch.labels.values()]
+    others = ("attributes", "labels", "features", "recall")
+    everything = [value for name, value in vars(batch).items() if name not in others]
+    assert len(named) == 2 and all(value.device.type == "meta" for value in [*everything, *named])

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from equipoise.configs.balancing import Layers
+from equipoise.configs.objectives import RecallConfig
 from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
 from equipoise.data.features import FeatureColumns
 from equipoise.modeling.boundary import Cotangents, Solve
@@ -21,7 +22,6 @@ from equipoise.modeling.packed_size import packed_bytes
 from equipoise.train.memory.live import LiveMemory, storages
 from equipoise.train.memory.step_shape import StepShape, worst_step
 from equipoise.train.memory.weightless import Weightless
-from equipoise.train.objectives.recall import Recall
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import count_by_group, trainable
 
@@ -68,7 +68,9 @@ class ModelPlan:
             accumulate=config.train.accumulate,
             level=config.balancing.level,
             features=FeatureColumns(numbers=tuple(config.data.feature_names)),
-            retrieval={name: o.options.dimension for name, o in objectives.items() if isinstance(o, Recall)},
+            retrieval={
+                name: o.options.dimension for name, o in objectives.items() if isinstance(o.options, RecallConfig)
+            },
         )
 
 

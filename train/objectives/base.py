@@ -3,14 +3,19 @@
 Shape suffixes: N candidates, S slates, M slots of the longest slate, G groups.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
-from equipoise.configs.objectives import ListwiseConfig, ObjectiveConfig
+from equipoise.common.link import Link
+from equipoise.configs.objective_spec import ObjectiveSpec
+from equipoise.configs.objectives import BUILT_IN, ListwiseConfig, ObjectiveConfig, chain
 from equipoise.data.batches import SlateBatch
+from equipoise.modeling.relevance import Relevance
 from equipoise.train.world import World
 
 
@@ -31,30 +36,74 @@ class Totals:
 
 @dataclass(frozen=True)
 class Step:
-    """Everything a loss may read: the batch, the model's outputs, the global counts, and the processes."""
+    """Everything a loss may read: the batch, the model's outputs, the global counts, and the processes.
+
+    `formula`: of the relevance; without one, r = Σ log p over `pointwise`.
+    """
 
     batch: SlateBatch
     outputs: Mapping[str, torch.Tensor]
     totals: Totals
     world: World
     pointwise: tuple[str, ...]
+    formula: Relevance | None = None
 
     def relevance(self) -> torch.Tensor:
-        """r = Σ log p over the pointwise objectives, float32 (N,), without gradient."""
-        logits = torch.stack([self.outputs[name].detach() for name in self.pointwise])
-        return torch.nn.functional.logsigmoid(logits).sum(0)
+        """r = Σ v log p by the formula, float32 (N,), without gradient."""
+        return (self.formula or Relevance(dict.fromkeys(self.pointwise, 1.0)))(self.outputs)
+
+    def label(self, column: str | None) -> torch.Tensor:
+        """A label of every candidate, float32 (N,), NaN where the data have none."""
+        batch = self.batch
+        return (
+            batch.click
+            if column == "click"
+            else batch.conversion
+            if column == "conversion"
+            else batch.labels[str(column)]
+        )
+
+    def importance_weights(self) -> torch.Tensor:
+        """How many impressions each sampled candidate stands for, float32 (N,): 1 where it was clicked."""
+        return torch.where(self.batch.click > 0, 1.0, torch.exp(-self.batch.log_sampling_rate))
 
 
 class Objective(ABC):
-    """One objective. Subclasses set `kind` and write `loss`; state that must survive a restart goes into `state`."""
+    """One objective. Subclasses set `kind` and write `loss`; state that must survive a restart goes into `state`.
+
+    Args:
+        name: of the objective.
+        options: its section of the config.
+        specs: of all objectives of the run; the built-in ones where nothing is given.
+
+    Attributes:
+        spec: what it is.
+        before: the specs of its chain, the first one first: their labels must be 1 for its own to be observed.
+        link: what its output stands for; `bind` sets the scale.
+    """
 
     kind: str = "pointwise"
     outputs: int = 1
 
-    def __init__(self, name: str, options: ObjectiveConfig) -> None:
+    def __init__(self, name: str, options: ObjectiveConfig, specs: Mapping[str, ObjectiveSpec] | None = None) -> None:
         self.name = name
         self.options = options
         self.state: dict[str, torch.Tensor] = {}
+        specs = specs or BUILT_IN
+        self.spec = specs.get(name) or ObjectiveSpec(name, "listwise", type(options), type(self), name)
+        self.before = [specs[other] for other in chain(specs, name)] if name in specs else []
+        self.link = Link()
+
+    def bind(self, groups: Mapping[str, int], links: Mapping[str, Link]) -> Self:
+        """The same objective on prepared data.
+
+        Args:
+            groups: of each of its attributes, the number of values.
+            links: of the pointwise objectives.
+        """
+        bound = copy.copy(self)
+        bound.link = links.get(self.name, Link())
+        return bound
 
     @property
     def attributes(self) -> list[str]:

@@ -1,7 +1,11 @@
 """What list-wise objectives over groups of items share: the exposure of each group in the global batch, over time."""
 
+from collections.abc import Mapping
+from typing import Self
+
 import torch
 
+from equipoise.common.link import Link
 from equipoise.configs.objectives import GroupedConfig
 from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step, moving_average
 
@@ -9,14 +13,17 @@ from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step, m
 class GroupedObjective(ListwiseObjective):
     """An objective on the exposure of the values of one item attribute.
 
-    `groups` is the number of values; it is set from the items table before training.
+    `groups` is the number of values, which `bind` takes from the items table.
     """
 
     options: GroupedConfig
+    groups: int = 0
 
-    def __init__(self, name: str, options: GroupedConfig) -> None:
-        super().__init__(name, options)
-        self.groups = 0
+    def bind(self, groups: Mapping[str, int], links: Mapping[str, Link]) -> Self:
+        """The same objective with the number of values of its attribute."""
+        bound = super().bind(groups, links)
+        bound.groups = groups[self.options.attribute]
+        return bound
 
     @property
     def attributes(self) -> list[str]:

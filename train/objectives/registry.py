@@ -1,25 +1,23 @@
-"""From the config's objectives to their classes, pointwise ones first: the order of towers, losses and weights."""
+"""From the config's objectives to their classes, in the order of towers, losses and weights."""
 
+from equipoise.common.errors import UserError
 from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.train.objectives.base import Objective
-from equipoise.train.objectives.coverage import Coverage
-from equipoise.train.objectives.ctr import Ctr
-from equipoise.train.objectives.cvr import Cvr
-from equipoise.train.objectives.diversity import Diversity
-from equipoise.train.objectives.fairness import Fairness
-from equipoise.train.objectives.recall import Recall
-
-CLASSES: dict[str, type[Objective]] = {
-    "ctr": Ctr,
-    "cvr": Cvr,
-    "diversity": Diversity,
-    "fairness": Fairness,
-    "coverage": Coverage,
-    "recall": Recall,
-}
 
 
 def build_objectives(config: ObjectivesConfig) -> dict[str, Objective]:
-    """The configured objectives by name, in their fixed order."""
-    built = [CLASSES[name](name, options) for name, options in config.active().items()]
-    return {objective.name: objective for objective in sorted(built, key=lambda o: o.kind != "pointwise")}
+    """The configured objectives by name, in their fixed order.
+
+    Raises:
+        UserError: the loss of an objective cannot be imported, or is not one of its kind.
+    """
+    specs, built = config.specs(), {}
+    for name, spec in specs.items():
+        loss = spec.loss_class()
+        if not (issubclass(loss, Objective) and loss.kind == spec.kind):
+            raise UserError(
+                f"objective {name}: {loss.__name__} is not a {spec.kind} Objective: derive it from one, or correct the "
+                "kind of its spec"
+            )
+        built[name] = loss(name, config.options(name), specs)
+    return built

@@ -9,11 +9,11 @@ from sklearn.metrics import log_loss
 
 from equipoise.configs.objectives import CtrConfig
 from equipoise.train.objectives.base import Step
-from equipoise.train.objectives.ctr import Ctr
+from equipoise.train.objectives.pointwise import Binary
 
 
 def loss(step: Step) -> torch.Tensor:
-    return Ctr("ctr", CtrConfig()).loss(step)
+    return Binary("ctr", CtrConfig()).loss(step)
 
 
 def test_it_is_log_loss_of_the_corrected_probabilities(make_step: Callable[..., Step]) -> None:

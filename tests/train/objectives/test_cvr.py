@@ -9,7 +9,8 @@ import torch
 
 from equipoise.configs.objectives import CvrConfig
 from equipoise.train.objectives.base import Step, Totals
-from equipoise.train.objectives.cvr import Cvr, log1m_product
+from equipoise.train.objectives.cvr import Cvr
+from equipoise.train.objectives.pointwise import log1m_product
 
 getcontext().prec = 80
 

@@ -8,10 +8,10 @@ import torch
 from equipoise.configs.objectives import CoverageConfig, CtrConfig, CvrConfig, DiversityConfig, FairnessConfig
 from equipoise.train.objectives.base import Objective, Step, Totals
 from equipoise.train.objectives.coverage import Coverage
-from equipoise.train.objectives.ctr import Ctr
 from equipoise.train.objectives.cvr import Cvr
 from equipoise.train.objectives.diversity import Diversity
 from equipoise.train.objectives.fairness import Fairness
+from equipoise.train.objectives.pointwise import Binary
 from equipoise.train.world import World
 
 PARTS = [[4, 1], [3, 2]]
@@ -21,7 +21,7 @@ CLICK = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
 CONVERSION = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
 LOG_SAMPLING_RATE = [-1.0, 0.0, -0.3, -0.7]
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "ctr": lambda: Ctr("ctr", CtrConfig()),
+    "ctr": lambda: Binary("ctr", CtrConfig()),
     "esmm": lambda: Cvr("cvr", CvrConfig()),
     "ips": lambda: Cvr("cvr", CvrConfig(estimator="ips")),
     "dr": lambda: Cvr("cvr", CvrConfig(estimator="dr")),

@@ -1,0 +1,85 @@
+"""Checks the label columns of a run's objectives, and measures them on the train split."""
+
+from collections.abc import Iterable, Mapping
+
+from equipoise.common.errors import UserError
+from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
+from equipoise.data.prepare.tables import Tables, check_columns, one, quote
+
+
+def check_label_columns(tables: Tables, labels: Mapping[str, LabelStats]) -> None:
+    """Refuse labels that impressions lack, or whose values are not of their kind.
+
+    Raises:
+        UserError: names the file, the column, the first bad value and the way out.
+    """
+    for name, label in labels.items():
+        check_columns(tables, "impressions", [label.label], f", which objectives.{name}.label names")
+        if label.label not in KEPT:
+            _check_values(tables, name, label)
+
+
+def label_sql(column: str) -> str:
+    """A label as a number, NULL where it cannot be read; true and false are 1 and 0."""
+    text = f"lower(trim(CAST(i.{quote(column)} AS VARCHAR)))"
+    number = f"TRY_CAST(CASE {text} WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE {text} END AS DOUBLE)"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"
+
+
+def _check_values(tables: Tables, name: str, label: LabelStats) -> None:
+    number, column = label_sql(label.label), f"i.{quote(label.label)}"
+    unread = f"{number} IS NULL"
+    rules = {
+        "binary": (f"{unread} OR {number} NOT IN (0, 1)", "write 0 or 1"),
+        "count": (f"{unread} OR {number} < 0 OR {number} <> floor({number})", "write whole numbers of 0 or more"),
+        "value": (unread, "write numbers, and leave unknown ones empty"),
+    }
+    bad, way_out = rules[label.form]
+    if label.positive:
+        bad, way_out = f"{bad} OR {number} < 0", "write numbers of 0 or more, or drop positive"
+    given = f"{column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> ''"
+    query = f"SELECT row_number() OVER () AS row, {column} AS value, {given} AND ({bad}) AS bad FROM raw_impressions i"
+    first = tables.con.execute(f"SELECT row, value FROM ({query}) WHERE bad ORDER BY row LIMIT 1").fetchone()
+    if first:
+        raise UserError(
+            f"{tables.labels['impressions']} (data.tables.impressions) has {label.label} '{first[1]}' in row "
+            f"{first[0]}, but objectives.{name} is of kind {label.form}: {way_out}"
+        )
+
+
+def measure_labels(tables: Tables, labels: Mapping[str, LabelStats]) -> dict[str, LabelStats]:
+    """The labels with their numbers on the observed rows of the train split.
+
+    Raises:
+        UserError: a label is constant there, never observed, or (binary) missing where it should be observed.
+    """
+    return {name: _measured(tables, name, label) for name, label in labels.items()}
+
+
+def _measured(tables: Tables, name: str, label: LabelStats) -> LabelStats:
+    number = label_sql(label.label)
+    observed = " AND ".join(["true", *(f"{label_sql(column)} = 1" for column in label.chain)])
+    rows, known, mean, std, least, most = one(
+        tables.con,
+        "SELECT count(*), count(n), avg(n), stddev_pop(n), min(n), max(n) FROM "
+        f"(SELECT {number} AS n FROM impressions i JOIN requests r USING (request_id) "
+        f"WHERE r.split = 0 AND {observed})",
+    )
+    given = f" where {' and '.join(label.chain)} happened" if label.chain else ""
+    where = f"{tables.labels['impressions']} (data.tables.impressions), column {label.label}: "
+    if label.form == "binary" and known < rows:
+        raise UserError(f"{where}{rows - known} of {rows} rows of the train split{given} are empty: write 0 or 1")
+    if known == 0 or least == most:
+        what = f"{least:g} in all {known} rows" if known else "nothing"
+        raise UserError(
+            f"{where}the train split has {what}{given}, so objectives.{name} has nothing to learn: leave it out or "
+            "correct the label"
+        )
+    numbers = {"rows": known, "mean": mean, "std": std, "least": least, "most": most}
+    return label.model_copy(update=numbers)
+
+
+def label_columns(labels: Mapping[str, LabelStats]) -> Iterable[str]:
+    """What `sorted_impressions` keeps of the labels, in SQL."""
+    for column in columns_of_labels(labels):
+        yield f", CAST({label_sql(column)} AS FLOAT) AS {quote('label_' + column)}"

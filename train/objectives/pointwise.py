@@ -1,0 +1,98 @@
+"""Point-wise objectives on any column: yes or no over the entire space, values and counts where they were observed.
+
+Unclicked candidates are sampled, clicked ones are not. A chain that begins with the click corrects for that in the
+click's logit (King & Zeng 2001, prior correction); any other loss weighs unclicked candidates by 1 / keep rate.
+"""
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, logsigmoid, softplus
+
+from equipoise.configs.objectives import ValueConfig
+from equipoise.train.objectives.base import Objective, Step
+
+CLICK = "click"
+"""The label by which candidates are sampled."""
+
+
+def log1m_product(*logits: torch.Tensor) -> torch.Tensor:
+    """log(1 − Π σ(a_i)); nothing is subtracted, so neither value nor gradient is lost where the product nears 1."""
+    first, *rest = logits
+    if not rest:
+        return logsigmoid(-first)
+    # 1 − σ(a)·p = σ(−a) + σ(a)·(1 − p)
+    return torch.logaddexp(logsigmoid(-first), logsigmoid(first) + log1m_product(*rest))
+
+
+class Binary(Objective):
+    """BCE of the product of the chain's probabilities against all of its labels, over all candidates (ESMM, Ma 2018).
+
+    Without `given` that is the plain cross-entropy of its own label. The other probabilities of the chain are read
+    without gradient, so that it stays in this objective's own tower.
+    """
+
+    def loss(self, step: Step) -> torch.Tensor:
+        """Mean BCE in nats: per sampled candidate where the chain begins with the click, else per impression."""
+        return self.entire_space(step)
+
+    def entire_space(self, step: Step) -> torch.Tensor:
+        """The loss of the whole chain."""
+        links = [*self.before, self.spec]
+        logits = [step.outputs[spec.name].detach() for spec in self.before] + [step.outputs[self.name]]
+        # A label that is missing is one that was not observed: the chain broke off before it.
+        label_N = torch.stack([step.label(spec.label) for spec in links]).nan_to_num().prod(0)
+        sampled = links[0].label == CLICK
+        if sampled:
+            logits[0] = logits[0] - step.batch.log_sampling_rate
+        loss_N = chain_loss(logits, label_N)
+        if sampled:
+            return step.world.scale_to_global_mean(loss_N.sum(), step.totals.candidates)
+        return step.world.scale_to_global_mean((step.importance_weights() * loss_N).sum(), step.totals.impressions)
+
+
+def chain_loss(logits: list[torch.Tensor], label_N: torch.Tensor) -> torch.Tensor:
+    """BCE of Π σ(logit) against the label, float32 (N,), in log space."""
+    if len(logits) == 1:
+        return binary_cross_entropy_with_logits(logits[0], label_N, reduction="none")
+    log_p_N = logsigmoid(logits[0])
+    for logit_N in logits[1:]:
+        log_p_N = log_p_N + logsigmoid(logit_N)
+    return -(label_N * log_p_N + (1 - label_N) * log1m_product(*logits))
+
+
+class Observed(Objective):
+    """A loss on the candidates whose label was observed: those where all labels of the chain are 1."""
+
+    def loss(self, step: Step) -> torch.Tensor:
+        """Mean loss per observed impression of the global batch; 0 where there is none."""
+        label_N = step.label(self.spec.label)
+        observed_N = torch.isfinite(label_N)
+        for spec in self.before:
+            observed_N = observed_N & (step.label(spec.label) == 1)
+        weight_N = torch.where(observed_N, step.importance_weights(), 0.0)
+        error_N = self.error(step.outputs[self.name], torch.where(observed_N, label_N, 0.0))
+        count = step.world.sum(weight_N.sum()).clamp(min=torch.finfo(weight_N.dtype).tiny)
+        return step.world.scale_to_global_mean((weight_N * error_N).sum(), count)
+
+    def error(self, output_N: torch.Tensor, label_N: torch.Tensor) -> torch.Tensor:
+        """The loss of each candidate, (N,), at least 0."""
+        raise NotImplementedError
+
+
+class Value(Observed):
+    """Huber's loss (Huber 1964, threshold: one standard deviation) or half the squared error of the scaled label."""
+
+    options: ValueConfig
+
+    def error(self, output_N: torch.Tensor, label_N: torch.Tensor) -> torch.Tensor:
+        predicted_N = softplus(output_N) if self.spec.positive else output_N
+        scaled_N = label_N / self.link.scale
+        if self.options.loss == "huber":
+            return huber_loss(predicted_N, scaled_N, reduction="none")
+        return 0.5 * (predicted_N - scaled_N) ** 2
+
+
+class Count(Observed):
+    """Half of Poisson's deviance, y log(y / μ) − (y − μ), μ = exp(output): the likelihood, moved so that 0 is least."""
+
+    def error(self, output_N: torch.Tensor, label_N: torch.Tensor) -> torch.Tensor:
+        return torch.xlogy(label_N, label_N) - label_N * output_N - label_N + output_N.exp()
