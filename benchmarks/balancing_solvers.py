@@ -19,10 +19,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.figures import figure
 from benchmarks.peers import TORCHJD, has_torchjd
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.train.balancing.balancer import weigh
-from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.balancer import compute_weights
+from equipoise.train.balancing.gradient_stats import GradientStats, condition
 from equipoise.train.balancing.optimality import RESIDUALS, conflicts, residual
-from equipoise.train.balancing.problem import Problem
 from equipoise.train.balancing.registry import METHODS, build_method
 
 SPREADS = (0, 1, 2, 4)
@@ -43,7 +42,9 @@ def one_core() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def random_problem(rng: np.random.Generator, count: int, spread: float, step: int = 0) -> tuple[Problem, np.ndarray]:
+def random_problem(
+    rng: np.random.Generator, count: int, spread: float, step: int = 0
+) -> tuple[GradientStats, np.ndarray]:
     """A problem of `count` objectives, and the gradients (count, n) that it belongs to."""
     vectors = rng.standard_normal((count, int(rng.choice([count, count + 2, 3 * count]))))
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -52,11 +53,13 @@ def random_problem(rng: np.random.Generator, count: int, spread: float, step: in
     np.fill_diagonal(cosines, 1.0)
     names = tuple(f"o{k}" for k in range(count))
     losses = rng.uniform(0.1, 2.0, count)
-    problem = Problem(names=names, cosines=cosines, norms=norms, preference=np.ones(count), losses=losses, step=step)
-    return problem, units * norms[:, None]
+    stats = GradientStats(
+        names=names, cosines=cosines, norms=norms, preference=np.ones(count), losses=losses, step=step
+    )
+    return stats, units * norms[:, None]
 
 
-def problems(matrices: int, seed: int = 0) -> Iterator[tuple[int, Problem, np.ndarray]]:
+def problems(matrices: int, seed: int = 0) -> Iterator[tuple[int, GradientStats, np.ndarray]]:
     """(spread, problem, gradients), `matrices` for each spread; the first ones are the same whatever their number."""
     for spread in SPREADS:
         rng = np.random.default_rng([seed, spread])
@@ -74,11 +77,11 @@ def time_solver(name: str, solves: int) -> dict[int, float]:
     for count in SIZES:
         rng, seconds = np.random.default_rng(count), []
         for index in range(solves):
-            problem, _ = random_problem(rng, count, SPREADS[index % len(SPREADS)], index)
-            method, gram = build_method(config), problem.gram
+            stats, _ = random_problem(rng, count, SPREADS[index % len(SPREADS)], index)
+            method, gram = build_method(config), stats.gram
             start = time.perf_counter()
-            conditioned = condition(gram, str(config.normalize), problem.losses)
-            weigh(method, conditioned, problem.names, problem.preference, problem.losses, index)
+            conditioned = condition(gram, str(config.normalize), stats.losses)
+            compute_weights(method, conditioned, stats.names, stats.preference, stats.losses, index)
             seconds.append(time.perf_counter() - start)
         medians[count] = float(np.median(seconds)) * 1e3
     return medians
@@ -96,17 +99,17 @@ def time_figures(solves: int) -> list[dict[str, Any]]:
     return [{**slowest, "name": "solver_ms_max"}, *found]
 
 
-def _torchjd_solver(name: str, dtype: torch.dtype) -> Callable[[Problem, np.ndarray], np.ndarray]:
+def _torchjd_solver(name: str, dtype: torch.dtype) -> Callable[[GradientStats, np.ndarray], np.ndarray]:
     from torchjd import aggregation
 
     class_name, settings = TORCHJD[name]
 
-    def solve(problem: Problem, gradients: np.ndarray) -> np.ndarray:
+    def solve(stats: GradientStats, gradients: np.ndarray) -> np.ndarray:
         if class_name == "NashMTL":  # it keeps state, and reads the gradients themselves
-            aggregator = aggregation.NashMTL(n_tasks=len(problem.names))
+            aggregator = aggregation.NashMTL(n_tasks=len(stats.names))
             return aggregator.weighting(torch.from_numpy(gradients).to(dtype)).double().numpy()
         weighting = getattr(aggregation, f"{class_name}Weighting")(**settings)
-        weights = weighting(torch.from_numpy(problem.gram).to(dtype)).double().numpy()
+        weights = weighting(torch.from_numpy(stats.gram).to(dtype)).double().numpy()
         # Ours takes the sum of what TorchJD takes the mean of.
         return weights * len(weights) if name in ("upgrad", "dualproj", "aligned") else weights
 
@@ -116,18 +119,18 @@ def _torchjd_solver(name: str, dtype: torch.dtype) -> Callable[[Problem, np.ndar
 class Verdict:
     """Counts of one method of one maker, by spread, and its largest residual."""
 
-    def __init__(self, name: str, maker: str, solve: Callable[[Problem, np.ndarray], np.ndarray]) -> None:
+    def __init__(self, name: str, maker: str, solve: Callable[[GradientStats, np.ndarray], np.ndarray]) -> None:
         self.name, self.maker, self._solve = name, maker, solve
         self.conflicts, self.clear = dict.fromkeys(SPREADS, 0), dict.fromkeys(SPREADS, 0)
         self.failures, self.solved = 0, 0
         self.residuals: list[float] = []
         self.seconds: list[float] = []
 
-    def judge(self, spread: int, problem: Problem, gradients: np.ndarray) -> None:
+    def judge(self, spread: int, stats: GradientStats, gradients: np.ndarray) -> None:
         """Solve once. What raises, is not finite or all zero is a failure, and no conflict."""
         start = time.perf_counter()
         try:
-            weights = self._solve(problem, gradients)
+            weights = self._solve(stats, gradients)
         except Exception:  # whatever the peers' solvers raise
             if self.maker == "ours":
                 raise
@@ -138,12 +141,12 @@ class Verdict:
             self.failures += 1
             return
         self.solved += 1
-        self.conflicts[spread] += conflicts(problem, weights) > 0
-        beta = weights * problem.norms
-        along, length = problem.cosines @ beta, float(beta @ problem.cosines @ beta) ** 0.5
+        self.conflicts[spread] += conflicts(stats, weights) > 0
+        beta = weights * stats.norms
+        along, length = stats.cosines @ beta, float(beta @ stats.cosines @ beta) ** 0.5
         self.clear[spread] += bool((along < -CLEAR * length).any())
         if self.name in RESIDUALS:
-            self.residuals.append(residual(self.name, problem, weights))
+            self.residuals.append(residual(self.name, stats, weights))
 
     def figures(self) -> list[dict[str, Any]]:
         """Of this method, by spread."""
@@ -190,17 +193,17 @@ def exactness_figures(matrices: int, peer_matrices: int) -> list[dict[str, Any]]
             makers[maker] = (peer_matrices, f"optimality_residual_{maker}", theirs)
     found = []
     for maker, (count, residual_name, verdicts) in makers.items():
-        for spread, problem, gradients in problems(count):
+        for spread, stats, gradients in problems(count):
             for verdict in verdicts:
-                verdict.judge(spread, problem, gradients)
+                verdict.judge(spread, stats, gradients)
         found += _totals(maker, verdicts, residual_name)
         found += [entry for verdict in verdicts for entry in verdict.figures()]
     return found
 
 
-def _our_solver(name: str) -> Callable[[Problem, np.ndarray], np.ndarray]:
+def _our_solver(name: str) -> Callable[[GradientStats, np.ndarray], np.ndarray]:
     config = _config(name)
-    return lambda problem, gradients: build_method(config).weights(problem)
+    return lambda stats, gradients: build_method(config).compute_weights(stats)
 
 
 def solver_figures(matrices: int, peer_matrices: int, solves: int) -> list[dict[str, Any]]:

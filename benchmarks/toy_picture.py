@@ -23,7 +23,7 @@ FRONT = "#111111"
 EDGE = 11.0
 
 Shown = tuple[str, np.ndarray, np.ndarray, np.ndarray]
-"""Method, points (kept, starts, 2), losses of the same shape, distances to the front (starts,)."""
+"""Weighting, points (kept, starts, 2), losses of the same shape, distances to the front (starts,)."""
 
 
 def _mean_loss(count: int = 300) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,8 @@ from equipoise.configs.load import load_config, save_config
 from equipoise.evaluation.balance.balance_plot import MOST_COLUMNS, draw, figure_of
 from equipoise.evaluation.balance.diagnosis import diagnose, read_history
 from equipoise.train.averages import Averages
-from equipoise.train.balancing.conditioning import condition
 from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
+from equipoise.train.balancing.gradient_stats import condition
 
 NAMES = ("ctr", "cvr", "diversity", "fairness", "coverage", "freshness", "margin", "retention")
 

@@ -13,17 +13,15 @@ from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.modeling.boundary import Cotangents
 from equipoise.train.averages import Averages
-from equipoise.train.balancing.conditioning import Conditioned, condition
 from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
-from equipoise.train.balancing.gradient_gram import Measure, TrunkLayers
-from equipoise.train.balancing.moving_gram import MovingGram, nearest_gram
-from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.gradient_stats import Conditioned, GradientStats, Weighting, condition
+from equipoise.train.balancing.gram import Measure, MovingGram, TrunkLayers, nearest_gram
 from equipoise.train.balancing.registry import build_method
 from equipoise.train.world import World
 
 
-def weigh(
-    method: Method,
+def compute_weights(
+    method: Weighting,
     conditioned: Conditioned,
     names: Sequence[str],
     preference: np.ndarray,
@@ -39,7 +37,7 @@ def weigh(
     weights = np.zeros(len(names))
     active = conditioned.active
     if len(active):
-        problem = Problem(
+        stats = GradientStats(
             names=tuple(names[k] for k in active),
             cosines=conditioned.cosines,
             norms=conditioned.norms,
@@ -48,7 +46,7 @@ def weigh(
             step=step,
             least=least[active],
         )
-        weights[active] = method.weights(problem) * conditioned.scales
+        weights[active] = method.compute_weights(stats) * conditioned.scales
     return weights
 
 
@@ -144,7 +142,9 @@ class Balancer:
             blank(smooth, ~np.isfinite(np.diag(gram)))
         conditioned = condition(smooth, str(self.config.normalize), self.losses)
         try:
-            weights = weigh(self.method, conditioned, self.names, self.preference, self.losses, self.step, self.least)
+            weights = compute_weights(
+                self.method, conditioned, self.names, self.preference, self.losses, self.step, self.least
+            )
         except Exception as error:  # whatever it is: the other processes are waiting for the broadcast
             self._failure = error
             weights = np.full(len(self.names), np.nan)

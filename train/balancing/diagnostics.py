@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from equipoise.train.averages import Averages
-from equipoise.train.balancing.conditioning import ALMOST_ZERO, Conditioned
+from equipoise.train.balancing.gradient_stats import ALMOST_ZERO, Conditioned
 
 
 def cosines_of(gram: np.ndarray) -> np.ndarray:

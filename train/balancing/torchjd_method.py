@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
-from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.gradient_stats import GradientStats, Weighting
 
 EXCLUDED = {
     "NashMTL": "keeps solver objects that no checkpoint can hold: set balancing.method=nash",
@@ -34,7 +34,7 @@ TRIAL = 8
 """Objectives of the solve that tries the weighting out before any training."""
 
 
-class TorchJD(Method):
+class TorchJD(Weighting):
     """One weighting, and its state; a stateful one per set of objectives, for TorchJD keeps state by position.
 
     An objective that drops out of a solve is met by another copy, which the state without it belongs to; when it is
@@ -55,38 +55,38 @@ class TorchJD(Method):
         self._copies: dict[tuple[str, ...], torch.nn.Module] = {}
         self._try_out()
 
-    def weights(self, problem: Problem) -> np.ndarray:
+    def compute_weights(self, stats: GradientStats) -> np.ndarray:
         """The weighting's answer, float64 (A,), on the gradients.
 
         Raises:
             LinAlgError: it failed, or returned something not finite or of another length.
         """
-        scale = np.ones(len(problem.names)) if self._takes_preference else problem.preference
-        weighting = self._weighting(problem)
-        gram = torch.from_numpy(problem.gram * np.outer(scale, scale))
+        scale = np.ones(len(stats.names)) if self._takes_preference else stats.preference
+        weighting = self._weighting(stats)
+        gram = torch.from_numpy(stats.gram * np.outer(scale, scale))
         # Not torch.manual_seed, which would seed the GPUs as well.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(problem.step)
+            torch.default_generator.manual_seed(stats.step)
             try:
                 answer = weighting(gram)
             except Exception as error:  # whatever its solvers raise
                 raise np.linalg.LinAlgError(f"torchjd:{self._name} failed: {error}") from error
         alpha = answer.detach().numpy().astype(np.float64)
-        if alpha.shape != (len(problem.names),) or not np.isfinite(alpha).all():
+        if alpha.shape != (len(stats.names),) or not np.isfinite(alpha).all():
             raise np.linalg.LinAlgError(f"torchjd:{self._name} returned {alpha.tolist()}")
         return alpha * scale
 
-    def _weighting(self, problem: Problem) -> torch.nn.Module:
-        key = problem.names if self._stateful else ()
+    def _weighting(self, stats: GradientStats) -> torch.nn.Module:
+        key = stats.names if self._stateful else ()
         vectors = any(isinstance(value, dict) for value in self._options.values())
         if key not in self._copies or (vectors and not self._stateful):
             try:
-                self._copies[key] = self._build(problem.names)
+                self._copies[key] = self._build(stats.names)
             except KeyError as error:
                 raise np.linalg.LinAlgError(f"torchjd:{self._name} has no number for objective {error}") from error
         weighting = self._copies[key]
         if self._takes_preference:
-            weighting.pref_vector = torch.from_numpy(problem.preference / problem.preference.sum())
+            weighting.pref_vector = torch.from_numpy(stats.preference / stats.preference.sum())
         return weighting
 
     def _build(self, names: tuple[str, ...]) -> torch.nn.Module:

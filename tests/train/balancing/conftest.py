@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.gradient_stats import GradientStats
 
 
 @pytest.fixture(scope="session")
-def make_problem() -> Callable[..., Problem]:
+def make_problem() -> Callable[..., GradientStats]:
     """Vectors (A, n), the gradients themselves → the problem that a method reads."""
 
     def build(
@@ -19,14 +19,14 @@ def make_problem() -> Callable[..., Problem]:
         losses: Sequence[float] | np.ndarray | None = None,
         names: Sequence[str] | None = None,
         step: int = 0,
-    ) -> Problem:
+    ) -> GradientStats:
         vectors = np.asarray(vectors, dtype=np.float64)
         norms = np.linalg.norm(vectors, axis=1)
         unit = vectors / norms[:, None]
         cosines = np.clip(unit @ unit.T, -1.0, 1.0)
         np.fill_diagonal(cosines, 1.0)
         count = len(vectors)
-        return Problem(
+        return GradientStats(
             names=tuple(names) if names is not None else tuple("abcdefghijklmnopqrstuvwxyz"[:count]),
             cosines=cosines,
             norms=norms,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.modeling.boundary import Cotangents
-from equipoise.train.balancing.balancer import Balancer, weigh
-from equipoise.train.balancing.conditioning import condition
+from equipoise.train.balancing.balancer import Balancer, compute_weights
+from equipoise.train.balancing.gradient_stats import condition
 from equipoise.train.balancing.registry import build_method
 from equipoise.train.world import World
 
@@ -28,7 +28,9 @@ def weights_of(
         done = condition(gram, normalize, np.ones(count))
     names = "abcdefghij"[:count]
     chosen = build_method(BalancingConfig(method=method))
-    return weigh(chosen, done, names, np.ones(count) if preference is None else preference, np.ones(count), step)
+    return compute_weights(
+        chosen, done, names, np.ones(count) if preference is None else preference, np.ones(count), step
+    )
 
 
 def cotangents_of(rows: torch.Tensor) -> Cotangents:
@@ -231,7 +233,7 @@ def test_the_losses_reach_the_normalisation_and_the_step_the_orders() -> None:
 def test_a_method_without_weights_stops_all_processes_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch, run_world: Callable[..., list]
 ) -> None:
-    def fail(self: object, problem: object) -> np.ndarray:
+    def fail(self: object, stats: object) -> np.ndarray:
         raise np.linalg.LinAlgError("it is singular")
 
     def work(world: World) -> str:

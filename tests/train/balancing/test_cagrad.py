@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from torchjd.aggregation import CAGradWeighting
 
-from equipoise.train.balancing.cagrad import cagrad
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.common_directions import cagrad
+from equipoise.train.balancing.gradient_stats import GradientStats
 
 
 def mean_of(g: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -17,7 +17,7 @@ def mean_of(g: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("c", [0.1, 0.4, 0.9])
-def test_two_objectives_against_the_dual(make_problem: Callable[..., Problem], c: float) -> None:
+def test_two_objectives_against_the_dual(make_problem: Callable[..., GradientStats], c: float) -> None:
     rng = np.random.default_rng(3)
     for _ in range(30):
         g, p = rng.standard_normal((2, 3)) * 10.0 ** rng.uniform(-1, 1, (2, 1)), rng.uniform(0.3, 3, 2)
@@ -35,7 +35,7 @@ def test_two_objectives_against_the_dual(make_problem: Callable[..., Problem], c
         assert (g @ d / p).min() == pytest.approx(least, abs=1e-9 * size**2)  # strong duality: it cannot be better
 
 
-def test_no_point_of_the_ball_helps_the_worst_off_more(make_problem: Callable[..., Problem]) -> None:
+def test_no_point_of_the_ball_helps_the_worst_off_more(make_problem: Callable[..., GradientStats]) -> None:
     rng = np.random.default_rng(4)
     for size in (2, 3, 6):  # two of the three with dependent gradients
         g, p = rng.standard_normal((5, size)), rng.uniform(0.3, 3, 5)
@@ -47,7 +47,7 @@ def test_no_point_of_the_ball_helps_the_worst_off_more(make_problem: Callable[..
         assert (g @ d / p).min() >= (ball @ g.T / p).min(1).max() - 1e-13
 
 
-def test_it_agrees_with_torchjd(make_problem: Callable[..., Problem]) -> None:
+def test_it_agrees_with_torchjd(make_problem: Callable[..., GradientStats]) -> None:
     rng = np.random.default_rng(5)
     for _ in range(20):
         count = int(rng.integers(2, 8))
@@ -56,7 +56,7 @@ def test_it_agrees_with_torchjd(make_problem: Callable[..., Problem]) -> None:
         np.testing.assert_allclose(cagrad(make_problem(g), 0.4) @ g, theirs @ g, atol=1e-4)
 
 
-def test_by_hand(make_problem: Callable[..., Problem]) -> None:
+def test_by_hand(make_problem: Callable[..., GradientStats]) -> None:
     g = np.array([[2.0, 0.0], [0.0, 2.0]])
     np.testing.assert_allclose(cagrad(make_problem(g), 0.0), [0.5, 0.5])
     # From (1, 1) all progress lies along (1, 1) itself.
@@ -68,7 +68,7 @@ def test_by_hand(make_problem: Callable[..., Problem]) -> None:
 
 
 def test_where_no_direction_helps_all_the_worst_off_is_not_harmed_if_the_ball_reaches(
-    make_problem: Callable[..., Problem],
+    make_problem: Callable[..., GradientStats],
 ) -> None:
     g = np.array([[1.0, 0.0], [-1.2, 0.0], [0.0, 3.0]])
     d = cagrad(make_problem(g), 0.4) @ g

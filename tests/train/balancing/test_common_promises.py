@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.train.balancing.problem import Method, Problem
+from equipoise.train.balancing.gradient_stats import GradientStats, Weighting
 from equipoise.train.balancing.registry import build_method
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gradvac": {"momentum": 0.8},
@@ -35,40 +35,40 @@ OPTIONS: dict[str, dict[str, Any]] = {
 OURS = [name for name in OPTIONS if not name.startswith("torchjd:")]
 
 
-def build(name: str, **options: Any) -> Method:
+def build(name: str, **options: Any) -> Weighting:
     return build_method(BalancingConfig(method=name, options={**OPTIONS[name], **options}))
 
 
-def part(problem: Problem, rows: list[int]) -> Problem:
+def part(stats: GradientStats, rows: list[int]) -> GradientStats:
     """The problem of some of its objectives."""
     return replace(
-        problem,
-        names=tuple(problem.names[k] for k in rows),
-        cosines=problem.cosines[np.ix_(rows, rows)],
-        norms=problem.norms[rows],
-        preference=problem.preference[rows],
-        losses=problem.losses[rows],
+        stats,
+        names=tuple(stats.names[k] for k in rows),
+        cosines=stats.cosines[np.ix_(rows, rows)],
+        norms=stats.norms[rows],
+        preference=stats.preference[rows],
+        losses=stats.losses[rows],
     )
 
 
-def course(make_problem: Make, steps: int = 20) -> list[Problem]:
+def course(make_problem: Make, steps: int = 20) -> list[GradientStats]:
     """Problems of four objectives; now and then one of them, or two, have no gradient."""
     rng = np.random.default_rng(8)
     problems = []
     for step in range(steps):
         vectors = rng.standard_normal((4, 3)) * 10.0 ** rng.uniform(-2, 2, (4, 1))
-        problem = make_problem(vectors, [1, 2, 0.5, 1], losses=rng.uniform(0.1, 2, 4), step=step)
+        stats = make_problem(vectors, [1, 2, 0.5, 1], losses=rng.uniform(0.1, 2, 4), step=step)
         kept = {5: [0, 2, 3], 6: [1, 3], 9: [2], 12: [1, 2, 3]}.get(step, [0, 1, 2, 3])
-        problems.append(part(problem, kept))
+        problems.append(part(stats, kept))
     return problems
 
 
-def run(method: Method, problems: list[Problem]) -> list[list[float]]:
+def run(method: Weighting, problems: list[GradientStats]) -> list[list[float]]:
     weights = []
-    for problem in problems:
-        weights.append(method.weights(problem).tolist())
+    for stats in problems:
+        weights.append(method.compute_weights(stats).tolist())
         if method.needs_losses_after:
-            losses = dict(zip(problem.names, problem.losses.tolist(), strict=True))
+            losses = dict(zip(stats.names, stats.losses.tolist(), strict=True))
             method.after_step(losses, {name: loss * (0.7 + 0.1 * k) for k, (name, loss) in enumerate(losses.items())})
     return weights
 
@@ -98,7 +98,7 @@ def test_the_state_matters(make_problem: Make, name: str) -> None:
 def test_one_objective_alone_is_followed(make_problem: Make, name: str) -> None:
     method = build(name)
     for step in range(5):
-        (alpha,) = method.weights(make_problem([[3.0, 1.0]], [2.0], losses=[0.3], step=step))
+        (alpha,) = method.compute_weights(make_problem([[3.0, 1.0]], [2.0], losses=[0.3], step=step))
         assert alpha > 0
 
 
@@ -124,13 +124,13 @@ def test_weights_are_finite_whatever_comes(
 ) -> None:
     method = build(name)
     for step, (vectors, preference, losses) in enumerate([*steps, *steps]):
-        problem = make_problem(vectors, preference, losses=losses, step=step)
-        alpha = method.weights(problem)
+        stats = make_problem(vectors, preference, losses=losses, step=step)
+        alpha = method.compute_weights(stats)
         assert alpha.shape == (len(vectors),)
         assert alpha.dtype == np.float64
         assert np.isfinite(alpha).all()
         assert (alpha >= 0).all() or name == "gradvac"
-        known = dict(zip(problem.names, losses.tolist(), strict=True))
+        known = dict(zip(stats.names, losses.tolist(), strict=True))
         method.after_step(known, {key: loss / 2 for key, loss in known.items()})
     json.dumps(method.state(), allow_nan=False)
 
@@ -142,11 +142,11 @@ def test_a_common_scale_of_the_gradients_leaves_the_direction_alone(
 ) -> None:
     one, other = build(name), build(name)
     for step, (vectors, preference, losses) in enumerate(steps):
-        problem = make_problem(vectors, preference, losses=losses, step=step)
-        scaled = replace(problem, norms=problem.norms * 10.0**power)
-        alpha, same = one.weights(problem), other.weights(scaled)
+        stats = make_problem(vectors, preference, losses=losses, step=step)
+        scaled = replace(stats, norms=stats.norms * 10.0**power)
+        alpha, same = one.compute_weights(stats), other.compute_weights(scaled)
         # As directions: among equal gradients the weights are anyone's.
-        terms = np.abs(alpha * problem.norms).max()
+        terms = np.abs(alpha * stats.norms).max()
         np.testing.assert_allclose(same @ vectors, alpha @ vectors, rtol=0, atol=1e-6 * terms)
 
 
@@ -187,12 +187,12 @@ class Quadratics:
     def gradients(self, x: np.ndarray) -> np.ndarray:
         return np.einsum("kij,kj->ki", self.curvatures, x - self.minima)
 
-    def descend(self, method: Method, preference: tuple[float, float], make_problem: Make, steps: int) -> np.ndarray:
+    def descend(self, method: Weighting, preference: tuple[float, float], make_problem: Make, steps: int) -> np.ndarray:
         """The losses at the end of a descent with falling steps, the direction scaled as one gradient would be."""
         x = np.array([0.5, 2.0])
         for step in range(steps):
             gradients, losses = self.gradients(x), self.losses(x)
-            alpha = method.weights(make_problem(gradients, preference, losses=losses, step=step))
+            alpha = method.compute_weights(make_problem(gradients, preference, losses=losses, step=step))
             x = x - 0.3 / (1 + step / 100) * (alpha / alpha.sum()) @ gradients
             names = ("a", "b")
             method.after_step(
@@ -226,12 +226,12 @@ FRONT = {
 @pytest.mark.parametrize("name", FRONT)
 def test_the_end_point_moves_along_the_front_as_the_preference_moves(make_problem: Make, name: str) -> None:
     # Who descends on log losses seeks the loss of 0 alone, where there is one.
-    problem = Quadratics(rest=2.0 if name in ("uncertainty", "famo") else 0.0)
+    stats = Quadratics(rest=2.0 if name in ("uncertainty", "famo") else 0.0)
     ends = []
     for preference in [(4.0, 1.0), (1.0, 1.0), (1.0, 4.0)]:
         method = build_method(BalancingConfig(method=name, options=FRONT[name]))
-        ends.append(problem.descend(method, preference, make_problem, steps=1500))
-        assert problem.stationary(ends[-1]) < 0.01, preference
+        ends.append(stats.descend(method, preference, make_problem, steps=1500))
+        assert stats.stationary(ends[-1]) < 0.01, preference
     first, second = np.array(ends).T
     assert (np.diff(first) > 0.02).all(), ends
     assert (np.diff(second) < -0.02).all(), ends

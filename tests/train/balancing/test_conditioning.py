@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.train.balancing.conditioning import Conditioned, condition
+from equipoise.train.balancing.gradient_stats import Conditioned, condition
 
 VECTORS = np.array([[3.0, 4.0, 0.0], [0.0, 2.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 10.0]])
 GRAM = VECTORS @ VECTORS.T

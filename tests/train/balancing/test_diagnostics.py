@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from equipoise.train.averages import Averages
-from equipoise.train.balancing.conditioning import condition
 from equipoise.train.balancing.diagnostics import cosines_of, remember_cosines, remember_decision, remember_step
+from equipoise.train.balancing.gradient_stats import condition
 
 NAMES = ("a", "b", "c", "d")
 

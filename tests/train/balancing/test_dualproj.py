@@ -8,11 +8,11 @@ from scipy.optimize import minimize
 from torchjd.aggregation import DualProjWeighting
 from torchjd.linalg import QuadprogProjector
 
-from equipoise.train.balancing.dualproj import dualproj
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.conflict_projections import dualproj
+from equipoise.train.balancing.gradient_stats import GradientStats
 
 
-def test_by_hand(make_problem: Callable[..., Problem]) -> None:
+def test_by_hand(make_problem: Callable[..., GradientStats]) -> None:
     agreeing = make_problem([[1.0, 0.1], [0.3, 70.0]], [0.3, 5.0])
     assert dualproj(agreeing).tolist() == [0.3, 5.0]
     g = np.array([[4.0, 0.0], [-1.0, 1.0]])  # their sum (3, 1) harms the second: nearest is (2, 2)
@@ -21,7 +21,7 @@ def test_by_hand(make_problem: Callable[..., Problem]) -> None:
     np.testing.assert_allclose(dualproj(make_problem(opposed)) @ opposed, [0.0, 0.0], atol=1e-14)
 
 
-def test_no_other_harmless_direction_is_nearer(make_problem: Callable[..., Problem]) -> None:
+def test_no_other_harmless_direction_is_nearer(make_problem: Callable[..., GradientStats]) -> None:
     rng = np.random.default_rng(2)
     for _ in range(20):
         g, p = rng.standard_normal((4, 3)), rng.uniform(0.2, 5, 4)
@@ -38,7 +38,7 @@ def test_no_other_harmless_direction_is_nearer(make_problem: Callable[..., Probl
         np.testing.assert_allclose(d, found.x, atol=1e-5 * np.linalg.norm(target))
 
 
-def test_it_agrees_with_torchjd(make_problem: Callable[..., Problem]) -> None:
+def test_it_agrees_with_torchjd(make_problem: Callable[..., GradientStats]) -> None:
     rng = np.random.default_rng(1)
     for _ in range(30):
         count = int(rng.integers(2, 9))

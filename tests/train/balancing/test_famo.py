@@ -8,10 +8,10 @@ import torch
 from torchjd.scalarization import FAMO
 
 from equipoise.configs.balancing import FamoOptions
-from equipoise.train.balancing.famo import Famo
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.gradient_stats import GradientStats
+from equipoise.train.balancing.loss_weightings import Famo
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 NAMES = ("a", "b", "c")
 
 
@@ -36,7 +36,7 @@ def test_it_is_torchjds(make_problem: Make) -> None:
         values = torch.tensor(losses, requires_grad=True)
         theirs(values).backward()
         assert values.grad is not None
-        alpha = method.weights(make_problem(np.eye(3), losses=losses, step=step))
+        alpha = method.compute_weights(make_problem(np.eye(3), losses=losses, step=step))
         np.testing.assert_allclose(alpha, values.grad.numpy(), rtol=1e-9)
         theirs.update(torch.tensor(after))
         method.after_step(named(losses), named(after))
@@ -50,7 +50,7 @@ def test_log_losses_fall_at_the_rates_of_the_preference(make_problem: Make) -> N
     logs = np.zeros(3)
     for step in range(4000):
         losses = np.exp(logs)
-        alpha = method.weights(make_problem(np.diag(slopes * losses), preference, losses=losses, step=step))
+        alpha = method.compute_weights(make_problem(np.diag(slopes * losses), preference, losses=losses, step=step))
         change = -1e-3 * alpha * slopes**2 * losses
         method.after_step(named(losses), named(np.exp(logs + change)))
         if step >= 3500:
@@ -62,9 +62,9 @@ def test_log_losses_fall_at_the_rates_of_the_preference(make_problem: Make) -> N
 def test_who_was_not_moved_does_not_learn(make_problem: Make) -> None:
     method = Famo(FamoOptions(lr=0.1, decay=0.0))
     everyone = named(np.array([1.0, 1.0, 1.0]))
-    method.weights(make_problem(np.eye(2), names=["a", "c"]))
+    method.compute_weights(make_problem(np.eye(2), names=["a", "c"]))
     method.after_step(everyone, named(np.array([0.5, 0.1, 0.9])))
-    alpha = method.weights(make_problem(np.eye(3)))
+    alpha = method.compute_weights(make_problem(np.eye(3)))
     assert alpha[0] < alpha[1] < alpha[2]  # `a` fell fastest, `b` stayed at the uniform weight
     assert "b" not in method.state()["w"]
     before = method.state()
@@ -75,6 +75,6 @@ def test_who_was_not_moved_does_not_learn(make_problem: Make) -> None:
 def test_losses_at_their_bounds_stay_finite(make_problem: Make) -> None:
     method = Famo(FamoOptions())
     for _ in range(3):
-        alpha = method.weights(make_problem(np.eye(2), losses=[0.0, 1.0]))
+        alpha = method.compute_weights(make_problem(np.eye(2), losses=[0.0, 1.0]))
         assert np.isfinite(alpha).all()
         method.after_step({"a": 0.0, "b": 1.0}, {"a": -1e-6, "b": 0.0})  # below the bound by rounding

@@ -9,11 +9,10 @@ import torch
 from torchjd.aggregation import GradVacWeighting
 
 from equipoise.configs.balancing import GradvacOptions
-from equipoise.train.balancing.gradvac import CLOSEST, Gradvac
-from equipoise.train.balancing.pcgrad import pcgrad
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.conflict_projections import CLOSEST, Gradvac, pcgrad
+from equipoise.train.balancing.gradient_stats import GradientStats
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 
 def by_vectors(vectors: np.ndarray, target: np.ndarray, beta: float) -> np.ndarray:
@@ -46,7 +45,7 @@ def test_it_is_the_algorithm(make_problem: Make, count: int) -> None:
         vectors = (rng.standard_normal((count, 6)) + common) * 10.0 ** rng.uniform(-3, 3, (count, 1))
         above += int((target > 0.2).any())
         expected = by_vectors(vectors, target, beta=0.3)
-        alpha = method.weights(make_problem(vectors, step=step))
+        alpha = method.compute_weights(make_problem(vectors, step=step))
         np.testing.assert_allclose(alpha @ vectors, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
     assert above  # targets were positive: more was asked for than PCGrad's right angles
 
@@ -57,24 +56,24 @@ def test_two_objectives_are_torchjds(make_problem: Make) -> None:
     for step in range(30):
         vectors = rng.standard_normal((2, 3)) + np.array([1.0, 0.5, 0.0])
         gram = torch.from_numpy(vectors @ vectors.T)
-        alpha = method.weights(make_problem(vectors, step=step))
+        alpha = method.compute_weights(make_problem(vectors, step=step))
         np.testing.assert_allclose(alpha, theirs(gram).numpy(), rtol=1e-9)
 
 
 def test_the_first_step_is_pcgrads(make_problem: Make) -> None:
     rng = np.random.default_rng(1)
     for count in (1, 3, 5, 7):
-        problem = make_problem(rng.standard_normal((count, 4)), rng.uniform(0.5, 2, count), step=4)
-        alpha = Gradvac(GradvacOptions(momentum=0.9)).weights(problem)
-        np.testing.assert_allclose(alpha, pcgrad(problem), rtol=1e-9)
+        stats = make_problem(rng.standard_normal((count, 4)), rng.uniform(0.5, 2, count), step=4)
+        alpha = Gradvac(GradvacOptions(momentum=0.9)).compute_weights(stats)
+        np.testing.assert_allclose(alpha, pcgrad(stats), rtol=1e-9)
 
 
 def test_by_hand(make_problem: Make) -> None:
     method = Gradvac(GradvacOptions(momentum=0.0))
     half = [[1.0, 0.0], [0.5, 0.75**0.5]]
-    assert method.weights(make_problem(half)).tolist() == [1.0, 1.0]
+    assert method.compute_weights(make_problem(half)).tolist() == [1.0, 1.0]
     # Both are turned to 60° from the other: e2 + e1/√3 has cosine 1/2 with e1.
-    alpha = method.weights(make_problem([[2.0, 0.0], [0.0, 3.0]]))
+    alpha = method.compute_weights(make_problem([[2.0, 0.0], [0.0, 3.0]]))
     np.testing.assert_allclose(alpha, [1 + 3 / 2 / 3**0.5, 1 + 2 / 3 / 3**0.5], rtol=1e-12)
 
 
@@ -82,22 +81,22 @@ def test_a_missing_objective_keeps_its_targets(make_problem: Make) -> None:
     rng = np.random.default_rng(3)
     vectors = rng.standard_normal((3, 4)) + 1
     method = Gradvac(GradvacOptions(momentum=0.5))
-    method.weights(make_problem(vectors))
+    method.compute_weights(make_problem(vectors))
     kept = method.state()["target"]["a"]["c"]
     moved = method.state()["target"]["a"]["b"]
-    method.weights(make_problem(vectors[:2]))
+    method.compute_weights(make_problem(vectors[:2]))
     assert method.state()["target"]["a"]["c"] == kept
     assert method.state()["target"]["a"]["b"] != moved
     before = method.state()["target"]["c"]["b"]
-    method.weights(make_problem(vectors[[2, 1]], names=["c", "b"]))  # by name, not by place
+    method.compute_weights(make_problem(vectors[[2, 1]], names=["c", "b"]))  # by name, not by place
     cosine = vectors[2] @ vectors[1] / np.linalg.norm(vectors[2]) / np.linalg.norm(vectors[1])
     assert method.state()["target"]["c"]["b"] == pytest.approx(0.5 * before + 0.5 * cosine, rel=1e-12)
 
 
 def test_a_target_of_one_asks_for_no_infinite_step(make_problem: Make) -> None:
     method = Gradvac(GradvacOptions(momentum=0.0))
-    method.weights(make_problem([[1.0, 1.0], [2.0, 2.0]]))
-    alpha = method.weights(make_problem([[1.0, 0.0], [0.0, 1.0]]))
+    method.compute_weights(make_problem([[1.0, 1.0], [2.0, 2.0]]))
+    alpha = method.compute_weights(make_problem([[1.0, 0.0], [0.0, 1.0]]))
     np.testing.assert_allclose(alpha, 1 + CLOSEST / (1 - CLOSEST**2) ** 0.5, rtol=1e-12)
 
 
@@ -108,7 +107,7 @@ def test_what_vanished_is_not_remembered(make_problem: Make) -> None:
         g = rng.standard_normal(30)
         h = rng.standard_normal(30) + g
         method = Gradvac(GradvacOptions(momentum=0.0))
-        method.weights(make_problem([g, -3 * g, h]))
+        method.compute_weights(make_problem([g, -3 * g, h]))
         target = method.state()["target"]
         assert target["a"]["b"] == pytest.approx(-1.0)
         # Seen where h came before −3g alone.

@@ -13,7 +13,7 @@ from equipoise.data.batches import Slate, build_batch
 from equipoise.modeling.boundary import Cotangents
 from equipoise.modeling.model import SlateModel
 from equipoise.train.balancing.balancer import Balancer
-from equipoise.train.balancing.gradient_gram import Measure
+from equipoise.train.balancing.gram import Measure
 from equipoise.train.world import World
 
 LEVELS: dict[str, Any] = {

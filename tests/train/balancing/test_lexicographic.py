@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from equipoise.train.balancing.lexicographic import lexicographic, priorities
-from equipoise.train.balancing.problem import Problem
-from equipoise.train.balancing.projection import project
+from equipoise.train.balancing.gradient_stats import GradientStats
+from equipoise.train.balancing.priorities import lexicographic, priorities
+from equipoise.train.balancing.solvers import project
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 
 def by_slsqp(vectors: np.ndarray, preference: np.ndarray, ranks: list[int], tolerance: float) -> np.ndarray:
@@ -44,8 +44,8 @@ def test_it_is_the_nearest_point_at_every_priority(make_problem: Make, tolerance
     for _ in range(10):
         vectors, preference = rng.standard_normal((count, 5)), rng.uniform(0.5, 2, count)
         order = rng.permutation(count).tolist()
-        problem = make_problem(vectors, preference)
-        alpha = lexicographic(problem, [problem.names[k] for k in order], tolerance)
+        stats = make_problem(vectors, preference)
+        alpha = lexicographic(stats, [stats.names[k] for k in order], tolerance)
         np.testing.assert_allclose(alpha @ vectors, by_slsqp(vectors, preference, order, tolerance), atol=1e-5)
         bent += not np.allclose(alpha, preference)
     assert bent
@@ -53,9 +53,9 @@ def test_it_is_the_nearest_point_at_every_priority(make_problem: Make, tolerance
 
 def test_by_hand(make_problem: Make) -> None:
     vectors = np.array([[1.0, 0.0], [-2.0, 1.0], [0.0, -1.0]])
-    problem = make_problem(vectors, [3, 2, 1])
+    stats = make_problem(vectors, [3, 2, 1])
     # The second keeps its part that is at right angles to the first, the third loses all to the second.
-    d = [lexicographic(problem, tolerance=t) @ vectors for t in (0.0, 0.5, 1.0)]
+    d = [lexicographic(stats, tolerance=t) @ vectors for t in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(d[0], [3.0, 2.0], rtol=1e-12)
     # Half of the first one's 3 may go; the second has progress −1 there, which the third may not lower.
     np.testing.assert_allclose(d[1], [1.5, 2.0], rtol=1e-12)
@@ -72,15 +72,15 @@ def test_where_rounding_leaves_no_point_the_last_one_is_kept(
     def all_but_last(cosines: np.ndarray, target: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
         return None if np.isfinite(bounds).sum() == 2 else project(cosines, target, bounds)
 
-    monkeypatch.setattr("equipoise.train.balancing.lexicographic.project", all_but_last)
+    monkeypatch.setattr("equipoise.train.balancing.priorities.project", all_but_last)
     assert lexicographic(make_problem(np.eye(3)), ["c", "a"]).tolist() == [1.0, 0.0, 1.0]
 
 
 def test_ranks(make_problem: Make) -> None:
-    problem = make_problem(np.eye(4), [1, 3, 3, 2])
-    assert priorities(problem, None) == [1, 2, 3, 0]
-    assert priorities(problem, ["a", "gone"]) == [0, 1, 2, 3]
-    assert priorities(problem, ["d", "a"]) == [3, 0, 1, 2]
+    stats = make_problem(np.eye(4), [1, 3, 3, 2])
+    assert priorities(stats, None) == [1, 2, 3, 0]
+    assert priorities(stats, ["a", "gone"]) == [0, 1, 2, 3]
+    assert priorities(stats, ["d", "a"]) == [3, 0, 1, 2]
 
 
 @st.composite
@@ -98,19 +98,19 @@ def test_no_priority_loses_more_than_the_tolerance(
 ) -> None:
     """Each priority's progress in the end, against that of the descent that stops at it."""
     order = np.random.default_rng(seed).permutation(len(vectors)).tolist()
-    problem = make_problem(vectors)
-    alpha = lexicographic(problem, [problem.names[k] for k in order], tolerance)
-    size = (alpha * problem.norms).sum()
+    stats = make_problem(vectors)
+    alpha = lexicographic(stats, [stats.names[k] for k in order], tolerance)
+    size = (alpha * stats.norms).sum()
     assert np.isfinite(alpha).all()
     for rank in range(len(order)):
         rows = order[: rank + 1]
-        alone = make_problem(vectors[rows], names=[problem.names[k] for k in rows])
+        alone = make_problem(vectors[rows], names=[stats.names[k] for k in rows])
         stopped = lexicographic(alone, list(alone.names), tolerance) @ vectors[rows]
         progress = vectors[order[rank]] @ stopped
         least = progress - tolerance * max(progress, 0)
-        assert vectors[order[rank]] @ (alpha @ vectors) >= least - 1e-8 * problem.norms[order[rank]] * size
-    first = problem.norms[order[0]] ** 2
-    assert vectors[order[0]] @ (alpha @ vectors) >= (1 - tolerance) * first - 1e-8 * problem.norms[order[0]] * size
+        assert vectors[order[rank]] @ (alpha @ vectors) >= least - 1e-8 * stats.norms[order[rank]] * size
+    first = stats.norms[order[0]] ** 2
+    assert vectors[order[0]] @ (alpha @ vectors) >= (1 - tolerance) * first - 1e-8 * stats.norms[order[0]] * size
 
 
 def test_a_descent_ends_at_the_first_priority_and_only_then_minds_the_second(make_problem: Make) -> None:

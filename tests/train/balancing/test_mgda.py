@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.train.balancing.mgda import mgda as mgda_of_problem
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.common_directions import mgda as mgda_of_problem
+from equipoise.train.balancing.gradient_stats import GradientStats
 
 Matrix = list[list[Fraction]]
 
 
 def mgda(cosines: np.ndarray, norms: np.ndarray) -> np.ndarray:
     ones = np.ones(len(norms))
-    return mgda_of_problem(Problem(tuple("abcdefghijklm"[: len(norms)]), cosines, norms, ones, ones))
+    return mgda_of_problem(GradientStats(tuple("abcdefghijklm"[: len(norms)]), cosines, norms, ones, ones))
 
 
 def solve_exactly(matrix: Matrix, right: list[Fraction]) -> list[Fraction] | None:
@@ -175,7 +175,7 @@ def test_what_is_preferred_is_promised_more(vectors: np.ndarray, seed: int) -> N
     preference = np.random.default_rng(seed).uniform(0.2, 5, len(vectors))
     _, cosines, norms = split(vectors)
     names = tuple("abcd"[: len(norms)])
-    alpha = mgda_of_problem(Problem(names, cosines, norms, preference, np.ones(len(norms))))
+    alpha = mgda_of_problem(GradientStats(names, cosines, norms, preference, np.ones(len(norms))))
     u = alpha * norms
     level = u @ cosines @ u / (alpha @ preference)  # ⟨g_k, d⟩ = level · p_k on the support, and no less elsewhere
     excess = cosines @ u - level * preference / norms

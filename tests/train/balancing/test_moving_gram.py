@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.train.balancing.moving_gram import MovingGram, nearest_gram
+from equipoise.train.balancing.gram import MovingGram, nearest_gram
 
 
 def random_gram(rng: np.random.Generator, count: int, spread: float = 0.0) -> np.ndarray:

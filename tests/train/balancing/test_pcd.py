@@ -13,10 +13,10 @@ from scipy.optimize import linprog, minimize
 from torchjd.aggregation import PCDWeighting
 
 from equipoise.configs.balancing import PcdOptions
-from equipoise.train.balancing.pcd import Pcd
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.gradient_stats import GradientStats
+from equipoise.train.balancing.priorities import Pcd
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 
 @pytest.mark.parametrize(("count", "tau"), [(1, 0.5), (2, 0.02), (3, 0.3), (4, 0.6), (8, 0.2)])
@@ -27,7 +27,7 @@ def test_it_is_torchjds_on_the_same_sequence(make_problem: Make, count: int, tau
     for step in range(40):
         vectors = rng.standard_normal((count, 10)) * 10.0 ** rng.uniform(-3, 3, (count, 1))
         expected = theirs(torch.from_numpy(vectors @ vectors.T)).numpy() @ vectors
-        alpha = method.weights(make_problem(vectors, step=step))
+        alpha = method.compute_weights(make_problem(vectors, step=step))
         np.testing.assert_allclose(alpha @ vectors, expected, rtol=0, atol=1e-7 * np.linalg.norm(expected))
         bent += bool((alpha[1:] > 0).any())
     assert bent > 10 or count == 1
@@ -41,13 +41,14 @@ def test_preference_raises_the_promise(make_problem: Make) -> None:
     for step in range(20):
         vectors = rng.standard_normal((4, 6))
         expected = theirs(torch.from_numpy(vectors @ vectors.T)).numpy()
-        np.testing.assert_allclose(method.weights(make_problem(vectors, preference, step=step)), expected, atol=1e-8)
+        alpha = method.compute_weights(make_problem(vectors, preference, step=step))
+        np.testing.assert_allclose(alpha, expected, atol=1e-8)
 
 
 def test_no_promise_is_more_than_a_whole_step(make_problem: Make) -> None:
-    problem = make_problem(np.diag([1.0, 2.0, 3.0]), [1, 9, 1])
-    alpha = Pcd(PcdOptions(primary="a", tau=0.5)).weights(problem)
-    np.testing.assert_allclose(alpha * problem.norms, np.array([1, 1, 0.5]) / 2.25**0.5, rtol=1e-12)
+    stats = make_problem(np.diag([1.0, 2.0, 3.0]), [1, 9, 1])
+    alpha = Pcd(PcdOptions(primary="a", tau=0.5)).compute_weights(stats)
+    np.testing.assert_allclose(alpha * stats.norms, np.array([1, 1, 0.5]) / 2.25**0.5, rtol=1e-12)
 
 
 def test_it_is_the_nearest_point(make_problem: Make) -> None:
@@ -63,7 +64,7 @@ def test_it_is_the_nearest_point(make_problem: Make) -> None:
             constraints=[{"type": "ineq", "fun": lambda x, g=g: g @ x - 0.4} for g in unit[1:]],
             options={"ftol": 1e-14, "maxiter": 500},
         )
-        d = Pcd(PcdOptions(tau=0.4)).weights(make_problem(vectors)) @ vectors
+        d = Pcd(PcdOptions(tau=0.4)).compute_weights(make_problem(vectors)) @ vectors
         expected = answer.x * np.linalg.norm(vectors[0]) / np.linalg.norm(answer.x)
         np.testing.assert_allclose(d, expected, atol=1e-5)
 
@@ -86,10 +87,10 @@ def test_promises_are_kept_or_all_dropped(
     method = Pcd(PcdOptions(primary="a", tau=tau, momentum=momentum))
     mean, mass = np.zeros(len(steps[0])), 0.0
     for vectors in steps:
-        problem = make_problem(vectors)
-        mean, mass = momentum * mean + (1 - momentum) * problem.norms**2, momentum * mass + 1 - momentum
+        stats = make_problem(vectors)
+        mean, mass = momentum * mean + (1 - momentum) * stats.norms**2, momentum * mass + 1 - momentum
         scaled = vectors / np.sqrt(mean / mass)[:, None]
-        alpha = method.weights(problem)
+        alpha = method.compute_weights(stats)
         assert np.isfinite(alpha).all()
         if (alpha == 0).all():  # d̃ = 0: only where nothing is promised
             assert tau == 0
@@ -105,14 +106,14 @@ def test_promises_are_kept_or_all_dropped(
         else:
             short = tau * size[1:] ** 2 - scaled[1:] @ d
             assert (short <= 1e-8 * size[1:] * (coefficients @ size)).all()
-            np.testing.assert_allclose(np.linalg.norm(alpha @ vectors), problem.norms[0], rtol=1e-3)
+            np.testing.assert_allclose(np.linalg.norm(alpha @ vectors), stats.norms[0], rtol=1e-3)
 
 
 def test_impossible_promises_are_dropped(make_problem: Make) -> None:
     opposed = make_problem([[3.0, 1.0], [0.0, 1.0], [0.0, -1.0]])
-    assert Pcd(PcdOptions(tau=0.1)).weights(opposed).tolist() == [1.0, 0.0, 0.0]
+    assert Pcd(PcdOptions(tau=0.1)).compute_weights(opposed).tolist() == [1.0, 0.0, 0.0]
     # With nothing promised, what is left of opposed gradients is nothing.
-    assert Pcd(PcdOptions(tau=0.0)).weights(make_problem([[1.0, 0.0], [-2.0, 0.0]])).tolist() == [0.0, 0.0]
+    assert Pcd(PcdOptions(tau=0.0)).compute_weights(make_problem([[1.0, 0.0], [-2.0, 0.0]])).tolist() == [0.0, 0.0]
 
 
 def test_who_leads(make_problem: Make) -> None:
@@ -123,28 +124,28 @@ def test_who_leads(make_problem: Make) -> None:
         ({"primary": "a"}, [1, 3], 0),
         ({"primary": "b"}, [1, 1], 1),
     ]:
-        alpha = Pcd(PcdOptions(tau=0.0, **options)).weights(make_problem(vectors, preference))
+        alpha = Pcd(PcdOptions(tau=0.0, **options)).compute_weights(make_problem(vectors, preference))
         assert alpha[leader] == 1
         assert alpha[1 - leader] == 0
 
 
 def test_without_the_primary_the_promises_alone_are_kept(make_problem: Make) -> None:
     method = Pcd(PcdOptions(tau=0.5, momentum=0.9))
-    method.weights(make_problem(np.diag([10.0, 2.0, 0.1]), [2, 1, 1]))
+    method.compute_weights(make_problem(np.diag([10.0, 2.0, 0.1]), [2, 1, 1]))
     others = make_problem(np.diag([2.0, 0.1]), [1, 1], names=["b", "c"])
     resumed = Pcd(PcdOptions(tau=0.5, momentum=0.9))
     resumed.restore(json.loads(json.dumps(method.state())))
-    alpha = method.weights(others)
+    alpha = method.compute_weights(others)
     # τ = 0.5·1/2 of a unit step along each, and a unit is the primary's usual length, 10.
     np.testing.assert_allclose(alpha * others.norms, [2.5, 2.5], rtol=1e-12)
-    assert resumed.weights(others).tolist() == alpha.tolist()
+    assert resumed.compute_weights(others).tolist() == alpha.tolist()
     # It is not by its absence that another objective comes to lead.
-    alpha = method.weights(make_problem(np.diag([10.0, 2.0, 0.1]), [2, 1, 1]))
+    alpha = method.compute_weights(make_problem(np.diag([10.0, 2.0, 0.1]), [2, 1, 1]))
     np.testing.assert_allclose(alpha * [10.0, 2.0, 0.1], np.array([1, 0.25, 0.25]) * 10 / 1.125**0.5, rtol=1e-12)
     # A primary that was never seen: the promises are tau, in the mean length of the others.
     never_seen = Pcd(PcdOptions(primary="z", tau=0.5))
     preferred = replace(others, preference=np.array([3.0, 5.0]))
-    np.testing.assert_allclose(never_seen.weights(preferred) * others.norms, [0.525, 0.525], rtol=1e-12)
+    np.testing.assert_allclose(never_seen.compute_weights(preferred) * others.norms, [0.525, 0.525], rtol=1e-12)
 
 
 def test_a_larger_preference_gives_more_progress(make_problem: Make) -> None:
@@ -153,7 +154,7 @@ def test_a_larger_preference_gives_more_progress(make_problem: Make) -> None:
         vectors = rng.standard_normal((3, 6))
         progress = []
         for preferred in (0.5, 1.0, 3.0, 9.0):
-            d = Pcd(PcdOptions(tau=0.3)).weights(make_problem(vectors, [4, preferred, 1])) @ vectors
+            d = Pcd(PcdOptions(tau=0.3)).compute_weights(make_problem(vectors, [4, preferred, 1])) @ vectors
             progress.append(vectors[1] @ d / np.linalg.norm(d))
         assert (np.diff(progress) >= -1e-6).all()
         assert progress[-1] > progress[0]

@@ -5,13 +5,13 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from equipoise.train.balancing.pcgrad import pcgrad as pcgrad_of_problem
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.conflict_projections import pcgrad as pcgrad_of_problem
+from equipoise.train.balancing.gradient_stats import GradientStats
 
 
 def pcgrad(cosines: np.ndarray, norms: np.ndarray, seed: int = 0) -> np.ndarray:
     ones = np.ones(len(norms))
-    return pcgrad_of_problem(Problem(tuple("abcdefgh"[: len(norms)]), cosines, norms, ones, ones, seed))
+    return pcgrad_of_problem(GradientStats(tuple("abcdefgh"[: len(norms)]), cosines, norms, ones, ones, seed))
 
 
 def by_vectors(vectors: np.ndarray) -> np.ndarray:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from equipoise.train.balancing.mgda import mgda
-from equipoise.train.balancing.pe_ltr import pe_ltr
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.common_directions import mgda
+from equipoise.train.balancing.gradient_stats import GradientStats
+from equipoise.train.balancing.priorities import pe_ltr
 
 
 @pytest.mark.parametrize("floor", [0.1, 0.4, 0.8])
-def test_two_objectives(make_problem: Callable[..., Problem], floor: float) -> None:
+def test_two_objectives(make_problem: Callable[..., GradientStats], floor: float) -> None:
     rng, at_an_end = np.random.default_rng(17), 0
     for _ in range(50):
         g, p = rng.standard_normal((2, 3)) * 10.0 ** rng.uniform(-1, 1, (2, 1)), rng.uniform(0.3, 3, 2)
@@ -25,7 +25,7 @@ def test_two_objectives(make_problem: Callable[..., Problem], floor: float) -> N
     assert 5 < at_an_end < 50
 
 
-def test_a_general_solver_finds_no_shorter_one(make_problem: Callable[..., Problem]) -> None:
+def test_a_general_solver_finds_no_shorter_one(make_problem: Callable[..., GradientStats]) -> None:
     rng = np.random.default_rng(18)
     for _ in range(20):
         count, floor = int(rng.integers(3, 8)), float(rng.uniform(0.1, 0.9))
@@ -48,18 +48,18 @@ def test_a_general_solver_finds_no_shorter_one(make_problem: Callable[..., Probl
         assert w @ gram @ w <= found.fun + 1e-12
 
 
-def test_its_ends_are_mgda_and_the_fixed_weights(make_problem: Callable[..., Problem]) -> None:
+def test_its_ends_are_mgda_and_the_fixed_weights(make_problem: Callable[..., GradientStats]) -> None:
     rng = np.random.default_rng(19)
     for size in (2, 8):
-        problem = make_problem(rng.standard_normal((4, size)), [1.0, 2.0, 3.0, 4.0])
-        equal = replace(problem, preference=np.ones(4))
-        np.testing.assert_array_equal(pe_ltr(problem, 0.0), mgda(equal))
-        np.testing.assert_allclose(pe_ltr(problem, 1.0), [0.1, 0.2, 0.3, 0.4])
-        near = pe_ltr(problem, 1e-9) @ problem.gram @ pe_ltr(problem, 1e-9)  # and does not jump at the end
-        assert near == pytest.approx(mgda(equal) @ problem.gram @ mgda(equal), abs=1e-7)
+        stats = make_problem(rng.standard_normal((4, size)), [1.0, 2.0, 3.0, 4.0])
+        equal = replace(stats, preference=np.ones(4))
+        np.testing.assert_array_equal(pe_ltr(stats, 0.0), mgda(equal))
+        np.testing.assert_allclose(pe_ltr(stats, 1.0), [0.1, 0.2, 0.3, 0.4])
+        near = pe_ltr(stats, 1e-9) @ stats.gram @ pe_ltr(stats, 1e-9)  # and does not jump at the end
+        assert near == pytest.approx(mgda(equal) @ stats.gram @ mgda(equal), abs=1e-7)
 
 
-def test_where_weights_of_a_zero_sum_are_left_they_cost_nothing(make_problem: Callable[..., Problem]) -> None:
+def test_where_weights_of_a_zero_sum_are_left_they_cost_nothing(make_problem: Callable[..., GradientStats]) -> None:
     g = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     np.testing.assert_allclose(pe_ltr(make_problem(g, [1.0, 1.0, 2.0]), 0.4), [0.4, 0.4, 0.2], atol=1e-14)
     np.testing.assert_allclose(pe_ltr(make_problem(g, [4.0, 1.0, 5.0]), 0.4), [0.4, 0.4, 0.2], atol=1e-14)

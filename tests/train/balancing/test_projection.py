@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from equipoise.train.balancing.projection import factor, project, semidefinite
+from equipoise.train.balancing.solvers import factor, project, semidefinite
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import kstest
 
-from equipoise.train.balancing.problem import Problem
-from equipoise.train.balancing.rlw import rlw
+from equipoise.train.balancing.gradient_stats import GradientStats
+from equipoise.train.balancing.loss_weightings import rlw
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 
 def test_logits_are_standard_normal(make_problem: Make) -> None:
-    problem = make_problem(np.eye(3), [1.0, 2.0, 0.5])
-    draws = np.array([rlw(replace(problem, step=step)) for step in range(2000)]) / problem.preference
+    stats = make_problem(np.eye(3), [1.0, 2.0, 0.5])
+    draws = np.array([rlw(replace(stats, step=step)) for step in range(2000)]) / stats.preference
     np.testing.assert_allclose(draws.sum(1), 3, rtol=1e-12)
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert kstest((np.log(draws[:, i]) - np.log(draws[:, j])) / 2**0.5, "norm").pvalue > 0.01

@@ -10,19 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.configs.balancing import OWN_SCALE
-from equipoise.train.balancing.aligned import aligned
-from equipoise.train.balancing.cagrad import cagrad
-from equipoise.train.balancing.dualproj import dualproj
-from equipoise.train.balancing.fairgrad import fairgrad
-from equipoise.train.balancing.imtl_g import imtl_g
-from equipoise.train.balancing.mgda import mgda
-from equipoise.train.balancing.nash import nash
+from equipoise.train.balancing.common_directions import aligned, cagrad, fairgrad, imtl_g, mgda, nash
+from equipoise.train.balancing.conflict_projections import dualproj, upgrad
+from equipoise.train.balancing.gradient_stats import GradientStats
 from equipoise.train.balancing.optimality import conflicts, residual
-from equipoise.train.balancing.pe_ltr import pe_ltr
-from equipoise.train.balancing.problem import Problem
-from equipoise.train.balancing.upgrad import upgrad
+from equipoise.train.balancing.priorities import pe_ltr
 
-Solver = Callable[[Problem], np.ndarray]
+Solver = Callable[[GradientStats], np.ndarray]
 SOLVERS: dict[str, Solver] = {
     "mgda": mgda,
     "upgrad": upgrad,
@@ -38,11 +32,11 @@ HARM_NOBODY = ("mgda", "upgrad", "dualproj", "nash", "fairgrad", "imtl_g")
 solvers = pytest.mark.parametrize("name", SOLVERS)
 
 
-def problem_of(cosines: np.ndarray, norms: np.ndarray, preference: np.ndarray) -> Problem:
-    return Problem(tuple("abcdefgh"[: len(norms)]), cosines, norms, preference, np.ones(len(norms)))
+def problem_of(cosines: np.ndarray, norms: np.ndarray, preference: np.ndarray) -> GradientStats:
+    return GradientStats(tuple("abcdefgh"[: len(norms)]), cosines, norms, preference, np.ones(len(norms)))
 
 
-def many(spread: float, dependent: bool, count: int) -> Iterator[Problem]:
+def many(spread: float, dependent: bool, count: int) -> Iterator[GradientStats]:
     """Problems with K = 2…8, norms within 10^±spread, every other one with a preference."""
     rng = np.random.default_rng([int(10 * spread), dependent])
     for i in range(count):
@@ -58,13 +52,13 @@ def many(spread: float, dependent: bool, count: int) -> Iterator[Problem]:
 @pytest.mark.parametrize("dependent", [False, True])
 @pytest.mark.parametrize("spread", [0, 1, 2, 4])
 def test_each_meets_the_conditions_of_its_paper(spread: int, dependent: bool) -> None:
-    for problem in many(spread, dependent, 150):
+    for stats in many(spread, dependent, 150):
         for name, solve in SOLVERS.items():
-            weights = solve(problem)
+            weights = solve(stats)
             if name != "aligned" or not dependent or spread == 0:  # the rest in fifty digits: test_aligned
-                assert residual(name, problem, weights) <= 1e-8, name
+                assert residual(name, stats, weights) <= 1e-8, name
             if name in HARM_NOBODY and not (name == "imtl_g" and dependent):
-                assert conflicts(problem, weights) == 0, name
+                assert conflicts(stats, weights) == 0, name
 
 
 OTHERS = {
@@ -77,39 +71,39 @@ OTHERS = {
 @pytest.mark.parametrize(("name", "option", "value"), [(n, *pair) for n, pairs in OTHERS.items() for pair in pairs])
 @pytest.mark.parametrize("dependent", [False, True])
 def test_other_options(name: str, option: str, value: float, dependent: bool) -> None:
-    for problem in many(1, dependent, 60):
-        problem = replace(problem, preference=np.ones(len(problem.norms))) if value == 0.0 else problem
-        weights = partial(SOLVERS[name], **{option: value})(problem)
-        assert residual(name, problem, weights, **{option: value}) <= 1e-8
+    for stats in many(1, dependent, 60):
+        stats = replace(stats, preference=np.ones(len(stats.norms))) if value == 0.0 else stats
+        weights = partial(SOLVERS[name], **{option: value})(stats)
+        assert residual(name, stats, weights, **{option: value}) <= 1e-8
 
 
 @solvers
 def test_the_conditions_refuse_other_weights(name: str) -> None:
     refused = total = 0
-    for problem in many(1, False, 40):
-        weights = SOLVERS[name](problem)
+    for stats in many(1, False, 40):
+        weights = SOLVERS[name](stats)
         for k in range(len(weights)):
             if name == "mgda" and (weights > 0).sum() == 1 and weights[k] > 0:
                 continue  # the same point of the hull, only longer
             moved = weights.copy()
-            moved[k] += 1e-3 * np.abs(weights * problem.norms).sum() / problem.norms[k]
-            refused += residual(name, problem, moved) > 1e-6
+            moved[k] += 1e-3 * np.abs(weights * stats.norms).sum() / stats.norms[k]
+            refused += residual(name, stats, moved) > 1e-6
             total += 1
     assert refused == total
 
 
 def test_harm_is_counted() -> None:
-    problem = problem_of(np.array([[1.0, -0.6], [-0.6, 1.0]]), np.array([1.0, 10.0]), np.ones(2))
-    assert conflicts(problem, np.array([1.0, 1.0])) == 1
-    assert conflicts(problem, np.array([-1.0, -1.0])) == 1
-    assert conflicts(problem, np.array([1.0, 0.1])) == 0
+    stats = problem_of(np.array([[1.0, -0.6], [-0.6, 1.0]]), np.array([1.0, 10.0]), np.ones(2))
+    assert conflicts(stats, np.array([1.0, 1.0])) == 1
+    assert conflicts(stats, np.array([-1.0, -1.0])) == 1
+    assert conflicts(stats, np.array([1.0, 0.1])) == 0
     opposed = problem_of(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.array([1.0, 3.0]), np.ones(2))
     assert conflicts(opposed, np.array([0.75, 0.25 * (1 - 1e-12)])) == 0  # rounding of terms that cancel
     assert conflicts(opposed, np.array([0.75, 0.26])) == 1
 
 
 @st.composite
-def hard(draw: st.DrawFn) -> Problem:
+def hard(draw: st.DrawFn) -> GradientStats:
     """1–8 gradients with norms from 1e-8 to 1e8; equal, opposed, adding up to 0, all but opposed, or all but equal."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count = draw(st.integers(1, 8))
@@ -134,36 +128,36 @@ def hard(draw: st.DrawFn) -> Problem:
 
 
 @solvers
-@given(problem=hard())
-def test_finite_and_harmless_in_every_case(name: str, problem: Problem) -> None:
-    weights = SOLVERS[name](problem)
+@given(stats=hard())
+def test_finite_and_harmless_in_every_case(name: str, stats: GradientStats) -> None:
+    weights = SOLVERS[name](stats)
     assert weights.dtype == np.float64
-    assert weights.shape == problem.norms.shape
+    assert weights.shape == stats.norms.shape
     assert np.isfinite(weights).all()
     if name not in ("aligned", "imtl_g"):
         assert (weights >= 0).all()
         assert weights.max() > 0
     if name in HARM_NOBODY and name != "imtl_g":
-        beta = weights * problem.norms
+        beta = weights * stats.norms
         # Angles below 1e-7 are lost in cosines, which are 1 or −1 up to their square.
-        assert (problem.cosines @ beta).min() >= -1e-7 * np.abs(beta).sum()
+        assert (stats.cosines @ beta).min() >= -1e-7 * np.abs(beta).sum()
 
 
 @solvers
-@given(problem=hard(), power=st.integers(-20, 20))
-def test_a_common_scale_changes_no_bit(name: str, problem: Problem, power: int) -> None:
-    scaled = SOLVERS[name](replace(problem, norms=problem.norms * 2.0**power))
-    np.testing.assert_array_equal(scaled, SOLVERS[name](problem))
+@given(stats=hard(), power=st.integers(-20, 20))
+def test_a_common_scale_changes_no_bit(name: str, stats: GradientStats, power: int) -> None:
+    scaled = SOLVERS[name](replace(stats, norms=stats.norms * 2.0**power))
+    np.testing.assert_array_equal(scaled, SOLVERS[name](stats))
 
 
 @solvers
 @pytest.mark.parametrize("dependent", [False, True])
 def test_the_order_of_objectives_does_not_matter(name: str, dependent: bool) -> None:
     rng = np.random.default_rng(20)
-    for problem in many(1, dependent, 60):
-        order = rng.permutation(len(problem.norms))
-        shuffled = problem_of(problem.cosines[np.ix_(order, order)], problem.norms[order], problem.preference[order])
-        a, b = SOLVERS[name](problem)[order] * problem.norms[order], SOLVERS[name](shuffled) * problem.norms[order]
+    for stats in many(1, dependent, 60):
+        order = rng.permutation(len(stats.norms))
+        shuffled = problem_of(stats.cosines[np.ix_(order, order)], stats.norms[order], stats.preference[order])
+        a, b = SOLVERS[name](stats)[order] * stats.norms[order], SOLVERS[name](shuffled) * stats.norms[order]
         # The step is unique where the weights are not; ‖d‖² is exact to rounding, ‖d‖ to its root.
         square = (a - b) @ shuffled.cosines @ (a - b)
         assert square <= 1e-15 * np.abs(a).sum() ** 2
@@ -173,17 +167,17 @@ def test_the_order_of_objectives_does_not_matter(name: str, dependent: bool) -> 
 
 @solvers
 def test_only_ratios_of_preferences_matter_where_weights_add_up_to_one(name: str) -> None:
-    for problem in many(1, False, 30):
-        once = SOLVERS[name](problem)
-        thrice = SOLVERS[name](replace(problem, preference=3 * problem.preference))
+    for stats in many(1, False, 30):
+        once = SOLVERS[name](stats)
+        thrice = SOLVERS[name](replace(stats, preference=3 * stats.preference))
         factor = 3.0 if name in ("upgrad", "dualproj", "aligned") else 1.0
-        size = np.abs(once * problem.norms).max()
-        np.testing.assert_allclose(thrice * problem.norms, factor * once * problem.norms, rtol=0, atol=1e-11 * size)
+        size = np.abs(once * stats.norms).max()
+        np.testing.assert_allclose(thrice * stats.norms, factor * once * stats.norms, rtol=0, atol=1e-11 * size)
 
 
-def toward(problem: Problem, weights: np.ndarray, k: int) -> float:
-    beta = weights * problem.norms
-    return float((problem.cosines @ beta)[k] / (beta @ problem.cosines @ beta) ** 0.5)
+def toward(stats: GradientStats, weights: np.ndarray, k: int) -> float:
+    beta = weights * stats.norms
+    return float((stats.cosines @ beta)[k] / (beta @ stats.cosines @ beta) ** 0.5)
 
 
 @solvers
@@ -192,14 +186,14 @@ def test_who_is_preferred_more_is_served_no_less(name: str) -> None:
     # imtl_g and aligned promise steps or lengths instead, and do not hold it even for two.
     sizes = {"cagrad": [2], "pe_ltr": [2], "imtl_g": [], "aligned": []}.get(name, [2, 3, 5])
     rng, grew = np.random.default_rng(21), 0
-    for problem in many(1, False, 200):
-        if len(problem.norms) not in sizes:
+    for stats in many(1, False, 200):
+        if len(stats.norms) not in sizes:
             continue
-        k = int(rng.integers(len(problem.norms)))
-        raised = problem.preference.copy()
+        k = int(rng.integers(len(stats.norms)))
+        raised = stats.preference.copy()
         raised[k] *= rng.uniform(1.1, 10)
-        more = replace(problem, preference=raised)
-        before, after = (toward(p, SOLVERS[name](p), k) for p in (problem, more))
+        more = replace(stats, preference=raised)
+        before, after = (toward(p, SOLVERS[name](p), k) for p in (stats, more))
         assert after >= before - 1e-9
         grew += after > before + 1e-6
     assert grew >= 10 or not sizes
@@ -225,8 +219,8 @@ def descend(name: str, preference: tuple[float, float]) -> tuple[np.ndarray, flo
             break
         cosine = float(np.clip(gradients[0] @ gradients[1] / norms.prod(), -1, 1))
         scales = np.ones(2) if name in OWN_SCALE else norms.mean() / norms
-        problem = problem_of(np.array([[1.0, cosine], [cosine, 1.0]]), norms * scales, np.array(preference))
-        x = x - 0.02 * SOLVERS[name](problem) * scales @ gradients
+        stats = problem_of(np.array([[1.0, cosine], [cosine, 1.0]]), norms * scales, np.array(preference))
+        x = x - 0.02 * SOLVERS[name](stats) * scales @ gradients
     return (CURVATURES * (x - CENTERS) ** 2).sum(1) / 2, least
 
 

@@ -13,10 +13,10 @@ import torch
 import torchjd.aggregation as library
 
 from equipoise.common.errors import UserError
-from equipoise.train.balancing.problem import Problem
+from equipoise.train.balancing.gradient_stats import GradientStats
 from equipoise.train.balancing.torchjd_method import TorchJD
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 STATELESS: dict[str, dict[str, Any]] = {
     "AlignedMTL": {"scale_mode": "rmse"},
@@ -49,7 +49,7 @@ def test_it_is_the_librarys_answer_on_weighted_gradients(make_problem: Make, nam
     method, weighting = TorchJD(name, options), getattr(library, f"{name}Weighting")(**options)
     for step in range(5):
         vectors = rng.standard_normal((4, 6)) + 0.5
-        alpha = method.weights(make_problem(vectors, PREFERENCE, step=step))
+        alpha = method.compute_weights(make_problem(vectors, PREFERENCE, step=step))
         if "pref_vector" in dir(weighting):
             weighting.pref_vector = torch.from_numpy(PREFERENCE / 5)
             expected = theirs(weighting, vectors, step)
@@ -62,10 +62,10 @@ def test_it_is_the_librarys_answer_on_weighted_gradients(make_problem: Make, nam
 
 def test_a_number_per_objective_goes_by_name(make_problem: Make) -> None:
     method = TorchJD("Constant", {"weights": {"b": 2, "a": 1, "c": 4}})
-    assert method.weights(make_problem(np.eye(3), [1, 1, 3])).tolist() == [1.0, 2.0, 12.0]
-    assert method.weights(make_problem(np.eye(2), names=["c", "b"])).tolist() == [4.0, 2.0]
+    assert method.compute_weights(make_problem(np.eye(3), [1, 1, 3])).tolist() == [1.0, 2.0, 12.0]
+    assert method.compute_weights(make_problem(np.eye(2), names=["c", "b"])).tolist() == [4.0, 2.0]
     with pytest.raises(np.linalg.LinAlgError, match="'z'"):
-        method.weights(make_problem(np.eye(2), names=["a", "z"]))
+        method.compute_weights(make_problem(np.eye(2), names=["a", "z"]))
 
 
 @pytest.mark.parametrize("name", STATEFUL)
@@ -78,7 +78,7 @@ def test_each_set_of_objectives_has_its_own_state(make_problem: Make, name: str)
         vectors = rng.standard_normal((4, 6)) + 0.5
         rows = [3, 1] if step in (2, 3, 6) else [0, 1, 2, 3]
         names = np.array(["a", "b", "c", "d"])[rows]
-        alpha = method.weights(make_problem(vectors[rows], names=names, step=step))
+        alpha = method.compute_weights(make_problem(vectors[rows], names=names, step=step))
         expected = theirs(pair if len(rows) == 2 else whole, vectors[rows], step)
         np.testing.assert_allclose(alpha, expected, rtol=1e-9)
         if step in (1, 6):  # an interruption
@@ -90,7 +90,7 @@ def test_each_set_of_objectives_has_its_own_state(make_problem: Make, name: str)
 
 def test_options_are_those_of_the_resumed_run(make_problem: Make) -> None:
     first = TorchJD("GradVac", {"beta": 0.3})
-    first.weights(make_problem(np.eye(2)))
+    first.compute_weights(make_problem(np.eye(2)))
     kept = first.state()["copies"][0][1]
     assert "_phi_t" in kept
     assert not any("beta" in key for key in kept)
@@ -100,11 +100,11 @@ def test_the_global_generator_is_left_alone(make_problem: Make) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     method = TorchJD("Random", {})
-    one = method.weights(make_problem(np.eye(3), step=4)).tolist()
+    one = method.compute_weights(make_problem(np.eye(3), step=4)).tolist()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert method.weights(make_problem(np.eye(3), step=4)).tolist() == one
-    assert method.weights(make_problem(np.eye(3), step=5)).tolist() != one
+    assert method.compute_weights(make_problem(np.eye(3), step=4)).tolist() == one
+    assert method.compute_weights(make_problem(np.eye(3), step=5)).tolist() != one
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_every_weighting_of_the_library_is_run_or_named(make_problem: Make) -> N
     known = STATELESS | STATEFUL | {"Constant": {"weights": {"a": 1, "b": 1, "c": 1, "d": 1}}}
     for name in filter(None, kinds):
         if name in known:
-            assert TorchJD(name, known[name]).weights(make_problem(np.eye(4))).shape == (4,)
+            assert TorchJD(name, known[name]).compute_weights(make_problem(np.eye(4))).shape == (4,)
         else:
             with pytest.raises(UserError, match="cannot be used"):
                 TorchJD(name, {})
@@ -174,4 +174,4 @@ def test_a_bad_answer_is_no_weights(make_problem: Make, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(library.SumWeighting, "forward", forward)
     with pytest.raises(np.linalg.LinAlgError, match="torchjd:Sum"):
-        method.weights(make_problem(np.eye(2)))
+        method.compute_weights(make_problem(np.eye(2)))

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from equipoise.configs.balancing import UncertaintyOptions
-from equipoise.train.balancing.problem import Problem
-from equipoise.train.balancing.uncertainty import LARGEST, Uncertainty
+from equipoise.train.balancing.gradient_stats import GradientStats
+from equipoise.train.balancing.loss_weightings import LARGEST_LOG_VARIANCE, Uncertainty
 
-Make = Callable[..., Problem]
+Make = Callable[..., GradientStats]
 
 
 def test_it_is_the_papers_loss_under_torchs_adam(make_problem: Make) -> None:
@@ -29,22 +29,22 @@ def test_it_is_the_papers_loss_under_torchs_adam(make_problem: Make) -> None:
         assert values.grad is not None
         expected = values.grad.numpy()[rows] * preference[rows]
         optimizer.step()
-        problem = make_problem(
+        stats = make_problem(
             np.eye(3)[rows], preference[rows], losses=values.detach().numpy()[rows], names=np.array(list("abc"))[rows]
         )
-        np.testing.assert_allclose(method.weights(problem), expected, rtol=1e-12)
+        np.testing.assert_allclose(method.compute_weights(stats), expected, rtol=1e-12)
 
 
 def test_at_rest_the_variance_is_the_loss(make_problem: Make) -> None:
     method = Uncertainty(UncertaintyOptions(lr=0.02))
-    problem = make_problem(np.eye(2), [1.0, 3.0], losses=[0.2, 5.0])
+    stats = make_problem(np.eye(2), [1.0, 3.0], losses=[0.2, 5.0])
     for _ in range(2000):
-        alpha = method.weights(problem)
+        alpha = method.compute_weights(stats)
     np.testing.assert_allclose(alpha, [0.5 / 0.2, 3 * 0.5 / 5.0], rtol=1e-3)
 
 
 def test_a_loss_of_zero_is_bounded(make_problem: Make) -> None:
     method = Uncertainty(UncertaintyOptions(lr=1.0))
     for _ in range(100):
-        alpha = method.weights(make_problem(np.eye(2), losses=[0.0, 1.0]))
-    assert alpha[0] == pytest.approx(0.5 * math.exp(LARGEST))
+        alpha = method.compute_weights(make_problem(np.eye(2), losses=[0.0, 1.0]))
+    assert alpha[0] == pytest.approx(0.5 * math.exp(LARGEST_LOG_VARIANCE))
