@@ -11,7 +11,7 @@ from equipoise.serving.recommender import Recommender
 
 try:
     from equipoise.serving.server.app import create_app
-    from equipoise.serving.server.run import listen, serve
+    from equipoise.serving.server.uvicorn_server import listen, serve
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "starlette", "h11"):
         raise

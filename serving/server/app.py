@@ -6,15 +6,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from equipoise.serving.recommender import Recommender
-from equipoise.serving.server.access import Guarded
-from equipoise.serving.server.endpoints import examples, explain, health, metrics, page, price, rank, recall, score
-from equipoise.serving.server.faults import Faults
-from equipoise.serving.server.observed import Observed
+from equipoise.serving.server import endpoints, pages
+from equipoise.serving.server.middleware import FaultMiddleware, MetricsMiddleware, TokenMiddleware
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import ErrorAnswer, install
 from equipoise.serving.server.service import Service
 
-ENDPOINTS = (rank, score, recall, price, explain, examples, health, metrics, page)
+ROUTERS = (endpoints.router, pages.router)
 OPENAPI = "/openapi.json"
 REFUSED = (400, 401, 408, 413, 415, 422, 500, 503)
 
@@ -46,11 +44,11 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     )
     app.state.service = service
     install(app)
-    for endpoint in ENDPOINTS:
-        app.include_router(endpoint.router)
-    routes = frozenset({OPENAPI, *(route.path for endpoint in ENDPOINTS for route in endpoint.router.routes)})
-    app.add_middleware(Faults)
+    for router in ROUTERS:
+        app.include_router(router)
+    routes = frozenset({OPENAPI, *(route.path for router in ROUTERS for route in router.routes)})
+    app.add_middleware(FaultMiddleware)
     if options.token is not None:
-        app.add_middleware(Guarded, token=options.token)
-    app.add_middleware(Observed, metrics=service.metrics, routes=routes)
+        app.add_middleware(TokenMiddleware, token=options.token)
+    app.add_middleware(MetricsMiddleware, metrics=service.metrics, routes=routes)
     return app

@@ -24,18 +24,16 @@ from equipoise.serving.ranking import Ranking, demand_of
 from equipoise.serving.recommender import PreparedRequest, Recommender, RequestError
 from equipoise.serving.retrieve import Recalled
 from equipoise.serving.server.batching import MicroBatcher, Outcome, QueueFull
+from equipoise.serving.server.bodies import ExplainRequest, PriceRequest, RecallRequest, SlateRequest, Strict
 from equipoise.serving.server.metrics import Metrics
 from equipoise.serving.server.options import ServerOptions
-from equipoise.serving.server.price_body import PriceRequest
-from equipoise.serving.server.recall_body import RecallRequest
 from equipoise.serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
-from equipoise.serving.server.request_body import ExplainRequest, SlateRequest, Strict
 
 T = TypeVar("T")
 
-MOST_RECALLS = 32
+MAX_RECALLS = 32
 """Requests for recall that are searched in one pass."""
-EXPLAINING = 4
+MAX_VARIANTS = 4
 """Variants of one explained request that wait for the model together."""
 
 
@@ -72,7 +70,7 @@ class Service:
         )
         self.recalls = MicroBatcher(
             recommender.recall_prepared,
-            most_candidates=MOST_RECALLS,
+            most_candidates=MAX_RECALLS,
             most_waiting=options.queue,
             wait_s=options.batch_wait_ms / 1000,
             batching=options.batching,
@@ -158,7 +156,7 @@ class Service:
         places = places_of(self.recommender, cut, wanted, ranking)
         variants = variants_of(cut, places)
         prepared = await loop.run_in_executor(self._preparing, prepare_variants, self.recommender, cut, variants)
-        some = asyncio.Semaphore(min(EXPLAINING, self.options.queue))
+        some = asyncio.Semaphore(min(MAX_VARIANTS, self.options.queue))
 
         async def score(each: PreparedRequest) -> Ranking:
             async with some:

@@ -23,7 +23,7 @@ from equipoise.serving.requests import ReadRequest, RequestReader
 from equipoise.serving.retrieve import Catalogue, PreparedRecall, Recalled
 from equipoise.serving.server.app import create_app
 from equipoise.serving.server.options import ServerOptions
-from equipoise.serving.server.run import listen, make_server
+from equipoise.serving.server.uvicorn_server import listen, make_server
 
 PROMPT = {
     "prefix": ["age {age}", "shopped {baskets|count}"],

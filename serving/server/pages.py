@@ -1,11 +1,26 @@
-"""GET /examples: requests of the export's own data to try, and what the page needs to know beside them."""
+"""What a browser or a monitor asks for: GET /examples, /health, /metrics, and the page at /."""
 
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from equipoise.serving.server.service import Service
+
+PAGE = Path(__file__).with_name("page.html")
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
 router = APIRouter()
 
@@ -82,3 +97,43 @@ def examples(request: Request) -> Examples:
         max_candidates=recommender.limits.candidates,
         examples=[read_example(service, example) for example in recommender.examples],
     )
+
+
+class Health(BaseModel):
+    """The export that is served."""
+
+    status: str
+    export: str
+    pointwise: list[str]
+    listwise: list[str]
+    version: str
+
+
+@router.get("/health")
+async def health(request: Request) -> Health:
+    """Whether the server is alive; needs no token."""
+    recommender = request.app.state.service.recommender
+    return Health(
+        status="ok",
+        export=recommender.name,
+        pointwise=list(recommender.pointwise),
+        listwise=list(recommender.listwise),
+        version=version("equipoise"),
+    )
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Requests, latencies, batches, queue and prefix cache."""
+    return Response(request.app.state.service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+
+@cache
+def _page() -> str:
+    return PAGE.read_text("utf-8")
+
+
+@router.get("/", response_class=HTMLResponse)
+async def page() -> HTMLResponse:
+    """The page: one file, nothing from elsewhere."""
+    return HTMLResponse(_page(), headers=HEADERS)

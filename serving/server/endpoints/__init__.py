@@ -1,1 +1,0 @@
-"""One file per endpoint, each with a `router`; a new one joins the list in `app.py`."""
