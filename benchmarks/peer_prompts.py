@@ -153,3 +153,14 @@ class SeparatePrompts:
         ids = torch.stack([entry["input_ids"] for entry in cast(Any, self.trainer.train_dataset)]).to(device)
         with torch.inference_mode():
             return self.model(input_ids=ids).logits[:, 0].float()
+
+
+class SeparateModels:
+    """`objectives` independent fine-tunes, each with a model, an adapter and an optimizer of its own."""
+
+    def __init__(self, backbone: str, objectives: int, sizes: Sizes, way: Way = STOCK) -> None:
+        self.tunes = [SeparatePrompts(backbone, sizes, seed, way) for seed in range(objectives)]
+
+    def step(self) -> Timed:
+        """A step of every model, one after another; the sum of their times."""
+        return Timed(sum(tune.step() for tune in self.tunes))

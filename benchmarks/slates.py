@@ -33,13 +33,11 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.figures import figure, report, show, write
 from benchmarks.peers import has_libmtl
 from benchmarks.slates_agreement import agreement_figures
-from benchmarks.slates_curves import AXES, Ranges, curve_figures
+from benchmarks.slates_curves import AXES, Ranges, curve_figures, grid_figures
 from benchmarks.slates_gpu import gpu_figures, way_figures
-from benchmarks.slates_grid import grid_figures
-from benchmarks.slates_memory import memory_figures
-from benchmarks.slates_padding import padding_share
+from benchmarks.slates_memory import memory_figures, padding_share
+from benchmarks.slates_ours import Point, point
 from benchmarks.slates_picture import draw
-from benchmarks.slates_point import Point, point
 from benchmarks.slates_scoring import scoring_figures
 from benchmarks.slates_steps import RATIOS, steps_at
 from benchmarks.workload import Sizes

@@ -1,23 +1,18 @@
-"""How a step's time grows with candidates, prefix length, objectives and processes: curves and their exponents.
-
-Ours is a slate with four balanced objectives. The peer treats the same user-item pairs as separate prompts: one
-objective against candidates and prefix length (as many prompts as candidates on the first, a fixed number on the
-second), a model per objective against objectives.
-"""
+"""The grid (prefix length × candidates) and the exponents along each axis, ours and the peers' on separate prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from benchmarks.exponent import exponent
-from benchmarks.figures import figure, take_turns
-from benchmarks.peer_models import SeparateModels
-from benchmarks.peer_prompts import SeparatePrompts, stock_model
-from benchmarks.slates_ours import FAST, OBJECTIVES, training_step
+from benchmarks.contender import Contender, exponent, seconds_per_impression
+from benchmarks.figures import figure, ratio, take_turns
+from benchmarks.peer_prompts import SeparateModels, SeparatePrompts, stock_model
+from benchmarks.slates_ours import FAST, OBJECTIVES, Point, point, training_step
 from benchmarks.slates_processes import process_seconds
-from benchmarks.workload import Sizes, build_workload, resized
+from benchmarks.workload import Sizes, Workload, build_workload, resized
 
 OURS, PEERS = "ours", "separate_prompts"
 Measured = dict[str, dict[int, float]]
@@ -121,4 +116,43 @@ def curve_figures(axis: str, ranges: Ranges, rounds: int) -> list[dict[str, Any]
         for value, seconds in points.items():
             label = f"curve_ms_{axis}_{who}_{value}"
             found.append(figure(label, seconds * scale * 1e3, "ms per slate", curve=axis, who=who, x=value))
+    return found
+
+
+def _at(point: Point, full: Workload, single: Workload, stock: nn.Module, rounds: int) -> list[dict[str, Any]]:
+    impressions = point.sizes.slates * point.sizes.candidates
+    tune = SeparatePrompts(point.backbone, point.separate(), model=stock)
+    contenders = {
+        "ours": Contender(training_step(resized(full, point.sizes)), impressions),
+        "ours_one": Contender(training_step(resized(single, point.sizes), balancing=False), impressions),
+        "separate_prompts": Contender(tune.step, point.prompts),
+    }
+    seconds = seconds_per_impression(contenders, rounds)
+    end = f"{point.backbone}_P{point.sizes.prefix}_M{point.sizes.candidates}"
+    where = point.circumstances()
+    found = []
+    for under in ("ours", "ours_one"):
+        times, unit = ratio(seconds, "separate_prompts", under), f"separate prompts / {under}, time per impression"
+        found.append(figure(f"grid_time_ratio_{under}_{end}", **times, unit=unit, **where))
+    for name, values in seconds.items():
+        milliseconds = float(np.median(values)) * 1e3
+        found.append(figure(f"grid_impression_ms_{name}_{end}", milliseconds, "ms per impression", **where))
+    return found
+
+
+def grid_figures(
+    backbones: Sequence[str], prefixes: Sequence[int], candidates: Sequence[int], length: int, rounds: int
+) -> list[dict[str, Any]]:
+    """Every point with one slate of ours in a step; backbones are built once, with random weights where 512 positions
+    are too few (`minilm_long`)."""
+    found = []
+    for backbone in backbones:
+        smallest = Sizes(1, min(candidates), min(prefixes), length)
+        full = build_workload(backbone, OBJECTIVES, smallest, way=FAST)
+        single = build_workload(backbone, 1, smallest, way=FAST)
+        stock = stock_model(backbone)
+        for prefix in prefixes:
+            for count in candidates:
+                print(f"grid: {backbone}, {prefix} × {count} × {length}", flush=True)
+                found += _at(point(backbone, Sizes(1, count, prefix, length)), full, single, stock, rounds)
     return found

@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.contender import Contender, seconds_per_impression
 from benchmarks.figures import figure, ratio
 from benchmarks.peer_prompts import SeparatePrompts
-from benchmarks.slates_ours import OBJECTIVES, training_step
-from benchmarks.slates_point import Point
+from benchmarks.slates_ours import OBJECTIVES, Point, training_step
 from benchmarks.workload import Sizes, Way, build_workload, resized
 from equipoise.modeling.attention import memory_efficient
 

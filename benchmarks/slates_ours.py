@@ -2,10 +2,16 @@
 
 `ours` is four balanced objectives (PCGrad at the boundary), prefix-split attention and adapters of the objectives on
 candidate tokens only, so that the prefix passes every layer once. Each of WITHOUT leaves one idea out.
+
+LibMTL's way, as a peer: the model is ours with every prompt alone in its row, stock SDPA and objective adapters on all
+tokens; all towers are computed at once and PCGrad compares the gradients of all shared parameters. Not part of any
+extra: `pip install --no-deps LibMTL==1.1.5` (see benchmarks.peers).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from benchmarks.balancing_steps import variant
 from benchmarks.contender import Contender
@@ -13,6 +19,7 @@ from benchmarks.workload import Sizes, Way, Workload, build_workload, resized, s
 
 OBJECTIVES = 4
 FAST = Way(attention="split", scope="candidates")
+LIBMTL_WAY = Way(attention="sdpa", scope="all")
 WITHOUT = {
     "packing": "every candidate in a row of its own, behind a copy of the prefix",
     "towers": "a model per objective, each with all layers of its own",
@@ -21,6 +28,39 @@ WITHOUT = {
     "split_attention": "stock SDPA under a mask of all pairs of tokens",
 }
 """The ideas, by name: what stands in the place of each."""
+PROMPT_TOKENS = 2200
+"""Of a peer's step where it need not treat as many impressions as ours: enough for full matrix products."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """`prompts` separate prompts stand against `sizes`; their time is linear in their number, for no token is shared,
+    so that a peer's time per impression may be taken on fewer than ours treats."""
+
+    backbone: str
+    sizes: Sizes
+    prompts: int
+
+    def separate(self, prompts: int | None = None) -> Sizes:
+        """The peers' batch, of `prompts` if told."""
+        return Sizes(prompts or self.prompts, 1, self.sizes.prefix, self.sizes.length)
+
+    def circumstances(self) -> dict[str, Any]:
+        """What a figure says about this point."""
+        return {
+            "backbone": self.backbone,
+            "prefix": self.sizes.prefix,
+            "candidates": self.sizes.candidates,
+            "length": self.sizes.length,
+            "slates": self.sizes.slates,
+            "prompts": self.prompts,
+        }
+
+
+def point(backbone: str, sizes: Sizes, most_tokens: int = PROMPT_TOKENS) -> Point:
+    """A point whose peers get at least one prompt, and no more than `most_tokens` tokens or our own impressions."""
+    fitting = max(1, most_tokens // (sizes.prefix + sizes.length))
+    return Point(backbone, sizes, min(fitting, sizes.slates * sizes.candidates))
 
 
 def training_step(workload: Workload, balancing: bool = True) -> Callable[[], None]:
@@ -58,3 +98,8 @@ def ours(backbone: str, sizes: Sizes, prompts: int) -> dict[str, Contender]:
         "without_balancing": Contender(training_step(full, balancing=False), packed),
         "without_split_attention": Contender(training_step(masked), packed),
     }
+
+
+def libmtl_step(backbone: str, objectives: int, sizes: Sizes) -> Callable[[], None]:
+    """A step on `sizes`, which has one candidate per slate."""
+    return variant(build_workload(backbone, objectives, sizes, way=LIBMTL_WAY), "libmtl")

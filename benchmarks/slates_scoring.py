@@ -9,8 +9,7 @@ import torch
 from benchmarks.contender import Contender, seconds_per_impression
 from benchmarks.figures import figure, ratio
 from benchmarks.peer_prompts import SeparatePrompts
-from benchmarks.slates_ours import FAST, OBJECTIVES
-from benchmarks.slates_point import Point
+from benchmarks.slates_ours import FAST, OBJECTIVES, Point
 from benchmarks.workload import Workload, build_workload
 
 

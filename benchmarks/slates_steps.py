@@ -7,12 +7,9 @@ import numpy as np
 
 from benchmarks.contender import Contender, seconds_per_impression
 from benchmarks.figures import figure, ratio
-from benchmarks.peer_libmtl import libmtl_step
-from benchmarks.peer_models import SeparateModels
-from benchmarks.peer_prompts import SeparatePrompts
+from benchmarks.peer_prompts import SeparateModels, SeparatePrompts
 from benchmarks.peers import has_libmtl
-from benchmarks.slates_ours import OBJECTIVES, WITHOUT, ours
-from benchmarks.slates_point import Point
+from benchmarks.slates_ours import OBJECTIVES, WITHOUT, Point, libmtl_step, ours
 
 RATIOS = {
     "time_ratio_separate_prompts": ("separate_prompts", "ours"),

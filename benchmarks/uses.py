@@ -23,14 +23,14 @@ def parts(run: Path, export: Path, quick: bool) -> dict[str, Callable[[], Measur
     """What can be measured, by name; nothing heavy is imported before it is asked for."""
 
     def ranking() -> Measured:
-        from benchmarks.uses_ranking import measure
+        from benchmarks.uses_ranking import measure_ranking
 
-        return measure(run)
+        return measure_ranking(run)
 
     def newcomers() -> Measured:
-        from benchmarks.uses_newcomers import measure
+        from benchmarks.uses_ranking import measure_cold_start
 
-        return measure(run, quick)
+        return measure_cold_start(run, quick)
 
     def recall() -> Measured:
         from benchmarks.uses_recall import measure

@@ -1,4 +1,4 @@
-"""Use: personalised ranking of given candidates, on the scored test requests of a run."""
+"""Use cases: ranking given candidates, and cold-start users, on the test requests of a run."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,19 @@ from typing import Any
 
 from benchmarks.figures import figure
 from equipoise.common.errors import UserError
+from equipoise.evaluation import cold_start
 
 CUTOFF = 10
+QUICK_REQUESTS = 40
+COLD_START_FIGURES = {
+    "new, as told": "cold_start_gauc",
+    "new, profile only": "cold_start_gauc_profile_only",
+    "new, nothing told": "cold_start_gauc_nothing_told",
+    "known": "known_gauc",
+}
 
 
-def measure(run: Path) -> list[dict[str, Any]]:
+def measure_ranking(run: Path) -> list[dict[str, Any]]:
     """NDCG@10 and GAUC of pure relevance, and of what any shop knows: popularity and how often bought before.
 
     Args:
@@ -39,3 +47,25 @@ def measure(run: Path) -> list[dict[str, Any]]:
             found.append(figure(f"rank_ndcg10_{suffix}", baselines[name][key], ""))
             found.append(figure(f"rank_gauc_{suffix}", baselines[name]["gauc"], ""))
     return found
+
+
+def measure_cold_start(run: Path, quick: bool) -> list[dict[str, Any]]:
+    """GAUC of cold-start users, with ever fewer fields included, next to popularity; and the ratio to known users.
+
+    Args:
+        run: a trained run of the demo.
+        quick: fewer requests of each group.
+
+    Raises:
+        UserError: the run is unfinished, or has no test request of cold-start users.
+    """
+    record = cold_start.measure_cold_start(run, QUICK_REQUESTS if quick else None, [])
+    assert record is not None, "one process gathers all scores itself"
+    found = []
+    for group, name in COLD_START_FIGURES.items():
+        measured = record["groups"][group]
+        found.append(figure(name, measured["pointwise"]["ctr"]["gauc"], "", requests=measured["requests"]))
+    popularity = record["groups"]["new, as told"]["baselines"]["ctr"].get("popularity")
+    if popularity:
+        found.append(figure("cold_start_gauc_popularity", popularity["gauc"], ""))
+    return [*found, figure("cold_start_gauc_ratio", record["gauc_ratio"], "× known shoppers")]

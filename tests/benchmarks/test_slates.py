@@ -10,19 +10,16 @@ import pytest
 import torch
 
 from benchmarks import slates, slates_agreement, slates_curves, slates_padding
-from benchmarks.contender import Contender, seconds_per_impression
-from benchmarks.exponent import exponent
+from benchmarks.contender import Contender, exponent, seconds_per_impression
 from benchmarks.figures import Timed, take_turns
-from benchmarks.peer_models import SeparateModels
-from benchmarks.peer_prompts import SeparatePrompts, prompts, stock_model
+from benchmarks.peer_prompts import SeparateModels, SeparatePrompts, prompts, stock_model
 from benchmarks.peers import has_libmtl
 from benchmarks.slates import PARTS, RATIOS, TINY, has_estimate, headline, measure, notes
 from benchmarks.slates_agreement import differences, one_by_one
 from benchmarks.slates_curves import Ranges
 from benchmarks.slates_gpu import EFFICIENT, counted_flops, gpu_figures, peak_flops, way_figures
-from benchmarks.slates_ours import WITHOUT, ours
+from benchmarks.slates_ours import WITHOUT, ours, point
 from benchmarks.slates_picture import draw
-from benchmarks.slates_point import point
 from benchmarks.slates_steps import step_figures
 from benchmarks.workload import Sizes, Way, build_workload, resized, separate_prompts
 from equipoise.data.batches import Slate, build_batch
