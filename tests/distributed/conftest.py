@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.forked_job import run_forked
+from tests.forked_job import launch_forked, run_forked
 from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,16 +60,35 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def launch(tiny_config: Path) -> Launch:
-    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process."""
+    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process.
 
-    def run(engine: str | None, output: Path, *arguments: str, config: Path = tiny_config, **environment: str) -> Job:
+    `real` starts the launcher and its ranks as new processes; else they are forked, which spares their imports.
+    """
+
+    def run(
+        engine: str | None,
+        output: Path,
+        *arguments: str,
+        config: Path = tiny_config,
+        real: bool = False,
+        **environment: str,
+    ) -> Job:
+        whole = [str(config), f"output={output}", *arguments]
         if engine is None:
-            done = run_forked(["train", str(config), f"output={output}", *arguments], **environment)
-            return Job(output, done.returncode, done.stdout + done.stderr)
-        settings = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings]
-        command = [*launcher, "--main_process_port", "0", "-m", "equipoise.launch.train"]
-        done = run_command([*command, str(config), f"output={output}", *arguments], **environment)
+            done = run_forked(["train", *whole], **environment)
+        else:
+            done = accelerate(engine, "-m", "equipoise.launch.train", *whole, real=real, **environment)
         return Job(output, done.returncode, done.stdout + done.stderr)
 
     return run
+
+
+def accelerate(
+    engine: str, *arguments: str, real: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with a file of this project; forked unless `real`."""
+    file = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
+    whole = ["--config_file", file, "--main_process_port", "0", *arguments]
+    if not real:
+        return launch_forked(whole, **environment)
+    return run_command([sys.executable, "-m", "accelerate.commands.launch", *whole], **environment)

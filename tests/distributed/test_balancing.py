@@ -1,21 +1,18 @@
 """Two real processes: bit-equal weights for every method, the bytes exchanged, and the parameter levels."""
 
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from equipoise.configs.balancing import METHOD_OPTIONS
 from equipoise.train.build_locks import build_root
+from tests.distributed.conftest import accelerate
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS: dict[str, dict[str, Any]] = {
     "epsilon_constraint": {"bounds": {"ctr": 0.5}},
     "torchjd:FairGrad": {"alpha": 1.0},
@@ -33,24 +30,13 @@ NO_FAIRNESS = "objectives.fairness=false"
 """Its gradient is 2,000 times shorter here, so that float32's rounding of it is all that a comparison would see."""
 
 
-def _helpers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("distributed_conftest", Path(__file__).with_name("conftest.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
     """Per rank and configuration what 100 balanced steps of two processes left."""
     folder = tmp_path_factory.mktemp("weights")
     settings = {name: {"method": name, "options": OPTIONS.get(name, {})} for name in METHODS} | VARIANTS
-    engine = str(ROOT / "configs" / "accelerate" / "cpu_ddp2.yaml")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", engine, "--main_process_port", "0"]
     job = [str(Path(__file__).with_name("weights_job.py")), str(folder), *map(json.dumps, settings.values())]
-    done = _helpers().run_command([*launcher, *job], ACCELERATE_USE_CPU="true")
+    done = accelerate("cpu_ddp2", *job, ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stdout + done.stderr
     records = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     return [dict(zip(settings, record, strict=True)) for record in records]
