@@ -2,12 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Without --no-compile, pip would spend most of its time on compiling modules that nothing imports.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# One worker per core, each with the tests of whole files, the longest files first (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 # What DeepSpeed compiles stays in this environment: another checkout has other paths and would compile it anew.
 export TORCH_EXTENSIONS_DIR := $(abspath $(VENV))/torch_extensions
 
-.PHONY: demo test check clean
+.PHONY: install demo test test-quick check clean
+
+install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,9 +32,13 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One worker per core, each with the tests of whole files; jobs of several processes find their own ports.
+# Jobs of several processes find their own ports.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST)
+
+# Every room's tests within one process: what to run while writing.
+test-quick: $(VENV)/installed
+	$(PYTEST) -m "not slow and not distributed"
 
 clean:
 	rm -rf $(VENV) prepared runs exports build *.egg-info

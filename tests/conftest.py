@@ -37,6 +37,19 @@ torch.set_num_threads(1)  # the models are tiny: more threads would only wait fo
 
 VOCABULARY = 300
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the longest tests first, so that no worker is left alone with one at the end."""
+
+    def ranking(item: pytest.Item) -> int:
+        return 0 if item.get_closest_marker("distributed") else 1 if item.get_closest_marker("slow") else 2
+
+    first: dict[Path, int] = {}
+    for item in items:
+        first[item.path] = min(first.get(item.path, 2), ranking(item))
+    items.sort(key=lambda item: first[item.path])
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
