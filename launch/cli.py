@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 for command in (*data.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *exports.COMMANDS):
     app.command()(command)
+app.command(context_settings={"ignore_unknown_options": True})(training.launch)
 
 
 def main(arguments: list[str] | None = None) -> None:

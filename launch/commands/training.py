@@ -15,13 +15,37 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of this run.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
-    """Train all adapters at once; for several processes use `accelerate launch -m equipoise.launch.train CONFIG`."""
+    """Train all adapters at once; for several processes use `equipoise launch --accelerate NAME train CONFIG`."""
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
     from equipoise.train.job import train as train_run
 
     train_run(loaded, resume=resume, overwrite=overwrite)
+
+
+def launch(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            help="Options of `accelerate launch` (--num_processes 4 …), a command (train, evaluate, score, front), and "
+            "what follows it there.",
+            metavar="[OPTIONS] COMMAND ARGS…",
+        ),
+    ],
+    accelerate: Annotated[
+        str | None,
+        typer.Option(
+            help="Packaged Accelerate config (zero1, zero2, zero3, ddp, multi_node, cpu, cpu_ddp2 …) or a file.",
+            metavar="NAME|FILE",
+            show_default="Accelerate's own default config",
+        ),
+    ] = None,
+) -> None:
+    """Run a command in many processes: `equipoise launch --accelerate zero3 train CONFIG`."""
+    from equipoise.launch.launch_job import launch_job
+
+    launch_job(accelerate, arguments)
 
 
 @with_options

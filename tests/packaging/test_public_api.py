@@ -63,7 +63,7 @@ def test_train_is_a_function_and_a_room_in_any_order() -> None:
         "import equipoise; from equipoise import train; import equipoise.train.schedule",
         "import equipoise.train.schedule; from equipoise import train",
         "from equipoise.train.schedule import __doc__ as _; import equipoise; from equipoise import train",
-        "import equipoise.train.schedule as _; from equipoise import *; import equipoise",
+        "import equipoise.train.schedule as _; from equipoise import UserError, train; import equipoise",
     ):
         assert in_new_process(f"{first}\n{checked}\nprint(train.__name__)") == "equipoise.train"
 

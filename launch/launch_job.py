@@ -1,0 +1,137 @@
+"""equipoise launch: a command in many processes, by Accelerate's launcher and a packaged or own config of it.
+
+The launcher runs inside this process, so that signals reach it, and that the exit code of the job can be read from it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from equipoise.common.errors import UserError, format_error
+
+COMMANDS = ("train", "evaluate", "score", "front")
+"""The commands that share their work among processes."""
+
+ALIASES = {"ddp": "gpu_ddp"}
+FOLDER = Path(__file__).resolve().parent.parent / "configs" / "accelerate"
+
+
+def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
+    """Run `[ACCELERATE OPTIONS] COMMAND ARGS…` in the processes that an Accelerate config asks for.
+
+    Args:
+        accelerate: name of a packaged config or path of a file; None is the user's default config of Accelerate.
+        arguments: options of `accelerate launch`, then one of `COMMANDS` and its own arguments.
+
+    Raises:
+        UserError: the config or the command is unknown.
+        SystemExit: the job failed; the code is that of its first failed process (128 + N for signal N).
+    """
+    config = None if accelerate is None else config_file(accelerate)
+    settings = {} if config is None else _read_settings(config)
+    from accelerate.commands.launch import launch_command, launch_command_parser  # loads torch
+
+    parser = launch_command_parser()
+    parser.prog, parser.usage = "equipoise launch", "equipoise launch [--accelerate NAME] [OPTIONS] COMMAND [ARGS…]"
+    if not arguments:
+        raise UserError(f"name the command to launch: {', '.join(COMMANDS)}")
+    options = parser.parse_args([*([] if config is None else ["--config_file", str(config)]), *arguments])
+    if options.training_script not in COMMANDS:
+        raise UserError(f"'{options.training_script}' cannot be launched: choose from {', '.join(COMMANDS)}")
+    options.module, options.training_script = True, f"equipoise.launch.{options.training_script}"
+    machines = options.num_machines or settings.get("num_machines") or 1
+    if machines == 1 and options.main_process_port is None and "main_process_port" not in settings:
+        options.main_process_port = 0  # a free one, so that two jobs on a machine do not meet
+    if on_cpu(config, settings):
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    with _signals_handed_on():
+        _run(launch_command, options)
+
+
+def config_file(name: str) -> Path:
+    """The Accelerate config of this name, or the file at this path.
+
+    Raises:
+        UserError: there is neither.
+    """
+    packaged = FOLDER / f"{ALIASES.get(name, name)}.yaml"
+    if packaged.is_file():
+        return packaged
+    if Path(name).is_file():
+        return Path(name)
+    names = sorted({*ALIASES, *(file.stem for file in FOLDER.glob("*.yaml"))})
+    raise UserError(f"--accelerate {name} is neither a file nor one of {', '.join(names)}: correct it")
+
+
+def on_cpu(config: Path | None, settings: dict[str, Any]) -> bool:
+    """Whether a packaged config keeps plain processes on the CPU, which Accelerate has to be told by a variable.
+
+    DeepSpeed must not see that variable: each of its processes would believe that it is alone.
+    """
+    if config is None or config.parent != FOLDER:
+        return False
+    return config.stem.startswith("cpu") and settings.get("distributed_type") != "DEEPSPEED"
+
+
+def _read_settings(config: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--accelerate {config} cannot be read ({format_error(error)}): correct the file") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"--accelerate {config} holds no settings: write one with `accelerate config`")
+    return settings
+
+
+def _run(launch_command: Any, options: Any) -> None:
+    """Launch, and end with the exit code of the job; what its processes have said already is not said again."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(options)
+    except subprocess.CalledProcessError as error:
+        sys.exit(exit_code(error.returncode))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except ChildFailedError as error:
+        code = exit_code(error.get_first_failure()[1].exitcode)
+        if code != 2:
+            print(error, file=sys.stderr)
+        sys.exit(code)
+
+
+def exit_code(code: int) -> int:
+    """A process's exit code as a shell tells it: 128 + N for one that signal N has ended."""
+    return 128 - code if code < 0 else code
+
+
+@contextmanager
+def _signals_handed_on() -> Iterator[None]:
+    """Hand SIGINT and SIGTERM to the one process of a job, which the launcher only waits for.
+
+    With several processes the launcher sets handlers of its own once they run.
+    """
+    import psutil
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        children = psutil.Process().children()
+        if not children:
+            sys.exit(128 + number)
+        for child in children:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
