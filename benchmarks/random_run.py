@@ -28,7 +28,7 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
     listwise = config.objectives.of_kind("listwise")
     offsets = {name: OFFSETS[name] for name in pointwise}
     scales: dict = features or {
-        feature.name: {**CATEGORY, "slopes": feature.slopes}
+        feature.name: {**CATEGORY, "slopes": feature.interactions}
         if feature.scale == "category"
         else {**SCALE, "scale": feature.scale}
         for feature in config.data.features

@@ -19,15 +19,15 @@ class FeatureConfig(Section):
     """One feature; a plain name stands for `{name: NAME}`.
 
     `scale`: log (value above 0), log1p (log(1 + value), value 0 or more) or category (a text, a whole number, true or
-    false). `told: false` keeps its values from the heads, as where they are unknown. Of a category, `slopes: false`
-    lets each text have its own level but no slopes for the numbers, as suits an item's own id, and `max_categories` is
-    how many texts have a column; rarer ones count as unknown.
+    false). `included: false` keeps its values from the heads, as where they are unknown. Of a category, `interactions:
+    false` lets each text have its own level but no slopes for the numbers, as suits an item's own id, and
+    `max_categories` is how many texts have a column; rarer ones count as unknown.
     """
 
     name: str
     scale: ScaleName = "log"
-    told: bool = True
-    slopes: bool = True
+    included: bool = True
+    interactions: bool = True
     max_categories: Annotated[int, Field(ge=2, le=MOST_CATEGORIES)] = 64
 
     @model_validator(mode="before")
@@ -38,7 +38,7 @@ class FeatureConfig(Section):
     @property
     def _of_category(self) -> dict[str, Any]:
         """What is set of a category; a saved config spells every default, so these do not count."""
-        plain = {name: FeatureConfig.model_fields[name].default for name in ("slopes", "max_categories")}
+        plain = {name: FeatureConfig.model_fields[name].default for name in ("interactions", "max_categories")}
         return {name: value for name in plain if (value := getattr(self, name)) != plain[name]}
 
     @model_validator(mode="after")

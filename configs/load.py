@@ -2,9 +2,11 @@
 
 import copy
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from pydantic import BaseModel, ValidationError
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.objectives import unknown_objective
+from equipoise.configs.renamed import RENAMED, with_new_names
 from equipoise.configs.schema import RunConfig
+
+log = logging.getLogger(__name__)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -55,13 +60,28 @@ def build_config(settings: dict[str, Any], overrides: Sequence[str], path: Path)
     Raises:
         UserError: a setting is unknown or refused; all faults are named, and `path` as their place.
     """
-    raw = copy.deepcopy(settings)
+    raw = _renamed(copy.deepcopy(settings), path)
     for override in overrides:
         _apply(raw, override)
     try:
-        return RunConfig.model_validate(raw)
+        return RunConfig.model_validate(_renamed(raw, path))
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, RunConfig)}") from error
+
+
+def _renamed(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        raw, old_names = with_new_names(raw)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    for old in old_names:
+        _warn(old)
+    return raw
+
+
+@lru_cache
+def _warn(old: str) -> None:
+    log.warning("'%s' is now called '%s': rename it; the next version no longer reads the old name", old, RENAMED[old])
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -98,7 +118,12 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} holds no run ({path.name} is missing): name the folder that `equipoise train` wrote")
-    return load_config(path, overrides)
+    settings = read_settings(path)
+    try:
+        settings, _ = with_new_names(settings)  # silently, for nobody is to edit what a run has written
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return build_config(settings, overrides, path)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -111,6 +136,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise UserError(f"override '{override}': the value is no YAML: quote it") from error
     if isinstance(value, str) and text.strip()[:1] not in "'\"":
         value = read_number(value)
+    if key in RENAMED:
+        _warn(key)
+        key = RENAMED[key]
     section = raw
     *parents, last = key.split(".")
     for parent in parents:

@@ -6,7 +6,7 @@ keys; settings that cannot live together are refused with the name of the one to
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.configs.relevance import default_relevance, parse_relevance
+from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
 
 DEFAULT_MAX_TOKENS = 8192
@@ -38,8 +39,8 @@ class SplitConfig(Section):
     column: str | None = None
     valid_from: datetime | None = None
     test_from: datetime | None = None
-    valid_share: Share = 0.1
-    test_share: Share = 0.2
+    valid_fraction: Share = 0.1
+    test_fraction: Share = 0.2
     holdout_users: Share = 0.0
 
     @model_validator(mode="after")
@@ -52,8 +53,8 @@ class SplitConfig(Section):
             raise ValueError("valid_from and test_from must both have a time zone or both have none")
         if self.valid_from and self.test_from and self.valid_from >= self.test_from:
             raise ValueError("valid_from must be earlier than test_from")
-        if self.valid_share + self.test_share >= 1:
-            raise ValueError("valid_share + test_share must be below 1: lower one of them")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction + test_fraction must be below 1: lower one of them")
         return self
 
 
@@ -96,7 +97,7 @@ class DataConfig(Section):
     `features`: columns (of impressions, and where one has none there, of items, then of users) that the heads read
     beside the texts: numbers such as a price, a count with `scale: log1p`, a segment with `scale: category`.
     `behaviour` names the fields of the prompt, and the features, that only a shopper with a past has, `profile` those
-    that a new one may have told: what `equipoise newcomers` and `train.forget` leave out, with the history.
+    that a new one may have told: what `equipoise newcomers` and `train.feature_dropout` leave out, with the history.
     """
 
     folder: Path
@@ -179,8 +180,7 @@ class TrainConfig(Section):
     """The training loop.
 
     A batch is counted in tokens per process and micro-batch (`max_tokens`, 8192 where nothing is set), or in slates
-    (`batch_size`); one of the two is null. `forget`: that share of slates is told as of a stranger, without history,
-    `data.behaviour` and `data.profile`, so that the model knows what to do with a new shopper.
+    (`batch_size`); one of the two is null.
     """
 
     epochs: PositiveFloat = 1.0
@@ -189,7 +189,7 @@ class TrainConfig(Section):
     max_tokens: PositiveInt | None = None
     accumulate: PositiveInt = 1
     negatives: PositiveInt | None = 16
-    forget: Share = 0.0
+    feature_dropout: Share = 0.0
     lr: PositiveFloat = 1e-3
     head_lr: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -254,6 +254,11 @@ class RunConfig(Section):
     wandb: WandbConfig = Field(default_factory=WandbConfig)
     tensorboard: bool = False
     mlflow: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, value: Any) -> Any:
+        return with_new_names(value)[0]  # so that what older versions wrote is read, wherever it lies
 
     @model_validator(mode="after")
     def _settings_that_meet(self) -> "RunConfig":

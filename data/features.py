@@ -183,16 +183,16 @@ def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
 
 def features_of(scales: Scales) -> list[FeatureConfig]:
     """The features as the config named them when their scales were made; whether they are told is not among it."""
-    kept = ("scale", "slopes", "max_categories")
+    kept = {"scale": "scale", "slopes": "interactions", "max_categories": "max_categories"}
     return [
-        FeatureConfig(name=name, **{key: getattr(scale, key) for key in kept if hasattr(scale, key)})
+        FeatureConfig(name=name, **{new: getattr(scale, key) for key, new in kept.items() if hasattr(scale, key)})
         for name, scale in scales.items()
     ]
 
 
 def same_features(scales: Scales, features: Sequence[FeatureConfig]) -> bool:
     """Whether the scales are those of these features."""
-    return features_of(scales) == [feature.model_copy(update={"told": True}) for feature in features]
+    return features_of(scales) == [feature.model_copy(update={"included": True}) for feature in features]
 
 
 def decorrelating(correlations: np.ndarray) -> np.ndarray:

@@ -32,9 +32,9 @@ def prepare_data(config: RunConfig) -> Manifest:
     from equipoise.launch.token_cache import write_tokens as tokenize  # transformers loads only now
 
     tokenize(config)
-    if config.train.forget:
+    if config.train.feature_dropout:
         told = nothing_told(config.data)
-        out.print(f"train.forget: the same requests, as of strangers, in {told.folder}", highlight=False)
+        out.print(f"train.feature_dropout: the same requests, as of strangers, in {told.folder}", highlight=False)
         prepare(told, labels=labels)
         tokenize(config.model_copy(update={"data": told}))
     return manifest

@@ -133,14 +133,16 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         assert settings.max_tokens is not None, "the schema sets one of the two"
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
-    strangers = _strangers(config, slates) if settings.forget else None
+    strangers = _strangers(config, slates) if settings.feature_dropout else None
     recall, max_row = config.objectives.recall, config.tokens.max_row
     draws = (
         RecallDraws(slates.tokens, recall.shoppers, recall.negatives, max_row, config.seed, world.rank)
         if recall is not None
         else None
     )
-    return TrainBatches(slates, order, settings.negatives, max_row, data.attributes, strangers, settings.forget, draws)
+    return TrainBatches(
+        slates, order, settings.negatives, max_row, data.attributes, strangers, settings.feature_dropout, draws
+    )
 
 
 def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
@@ -148,8 +150,8 @@ def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
     told = nothing_told(config.data)
     if not is_prepared(told, config.data):
         raise UserError(
-            f"train.forget needs the same requests told as of strangers, but {told.folder} does not hold them: run "
-            "`equipoise prepare` with this config, or set train.forget=0"
+            f"train.feature_dropout needs the same requests as of strangers, but {told.folder} does not hold them: "
+            "run `equipoise prepare` with this config, or set train.feature_dropout=0"
         )
     theirs = SlateSet(told.folder, "train", find_tokens(config.model_copy(update={"data": told})))
     if not np.array_equal(theirs.tokens.item, slates.tokens.item):

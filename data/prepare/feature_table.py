@@ -81,7 +81,7 @@ def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
     return CategoryScale(
         values=[text for text, *_ in kept],
         shares=[n / known for _, n, known in kept],
-        slopes=feature.slopes,
+        slopes=feature.interactions,
         max_categories=feature.max_categories,
     )
 

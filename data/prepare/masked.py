@@ -42,7 +42,7 @@ def blanked(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
         update={"prefix": kept(data.prompt.prefix), "context": kept(data.prompt.context)},
     )
     history = data.history.model_copy(update={"max_events": 0, "items": False})
-    features = [each.model_copy(update={"told": each.told and each.name not in gone}) for each in data.features]
+    features = [each.model_copy(update={"included": each.included and each.name not in gone}) for each in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})
 
@@ -57,7 +57,7 @@ def is_prepared(told: DataConfig, data: DataConfig) -> bool:
         and found.history == told.history.model_dump(mode="json")
         and (found.fields, found.user_groups) == (told.fields, told.user_groups)
         and {name: scale.scale for name, scale in found.features.items()} == {f.name: f.scale for f in told.features}
-        and found.untold == [feature.name for feature in told.features if not feature.told]
+        and found.untold == [feature.name for feature in told.features if not feature.included]
         and found.labels == own.labels
         and (found.counts, found.splits) == (own.counts, own.splits)
         and found.hashes["items.parquet"] == own.hashes["items.parquet"]

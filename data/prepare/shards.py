@@ -92,7 +92,7 @@ class ShardWriter:
             numbers += f", CAST(TRY_CAST(i.{quote(name)} AS DOUBLE) AS FLOAT) AS {quote('field_' + name)}"
         joins = feature_joins(self.tables) if self.config.features else ""
         for feature in self.config.features:
-            value = feature_sql(self.tables, feature) if feature.told else "NULL"
+            value = feature_sql(self.tables, feature) if feature.included else "NULL"
             kind = "VARCHAR" if feature.scale == "category" else "FLOAT"
             numbers += f", CAST({value} AS {kind}) AS {quote('feature_' + feature.name)}"
         con.execute(f"""

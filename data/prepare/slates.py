@@ -247,7 +247,7 @@ def _manifest(
         fields=config.fields,
         features=scales,
         labels=labels,
-        untold=[feature.name for feature in config.features if not feature.told],
+        untold=[feature.name for feature in config.features if not feature.included],
         user_groups=config.user_groups,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},
     )

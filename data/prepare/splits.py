@@ -48,7 +48,7 @@ def _way_out(config: SplitConfig, column: str | None) -> str:
         return f"column '{column}' must hold train, valid and test"
     if config.valid_from:
         return "move data.split.valid_from and data.split.test_from into the time of the impressions"
-    return "raise data.split.valid_share and data.split.test_share, or set valid_from and test_from"
+    return "raise data.split.valid_fraction and data.split.test_fraction, or set valid_from and test_from"
 
 
 def _by_column(tables: Tables, column: str) -> None:
@@ -84,8 +84,8 @@ def _by_dates(tables: Tables, valid_from: datetime, test_from: datetime) -> None
 def _dates_of_shares(tables: Tables, config: SplitConfig) -> tuple[datetime, datetime]:
     """The two dates that cut off the latest requests; requests of one moment always stay together."""
     total = one(tables.con, "SELECT count(*) FROM requests")[0]
-    test_from = _start_of_latest(tables, total, config.test_share, "true")
-    valid_from = _start_of_latest(tables, total, config.valid_share, f"timestamp < '{test_from.isoformat()}'")
+    test_from = _start_of_latest(tables, total, config.test_fraction, "true")
+    valid_from = _start_of_latest(tables, total, config.valid_fraction, f"timestamp < '{test_from.isoformat()}'")
     return valid_from or test_from, test_from
 
 

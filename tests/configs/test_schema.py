@@ -195,7 +195,7 @@ def test_item_texts_are_never_empty() -> None:
         ({"column": "split", "valid_from": "2024-01-01", "test_from": "2024-02-01"}, "drop one of them"),
         ({"valid_from": "2024-02-01", "test_from": "2024-02-01"}, "valid_from must be earlier than test_from"),
         ({"valid_from": "2024-01-01", "test_from": "2024-02-01T00:00:00Z"}, "both have a time zone"),
-        ({"valid_share": 0.5, "test_share": 0.5}, "must be below 1: lower one of them"),
+        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "must be below 1: lower one of them"),
     ],
 )
 def test_there_is_one_way_to_split(values: dict[str, Any], message: str) -> None:

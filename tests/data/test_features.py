@@ -85,12 +85,12 @@ def test_a_category_without_slopes_stands_last_and_a_manifest_tells_its_features
     np.testing.assert_allclose(found, [[1, 0.3, -0.3, -0.5, 0.7, -0.2], [0, -0.7, 0.7, 0, 0, 0]], atol=1e-6)
     category = {"scale": "category"}
     features = [
-        FeatureConfig(name="item_id", slopes=False, max_categories=3, **category),
-        FeatureConfig(name="kind", told=False, **category),
+        FeatureConfig(name="item_id", interactions=False, max_categories=3, **category),
+        FeatureConfig(name="kind", included=False, **category),
         FeatureConfig(name="a"),
     ]
     assert same_features(scales, features)
-    for change in ({"slopes": True}, {"max_categories": 4}, {"name": "id"}):
+    for change in ({"interactions": True}, {"max_categories": 4}, {"name": "id"}):
         assert not same_features(scales, [features[0].model_copy(update=change), *features[1:]])
 
 
@@ -135,10 +135,12 @@ def test_a_config_names_features_with_or_without_a_scale(tmp_path: Path) -> None
         features("[price, {name: price, scale: log1p}]")
     with pytest.raises(UserError, match=r"data\.features.*scale"):
         features("[{name: price, scale: square}]")
-    kind = features("[{name: kind, scale: category, slopes: false, max_categories: 300}]")[0]
-    assert str(kind) == "kind (category, slopes: false, max_categories: 300)"
-    assert features("[{name: price, slopes: true, max_categories: 64, told: true}]")[0] == features("[price]")[0]
-    for wrong in ("slopes: false", "max_categories: 3"):
+    kind = features("[{name: kind, scale: category, interactions: false, max_categories: 300}]")[0]
+    assert str(kind) == "kind (category, interactions: false, max_categories: 300)"
+    assert (
+        features("[{name: price, interactions: true, max_categories: 64, included: true}]")[0] == features("[price]")[0]
+    )
+    for wrong in ("interactions: false", "max_categories: 3"):
         with pytest.raises(UserError, match=rf"{wrong[:6]}\w* is of categories, not of numbers like price"):
             features(f"[{{name: price, {wrong}}}]")
     with pytest.raises(UserError, match="max_categories"):
@@ -222,7 +224,7 @@ def test_counts_with_zeros_are_kept_and_their_scale_is_of_log1p(tmp_path: Path) 
 def test_a_feature_that_is_not_told_keeps_its_scale_and_is_unknown_everywhere(tmp_path: Path) -> None:
     visits = [n % 4 for n in range(60)]
     told = tables(tmp_path / "told", [VISITS], impressions__visits=visits)
-    untold = tables(tmp_path / "untold", [{**VISITS, "told": False}], impressions__visits=visits)
+    untold = tables(tmp_path / "untold", [{**VISITS, "included": False}], impressions__visits=visits)
     scales = [prepare(config).features["visits"] for config in (told, untold)]
     assert scales[0] == scales[1]
     assert Manifest.read(untold.folder).untold == ["visits"] and Manifest.read(told.folder).untold == []
@@ -263,7 +265,7 @@ def test_a_category_of_whole_numbers_is_read_as_such_and_only_frequent_texts_bec
 
 def test_rarer_texts_of_a_category_count_as_unknown(tmp_path: Path) -> None:
     kinds = [("often", "often", "less", "rare")[n % 4] for n in range(60)]
-    few = {**KIND, "max_categories": 2, "slopes": False}
+    few = {**KIND, "max_categories": 2, "interactions": False}
     manifest = prepare(tables(tmp_path / "data", [few], impressions__kind=kinds))
     scale = manifest.features["kind"]
     assert isinstance(scale, CategoryScale) and (scale.slopes, scale.max_categories) == (False, 2)

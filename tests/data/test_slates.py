@@ -94,7 +94,7 @@ def test_positions_order_the_candidates(rows: dict, make_config: Make) -> None:
 
 
 def test_splits_by_shares_and_by_column(rows: dict, make_config: Make, tmp_path: Path) -> None:
-    shares = make_config(rows, split=SplitConfig(valid_share=0.2, test_share=0.4))
+    shares = make_config(rows, split=SplitConfig(valid_fraction=0.2, test_fraction=0.4))
     assert [split.requests for split in prepare(shares).splits.values()] == [2, 1, 2]
     for row in rows["impressions"]:
         row["fold"] = {"r1": "test", "r2": "valid"}.get(row["request_id"], "train")
@@ -108,7 +108,7 @@ def test_requests_of_one_moment_stay_together(rows: dict, make_config: Make) -> 
     for row in rows["impressions"]:
         if row["request_id"] in ("r4", "r5"):
             row["timestamp"] = "2024-02-01 00:00:00"
-    config = make_config(rows, split=SplitConfig(valid_share=0.2, test_share=0.2))
+    config = make_config(rows, split=SplitConfig(valid_fraction=0.2, test_fraction=0.2))
     assert [split.requests for split in prepare(config).splits.values()] == [2, 1, 2]
 
 

@@ -48,7 +48,7 @@ def prefixes(folder: Path, split: str) -> list[str]:
 def test_what_a_new_shopper_has_no_words_for(trained: RunConfig) -> None:
     told = profile_only(trained.data)
     assert (told.prompt.prefix, told.prompt.context, told.history.max_events) == (["age {age}"], [], 0)
-    assert [feature.told for feature in told.features] == [False] and trained.data.features[0].told
+    assert [feature.included for feature in told.features] == [False] and trained.data.features[0].included
     assert nothing_told(trained.data).prompt.prefix == []
     assert nothing_told(trained.data).prompt.item == trained.data.prompt.item
     wrong = trained.data.model_copy(update={"profile": ["shoe_size"]})
@@ -88,7 +88,7 @@ def test_every_group_is_measured(trained: RunConfig, capsys: pytest.CaptureFixtu
 
 
 def test_without_new_shoppers_it_says_so(tmp_path: Path) -> None:
-    few = {"valid_share": 0.02, "test_share": 0.05}
+    few = {"valid_fraction": 0.02, "test_fraction": 0.05}
     config = load_config(write_config(settings_of(tmp_path, split=few), tmp_path / "config.yaml"))
     prepare(config.data)
     write_random_run(config)
@@ -102,7 +102,7 @@ def test_without_new_shoppers_it_says_so(tmp_path: Path) -> None:
 class TestForget:
     def batches(self, folder: Path, forget: float) -> tuple[Any, RunConfig]:
         settings = settings_of(folder)
-        settings["train"] |= {"forget": forget}
+        settings["train"] |= {"feature_dropout": forget}
         config = load_config(write_config(settings, folder / "config.yaml"))
         run_prepare(config)
         objectives = build_objectives(config.objectives)
@@ -134,7 +134,9 @@ class TestForget:
             assert len(strange.prefix) < len(known.prefix)
 
     def test_unprepared_strangers_are_asked_for(self, tmp_path: Path) -> None:
-        config = load_config(write_config(settings_of(tmp_path), tmp_path / "config.yaml"), ["train.forget=0.2"])
+        config = load_config(
+            write_config(settings_of(tmp_path), tmp_path / "config.yaml"), ["train.feature_dropout=0.2"]
+        )
         prepare(config.data)
-        with pytest.raises(UserError, match=r"train\.forget needs .* run\s*`equipoise prepare`"):
+        with pytest.raises(UserError, match=r"train\.feature_dropout needs .* run\s*`equipoise prepare`"):
             self.batches_again(config)
