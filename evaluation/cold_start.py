@@ -18,7 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.labels import labels_of
-from equipoise.data.prepare.masked import is_prepared, nothing_told, profile_only
+from equipoise.data.prepare.masked import is_prepared, mask_all_fields, mask_behaviour
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.evaluate_run import measure, train_counts
@@ -44,8 +44,8 @@ class Group:
 GROUPS = (
     Group("known", new=False),
     Group("new, as told", new=True),
-    Group("new, profile only", True, profile_only),
-    Group("new, nothing told", True, nothing_told),
+    Group("new, profile only", True, mask_behaviour),
+    Group("new, nothing told", True, mask_all_fields),
 )
 
 

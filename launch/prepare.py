@@ -7,7 +7,7 @@ from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.labels import labels_of
 from equipoise.data.manifest import Manifest
-from equipoise.data.prepare.masked import nothing_told
+from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 
 
@@ -33,10 +33,12 @@ def prepare_data(config: RunConfig) -> Manifest:
 
     tokenize(config)
     if config.train.feature_dropout:
-        told = nothing_told(config.data)
-        out.print(f"train.feature_dropout: the same requests, as of strangers, in {told.folder}", highlight=False)
-        prepare(told, labels=labels)
-        tokenize(config.model_copy(update={"data": told}))
+        masked = mask_all_fields(config.data)
+        out.print(
+            f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}", highlight=False
+        )
+        prepare(masked, labels=labels)
+        tokenize(config.model_copy(update={"data": masked}))
     return manifest
 
 

@@ -13,7 +13,7 @@ from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.features import columns_of, features_of, same_features
 from equipoise.data.labels import check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
-from equipoise.data.prepare.masked import is_prepared, nothing_told
+from equipoise.data.prepare.masked import is_prepared, mask_all_fields
 from equipoise.data.recall_texts import RecallDraws
 from equipoise.data.sampling import BatchOrder
 from equipoise.data.slate_set import SlateSet, TrainBatches
@@ -147,7 +147,7 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
 
 def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
     """The train split told as of strangers, which `equipoise prepare` has made."""
-    told = nothing_told(config.data)
+    told = mask_all_fields(config.data)
     if not is_prepared(told, config.data):
         raise UserError(
             f"train.feature_dropout needs the same requests as of strangers, but {told.folder} does not hold them: "

@@ -1,11 +1,9 @@
 """What a user did before a request: titles of the events strictly before it, chosen and ordered in one way only.
 
-`write_histories` does it set-wise in DuckDB for `prepare`; `titles_before` does the same for one user in Python, for
-serving and as the tests' second opinion.
+`write_histories` does it set-wise in DuckDB.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 
 import duckdb
 
@@ -114,20 +112,3 @@ def _parts(con: duckdb.DuckDBPyConnection, events: str = "titled_events") -> Ite
     )[0]
     parts = int(pairs) // MAX_PAIRS + 1
     return [(part, parts) for part in range(parts)]
-
-
-def titles_before(events: Iterable[tuple[datetime, str]], moment: datetime, config: HistoryConfig) -> list[str]:
-    """The titles told at `moment` for one user's (timestamp, title) events: distinct, strictly before, best first."""
-    latest: dict[str, datetime] = {}
-    times: dict[str, int] = {}
-    for stamp, title in events:
-        title = title.strip()
-        if stamp < moment and title:
-            latest[title] = max(stamp, latest.get(title, stamp))
-            times[title] = times.get(title, 0) + 1
-    by_title = sorted(times)
-    if config.order == "recent":
-        ranked = sorted(by_title, key=lambda title: (latest[title], times[title]), reverse=True)
-    else:
-        ranked = sorted(by_title, key=lambda title: (times[title], latest[title]), reverse=True)
-    return ranked[: config.max_events]

@@ -1,4 +1,4 @@
-"""Data configs that tell less of the shopper: what a new one has no words for."""
+"""Data configs with fields of the user masked: what is unknown of a cold-start or an anonymous user."""
 
 from collections.abc import Sequence
 
@@ -8,57 +8,58 @@ from equipoise.data.manifest import FILE_NAME, Manifest
 from equipoise.data.prompts import piece_fields
 
 
-def profile_only(data: DataConfig) -> DataConfig:
-    """The same data without history and `data.behaviour`; `blanked` says how."""
-    return blanked(data, data.behaviour, "profile_only")
+def mask_behaviour(data: DataConfig) -> DataConfig:
+    """The same data without history and `data.behaviour`; see `mask_fields`."""
+    return mask_fields(data, data.behaviour, "profile_only")
 
 
-def nothing_told(data: DataConfig) -> DataConfig:
-    """The same data without history, `data.behaviour` and `data.profile`; `blanked` says how."""
-    return blanked(data, [*data.behaviour, *data.profile], "nothing_told")
+def mask_all_fields(data: DataConfig) -> DataConfig:
+    """The same data without history, `data.behaviour` and `data.profile`; see `mask_fields`."""
+    return mask_fields(data, [*data.behaviour, *data.profile], "nothing_told")
 
 
-def blanked(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
+def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
     """The same data with an empty history and without the pieces that read one of `fields`, in `FOLDER.NAME`.
 
-    A piece that reads several fields goes with the first of them that is blanked, as it vanishes where one is missing;
+    A piece that reads several fields goes with the first of them that is masked, as it vanishes where one is missing;
     a feature of that name is unknown.
 
     Raises:
         UserError: no piece and no feature reads such a field.
     """
-    gone = set(fields)
+    masked = set(fields)
     read = {*piece_fields(data.prompt.prefix), *piece_fields(data.prompt.context), *data.feature_names}
-    if gone - read:
+    if masked - read:
         raise UserError(
-            f"data.behaviour and data.profile name '{sorted(gone - read)[0]}', which data.prompt.prefix, "
+            f"data.behaviour and data.profile name '{sorted(masked - read)[0]}', which data.prompt.prefix, "
             "data.prompt.context and data.features do not read: drop it"
         )
 
-    def kept(pieces: list[str]) -> list[str]:
-        return [piece for piece in pieces if not gone & set(piece_fields([piece]))]
+    def unmasked(pieces: list[str]) -> list[str]:
+        return [piece for piece in pieces if not masked & set(piece_fields([piece]))]
 
     prompt = data.prompt.model_copy(
-        update={"prefix": kept(data.prompt.prefix), "context": kept(data.prompt.context)},
+        update={"prefix": unmasked(data.prompt.prefix), "context": unmasked(data.prompt.context)},
     )
     history = data.history.model_copy(update={"max_events": 0, "items": False})
-    features = [each.model_copy(update={"included": each.included and each.name not in gone}) for each in data.features]
+    features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})
 
 
-def is_prepared(told: DataConfig, data: DataConfig) -> bool:
-    """Whether the folder of a blanked config holds the same requests as that of the original, told as it asks for."""
-    if not (told.folder / FILE_NAME).is_file():
+def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
+    """Whether the folder of a masked config holds the same requests as that of the original, masked as it asks for."""
+    if not (masked.folder / FILE_NAME).is_file():
         return False
-    found, own = Manifest.read(told.folder), Manifest.read(data.folder)
+    manifest, own = Manifest.read(masked.folder), Manifest.read(data.folder)
+    scales = {feature.name: feature.scale for feature in masked.features}
     return (
-        found.prompt == told.prompt.model_dump(mode="json")
-        and found.history == told.history.model_dump(mode="json")
-        and (found.fields, found.user_groups) == (told.fields, told.user_groups)
-        and {name: scale.scale for name, scale in found.features.items()} == {f.name: f.scale for f in told.features}
-        and found.untold == [feature.name for feature in told.features if not feature.included]
-        and found.labels == own.labels
-        and (found.counts, found.splits) == (own.counts, own.splits)
-        and found.hashes["items.parquet"] == own.hashes["items.parquet"]
+        manifest.prompt == masked.prompt.model_dump(mode="json")
+        and manifest.history == masked.history.model_dump(mode="json")
+        and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)
+        and {name: scale.scale for name, scale in manifest.features.items()} == scales
+        and manifest.untold == [feature.name for feature in masked.features if not feature.included]
+        and manifest.labels == own.labels
+        and (manifest.counts, manifest.splits) == (own.counts, own.splits)
+        and manifest.hashes["items.parquet"] == own.hashes["items.parquet"]
     )

@@ -4,15 +4,12 @@ Users may be held out of training: chosen by a hash of their user_id, so that th
 requests of the train and valid splits are left out; those of the test split stay, as requests of anonymous users.
 """
 
-import hashlib
 from datetime import UTC, datetime
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import SplitConfig
 from equipoise.data.manifest import SPLITS
 from equipoise.data.prepare.tables import Tables, literal, one, quote
-
-_SCALE = 16**8
 
 
 def split_column(tables: Tables, config: SplitConfig) -> str | None:
@@ -21,8 +18,8 @@ def split_column(tables: Tables, config: SplitConfig) -> str | None:
     A source that brings its own split is followed unless the config asks for another one.
     """
     who = {"holdout_users"}  # says nothing of when
-    asked = config.model_dump(exclude=who) != SplitConfig().model_dump(exclude=who)
-    return config.column if asked else tables.split_column
+    configured = config.model_dump(exclude=who) != SplitConfig().model_dump(exclude=who)
+    return config.column if configured else tables.split_column
 
 
 def write_splits(tables: Tables, config: SplitConfig) -> None:
@@ -33,7 +30,7 @@ def write_splits(tables: Tables, config: SplitConfig) -> None:
     elif config.valid_from and config.test_from:
         _by_dates(tables, _utc(config.valid_from), _utc(config.test_from))
     else:
-        _by_dates(tables, *_dates_of_shares(tables, config))
+        _by_dates(tables, *_dates_of_fractions(tables, config))
     drop_held_out(tables, config.holdout_users)
     present = {row[0] for row in tables.con.execute("SELECT DISTINCT split FROM requests").fetchall()}
     for number, name in enumerate(SPLITS):
@@ -81,7 +78,7 @@ def _by_dates(tables: Tables, valid_from: datetime, test_from: datetime) -> None
     )
 
 
-def _dates_of_shares(tables: Tables, config: SplitConfig) -> tuple[datetime, datetime]:
+def _dates_of_fractions(tables: Tables, config: SplitConfig) -> tuple[datetime, datetime]:
     """The two dates that cut off the latest requests; requests of one moment always stay together."""
     total = one(tables.con, "SELECT count(*) FROM requests")[0]
     test_from = _start_of_latest(tables, total, config.test_fraction, "true")
@@ -89,10 +86,10 @@ def _dates_of_shares(tables: Tables, config: SplitConfig) -> tuple[datetime, dat
     return valid_from or test_from, test_from
 
 
-def _start_of_latest(tables: Tables, total: int, share: float, where: str) -> datetime:
-    """The moment from which on lie the latest `share` of all requests, counted among those that meet `where`."""
-    wanted = max(round(total * share), 1)
-    latest = f"SELECT timestamp FROM requests WHERE {where} ORDER BY timestamp DESC LIMIT {wanted}"
+def _start_of_latest(tables: Tables, total: int, fraction: float, where: str) -> datetime:
+    """The moment from which on lie the latest `fraction` of all requests, counted among those that meet `where`."""
+    count = max(round(total * fraction), 1)
+    latest = f"SELECT timestamp FROM requests WHERE {where} ORDER BY timestamp DESC LIMIT {count}"
     return one(tables.con, f"SELECT min(timestamp) FROM ({latest})")[0]
 
 
@@ -100,20 +97,15 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def held_out(user_id: str, share: float) -> bool:
-    """Whether a user is held out where `share` of all users, 0 to 1, are."""
-    return int(hashlib.md5(user_id.encode(), usedforsecurity=False).hexdigest()[:8], 16) < share * _SCALE
-
-
-def drop_held_out(tables: Tables, share: float) -> None:
+def drop_held_out(tables: Tables, fraction: float) -> None:
     """Leave the held-out users' requests of the train and valid splits out of `requests`, and count them."""
-    if not share:
+    if not fraction:
         return
     con = tables.con
-    # The same arithmetic as in `held_out`: the first eight hexadecimal digits of the md5.
-    theirs = f"CAST('0x' || substr(md5(user_id), 1, 8) AS UBIGINT) < {share} * {_SCALE}"
-    left_out = one(con, f"SELECT count(*) FROM requests WHERE split < 2 AND {theirs}")[0]
-    users = one(con, f"SELECT count(DISTINCT user_id) FROM requests WHERE {theirs}")[0]
-    con.execute(f"DELETE FROM requests WHERE split < 2 AND {theirs}")
+    # The first eight hexadecimal digits of the md5, as a fraction of all values that they can take.
+    is_held_out = f"CAST('0x' || substr(md5(user_id), 1, 8) AS UBIGINT) < {fraction} * {16**8}"
+    left_out = one(con, f"SELECT count(*) FROM requests WHERE split < 2 AND {is_held_out}")[0]
+    users = one(con, f"SELECT count(DISTINCT user_id) FROM requests WHERE {is_held_out}")[0]
+    con.execute(f"DELETE FROM requests WHERE split < 2 AND {is_held_out}")
     tables.drop("train and valid requests of held-out users", left_out)
     tables.notes.append(f"{users} users are held out (data.split.holdout_users): only their test requests are kept.")

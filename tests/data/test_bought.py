@@ -11,7 +11,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig, HistoryConfig, TokensConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare import history
-from equipoise.data.prepare.masked import nothing_told
+from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.token_cache import TokenCache, cache_key
 from equipoise.data.token_writer import write_token_cache
@@ -79,4 +79,4 @@ def test_it_needs_events(rows: dict, make_config: Make) -> None:
 
 def test_a_stranger_has_bought_nothing(rows: dict, make_config: Make) -> None:
     config = make_config(rows, history=HistoryConfig(items=True), profile=["age"])
-    assert not nothing_told(config).history.items
+    assert not mask_all_fields(config).history.items

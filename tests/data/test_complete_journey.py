@@ -12,10 +12,10 @@ import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig, HistoryConfig, PromptConfig
-from equipoise.data.prepare.history import titles_before
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.sources import complete_journey
 from equipoise.data.sources.grocery_words import readable
+from tests.history_reference import titles_before
 
 CUT = datetime(2017, 8, 9)  # one day after the first campaign of the valid split began
 

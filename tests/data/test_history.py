@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from equipoise.configs.schema import HistoryConfig
 from equipoise.data.prepare import history
-from equipoise.data.prepare.history import titles_before, write_histories
+from equipoise.data.prepare.history import write_histories
 from equipoise.data.prepare.tables import Tables
+from tests.history_reference import titles_before
 
 START = datetime(2024, 1, 1)
 MOMENTS = st.integers(0, 6).map(lambda hours: START + timedelta(hours=hours))

@@ -15,8 +15,8 @@ import pytest
 from benchmarks.random_run import write_random_run
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
-from equipoise.data.prepare.history import titles_before
 from equipoise.data.prepare.slates import prepare
+from tests.history_reference import titles_before
 from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]

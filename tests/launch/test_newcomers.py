@@ -12,7 +12,7 @@ from benchmarks.random_run import write_random_run
 from equipoise.common.errors import UserError
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
-from equipoise.data.prepare.masked import nothing_told, profile_only
+from equipoise.data.prepare.masked import mask_all_fields, mask_behaviour
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.cold_start import measure_cold_start as run
 from equipoise.launch.cli import main
@@ -46,14 +46,14 @@ def prefixes(folder: Path, split: str) -> list[str]:
 
 
 def test_what_a_new_shopper_has_no_words_for(trained: RunConfig) -> None:
-    told = profile_only(trained.data)
+    told = mask_behaviour(trained.data)
     assert (told.prompt.prefix, told.prompt.context, told.history.max_events) == (["age {age}"], [], 0)
     assert [feature.included for feature in told.features] == [False] and trained.data.features[0].included
-    assert nothing_told(trained.data).prompt.prefix == []
-    assert nothing_told(trained.data).prompt.item == trained.data.prompt.item
+    assert mask_all_fields(trained.data).prompt.prefix == []
+    assert mask_all_fields(trained.data).prompt.item == trained.data.prompt.item
     wrong = trained.data.model_copy(update={"profile": ["shoe_size"]})
     with pytest.raises(UserError, match=r"'shoe_size', which data\.prompt\.prefix, data\.prompt\.context and"):
-        nothing_told(wrong)
+        mask_all_fields(wrong)
 
 
 def test_every_group_is_measured(trained: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_every_group_is_measured(trained: RunConfig, capsys: pytest.CaptureFixtu
     assert record["gauc_ratio"] == pytest.approx(told / groups["known"]["pointwise"]["ctr"]["gauc"])
     assert not (trained.output / "scores_test.parquet").exists()
     assert "new, nothing told" in capsys.readouterr().out
-    nothing = nothing_told(trained.data).folder
+    nothing = mask_all_fields(trained.data).folder
     assert set(prefixes(nothing, "test")) == {""}
     numbers = pq.read_table(nothing / "slates" / "test-00000.parquet").column("feature_seen_before").to_pylist()
     assert np.isnan(np.concatenate(numbers)).all()
