@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from equipoise.export.write import export_run
     from equipoise.launch.prepare import prepare_data as prepare
     from equipoise.serving.recommender import Recommender
-    from equipoise.train.balancing.problem import Method
+    from equipoise.train.balancing.gradient_stats import Weighting
     from equipoise.train.job import train
     from equipoise.train.objectives.base import Objective
 
     __version__: str
 
 __all__ = [
-    "Method",
     "Objective",
     "Recommender",
     "RunConfig",
     "UserError",
+    "Weighting",
     "__version__",
     "evaluate",
     "export_run",
@@ -46,11 +46,11 @@ __all__ = [
 
 # `train` is a room and a function at once: the room's module can be called (equipoise/train/__init__.py).
 _SOURCES = {
-    "Method": ("equipoise.train.balancing.problem", "Method"),
     "Objective": ("equipoise.train.objectives.base", "Objective"),
     "Recommender": ("equipoise.serving.recommender", "Recommender"),
     "RunConfig": ("equipoise.configs.schema", "RunConfig"),
     "UserError": ("equipoise.common.errors", "UserError"),
+    "Weighting": ("equipoise.train.balancing.gradient_stats", "Weighting"),
     "evaluate": ("equipoise.evaluation.evaluate_run", "evaluate_run"),
     "export_run": ("equipoise.export.write", "export_run"),
     "load_config": ("equipoise.configs.load", "load_config"),

@@ -15,7 +15,7 @@ import equipoise
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "duckdb", "pandas", "pydantic", "numpy", "rich")
 PUBLIC = {
-    "Method", "Objective", "Recommender", "RunConfig", "UserError", "__version__", "evaluate", "export_run",
+    "Objective", "Recommender", "RunConfig", "UserError", "Weighting", "__version__", "evaluate", "export_run",
     "load_config", "prepare", "train",
 }  # fmt: skip
 

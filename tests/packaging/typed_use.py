@@ -4,11 +4,11 @@
 from pathlib import Path
 
 from equipoise import (
-    Method,
     Objective,
     Recommender,
     RunConfig,
     UserError,
+    Weighting,
     __version__,
     evaluate,
     export_run,
@@ -35,10 +35,10 @@ def whole_run(path: str) -> str:
     return str(best.item_id)
 
 
-def wrong_use(objective: Objective, method: Method) -> None:
+def wrong_use(objective: Objective, weighting: Weighting) -> None:
     """Each line has one mistake: where it is not seen, its comment is reported as of no use."""
     train("demo.yaml")  # type: ignore[arg-type]
     load_config(3)  # type: ignore[arg-type]
     evaluate("runs/demo", splt="test")  # type: ignore[call-arg]
     objective.losses()  # type: ignore[attr-defined]
-    method.weigh()  # type: ignore[attr-defined]
+    weighting.weigh()  # type: ignore[attr-defined]
