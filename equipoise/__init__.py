@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from equipoise.configs.schema import RunConfig
     from equipoise.evaluation.evaluate_run import evaluate_run as evaluate
     from equipoise.export.write import export_run
-    from equipoise.launch.prepare import prepare_data as prepare
     from equipoise.serving.recommender import Recommender
     from equipoise.train.balancing.gradient_stats import Weighting
     from equipoise.train.job import train
     from equipoise.train.objectives.base import Objective
+    from equipoise.train.prepare_run import prepare_data as prepare
 
     __version__: str
 
@@ -54,7 +54,7 @@ _SOURCES = {
     "evaluate": ("equipoise.evaluation.evaluate_run", "evaluate_run"),
     "export_run": ("equipoise.export.write", "export_run"),
     "load_config": ("equipoise.configs.load", "load_config"),
-    "prepare": ("equipoise.launch.prepare", "prepare_data"),
+    "prepare": ("equipoise.train.prepare_run", "prepare_data"),
 }
 
 

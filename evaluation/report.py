@@ -18,10 +18,10 @@ from rich.table import Table
 from equipoise.common.atomic import atomic_write
 from equipoise.configs.objective_spec import ObjectiveSpec, OwnAxis
 from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
-from equipoise.evaluation.compare.metric_names import target_title
 from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
 from equipoise.evaluation.metrics.calibration import calibration_bins
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
+from equipoise.evaluation.metrics.metric_names import target_title
 from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
 from equipoise.evaluation.metrics.pointwise import target_metrics, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable

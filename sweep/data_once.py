@@ -85,8 +85,8 @@ def _way(config: RunConfig) -> str:
 
 def main(files: list[str]) -> None:
     """Make what is missing for each of these configurations."""
-    from equipoise.launch.prepare import prepare_data as prepare
-    from equipoise.launch.token_cache import write_tokens as tokenize
+    from equipoise.train.prepare_run import prepare_data as prepare
+    from equipoise.train.prepare_run import write_tokens as tokenize
 
     for file in files:
         config = load_config(file)

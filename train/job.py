@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from equipoise.common.errors import UserError, format_error
+from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
@@ -165,20 +165,5 @@ class Job:
         self.console.print(f"adapters: {run / 'adapters'}")
         if hint:
             self.console.print(f"W&B was offline; send the run with: {hint}", soft_wrap=True)
-        self._draw()
         self.world.barrier()
         return summary
-
-    def _draw(self) -> None:
-        """Draw the balancing of the finished run, which a failure to draw must not fail."""
-        if not self.accelerator.is_main_process:
-            return
-        run = self.config.output
-        try:
-            from equipoise.evaluation.balance.balance_plot import draw  # matplotlib loads only here
-
-            self.console.print(f"balancing: {draw(run)}; in words: equipoise diagnose {run}", soft_wrap=True)
-        except Exception as error:
-            reason = format_error(error)
-            sentence = f"warning: balance.png is not drawn ({reason}): try again with equipoise diagnose {run}"
-            self.console.print(sentence, soft_wrap=True, markup=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.common.errors import UserError
-from equipoise.evaluation.compare.metric_names import direction, metrics_of
 from equipoise.evaluation.compare.pool import Pool
 from equipoise.evaluation.compare.resampled import Resampler, Samples
 from equipoise.evaluation.compare.run_record import RunRecord
 from equipoise.evaluation.metrics.bootstrap import interval
+from equipoise.evaluation.metrics.metric_names import direction, metrics_of
 
 THREADS = 2
 """Sorting and sums leave the interpreter free, so two runs are resampled at once."""

@@ -14,8 +14,8 @@ from equipoise.evaluation.balance.balance_plot import COLOURS
 from equipoise.evaluation.compare.against_baseline import Changes
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.method_front import MethodFronts
-from equipoise.evaluation.compare.metric_names import direction, words
 from equipoise.evaluation.front.pareto import front_mask
+from equipoise.evaluation.metrics.metric_names import direction, words
 
 GREY = "#bdbdbd"
 MARKERS = "osD^vP*X"

@@ -13,10 +13,10 @@ from equipoise.evaluation.compare.delta_m import DeltaM, delta_m
 from equipoise.evaluation.compare.differences import NOT_COMPARED, differing, setting
 from equipoise.evaluation.compare.find_runs import BrokenRun
 from equipoise.evaluation.compare.method_front import MethodFronts, check_axes, default_axes, method_fronts
-from equipoise.evaluation.compare.metric_names import direction
 from equipoise.evaluation.compare.objective_metric import common_cutoff, objective_metrics
 from equipoise.evaluation.compare.pool import Pool, pool_runs
 from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.metrics.metric_names import direction
 from equipoise.evaluation.options import Question
 
 BY = "balancing.method"

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from equipoise.evaluation.compare.differences import differing
-from equipoise.evaluation.compare.metric_names import direction
 from equipoise.evaluation.compare.pool import Pool
+from equipoise.evaluation.metrics.metric_names import direction
 
 BASE = "ctr"
 """Every objective builds on pCTR, so a run of another objective alone has this one too."""

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from equipoise.configs.objectives import BUILT_IN, known_spec
-from equipoise.evaluation.compare.metric_names import RELEVANCE, cutoff_of
 from equipoise.evaluation.compare.pool import Pool
+from equipoise.evaluation.metrics.metric_names import RELEVANCE, cutoff_of
 
 
 def metric_of(objective: str, sections: Sequence[object]) -> tuple[str | None, str | None]:

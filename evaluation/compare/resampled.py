@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.differences import setting
-from equipoise.evaluation.compare.metric_names import TARGETS, cutoff_of, metrics_of, words
 from equipoise.evaluation.compare.run_record import RunRecord
 from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.points import Measure
 from equipoise.evaluation.metrics.bootstrap import auc_by_counts, request_draws
+from equipoise.evaluation.metrics.metric_names import TARGETS, cutoff_of, metrics_of, words
 from equipoise.evaluation.metrics.pointwise import CLIP, request_auc
 from equipoise.evaluation.metrics.score_table import ScoreTable
 

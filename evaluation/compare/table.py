@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from equipoise.evaluation.compare.against_baseline import Change
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.differences import written
-from equipoise.evaluation.compare.metric_names import words
 from equipoise.evaluation.compare.pool import Pool, Value
 from equipoise.evaluation.metrics.bootstrap import LEVEL
+from equipoise.evaluation.metrics.metric_names import words
 
 ABSENT = "–"
 COSTS = {"seconds": "time", "peak_memory_bytes": "peak memory"}

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from equipoise.evaluation.compare.metric_names import LOWER, TARGETS, WORDS
 from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.metrics.metric_names import LOWER, TARGETS, WORDS
 from equipoise.evaluation.report import omega_name
 from equipoise.evaluation.run_page.missing import missing
 

@@ -35,7 +35,7 @@ def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from equipoise.launch.prepare import prepare_data
+    from equipoise.train.prepare_run import prepare_data
 
     prepare_data(loaded)
 
@@ -45,7 +45,7 @@ def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
-    from equipoise.launch.token_cache import write_tokens
+    from equipoise.train.prepare_run import write_tokens
 
     write_tokens(loaded)
 

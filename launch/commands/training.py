@@ -1,10 +1,12 @@
 """Commands that train, or tell what training takes."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from equipoise.common.errors import format_error
 from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
 from equipoise.sweep.options import SweepOptions
 
@@ -21,7 +23,23 @@ def train(
     loaded = load_config(config, overrides or [])
     from equipoise.train.job import train as train_run
 
-    train_run(loaded, resume=resume, overwrite=overwrite)
+    summary = train_run(loaded, resume=resume, overwrite=overwrite)
+    if summary is not None and int(os.environ.get("RANK", "0")) == 0:
+        _draw_balance(loaded.output)
+
+
+def _draw_balance(run: Path) -> None:
+    """Draw the balancing of a finished run, which a failure to draw must not fail."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    try:
+        from equipoise.evaluation.balance.balance_plot import draw  # matplotlib loads only here
+
+        console.print(f"balancing: {draw(run)}; in words: equipoise diagnose {run}", soft_wrap=True)
+    except Exception as error:
+        warning = f"warning: balance.png is not drawn ({format_error(error)}): try again with equipoise diagnose {run}"
+        console.print(warning, soft_wrap=True, markup=False)
 
 
 def launch(

@@ -16,9 +16,9 @@ from equipoise.data.prepare.masked import mask_all_fields, mask_behaviour
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.cold_start import measure_cold_start as run
 from equipoise.launch.cli import main
-from equipoise.launch.prepare import prepare_data as run_prepare
 from equipoise.train.assemble import open_data, train_batches
 from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.prepare_run import prepare_data as run_prepare
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.world import World
 from tests.tiny_run import run_settings, write_config

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.common.atomic import atomic_write
 from equipoise.configs.schema import RunConfig
-from equipoise.evaluation.compare.metric_names import metrics_of
+from equipoise.evaluation.metrics.metric_names import metrics_of
 from equipoise.train.trackers import tracker_run
 
 if TYPE_CHECKING:

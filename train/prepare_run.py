@@ -1,8 +1,11 @@
-"""equipoise prepare: reads the tables, writes the prepared folder and its token ids, and says what is in it."""
+"""What training reads: the prepared folder (`equipoise prepare`) and its token ids (`equipoise tokenize`)."""
+
+import os
 
 from rich.console import Console
 from rich.table import Table
 
+from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.labels import labels_of
@@ -29,17 +32,41 @@ def prepare_data(config: RunConfig) -> Manifest:
         out.print(f"left out: {rows:,} {reason}", highlight=False, soft_wrap=True)
     for note in manifest.notes:
         out.print(f"note: {note}", highlight=False, soft_wrap=True)
-    from equipoise.launch.token_cache import write_tokens as tokenize  # transformers loads only now
-
-    tokenize(config)
+    write_tokens(config)
     if config.train.feature_dropout:
         masked = mask_all_fields(config.data)
         out.print(
             f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}", highlight=False
         )
         prepare(masked, labels=labels)
-        tokenize(config.model_copy(update={"data": masked}))
+        write_tokens(config.model_copy(update={"data": masked}))
     return manifest
+
+
+def write_tokens(config: RunConfig) -> None:
+    """Write the token cache of `config`, or say that it is there.
+
+    Raises:
+        UserError: the folder is not prepared, the limits do not fit the backbone, or several processes were launched.
+    """
+    from equipoise.train.assemble import check_lengths  # torch and transformers load only now
+    from equipoise.train.token_caches import make_tokens
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("equipoise tokenize uses all cores by itself: run it once, without a launcher")
+    check_lengths(config)
+    cache, made = make_tokens(config)
+    out = Console(highlight=False)
+    if not made:
+        out.print(f"nothing to do: {cache.folder} is complete", soft_wrap=True)
+        return
+    out.print(f"tokens: {cache.folder}", soft_wrap=True)
+    for split, counts in cache.counts.items():
+        out.print(
+            f"{split}: {counts.prefixes:,} prefixes ({counts.cut_prefixes:,} cut at tokens.max_prefix), "
+            f"{counts.candidates:,} candidates ({counts.cut_candidates:,} cut at tokens.max_candidate)",
+            soft_wrap=True,
+        )
 
 
 def _counts(manifest: Manifest, title: str) -> Table:
