@@ -48,7 +48,7 @@ def serve_as(config: Any, form: Form, targets: str | list[str]) -> ServedClass |
 
     Args:
         config: the base model's config.
-        form: the wanted form.
+        form: with a `score` head or without a head.
         targets: `lora.targets` of the run.
     """
     config = copy.deepcopy(config)
@@ -129,7 +129,7 @@ def write_adapter(
     base: str,
     revision: str | None,
 ) -> ExportedAdapter:
-    """Write `folder`: adapter_config.json, adapter_model.safetensors and, beside them, a head that PEFT cannot hold.
+    """Write `folder`: adapter_config.json, adapter_model.safetensors and, next to them, a head that PEFT cannot hold.
 
     Args:
         folder: the objective's folder, made here.
@@ -141,13 +141,13 @@ def write_adapter(
     """
     folder.mkdir(parents=True)
     tensors = lora_tensors(model, objective, served.layers_name)
-    inside, beside = write_heads(folder, model, objective, served)
-    tensors |= inside
+    head_inside, head_file = write_heads(folder, model, objective, served)
+    tensors |= head_inside
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     classified = served.form == "sequence_classification"
     task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION
     write_config(folder, served, lora, task_type, base, revision)
-    written = [*tensors.values(), *beside.values()]
+    written = [*tensors.values(), *head_file.values()]
     return ExportedAdapter(
         objective=objective,
         task_type=task_type.value,
@@ -160,16 +160,16 @@ def write_adapter(
 def write_heads(
     folder: Path, model: SlateModel, objective: str, served: ServedClass
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """An objective's head: tensors that go into the adapter's file, and those of the file written beside it."""
+    """An objective's head: tensors that go into the adapter's file, and those of the file written next to it."""
     head = {name: tensor.detach().float().cpu().clone() for name, tensor in model.heads[objective].state_dict().items()}
     if objective in model.listwise or objective in model.retrieval:
         save_file(head, folder / (SLATE_HEAD if objective in model.listwise else VECTOR_HEAD))
         return {}, head
     score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
     if served.form == "features":
-        beside = {"score.weight": score} | {key: head[key] for key in head if key.startswith("response.")}
-        save_file(beside, folder / POINT_HEAD)
-        return {}, beside
+        head_file = {"score.weight": score} | {key: head[key] for key in head if key.startswith("response.")}
+        save_file(head_file, folder / POINT_HEAD)
+        return {}, head_file
     return {f"{PEFT_PREFIX}score.weight": score}, {}
 
 

@@ -203,7 +203,7 @@ def render_card(
 
 
 def with_operating_point(card: str, serving: Mapping[str, Any]) -> str:
-    """The card with its operating point told anew from serving.json's; ValueError where it has no such section."""
+    """The card with its operating point written again from serving.json's; ValueError where it has no such section."""
     before, heading, after = card.partition(OPERATING_POINT)
     if not heading:
         raise ValueError(f"no section '{OPERATING_POINT.strip()}'")
@@ -244,7 +244,7 @@ def _base(serving: Mapping[str, Any]) -> str:
             )
     if base["quantization"]:
         text += (
-            " It was packed to 4 bits in training, and the golden logits are those of the packed base: it needs "
+            " It was quantized to 4 bits in training, and the golden logits are those of the quantized base: it needs "
             "bitsandbytes, and a base in full gives other scores."
         )
     hashes = " and the sha256 of its weights" if base["weights_sha256"] else ""

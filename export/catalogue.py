@@ -64,18 +64,19 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
 
 
 def _make_example(record: dict[str, Any], ids: list[str], features: list[str]) -> dict[str, Any]:
-    """One test request as JSON, with a name, and the places of what was clicked and converted."""
-    places = _choose_shown(record["click"])
-    chosen = [(ids[record["item"][place]], record["context"][place]) for place in places]
+    """One test request as JSON, with a name, and the positions of what was clicked and converted."""
+    positions = _choose_shown(record["click"])
+    chosen = [(ids[record["item"][position]], record["context"][position]) for position in positions]
     candidates: list[dict[str, Any]] = [
         {"item_id": item} | ({"context": context} if context else {}) for item, context in chosen
     ]
-    for place, candidate in zip(places, candidates, strict=True):
-        values = {name: record[f"feature_{name}"][place] for name in features}
-        told = {name: value for name, value in values.items() if not is_missing(value)}
-        candidate |= {"features": told} if told else {}
-    clicked, converted = ([n for n, p in enumerate(places) if record[label][p]] for label in ("click", "conversion"))
-    count = f"{len(places)} candidates" if len(places) == len(record["item"]) else f"{len(places)} of its candidates"
+    for position, candidate in zip(positions, candidates, strict=True):
+        values = {name: record[f"feature_{name}"][position] for name in features}
+        known = {name: value for name, value in values.items() if not is_missing(value)}
+        candidate |= {"features": known} if known else {}
+    clicked, converted = ([n for n, p in enumerate(positions) if record[label][p]] for label in ("click", "conversion"))
+    every = len(positions) == len(record["item"])
+    count = f"{len(positions)} {'candidates' if every else 'of its candidates'}"
     return {
         "name": f"request {record['request_id']}: {count}, {len(clicked)} clicked",
         "request_id": str(record["request_id"]),
@@ -90,10 +91,10 @@ def _choose_shown(click: list[int]) -> list[int]:
     """Which candidates an example shows: all, or the clicked ones and some others, in the order they were shown in."""
     if len(click) <= EXAMPLE_CANDIDATES:
         return list(range(len(click)))
-    clicked = [place for place, label in enumerate(click) if label][:EXAMPLE_CANDIDATES]
-    others = [place for place, label in enumerate(click) if not label]
+    clicked = [position for position, label in enumerate(click) if label][:EXAMPLE_CANDIDATES]
+    others = [position for position, label in enumerate(click) if not label]
     spread = spread_rows(len(others), EXAMPLE_CANDIDATES - len(clicked))
-    return sorted([*clicked, *(others[place] for place in spread)])
+    return sorted([*clicked, *(others[position] for position in spread)])
 
 
 def export_recall(
@@ -103,7 +104,7 @@ def export_recall(
     base: tuple[str, str | None],
     tokenizer: Any,
     slates: SlateSet,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the adapter and the index of every objective of retrieval; returns their part of serving.json.
 
@@ -114,7 +115,7 @@ def export_recall(
         base: path and revision of the base for adapter_config.json.
         tokenizer: the backbone's Hugging Face tokenizer.
         slates: any split of the run's data, for its items.
-        tell: is told how far it is.
+        on_progress: called with a sentence of how far it is.
     """
     if not model.retrieval:
         return {}
@@ -125,7 +126,7 @@ def export_recall(
     records = {}
     for name in model.retrieval:
         records[name] = write_retrieval(folder / name, model, name, served, config.lora, base)
-        vectors = item_vectors(model, name, ids, texts, tell)
+        vectors = item_vectors(model, name, ids, texts, on_progress)
         write_index(folder / name / INDEX, vectors, log_popularity, records[name]["weights"])
     return {"retrieval": records}
 
@@ -135,7 +136,7 @@ def item_vectors(
     name: str,
     tokenizer: SlateTokenizer,
     texts: Sequence[str],
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> np.ndarray:
     """Unit vectors of items, float32 (items, D), by their texts."""
     done = 0
@@ -143,7 +144,7 @@ def item_vectors(
     def progress(count: int) -> None:
         nonlocal done
         done += count
-        tell(f"encoding items for {name}: {done:,} of {len(texts):,}")
+        on_progress(f"encoding items for {name}: {done:,} of {len(texts):,}")
 
     ids = tokenizer.candidates(list(texts), [""] * len(texts))
     return text_vectors(model, name, TextLayout(tokenizer, tokenizer.limits.max_row), ids, progress=progress)

@@ -70,16 +70,16 @@ class Formats:
         Raises:
             UserError: a name is unknown, or an option belongs to a format that is not asked for.
         """
-        asked = [name.strip() for name in names.split(",")]
-        unknown = next((name for name in asked if name not in NAMES), None)
+        names_given = [name.strip() for name in names.split(",")]
+        unknown = next((name for name in names_given if name not in NAMES), None)
         if unknown is not None:
             raise UserError(f"--format: '{unknown}' is none of {', '.join(NAMES)}: correct it")
         if dtype not in DTYPES:
             raise UserError(f"--dtype: '{dtype}' is none of {', '.join(DTYPES)}: correct it")
         for option, given, format_ in (("--dtype", dtype != "float32", "merged"), ("--int8", int8, "onnx")):
-            if given and format_ not in asked:
+            if given and format_ not in names_given:
                 raise UserError(f"{option} belongs to --format {format_}: add it, or leave {option} out")
-        return cls("merged" in asked, "onnx" in asked, dtype, int8)
+        return cls("merged" in names_given, "onnx" in names_given, dtype, int8)
 
     def check(self, config: RunConfig) -> None:
         """Refuse what the run cannot have, before any model is loaded.
@@ -93,7 +93,7 @@ class Formats:
         if self.onnx:
             refuse_onnx(is_encoder(load_model_config(config.backbone)), quantized)
 
-    def need_room(self, model: SlateModel, folder: Path, console: Console) -> None:
+    def check_disk_space(self, model: SlateModel, folder: Path, console: Console) -> None:
         """Say how much merged checkpoints will take, before any is written.
 
         Raises:
@@ -103,7 +103,7 @@ class Formats:
             return
         size = merged_bytes(model, self.dtype)
         console.print(f"merged checkpoints will take about {size / 2**20:,.0f} MiB in {self.dtype}")
-        check_disk_space(folder, size)
+        require_disk_space(folder, size)
 
 
 def judge_for_vllm(
@@ -141,7 +141,7 @@ def write_from_model(
         served: per objective the stock class that carries it.
         folder: of the export.
         base: path and revision for adapter_config.json.
-        invocation: token ids that stand for the place where activated adapters begin.
+        invocation: token ids that mark where activated adapters begin.
     """
     entries: dict[str, Any] = {}
     scope, quantized = config.lora.scope, config.backbone.quantize is not None
@@ -177,8 +177,8 @@ def refuse_merged(scope: str, quantized: bool) -> None:
         )
     if quantized:
         raise UserError(
-            "--format merged: the adapters were trained on a base packed to 4 bits, and merged into the base in full "
-            "they give other scores: serve the peft format on the packed base, or train without backbone.quantize"
+            "--format merged: the adapters were trained on a base quantized to 4 bits, and merged into the full base "
+            "they give other scores: serve the peft format on the quantized base, or train without backbone.quantize"
         )
 
 
@@ -188,7 +188,7 @@ def merged_bytes(model: SlateModel, dtype: str) -> int:
     return base * getattr(torch, dtype).itemsize * len(model.objectives)
 
 
-def check_disk_space(folder: Path, size: int) -> None:
+def require_disk_space(folder: Path, size: int) -> None:
     """Refuse before anything large is written.
 
     Args:
@@ -238,7 +238,7 @@ def why_not_activated(scope: str, encoder: bool, quantized: bool) -> str | None:
     if encoder:
         return "activated LoRA counts tokens from the end of a causal prompt, so encoders have no such form"
     if quantized:
-        return "activated LoRA needs the shared adapter merged into the base, which a base packed to 4 bits refuses"
+        return "activated LoRA needs the shared adapter merged into the base, which a base quantized to 4 bits refuses"
     return None
 
 
@@ -291,8 +291,8 @@ def _write_adapter(
     # PEFT gives every SEQ_CLS adapter a head of its own, which the shared one has not.
     classified = served.form == "sequence_classification" and adapter != SHARED
     if adapter != SHARED:
-        inside, _ = write_heads(folder, model, adapter, served)
-        tensors |= inside
+        head_inside, _ = write_heads(folder, model, adapter, served)
+        tensors |= head_inside
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings: dict[str, Any] = {"target_modules": modules, "alora_invocation_tokens": invocation}
     with warnings.catch_warnings():

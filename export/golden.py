@@ -91,17 +91,17 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
     records = {row: slates.rows[row] for row in rows}
     used = sorted({records[row]["item"][candidate] for row, candidate in [*pairs, *pairs_slate]})
     texts = slates.items.table.column("text").take(used).to_pylist()
-    place = {item: number for number, item in enumerate(used)}
+    text_index = {item: number for number, item in enumerate(used)}
     ids = SlateTokenizer(tokenizer, config.tokens, encoder, texts)  # of the used items alone
 
     def prompt(row: int, candidate: int) -> Prompt:
         record = records[row]
-        item, context = place[record["item"][candidate]], record["context"][candidate]
+        item, context = text_index[record["item"][candidate]], record["context"][candidate]
         prefix = record["prefix"]
         values = {name: record[f"feature_{name}"][candidate] for name in slates.manifest.features}
-        told = {name: None if is_missing(value) else value for name, value in values.items()}
-        own = ids.candidates([item], [context])[0]
-        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), own, told)
+        features = {name: None if is_missing(value) else value for name, value in values.items()}
+        candidate_ids = ids.candidates([item], [context])[0]
+        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), candidate_ids, features)
 
     layout = PromptLayout(
         start_ids=list(ids.start),
@@ -115,7 +115,7 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
 
 
 def choose_candidates(rows: list[int], sizes: list[int], count: int) -> list[tuple[int, int]]:
-    """Up to `count` distinct (slate, candidate): round after round one of each slate, at other places in each."""
+    """Up to `count` distinct (slate, candidate): round after round one of each slate, at other positions in each."""
     pairs: list[tuple[int, int]] = []
     for turn in range(max(sizes)):
         for row, size in zip(rows, sizes, strict=True):
@@ -151,8 +151,8 @@ def _score_slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -
     nothing = np.zeros(len(prompts), dtype=np.int64)
     candidates = [prompt.candidate_ids for prompt in prompts]
     row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
-    told = [[scale.read(p.features[name]) for name, scale in scales.items()] for p in prompts]
-    raw = np.array(told, dtype=np.float64)  # None becomes NaN
+    cells = [[scale.read(p.features[name]) for name, scale in scales.items()] for p in prompts]
+    raw = np.array(cells, dtype=np.float64)  # None becomes NaN
     features = standardised(scales, raw) if scales else None
     slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
     return model(**build_batch([slate], max_row=row, pad_id=0).model_inputs())

@@ -22,7 +22,7 @@ PROBES = 48
 SPARE = 2.0
 """The approximate search fetches so many times more than is asked for, and these are scored exactly."""
 POPULAR = 2_000
-"""Items with the largest biases, which are scored exactly beside those: they are in all lists, near a query or not."""
+"""Items with the largest biases, which are scored exactly too: they are in all lists, near a query or not."""
 
 Boost = tuple[np.ndarray, np.ndarray]
 
@@ -35,8 +35,8 @@ class RecallIndex:
         bias: float32 (I,).
         exact: score every item; None: up to `EXACT_UP_TO` items, or where FAISS is not installed.
         faiss_file: an index that `save` has written, so that it need not be built.
-        length: of the queries, about. FAISS puts items into lists by (length · v, b), so that what is near there scores
-            alike; of unit vectors the biases alone would make the lists, and nearly all items would be in one.
+        length: of the queries, about. FAISS puts items into lists by (length · v, b), so that neighbours have
+            similar scores; of unit vectors the biases alone would make the lists, and nearly all items would be in one.
 
     Raises:
         UserError: an approximate search is asked for and FAISS is missing, or the file is of another catalogue.
@@ -74,7 +74,7 @@ class RecallIndex:
 
         Args:
             queries: float32 (Q, D).
-            k: how many; where fewer items remain, −1 and −inf stand in the last places.
+            k: how many; where fewer items remain, the last positions are −1 and −inf.
             exclude: per query the items that must not come back.
             boosts: per query some items and what is added to their scores.
 
@@ -91,10 +91,10 @@ class RecallIndex:
                 left_out = exclude[row] if exclude is not None else np.empty(0, dtype=np.int64)
                 added = boosts[row] if boosts is not None else (np.empty(0, dtype=np.int64), np.empty(0))
                 if every is not None:
-                    found, values = np.arange(len(self)), every[row - begin]
+                    candidates, values = np.arange(len(self)), every[row - begin]
                 else:
-                    found, values = self._candidates(query, k, left_out, added[0])
-                best, value = _best(found, values, k, left_out, added)
+                    candidates, values = self._candidates(query, k, left_out, added[0])
+                best, value = _best(candidates, values, k, left_out, added)
                 items[row, : len(best)], scores[row, : len(best)] = best, value
         return items, scores
 
@@ -102,11 +102,11 @@ class RecallIndex:
         self, query: np.ndarray, k: int, left_out: np.ndarray, boosted: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """More items than are needed, ascending, with their exact scores."""
-        wanted = min(len(self), int(SPARE * k) + len(left_out))
-        asked = np.append(query / self.length, 1.0).astype(np.float32)
-        _, near = self._approximate.search(asked[None], wanted)
-        found = np.unique(np.concatenate([near[0][near[0] >= 0], boosted, self._popular])).astype(np.int64)
-        return found, self.vectors[found] @ query + self.bias[found]
+        fetched = min(len(self), int(SPARE * k) + len(left_out))
+        extended = np.append(query / self.length, 1.0).astype(np.float32)
+        _, near = self._approximate.search(extended[None], fetched)
+        candidates = np.unique(np.concatenate([near[0][near[0] >= 0], boosted, self._popular])).astype(np.int64)
+        return candidates, self.vectors[candidates] @ query + self.bias[candidates]
 
     def _build(self) -> Any:
         faiss = _faiss(required=True)
@@ -144,25 +144,25 @@ class RecallIndex:
         return index
 
 
-def _best(found: np.ndarray, values: np.ndarray, k: int, left_out: np.ndarray, added: Boost) -> Boost:
+def _best(candidates: np.ndarray, values: np.ndarray, k: int, left_out: np.ndarray, added: Boost) -> Boost:
     """The best k of some items (ascending) after boosts and exclusions."""
     values = values.astype(np.float32, copy=True)
-    boosted = np.searchsorted(found, added[0])
+    boosted = np.searchsorted(candidates, added[0])
     values[boosted] += np.asarray(added[1], dtype=np.float32)
-    place = np.searchsorted(found, left_out)
-    place = place[place < len(found)]
-    held = np.isin(found[place], left_out)
-    values[place[held]] = -np.inf
+    position = np.searchsorted(candidates, left_out)
+    position = position[position < len(candidates)]
+    excluded = np.isin(candidates[position], left_out)
+    values[position[excluded]] = -np.inf
     remaining = int(np.isfinite(values).sum())
     count = min(k, remaining)
     if count == 0:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
-    least = np.partition(values, len(values) - count)[len(values) - count]
-    above = np.flatnonzero(values > least)
-    equal = np.flatnonzero(values == least)[: count - len(above)]  # of equal ones, the lower numbers
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > threshold)
+    equal = np.flatnonzero(values == threshold)[: count - len(above)]  # of equal ones, the lower numbers
     chosen = np.sort(np.concatenate([above, equal]))
     order = np.argsort(-values[chosen], kind="stable")
-    return found[chosen[order]], values[chosen[order]]
+    return candidates[chosen[order]], values[chosen[order]]
 
 
 def _faiss(required: bool) -> Any:
@@ -196,14 +196,14 @@ def read_vectors(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         bias = np.load(folder / "bias.npy")
         about = json.loads((folder / "index.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no whole index of items ({error}): run `equipoise index` again") from error
+        raise UserError(f"{folder} holds no complete index of items ({error}): run `equipoise index` again") from error
     if vectors.ndim != 2 or bias.shape != (len(vectors),):
         raise UserError(f"{folder} holds vectors and biases of different numbers of items: run `equipoise index` again")
     return np.asarray(vectors), bias, about
 
 
 def read_index(folder: Path) -> tuple[RecallIndex, dict[str, Any]]:
-    """The index that lies in a folder, and index.json; with FAISS where its file is there.
+    """The index in a folder, and index.json; with FAISS where its file is there.
 
     Raises:
         UserError: a file is missing, broken or does not fit the others.

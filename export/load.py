@@ -1,6 +1,6 @@
 """Loads an export back into a slate model: the inverse of equipoise.export.adapters.
 
-All objectives share one base, one trunk and one pass again, instead of one PEFT model each.
+All objectives share one base, one trunk and one forward again, instead of one PEFT model each.
 """
 
 import json
@@ -28,7 +28,7 @@ from equipoise.modeling.quantized import compute_in
 _KEY = re.compile(rf"{re.escape(PEFT_PREFIX)}(?:[^.]*[^.\d][^.]*\.)*(\d+)\.(.+)\.(lora_[AB])\.weight")
 _SCORE = f"{PEFT_PREFIX}score.weight"
 HEADS = {"pointwise": POINT_HEAD, "listwise": SLATE_HEAD, "retrieval": VECTOR_HEAD}
-_ALIKE = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
+_SHAPE_FIELDS = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
 
 
 def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateModel:
@@ -39,7 +39,7 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
         record: its serving.json, read if it is not given.
 
     Raises:
-        UserError: the folder is no export, a file of it is missing or broken, a tensor has no place in the model, or
+        UserError: the folder is no export, a file of it is missing or broken, the model has no such tensor, or
             the base model is not the one that the adapters belong to.
     """
     record = read_serving_record(folder) if record is None else record
@@ -47,7 +47,7 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     searching: Mapping[str, Mapping[str, Any]] = record.get("retrieval", {})
     backbone = _backbone(folder, record)
     lora, adapters = _adapters(folder, {**objectives, **searching}, record["scope"])
-    tensors = _placed(folder, {**objectives, **searching}, adapters, record["split"])
+    tensors = _named_tensors(folder, {**objectives, **searching}, adapters, record["split"])
     pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
     listwise = [name for name in objectives if name not in pointwise]
     offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
@@ -76,11 +76,11 @@ def _backbone(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
         attention=record.get("attention", "auto"),
         quantize="4bit" if base["quantization"] else None,
     )
-    found = config_hash(load_model_config(backbone))
-    if found != base["config_hash"]:
+    base_hash = config_hash(load_model_config(backbone))
+    if base_hash != base["config_hash"]:
         raise UserError(
             f"{folder} belongs to another base model than {backbone.path} (fingerprint {base['config_hash']}, there "
-            f"{found}): put the right model there"
+            f"{base_hash}): put the right model there"
         )
     for name, expected in (base["weights_sha256"] or {}).items():
         path = Path(backbone.path) / name
@@ -112,7 +112,7 @@ def _adapters(
         path = folder / about["folder"] / "adapter_config.json"
         try:
             fields = json.loads(path.read_text("utf-8"))
-            shapes[name] = {ours: fields[theirs] for theirs, ours in _ALIKE.items()}
+            shapes[name] = {ours: fields[pefts] for pefts, ours in _SHAPE_FIELDS.items()}
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} is missing or broken: export the run again") from error
         adapters[name] = _read(folder / about["folder"] / "adapter_model.safetensors")
@@ -124,29 +124,29 @@ def _adapters(
     return LoraConfig(**shapes[first], targets=sorted(modules), scope=scope), adapters
 
 
-def _placed(
+def _named_tensors(
     folder: Path,
     objectives: Mapping[str, Mapping[str, Any]],
     adapters: Mapping[str, Mapping[str, torch.Tensor]],
     split: int,
 ) -> dict[str, torch.Tensor]:
-    """All tensors under their names in the model, where `TRUNK.` stands for its list of layers."""
-    placed: dict[str, torch.Tensor] = {}
+    """All tensors under their names in the model, where `TRUNK.` is its list of layers."""
+    tensors: dict[str, torch.Tensor] = {}
     for name, about in objectives.items():
         for key, tensor in adapters[name].items():
-            place = f"heads.{name}.score.weight" if key == _SCORE else _place(folder, name, key, split)
-            if not torch.equal(placed.setdefault(place, tensor), tensor):
+            parameter = f"heads.{name}.score.weight" if key == _SCORE else _parameter_name(folder, name, key, split)
+            if not torch.equal(tensors.setdefault(parameter, tensor), tensor):
                 raise UserError(f"{folder}/{name}: the shared tensor {key} is another one there: export the run again")
         if about["head"]:
             head = _read(folder / about["folder"] / HEADS[about["kind"]])
-            placed |= {f"heads.{name}.{key}": tensor for key, tensor in head.items()}
-    return placed
+            tensors |= {f"heads.{name}.{key}": tensor for key, tensor in head.items()}
+    return tensors
 
 
-def _place(folder: Path, objective: str, key: str, split: int) -> str:
+def _parameter_name(folder: Path, objective: str, key: str, split: int) -> str:
     match = _KEY.fullmatch(key)
     if match is None:
-        raise UserError(f"{folder}/{objective}: the tensor {key} has no place in the model: export the run again")
+        raise UserError(f"{folder}/{objective}: the tensor {key} does not belong to the model: export the run again")
     number, inside, kind = int(match[1]), match[2], match[3]
     if number < split:
         return f"TRUNK.{number}.{inside}.{kind}.{SHARED}.weight"

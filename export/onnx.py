@@ -31,7 +31,7 @@ INT8 = "model_int8.onnx"
 REPORT = "report.json"
 OPSET = 20
 EXTERNAL_ABOVE = 3 << 29
-"""Bytes of weights above which they lie beside the graph: protobuf holds less than 2 GiB."""
+"""Bytes of weights above which they are in a file next to the graph: protobuf holds less than 2 GiB."""
 
 NAMESPACE = "namespace"
 KEPT_IN_FULL = (".lora_A.", ".lora_B.", ".heads.")
@@ -44,7 +44,7 @@ def refuse_onnx(encoder: bool, quantized: bool) -> None:
     """Refuse what has no graph, before any work.
 
     Raises:
-        UserError: the backbone is a decoder or packed, or the extra is not installed.
+        UserError: the backbone is a decoder or quantized, or the extra is not installed.
     """
     if not encoder:
         raise UserError(
@@ -53,7 +53,7 @@ def refuse_onnx(encoder: bool, quantized: bool) -> None:
         )
     if quantized:
         raise UserError(
-            "--format onnx: a base packed to 4 bits has no ONNX form: train without backbone.quantize (and see --int8)"
+            "--format onnx: a base quantized to 4 bits has no ONNX form: train without backbone.quantize (see --int8)"
         )
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
@@ -92,8 +92,8 @@ def _example(features: int) -> dict[str, torch.Tensor]:
     for length, count in ((5, 4), (7, 3)):
         nothing = np.zeros(count, dtype=np.int64)
         candidates = [[4] * (3 + n % 2) for n in range(count)]
-        told = np.ones((count, features), dtype=np.float32) if features else None
-        slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing, features=told))
+        values = np.ones((count, features), dtype=np.float32) if features else None
+        slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing, features=values))
     return build_batch(slates, max_row=16, pad_id=0).model_inputs()
 
 

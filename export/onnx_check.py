@@ -1,4 +1,4 @@
-"""What an ONNX graph costs and gives on real slates, beside the trained model: AUC, largest difference, latency."""
+"""An ONNX graph compared with the trained model on real slates: AUC, largest difference, latency."""
 
 import json
 import time
@@ -35,7 +35,7 @@ MAX_TOKENS = 4096
 
 
 def measure_graphs(config: RunConfig, model: SlateModel, folder: Path, int8: bool) -> dict[str, Any]:
-    """Score a sample of the test split with each engine in turns and write onnx/report.json.
+    """Score a sample of the test split with each engine alternately and write onnx/report.json.
 
     Args:
         config: the run's config.
@@ -62,12 +62,12 @@ def measure_graphs(config: RunConfig, model: SlateModel, folder: Path, int8: boo
         "threads": threads,
         "engines": {
             name: {
-                "auc": _aucs(found),
-                "max_difference": _differences(found, scores["torch"], model.objectives),
+                "auc": _aucs(outputs),
+                "max_difference": _differences(outputs, scores["torch"], model.objectives),
                 "ms_per_slate": round(1000 * seconds[name], 3),
                 "bytes": _bytes(folder / FOLDER / files[name]) if name in files else None,
             }
-            for name, found in scores.items()
+            for name, outputs in scores.items()
         },
     }
     (folder / FOLDER / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
@@ -81,12 +81,12 @@ def _score(engine: nn.Module, slates: SlateSet, rows: list[int], max_row: int) -
 
 
 def _bytes(graph: Path) -> int:
-    """Size of a graph with the weights beside it."""
+    """Size of a graph with the weights next to it."""
     return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
 
 
 def _latency(engines: Mapping[str, nn.Module], slates: SlateSet, rows: list[int], max_row: int) -> dict[str, float]:
-    """Median seconds of one slate alone, engines in turns so that a busy machine is fair to all."""
+    """Median seconds of one slate alone, engines alternately so that a busy machine is fair to all."""
     cut = [_cut(slates.slate(row), TIMED_CANDIDATES) for row in rows]
     batches = [build_batch([slate], max_row, slates.pad_id).model_inputs() for slate in cut]
     times: dict[str, list[float]] = {name: [] for name in engines}
@@ -104,8 +104,8 @@ def _latency(engines: Mapping[str, nn.Module], slates: SlateSet, rows: list[int]
 def _cut(slate: Slate, candidates: int) -> Slate:
     """The first candidates of a slate."""
     names = ("candidates", "item", "click", "conversion")
-    told = None if slate.features is None else slate.features[:candidates]
-    return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names}, features=told)
+    features = None if slate.features is None else slate.features[:candidates]
+    return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names}, features=features)
 
 
 def _counts(scores: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -128,10 +128,10 @@ def _aucs(scores: Mapping[str, np.ndarray]) -> dict[str, float | None]:
 
 
 def _differences(
-    found: Mapping[str, np.ndarray], torch_scores: Mapping[str, np.ndarray], objectives: tuple[str, ...]
+    scores: Mapping[str, np.ndarray], torch_scores: Mapping[str, np.ndarray], objectives: tuple[str, ...]
 ) -> dict[str, float]:
     """Largest absolute difference of each objective's logit or δ from the trained model's."""
-    return {name: float(np.abs(found[name] - torch_scores[name]).max()) for name in objectives}
+    return {name: float(np.abs(scores[name] - torch_scores[name]).max()) for name in objectives}
 
 
 def report_table(report: Mapping[str, Any]) -> Table:

@@ -50,7 +50,7 @@ def read_operating_point(run: Path) -> dict[str, Any]:
     way_out = f"run `equipoise front {run}` again, or delete the file"
     try:
         record = json.loads(path.read_text("utf-8"))
-        found = {
+        point = {
             "omega": {str(name): _weight(value) for name, value in record["omega"].items()},
             "bounds": {str(name): [_weight(low), _weight(high)] for name, (low, high) in record["bounds"].items()},
             "note": str(record["note"]),
@@ -64,20 +64,20 @@ def read_operating_point(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} was chosen for other adapters than the run holds now: {way_out}")
     utility = "u = r + Σ ω_k δ_k"
     if any(weight != 1 for weight in relevance.values()):
-        found["relevance_weights"] = relevance
+        point["relevance_weights"] = relevance
         utility = "u = " + " + ".join(f"{weight:g} · log p_{name}" for name, weight in relevance.items())
         utility += " + log p of the others + Σ ω_k δ_k"
     if any(exponents.values()):
-        found["value_exponents"] = exponents
+        point["value_exponents"] = exponents
         utility += "".join(f" + {weight:g} · log {name}" for name, weight in exponents.items())
-    found["utility"] = utility
-    return found
+    point["utility"] = utility
+    return point
 
 
 def _weight(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value} is no weight")
+        raise ValueError(f"{value} is not a finite weight")
     return number
 
 
@@ -85,7 +85,7 @@ def check_export(export: Path, run: Path) -> dict[str, Any]:
     """The serving.json of an export of this very run, whose slate heads are those of its adapters.
 
     Raises:
-        UserError: the folder is no export, or one of other adapters.
+        UserError: the folder is not an export, or one of other adapters.
     """
     path = export / FILE_NAME
     try:
@@ -95,17 +95,17 @@ def check_export(export: Path, run: Path) -> dict[str, Any]:
         has_point = isinstance(serving["operating_point"], dict) and (export / CARD).is_file()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{export} is no export ({FILE_NAME} cannot be read): name one of `equipoise export`"
+            f"{export} is not an export ({FILE_NAME} cannot be read): name one of `equipoise export`"
         ) from error
     if not has_point:
-        raise UserError(f"{export} is no complete export: run `equipoise export {run} {export} --overwrite`")
+        raise UserError(f"{export} is not a complete export: run `equipoise export {run} {export} --overwrite`")
     tensors = load_file(run / "adapters" / TENSORS)
     for name, folder in listwise.items():
         prefix = f"heads.{name}."
         ours = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         head = export / folder / SLATE_HEAD
-        theirs = load_file(head) if head.is_file() else {}
-        if not ours or set(ours) != set(theirs) or any(not ours[key].equal(theirs[key]) for key in ours):
+        exported = load_file(head) if head.is_file() else {}
+        if not ours or set(ours) != set(exported) or any(not ours[key].equal(exported[key]) for key in ours):
             raise UserError(
                 f"{export} holds other adapters than {run} ('{name}' differs): "
                 f"run `equipoise export {run} {export} --overwrite`, which takes the chosen point along"
@@ -125,7 +125,7 @@ def update_export(export: Path, run: Path) -> None:
     try:
         card = with_operating_point((export / CARD).read_text("utf-8"), serving)
     except ValueError as error:
-        raise UserError(f"{export / CARD} is no model card of this version: export again with --overwrite") from error
+        raise UserError(f"{export / CARD} is not a card of this version: export again with --overwrite") from error
     with atomic_write(export / CARD) as partial:
         partial.write_text(card, "utf-8")
     with atomic_write(export / FILE_NAME) as partial:

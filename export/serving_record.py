@@ -172,13 +172,13 @@ def read_serving_record(folder: Path) -> dict[str, Any]:
     """The content of serving.json.
 
     Raises:
-        UserError: the folder is no export, or one of another version.
+        UserError: the folder is not an export, or one of another version.
     """
     path = folder / FILE_NAME
     try:
         record = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is no export (it holds no {FILE_NAME}): run `equipoise export` first") from error
+        raise UserError(f"{folder} is not an export (it holds no {FILE_NAME}): run `equipoise export` first") from error
     except ValueError as error:
         raise UserError(f"{path} cannot be read: export the run again") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:

@@ -1,4 +1,4 @@
-"""What vLLM's LoRA loader takes: each rule is a function that gives None, or a sentence with the way out.
+"""What vLLM's LoRA loader takes: each rule is a function that gives None, or a sentence with the fix.
 
 The rules are those of vLLM's main branch as read on 2026-11-24: `vllm/lora/peft_helper.py` (config),
 `vllm/lora/lora_model.py` and `vllm/lora/utils.py` (tensors), `vllm/config/lora.py` (ranks), pull request 53555
@@ -71,7 +71,7 @@ class AdapterFile:
 
 
 def safetensors_file(adapter: AdapterFile) -> str | None:
-    """`LoRAModel.from_local_checkpoint` looks for adapter_model.safetensors (pickles are no choice of ours)."""
+    """`LoRAModel.from_local_checkpoint` looks for adapter_model.safetensors (we write no pickles)."""
     return None if adapter.shapes else f"{WEIGHTS} is missing, empty or unreadable: export again"
 
 
@@ -156,7 +156,7 @@ def whole_pairs(adapter: AdapterFile) -> str | None:
     for module, _ in shapes:
         a, b = shapes.get((module, "A")), shapes.get((module, "B"))
         if a is None or b is None or len(a) != 2 or len(b) != 2 or not a[0] == b[1] == expected:
-            return f"the A and B of {module} are no pair of rank {expected}: export again"
+            return f"the A and B of {module} are not a pair of rank {expected}: export again"
     return None
 
 
@@ -208,7 +208,7 @@ def check_adapter(folder: Path, layers_name: str) -> int:
     """Hold an adapter's folder against every rule; returns the `--max-lora-rank` that it needs.
 
     Raises:
-        UserError: a rule is broken; names the folder and the way out.
+        UserError: a rule is broken; names the folder and the fix.
     """
     adapter = AdapterFile.read(folder, layers_name)
     for rule in RULES:

@@ -16,13 +16,12 @@ from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
+from equipoise.export import onnx
 from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, write_adapter
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import export_recall, write_catalogue
 from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
 from equipoise.export.golden import read_prompts, run_check, write_check, write_golden
-from equipoise.export.onnx import FOLDER as ONNX
-from equipoise.export.onnx import REPORT as ONNX_REPORT
 from equipoise.export.onnx_check import report_table
 from equipoise.export.operating_point import read_operating_point
 from equipoise.export.serving_record import (
@@ -57,7 +56,7 @@ def export_run(
         out: folder to write.
         golden: number of golden prompts from the test split.
         overwrite: replace an earlier export in `out`.
-        formats: what to write beside the adapters.
+        formats: what to write besides the adapters.
 
     Raises:
         UserError: the run is incomplete or does not fit its base model, data or a format, `out` exists, or the check
@@ -80,13 +79,13 @@ def export_run(
         differences = run_check(folder)
     console.print(_summary(written, differences, out))
     record = json.loads((out / FILE_NAME).read_text("utf-8"))
-    _tell(console, config, record, out)
+    _print_notes(console, config, record, out)
 
 
-def _tell(console: Console, config: RunConfig, record: dict[str, Any], out: Path) -> None:
-    """What the summary's figures do not say: how the graphs compare, and who cannot serve the adapters."""
+def _print_notes(console: Console, config: RunConfig, record: dict[str, Any], out: Path) -> None:
+    """What is not in the summary: how the graphs compare, and who cannot serve the adapters."""
     if "onnx" in record["formats"]:
-        console.print(report_table(json.loads((out / ONNX / ONNX_REPORT).read_text("utf-8"))))
+        console.print(report_table(json.loads((out / onnx.FOLDER / onnx.REPORT).read_text("utf-8"))))
     if config.lora.scope == "candidates":
         console.print(SCOPED, soft_wrap=True)
     why = why_not_activated(config.lora.scope, record["mask"] == "prefix", config.backbone.quantize is not None)
@@ -100,7 +99,7 @@ def _check_target(run: Path, out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / FILE_NAME).is_file():
-        raise UserError(f"{out} exists and is no export: name another folder")
+        raise UserError(f"{out} exists and is not an export: name another folder")
     if not overwrite:
         raise UserError(f"{out} holds an earlier export: name another folder or add --overwrite")
 
@@ -113,17 +112,17 @@ def _write(
     golden: int,
     formats: Formats,
     console: Console,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> list[ExportedAdapter]:
     """Everything of an export but its check."""
     slates = SlateSet(config.data.folder, "test")
     if config.backbone.init == "random":
         save_random_base(config, folder / BASE_FOLDER)
-    in_full = {
+    full_precision = {
         "backbone": golden_backbone(config.backbone, folder),
         "train": config.train.model_copy(update={"precision": "fp32"}),
     }
-    served_config = config.model_copy(update=in_full)
+    served_config = config.model_copy(update=full_precision)
     model = load_run_model(served_config, run / "adapters")
     tokenizer = load_tokenizer(config.backbone)
     tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
@@ -134,9 +133,9 @@ def _write(
     info = read_info(run / "adapters")
     record = serving_record(config, info, model, served, prompts.layout, pad_id)
     record |= write_catalogue(folder, slates, config)
-    record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, tell)
+    record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run)
-    formats.need_room(model, folder, console)
+    formats.check_disk_space(model, folder, console)
     record["vllm"] = judge_for_vllm(config, model, served, folder)
     layout, hidden = prompts.layout, model.backbone.config.hidden_size
     invocation = layout.prefix_end_ids or layout.candidate_end_ids
@@ -155,7 +154,7 @@ def _write(
 
 
 def _base_of(config: RunConfig, out: Path) -> tuple[str, str | None]:
-    """Path and revision of the base for adapter_config.json: a random one lies in the export, at its final place."""
+    """Path and revision of the base for adapter_config.json: a random one is in the export, at its final path."""
     base = base_path(config.backbone)
     if config.backbone.init == "random":
         return str(out.resolve() / base), None

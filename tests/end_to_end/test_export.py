@@ -210,7 +210,7 @@ def test_an_existing_folder_is_kept(exported: Any, tmp_path: Path) -> None:
         export_run(run, out)
     assert (out / "serving.json").read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         export_run(run, tmp_path, overwrite=True)
     with pytest.raises(UserError, match="holds the run"):
         export_run(run, run, overwrite=True)

@@ -82,7 +82,7 @@ def test_faiss_finds_nearly_the_same_and_scores_it_exactly(
 
 def test_broken_folders_are_refused(clustered: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:
     vectors, bias, _ = clustered
-    with pytest.raises(UserError, match="holds no whole index"):
+    with pytest.raises(UserError, match="holds no complete index"):
         read_index(tmp_path)
     write_vectors(tmp_path, vectors[:10], bias[:9], {})
     with pytest.raises(UserError, match="different numbers of items"):

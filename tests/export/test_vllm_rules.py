@@ -83,8 +83,8 @@ BROKEN_TENSORS: list[tuple[Callable[[Tensors], None], str]] = [
     (rename("base_model.model.model.", "base_model.model."), "is not in the served model.layers"),
     (rename("base_model.model.model.", "model."), "is neither LoRA nor a saved head"),
     (rename("q_proj", "wq"), "none of target_modules"),
-    (narrow, "no pair of rank 12"),
-    (halve, "no pair of rank 12"),
+    (narrow, "not a pair of rank 12"),
+    (halve, "not a pair of rank 12"),
 ]
 
 

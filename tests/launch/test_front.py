@@ -223,7 +223,7 @@ def test_an_export_of_other_adapters_is_left_alone(run: Path, exported: Path, tm
     before = (copy / "serving.json").read_bytes(), (run / "operating_point.json").read_bytes()
     with pytest.raises(UserError, match="'fairness' differs"):
         front(run, FrontOptions(export=copy))
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         front(run, FrontOptions(export=tmp_path / "nothing"))
     assert ((copy / "serving.json").read_bytes(), (run / "operating_point.json").read_bytes()) == before
 

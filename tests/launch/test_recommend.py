@@ -189,7 +189,7 @@ def test_what_is_refused(exported: Path, users: Path, tmp_path: Path, capsys: py
     (tmp_path / "empty.csv").write_text("user_id,item_id\n")
     hole = write([{"user_id": "u1", "item_id": "i1"}, {"user_id": None, "item_id": "i2"}], tmp_path / "hole.jsonl")
     asked: list[tuple[list[Any], str]] = [
-        ([tmp_path, "--users", users, "--out", out], r"is no export"),
+        ([tmp_path, "--users", users, "--out", out], r"is not an export"),
         ([exported, "--users", tmp_path / "none.csv", "--out", out], r"none\.csv does not exist"),
         ([exported, "--users", tmp_path / "users.txt", "--out", out], r"users\.txt has an unknown ending"),
         ([exported, "--users", tmp_path / "broken.parquet", "--out", out], r"broken\.parquet cannot be read"),

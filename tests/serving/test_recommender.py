@@ -239,7 +239,7 @@ def test_an_export_of_before(tiny_export: Any, tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_of_load(tiny_export: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no export"):
+    with pytest.raises(UserError, match="is not an export"):
         Recommender.load(tmp_path)
     with pytest.raises(UserError, match="device 'nonsense' cannot be used"):
         Recommender.load(tiny_export("bert").folder, device="nonsense")
