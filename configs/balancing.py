@@ -15,80 +15,100 @@ class GradvacOptions(Section):
     """`momentum` of the moving average of each pair's cosine, which the method aims at."""
 
     momentum: Share = 0.99
+    """Of the moving average of each pair's cosine, which the method aims at: 0 to below 1."""
 
 
 class CagradOptions(Section):
     """`c`: radius of the search around the mean gradient, as a share of its length; 0 is the mean itself."""
 
     c: Share = 0.4
+    """Radius of the search around the mean gradient, as a fraction of its length; 0 is the mean itself."""
 
 
 class FairgradOptions(Section):
     """`alpha` of α-fairness: below 1 toward the plain sum, 1 is proportional (Nash), above it toward max-min."""
 
     alpha: Annotated[float, Field(ge=0.5, le=20.0)] = 2.0
+    """α of α-fairness, 0.5 to 20: below 1 toward the plain sum, 1 proportional (Nash), above toward max-min."""
 
 
 class PeLtrOptions(Section):
     """`floor`: the share of all weight that is dealt out by preference before the min-norm search; 0 is MGDA."""
 
     floor: Fraction = 0.4
+    """Fraction of all weight that is dealt out by preference before the min-norm search; 0 is MGDA."""
 
 
 class LexicographicOptions(Section):
     """`order` of priority (default: by preference); `tolerance`: the share of a higher one's progress it may lose."""
 
     order: list[str] | None = None
+    """Objectives by priority, the highest first; null orders them by preference."""
     tolerance: Fraction = 0.0
+    """Fraction of a higher objective's progress that it may lose: 0 to 1."""
 
 
 class PcdOptions(Section):
     """`primary` objective (default: the one of highest preference); the others are promised `tau` of their progress."""
 
     primary: str | None = None
+    """The main objective; null takes the one of highest preference."""
     tau: Fraction = 0.02
+    """Fraction of their own progress that the other objectives are promised: 0 to 1."""
     momentum: Share = 0.999
+    """Of the moving average of the gradients' norms: 0 to below 1."""
 
 
 class EpsilonConstraintOptions(Section):
     """`bounds`: upper bound per named loss; `rate`: how fast a broken bound is mended; `momentum`: of the losses."""
 
     bounds: dict[str, float]
+    """Objective → upper bound of its loss."""
     rate: PositiveFloat = 1.0
+    """How fast the multiplier of a broken bound rises, above 0."""
     momentum: Share = 0.9
+    """Of the moving average of the losses: 0 to below 1."""
 
 
 class UncertaintyOptions(Section):
     """`lr` of the learnt log-variances."""
 
     lr: PositiveFloat = 0.025
+    """Learning rate of the learnt log-variances."""
 
 
 class DwaOptions(Section):
     """`temperature` of the softmax; losses are averaged over `window` steps, the paper's epoch."""
 
     temperature: PositiveFloat = 2.0
+    """Of the softmax over the losses' rates; larger is nearer to equal weights."""
     window: PositiveInt = 20
+    """Steps over which losses are averaged, the paper's epoch."""
 
 
 class FamoOptions(Section):
     """`lr` and `decay` of the logits of the weights."""
 
     lr: PositiveFloat = 0.025
+    """Learning rate of the weights' logits."""
     decay: Annotated[float, Field(ge=0.0)] = 1e-3
+    """Pull of the logits toward equal weights; 0 is none."""
 
 
 class StchOptions(Section):
     """`mu`: smoothness of the maximum over losses; smaller is closer to the worst loss alone."""
 
     mu: PositiveFloat = 0.1
+    """Smoothness of the maximum over losses; smaller is nearer to the worst loss alone."""
 
 
 class GradnormOptions(Section):
     """`alpha`: pull back to a common training rate; `lr` of the weights."""
 
     alpha: Annotated[float, Field(ge=0.0)] = 1.5
+    """Strength of the pull to a common training rate; 0 levels the norms alone."""
     lr: PositiveFloat = 0.025
+    """Learning rate of the weights."""
 
 
 METHOD_OPTIONS: dict[str, type[Section]] = {
@@ -126,6 +146,7 @@ class Layers(Section):
     """Compare the gradients of the shared adapter in the last `layers` layers of the trunk."""
 
     layers: PositiveInt
+    """Number of the trunk's last layers whose shared adapter's gradients are compared."""
 
 
 class BalancingConfig(Section):
@@ -145,13 +166,23 @@ class BalancingConfig(Section):
     """
 
     method: str = "pcgrad"
+    """Name of a weighting (docs/balancing.md), or torchjd:NAME for a Gramian weighting of TorchJD."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """The method's own settings; for TorchJD, the arguments of the weighting."""
     level: Literal["boundary", "parameters"] | Layers = "boundary"
+    """Whose gradients are compared: `boundary` (where trunk meets towers, free), {layers: n} (the shared adapter in
+    the last n trunk layers) or `parameters` (in all of them: exact, about K trunk backwards more)."""
     normalize: Literal["none", "l2", "loss"] | None = None
+    """Common scale before the weighting: `l2` (mean of the norms), `loss` (divide by the loss) or `none`. null: none
+    for methods with a scale of their own, l2 for the others, since norms differ by 20 to 60 times."""
     gram_ema: Share = 0.0
+    """Momentum of a moving average of the Gram matrix; 0 is this step's alone."""
     balance_every: PositiveInt = 1
+    """Measure and weigh at every T-th step, and use the same weights in between."""
     unbiased: bool = False
+    """Take the processes' noise out of the Gram matrix; needs a level of parameters and at least 2 processes."""
     probe_every: PositiveInt | None = None
+    """At every T-th step also measure the cosines in each trunk layer, for the log alone; null never."""
 
     @field_validator("level", mode="before")
     @classmethod

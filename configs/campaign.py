@@ -23,8 +23,11 @@ class Boost(Section):
     """
 
     attribute: str
+    """Column of the candidates: item_id, provider, category …."""
     group: str
+    """Its value there."""
     add: Annotated[float, Field(ge=-5.0, le=5.0)]
+    """Added to the utility, −5 to 5; 0.1 is a tenth more expected value."""
 
 
 class CapRule(Section):
@@ -37,9 +40,13 @@ class CapRule(Section):
     """
 
     attribute: str
+    """Column of the candidates."""
     group: str | None = None
+    """Its value there; null applies the rule to each value by itself."""
     most: Count | None = None
+    """Exposures of the group at most, over the whole campaign; null is no limit."""
     least: Count = 0
+    """Exposures of the group at least."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "CapRule":
@@ -65,15 +72,25 @@ class Campaign(Section):
     """
 
     name: str
+    """Also the prompt field `campaign`."""
     starts: date | None = None
+    """First day; also the prompt field `campaign_start`, and with `ends` `campaign_days`."""
     ends: date | None = None
+    """Last day, included; also the prompt field `campaign_end`."""
     fields: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further fields of every prompt (type, discount …), in place of the requests' own."""
     top: Annotated[int, Field(ge=1)] = 10
+    """Candidates per shopper at most."""
     value: str | None = None
+    """Column with the value of a candidate; null where all are worth the same."""
     value_weight: Annotated[float, Field(ge=0.0, le=5.0)] = 1.0
+    """ω_value, 0 to 5; 1 makes exp(u) the expected value."""
     omega: dict[str, float] = Field(default_factory=dict)
+    """ω of list-wise objectives; the others keep the export's."""
     boosts: list[Boost] = Field(default_factory=list)
+    """Additions to the utility of groups."""
     caps: list[CapRule] = Field(default_factory=list)
+    """Limits of groups over all shoppers."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Campaign":

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 
 from equipoise.configs.section import Section
 
@@ -25,15 +25,25 @@ class FeatureConfig(Section):
     """
 
     name: str
+    """Column of impressions, else of items, else of users."""
     scale: ScaleName = "log"
+    """`log` of numbers above 0, `log1p` of numbers of 0 or more, or `category` (texts, whole numbers, booleans)."""
     included: bool = True
+    """false masks its values: the heads read them as unknown, as of new shoppers."""
     interactions: bool = True
+    """Of a category: false leaves each value its bias alone, without interactions with the numbers, as suits an item's
+    own id."""
     max_categories: Annotated[int, Field(ge=2, le=MOST_CATEGORIES)] = 64
+    """Of a category: how many values, the most frequent, have a column; rarer ones count as unknown."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}
 
     @property
     def _of_category(self) -> dict[str, Any]:

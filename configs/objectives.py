@@ -26,6 +26,7 @@ class ObjectiveConfig(Section):
     """What every objective has: a positive weight, its preference in the balancing."""
 
     weight: PositiveFloat = 1.0
+    """Preference in the balancing, above 0; only the ratio of the objectives' weights counts for most methods."""
 
 
 class CtrConfig(ObjectiveConfig):
@@ -36,41 +37,52 @@ class CvrConfig(ObjectiveConfig):
     """Conversion over the entire space (ESMM), or by inverse propensity / doubly robust on clicks (ESCM²)."""
 
     estimator: Literal["esmm", "ips", "dr"] = "esmm"
+    """`esmm` (entire space, the product with pCTR), `ips` (inverse propensity on clicks) or `dr` (doubly robust)."""
     min_propensity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
+    """Lower bound of pCTR as a propensity (ips and dr): an impression weighs at most 1 / this."""
 
 
 class ListwiseConfig(ObjectiveConfig):
     """What list-wise objectives share: the exposure's temperature τ and the pull β back to pure relevance."""
 
     temperature: PositiveFloat = 1.0
+    """τ of the exposure softmax over a slate; lower is nearer to the sorted list."""
     beta: Annotated[float, Field(ge=0.0)] = 0.1
+    """Pull β back to pure relevance, 0 or more."""
 
 
 class DiversityConfig(ListwiseConfig):
     """J = Σ_ij π_i π_j S_ij, S from a path of item attributes (coarse to fine) or from frozen text embeddings."""
 
     similarity: Literal["attributes", "text"] = "attributes"
+    """Of two items: by a path of `attributes`, or by frozen `text` embeddings."""
     attributes: list[str] = Field(default_factory=lambda: ["category"])
+    """Columns of the items, coarse to fine."""
 
 
 class GroupedConfig(ListwiseConfig):
     """Exposure of the groups of one item attribute, over the global batch with a moving average."""
 
     attribute: str
+    """Column of the items whose values are the groups."""
     momentum: Share = 0.9
+    """Of the moving average of the groups' exposure over batches: 0 to below 1."""
 
 
 class FairnessConfig(GroupedConfig):
     """Provider-side exposure against a target: the group's share of candidates (parity) or of relevance (merit)."""
 
     attribute: str = "provider"
+    """Column of the items whose values are the groups, such as the provider."""
     target: Literal["parity", "merit"] = "parity"
+    """Fair exposure of a group: its fraction of candidates (`parity`) or of relevance (`merit`)."""
 
 
 class CoverageConfig(GroupedConfig):
     """Negative entropy of the exposure over the values of one item attribute."""
 
     attribute: str = "category"
+    """Column of the items whose values are to be covered."""
 
 
 class RecallConfig(ObjectiveConfig):
@@ -81,8 +93,11 @@ class RecallConfig(ObjectiveConfig):
     """
 
     dimension: Annotated[int, Field(ge=8)] = 128
+    """Length of the vectors of shoppers and items, at least 8."""
     shoppers: Annotated[int, Field(ge=2)] = 32
+    """Training requests per micro-batch and process, at least 2; each brings one clicked item."""
     negatives: Annotated[int, Field(ge=0)] = 128
+    """Further items, drawn evenly from the catalogue, that compete for every shopper."""
 
 
 class ColumnConfig(ObjectiveConfig):
@@ -93,14 +108,19 @@ class ColumnConfig(ObjectiveConfig):
     """
 
     kind: Form
+    """`binary` (0 or 1), `value` (any number) or `count` (whole numbers of 0 or more)."""
     label: str
+    """Column of the impressions."""
     given: str | None = None
+    """Binary objective after which it happens, such as click: elsewhere the label is not read; null reads it
+    everywhere."""
 
 
 class BinaryConfig(ColumnConfig):
     """A yes or no (0 or 1): cross-entropy over all impressions, of the product of the chain's probabilities."""
 
     kind: Literal["binary"]
+    """`binary`: 0 or 1."""
 
 
 class ValueConfig(ColumnConfig):
@@ -110,14 +130,18 @@ class ValueConfig(ColumnConfig):
     """
 
     kind: Literal["value"]
+    """`value`: any number."""
     loss: Literal["huber", "squared"] = "huber"
+    """Of the standardised label: `huber` (outliers count less) or `squared`."""
     positive: bool = False
+    """Labels are never below 0 and predictions above 0, so that relevance may name it."""
 
 
 class CountConfig(ColumnConfig):
     """A whole number of 0 or more: Poisson's loss with a log link, on impressions where `given` happened."""
 
     kind: Literal["count"]
+    """`count`: whole numbers of 0 or more."""
 
 
 KINDS: dict[str, type[ColumnConfig]] = {"binary": BinaryConfig, "value": ValueConfig, "count": CountConfig}
@@ -252,11 +276,17 @@ class ObjectivesConfig(Section):
     __pydantic_extra__: dict[str, SerializeAsAny[ObjectiveConfig]]
 
     ctr: CtrConfig | None = None
+    """Click-through."""
     cvr: CvrConfig | None = None
+    """Conversion."""
     diversity: DiversityConfig | None = None
+    """Unlike items beside each other."""
     fairness: FairnessConfig | None = None
+    """Exposure of providers."""
     coverage: CoverageConfig | None = None
+    """Exposure over more of the catalogue."""
     recall: RecallConfig | None = None
+    """Finding items in the whole catalogue."""
 
     _ORDER: ClassVar = {"pointwise": 0, "listwise": 1, "retrieval": 2}
 

@@ -24,9 +24,13 @@ class TablesConfig(Section):
     """The three tables of a data set, and optionally its events: Parquet, CSV or JSONL, by file ending."""
 
     impressions: Path
+    """File with one row per shown candidate: request, user, item, time and labels."""
     items: Path
+    """File with one row per item; its columns fill the item pieces of the prompt."""
     users: Path | None = None
+    """File with one row per user; null where impressions tell enough of them."""
     events: Path | None = None
+    """File of past purchases or other events, for histories; null leaves histories out."""
 
 
 class SplitConfig(Section):
@@ -37,11 +41,17 @@ class SplitConfig(Section):
     """
 
     column: str | None = None
+    """Column of the impressions that names the split of each (train, valid, test); null splits by time."""
     valid_from: datetime | None = None
+    """Time from which requests are validation, until `test_from`; null takes `valid_fraction`."""
     test_from: datetime | None = None
+    """Time from which requests are test; given together with `valid_from`."""
     valid_fraction: Share = 0.1
+    """Fraction of requests, the latest before the test ones, for validation: 0 to below 1."""
     test_fraction: Share = 0.2
+    """Fraction of requests, the latest of all, for the test: 0 to below 1, with the other below 1 in sum."""
     holdout_users: Share = 0.0
+    """Fraction of users kept out of train and valid, so that test has shoppers never seen; 0 keeps none out."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "SplitConfig":
@@ -65,10 +75,15 @@ class HistoryConfig(Section):
     """
 
     max_events: Annotated[int, Field(ge=0)] = 12
+    """Most events of a shopper in a prefix; 12 fit beside a profile in 160 tokens. 0 leaves the history out."""
     order: Literal["recent", "frequent"] = "recent"
+    """Which ones come first: the most `recent`, or the most `frequent` items."""
     kinds: list[str] | None = None
+    """Kinds of events (column `kind`) that count; null takes all."""
     label: str = "bought before: "
+    """Text before the history in the prompt, its last space included."""
     items: bool = False
+    """Also keep of which catalogue items the events were, which the objective recall needs."""
 
 
 class PromptConfig(Section):
@@ -79,9 +94,13 @@ class PromptConfig(Section):
     """
 
     prefix: list[str] = Field(default_factory=list)
+    """Pieces about request and user, once per slate, such as 'age {age}'."""
     item: list[str] = Field(default_factory=lambda: ["{title}"])
+    """Pieces about an item, read from the items table; at least one."""
     context: list[str] = Field(default_factory=list)
+    """Pieces about the single impression, such as 'price {price|money}'."""
     separator: str = ", "
+    """Text between pieces."""
 
     @field_validator("item")
     @classmethod
@@ -101,19 +120,33 @@ class DataConfig(Section):
     """
 
     folder: Path
+    """Folder of the prepared slates, which `equipoise prepare` writes and training reads."""
     source: Literal["tables", "complete_journey", "complete_journey_products"] = "tables"
+    """Where the tables come from: your own (`tables`), or a public set that an installed package brings."""
     tables: TablesConfig | None = None
+    """Paths of your tables; null for other sources."""
     split: SplitConfig = Field(default_factory=SplitConfig)
+    """How requests are split in time."""
     history: HistoryConfig = Field(default_factory=HistoryConfig)
+    """Which events before a request are in its prefix."""
     prompt: PromptConfig = Field(default_factory=PromptConfig)
+    """Templates of the texts."""
     max_candidates: Annotated[int, Field(ge=2)] = 512
+    """Candidates of a slate, at least 2; longer requests are cut into several slates, which is reported."""
     fields: list[str] = Field(default_factory=list)
+    """Columns of impressions that are kept beside the texts, for baselines, relevance values and operating points."""
     features: list[FeatureConfig] = Field(default_factory=list)
+    """Columns that the heads read beside the texts; empty for none."""
     user_groups: list[str] = Field(default_factory=list)
+    """Columns of the users table by which evaluation compares groups, such as age."""
     behaviour: list[str] = Field(default_factory=list)
+    """Fields and features that only a shopper with a past has; left out for anonymous users."""
     profile: list[str] = Field(default_factory=list)
+    """Fields and features that a new shopper may have given; left out for anonymous users without a profile."""
     shard_requests: PositiveInt = 20_000
+    """Requests per Parquet file of the prepared folder; the size changes no slate."""
     memory_limit: str = "4GB"
+    """Memory that preparing may take, as DuckDB reads it (4GB); beyond it DuckDB writes to disk."""
 
     @model_validator(mode="after")
     def _source_and_tables(self) -> "DataConfig":
@@ -137,8 +170,11 @@ class TokensConfig(Section):
     """Token limits. Longer prefixes and candidates are cut at the end, counted and reported."""
 
     max_prefix: Annotated[int, Field(ge=8)] = 160
+    """Most tokens of a prefix, at least 8; longer ones are cut at the end and counted."""
     max_candidate: Annotated[int, Field(ge=4)] = 48
+    """Most tokens of a candidate, at least 4; longer ones are cut at the end and counted."""
     max_row: PositiveInt = 1024
+    """Most tokens of a packed row where attention compares all of it; at least a prefix and a candidate."""
 
 
 class BackboneConfig(Section):
@@ -149,16 +185,27 @@ class BackboneConfig(Section):
     """
 
     path: str
+    """Hub id, folder, or pkg://PACKAGE/FOLDER inside an installed package."""
     tokenizer: str | None = None  # where the tokenizer lies, if not at `path`
+    """Where the tokenizer is, if not at `path`."""
     init: Literal["pretrained", "random"] = "pretrained"
+    """`pretrained` weights, or `random` ones for tests and speed measurements."""
     revision: str | None = None
+    """Commit or branch on the hub; null takes the main one. Pin it for runs that others repeat."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen weights; bfloat16 halves their memory and needs train.precision: bf16."""
     split: PositiveInt | None = None
+    """Number of layers of the shared trunk; the rest are towers per objective. null takes two thirds of them."""
     checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory for about a third more time."""
     attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
+    """Implementation; `auto` takes prefix-split attention where the architecture has it, else sdpa."""
     compile: bool = False
+    """Compile layers with torch.compile: a slow first step, then faster ones on GPUs."""
     pooling: Literal["last", "mean"] = "last"
+    """What heads read of a candidate: its `last` token, or (encoders only) the `mean` of its tokens."""
     quantize: Literal["4bit"] | None = None
+    """`4bit` holds the frozen base in 4 bits (bitsandbytes); null keeps `dtype`."""
 
 
 class LoraConfig(Section):
@@ -169,11 +216,17 @@ class LoraConfig(Section):
     """
 
     rank: PositiveInt = 16
+    """Rank of every adapter; 16 is enough for the demo's tables, 8 to 64 are usual."""
     alpha: PositiveInt = 32
+    """Scale: updates are multiplied by alpha / rank, so that 2 × rank keeps their size at any rank."""
     dropout: Share = 0.0
+    """Fraction of adapter inputs that are dropped in training: 0 to below 1."""
     rslora: bool = False
+    """Scale by alpha / √rank instead, for high ranks."""
     targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
+    """Layers with adapters: `attention`, `all-linear`, or names of modules."""
     scope: Literal["all", "candidates"] = "candidates"
+    """Tokens that objectives' adapters act on: `candidates` (prefixes once for all of them) or `all` (as vLLM)."""
 
 
 class TrainConfig(Section):
@@ -184,27 +237,50 @@ class TrainConfig(Section):
     """
 
     epochs: PositiveFloat = 1.0
+    """Passes over the training slates, above 0; a part of one is allowed."""
     max_steps: PositiveInt | None = None
+    """Optimizer steps at most; null leaves it to `epochs`."""
     batch_size: PositiveInt | None = None
+    """Slates per process and micro-batch; null counts tokens instead."""
     max_tokens: PositiveInt | None = None
+    """Tokens per process and micro-batch; 8192 where neither this nor `batch_size` is set."""
     accumulate: PositiveInt = 1
+    """Micro-batches per optimizer step."""
     negatives: PositiveInt | None = 16
+    """Candidates without a click that are kept of a slate, drawn anew per epoch; null keeps all."""
     feature_dropout: Share = 0.0
+    """Fraction of slates that are rendered as of an anonymous user (no history, `data.behaviour` or `data.profile`),
+    so that the model knows new shoppers: 0 to below 1."""
     lr: PositiveFloat = 1e-3
+    """Learning rate of the adapters at its peak; 1e-3 suits LoRA, ten times that of full fine-tuning."""
     head_lr: PositiveFloat = 1e-3
+    """Learning rate of the heads at its peak."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """AdamW's decoupled weight decay; 0 is none."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Fraction of all steps in which the learning rate rises from 0: 0 to below 1."""
     min_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    """Learning rate at the end of the cosine, as a fraction of its peak."""
     max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm where theirs is larger."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of activations and adapters' products: fp32, or bf16 on hardware that has it."""
     workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read batches beside the training one; 0 reads in it, which is quick enough for token caches."""
     log_every: PositiveInt = 10
+    """Steps between two lines of the log."""
     eval_every: PositiveInt | None = None
+    """Steps between two validations; null validates at no step. The best adapters are kept."""
     eval_requests: PositiveInt = 64
+    """Validation requests of each, spread over the split."""
     save_every: PositiveInt | None = None
+    """Steps between two checkpoints; null writes none."""
     keep_checkpoints: PositiveInt = 2
+    """Checkpoints that are kept, the latest ones."""
     max_nonfinite: PositiveInt = 20
+    """Steps in a row with a non-finite loss or gradient of an objective after which training ends."""
     self_check: bool = True
+    """Compare packed with separate prompts before the first step, and refuse to train where they differ."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> "TrainConfig":
@@ -219,41 +295,67 @@ class EvaluateConfig(Section):
     """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance."""
 
     omegas: list[dict[str, float]] | None = None
+    """Operating points to measure, as {objective: ω}; {} is pure relevance; null: it, each one at 1, all at 1."""
     cutoffs: list[PositiveInt] = Field(default_factory=lambda: [5, 10])
+    """k of the ranking metrics, such as NDCG@k."""
     max_requests: PositiveInt | None = None
+    """Requests of the split that are scored, spread over it; null scores all."""
     max_tokens: PositiveInt = 16_384
+    """Tokens per batch; more than in training fit, for nothing is kept for a backward pass."""
     field_baselines: list[str] = Field(default_factory=list)
+    """Columns of `data.fields` that are ranked by as they are, as baselines."""
 
 
 class WandbConfig(Section):
     """Weights & Biases through Accelerate's tracker."""
 
     mode: Literal["online", "offline", "disabled"] = "disabled"
+    """`online`, `offline` (send later with `wandb sync`) or `disabled`."""
     project: str = "equipoise"
+    """Project of the run."""
     entity: str | None = None
+    """Team or user; null takes the account's default."""
     group: str | None = None
+    """Group of the run, by which `equipoise compare --group` finds it."""
     job_type: str = "train"
+    """Kind of the run in its group."""
     tags: list[str] = Field(default_factory=list)
+    """Tags of the run."""
 
 
 class RunConfig(Section):
     """One run: everything that the commands need, from the tables to the exported adapters."""
 
     name: str
+    """Name of the run in tables, pages and trackers."""
     output: Path
+    """Folder of the run: checkpoints, adapters, logs and reports."""
     seed: Annotated[int, Field(ge=0)] = 17
+    """Of every draw: initial weights, order of slates, negatives. 0 or more."""
     data: DataConfig
+    """Tables, and how they become slates."""
     tokens: TokensConfig = Field(default_factory=TokensConfig)
+    """Token limits."""
     backbone: BackboneConfig
+    """The frozen language model."""
     lora: LoraConfig = Field(default_factory=LoraConfig)
+    """Shape of the adapters."""
     objectives: ObjectivesConfig
+    """What is trained for; at least ctr."""
     relevance: str | None = None
+    """Formula of the relevance that rankings go by, such as log(ctr) + 0.5*log(cvr); null is the sum of both logs."""
     balancing: BalancingConfig = Field(default_factory=BalancingConfig)
+    """How the objectives' gradients are combined."""
     train: TrainConfig = Field(default_factory=TrainConfig)
+    """The training loop."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    """Offline evaluation."""
     wandb: WandbConfig = Field(default_factory=WandbConfig)
+    """Weights & Biases."""
     tensorboard: bool = False
+    """Also log for TensorBoard, into the run folder."""
     mlflow: bool = False
+    """Also log to MLflow, at MLFLOW_TRACKING_URI."""
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ import time
 import typer
 
 from equipoise.common.errors import UserError
-from equipoise.launch.commands import data, evaluation, exports, training
+from equipoise.launch.commands import data, evaluation, exports, settings, training
 
 app = typer.Typer(
     name="equipoise",
@@ -16,9 +16,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (*data.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *exports.COMMANDS):
+for command in (*settings.COMMANDS, *data.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *exports.COMMANDS):
     app.command()(command)
 app.command(context_settings={"ignore_unknown_options": True})(training.launch)
+config = typer.Typer(
+    name="config", help="What settings there are: explained, as a page, as a schema.", no_args_is_help=True
+)
+for command in settings.CONFIG_COMMANDS:
+    config.command()(command)
+app.add_typer(config)
 
 
 def main(arguments: list[str] | None = None) -> None:

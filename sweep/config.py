@@ -67,6 +67,7 @@ Label = Annotated[str, AfterValidator(_label)]
 Settings = Annotated[dict[str, Any], BeforeValidator(_numbers), AfterValidator(_own)]
 ListedRun = Annotated[dict[str, Any], BeforeValidator(_numbers), AfterValidator(_listed)]
 Values = Annotated[list[Any], BeforeValidator(_numbers), Field(min_length=1)]
+EvaluatedSplit = Literal["valid", "test"]
 Axis = list[Any] | dict[str, dict[str, Any]]
 
 
@@ -74,9 +75,13 @@ class DrawConfig(Section):
     """From what a value is drawn, one of: bounds of a (log-)uniform number, bounds of whole numbers, a list."""
 
     uniform: tuple[float, float] | None = None
+    """Bounds of a uniform number, the lower first."""
     log_uniform: tuple[float, float] | None = None
+    """Bounds, above 0, of a number whose logarithm is uniform."""
     integers: tuple[int, int] | None = None
+    """Bounds of a whole number, both included."""
     choice: Values | None = None
+    """Values of which one is drawn."""
 
     @field_validator("uniform", "log_uniform", mode="before")
     @classmethod
@@ -100,16 +105,20 @@ class RandomConfig(Section):
     """`count` draws of all keys in `draw`; each key has a stream of its own, so more draws or keys keep the first."""
 
     count: PositiveInt
+    """Number of draws."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draws; more draws or keys keep the first ones."""
     draw: Annotated[dict[str, DrawConfig], Field(min_length=1), AfterValidator(_own)]
+    """Key → from what its value is drawn."""
 
 
 class EvaluateStepConfig(Section):
     """The splits that every run is evaluated on after its training."""
 
-    split: Annotated[list[Literal["valid", "test"]], Field(min_length=1)] = Field(default=["test"])
+    split: Annotated[list[EvaluatedSplit], Field(min_length=1)] = Field(default=["test"])
+    """valid, test or both."""
 
-    @field_validator("split", mode="before")
+    @field_validator("split", mode="before", json_schema_input_type=EvaluatedSplit | list[EvaluatedSplit])
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -126,9 +135,13 @@ class SlurmConfig(Section):
     """
 
     options: dict[str, bool | int | str] = Field(default_factory=dict)
+    """Options of sbatch, without the dashes (`partition: gpu`); true is one without a value."""
     setup: list[str] = Field(default_factory=list)
+    """Shell lines before each run, such as `module load cuda`."""
     at_once: PositiveInt | None = None
+    """Tasks at the same time; null leaves it to Slurm."""
     after_options: dict[str, bool | int | str] | None = None
+    """Options of the job that ends the sweep; null takes `options`."""
 
     @model_validator(mode="after")
     def _own_options(self) -> "SlurmConfig":
@@ -144,15 +157,20 @@ class MetricConfig(Section):
     """What a W&B sweep looks at, under the name that training logs it."""
 
     name: str
+    """Metric under the name that training logs it."""
     goal: Literal["maximize", "minimize"]
+    """maximize or minimize."""
 
 
 class WandbSweepConfig(Section):
     """How W&B draws when its agent drives the sweep; `method` null is grid, or random where something is drawn."""
 
     method: Literal["grid", "random", "bayes"] | None = None
+    """How W&B's agent draws; null is grid, or random where something is drawn."""
     metric: MetricConfig | None = None
+    """What it looks at; bayes and early_terminate need it."""
     early_terminate: dict[str, Any] | None = None
+    """W&B's own settings for ending poor runs."""
 
     @model_validator(mode="after")
     def _metric_where_needed(self) -> "WandbSweepConfig":
@@ -180,21 +198,37 @@ class SweepConfig(Section):
     """
 
     name: Label
+    """Name of the sweep, and its runs' `wandb.group`."""
     base: Path
+    """Run configuration that everything is varied over."""
     output: Path
+    """Folder of the run folders."""
     settings: Settings = Field(default_factory=dict)
+    """Settings of every run; axes and runs win over them."""
     grid: dict[str, Any] = Field(default_factory=dict)
+    """Axis → its values: a key with a list of values, or any name with labelled sets of settings."""
     runs: list[ListedRun] = Field(default_factory=list)
+    """Single runs as settings, with an optional `name`."""
     random: RandomConfig | None = None
+    """Draws of settings, each cell of the grid with every draw."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    """Values of `seed`; every run once per seed."""
     parallel: PositiveInt = 1
+    """Runs at the same time on this machine."""
     threads: PositiveInt | None = None
+    """Of each process; null shares the cores among the parallel runs."""
     gpus: PositiveInt | None = None
+    """GPUs that each of the parallel runs gets for itself; null lets every run see all."""
     accelerate: Path | None = None
+    """Config file of `accelerate launch`; null starts one plain process."""
     evaluate: EvaluateStepConfig | None = None
+    """What is evaluated after each training; null evaluates nothing."""
     after: Literal["compare"] | None = None
+    """What ends the sweep: `compare`, or null for nothing."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    """How the runs become one Slurm array."""
     wandb: WandbSweepConfig = Field(default_factory=WandbSweepConfig)
+    """How W&B's agent drives the sweep."""
 
     @field_validator("grid")
     @classmethod

@@ -1,4 +1,4 @@
-"""Commands that check settings and make data."""
+"""Commands that make data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,14 +7,6 @@ import typer
 
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
-
-
-def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Check a run configuration; needs no GPU and loads no model."""
-    from equipoise.configs.load import load_config
-
-    loaded = load_config(config, overrides or [])
-    typer.echo(f"{config} is valid: run '{loaded.name}', objectives {', '.join(loaded.objectives.active())}")
 
 
 @with_options
@@ -50,4 +42,4 @@ def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
     write_tokens(loaded)
 
 
-COMMANDS = (validate, simulate, prepare, tokenize)
+COMMANDS = (simulate, prepare, tokenize)

@@ -34,7 +34,9 @@ def command_options() -> list[str]:
     """A line per parameter: arguments in their order, then options by name."""
     group: Any = typer.main.get_command(app)
     lines: list[str] = []
-    for name, command in sorted(group.commands.items()):
+    commands = dict(group.commands)
+    commands |= {f"config {name}": command for name, command in commands.pop("config").commands.items()}
+    for name, command in sorted(commands.items()):
         signature = inspect.signature(command.callback).parameters
         shown = [(p.param_type_name, _line(name, p, signature[p.name].annotation)) for p in command.params]
         lines += [line for kind, line in shown if kind == "argument"]
