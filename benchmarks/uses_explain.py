@@ -21,7 +21,7 @@ from scipy.stats import wilcoxon
 
 from benchmarks.figures import figure
 from equipoise.common.errors import UserError
-from equipoise.serving.explain import Variant, prepare_variants, variants_of
+from equipoise.serving.explain import Variant, variants_of, without_parts
 from equipoise.serving.prompt_parts import CutRequest, Part
 from equipoise.serving.recommender import Recommender
 
@@ -61,7 +61,7 @@ def cases(recommender: Recommender, prepared: Path, count: int, seed: int = 0) -
 
 
 def _scores(recommender: Recommender, cut: CutRequest, variants: list[Variant]) -> np.ndarray:
-    rankings = recommender.score_prepared(prepare_variants(recommender, cut, variants))
+    rankings = recommender.score_prepared([recommender.tokenized(read) for read in without_parts(cut, variants)])
     return np.array([ranking.given[0].relevance for ranking in rankings])
 
 

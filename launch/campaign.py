@@ -4,8 +4,9 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.campaign import Campaign, read_campaign
-from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.launch.campaign_requests import CampaignRequests
 from equipoise.launch.options import CampaignOptions
@@ -26,7 +26,7 @@ from equipoise.scoring.ranking_file import ENDINGS, ranking_file
 from equipoise.scoring.recommend import common_candidates
 from equipoise.serving.allocation import Allocation, Cap, allocate, fill, violations
 from equipoise.serving.frames import TOGETHER, ranking_columns
-from equipoise.serving.recommender import PreparedRequest, Recommender
+from equipoise.serving.recommender import Recommender
 from equipoise.serving.request_error import RequestError
 
 MORE = ("value", "boost")
@@ -67,9 +67,7 @@ def choose_slates(export: Path, path: Path, users: Path, out: Path, options: Cam
     console = Console(highlight=False)
     with request_connection() as con:
         table = open_requests(con, users)
-        recommender = Recommender.load(export, device=options.device)
-        if options.max_candidates is not None:
-            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
+        recommender = Recommender.load(export, device=options.device, max_candidates=options.max_candidates)
         requests = _requests(con, campaign, recommender, table, options.candidates)
         scores = _score(recommender, requests, table, console)
     caps = _caps(campaign, scores, path)
@@ -119,17 +117,17 @@ def _portions(table: RequestTable, requests: CampaignRequests) -> Iterator[list[
 
 
 def _score(recommender: Recommender, requests: CampaignRequests, table: RequestTable, console: Console) -> Scores:
+    objectives = (recommender.pointwise, recommender.listwise)
     parts: list[pa.Table] = []
     counts: list[int] = []
     groups: dict[str, list[str | None]] = {name: [] for name in requests.campaign.attributes}
     with (
         ProgressBar("scoring", table.count(), "requests", console=console) as bar,
-        closing(prefetched(_portions(table, requests))) as portions,
+        closing(recommender.stream(_portions(table, requests), itemgetter(0))) as ranked,
     ):
-        for portion in portions:
-            prepared: list[PreparedRequest] = [each[0] for each in portion]
-            rankings = [ranking.as_given() for ranking in recommender.score_prepared(prepared)]
-            found = ranking_columns(recommender, rankings, [identity for _, identity, _ in portion])
+        for portion, ranked_portion in ranked:
+            rankings = [ranking.as_given() for ranking in ranked_portion]
+            found = ranking_columns(objectives, rankings, [identity for _, identity, _ in portion])
             given = [scored for ranking in rankings for scored in ranking.candidates]
             found |= {name: [getattr(scored, name) for scored in given] for name in MORE}
             texts = {name: pa.array(found[name], pa.string()) for name in (*requests.maker.names, "item_id")}

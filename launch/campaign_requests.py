@@ -46,7 +46,7 @@ class CampaignRequests:
             if name not in there:
                 raise UserError(f"{place} has no column {name}, which the campaign '{campaign.name}' reads: add it")
         own = set(table.kinds) - set(self.said)
-        self.maker = RequestRows(recommender, own, table.per_candidate, candidates)
+        self.maker = RequestRows(recommender.reader, own, table.per_candidate, candidates)
         self.maker.worth.pop("value", None)  # what the campaign calls value is put in below
         value = [campaign.value] if campaign.value and candidates is None else []
         more = [*self.maker.columns, table.key, *(self.needed if candidates is None else []), *value]

@@ -11,7 +11,7 @@ from rich.table import Table
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.launch.options import ExplainOptions
-from equipoise.serving.explain import Explained, explain
+from equipoise.serving.explain import Explained
 from equipoise.serving.explanation_picture import draw
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.request_error import RequestError
@@ -28,7 +28,7 @@ def explain_request(export: Path, path: Path, options: ExplainOptions) -> None:
         request["explain"] = list(options.items)
     recommender = Recommender.load(export, device=options.device)
     try:
-        found = explain(recommender, request)
+        found = recommender.explain_request(request)
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
     console = Console(highlight=False)

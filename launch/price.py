@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from rich.console import Console
 
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
-from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.launch.options import PriceOptions
 from equipoise.scoring.ranking_file import table_file
@@ -44,7 +44,7 @@ def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions
         if "item_id" not in table.kinds:
             raise UserError(f"{requests} has no column item_id: add the candidates")
         recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
-        maker = RequestRows(recommender, table.kinds, table.per_candidate, extra=EXTRA)
+        maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, extra=EXTRA)
         more = {"prices": allowed, "goal": options.goal, "field": options.field}
         counts = _write(recommender, _prepared(table, recommender, maker, more), maker.names, out, table.count())
     console = Console(highlight=False)
@@ -62,9 +62,7 @@ def _prepared(
     groups = table.requests(maker.columns)
     while some := list(islice(groups, TOGETHER)):
         try:
-            found = [
-                (*maker.prepare_with(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in some
-            ]
+            found = [(*maker.prepare(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in some]
         except RequestError as error:
             raise UserError(f"{table.path}: {error}") from error
         yield found
@@ -104,11 +102,10 @@ def _write(
     schema = _schema(names)
     with (
         table_file(out, schema) as write,
-        closing(prefetched(prepared)) as ready,
+        closing(recommender.stream(prepared, itemgetter(1), pointwise=True)) as priced,
         ProgressBar("pricing", total, "requests") as bar,
     ):
-        for portion in ready:
-            rankings = recommender.score_prepared([request for _, request, _ in portion])
+        for portion, rankings in priced:
             rows = [
                 row
                 for (question, _, identity), ranking in zip(portion, rankings, strict=True)

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from rich.console import Console
 
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
-from equipoise.data.prefetch import prefetched
 from equipoise.data.requests.table import RequestTable, open_requests, open_table, request_connection
 from equipoise.scoring.columns import parse_omega
 from equipoise.scoring.options import RecommendOptions
@@ -38,9 +37,9 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
     console = Console(highlight=False)
     with request_connection() as con:
         table = open_requests(con, users)
-        recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
-        if options.max_candidates is not None:
-            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
+        recommender = Recommender.load(
+            export, device=options.device, cache_mb=options.cache_mb, max_candidates=options.max_candidates
+        )
         omega = parse_omega(options.omega, recommender.listwise)
         common = None
         if options.candidates is not None:
@@ -49,8 +48,9 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
                 raise UserError(f"{users} has candidates of its own (item_id): drop the column or --candidates")
         elif "item_id" not in table.kinds:
             raise UserError(f"{users} has no column item_id: add the candidates, or a common list with --candidates")
-        maker = RequestRows(recommender, table.kinds, table.per_candidate, common)
-        ready = _prepared(table, maker, omega, options)
+        maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, common)
+        more = {"omega": omega, "value_weight": options.value_weight, "top": options.top}
+        ready = _prepared(table, maker, recommender, more)
         started = time.monotonic()
         requests, rows = _write(recommender, ready, maker.names, out, table.count(), console)
     seconds = max(time.monotonic() - started, 1e-9)
@@ -69,7 +69,7 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
         raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
-    worth = worth_columns(recommender, kinds)
+    worth = worth_columns(recommender.reader, kinds)
     features = [name for name in recommender.fields["features"] if name in kinds]
     found = [candidate_of(row, texts, fields, worth, features) for row in rows]
     try:
@@ -80,15 +80,13 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
 
 
 def _prepared(
-    table: RequestTable, maker: RequestRows, omega: dict[str, float] | None, options: RecommendOptions
+    table: RequestTable, maker: RequestRows, recommender: Recommender, more: dict[str, Any]
 ) -> Iterator[Prepared]:
     """The requests of a table, ready for the model, some at a time."""
     groups = table.requests(maker.columns)
     while some := list(islice(groups, TOGETHER)):
         try:
-            yield [
-                (maker.prepare(rows, omega, options.top, options.value_weight), maker.identity(rows)) for rows in some
-            ]
+            yield [(maker.prepare(recommender.prepare, rows, more), maker.identity(rows)) for rows in some]
         except RequestError as error:
             raise UserError(f"{table.path}: {error}") from error
 
@@ -103,14 +101,14 @@ def _write(
 ) -> tuple[int, int]:
     """Rank what is ready while a thread prepares the next; returns how many requests and rows were written."""
     requests = rows = 0
+    objectives = (recommender.pointwise, recommender.listwise)
     with (
-        ranking_file(out, names, recommender.pointwise, recommender.listwise) as write,
+        ranking_file(out, names, *objectives) as write,
         ProgressBar("ranking", total, "requests", console=console) as bar,
-        closing(prefetched(ready)) as portions,
+        closing(recommender.stream(ready, itemgetter(0))) as ranked,
     ):
-        for portion in portions:
-            rankings = recommender.score_prepared([prepared for prepared, _ in portion])
-            rows += write(ranking_columns(recommender, rankings, [identity for _, identity in portion]))
+        for portion, rankings in ranked:
+            rows += write(ranking_columns(objectives, rankings, [identity for _, identity in portion]))
             requests += len(portion)
             bar.advance(len(portion))
     return requests, rows

@@ -4,7 +4,6 @@ Many: `accelerate launch -m equipoise.launch.score RUN REQUESTS OUT`. Each proce
 with the others at the beginning and the end only. docs/scoring.md describes files and columns.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from rich.console import Console
 
 from equipoise.common.errors import UserError
@@ -21,23 +18,21 @@ from equipoise.common.hashing import file_hash
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import Scales, read_scales
-from equipoise.data.prefetch import prefetched
-from equipoise.data.requests.batches import Portion, RequestBatches
 from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepared_catalogue
 from equipoise.data.requests.files import Block, RequestFile, cut_blocks, find_request_files
 from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.adapter_store import TENSORS, read_info
 from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
-from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.scoring.columns import ScoreColumns, parse_omega
 from equipoise.scoring.folder import ScoreFolder
 from equipoise.scoring.options import ScoreOptions
+from equipoise.scoring.portions import Portion, read_portions
 from equipoise.scoring.progress import ScoreProgress
+from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.out_of_memory import memory_advice
-from equipoise.train.scoring import score_batch
 from equipoise.train.world import World
 
 WAIT_SECONDS = 1.0
@@ -84,15 +79,14 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
     most = options.max_tokens or config.evaluate.max_tokens
     model.chunk_tokens = most
-    # Prefix-split attention takes rows of any length; others compare every token of a row with every other.
-    max_row = sys.maxsize if model.backbone.attention == "split" else config.tokens.max_row
     encoder = is_encoder(load_model_config(config.backbone))
-    tokenizer = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
+    slates = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
+    tokenizer = RequestTokenizer(slates, scales)
+    scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, most)
     showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
-        mine = pending[world.rank :: world.size]
-        portions = RequestBatches(inputs.forms, tokenizer, most, max_row, scales).read(mine)
-        write_scores(model, portions, columns, target, accelerator.device, progress)
+        portions = read_portions(pending[world.rank :: world.size], inputs.forms, tokenizer)
+        write_scores(scorer, portions, columns, target, progress)
         # Waiting here instead of in the barrier, which gives up when another process needs much longer.
         while not progress.complete():
             time.sleep(WAIT_SECONDS)
@@ -101,11 +95,10 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
 
 
 def write_scores(
-    model: SlateModel,
+    scorer: RequestScorer,
     portions: Iterator[Portion],
     columns: ScoreColumns,
     target: ScoreFolder,
-    device: torch.device,
     progress: ScoreProgress,
 ) -> None:
     """Score portions while a thread makes the next ones, and write the part of each block.
@@ -113,29 +106,17 @@ def write_scores(
     Raises:
         UserError: a request cannot be read or a score is not finite; then nothing of its block is written.
     """
-    with closing(prefetched(portions)) as ready:
-        for portion in ready:
+    with closing(scorer.stream(portions, lambda portion: portion.slates)) as scored:
+        for portion, scores in scored:
             with target.writing(portion.block.number, columns.schema) as part:
                 while True:
-                    table = columns.table(portion.requests, score_portion(model, portion, device))
+                    table = columns.table(portion.requests, scores)
                     part.add(table)
                     progress.advance(len(portion.requests), table.num_rows)
                     if portion.last:
                         break
-                    portion = next(ready)
+                    portion, scores = next(scored)
             progress.end_block()
-
-
-def score_portion(model: SlateModel, portion: Portion, device: torch.device) -> dict[str, np.ndarray]:
-    """Scores of all candidates of a portion in the order of its requests, by objective: float64 (N,)."""
-    found: list[dict[str, np.ndarray]] = []
-    rows: list[np.ndarray] = []
-    for batch in portion.batches:
-        with torch.inference_mode():
-            found.append(score_batch(model, batch.to(device)))
-        rows.append(batch.row[batch.slate].numpy())
-    order = np.argsort(np.concatenate(rows), kind="stable")
-    return {name: np.concatenate([part[name] for part in found])[order] for name in model.objectives}
 
 
 def _open(config: RunConfig, requests: Path, options: ScoreOptions, scales: Scales) -> Inputs:

@@ -8,17 +8,16 @@ Which candidate is explained is named or, by default, the best one. The slate is
 all of these are requests of one list, which the model takes in as few passes as fit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from equipoise.serving.prompt_parts import CutRequest, Part
+from equipoise.serving.limits import Limits
+from equipoise.serving.prompt_parts import CutRequest, Part, cut
 from equipoise.serving.ranking import Ranking, Scored
 from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import ReadRequest, RequestReader
 from equipoise.serving.values import identifier, kind_of, mapping, sequence
-
-if TYPE_CHECKING:
-    from equipoise.serving.recommender import PreparedRequest, Recommender
 
 TOLD = 3
 """Parts for and against that the sentences name."""
@@ -110,13 +109,13 @@ def split_request(request: Any) -> tuple[Any, Any]:
     return request, request.pop("explain", None)
 
 
-def check_slate(recommender: "Recommender", cut: CutRequest) -> None:
+def check_slate(limits: Limits, cut: CutRequest) -> None:
     """Refuse a slate that would be scored too often.
 
     Raises:
         RequestError: names the limit.
     """
-    count, most = len(cut.read.candidates), recommender.limits.explained_slate
+    count, most = len(cut.read.candidates), limits.explained_slate
     if count > most:
         raise RequestError(
             "candidates",
@@ -125,7 +124,7 @@ def check_slate(recommender: "Recommender", cut: CutRequest) -> None:
         )
 
 
-def places_of(recommender: "Recommender", cut: CutRequest, wanted: Any, ranking: Ranking) -> list[int]:
+def places_of(limits: Limits, cut: CutRequest, wanted: Any, ranking: Ranking) -> list[int]:
     """Places of the candidates to explain: those named by place or item_id, or the first by rank.
 
     Raises:
@@ -133,7 +132,7 @@ def places_of(recommender: "Recommender", cut: CutRequest, wanted: Any, ranking:
     """
     if wanted is None:
         return [ranking.candidates[0].position]
-    wanted, most = sequence("explain", wanted), recommender.limits.explained
+    wanted, most = sequence("explain", wanted), limits.explained
     if not 1 <= len(wanted) <= most:
         way = f"give 1 to {most}, and ask again for further ones"
         raise RequestError("explain", f"names {len(wanted):,} candidates: {way}")
@@ -166,11 +165,9 @@ def variants_of(cut: CutRequest, places: Sequence[int]) -> list[Variant]:
     return shared + own
 
 
-def prepare_variants(
-    recommender: "Recommender", cut: CutRequest, variants: Sequence[Variant]
-) -> list["PreparedRequest"]:
-    """The token ids of the request without the parts of each variant, in any thread."""
-    return [recommender.tokenized(cut.without(variant.place, variant.left_out)) for variant in variants]
+def without_parts(cut: CutRequest, variants: Sequence[Variant]) -> list[ReadRequest]:
+    """The request without the parts of each variant."""
+    return [cut.without(variant.place, variant.left_out) for variant in variants]
 
 
 def explanation(
@@ -238,22 +235,24 @@ def _percent(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def explain(recommender: "Recommender", request: Mapping[str, Any]) -> Explanation:
-    """Explain candidates of one request; not for several threads at once.
+def explain_request(
+    reader: RequestReader, request: Mapping[str, Any], score: Callable[[Sequence[ReadRequest]], list[Ranking]]
+) -> Explanation:
+    """Explain candidates of one request.
 
     Args:
-        recommender: the loaded export.
+        reader: of the export.
         request: as for `Recommender.prepare`, and `explain`: places or item_ids, or null for the first by rank.
+        score: ranks read requests with the model.
 
     Raises:
         RequestError: names the field that is wrong and the way out.
-        UserError: a score is no finite number.
+        UserError: a score is not a finite number.
     """
     request, wanted = split_request(request)
-    cut = recommender.cut(request)
-    check_slate(recommender, cut)
-    ranking = recommender.score_prepared([recommender.tokenized(cut.read)])[0]
-    places = places_of(recommender, cut, wanted, ranking)
-    variants = variants_of(cut, places)
-    rankings = recommender.score_prepared(prepare_variants(recommender, cut, variants))
-    return explanation(cut, places, ranking, variants, rankings)
+    whole = cut(reader, request, reader.read(request))
+    check_slate(reader.limits, whole)
+    ranking = score([whole.read])[0]
+    places = places_of(reader.limits, whole, wanted, ranking)
+    variants = variants_of(whole, places)
+    return explanation(whole, places, ranking, variants, score(without_parts(whole, variants)))

@@ -31,9 +31,15 @@ def open_catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -
     return None
 
 
-def make_reader(record: Mapping[str, Any], known: KnownItems, point: OperatingPoint, scales: Scales) -> RequestReader:
-    """The reader of requests, with the templates and limits of serving.json."""
-    limits = Limits(candidates=record["limits"]["candidates"])
+def make_reader(
+    record: Mapping[str, Any],
+    known: KnownItems,
+    point: OperatingPoint,
+    scales: Scales,
+    max_candidates: int | None = None,
+) -> RequestReader:
+    """The reader of requests, with the templates and limits of serving.json; `max_candidates`: another limit."""
+    limits = Limits(candidates=max_candidates or record["limits"]["candidates"])
     prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
     return RequestReader(prompt, history, known, point, limits, scales)
 

@@ -23,11 +23,10 @@ import numpy as np
 from equipoise.data.prompts import is_missing
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.request_error import RequestError
+from equipoise.serving.requests import RequestReader
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from equipoise.serving.recommender import PreparedRequest, Recommender
 
 T = TypeVar("T")
 
@@ -39,7 +38,7 @@ class RequestRows:
     """Turns the rows of one request into a request as JSON.
 
     Args:
-        recommender: knows the fields of the prompts.
+        reader: knows the fields of the prompts.
         columns: of the table.
         per_candidate: whether a row is one candidate.
         candidates: of every request, in place of those in the rows.
@@ -48,44 +47,29 @@ class RequestRows:
 
     def __init__(
         self,
-        recommender: "Recommender",
+        reader: RequestReader,
         columns: Collection[str],
         per_candidate: bool,
         candidates: Sequence[Mapping[str, Any]] | None = None,
         extra: Sequence[str] = (),
     ) -> None:
         self.extra = [name for name in extra if name in columns and candidates is None]
-        self.recommender, self.per_candidate, self.common = recommender, per_candidate, candidates
+        self.per_candidate, self.common = per_candidate, candidates
         self.names = [name for name in ("request_id", "user_id") if name in columns]
-        fields = recommender.fields
+        fields = reader.fields
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
         told = [name for name in fields["features"] if name in columns and name != "item_id"]  # an id is there anyway
-        self.categories = [name for name in told if recommender.scales[name].scale == "category"]
+        self.categories = [name for name in told if reader.scales[name].scale == "category"]
         self.features = told if candidates is None else []
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
-        self.worth = worth_columns(recommender, columns) if candidates is None else {}
+        self.worth = worth_columns(reader, columns) if candidates is None else {}
         own = ["item_id"] if candidates is None else []
         of_candidates = [*own, *self.texts, *self.context, *self.worth.values(), *self.features, *self.extra]
         self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *self.categories, *of_candidates]))
 
     def prepare(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        omega: Mapping[str, float] | None,
-        top: int | None,
-        value_weight: float | None = None,
-    ) -> "PreparedRequest":
-        """The prepared request of some rows.
-
-        Raises:
-            RequestError: names the request, the field that is wrong and the way out.
-        """
-        more = {"omega": omega, "value_weight": value_weight, "top": top}
-        return self.prepare_with(self.recommender.prepare, rows, more)
-
-    def prepare_with(
         self, prepare: Callable[[dict[str, Any]], T], rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
     ) -> T:
         """What `prepare` makes of the request of some rows as JSON, with `more` keys.
@@ -164,9 +148,9 @@ class RequestRows:
         return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
 
 
-def worth_columns(recommender: "Recommender", columns: Collection[str]) -> dict[str, str]:
+def worth_columns(reader: RequestReader, columns: Collection[str]) -> dict[str, str]:
     """`value` and `boost`, each with the column that holds it, where there is one."""
-    named = [("value", recommender.value_field), ("value", "value"), ("boost", "boost")]  # the plain name wins
+    named = [("value", reader.value_field), ("value", "value"), ("boost", "boost")]  # the plain name wins
     return {key: name for key, name in named if name is not None and name in columns}
 
 
@@ -195,9 +179,12 @@ def candidate_of(
 
 
 def ranking_columns(
-    recommender: "Recommender", rankings: Sequence[Ranking], identities: Sequence[Mapping[str, str | None]]
+    objectives: tuple[Sequence[str], Sequence[str]],
+    rankings: Sequence[Ranking],
+    identities: Sequence[Mapping[str, str | None]],
 ) -> dict[str, list[Any]]:
-    """Rankings as columns with one entry per candidate."""
+    """Rankings as columns with one entry per candidate; `objectives`: names of the pointwise and the list-wise ones."""
+    pointwise, listwise = objectives
     pairs = [
         (name, scored) for name, ranking in zip(identities, rankings, strict=True) for scored in ranking.candidates
     ]
@@ -206,16 +193,29 @@ def ranking_columns(
     columns |= {
         key: [getattr(scored, key) for _, scored in pairs] for key in ("rank", "position", "item_id", "utility")
     }
-    columns |= {f"p{key}": [scored.probabilities[key] for _, scored in pairs] for key in recommender.pointwise}
+    columns |= {f"p{key}": [scored.probabilities[key] for _, scored in pairs] for key in pointwise}
     columns["relevance"] = [scored.relevance for _, scored in pairs]
-    columns |= {f"delta_{key}": [scored.deltas[key] for _, scored in pairs] for key in recommender.listwise}
+    columns |= {f"delta_{key}": [scored.deltas[key] for _, scored in pairs] for key in listwise}
     return columns
 
 
 def rank_frame(
-    recommender: "Recommender", requests: "DataFrame", omega: Mapping[str, float] | None, top: int | None
+    reader: RequestReader,
+    requests: "DataFrame",
+    prepare: Callable[[dict[str, Any]], T],
+    score: Callable[[list[T]], list[Ranking]],
+    objectives: tuple[Sequence[str], Sequence[str]],
+    more: Mapping[str, Any],
 ) -> "DataFrame":
     """Rank the requests of a pandas frame; without request_id and user_id, each row is a request of its own.
+
+    Args:
+        reader: knows the fields of the prompts.
+        requests: the frame.
+        prepare: makes a request as JSON ready for `score`.
+        score: ranks such requests.
+        objectives: names of the pointwise and the list-wise ones.
+        more: keys of every request.
 
     Raises:
         RequestError: a column is missing, or a request cannot be answered.
@@ -226,7 +226,7 @@ def rank_frame(
         raise RequestError("the frame", "has no column item_id: add the candidates")
     known = requests.astype(object).where(requests.notna(), None)
     per_candidate = not any(_is_list(value) for value in known["item_id"])
-    maker = RequestRows(recommender, list(known.columns), per_candidate)
+    maker = RequestRows(reader, list(known.columns), per_candidate)
     key = next(iter(maker.names), None)
     if per_candidate and key is None:
         raise RequestError("the frame", "has neither request_id nor user_id: add one, or give lists of item_id")
@@ -239,9 +239,9 @@ def rank_frame(
     parts = []
     waiting = iter(groups.values())
     while some := list(islice(waiting, TOGETHER)):
-        rankings = recommender.score_prepared([maker.prepare(group, omega, top) for group in some])
-        parts.append(pd.DataFrame(ranking_columns(recommender, rankings, [maker.identity(group) for group in some])))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(ranking_columns(recommender, [], []))
+        rankings = score([maker.prepare(prepare, group, more) for group in some])
+        parts.append(pd.DataFrame(ranking_columns(objectives, rankings, [maker.identity(group) for group in some])))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(ranking_columns(objectives, [], []))
 
 
 def _is_list(value: Any) -> bool:

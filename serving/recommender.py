@@ -4,25 +4,24 @@ recommender = Recommender.load("exports/demo")
 ranking = recommender.rank({"age": "35-44"}, ["tea", "soap"], history=["Cheese"], omega={"diversity": 1.0})
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
-from equipoise.data.features import NumberScale, Scales, read_scales, standardised
+from equipoise.data.features import NumberScale, read_scales
 from equipoise.data.recall_texts import TextLayout
-from equipoise.data.tokens import SlateTokenizer
 from equipoise.export.load import load_export
 from equipoise.export.serving_record import read_serving_record
+from equipoise.modeling.cached_scorer import TokenSlate
 from equipoise.modeling.folded import fold_shared
 from equipoise.modeling.prefix_cache import PrefixCache
 from equipoise.modeling.text_vectors import text_vectors
-from equipoise.serving.batch_scorer import BatchScorer
 from equipoise.serving.export_parts import make_reader, open_catalogue, read_examples
 from equipoise.serving.export_tokens import read_tokenizer
 from equipoise.serving.items import read_items
@@ -32,6 +31,7 @@ from equipoise.serving.pricing import Goal, PriceQuestion, Pricing, read_questio
 from equipoise.serving.prompt_parts import CutRequest, cut
 from equipoise.serving.ranking import Ranking, demand_of
 from equipoise.serving.request_error import RequestError
+from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.serving.requests import ReadRequest, RequestReader
 from equipoise.serving.retrieve import Catalogue, PreparedRecall, Recalled
 
@@ -40,20 +40,17 @@ if TYPE_CHECKING:
 
     from equipoise.serving.explain import Explanation
 
+P = TypeVar("P")
+
 __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"]
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request that is ready for the model: its texts, and the token ids of its prefix and its candidates.
-
-    `features`: standardised, float32 (C, F), where the export reads some. `pointwise`: only probabilities are wanted.
-    """
+    """A request that is ready for the model: its texts and token ids; `pointwise`: only probabilities are wanted."""
 
     request: ReadRequest
-    prefix_ids: list[int]
-    candidate_ids: list[list[int]]
-    features: np.ndarray | None = None
+    slate: TokenSlate
     pointwise: bool = False
 
 
@@ -64,8 +61,8 @@ class Recommender:
         export: the folder.
         name: of the run.
         pointwise, listwise: names of the objectives.
-        cache: keys and values of the prefixes of returning shoppers.
-        scales: how the features are standardised, by name; empty where the heads read none.
+        reader: reads requests, and knows the fields of the prompts and the scales of the features.
+        cache: kv_cache of the prefixes of returning shoppers.
         examples: requests as JSON with a `name` and the places that were `clicked` and `converted`.
         catalogue: what `recall` searches; None where the run had no such objective.
     """
@@ -74,28 +71,29 @@ class Recommender:
         self,
         export: Path,
         name: str,
-        scorer: BatchScorer,
+        scorer: RequestScorer,
+        cache: PrefixCache,
         reader: RequestReader,
-        tokenizer: SlateTokenizer,
+        tokenizer: RequestTokenizer,
         examples: list[dict[str, Any]],
-        scales: Scales | None = None,
         catalogue: Catalogue | None = None,
     ) -> None:
-        self.catalogue = catalogue
-        self.scales: Scales = scales or {}
         self.export, self.name, self.examples = export, name, examples
-        self._scorer, self._reader, self._tokenizer = scorer, reader, tokenizer
-        self._texts = TextLayout(tokenizer, tokenizer.limits.max_row)
-        self._tokenizing = Lock()  # what it remembers is shared by all threads that prepare
+        self.reader, self.cache, self.catalogue = reader, cache, catalogue
+        self._scorer, self._tokenizer = scorer, tokenizer
+        self._texts = TextLayout(tokenizer.tokenizer, tokenizer.tokenizer.limits.max_row)
 
     @classmethod
-    def load(cls, export: str | Path, *, device: str = "cpu", cache_mb: int = 256) -> "Recommender":
+    def load(
+        cls, export: str | Path, *, device: str = "cpu", cache_mb: int = 256, max_candidates: int | None = None
+    ) -> "Recommender":
         """Load an export and the base model that it belongs to.
 
         Args:
             export: the folder that `equipoise export` wrote.
             device: of the model, by torch's name.
-            cache_mb: MiB of keys and values of prefixes that are kept; 0 keeps none.
+            cache_mb: MiB of the kv_cache of prefixes; 0 keeps none.
+            max_candidates: of one request; None leaves the export's own limit.
 
         Raises:
             UserError: the folder is no whole export, the base model is missing or another one, or there is no such
@@ -120,10 +118,18 @@ class Recommender:
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
-        reader = make_reader(record, known, point, scales)
-        scorer = BatchScorer(model, PrefixCache(cache_mb << 20), record["limits"]["max_row"], tokenizer.pad_id)
+        reader = make_reader(record, known, point, scales, max_candidates)
+        cache = PrefixCache(cache_mb << 20)
+        scorer = RequestScorer(model, tokenizer.pad_id, record["limits"]["max_row"], cache=cache)
         catalogue = open_catalogue(folder, record, known)
-        return cls(folder, record["run"], scorer, reader, tokenizer, examples, scales, catalogue)
+        tokens = RequestTokenizer(tokenizer, scales)
+        return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue)
+
+    def with_limits(self, limits: Limits) -> "Recommender":
+        """The same, sharing the model, with other limits of a request."""
+        reader = self.reader.with_limits(limits)
+        shared = (self._scorer, self.cache, reader, self._tokenizer, self.examples, self.catalogue)
+        return Recommender(self.export, self.name, *shared)
 
     @property
     def pointwise(self) -> tuple[str, ...]:
@@ -138,38 +144,22 @@ class Recommender:
     @property
     def operating_point(self) -> Mapping[str, float]:
         """ω of the export, by the names of all list-wise objectives."""
-        return self._reader.operating_point.omega
+        return self.reader.operating_point.omega
 
     @property
     def bounds(self) -> Mapping[str, tuple[float, float]]:
         """Least and most ω that a request may ask for."""
-        return self._reader.operating_point.bounds
-
-    @property
-    def value_field(self) -> str | None:
-        """The context field that the operating point takes as the value of a candidate that brings none."""
-        return self._reader.operating_point.value_field
+        return self.reader.operating_point.bounds
 
     @property
     def limits(self) -> Limits:
-        """What one request may hold; may be set anew."""
-        return self._reader.limits
-
-    @limits.setter
-    def limits(self, limits: Limits) -> None:
-        self._reader.limits = limits
-
-    @property
-    def cache(self) -> PrefixCache:
-        """The cache of prefixes."""
-        return self._scorer.cache
+        """What one request may hold."""
+        return self.reader.limits
 
     @property
     def fields(self) -> dict[str, list[str]]:
-        """The fields that the prompts read, of `user`, `item` and `context`, and the numeric `features`."""
-        reader = self._reader
-        names = {"user": reader.user.names, "item": reader.item.names, "context": reader.context.names}
-        return {**names, "features": list(reader.features)}
+        """The fields that the prompts read, of `user`, `item` and `context`, and the `features`."""
+        return self.reader.fields
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
         """Read, render and tokenise one request (serving/requests.py gives its form), in any thread, without the model.
@@ -177,7 +167,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        return self.tokenized(self._reader.read(request))
+        return self.tokenized(self.reader.read(request))
 
     def cut(self, request: Mapping[str, Any]) -> CutRequest:
         """Read one request and cut its prompts into the parts that an explanation leaves out.
@@ -185,34 +175,49 @@ class Recommender:
         Raises:
             RequestError: as `prepare`.
         """
-        return cut(self._reader, request, self._reader.read(request))
+        return cut(self.reader, request, self.reader.read(request))
 
     def tokenized(self, read: ReadRequest) -> PreparedRequest:
         """The token ids of a read request, in any thread."""
         texts, contexts = [c.text for c in read.candidates], [c.context for c in read.candidates]
-        with self._tokenizing:
-            prefix_ids = self._tokenizer.prefix(read.prefix)
-            candidate_ids = self._tokenizer.candidates(texts, contexts)
-        raw = [candidate.features for candidate in read.candidates]
-        features = standardised(self.scales, raw) if self.scales else None
-        return PreparedRequest(read, prefix_ids, candidate_ids, features)
+        features = [candidate.features for candidate in read.candidates]
+        return PreparedRequest(read, self._tokenizer.slate(read.prefix, texts, contexts, features))
 
     def score_prepared(self, prepared: Sequence[PreparedRequest]) -> list[Ranking]:
-        """Rank the candidates of several requests in one pass of the model; not for several threads at once.
+        """Rank the candidates of several requests in one forward; not for several threads at once.
 
-        Requests that would be too much for one pass together take further ones. The rankings stand as the requests do,
-        and none depends on the other requests beyond the last digits.
+        Requests that would be too much for one forward together take further ones. The rankings are in the order of the
+        requests, and none depends on the other requests beyond the last digits.
 
         Raises:
-            UserError: a score is no finite number.
+            UserError: a score is not a finite number.
         """
-        found: dict[int, Ranking] = {}
+        rankings: dict[int, Ranking] = {}
         for pointwise in (False, True):
-            places = [place for place, p in enumerate(prepared) if p.pointwise == pointwise]
-            ids = [(p.prefix_ids, p.candidate_ids, p.features) for p in (prepared[place] for place in places)]
-            for place, scores in zip(places, self._scorer.score(ids, pointwise) if ids else [], strict=True):
-                found[place] = self._ranking(prepared[place].request, scores)
-        return [found[place] for place in range(len(prepared))]
+            chosen = [index for index, each in enumerate(prepared) if each.pointwise == pointwise]
+            if chosen:
+                grouped = self._scorer.group([prepared[index].slate for index in chosen], pointwise)
+                requests = [prepared[index].request for index in chosen]
+                rankings |= zip(chosen, self._rankings(requests, self._scorer.forward(grouped)), strict=True)
+        return [rankings[index] for index in range(len(prepared))]
+
+    def stream(
+        self, portions: Iterable[Sequence[P]], prepared: Callable[[P], PreparedRequest], pointwise: bool = False
+    ) -> Generator[tuple[Sequence[P], list[Ranking]], None, None]:
+        """Portions of requests with their rankings, while a thread prepares the next portions.
+
+        Args:
+            portions: read in the thread.
+            prepared: the request of each entry of a portion; all of them are `pointwise` or none.
+            pointwise: only probabilities are wanted.
+
+        Raises:
+            UserError: a score is not a finite number.
+        """
+        scored = self._scorer.stream(portions, lambda portion: [prepared(each).slate for each in portion], pointwise)
+        with closing(scored):
+            for portion, scores in scored:
+                yield portion, self._rankings([prepared(each).request for each in portion], scores)
 
     def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, PreparedRequest]:
         """Read a request for prices (serving/pricing.py gives its form) and render it at every price, without model.
@@ -222,9 +227,9 @@ class Recommender:
         """
         if not {"ctr", "cvr"} <= set(self.pointwise):
             raise RequestError("the export", "has no cvr, so it knows no demand: train with objectives ctr and cvr")
-        numbers = {name: scale for name, scale in self.scales.items() if isinstance(scale, NumberScale)}
+        numbers = {name: scale for name, scale in self.reader.scales.items() if isinstance(scale, NumberScale)}
         seen = {name: (scale.least, scale.most) for name, scale in numbers.items()}
-        question = read_question(self._reader, request, seen)
+        question = read_question(self.reader, request, seen)
         return question, replace(self.tokenized(question.request), pointwise=True)
 
     def price(
@@ -262,10 +267,8 @@ class Recommender:
         """
         if self.catalogue is None:
             raise RequestError("the export", "has no objective recall: train with objectives.recall")
-        text, prepared = self.catalogue.read(self._reader, request)
-        with self._tokenizing:
-            ids = self._tokenizer.prefix(text)
-        return replace(prepared, text_ids=self._texts.shopper(ids))
+        text, prepared = self.catalogue.read(self.reader, request)
+        return replace(prepared, text_ids=self._texts.shopper(self._tokenizer.prefix(text)))
 
     def recall_prepared(self, prepared: Sequence[PreparedRecall]) -> list[Recalled]:
         """Search the catalogue for several shoppers in one pass of the model; not for several threads at once."""
@@ -305,7 +308,18 @@ class Recommender:
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         return self.recall_prepared([self.prepare_recall(request | {"exclude_bought": exclude_bought})])[0]
 
-    def _ranking(self, request: ReadRequest, scores: Mapping[str, Any]) -> Ranking:
+    def _rankings(self, requests: Sequence[ReadRequest], scores: Mapping[str, np.ndarray]) -> list[Ranking]:
+        for name, values in scores.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"the model gave a score of {name} that is no finite number: evaluate the run")
+        ends = np.cumsum([len(request.candidates) for request in requests])[:-1]
+        parts = {name: [part.tolist() for part in np.split(values, ends)] for name, values in scores.items()}
+        return [
+            self._ranking(request, {name: each[index] for name, each in parts.items()})
+            for index, request in enumerate(requests)
+        ]
+
+    def _ranking(self, request: ReadRequest, scores: Mapping[str, list[float]]) -> Ranking:
         logits = {name: scores[name] for name in self.pointwise}
         deltas = {name: scores[name] for name in self.listwise if name in scores}
         ids = [candidate.item_id for candidate in request.candidates]
@@ -380,11 +394,18 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        from equipoise.serving.explain import explain as explain_request
-
         request = {"history": history or None, "candidates": candidates, "omega": omega, "value_weight": value_weight}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
-        return explain_request(self, request | {"explain": explain})
+        return self.explain_request(request | {"explain": explain})
+
+    def explain_request(self, request: Mapping[str, Any]) -> "Explanation":
+        """Explain candidates of one request as JSON with a key `explain`; errors as those of `explain`."""
+        from equipoise.serving.explain import explain_request
+
+        return explain_request(self.reader, request, self._score_read)
+
+    def _score_read(self, reads: Sequence[ReadRequest]) -> list[Ranking]:
+        return self.score_prepared([self.tokenized(read) for read in reads])
 
     def rank_frame(
         self, requests: "DataFrame", omega: Mapping[str, float] | None = None, top: int | None = None
@@ -396,4 +417,11 @@ class Recommender:
         """
         from equipoise.serving.frames import rank_frame
 
-        return rank_frame(self, requests, omega, top)
+        return rank_frame(
+            self.reader,
+            requests,
+            self.prepare,
+            self.score_prepared,
+            (self.pointwise, self.listwise),
+            {"omega": omega, "top": top},
+        )

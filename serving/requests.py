@@ -22,7 +22,8 @@ from typing import Any
 
 from equipoise.configs.schema import HistoryConfig, PromptConfig
 from equipoise.data.features import Scales
-from equipoise.data.prompts import is_missing, parse_piece, piece_fields, prefix_text, render_pieces
+from equipoise.data.prompts import is_missing, parse_piece, piece_fields
+from equipoise.data.requests.renderer import PromptRenderer
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
@@ -111,8 +112,24 @@ class RequestReader:
         self.scales = dict(features or {})
         self.features = tuple(self.scales)
         self.prompt, self.history, self.items = prompt, history, items
+        self.renderer = PromptRenderer(prompt, history)
         self.operating_point, self.limits = operating_point, limits
         self.user, self.item, self.context = map(Template.of, (prompt.prefix, prompt.item, prompt.context))
+
+    @property
+    def fields(self) -> dict[str, list[str]]:
+        """The fields that the prompts read, of `user`, `item` and `context`, and the `features`."""
+        names = {"user": self.user.names, "item": self.item.names, "context": self.context.names}
+        return {**names, "features": list(self.features)}
+
+    @property
+    def value_field(self) -> str | None:
+        """The context field that the operating point takes as the value of a candidate that brings none."""
+        return self.operating_point.value_field
+
+    def with_limits(self, limits: Limits) -> "RequestReader":
+        """The same with other limits."""
+        return RequestReader(self.prompt, self.history, self.items, self.operating_point, limits, self.scales)
 
     def read(self, request: Any) -> ReadRequest:
         """The texts of a request.
@@ -165,8 +182,7 @@ class RequestReader:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
             return text("prefix", ready, self.limits.prefix_chars)
         fields = self._fields("user", {} if user is None else user, self.user)
-        titles = self.titles(told)
-        return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
+        return self.renderer.prefix(fields, self.titles(told))
 
     def titles(self, told: Any) -> list[str]:
         """The titles that the prompt tells of a history: the first `max_events` that are not blank."""
@@ -174,7 +190,7 @@ class RequestReader:
         if len(told) > self.limits.history:
             raise RequestError("history", f"has {len(told):,} entries: give at most {self.limits.history:,}")
         titles = [self._title(f"history[{place}]", entry) for place, entry in enumerate(told)]
-        return [title for title in titles if title.strip()][: self.history.max_events]
+        return self.renderer.titles(titles)
 
     def _title(self, field: str, entry: Any) -> str:
         if not isinstance(entry, Mapping):
@@ -284,7 +300,7 @@ class RequestReader:
 
     def _item_text(self, field: str, item: Any) -> str:
         fields = self._fields(field, item, self.item)
-        words = render_pieces(self.prompt.item, fields, self.prompt.separator)
+        words = self.renderer.item(fields)
         if not words:
             raise RequestError(field, f"tells nothing of the item: give at least one of {', '.join(self.item.names)}")
         return words
@@ -292,9 +308,8 @@ class RequestReader:
     def _context(self, field: str, value: Any) -> str:
         if isinstance(value, str):
             return text(field, value, self.limits.text_chars)
-        # Not through a ContextRenderer, which remembers by value: 1 and true are equal there, but read differently.
         fields = self._fields(field, {} if value is None else value, self.context)
-        return render_pieces(self.prompt.context, fields, self.prompt.separator)
+        return self.renderer.context(fields)
 
     def _fields(self, field: str, value: Any, template: Template) -> dict[str, Any]:
         """The values of the fields that a template reads."""

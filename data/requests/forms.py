@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import CategoryScale, FeatureScale, Scales
-from equipoise.data.prompts import ContextRenderer, is_missing, piece_fields, prefix_text
+from equipoise.data.prompts import piece_fields
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.files import RequestFile
 from equipoise.data.requests.identifiers import as_text, is_identifier
+from equipoise.data.requests.renderer import PromptRenderer
 
 PREPARED = ("prefix", "item", "context")
 MOST_CANDIDATES = 4096
@@ -209,10 +210,9 @@ class RawForm(RequestForm):
     items = "item_id"
 
     def __init__(self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales) -> None:
-        self.prompt, self.history = config.prompt, config.history
-        self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
+        self.renderer = PromptRenderer(config.prompt, config.history)
         fields = piece_fields(config.prompt.prefix)
-        wanted = ["request_id", "user_id", "item_id", "history", *fields, *self.contexts.names]
+        wanted = ["request_id", "user_id", "item_id", "history", *fields, *self.renderer.context_fields]
         super().__init__(file, catalogue, wanted, features)
         if not is_identifier(self.kinds["item_id"].value_type):
             raise UserError(
@@ -220,7 +220,7 @@ class RawForm(RequestForm):
                 "numbers"
             )
         self._must_be_list("history", "the titles of past events")
-        for name in self.contexts.names:
+        for name in self.renderer.context_fields:
             self._must_be_list(name, "one value per candidate")
         self.prefix_fields = [name for name in fields if name in self.columns]
         for name in self.prefix_fields:
@@ -231,20 +231,14 @@ class RawForm(RequestForm):
         items = self._items(batch, ids, sizes)
         contexts = self._contexts(batch, ids, sizes)
         fields = batch.select(self.prefix_fields).to_pylist() if self.prefix_fields else [{}] * len(ids)
-        told = batch.column("history").to_pylist() if "history" in self.columns else [None] * len(ids)
+        histories = batch.column("history").to_pylist() if "history" in self.columns else [None] * len(ids)
         users = self._ids(batch, "user_id")
         found = []
         ends = list(accumulate(sizes))
         for row, (end, size) in enumerate(zip(ends, sizes, strict=True)):
-            span = slice(end - size, end)
-            found.append(
-                Request(ids[row], users[row], None, self._prefix(fields[row], told[row]), items[span], contexts[span])
-            )
+            span, prefix = slice(end - size, end), self.renderer.prefix(fields[row], histories[row] or ())
+            found.append(Request(ids[row], users[row], None, prefix, items[span], contexts[span]))
         return with_features(found, self._feature_values(batch, ids, sizes, items))
-
-    def _prefix(self, fields: dict[str, Any], told: list[Any] | None) -> str:
-        titles = [title for title in told or () if not is_missing(title)][: self.history.max_events]
-        return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
 
     def _items(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[int]:
         names = as_text(batch.column("item_id").flatten(), str(self.path), "item_id").to_pylist()
@@ -263,14 +257,14 @@ class RawForm(RequestForm):
 
     def _contexts(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[str]:
         columns: list[list[Any]] = []
-        for name in self.contexts.names:
+        for name in self.renderer.context_fields:
             if name not in self.columns:
                 columns.append([None] * sum(sizes))
                 continue
             self._same_lengths(batch, name, ids, sizes)
             lists = zip(batch.column(name).to_pylist(), sizes, strict=True)
             columns.append([value for values, size in lists for value in (values or [None] * size)])
-        return self.contexts.texts(columns, sum(sizes))
+        return self.renderer.contexts(columns, sum(sizes))
 
 
 def with_features(requests: list[Request], features: np.ndarray | None) -> list[Request]:

@@ -14,9 +14,9 @@ from equipoise.serving.explain import (
     check_slate,
     explanation,
     places_of,
-    prepare_variants,
     split_request,
     variants_of,
+    without_parts,
 )
 from equipoise.serving.pricing import Pricing
 from equipoise.serving.prompt_parts import CutRequest
@@ -54,9 +54,9 @@ class Service:
     """
 
     def __init__(self, recommender: Recommender, options: ServerOptions) -> None:
-        self.recommender, self.options = recommender, options
         if options.max_candidates is not None:
-            recommender.limits = replace(recommender.limits, candidates=options.max_candidates)
+            recommender = recommender.with_limits(replace(recommender.limits, candidates=options.max_candidates))
+        self.recommender, self.options = recommender, options
         self.metrics = Metrics(recommender, lambda: len(self.batcher))
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
@@ -147,15 +147,19 @@ class Service:
 
         def begin() -> tuple[CutRequest, PreparedRequest]:
             cut = self.recommender.cut(asked)
-            check_slate(self.recommender, cut)
+            check_slate(self.recommender.limits, cut)
             return cut, self.recommender.tokenized(cut.read)
 
         cut, whole = await loop.run_in_executor(self._preparing, begin)
         count = len(cut.read.candidates)
         ranking = (await self.batcher.submit(whole, count)).result.ranking
-        places = places_of(self.recommender, cut, wanted, ranking)
+        places = places_of(self.recommender.limits, cut, wanted, ranking)
         variants = variants_of(cut, places)
-        prepared = await loop.run_in_executor(self._preparing, prepare_variants, self.recommender, cut, variants)
+
+        def tokenize() -> list[PreparedRequest]:
+            return [self.recommender.tokenized(read) for read in without_parts(cut, variants)]
+
+        prepared = await loop.run_in_executor(self._preparing, tokenize)
         some = asyncio.Semaphore(min(MAX_VARIANTS, self.options.queue))
 
         async def score(each: PreparedRequest) -> Ranking:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import equipoise.scoring.score_run
+import equipoise.serving.request_scorer
 from equipoise.launch.cli import main
 
 COLUMNS = ["pctr", "pcvr", "relevance", "delta_diversity", "delta_fairness"]
@@ -145,7 +146,7 @@ def test_only_items_that_occur_are_tokenised(scoreable: Any, tmp_path: Path, mon
 
 def stop_after(portions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ctrl-C come when so many portions are scored."""
-    original = equipoise.scoring.score_run.score_portion
+    original = equipoise.serving.request_scorer.RequestScorer.forward
     left = [portions]
 
     def scored(*arguments: Any) -> Any:
@@ -154,7 +155,7 @@ def stop_after(portions: int, monkeypatch: pytest.MonkeyPatch) -> None:
         left[0] -= 1
         return original(*arguments)
 
-    monkeypatch.setattr("equipoise.scoring.score_run.score_portion", scored)
+    monkeypatch.setattr("equipoise.serving.request_scorer.RequestScorer.forward", scored)
 
 
 def test_what_was_stopped_goes_on_and_ends_alike(
@@ -298,14 +299,14 @@ def test_two_kinds_of_files_in_one_folder(scoreable: Any, tmp_path: Path, capsys
 def test_a_score_that_is_no_number_is_refused(
     scoreable: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = equipoise.scoring.score_run.score_portion
+    original = equipoise.serving.request_scorer.RequestScorer.forward
 
     def broken(*arguments: Any) -> dict[str, np.ndarray]:
         scores = original(*arguments)
         scores["cvr"][8] = np.nan
         return scores
 
-    monkeypatch.setattr("equipoise.scoring.score_run.score_portion", broken)
+    monkeypatch.setattr("equipoise.serving.request_scorer.RequestScorer.forward", broken)
     sentence = refused(capsys, scoreable.run, scoreable.slates, tmp_path / "out")
     assert f"'{scoreable.raw[1]['request_id']}' got a score of cvr" in sentence
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["score.json"]

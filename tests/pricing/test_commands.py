@@ -105,15 +105,15 @@ def test_the_command_prices_a_file(priced_run: Callable, tmp_path: Path) -> None
 def test_a_shoppers_category_stands_once_per_row_of_lists_and_reaches_common_candidates(priced_run: Callable) -> None:
     recommender = Recommender.load(priced_run("llama").export)
     rows = [{"request_id": "a", "prefix": "somebody", "attitude": "luxury lover", "item_id": ["i1", "i2"]}]
-    listed = RequestRows(recommender, rows[0], per_candidate=False).request(rows)
+    listed = RequestRows(recommender.reader, rows[0], per_candidate=False).request(rows)
     assert [one["features"] for one in listed["candidates"]] == [{"attitude": "luxury lover"}] * 2
     common = [{"item_id": "i1"}, {"item_id": "i2", "features": {"price": 3.0, "attitude": "bargain hunter"}}]
-    shared = RequestRows(recommender, rows[0], per_candidate=False, candidates=common).request(rows)
+    shared = RequestRows(recommender.reader, rows[0], per_candidate=False, candidates=common).request(rows)
     assert [one["features"] for one in shared["candidates"]] == [
         {"attitude": "luxury lover"},
         {"price": 3.0, "attitude": "bargain hunter"},
     ]
-    none = RequestRows(recommender, ["request_id"], per_candidate=False, candidates=common)
+    none = RequestRows(recommender.reader, ["request_id"], per_candidate=False, candidates=common)
     assert none.request([{"request_id": "a"}])["candidates"] == common
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.configs.schema import HistoryConfig, PromptConfig
-from equipoise.serving.explain import Variant, explain, variants_of
+from equipoise.serving.explain import Variant, variants_of
 from equipoise.serving.explanation_picture import draw
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
@@ -138,7 +138,7 @@ def test_the_passes_do_not_grow_with_the_candidates(recommender: Recommender) ->
 )
 def test_what_is_refused(recommender: Recommender, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
-        explain(recommender, {"candidates": ["i0", "i1", "i2", "i3"], **changes})
+        recommender.explain_request({"candidates": ["i0", "i1", "i2", "i3"], **changes})
 
 
 def test_the_picture_is_drawn(recommender: Recommender, tmp_path: Any) -> None:

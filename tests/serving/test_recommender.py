@@ -76,8 +76,8 @@ def test_scores_are_those_of_the_run(arch: str, scope: str, settings: dict, tiny
     prepared = [found.prepare(example) for example in found.examples]
     for _ in range(2):  # the second time from the cache, where there is one
         for request, ranking in zip(prepared, found.score_prepared(prepared), strict=True):
-            nothing = np.zeros(len(request.candidate_ids), dtype=np.int64)
-            slate = Slate(0, request.prefix_ids, request.candidate_ids, nothing, nothing, nothing)
+            nothing = np.zeros(len(request.slate.candidates), dtype=np.int64)
+            slate = Slate(0, request.slate.prefix, request.slate.candidates, nothing, nothing, nothing)
             with torch.inference_mode():
                 outputs = model(**build_batch([slate], 256, 0).model_inputs())
             for name in ("ctr", "cvr"):
@@ -145,14 +145,14 @@ def test_many_threads_prepare_at_once(recommender: Recommender) -> None:
 def test_what_is_remembered_of_hostile_texts_is_bounded(recommender: Recommender) -> None:
     words = " ".join(f"w{number}" for number in range(800))
     recommender.prepare({"candidates": [{"text": words, "context": words}]})
-    tokenizer = recommender._tokenizer
+    tokenizer = recommender._tokenizer.tokenizer
     longest = max(len(ids) for store in (tokenizer._items, tokenizer._contexts) for ids in store.values())
     assert longest == tokenizer.candidate_room + 1
 
 
 def test_limits_may_be_set_anew(tiny_export: Any) -> None:
     small = Recommender.load(tiny_export("bert").folder)
-    small.limits = replace(small.limits, candidates=2)
+    small = small.with_limits(replace(small.limits, candidates=2))
     with pytest.raises(RequestError, match="candidates has 3 entries: give at most 2"):
         small.rank(None, ["i1", "i2", "i3"])
 

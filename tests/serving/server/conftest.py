@@ -111,6 +111,11 @@ class StandIn:
         """Of ω."""
         return self.reader.operating_point.bounds
 
+    def with_limits(self, limits: Limits) -> "StandIn":
+        """Its own limits become these."""
+        self.limits = limits
+        return self
+
     @property
     def limits(self) -> Limits:
         """Of one request."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from equipoise.serving.explain import explain
+from equipoise.serving.explain import explain_request
 
 RequestOf = Callable[..., dict[str, Any]]
 
@@ -196,7 +196,7 @@ def test_explain_is_what_the_library_says(start_server: Any, request_of: Callabl
     body = request_of(6, history=["tea", "soap"], omega={"diversity": 1.5})
     answer = live.client.post("/explain", json={**body, "explain": [4, "i2"]})
     assert answer.status_code == 200
-    assert answer.json() == explain(live.recommender, {**body, "explain": [4, "i2"]}).to_json()
+    assert answer.json() == _explained(live.recommender, {**body, "explain": [4, "i2"]})
     first = live.client.post("/explain", json=body).json()["candidates"]
     best = live.client.post("/rank", json=body).json()["candidates"][0]
     assert [each["position"] for each in first] == [best["position"]]
@@ -226,3 +226,10 @@ def test_an_explanation_does_not_fill_a_short_queue_by_itself(
     answer = live.client.post("/explain", json=request_of(5, history=["a", "b"]))
     assert answer.status_code == 200
     assert live.alive()
+
+
+def _explained(recommender: Any, request: dict[str, Any]) -> dict[str, Any]:
+    def score(reads: Any) -> Any:
+        return recommender.score_prepared([recommender.tokenized(read) for read in reads])
+
+    return explain_request(recommender.reader, request, score).to_json()
