@@ -24,7 +24,7 @@ class Slate:
         prefix: token ids, an int array or a list.
         candidates: token ids of each candidate, int arrays or lists.
         item, click, conversion: int arrays, one entry per candidate.
-        log_sampling_rate: log of the share of its unclicked candidates that were kept (0 where none was left out).
+        log_sampling_rate: log of the fraction of its unclicked candidates that were kept (0 where none was left out).
         features: standardised features, float32 (C, F); None where the heads read none.
         labels: further labels by column, float32, one entry per candidate, NaN where there is none.
     """
@@ -118,7 +118,7 @@ class SlateBatch:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where every piece (a prefix or a candidate) of a batch stands: lists with one entry per piece, in row order."""
+    """Where every piece (a prefix or a candidate) of a batch is: lists with one entry per piece, in row order."""
 
     ids: list[Sequence[int] | np.ndarray] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
@@ -157,9 +157,9 @@ def _lined_up(starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.where(steps < lengths[:, None], starts[:, None] + steps, -1))
 
 
-def _filled(shape: tuple[int, int], fill: int, places: np.ndarray, values: np.ndarray) -> torch.Tensor:
+def _filled(shape: tuple[int, int], fill: int, flat_positions: np.ndarray, values: np.ndarray) -> torch.Tensor:
     out = np.full(shape, fill, dtype=np.int64)
-    out.reshape(-1)[places] = values
+    out.reshape(-1)[flat_positions] = values
     return torch.from_numpy(out)
 
 
@@ -181,18 +181,20 @@ def build_batch(
     shape = (int(row[-1]) + 1, int((column + lengths).max()))
     starts = row * shape[1] + column
     within = run_indices(np.zeros_like(lengths), lengths)
-    places = np.repeat(starts, lengths) + within
+    flat_positions = np.repeat(starts, lengths) + within
     is_candidate = segment > 0
     counts = np.array([len(slate.candidates) for slate in slates], dtype=np.int64)
     item = np.concatenate([slate.item for slate in slates]).astype(np.int64)
-    told = [slate.features for slate in slates if slate.features is not None]
-    if told and len(told) < len(slates):
+    features = [slate.features for slate in slates if slate.features is not None]
+    if features and len(features) < len(slates):
         raise ValueError("some slates of a batch have features and some have none")
     per_slate = np.array([slate.log_sampling_rate for slate in slates], dtype=np.float32)
     return SlateBatch(
-        input_ids=_filled(shape, pad_id, places, np.concatenate([np.asarray(ids, np.int64) for ids in layout.ids])),
-        position_ids=_filled(shape, 0, places, np.repeat(position, lengths) + within),
-        segment_ids=_filled(shape, -1, places, np.repeat(segment, lengths)),
+        input_ids=_filled(
+            shape, pad_id, flat_positions, np.concatenate([np.asarray(ids, np.int64) for ids in layout.ids])
+        ),
+        position_ids=_filled(shape, 0, flat_positions, np.repeat(position, lengths) + within),
+        segment_ids=_filled(shape, -1, flat_positions, np.repeat(segment, lengths)),
         candidate_tokens=_lined_up(starts[is_candidate], lengths[is_candidate]),
         slots=_lined_up(np.cumsum(counts) - counts, counts),
         click=torch.from_numpy(np.concatenate([slate.click for slate in slates]).astype(np.float32)),
@@ -202,7 +204,7 @@ def build_batch(
         slate=torch.from_numpy(np.repeat(np.arange(len(slates)), counts)),
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
-        features=torch.from_numpy(np.concatenate(told).astype(np.float32)) if told else None,
+        features=torch.from_numpy(np.concatenate(features).astype(np.float32)) if features else None,
         labels={
             name: torch.from_numpy(np.concatenate([slate.labels[name] for slate in slates]).astype(np.float32))
             for name in slates[0].labels

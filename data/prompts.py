@@ -96,7 +96,7 @@ def is_missing(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Placeholder:
     """One `{name|filter}` of a piece and the literal text that follows it."""
 
     name: str
@@ -106,33 +106,33 @@ class Slot:
 
 @dataclass(frozen=True)
 class Piece:
-    """A parsed piece: the literal text before its first slot, and its slots."""
+    """A parsed piece: the literal text before its first placeholder, and its placeholders."""
 
     text: str
     head: str
-    slots: tuple[Slot, ...]
+    placeholders: tuple[Placeholder, ...]
 
     def render(self, fields: Mapping[str, Any]) -> str | None:
         """The piece as text, or None where it vanishes. Raises UserError where a filter meets no number."""
         parts = [self.head]
-        for slot in self.slots:
-            value = fields.get(slot.name)
+        for placeholder in self.placeholders:
+            value = fields.get(placeholder.name)
             if is_missing(value):
                 return None
-            parts.append(plain_text(value) if slot.filter is None else self._filtered(slot, value))
-            parts.append(slot.tail)
+            parts.append(plain_text(value) if placeholder.filter is None else self._filtered(placeholder, value))
+            parts.append(placeholder.tail)
         return "".join(parts)
 
-    def _filtered(self, slot: Slot, value: Any) -> str:
-        assert slot.filter is not None
+    def _filtered(self, placeholder: Placeholder, value: Any) -> str:
+        assert placeholder.filter is not None
         try:
             number = float(value)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"prompt piece '{self.text}' got {slot.name} = '{value}', which is no number: "
-                f"drop the filter |{slot.filter} or mend the column"
+                f"prompt piece '{self.text}' got {placeholder.name} = '{value}', which is no number: "
+                f"drop the filter |{placeholder.filter} or mend the column"
             ) from error
-        return FILTERS[slot.filter](number)
+        return FILTERS[placeholder.filter](number)
 
 
 @lru_cache(maxsize=1024)
@@ -141,7 +141,7 @@ def parse_piece(text: str) -> Piece:
     literals = _FIELD.split(text)[::2]
     if any("{" in literal or "}" in literal for literal in literals):
         raise UserError(f"prompt piece '{text}' has a brace without its partner: write fields as {{name}}")
-    slots = []
+    placeholders = []
     for inner, tail in zip(_FIELD.findall(text), literals[1:], strict=True):
         name, bar, filter_name = (part.strip() for part in inner.partition("|"))
         if not _NAME.match(name):
@@ -149,13 +149,13 @@ def parse_piece(text: str) -> Piece:
         if bar and filter_name not in FILTERS:
             known = ", ".join(FILTERS)
             raise UserError(f"prompt piece '{text}' uses the unknown filter '{filter_name}': use one of {known}")
-        slots.append(Slot(name, filter_name if bar else None, tail))
-    return Piece(text, literals[0], tuple(slots))
+        placeholders.append(Placeholder(name, filter_name if bar else None, tail))
+    return Piece(text, literals[0], tuple(placeholders))
 
 
 def piece_fields(pieces: Iterable[str]) -> list[str]:
     """The field names that the pieces read, each once, in the order of their first use."""
-    return list(dict.fromkeys(slot.name for text in pieces for slot in parse_piece(text).slots))
+    return list(dict.fromkeys(placeholder.name for text in pieces for placeholder in parse_piece(text).placeholders))
 
 
 def render_pieces(pieces: Iterable[str], fields: Mapping[str, Any], separator: str = ", ") -> str:
@@ -169,10 +169,10 @@ def prefix_text(
 ) -> str:
     """The prefix of a request: its pieces, then the label and the titles of its history, which vanish together."""
     text = render_pieces(pieces, fields, separator)
-    told = ", ".join(title for title in (plain_text(title) for title in titles) if title)
-    if not told:
+    history = ", ".join(title for title in (plain_text(title) for title in titles) if title)
+    if not history:
         return text
-    return f"{text}{separator}{label}{told}" if text else f"{label}{told}"
+    return f"{text}{separator}{label}{history}" if text else f"{label}{history}"
 
 
 class ContextRenderer:

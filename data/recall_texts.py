@@ -103,9 +103,9 @@ class Positives:
     """
 
     def __init__(self, tokens: SplitTokens) -> None:
-        places = np.flatnonzero(tokens.click == 1)
-        owner = np.searchsorted(tokens.first, places, side="right") - 1
-        items = tokens.item[places].astype(np.int64)
+        clicks = np.flatnonzero(tokens.click == 1)
+        owner = np.searchsorted(tokens.first, clicks, side="right") - 1
+        items = tokens.item[clicks].astype(np.int64)
         catalogue = len(tokens.cache.items)
         self.rows, begins, sizes = np.unique(owner, return_index=True, return_counts=True)
         self.taken = Ragged(items, np.append(begins, len(items)))
@@ -113,9 +113,9 @@ class Positives:
         share = 1.0 / np.repeat(sizes, sizes) / max(len(self.rows), 1)
         self.drawn = np.bincount(items, weights=share, minlength=catalogue)
 
-    def of(self, place: int) -> np.ndarray:
-        """The clicked items, int64, of the slate `rows[place]`."""
-        return self.taken[place]
+    def of(self, index: int) -> np.ndarray:
+        """The clicked items, int64, of the slate `rows[index]`."""
+        return self.taken[index]
 
     def log_popularity(self) -> np.ndarray:
         """log p_i, float32 (I,): shares of the clicks, half a click added to each item."""
@@ -153,21 +153,21 @@ class RecallDraws:
         self.log_sampled = np.log(np.maximum(-np.expm1(absent), 1e-12)).astype(np.float32)
 
     def draw(self, number: int, source_of: Callable[[int], SplitTokens]) -> RecallBatch:
-        """The batch of global micro-batch `number`; `source_of` says where a slate of the split is told."""
+        """The batch of global micro-batch `number`; `source_of` says which tokens a slate of the split has."""
         rng = np.random.default_rng([self.seed, number, self.rank, _DRAWING])
-        places = rng.choice(len(self.positives.rows), self.shoppers, replace=False)
-        taken = [self.positives.of(place) for place in places]
+        drawn = rng.choice(len(self.positives.rows), self.shoppers, replace=False)
+        taken = [self.positives.of(index) for index in drawn]
         chosen = np.array([rng.choice(items) for items in taken])
         items = np.unique(np.concatenate([chosen, rng.integers(0, len(self.log_popularity), self.negatives)]))
         target = np.searchsorted(items, chosen)
         also = np.stack([np.isin(items, mine) for mine in taken])
         also[np.arange(self.shoppers), target] = False
-        rows = self.positives.rows[places]
+        rows = self.positives.rows[drawn]
         sources = [source_of(int(row)) for row in rows]
-        told = [self.texts.shopper(source.prefix[row]) for source, row in zip(sources, rows, strict=True)]
+        texts = [self.texts.shopper(source.prefix[row]) for source, row in zip(sources, rows, strict=True)]
         times = [log_times(source, int(row), items) for source, row in zip(sources, rows, strict=True)]
         return RecallBatch(
-            texts=self.texts.inputs([*told, *(self.texts.item(int(item)) for item in items)]),
+            texts=self.texts.inputs([*texts, *(self.texts.item(int(item)) for item in items)]),
             target=torch.from_numpy(target),
             log_popularity=torch.from_numpy(self.log_popularity[items]),
             log_sampled=torch.from_numpy(self.log_sampled[items]),

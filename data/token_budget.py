@@ -17,7 +17,7 @@ KEPT_PLANS = 2
 
 
 def token_groups(sizes: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
-    """Group slates into batches for scoring, in evaluation, from files and in the server alike.
+    """Group slates into batches for scoring, in evaluation, from files and in the server.
 
     Slates of similar length come together, so that rows are padded little and processes that take batches alternately
     work alike; the batch that needs most memory comes first.
@@ -156,7 +156,7 @@ class BudgetOrder:
             self._ends.append(before + (len(planned.starts) - 1) // self.processes)
         return self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0)
 
-    def _place(self, number: int) -> tuple[int, int]:
+    def _locate(self, number: int) -> tuple[int, int]:
         """The epoch of a micro-batch, and its number there."""
         epoch = 0
         while number >= (count := self.count(epoch)):
@@ -174,14 +174,14 @@ class BudgetOrder:
     def epoch_at(self, number: int) -> float:
         """How many passes over the split `number` micro-batches are."""
         epoch = 0
-        # The end of an epoch is not yet a place in the next one, which may never be planned.
+        # The end of an epoch is not yet a position in the next one, which may never be planned.
         while number > (count := self.count(epoch)):
             number, epoch = number - count, epoch + 1
         return epoch + number / count
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
         """The epoch and this process's slates (int64) of global micro-batch `number`, counted over all epochs."""
-        epoch, place = self._place(number)
+        epoch, index = self._locate(number)
         plan = self.plan(epoch)
-        share = place * self.processes + self.rank
-        return epoch, plan.rows[plan.starts[share] : plan.starts[share + 1]]
+        part = index * self.processes + self.rank
+        return epoch, plan.rows[plan.starts[part] : plan.starts[part + 1]]

@@ -25,7 +25,7 @@ from equipoise.launch.options import CampaignOptions
 from equipoise.scoring.ranking_file import ENDINGS, ranking_file
 from equipoise.scoring.recommend import common_candidates
 from equipoise.serving.allocation import Allocation, Cap, allocate, fill, violations
-from equipoise.serving.frames import TOGETHER, ranking_columns
+from equipoise.serving.frames import MAX_TOGETHER, ranking_columns
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.request_error import RequestError
 
@@ -109,7 +109,7 @@ def _requests(
 def _portions(table: RequestTable, requests: CampaignRequests) -> Iterator[list[tuple]]:
     """(prepared request, who it is, groups of its candidates by attribute), some requests at a time."""
     groups = table.requests(requests.columns)
-    while some := list(islice(groups, TOGETHER)):
+    while some := list(islice(groups, MAX_TOGETHER)):
         try:
             yield [requests.prepare(rows) for rows in some]
         except RequestError as error:

@@ -21,7 +21,7 @@ from equipoise.serving.ranking import demand_of
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
 
-TOGETHER = 4
+MAX_TOGETHER = 4
 """Requests that pass the model together: each stands for many candidates."""
 
 EXTRA = ("cost", "prices")
@@ -60,7 +60,7 @@ def _prepared(
     table: RequestTable, recommender: Recommender, maker: RequestRows, more: dict[str, Any]
 ) -> Iterator[Prepared]:
     groups = table.requests(maker.columns)
-    while some := list(islice(groups, TOGETHER)):
+    while some := list(islice(groups, MAX_TOGETHER)):
         try:
             found = [(*maker.prepare(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in some]
         except RequestError as error:

@@ -16,7 +16,7 @@ from equipoise.scoring.ranking_file import table_file
 from equipoise.serving.recommender import Recommender, RequestError
 from equipoise.serving.retrieve import KEYS, Recalled
 
-TOGETHER = 64
+MAX_TOGETHER = 64
 LISTS = ("history", "bought", "exclude")
 
 
@@ -54,7 +54,7 @@ def _answers(
     fields = [name for name in recommender.fields["user"] if name in table.kinds]
     beside = [name for name in ("request_id", "user_id", "prefix", *LISTS) if name in table.kinds]
     groups = table.requests(list(dict.fromkeys([*beside, *fields])))
-    while some := [rows[0] for rows in islice(groups, TOGETHER)]:
+    while some := [rows[0] for rows in islice(groups, MAX_TOGETHER)]:
         try:
             prepared = [recommender.prepare_recall(_request(row, fields, options)) for row in some]
         except RequestError as error:

@@ -38,7 +38,7 @@ class ScoreColumns:
     """Scores as an Arrow table with one row per candidate.
 
     Args:
-        names: the given of `user_id` and `part`.
+        names: those of `user_id` and `part` that are given.
         pointwise, listwise: the objectives of the model.
         omega: the operating point of `utility`, or None.
         catalogue: knows the item_id of each number.
@@ -93,8 +93,8 @@ class ScoreColumns:
     ) -> None:
         for name in (*self.pointwise, *self.listwise):
             if not np.isfinite(scores[name]).all():
-                place = int(np.argmin(np.isfinite(scores[name])))
-                request = requests[int(np.searchsorted(np.cumsum(sizes), place, side="right"))]
+                index = int(np.argmin(np.isfinite(scores[name])))
+                request = requests[int(np.searchsorted(np.cumsum(sizes), index, side="right"))]
                 raise UserError(
                     f"request '{request.request_id}' got a score of {name} that is no finite number: "
                     "evaluate the run, or score with --set backbone.dtype=float32"

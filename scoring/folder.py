@@ -93,8 +93,8 @@ class ScoreFolder:
 
     def finished(self) -> set[int]:
         """Numbers of the blocks whose parts are there."""
-        found = (_PART.match(path.name) for path in self.folder.iterdir())
-        return {int(match.group(1)) for match in found if match}
+        matches = (_PART.match(path.name) for path in self.folder.iterdir())
+        return {int(match.group(1)) for match in matches if match}
 
     def part(self, number: int) -> Path:
         """The part of a block."""

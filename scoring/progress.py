@@ -80,11 +80,11 @@ class ScoreProgress:
         return f"{line}; scores: {self.folder.folder}"
 
     def _look(self) -> None:
-        found = self.folder.finished() & set(self.sizes)
+        finished = self.folder.finished() & set(self.sizes)
         if self.watching:
-            for number in found - self.done:
+            for number in finished - self.done:
                 self.impressions[number] = self.folder.impressions(number)
-        self.done = found
+        self.done = finished
         self.looked = time.monotonic()
 
     def _requests(self) -> int:

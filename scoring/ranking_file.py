@@ -23,7 +23,7 @@ def ranking_file(
     """A function that appends columns (`serving.frames.ranking_columns`) to the file and returns how many rows it got.
 
     Args:
-        path: whose ending says which kind of file it is; it takes its place when the block ends well.
+        path: whose ending says which kind of file it is; it appears when the block ends well.
         names: those of request_id and user_id that the requests have.
         pointwise, listwise: the objectives.
         more: names of further numbers.
@@ -49,7 +49,7 @@ def table_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str,
     """A function that appends columns to a file, as above, and returns how many rows it got.
 
     Args:
-        path: whose ending says which kind of file it is; it takes its place when the block ends well.
+        path: whose ending says which kind of file it is; it appears when the block ends well.
         schema: of the rows.
 
     Raises:

@@ -17,7 +17,7 @@ from equipoise.data.requests.table import RequestTable, open_requests, open_tabl
 from equipoise.scoring.columns import parse_omega
 from equipoise.scoring.options import RecommendOptions
 from equipoise.scoring.ranking_file import ranking_file
-from equipoise.serving.frames import TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
+from equipoise.serving.frames import MAX_TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
 
@@ -63,20 +63,20 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
     kinds = open_table(con, path, "candidates")
     if "item_id" not in kinds:
         raise UserError(f"{path} has no column item_id: add it")
-    most = recommender.limits.candidates
-    rows = con.cursor().sql(f"SELECT * FROM candidates LIMIT {most + 1}").to_arrow_table().to_pylist()
-    if len(rows) > most:
-        raise UserError(f"{path} has more than {most:,} candidates: give fewer, or raise --max-candidates")
+    max_candidates = recommender.limits.candidates
+    rows = con.cursor().sql(f"SELECT * FROM candidates LIMIT {max_candidates + 1}").to_arrow_table().to_pylist()
+    if len(rows) > max_candidates:
+        raise UserError(f"{path} has more than {max_candidates:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
     worth = worth_columns(recommender.reader, kinds)
     features = [name for name in recommender.fields["features"] if name in kinds]
-    found = [candidate_of(row, texts, fields, worth, features) for row in rows]
+    candidates = [candidate_of(row, texts, fields, worth, features) for row in rows]
     try:
-        recommender.prepare({"candidates": found, "value_weight": 0.0})
+        recommender.prepare({"candidates": candidates, "value_weight": 0.0})
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
-    return found
+    return candidates
 
 
 def _prepared(
@@ -84,7 +84,7 @@ def _prepared(
 ) -> Iterator[Prepared]:
     """The requests of a table, ready for the model, some at a time."""
     groups = table.requests(maker.columns)
-    while some := list(islice(groups, TOGETHER)):
+    while some := list(islice(groups, MAX_TOGETHER)):
         try:
             yield [(maker.prepare(recommender.prepare, rows, more), maker.identity(rows)) for rows in some]
         except RequestError as error:

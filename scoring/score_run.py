@@ -49,7 +49,7 @@ class Inputs:
 
     @property
     def ids(self) -> list[str]:
-        """The given of user_id and part, alike in all files."""
+        """Those of user_id and part that are given, the same in all files."""
         return _ids(next(iter(self.forms.values())))
 
 
@@ -77,12 +77,12 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
         console.print(f"all {sum(file.rows for file in inputs.files):,} requests are scored already: {out}")
         return
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
-    most = options.max_tokens or config.evaluate.max_tokens
-    model.chunk_tokens = most
+    max_tokens = options.max_tokens or config.evaluate.max_tokens
+    model.chunk_tokens = max_tokens
     encoder = is_encoder(load_model_config(config.backbone))
     slates = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
     tokenizer = RequestTokenizer(slates, scales)
-    scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, most)
+    scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, max_tokens)
     showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
         portions = read_portions(pending[world.rank :: world.size], inputs.forms, tokenizer)
@@ -146,10 +146,10 @@ def _ids(form: RequestForm) -> list[str]:
 
 def _refuse_other_items(path: Path, catalogue: Catalogue) -> None:
     """Slates of another prepared folder name other items by the same numbers."""
-    beside = path.resolve().parent.parent / "items.parquet"
-    if beside.is_file() and not beside.samefile(catalogue.path):
+    own_items = path.resolve().parent.parent / "items.parquet"
+    if own_items.is_file() and not own_items.samefile(catalogue.path):
         raise UserError(
-            f"{path} was prepared with {beside}, but the run's items are {catalogue.path}: add --items {beside}"
+            f"{path} was prepared with {own_items}, but the run's items are {catalogue.path}: add --items {own_items}"
         )
 
 
@@ -157,7 +157,7 @@ def _record(
     folder: Path, config: RunConfig, inputs: Inputs, options: ScoreOptions, columns: ScoreColumns
 ) -> dict[str, Any]:
     """What determines the scores. The token budget does not: one that was too large may be lowered to go on."""
-    kept = {"tokens": ..., "backbone": ..., "lora": ..., "data": {"prompt": ..., "history": ...}}
+    included = {"tokens": ..., "backbone": ..., "lora": ..., "data": {"prompt": ..., "history": ...}}
     items = options.items or inputs.catalogue.path
     return {
         "schema_version": 1,
@@ -171,5 +171,5 @@ def _record(
         "block": options.block,
         "omega": columns.omega,
         "columns": columns.schema.names,
-        "settings": config.model_dump(mode="json", include=cast(Any, kept)),
+        "settings": config.model_dump(mode="json", include=cast(Any, included)),
     }

@@ -58,7 +58,7 @@ class Allocation:
 
     @property
     def gap(self) -> float:
-        """How much of the bound is missing at most, as a share of it."""
+        """How much of the bound is missing at most, as a fraction of it."""
         return max(0.0, 1 - self.value / self.bound) if self.bound > 0 else 0.0
 
 
@@ -84,18 +84,18 @@ def allocate(
     rows = _worth_asking(shopper, gain, top, caps)
     scale = float(gain[rows].max(initial=0.0)) or 1.0
     constraints = _constraints(shopper, top, caps, rows)
-    found = _solve(gain[rows] / scale, constraints, whole=False, seconds=seconds)
-    way, bound = "linear", -found.fun * scale
-    if (np.abs(found.x - found.x.round()) > WHOLE).any():
-        found = _solve(gain[rows] / scale, constraints, whole=True, seconds=seconds)
-        way, bound = "branch and bound", min(bound, -found.mip_dual_bound * scale)
+    solution = _solve(gain[rows] / scale, constraints, whole=False, seconds=seconds)
+    method, bound = "linear", -solution.fun * scale
+    if (np.abs(solution.x - solution.x.round()) > WHOLE).any():
+        solution = _solve(gain[rows] / scale, constraints, whole=True, seconds=seconds)
+        method, bound = "branch and bound", min(bound, -solution.mip_dual_bound * scale)
     chosen = np.zeros(len(gain), dtype=bool)
-    chosen[rows[found.x > 0.5]] = True
+    chosen[rows[solution.x > 0.5]] = True
     chosen = fill(shopper, gain, top, caps, chosen)  # gains below the solver's tolerance
     if violations(chosen, shopper, top, caps):
         raise RuntimeError("the solver's slates break a cap")
     value = float(gain[chosen].sum())
-    return Allocation(chosen, value, max(bound, value), way)
+    return Allocation(chosen, value, max(bound, value), method)
 
 
 def fill(
@@ -158,8 +158,8 @@ def _worth_asking(shopper: np.ndarray, gain: np.ndarray, top: int, caps: Sequenc
     same = (np.diff(shopper[order]) == 0) & (np.diff(signature[order]) == 0)
     starts = np.flatnonzero(np.concatenate([[True], ~same])) if len(order) else np.zeros(0, dtype=np.int64)
     sizes = np.diff(np.append(starts, len(order)))
-    place = np.arange(len(order)) - np.repeat(starts, sizes)
-    return np.sort(order[place < top])
+    position = np.arange(len(order)) - np.repeat(starts, sizes)
+    return np.sort(order[position < top])
 
 
 def _constraints(shopper: np.ndarray, top: int, caps: Sequence[Cap], rows: np.ndarray) -> LinearConstraint:
@@ -172,9 +172,9 @@ def _constraints(shopper: np.ndarray, top: int, caps: Sequence[Cap], rows: np.nd
     if caps:
         members = [column[cap.members] for cap in caps]
         members = [inside[inside >= 0] for inside in members]
-        place = np.repeat(np.arange(len(caps)), [len(inside) for inside in members])
+        cap_index = np.repeat(np.arange(len(caps)), [len(inside) for inside in members])
         inside = np.concatenate(members)
-        blocks.append(csr_array((np.ones(len(inside)), (place, inside)), shape=(len(caps), count)))
+        blocks.append(csr_array((np.ones(len(inside)), (cap_index, inside)), shape=(len(caps), count)))
         lower.append(np.array([float(cap.least) for cap in caps]))
         upper.append(np.array([np.inf if cap.most is None else float(cap.most) for cap in caps]))
     return LinearConstraint(vstack(blocks, format="csr"), np.concatenate(lower), np.concatenate(upper))
@@ -183,11 +183,11 @@ def _constraints(shopper: np.ndarray, top: int, caps: Sequence[Cap], rows: np.nd
 def _solve(gain: np.ndarray, constraints: LinearConstraint, whole: bool, seconds: float) -> OptimizeResult:
     """HiGHS on these rows; raises UserError where there are no such slates, or none were found in time."""
     options = {"mip_rel_gap": RELATIVE_GAP, "time_limit": seconds} if whole else {}
-    found = milp(
+    solution = milp(
         -gain, integrality=np.full(len(gain), int(whole)), bounds=Bounds(0, 1), constraints=constraints, options=options
     )
-    if found.status == INFEASIBLE:
+    if solution.status == INFEASIBLE:
         raise UserError("no slates keep all minimums and caps together: lower a minimum, raise a cap or raise top")
-    if found.x is None:
-        raise UserError(f"no slates were found within {seconds:g} s ({found.message}): set fewer minimums")
-    return found
+    if solution.x is None:
+        raise UserError(f"no slates were found within {seconds:g} s ({solution.message}): set fewer minimums")
+    return solution

@@ -19,7 +19,7 @@ from equipoise.serving.request_error import RequestError
 from equipoise.serving.requests import ReadRequest, RequestReader
 from equipoise.serving.values import identifier, kind_of, mapping, sequence
 
-TOLD = 3
+MAX_NAMED = 3
 """Parts for and against that the sentences name."""
 SMALL = 0.005
 """A contribution to the utility that rounds to nothing in the sentences."""
@@ -95,7 +95,7 @@ class Explanation:
 class Variant:
     """The request without some parts: of a candidate's, by number."""
 
-    place: int
+    position: int
     left_out: frozenset[int]
 
 
@@ -124,73 +124,77 @@ def check_slate(limits: Limits, cut: CutRequest) -> None:
         )
 
 
-def places_of(limits: Limits, cut: CutRequest, wanted: Any, ranking: Ranking) -> list[int]:
-    """Places of the candidates to explain: those named by place or item_id, or the first by rank.
+def positions_of(limits: Limits, cut: CutRequest, named: Any, ranking: Ranking) -> list[int]:
+    """Positions of the candidates to explain: those named by position or item_id, or the first by rank.
 
     Raises:
         RequestError: there are too many, or one names no candidate.
     """
-    if wanted is None:
+    if named is None:
         return [ranking.candidates[0].position]
-    wanted, most = sequence("explain", wanted), limits.explained
-    if not 1 <= len(wanted) <= most:
+    named, most = sequence("explain", named), limits.explained
+    if not 1 <= len(named) <= most:
         way = f"give 1 to {most}, and ask again for further ones"
-        raise RequestError("explain", f"names {len(wanted):,} candidates: {way}")
+        raise RequestError("explain", f"names {len(named):,} candidates: {way}")
     ids = [candidate.item_id for candidate in cut.read.candidates]
-    found = [_place(f"explain[{number}]", each, ids) for number, each in enumerate(wanted)]
-    return list(dict.fromkeys(found))
+    positions = [_place(f"explain[{number}]", each, ids) for number, each in enumerate(named)]
+    return list(dict.fromkeys(positions))
 
 
-def _place(field: str, wanted: Any, ids: Sequence[str | None]) -> int:
-    if isinstance(wanted, int) and not isinstance(wanted, bool):
-        if not 0 <= wanted < len(ids):
-            raise RequestError(field, f"is {str(wanted)[:40]}: give a place from 0 to {len(ids) - 1}, or an item_id")
-        return wanted
-    if not isinstance(wanted, str):
-        raise RequestError(field, f"is {kind_of(wanted)}: give a place or an item_id")
-    name = identifier(field, wanted, 4_000)
+def _place(field: str, named: Any, ids: Sequence[str | None]) -> int:
+    if isinstance(named, int) and not isinstance(named, bool):
+        if not 0 <= named < len(ids):
+            raise RequestError(field, f"is {str(named)[:40]}: give a place from 0 to {len(ids) - 1}, or an item_id")
+        return named
+    if not isinstance(named, str):
+        raise RequestError(field, f"is {kind_of(named)}: give a place or an item_id")
+    name = identifier(field, named, 4_000)
     if name not in ids:
         raise RequestError(field, f"is '{name[:40]}', which is none of the candidates: give the item_id of one")
     return ids.index(name)
 
 
-def variants_of(cut: CutRequest, places: Sequence[int]) -> list[Variant]:
+def variants_of(cut: CutRequest, positions: Sequence[int]) -> list[Variant]:
     """Every part left out by itself; those of the shopper once for all candidates, and no item is left without text."""
-    shared = [Variant(places[0], frozenset([number])) for number in range(len(cut.shopper))]
+    shared = [Variant(positions[0], frozenset([number])) for number in range(len(cut.shopper))]
     own = []
-    for place in places:
-        kept = {len(cut.shopper)} if len(cut.items[place]) == 1 else set()
-        numbers = range(len(cut.shopper), len(cut.parts(place)))
-        own += [Variant(place, frozenset([number])) for number in numbers if number not in kept]
+    for position in positions:
+        kept = {len(cut.shopper)} if len(cut.items[position]) == 1 else set()
+        numbers = range(len(cut.shopper), len(cut.parts(position)))
+        own += [Variant(position, frozenset([number])) for number in numbers if number not in kept]
     return shared + own
 
 
 def without_parts(cut: CutRequest, variants: Sequence[Variant]) -> list[ReadRequest]:
     """The request without the parts of each variant."""
-    return [cut.without(variant.place, variant.left_out) for variant in variants]
+    return [cut.without(variant.position, variant.left_out) for variant in variants]
 
 
 def explanation(
-    cut: CutRequest, places: Sequence[int], ranking: Ranking, variants: Sequence[Variant], rankings: Sequence[Ranking]
+    cut: CutRequest,
+    positions: Sequence[int],
+    ranking: Ranking,
+    variants: Sequence[Variant],
+    rankings: Sequence[Ranking],
 ) -> Explanation:
     """Put the scores of the whole request and of its variants together.
 
     Args:
         cut: the request.
-        places: of the explained candidates.
+        positions: of the explained candidates.
         ranking: of the whole request.
         variants: from `variants_of`.
         rankings: of the variants.
     """
-    found = []
-    for place in places:
-        parts, contributions = cut.parts(place), []
+    explained = []
+    for position in positions:
+        parts, contributions = cut.parts(position), []
         for variant, without in zip(variants, rankings, strict=True):
             (number,) = variant.left_out
-            if number < len(cut.shopper) or variant.place == place:
-                contributions.append(contribution(parts[number], ranking.given[place], without.given[place]))
-        found.append(_explained(cut, ranking, place, contributions))
-    return Explanation(cut.read.request_id, found)
+            if number < len(cut.shopper) or variant.position == position:
+                contributions.append(contribution(parts[number], ranking.given[position], without.given[position]))
+        explained.append(_explained(cut, ranking, position, contributions))
+    return Explanation(cut.read.request_id, explained)
 
 
 def contribution(part: Part, whole: Scored, without: Scored) -> Contribution:
@@ -200,10 +204,10 @@ def contribution(part: Part, whole: Scored, without: Scored) -> Contribution:
     return Contribution(part, objectives, whole.utility - without.utility)
 
 
-def _explained(cut: CutRequest, ranking: Ranking, place: int, contributions: list[Contribution]) -> Explained:
-    scored = ranking.given[place]
+def _explained(cut: CutRequest, ranking: Ranking, position: int, contributions: list[Contribution]) -> Explained:
+    scored = ranking.given[position]
     terms = ranking.weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost)
-    text = cut.read.candidates[place].text
+    text = cut.read.candidates[position].text
     sentences = _sentences(scored, text, terms, contributions, len(ranking.given))
     return Explained(scored, text, terms, contributions, sentences)
 
@@ -212,23 +216,23 @@ def _sentences(
     scored: Scored, text: str, terms: Mapping[str, float], contributions: Sequence[Contribution], count: int
 ) -> list[str]:
     chances = ", ".join(f"p{name.upper()} {_percent(value)}" for name, value in scored.probabilities.items())
-    found = [f"“{text}” is number {scored.rank} of {count}, with {chances}."]
-    told = [f"{name} {value:+.2f}" for name, value in terms.items() if abs(value) >= SMALL]
-    found.append(f"Its utility {scored.utility:.2f} is the sum of {', '.join(told) or 'nothing'}.")
+    sentences = [f"“{text}” is number {scored.rank} of {count}, with {chances}."]
+    terms_text = [f"{name} {value:+.2f}" for name, value in terms.items() if abs(value) >= SMALL]
+    sentences.append(f"Its utility {scored.utility:.2f} is the sum of {', '.join(terms_text) or 'nothing'}.")
     ordered = sorted(contributions, key=lambda each: -each.utility)
-    best = [each for each in ordered if each.utility >= SMALL][:TOLD]
-    worst = [each for each in reversed(ordered) if each.utility <= -SMALL][:TOLD]
-    for said, some in (("Most for it speaks", best), ("Most against it speaks", worst)):
+    best = [each for each in ordered if each.utility >= SMALL][:MAX_NAMED]
+    worst = [each for each in reversed(ordered) if each.utility <= -SMALL][:MAX_NAMED]
+    for opening, some in (("Most for it speaks", best), ("Most against it speaks", worst)):
         if some:
-            found.append(f"{said} {', '.join(f'{_named(each.part)} ({each.utility:+.2f})' for each in some)}.")
+            sentences.append(f"{opening} {', '.join(f'{_named(each.part)} ({each.utility:+.2f})' for each in some)}.")
     if not best and not worst:
-        found.append("No single part of the prompts changes its utility by itself.")
-    return found
+        sentences.append("No single part of the prompts changes its utility by itself.")
+    return sentences
 
 
 def _named(part: Part) -> str:
-    said = {"history": "in the history", "number": "as a number", "category": "as a category"}
-    return f"“{part.text}” {said.get(part.where, f'of the {part.where}')}"
+    places = {"history": "in the history", "number": "as a number", "category": "as a category"}
+    return f"“{part.text}” {places.get(part.where, f'of the {part.where}')}"
 
 
 def _percent(value: float) -> str:
@@ -242,17 +246,17 @@ def explain_request(
 
     Args:
         reader: of the export.
-        request: as for `Recommender.prepare`, and `explain`: places or item_ids, or null for the first by rank.
+        request: as for `Recommender.prepare`, and `explain`: positions or item_ids, or null for the first by rank.
         score: ranks read requests with the model.
 
     Raises:
         RequestError: names the field that is wrong and the way out.
         UserError: a score is not a finite number.
     """
-    request, wanted = split_request(request)
+    request, named = split_request(request)
     whole = cut(reader, request, reader.read(request))
     check_slate(reader.limits, whole)
     ranking = score([whole.read])[0]
-    places = places_of(reader.limits, whole, wanted, ranking)
-    variants = variants_of(whole, places)
-    return explanation(whole, places, ranking, variants, score(without_parts(whole, variants)))
+    positions = positions_of(reader.limits, whole, named, ranking)
+    variants = variants_of(whole, positions)
+    return explanation(whole, positions, ranking, variants, score(without_parts(whole, variants)))

@@ -12,10 +12,10 @@ from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
 from equipoise.serving.requests import RequestReader
-from equipoise.serving.retrieve import Catalogue
+from equipoise.serving.retrieve import RecallCatalogue
 
 
-def open_catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> Catalogue | None:
+def open_catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -> RecallCatalogue | None:
     """What recall searches; None where the run had no such objective.
 
     Args:
@@ -27,7 +27,7 @@ def open_catalogue(folder: Path, record: Mapping[str, Any], known: KnownItems) -
         UserError: the index is missing, broken, or of another number of items.
     """
     for name, about in record.get("retrieval", {}).items():
-        return Catalogue.load(folder / about["folder"] / "index", name, list(known.texts), known.titles)
+        return RecallCatalogue.load(folder / about["folder"] / "index", name, list(known.texts), known.titles)
     return None
 
 

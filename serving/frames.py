@@ -8,7 +8,7 @@ candidates' columns hold lists; or one row is one candidate (`item_id` holds no 
 are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
 
 Columns of rankings, one row per candidate: `request_id` and `user_id` where they were given, `rank`, `position` (the
-place among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
+index among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TOGETHER = 64
-"""Requests that pass the model together at most."""
+MAX_TOGETHER = 64
+"""Most requests of one forward."""
 
 
 class RequestRows:
@@ -59,9 +59,11 @@ class RequestRows:
         fields = reader.fields
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
-        told = [name for name in fields["features"] if name in columns and name != "item_id"]  # an id is there anyway
-        self.categories = [name for name in told if reader.scales[name].scale == "category"]
-        self.features = told if candidates is None else []
+        features = [
+            name for name in fields["features"] if name in columns and name != "item_id"
+        ]  # an id is read anyway
+        self.categories = [name for name in features if reader.scales[name].scale == "category"]
+        self.features = features if candidates is None else []
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         self.worth = worth_columns(reader, columns) if candidates is None else {}
@@ -110,14 +112,16 @@ class RequestRows:
         if not is_missing(prefix := values.get("prefix")):
             return {"prefix": prefix}
         history = values.get("history")
-        told = history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
-        return {"user": {name: _value(first[name]) for name in self.user}, "history": told}
+        titles = history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
+        return {"user": {name: _value(first[name]) for name in self.user}, "history": titles}
 
     def _common(self, row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The candidates of all requests, each with the categories of this one's shopper unless it has its own."""
-        told = {name: value for name in self.categories if not is_missing(value := _value(row[name]))}
+        categories = {name: value for name in self.categories if not is_missing(value := _value(row[name]))}
         return (
-            [{**each, "features": told | (each.get("features") or {})} for each in candidates] if told else candidates
+            [{**each, "features": categories | (each.get("features") or {})} for each in candidates]
+            if categories
+            else candidates
         )
 
     def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -129,14 +133,14 @@ class RequestRows:
         items = row["item_id"]
         if not _is_list(items):
             raise RequestError("item_id", "holds no list of candidates: give one")
-        alone = [name for name in self.categories if not _is_list(row[name])]  # one for all: it is the shopper's
-        row = {**row, **{name: [row[name]] * len(items) for name in alone}}
+        single = [name for name in self.categories if not _is_list(row[name])]  # one for all: it is the shopper's
+        row = {**row, **{name: [row[name]] * len(items) for name in single}}
         for name in names[1:]:
             if row[name] is not None and (not _is_list(row[name]) or len(row[name]) != len(items)):
                 raise RequestError(name, f"is no list with one value for each of the {len(items)} candidates: make one")
         return [
-            self._candidate({name: None if row[name] is None else row[name][place] for name in names})
-            for place in range(len(items))
+            self._candidate({name: None if row[name] is None else row[name][position] for name in names})
+            for position in range(len(items))
         ]
 
     def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,8 +178,8 @@ def candidate_of(
     candidate |= {key: _value(values[name]) for key, name in worth.items() if not is_missing(values[name])}
     if "context" not in candidate:
         candidate["context"] = {name: _value(values[name]) for name in context}
-    told = {name: value for name in features if (value := _value(values[name])) is not None}
-    return {**candidate, "features": told} if told else candidate
+    known = {name: value for name in features if (value := _value(values[name])) is not None}
+    return {**candidate, "features": known} if known else candidate
 
 
 def ranking_columns(
@@ -232,13 +236,13 @@ def rank_frame(
         raise RequestError("the frame", "has neither request_id nor user_id: add one, or give lists of item_id")
     rows = known[maker.columns].to_dict("records")
     groups: dict[Any, list[dict[str, Any]]] = {}
-    for place, row in enumerate(rows):
-        groups.setdefault(row[key] if per_candidate else place, []).append(row)
+    for number, row in enumerate(rows):
+        groups.setdefault(row[key] if per_candidate else number, []).append(row)
     if per_candidate and None in groups:
         raise RequestError("the frame", f"has a row without {key}: fill it or drop the row")
     parts = []
     waiting = iter(groups.values())
-    while some := list(islice(waiting, TOGETHER)):
+    while some := list(islice(waiting, MAX_TOGETHER)):
         rankings = score([maker.prepare(prepare, group, more) for group in some])
         parts.append(pd.DataFrame(ranking_columns(objectives, rankings, [maker.identity(group) for group in some])))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(ranking_columns(objectives, [], []))

@@ -38,10 +38,10 @@ def read_items(path: Path, features: Scales | None = None) -> KnownItems:
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"{path} is missing or broken: export the run again") from error
     titles = table.column("title").to_pylist() if "title" in table.column_names else []
-    told = {item: title for item, title in zip(ids, titles, strict=False) if title}
+    known_titles = {item: title for item, title in zip(ids, titles, strict=False) if title}
     own = {name: scale for name, scale in (features or {}).items() if name in table.column_names}
     values = {name: _values(table, name, ids, scale) for name, scale in own.items()}
-    return KnownItems(dict(zip(ids, texts, strict=True)), told, values)
+    return KnownItems(dict(zip(ids, texts, strict=True)), known_titles, values)
 
 
 def _values(table: pa.Table, name: str, ids: Sequence[str], scale: FeatureScale) -> dict[str, float]:

@@ -31,41 +31,41 @@ class OperatingPoint:
     value_weight: float = 0.0
     value_bounds: tuple[float, float] = DEFAULT_BOUNDS
 
-    def weights_of(self, omega: dict[str, float], wanted: Any) -> UtilityWeights:
+    def weights_of(self, omega: dict[str, float], value_weight: Any) -> UtilityWeights:
         """All weights of a request's utility.
 
         Args:
             omega: from `omega_of`.
-            wanted: ω_value as the request gives it, or None.
+            value_weight: ω_value as the request gives it, or None.
 
         Raises:
             RequestError: it is no number or out of its bounds.
         """
-        if wanted is None:
+        if value_weight is None:
             return UtilityWeights(omega, self.relevance, self.value_weight)
-        weight, (least, most) = number("value_weight", wanted), self.value_bounds
-        if not least <= weight <= most:
-            raise RequestError("value_weight", f"is {weight:g}: give a number from {least:g} to {most:g}")
+        weight, (lower, upper) = number("value_weight", value_weight), self.value_bounds
+        if not lower <= weight <= upper:
+            raise RequestError("value_weight", f"is {weight:g}: give a number from {lower:g} to {upper:g}")
         return UtilityWeights(omega, self.relevance, weight)
 
-    def omega_of(self, wanted: Any) -> dict[str, float]:
+    def omega_of(self, given: Any) -> dict[str, float]:
         """ω of a request: what it asks for, and the export's own weight of every objective that it leaves out.
 
         Raises:
             RequestError: a name is unknown, or a weight is no number or out of its bounds.
         """
-        if wanted is None:
+        if given is None:
             return dict(self.omega)
-        asked: dict[str, float] = {}
-        for name, value in mapping("omega", wanted).items():
+        weights: dict[str, float] = {}
+        for name, value in mapping("omega", given).items():
             if name not in self.omega:
                 known = ", ".join(self.omega) or "none, for this export has no list-wise objective"
                 raise RequestError("omega", f"names '{name[:40]}', which is no list-wise objective: use {known}")
-            weight, (least, most) = number(f"omega.{name}", value), self.bounds[name]
-            if not least <= weight <= most:
-                raise RequestError(f"omega.{name}", f"is {weight:g}: give a number from {least:g} to {most:g}")
-            asked[name] = weight
-        return {**self.omega, **asked}
+            weight, (lower, upper) = number(f"omega.{name}", value), self.bounds[name]
+            if not lower <= weight <= upper:
+                raise RequestError(f"omega.{name}", f"is {weight:g}: give a number from {lower:g} to {upper:g}")
+            weights[name] = weight
+        return {**self.omega, **weights}
 
 
 def read_operating_point(

@@ -44,10 +44,10 @@ def allowed_prices(field: str, value: Any, current: float | None, most: int) -> 
 
 
 def _price(field: str, value: Any) -> float:
-    found = number(field, value)
-    if not 0 < found <= LARGEST:
-        raise RequestError(field, f"is {found:g}: give a price above 0 and of at most {LARGEST:g}")
-    return found
+    price = number(field, value)
+    if not 0 < price <= LARGEST:
+        raise RequestError(field, f"is {price:g}: give a price above 0 and of at most {LARGEST:g}")
+    return price
 
 
 def _listed(field: str, value: Any, most: int) -> list[float]:
@@ -56,7 +56,7 @@ def _listed(field: str, value: Any, most: int) -> list[float]:
         raise RequestError(field, "is empty: allow at least one price")
     if len(given) > most:
         raise RequestError(field, f"has {len(given):,} prices: give at most {most:,}")
-    return sorted({_price(f"{field}[{place}]", entry) for place, entry in enumerate(given)})
+    return sorted({_price(f"{field}[{number}]", entry) for number, entry in enumerate(given)})
 
 
 def _of_bounds(field: str, value: Mapping[str, Any], most: int) -> list[float]:
@@ -70,7 +70,7 @@ def _of_bounds(field: str, value: Mapping[str, Any], most: int) -> list[float]:
     count = math.floor((highest - least) / step * (1 + 1e-12) + 1e-9) + 1
     if count > most:
         raise RequestError(field, f"allows {count:,} prices: give at most {most:,}, with a larger step")
-    return sorted({min(round(least + place * step, 10), highest) for place in range(count)})
+    return sorted({min(round(least + number * step, 10), highest) for number in range(count)})
 
 
 def _of_factors(field: str, value: Any, current: float | None, most: int) -> list[float]:

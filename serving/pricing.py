@@ -111,18 +111,18 @@ class PriceQuestion:
 
     def answer(self, demand: Sequence[float]) -> Pricing:
         """The chosen prices, given D of every pair."""
-        found, start = [], 0
+        priced, start = [], 0
         for position, question in enumerate(self.questions):
             stop = start + len(question.asked)
-            found.append(self._choose(question, position, np.asarray(demand[start:stop], dtype=np.float64)))
+            priced.append(self._choose(question, position, np.asarray(demand[start:stop], dtype=np.float64)))
             start = stop
-        return Pricing(self.request.request_id, self.goal, tuple(found))
+        return Pricing(self.request.request_id, self.goal, tuple(priced))
 
     def _choose(self, question: _Question, position: int, model: np.ndarray) -> PricedCandidate:
-        asked = np.array(question.asked)
+        prices = np.array(question.asked)
         fixed = falling(model)
-        expected = (asked - question.cost) * fixed
-        rows = zip(asked.tolist(), model.tolist(), fixed.tolist(), expected.tolist(), strict=True)
+        expected = (prices - question.cost) * fixed
+        rows = zip(prices.tolist(), model.tolist(), fixed.tolist(), expected.tolist(), strict=True)
         points = {price: PricePoint(price, *rest) for price, *rest in rows}
         curve = tuple(points[price] for price in question.prices)
         best = max(curve, key=lambda point: (point.expected, -point.price))
@@ -170,8 +170,8 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
     goal = _goal(request.get("goal"), entries)
     pairs: list[Candidate] = []
     questions: list[_Question] = []
-    for place, (entry, candidate) in enumerate(zip(entries, read.candidates, strict=True)):
-        field = f"candidates[{place}]"
+    for position, (entry, candidate) in enumerate(zip(entries, read.candidates, strict=True)):
+        field = f"candidates[{position}]"
         current = _current(reader, name, f"{field}.context.{name}", entry, candidate)
         where = f"{field}.prices" if entry.get("prices") is not None else "prices"
         allowed = entry.get("prices") if entry.get("prices") is not None else request.get("prices")
@@ -187,8 +187,8 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
             )
         pairs += [reader.candidate(field, _at(entry, name, price), request.get("user")) for price in question.asked]
         questions.append(question)
-    told = ReadRequest(read.request_id, read.prefix, pairs, {}, None)
-    return PriceQuestion(told, goal, tuple(questions), seen.get(name))
+    priced_request = ReadRequest(read.request_id, read.prefix, pairs, {}, None)
+    return PriceQuestion(priced_request, goal, tuple(questions), seen.get(name))
 
 
 def _apart(request: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
@@ -198,8 +198,8 @@ def _apart(request: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[st
     if not isinstance(given, list | tuple):
         return [], plain  # the reader refuses it
     entries = [entry if isinstance(entry, Mapping) else {"item_id": entry} for entry in given]
-    for place, entry in enumerate(entries):
-        known_keys(f"candidates[{place}]", mapping(f"candidates[{place}]", entry), (*CANDIDATE_KEYS, *OWN_KEYS))
+    for position, entry in enumerate(entries):
+        known_keys(f"candidates[{position}]", mapping(f"candidates[{position}]", entry), (*CANDIDATE_KEYS, *OWN_KEYS))
     plain["candidates"] = [{k: v for k, v in entry.items() if k not in OWN_KEYS} for entry in entries]
     return entries, plain
 

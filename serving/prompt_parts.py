@@ -1,8 +1,8 @@
 """A request cut into the parts of its prompts that can be left out: each history event, each piece of a template.
 
 A part is left out as `prepare` leaves out what is missing: with its separator, and the label of a history with its
-last title. Where a request brings fields, the parts are the pieces of the templates; a ready text is cut at the
-separators. A feature goes with the piece that tells it in words; one without such a piece is a part of its own.
+last title. Where a request brings fields, the parts are the pieces of the templates; a pre-rendered text is cut at the
+separators. A feature goes with the piece that renders it in words; one without such a piece is a part of its own.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 from equipoise.data.features import Scales
 from equipoise.data.prompts import parse_piece, piece_fields, plain_text
-from equipoise.serving.requests import Candidate, ReadRequest, RequestReader
+from equipoise.serving.requests import ReadCandidate, ReadRequest, RequestReader
 from equipoise.serving.values import plain
 
 PREFIX = ("shopper", "history")
@@ -27,7 +27,7 @@ class Part:
     Attributes:
         where: `shopper`, `history`, `item`, `context`, `number` or `category`.
         text: as the model reads it; of a feature its name and value.
-        fields: that it was rendered from; empty for history and for parts of ready texts.
+        fields: that it was rendered from; empty for history and for parts of pre-rendered texts.
     """
 
     where: str
@@ -42,7 +42,7 @@ class CutRequest:
     Attributes:
         read: the whole.
         shopper: parts of the prefix, history last.
-        items, contexts, numbers: parts of each candidate's two texts, and the features that no piece tells.
+        items, contexts, numbers: parts of each candidate's two texts, and the features that no piece renders.
         features: names of all features.
         separator, label: between pieces, and before the history.
     """
@@ -56,47 +56,47 @@ class CutRequest:
     separator: str
     label: str
 
-    def parts(self, place: int) -> list[Part]:
-        """All parts that the candidate at a place is read with."""
-        return [*self.shopper, *self.items[place], *self.contexts[place], *self.numbers[place]]
+    def parts(self, position: int) -> list[Part]:
+        """All parts that the candidate at a position is read with."""
+        return [*self.shopper, *self.items[position], *self.contexts[position], *self.numbers[position]]
 
-    def without(self, place: int, left_out: Collection[int]) -> ReadRequest:
-        """The request where these parts of `parts(place)` are missing, those of the item in its own prompt alone."""
-        shopper, item = len(self.shopper), len(self.items[place])
-        kept = [part for number, part in enumerate(self.parts(place)) if number not in left_out]
+    def without(self, position: int, left_out: Collection[int]) -> ReadRequest:
+        """The request where these parts of `parts(position)` are missing, those of the item in its own prompt alone."""
+        shopper, item = len(self.shopper), len(self.items[position])
+        kept = [part for number, part in enumerate(self.parts(position)) if number not in left_out]
         read = self.read
         if any(number < shopper for number in left_out):
             read = replace(read, prefix=self._prefix([part for part in kept if part.where in PREFIX]))
         if any(number >= shopper for number in left_out):
-            candidate = read.candidates[place]
+            candidate = read.candidates[position]
             if any(shopper <= number < shopper + item for number in left_out):
                 candidate = replace(candidate, text=self._join(kept, "item"))
             if any(number >= shopper + item for number in left_out):
                 candidate = replace(candidate, context=self._join(kept, "context"))
-            read = _with(read, place, candidate)
-        gone = {field for number in left_out for field in self.parts(place)[number].fields}
+            read = _with(read, position, candidate)
+        gone = {field for number in left_out for field in self.parts(position)[number].fields}
         if gone & set(self.features):
-            candidate = read.candidates[place]
-            read = _with(read, place, replace(candidate, features=self._known(candidate, gone)))
+            candidate = read.candidates[position]
+            read = _with(read, position, replace(candidate, features=self._known(candidate, gone)))
         return read
 
-    def _known(self, candidate: Candidate, gone: Collection[str]) -> tuple[float, ...]:
-        told = zip(self.features, candidate.features, strict=True)
-        return tuple(math.nan if name in gone else value for name, value in told)
+    def _known(self, candidate: ReadCandidate, gone: Collection[str]) -> tuple[float, ...]:
+        features = zip(self.features, candidate.features, strict=True)
+        return tuple(math.nan if name in gone else value for name, value in features)
 
     def _join(self, parts: list[Part], where: str) -> str:
         return self.separator.join(part.text for part in parts if part.where == where)
 
     def _prefix(self, parts: list[Part]) -> str:
-        text, told = self._join(parts, "shopper"), ", ".join(part.text for part in parts if part.where == "history")
-        if not told:
+        text, titles = self._join(parts, "shopper"), ", ".join(part.text for part in parts if part.where == "history")
+        if not titles:
             return text
-        return f"{text}{self.separator}{self.label}{told}" if text else f"{self.label}{told}"
+        return f"{text}{self.separator}{self.label}{titles}" if text else f"{self.label}{titles}"
 
 
-def _with(read: ReadRequest, place: int, candidate: Candidate) -> ReadRequest:
-    """The request with another candidate at a place."""
-    return replace(read, candidates=[*read.candidates[:place], candidate, *read.candidates[place + 1 :]])
+def _with(read: ReadRequest, position: int, candidate: ReadCandidate) -> ReadRequest:
+    """The request with another candidate at a position."""
+    return replace(read, candidates=[*read.candidates[:position], candidate, *read.candidates[position + 1 :]])
 
 
 def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) -> CutRequest:
@@ -112,53 +112,53 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
         shopper = _pieces("shopper", prompt.prefix, request.get("user") or {})
         shopper += [Part("history", title) for title in map(plain_text, reader.titles(request.get("history"))) if title]
     else:
-        shopper = _ready_prefix(read.prefix, prompt.separator, label)
+        shopper = _split_prefix(read.prefix, prompt.separator, label)
     items, contexts, numbers = [], [], []
     for given, candidate in zip(request["candidates"], read.candidates, strict=True):
         entry = given if isinstance(given, Mapping) else {}
         items.append(_item(prompt.item, entry, candidate, prompt.separator))
         context = entry.get("context")
         if isinstance(context, str):
-            contexts.append(_ready("context", candidate.context, prompt.separator))
+            contexts.append(_split("context", candidate.context, prompt.separator))
         else:
             contexts.append(_pieces("context", prompt.context, context or {}))
         numbers.append(_numbers(reader.scales, candidate, [*shopper, *items[-1], *contexts[-1]]))
     return CutRequest(read, shopper, items, contexts, numbers, reader.features, prompt.separator, label)
 
 
-def _item(pieces: list[str], entry: Mapping[str, Any], candidate: Candidate, separator: str) -> list[Part]:
+def _item(pieces: list[str], entry: Mapping[str, Any], candidate: ReadCandidate, separator: str) -> list[Part]:
     if entry.get("item") is not None:
         return _pieces("item", pieces, entry["item"])
-    return _ready("item", candidate.text, separator)
+    return _split("item", candidate.text, separator)
 
 
 def _pieces(where: str, pieces: list[str], fields: Mapping[str, Any]) -> list[Part]:
-    told = {name: plain(name, fields[name], LONGEST) for name in piece_fields(pieces) if name in fields}
-    rendered = [(parse_piece(text).render(told), tuple(piece_fields([text]))) for text in pieces]
+    known = {name: plain(name, fields[name], LONGEST) for name in piece_fields(pieces) if name in fields}
+    rendered = [(parse_piece(text).render(known), tuple(piece_fields([text]))) for text in pieces]
     return [Part(where, text, names) for text, names in rendered if text]
 
 
-def _numbers(scales: Scales, candidate: Candidate, parts: list[Part]) -> list[Part]:
+def _numbers(scales: Scales, candidate: ReadCandidate, parts: list[Part]) -> list[Part]:
     """The known features that none of a candidate's other parts was rendered from."""
-    told = {field for part in parts for field in part.fields}
+    rendered = {field for part in parts for field in part.fields}
     known = [(name, scales[name].tell(value)) for name, value in zip(scales, candidate.features, strict=True)]
-    known = [(name, value) for name, value in known if value is not None and name not in told]
+    known = [(name, value) for name, value in known if value is not None and name not in rendered]
     return [
         Part("category" if scales[name].scale == "category" else "number", f"{name} {plain_text(value)}", (name,))
         for name, value in known
     ]
 
 
-def _ready(where: str, text: str, separator: str) -> list[Part]:
+def _split(where: str, text: str, separator: str) -> list[Part]:
     return [Part(where, part) for part in text.split(separator) if part]
 
 
-def _ready_prefix(text: str, separator: str, label: str) -> list[Part]:
-    """A ready prefix: what follows the history's label, at the start of a piece, are titles."""
-    place = -1
+def _split_prefix(text: str, separator: str, label: str) -> list[Part]:
+    """A pre-rendered prefix: what follows the history's label, at the start of a piece, are titles."""
+    start = -1
     if label:
-        place = 0 if text.startswith(label) else text.find(separator + label)
-    if place < 0:
-        return _ready("shopper", text, separator)
-    before, told = text[:place], text[place:].removeprefix(separator).removeprefix(label)
-    return [*_ready("shopper", before, separator), *_ready("history", told, ", ")]
+        start = 0 if text.startswith(label) else text.find(separator + label)
+    if start < 0:
+        return _split("shopper", text, separator)
+    before, titles = text[:start], text[start:].removeprefix(separator).removeprefix(label)
+    return [*_split("shopper", before, separator), *_split("history", titles, ", ")]

@@ -15,8 +15,8 @@ class Scored:
 
     Attributes:
         item_id: as it was given, None where the candidate came without one.
-        position: its place among the given candidates, from 0.
-        rank: its place by utility, from 1; equal utilities keep the order in which they were given.
+        position: its index among the given candidates, from 0.
+        rank: its position by utility, from 1; equal utilities keep the order in which they were given.
         probabilities: of each pointwise objective, `{"ctr": P(click | impression), "cvr": P(conversion | click)}`.
         pctcvr: P(click and conversion | impression), None where the model has no cvr.
         relevance: r = Σ log p over the pointwise objectives.
@@ -103,15 +103,17 @@ class Ranking:
             values, boosts: one per candidate; None for none.
         """
         given = []
-        for place, item_id in enumerate(item_ids):
-            logs = {name: _log_sigmoid(values[place]) for name, values in logits.items()}
+        for position, item_id in enumerate(item_ids):
+            logs = {name: _log_sigmoid(values[position]) for name, values in logits.items()}
             probabilities = {name: math.exp(log) for name, log in logs.items()}
             both = math.exp(logs["ctr"] + logs["cvr"]) if {"ctr", "cvr"} <= logs.keys() else None
-            adjusted = {name: values[place] for name, values in deltas.items()}
-            value = None if values is None else values[place]
-            boost = 0.0 if boosts is None else boosts[place]
+            adjusted = {name: values[position] for name, values in deltas.items()}
+            value = None if values is None else values[position]
+            boost = 0.0 if boosts is None else boosts[position]
             relevance = sum(logs.values())
-            given.append(Scored(item_id, place, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs))
+            given.append(
+                Scored(item_id, position, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs)
+            )
         more = weights or UtilityWeights()
         ranking = Ranking(
             request_id, omega, tuple(given), top, relevance_weights=dict(more.relevance), value_weight=more.value
@@ -125,10 +127,11 @@ class Ranking:
             sum(weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost).values())
             for scored in self.given
         ]
-        order = sorted(range(len(utilities)), key=lambda place: -utilities[place])
-        ranks = {place: rank for rank, place in enumerate(order, start=1)}
+        order = sorted(range(len(utilities)), key=lambda position: -utilities[position])
+        ranks = {position: rank for rank, position in enumerate(order, start=1)}
         given = tuple(
-            replace(scored, rank=ranks[place], utility=utilities[place]) for place, scored in enumerate(self.given)
+            replace(scored, rank=ranks[position], utility=utilities[position])
+            for position, scored in enumerate(self.given)
         )
         return replace(self, omega=dict(omega), given=given)
 

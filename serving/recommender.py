@@ -33,7 +33,7 @@ from equipoise.serving.ranking import Ranking, demand_of
 from equipoise.serving.request_error import RequestError
 from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.serving.requests import ReadRequest, RequestReader
-from equipoise.serving.retrieve import Catalogue, PreparedRecall, Recalled
+from equipoise.serving.retrieve import PreparedRecall, RecallCatalogue, Recalled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,7 +63,7 @@ class Recommender:
         pointwise, listwise: names of the objectives.
         reader: reads requests, and knows the fields of the prompts and the scales of the features.
         cache: kv_cache of the prefixes of returning shoppers.
-        examples: requests as JSON with a `name` and the places that were `clicked` and `converted`.
+        examples: requests as JSON with a `name` and the positions that were `clicked` and `converted`.
         catalogue: what `recall` searches; None where the run had no such objective.
     """
 
@@ -76,7 +76,7 @@ class Recommender:
         reader: RequestReader,
         tokenizer: RequestTokenizer,
         examples: list[dict[str, Any]],
-        catalogue: Catalogue | None = None,
+        catalogue: RecallCatalogue | None = None,
     ) -> None:
         self.export, self.name, self.examples = export, name, examples
         self.reader, self.cache, self.catalogue = reader, cache, catalogue
@@ -348,9 +348,9 @@ class Recommender:
         """Rank candidates for one shopper.
 
         Args:
-            user: fields of the shopper and the request, or the prefix as a ready text, or None for a stranger.
+            user: fields of the shopper and the request, or the prefix as a text, or None for an anonymous user.
             candidates: item_ids, or mappings as in a JSON request.
-            history: titles of past events, in the order of the run's data.history; none beside a ready prefix.
+            history: titles of past events, in the order of the run's data.history; none with such a prefix.
             omega: weights of list-wise objectives; the others keep the export's.
             value_weight: weight of log value, for which every candidate brings its `value`; None keeps the export's.
             top: how many of the best are wanted.
@@ -389,7 +389,7 @@ class Recommender:
 
         Args:
             user, candidates, history, omega, value_weight: as for `rank`.
-            explain: places or item_ids of at most `limits.explained` candidates; None for the one ranked first.
+            explain: positions or item_ids of at most `limits.explained` candidates; None for the one ranked first.
 
         Raises:
             RequestError: names the field that is wrong and the way out.

@@ -43,13 +43,13 @@ from equipoise.serving.values import (
 )
 
 KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "value_weight", "top")
-BESIDE = ("name", "clicked", "converted")
-"""What an example of an export says beside its request; nobody reads it here."""
+EXAMPLE_KEYS = ("name", "clicked", "converted")
+"""What an example of an export holds next to its request; it is not read here."""
 CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "value", "boost")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ReadCandidate:
     """One candidate: its item_id, if it has one, the two texts of its prompt, its value, its boost, and its features.
 
     A feature that is not known is NaN.
@@ -69,7 +69,7 @@ class ReadRequest:
 
     request_id: str | None
     prefix: str
-    candidates: list[Candidate]
+    candidates: list[ReadCandidate]
     omega: dict[str, float]
     top: int | None
     weights: UtilityWeights = field(default_factory=UtilityWeights)
@@ -85,8 +85,8 @@ class Template:
     @staticmethod
     def of(pieces: list[str]) -> "Template":
         """The fields of these pieces."""
-        slots = [slot for piece in pieces for slot in parse_piece(piece).slots]
-        return Template(piece_fields(pieces), {slot.name for slot in slots if slot.filter})
+        placeholders = [placeholder for piece in pieces for placeholder in parse_piece(piece).placeholders]
+        return Template(piece_fields(pieces), {placeholder.name for placeholder in placeholders if placeholder.filter})
 
 
 class RequestReader:
@@ -138,7 +138,7 @@ class RequestReader:
             RequestError: names the field, what is wrong with it and the way out.
         """
         request = mapping("the request", request)
-        known_keys("the request", {key: None for key in request if key not in BESIDE}, KEYS)
+        known_keys("the request", {key: None for key in request if key not in EXAMPLE_KEYS}, KEYS)
         name = request.get("request_id")
         if "candidates" not in request:
             raise RequestError("candidates", "is missing: give a list of candidates")
@@ -156,12 +156,12 @@ class RequestReader:
             self._all_have_values(read.candidates)
         return read
 
-    def _all_have_values(self, candidates: list[Candidate]) -> None:
-        for place, candidate in enumerate(candidates):
+    def _all_have_values(self, candidates: list[ReadCandidate]) -> None:
+        for position, candidate in enumerate(candidates):
             if candidate.value is None:
                 field = self.operating_point.value_field
-                way = "a positive number" if field is None else f"a positive number, or '{field}' in its context"
-                raise RequestError(f"candidates[{place}].value", f"is missing: give {way}, or value_weight 0")
+                hint = "a positive number" if field is None else f"a positive number, or '{field}' in its context"
+                raise RequestError(f"candidates[{position}].value", f"is missing: give {hint}, or value_weight 0")
 
     def _top(self, value: Any) -> int | None:
         if value is None:
@@ -171,25 +171,25 @@ class RequestReader:
         return value
 
     def shopper(self, request: Mapping[str, Any]) -> str:
-        """The text of the shopper of a request: its ready `prefix`, or rendered from `user` and `history`.
+        """The text of the shopper of a request: its pre-rendered `prefix`, or rendered from `user` and `history`.
 
         Raises:
             RequestError: names the field, what is wrong with it and the way out.
         """
-        ready, user, told = request.get("prefix"), request.get("user"), request.get("history")
-        if ready is not None:
-            if user is not None or told is not None:
+        prefix, user, history = request.get("prefix"), request.get("user"), request.get("history")
+        if prefix is not None:
+            if user is not None or history is not None:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
-            return text("prefix", ready, self.limits.prefix_chars)
+            return text("prefix", prefix, self.limits.prefix_chars)
         fields = self._fields("user", {} if user is None else user, self.user)
-        return self.renderer.prefix(fields, self.titles(told))
+        return self.renderer.prefix(fields, self.titles(history))
 
-    def titles(self, told: Any) -> list[str]:
-        """The titles that the prompt tells of a history: the first `max_events` that are not blank."""
-        told = sequence("history", [] if told is None else told)
-        if len(told) > self.limits.history:
-            raise RequestError("history", f"has {len(told):,} entries: give at most {self.limits.history:,}")
-        titles = [self._title(f"history[{place}]", entry) for place, entry in enumerate(told)]
+    def titles(self, history: Any) -> list[str]:
+        """The titles of a history that the prompt shows: the first `max_events` that are not blank."""
+        history = sequence("history", [] if history is None else history)
+        if len(history) > self.limits.history:
+            raise RequestError("history", f"has {len(history):,} entries: give at most {self.limits.history:,}")
+        titles = [self._title(f"history[{position}]", entry) for position, entry in enumerate(history)]
         return self.renderer.titles(titles)
 
     def _title(self, field: str, entry: Any) -> str:
@@ -206,15 +206,15 @@ class RequestReader:
             raise RequestError(f"{field}.item_id", f"is '{item[:40]}', whose title this export lacks: give the title")
         return title
 
-    def _candidates(self, value: Any, user: Any) -> list[Candidate]:
+    def _candidates(self, value: Any, user: Any) -> list[ReadCandidate]:
         given = sequence("candidates", value)
         if not given:
             raise RequestError("candidates", "is empty: give at least one")
         if len(given) > self.limits.candidates:
             raise RequestError("candidates", f"has {len(given):,} entries: give at most {self.limits.candidates:,}")
-        return [self.candidate(f"candidates[{place}]", entry, user) for place, entry in enumerate(given)]
+        return [self.candidate(f"candidates[{position}]", entry, user) for position, entry in enumerate(given)]
 
-    def candidate(self, field: str, entry: Any, user: Any = None) -> Candidate:
+    def candidate(self, field: str, entry: Any, user: Any = None) -> ReadCandidate:
         """One candidate, which stands in the request as `field`; `user`: the fields of the shopper, where it has some.
 
         Raises:
@@ -223,12 +223,12 @@ class RequestReader:
         if not isinstance(entry, Mapping):
             entry = {"item_id": identifier(field, entry, self.limits.text_chars)}
         known_keys(field, mapping(field, entry), CANDIDATE_KEYS)
-        name, item, ready = entry.get("item_id"), entry.get("item"), entry.get("text")
+        name, item, ready_text = entry.get("item_id"), entry.get("item"), entry.get("text")
         item_id = None if name is None else identifier(f"{field}.item_id", name, self.limits.text_chars)
-        if item is not None and ready is not None:
+        if item is not None and ready_text is not None:
             raise RequestError(field, "has both item and text: give one of them")
-        if ready is not None:
-            words = text(f"{field}.text", ready, self.limits.text_chars)
+        if ready_text is not None:
+            words = text(f"{field}.text", ready_text, self.limits.text_chars)
             if not words.strip():
                 raise RequestError(f"{field}.text", "is blank: give the text of the item")
         elif item is not None:
@@ -238,10 +238,10 @@ class RequestReader:
         else:
             words = self.items.texts.get(item_id, "")
             if not words:
-                way = "give its fields as item or its text"
-                raise RequestError(f"{field}.item_id", f"is '{item_id[:40]}', which this export does not know: {way}")
+                hint = "give its fields as item or its text"
+                raise RequestError(f"{field}.item_id", f"is '{item_id[:40]}', which this export does not know: {hint}")
         context = self._context(f"{field}.context", entry.get("context"))
-        return Candidate(
+        return ReadCandidate(
             item_id,
             words,
             context,
@@ -275,27 +275,27 @@ class RequestReader:
         """The raw values of all features, in their order: the candidate's own, else the item's, else the shopper's."""
         given = entry.get("features")
         given = {} if given is None else mapping(f"{field}.features", given)
-        places = [(f"{field}.features", given)]
+        sources = [(f"{field}.features", given)]
         for key in ("context", "item"):
             if isinstance(fields := entry.get(key), Mapping):
-                places.append((f"{field}.{key}", fields))
+                sources.append((f"{field}.{key}", fields))
         shopper = user if isinstance(user, Mapping) else {}
-        found = []
+        raw = []
         for name in self.features:
-            value = self._feature(name, places)
+            value = self._feature(name, sources)
             if value is None:
                 value = self.items.values.get(name, {}).get(item_id or "")
             if value is None:
                 value = self._feature(name, [("user", shopper)])
-            found.append(math.nan if value is None else value)
-        return tuple(found)
+            raw.append(math.nan if value is None else value)
+        return tuple(raw)
 
-    def _feature(self, name: str, places: list[tuple[str, Mapping[str, Any]]]) -> float | None:
-        """The raw value of a feature in the first of these places that tells it."""
-        for place, fields in places:
-            value = plain(f"{place}.{name}", fields.get(name), self.limits.text_chars)
+    def _feature(self, name: str, sources: list[tuple[str, Mapping[str, Any]]]) -> float | None:
+        """The raw value of a feature in the first of these sources that has it."""
+        for source, fields in sources:
+            value = plain(f"{source}.{name}", fields.get(name), self.limits.text_chars)
             if not is_missing(value):
-                return feature(f"{place}.{name}", value, self.scales[name])
+                return feature(f"{source}.{name}", value, self.scales[name])
         return None
 
     def _item_text(self, field: str, item: Any) -> str:

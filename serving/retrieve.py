@@ -19,7 +19,7 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.export.item_index import RecallIndex, read_index
 from equipoise.serving.request_error import RequestError
-from equipoise.serving.requests import BESIDE, RequestReader
+from equipoise.serving.requests import EXAMPLE_KEYS, RequestReader
 from equipoise.serving.values import identifier, kind_of, known_keys, mapping, number, sequence
 
 KEYS = ("request_id", "user", "history", "prefix", "bought", "exclude", "exclude_bought", "top")
@@ -67,15 +67,15 @@ class Recalled:
 
     def to_json(self) -> dict[str, Any]:
         """As POST /recall answers."""
-        found = zip(self.item_ids, self.scores, self.titles, strict=True)
+        ranked = zip(self.item_ids, self.scores, self.titles, strict=True)
         items = [
             {"item_id": item, "rank": rank, "score": score, "title": title}
-            for rank, (item, score, title) in enumerate(found, start=1)
+            for rank, (item, score, title) in enumerate(ranked, start=1)
         ]
         return {"request_id": self.request_id, "items": items, "unknown": self.unknown}
 
 
-class Catalogue:
+class RecallCatalogue:
     """The searchable catalogue of an export.
 
     Args:
@@ -99,7 +99,7 @@ class Catalogue:
         self.numbers = {item: number for number, item in enumerate(self.item_ids)}
 
     @classmethod
-    def load(cls, folder: Path, name: str, item_ids: Sequence[str], titles: Mapping[str, str]) -> "Catalogue":
+    def load(cls, folder: Path, name: str, item_ids: Sequence[str], titles: Mapping[str, str]) -> "RecallCatalogue":
         """Open the index that `equipoise export` or `equipoise index` wrote.
 
         Raises:
@@ -117,19 +117,19 @@ class Catalogue:
             RequestError: names the field, what is wrong with it and the way out.
         """
         request = mapping("the request", request)
-        known_keys("the request", {key: None for key in request if key not in BESIDE}, KEYS)
+        known_keys("the request", {key: None for key in request if key not in EXAMPLE_KEYS}, KEYS)
         chars = reader.limits.text_chars
         name = request.get("request_id")
         times = self._bought(request.get("bought"), reader)
         excluded = sequence("exclude", request.get("exclude") or [])
         self._check_count("exclude", len(excluded), reader)
-        leave = [identifier(f"exclude[{place}]", item, chars) for place, item in enumerate(excluded)]
+        left_out = [identifier(f"exclude[{position}]", item, chars) for position, item in enumerate(excluded)]
         hide = request.get("exclude_bought")
         if hide is not None and not isinstance(hide, bool):
             raise RequestError("exclude_bought", f"is {kind_of(hide)}: give true or false")
         known = {self.numbers[item]: count for item, count in times.items() if item in self.numbers}
         bought = np.array(sorted(known), dtype=np.int64)
-        out = {self.numbers[item] for item in leave if item in self.numbers} | (set(known) if hide else set())
+        out = {self.numbers[item] for item in left_out if item in self.numbers} | (set(known) if hide else set())
         prepared = PreparedRecall(
             request_id=None if name is None else identifier("request_id", name, chars),
             text_ids=[],
@@ -137,21 +137,21 @@ class Catalogue:
             times=np.array([known[item] for item in bought], dtype=np.float64),
             exclude=np.array(sorted(out), dtype=np.int64),
             top=self._top(request.get("top"), reader.limits.recalled),
-            unknown=len({*times, *leave} - self.numbers.keys()),
+            unknown=len({*times, *left_out} - self.numbers.keys()),
         )
         return reader.shopper(request), prepared
 
-    def _bought(self, told: Any, reader: RequestReader) -> dict[str, float]:
+    def _bought(self, given: Any, reader: RequestReader) -> dict[str, float]:
         chars = reader.limits.text_chars
-        if told is None:
+        if given is None:
             return {}
-        self._check_count("bought", len(told) if isinstance(told, Mapping | list | tuple) else 0, reader)
-        if not isinstance(told, Mapping):
-            given = sequence("bought", told)
-            ids = [identifier(f"bought[{place}]", item, chars) for place, item in enumerate(given)]
+        self._check_count("bought", len(given) if isinstance(given, Mapping | list | tuple) else 0, reader)
+        if not isinstance(given, Mapping):
+            ids_given = sequence("bought", given)
+            ids = [identifier(f"bought[{position}]", item, chars) for position, item in enumerate(ids_given)]
             return {item: float(count) for item, count in Counter(ids).items()}
         times = {}
-        for item, count in told.items():
+        for item, count in given.items():
             value = number(f"bought.{str(item)[:40]}", count)
             if not 0 <= value <= 1e6:
                 raise RequestError(f"bought.{str(item)[:40]}", f"is {value:g}: give how often, from 0 to 1e6")
@@ -164,31 +164,35 @@ class Catalogue:
             raise RequestError(field, f"has {count:,} entries: give at most {reader.limits.past:,}")
 
     @staticmethod
-    def _top(told: Any, most: int) -> int:
-        if told is None:
-            return min(DEFAULT_TOP, most)
-        value = number("top", told)
-        if value != int(value) or not 1 <= value <= most:
-            raise RequestError("top", f"is {value:g}: give a whole number from 1 to {most:,}")
+    def _top(top: Any, max_top: int) -> int:
+        if top is None:
+            return min(DEFAULT_TOP, max_top)
+        value = number("top", top)
+        if value != int(value) or not 1 <= value <= max_top:
+            raise RequestError("top", f"is {value:g}: give a whole number from 1 to {max_top:,}")
         return int(value)
 
-    def search(self, shoppers: np.ndarray, asked: Sequence[PreparedRecall]) -> list[Recalled]:
+    def search(self, shoppers: np.ndarray, requests: Sequence[PreparedRecall]) -> list[Recalled]:
         """The answers to some requests.
 
         Args:
             shoppers: unit vectors, float32 (requests, D).
-            asked: the requests.
+            requests: the requests.
         """
-        if not asked:
+        if not requests:
             return []
         scale, repeat = self.weights["scale"], self.weights["repeat"]
-        boosts = [(each.bought, repeat * np.log1p(each.times)) for each in asked]
-        most = max(each.top for each in asked)
-        items, scores = self.index.search(shoppers * np.float32(scale), most, [each.exclude for each in asked], boosts)
-        return [self._answer(each, items[row, : each.top], scores[row, : each.top]) for row, each in enumerate(asked)]
+        boosts = [(each.bought, repeat * np.log1p(each.times)) for each in requests]
+        max_top = max(each.top for each in requests)
+        items, scores = self.index.search(
+            shoppers * np.float32(scale), max_top, [each.exclude for each in requests], boosts
+        )
+        return [
+            self._answer(each, items[row, : each.top], scores[row, : each.top]) for row, each in enumerate(requests)
+        ]
 
-    def _answer(self, asked: PreparedRecall, items: np.ndarray, scores: np.ndarray) -> Recalled:
-        found = items >= 0
-        ids = [self.item_ids[item] for item in items[found]]
-        values = [float(score) for score in scores[found]]
-        return Recalled(asked.request_id, ids, values, [self.titles.get(item) for item in ids], asked.unknown)
+    def _answer(self, request: PreparedRecall, items: np.ndarray, scores: np.ndarray) -> Recalled:
+        is_item = items >= 0
+        ids = [self.item_ids[item] for item in items[is_item]]
+        values = [float(score) for score in scores[is_item]]
+        return Recalled(request.request_id, ids, values, [self.titles.get(item) for item in ids], request.unknown)

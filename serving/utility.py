@@ -1,4 +1,4 @@
-"""The utility of a candidate as a sum of named terms, for ranking and for explaining alike."""
+"""The utility of a candidate as a sum of named terms, for ranking and for explaining both."""
 
 import math
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ class UtilityWeights:
             value: of the candidate, positive; may be None where `value` has no weight.
             boost: added as it is.
         """
-        found = {name: self.relevance.get(name, 1.0) * log for name, log in logs.items()}
-        found |= {name: self.omega.get(name, 0.0) * delta for name, delta in deltas.items()}
-        found["value"] = self.value * math.log(value) if self.value and value is not None else 0.0
-        found["boost"] = boost
-        return found
+        terms = {name: self.relevance.get(name, 1.0) * log for name, log in logs.items()}
+        terms |= {name: self.omega.get(name, 0.0) * delta for name, delta in deltas.items()}
+        terms["value"] = self.value * math.log(value) if self.value and value is not None else 0.0
+        terms["boost"] = boost
+        return terms

@@ -27,16 +27,16 @@ def kind_of(value: Any) -> str:
     return "a list" if isinstance(value, list | tuple) else f"of type {type(value).__name__}"
 
 
-def text(field: str, value: Any, most: int) -> str:
-    """A text of at most `most` characters.
+def text(field: str, value: Any, max_chars: int) -> str:
+    """A text of at most `max_chars` characters.
 
     Raises:
         RequestError: it is none, is longer, or holds half of a surrogate pair, which no tokenizer reads.
     """
     if not isinstance(value, str):
         raise RequestError(field, f"is {kind_of(value)}: give a text")
-    if len(value) > most:
-        raise RequestError(field, f"has {len(value):,} characters: give at most {most:,}")
+    if len(value) > max_chars:
+        raise RequestError(field, f"has {len(value):,} characters: give at most {max_chars:,}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -58,7 +58,7 @@ def number(field: str, value: Any) -> float:
     return float(value)
 
 
-def identifier(field: str, value: Any, most: int) -> str:
+def identifier(field: str, value: Any, max_chars: int) -> str:
     """An id, a whole number or a text, as text.
 
     Raises:
@@ -71,10 +71,10 @@ def identifier(field: str, value: Any, most: int) -> str:
         raise RequestError(field, f"is {kind_of(value)}: give an id, a text or a whole number")
     if not value:
         raise RequestError(field, "is empty: give an id")
-    return text(field, value, most)
+    return text(field, value, max_chars)
 
 
-def plain(field: str, value: Any, most: int) -> Value:
+def plain(field: str, value: Any, max_chars: int) -> Value:
     """The value of a prompt field: a text, a finite number, true, false or null.
 
     Raises:
@@ -84,7 +84,7 @@ def plain(field: str, value: Any, most: int) -> Value:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return text(field, value, most)
+        return text(field, value, max_chars)
     if not isinstance(value, int | float):
         raise RequestError(field, f"is {kind_of(value)}: give a text, a number, true, false or null")
     if not _finite(value):
@@ -117,16 +117,16 @@ def feature(field: str, value: Any, scale: FeatureScale) -> float:
         RequestError: it is none.
     """
     if isinstance(scale, CategoryScale):
-        place = scale.read(value)
-        return math.nan if place is None else place
+        code = scale.read(value)
+        return math.nan if code is None else code
     try:
-        found = float(value) if isinstance(value, str) else number(field, value)
+        value_read = float(value) if isinstance(value, str) else number(field, value)
     except ValueError:
-        found = math.nan
-    if not fits(found, scale.scale):
-        way = f"give a {KINDS[scale.scale]}, or null where it is unknown"
-        raise RequestError(field, f"is '{str(value)[:40]}': {way}")
-    return found
+        value_read = math.nan
+    if not fits(value_read, scale.scale):
+        hint = f"give a {KINDS[scale.scale]}, or null where it is unknown"
+        raise RequestError(field, f"is '{str(value)[:40]}': {hint}")
+    return value_read
 
 
 def mapping(field: str, value: Any) -> Mapping[str, Any]:

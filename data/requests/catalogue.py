@@ -110,8 +110,8 @@ def given_catalogue(path: Path, prompt: PromptConfig, features: Sequence[str] = 
     fields = piece_fields(prompt.item)
     present = [name for name in fields if name in schema.names]
     if "item_id" not in schema.names or not present:
-        wanted = "item_id" if "item_id" not in schema.names else " or ".join(fields)
-        raise UserError(f"--items {path} has no column {wanted}, which data.prompt.item needs: add it")
+        missing = "item_id" if "item_id" not in schema.names else " or ".join(fields)
+        raise UserError(f"--items {path} has no column {missing}, which data.prompt.item needs: add it")
     numbered = "item_index" in schema.names
     own = [name for name in features if name in schema.names]
     columns = dict.fromkeys(["item_id", *present, *own, *(["item_index"] if numbered else [])])
@@ -120,11 +120,11 @@ def given_catalogue(path: Path, prompt: PromptConfig, features: Sequence[str] = 
         if not np.array_equal(rows.column("item_index").to_numpy(), np.arange(rows.num_rows)):
             raise UserError(f"--items {path} has an item_index that does not count its rows from 0: drop the column")
         rows = rows.drop_columns(["item_index"])
-    place = rows.column_names.index("item_id")
+    column = rows.column_names.index("item_id")
     ids = as_text(rows.column("item_id"), f"--items {path}", "item_id")
     return Catalogue(
         path,
-        rows.set_column(place, "item_id", ids),
+        rows.set_column(column, "item_id", ids),
         lambda row: render_pieces(prompt.item, row, prompt.separator),
         numbered,
     )

@@ -54,7 +54,7 @@ class RequestForm(ABC):
     Args:
         file: its schema decides which columns are read.
         catalogue: the items that may be asked for.
-        wanted: columns that are read where the file has them.
+        columns_read: columns that are read where the file has them.
         features: scales of the features; where the column of one is missing, items give the value. A category may
             stand once per request.
         label: what its column is called before its name.
@@ -67,12 +67,12 @@ class RequestForm(ABC):
     """The column with one list of candidates per row."""
 
     def __init__(
-        self, file: RequestFile, catalogue: Catalogue, wanted: Sequence[str], features: Scales, label: str = ""
+        self, file: RequestFile, catalogue: Catalogue, columns_read: Sequence[str], features: Scales, label: str = ""
     ) -> None:
         self.path, self.catalogue, self.features = file.path, catalogue, dict(features)
         self.column_of = {name: f"{label}{name}" for name in features}
         self.kinds = {field.name: field.type for field in file.schema}
-        columns = dict.fromkeys([*wanted, *self.column_of.values()])
+        columns = dict.fromkeys([*columns_read, *self.column_of.values()])
         self.columns = [name for name in columns if name in self.kinds]
         for name, column in self.column_of.items():
             if not isinstance(self.features[name], CategoryScale):
@@ -189,7 +189,7 @@ class PreparedForm(RequestForm):
             batch.column("context").to_pylist(),
             strict=True,
         )
-        found = []
+        requests = []
         for name, user, part, prefix, items, contexts in rows:
             for item in items:
                 if item is None or not 0 <= item < len(self.catalogue):
@@ -199,9 +199,9 @@ class PreparedForm(RequestForm):
                         "name the items.parquet that was prepared with these slates with --items",
                     )
             texts = [text or "" for text in contexts] if contexts is not None else [""] * len(items)
-            found.append(Request(name, user, part, prefix or "", items, texts))
-        features = self._feature_values(batch, ids, sizes, [item for request in found for item in request.items])
-        return with_features(found, features)
+            requests.append(Request(name, user, part, prefix or "", items, texts))
+        features = self._feature_values(batch, ids, sizes, [item for request in requests for item in request.items])
+        return with_features(requests, features)
 
 
 class RawForm(RequestForm):
@@ -212,8 +212,8 @@ class RawForm(RequestForm):
     def __init__(self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales) -> None:
         self.renderer = PromptRenderer(config.prompt, config.history)
         fields = piece_fields(config.prompt.prefix)
-        wanted = ["request_id", "user_id", "item_id", "history", *fields, *self.renderer.context_fields]
-        super().__init__(file, catalogue, wanted, features)
+        columns_read = ["request_id", "user_id", "item_id", "history", *fields, *self.renderer.context_fields]
+        super().__init__(file, catalogue, columns_read, features)
         if not is_identifier(self.kinds["item_id"].value_type):
             raise UserError(
                 f"{self.path} has item_id of lists of {self.kinds['item_id'].value_type}: write ids as text or whole "
@@ -233,24 +233,24 @@ class RawForm(RequestForm):
         fields = batch.select(self.prefix_fields).to_pylist() if self.prefix_fields else [{}] * len(ids)
         histories = batch.column("history").to_pylist() if "history" in self.columns else [None] * len(ids)
         users = self._ids(batch, "user_id")
-        found = []
+        requests = []
         ends = list(accumulate(sizes))
         for row, (end, size) in enumerate(zip(ends, sizes, strict=True)):
             span, prefix = slice(end - size, end), self.renderer.prefix(fields[row], histories[row] or ())
-            found.append(Request(ids[row], users[row], None, prefix, items[span], contexts[span]))
-        return with_features(found, self._feature_values(batch, ids, sizes, items))
+            requests.append(Request(ids[row], users[row], None, prefix, items[span], contexts[span]))
+        return with_features(requests, self._feature_values(batch, ids, sizes, items))
 
     def _items(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[int]:
         names = as_text(batch.column("item_id").flatten(), str(self.path), "item_id").to_pylist()
         numbers = [self.catalogue.numbers.get(name, -1) if name is not None else -1 for name in names]
         if -1 in numbers:
-            place = numbers.index(-1)
-            request = next(name for name, end in zip(ids, accumulate(sizes), strict=True) if place < end)
-            if names[place] is None:
+            index = numbers.index(-1)
+            request = next(name for name, end in zip(ids, accumulate(sizes), strict=True) if index < end)
+            if names[index] is None:
                 raise self._fault(request, "has a candidate without item_id: fill it or drop the candidate")
             raise self._fault(
                 request,
-                f"asks for item '{names[place]}', which {self.catalogue.path} lacks: drop the candidate or name a "
+                f"asks for item '{names[index]}', which {self.catalogue.path} lacks: drop the candidate or name a "
                 "table that has it with --items",
             )
         return numbers
@@ -279,7 +279,7 @@ def with_features(requests: list[Request], features: np.ndarray | None) -> list[
 
 
 def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales | None = None) -> RequestForm:
-    """The form of a file, told by its columns; `features`: scales of the features that the heads read.
+    """The form of a file, recognised by its columns; `features`: scales of the features that the heads read.
 
     Raises:
         UserError: it has the columns of neither form, or columns of types that cannot be read.

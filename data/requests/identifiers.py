@@ -21,13 +21,13 @@ def is_identifier(kind: pa.DataType) -> bool:
     )
 
 
-def as_text(column: Any, place: str, name: str) -> Any:
+def as_text(column: Any, source: str, name: str) -> Any:
     """A column of ids (Array or ChunkedArray) as strings, null where there is none or it is empty.
 
     Raises:
-        UserError: names the place and the column whose type holds no ids.
+        UserError: names the source and the column whose type holds no ids.
     """
     if not is_identifier(column.type):
-        raise UserError(f"{place} has {name} of type {column.type}: write ids as text or whole numbers")
+        raise UserError(f"{source} has {name} of type {column.type}: write ids as text or whole numbers")
     text = column.cast(pa.string())
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)

@@ -43,7 +43,7 @@ class RequestTable:
     def requests(self, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
         """The rows of one request after the other, with these columns, in the order of the file.
 
-        Rows of one request need not stand together; the request comes where its first row stands.
+        Rows of one request need not be next to each other; the request comes where its first row is.
 
         Raises:
             UserError: the file cannot be read, or a row names no request.

@@ -13,7 +13,7 @@ from equipoise.serving.explain import (
     Explanation,
     check_slate,
     explanation,
-    places_of,
+    positions_of,
     split_request,
     variants_of,
     without_parts,
@@ -143,7 +143,7 @@ class Service:
 
     async def _explain(self, given: dict[str, Any]) -> Explanation:
         loop = asyncio.get_running_loop()
-        asked, wanted = split_request(given)
+        asked, named = split_request(given)
 
         def begin() -> tuple[CutRequest, PreparedRequest]:
             cut = self.recommender.cut(asked)
@@ -153,8 +153,8 @@ class Service:
         cut, whole = await loop.run_in_executor(self._preparing, begin)
         count = len(cut.read.candidates)
         ranking = (await self.batcher.submit(whole, count)).result.ranking
-        places = places_of(self.recommender.limits, cut, wanted, ranking)
-        variants = variants_of(cut, places)
+        positions = positions_of(self.recommender.limits, cut, named, ranking)
+        variants = variants_of(cut, positions)
 
         def tokenize() -> list[PreparedRequest]:
             return [self.recommender.tokenized(read) for read in without_parts(cut, variants)]
@@ -172,7 +172,7 @@ class Service:
         finally:
             for task in tasks:
                 task.cancel()
-        return explanation(cut, places, ranking, variants, rankings)
+        return explanation(cut, positions, ranking, variants, rankings)
 
     @asynccontextmanager
     async def _limited(self, batcher: MicroBatcher) -> AsyncIterator[None]:

@@ -20,7 +20,7 @@ from equipoise.serving.pricing import PriceQuestion, read_question
 from equipoise.serving.prompt_parts import CutRequest, cut
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.requests import ReadRequest, RequestReader
-from equipoise.serving.retrieve import Catalogue, PreparedRecall, Recalled
+from equipoise.serving.retrieve import PreparedRecall, RecallCatalogue, Recalled
 from equipoise.serving.server.app import create_app
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.uvicorn_server import listen, make_server
@@ -85,7 +85,7 @@ class StandIn:
         self.cache = StandInCache()
         index = RecallIndex(vectors_of(list(ITEMS.values())), np.linspace(-1, 0, len(ITEMS), dtype=np.float32))
         weights = {"scale": 2.0, "prior": 1.0, "repeat": 3.0}
-        self.catalogue = Catalogue("recall", index, weights, list(ITEMS), items.titles)
+        self.catalogue = RecallCatalogue("recall", index, weights, list(ITEMS), items.titles)
         self.seconds = 0.0
         self.passes: list[int] = []
         self.busy = threading.Lock()
