@@ -16,7 +16,7 @@ from sklearn.isotonic import isotonic_regression
 from equipoise.data.features import NumberScale
 from equipoise.serving.price_grid import LARGEST, allowed_prices
 from equipoise.serving.request_error import RequestError
-from equipoise.serving.requests import CANDIDATE_KEYS, Candidate, ReadRequest, RequestReader
+from equipoise.serving.requests import CANDIDATE_KEYS, ReadCandidate, ReadRequest, RequestReader
 from equipoise.serving.values import known_keys, mapping, number
 
 Goal = Literal["profit", "revenue"]
@@ -168,7 +168,7 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
     entries, plain_request = _apart(request)
     read = reader.read(plain_request)
     goal = _goal(request.get("goal"), entries)
-    pairs: list[Candidate] = []
+    pairs: list[ReadCandidate] = []
     questions: list[_Question] = []
     for position, (entry, candidate) in enumerate(zip(entries, read.candidates, strict=True)):
         field = f"candidates[{position}]"
@@ -243,7 +243,7 @@ def _cost(field: str, entry: Mapping[str, Any], goal: Goal) -> float:
 
 
 def _current(
-    reader: RequestReader, name: str, field: str, entry: Mapping[str, Any], candidate: Candidate
+    reader: RequestReader, name: str, field: str, entry: Mapping[str, Any], candidate: ReadCandidate
 ) -> float | None:
     """The candidate's present price: as the numeric feature is read, or from the fields of its context."""
     context = entry.get("context")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
-from equipoise.data.features import NumberScale, read_scales
+from equipoise.data.features import NumberScale, Scales, read_scales
 from equipoise.data.recall_texts import TextLayout
 from equipoise.export.load import load_export
 from equipoise.export.serving_record import read_serving_record
@@ -155,6 +155,11 @@ class Recommender:
     def limits(self) -> Limits:
         """What one request may hold."""
         return self.reader.limits
+
+    @property
+    def scales(self) -> Scales:
+        """How the features are standardised, by name; empty where the heads read none."""
+        return self.reader.scales
 
     @property
     def fields(self) -> dict[str, list[str]]:
