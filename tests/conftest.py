@@ -27,9 +27,10 @@ from equipoise.modeling.model import SlateModel, build_model
 from equipoise.train.objectives.base import Step, Totals
 from equipoise.train.world import World
 
-# Derandomised, so that a red run is red everywhere; `--hypothesis-profile explore` looks further.
+# Derandomised, so that a red run is red everywhere; `--hypothesis-profile explore` looks further, `quick` less far.
 quiet = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("repeatable", max_examples=100, derandomize=True, **quiet)
+settings.register_profile("quick", max_examples=10, derandomize=True, **quiet)
 settings.register_profile("explore", max_examples=3000, **quiet)
 settings.load_profile("repeatable")
 

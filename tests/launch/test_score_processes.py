@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.forked_job import run_forked
+from tests.forked_job import launch_forked, run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -22,7 +22,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
 }
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -31,6 +30,8 @@ def run(command: list[str], *arguments: object) -> subprocess.CompletedProcess[s
     """Run to the end."""
     if command is ALONE:
         return run_forked(["score", *map(str, arguments)], COLUMNS="200")
+    if command is FORKED_TWO:
+        return launch_forked([*command, *map(str, arguments)], COLUMNS="200")
     whole = [*command, *map(str, arguments)]
     return subprocess.run(whole, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
@@ -41,7 +42,9 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 ALONE = [sys.executable, "-m", "equipoise.launch.cli", "score"]
-TWO = [*LAUNCH, "configs/accelerate/cpu_ddp2.yaml", "-m", "equipoise.launch.score"]
+FORKED_TWO = ["--main_process_port", "0", "--config_file", "configs/accelerate/cpu_ddp2.yaml",
+              "-m", "equipoise.launch.score"]  # fmt: skip
+TWO = [sys.executable, "-m", "accelerate.commands.launch", *FORKED_TWO]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_two_processes_write_what_one_writes(scoreable: Any, alone: Path, tmp_pa
                 np.testing.assert_allclose(left.to_numpy(), right.to_numpy(), atol=1e-5, rtol=0)
             else:
                 assert left.equals(right)
-    again = run(TWO, scoreable.run, scoreable.slates, out, "--block", 5)
+    again = run(FORKED_TWO, scoreable.run, scoreable.slates, out, "--block", 5)
     assert again.returncode == 0 and "all 41 requests are scored already" in again.stdout
 
 
@@ -101,7 +104,7 @@ def test_two_processes_share_what_is_left(scoreable: Any, alone: Path, tmp_path:
     for name, content in contents(alone).items():
         if name not in ("scores-00002.parquet", "scores-00004.parquet", "scores-00008.parquet"):
             (out / name).write_bytes(content)
-    done = run(TWO, scoreable.run, scoreable.slates, out, "--block", 5)
+    done = run(FORKED_TWO, scoreable.run, scoreable.slates, out, "--block", 5)
     assert done.returncode == 0, done.stderr
     assert "scored 11 requests" in done.stdout and "30 requests" in done.stdout
     assert list(contents(out)) == list(contents(alone))
@@ -112,7 +115,7 @@ def test_a_broken_request_ends_all_processes(scoreable: Any, tmp_path: Path) -> 
         row |= {"item_id": ["i99"], "seen_before": [1]}
 
     raw = scoreable.write_raw(tmp_path / "raw.parquet", change)  # row 2: the block of the second process
-    done = run(TWO, scoreable.run, raw, tmp_path / "out", "--block", 2)
+    done = run(FORKED_TWO, scoreable.run, raw, tmp_path / "out", "--block", 2)
     assert done.returncode != 0
     assert "asks for item 'i99'" in done.stderr
     assert not (tmp_path / "out" / "scores-00001.parquet").exists()

@@ -18,6 +18,7 @@ from tests.sweep.conftest import StandInSweep, wait_for
 LONG = 100_000
 
 
+@pytest.mark.slow
 def test_second_start_repeats_nothing_and_failed_runs_are_told(sweep: StandInSweep) -> None:
     sweep.write(grid={"lora.rank": [4, 13]}, seeds=[1, 2], parallel=2, threads=3)
     code, printed = sweep.run()
@@ -38,6 +39,7 @@ def test_second_start_repeats_nothing_and_failed_runs_are_told(sweep: StandInSwe
     assert sweep.calls("rank-4_seed-1") == done and len(sweep.calls("rank-13_seed-1")) == 2
 
 
+@pytest.mark.slow
 def test_new_split_is_evaluated_without_training(sweep: StandInSweep) -> None:
     sweep.write(seeds=[1])
     assert sweep.run()[0] == 0
@@ -48,6 +50,7 @@ def test_new_split_is_evaluated_without_training(sweep: StandInSweep) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_changed_settings_of_a_finished_run_are_refused(sweep: StandInSweep) -> None:
     sweep.write(seeds=[1])
     assert sweep.run()[0] == 0
@@ -58,6 +61,7 @@ def test_changed_settings_of_a_finished_run_are_refused(sweep: StandInSweep) -> 
     assert sweep.run()[0] == 0 and len(sweep.calls("seed-1")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_ended_sweep_goes_on_where_it_was(sweep: StandInSweep, number: signal.Signals) -> None:
     runs = [{"name": "short"}, {"name": "long", "train.max_steps": LONG}]
@@ -91,6 +95,7 @@ def test_ended_sweep_goes_on_where_it_was(sweep: StandInSweep, number: signal.Si
     assert metrics.read_text().count("\n") == reached + 2  # it went on from its checkpoint, not from the beginning
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_runs(sweep: StandInSweep) -> None:
     sweep.write(seeds=[1, 2, 3, 4], settings={"train.max_steps": 25})
     processes = [sweep.begin(), sweep.begin()]
@@ -115,6 +120,7 @@ def test_what_a_killed_job_left_running_is_ended_first(tmp_path: Path) -> None:
         other.kill()
 
 
+@pytest.mark.slow
 def test_fault_of_the_job_itself_is_a_failed_run(sweep: StandInSweep) -> None:
     sweep.write(grid={"lora.rank": [4, 8]})
     assert sweep.run("--slurm")[0] == 0  # makes the folders

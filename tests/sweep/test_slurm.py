@@ -43,6 +43,7 @@ def cluster(sweep: StandInSweep) -> StandInSweep:
     return sweep
 
 
+@pytest.mark.slow
 def test_array_executes_each_run_once_and_then_only_what_is_left(cluster: StandInSweep) -> None:
     slurm = {"options": {"partition": "gpu", "time": "02:00:00", "exclusive": True}, "setup": ["export OF_SETUP=1"]}
     cluster.write(grid={"lora.rank": [4, 13, 8]}, slurm={**slurm, "at_once": 2})
@@ -70,6 +71,7 @@ def test_array_executes_each_run_once_and_then_only_what_is_left(cluster: StandI
     assert "#SBATCH --array=1%2\n" in again and '--only "$SLURM_ARRAY_TASK_ID" --retry-failed' in again
 
 
+@pytest.mark.slow
 def test_index_that_means_another_run_now_is_refused(sweep: StandInSweep) -> None:
     sweep.write(grid={"lora.rank": [4, 8]})
     assert sweep.run("--slurm")[0] == 0
@@ -92,6 +94,7 @@ def test_submission_says_what_is_wrong(cluster: StandInSweep) -> None:
     assert code == 2 and "no sbatch on PATH" in printed
 
 
+@pytest.mark.slow
 def test_script_is_sound_where_paths_have_spaces(sweep: StandInSweep, tmp_path: Path) -> None:
     sweep.file = tmp_path / "my sweep.yaml"
     sweep.write(seeds=[1], output=str(tmp_path / "my runs"))

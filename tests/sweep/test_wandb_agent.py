@@ -69,6 +69,7 @@ def test_every_kind_of_space_fulfils_the_schema_of_wandb(sweep: StandInSweep) ->
     assert violations(found) == [] and found["parameters"] == {"run": {"values": ["a", "lr-0.1"]}}
 
 
+@pytest.mark.slow
 def test_agent_of_wandb_drives_runs(sweep: StandInSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real agent, with answers in place of its server."""
     from wandb import wandb_agent
