@@ -43,6 +43,15 @@ class Link:
             output = math.log(np.logaddexp(0, output))
         return math.log(self.scale) + output
 
+    def logs(self, output: np.ndarray) -> np.ndarray:
+        """log of the numbers, float64, of the shape of `output`; only of a link whose numbers are above 0."""
+        output = np.asarray(output, np.float64)
+        if self.name == "sigmoid":
+            return -np.logaddexp(0, -output)
+        if self.name == "softplus":
+            output = np.where(output > FAR, np.log(np.logaddexp(0, np.maximum(output, FAR))), output)
+        return math.log(self.scale) + output
+
     @property
     def formula(self) -> str:
         """How to turn the raw output into the number, in words of serving.json."""

@@ -131,7 +131,7 @@ _LISTWISE = """\
 These adapters give one vector per candidate; `slate_head.safetensors` turns the M vectors v (H = {hidden} wide) of a
 slate into M adjustments δ, by one self-attention block of width W = {width} with {heads} heads over the candidates:
 
-- r_i = Σ log sigmoid(logit_i + logit_offset) over the pointwise objectives (`relevance` in `serving.json`)
+- r_i = Σ v · log p of the pointwise objectives, by the formula `relevance` in `serving.json`
 - x_i = enter·v_i + relevance·r_i, (M, W)
 - q, k, v = qkv·LayerNorm(x), each (M, W), cut into {heads} heads of {head_width}
 - a = softmax(q kᵀ / √{head_width}) v, (M, W)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
+from equipoise.common.link import Link
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.features import Scales, standardised
@@ -169,8 +170,16 @@ def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[st
         "prefix_tokens": len(prompt.prefix_ids),
         **({"features": prompt.features} if scales else {}),
         "logit": {name: outputs[name].item() - model.offsets[name] for name in model.pointwise},
-        "probability": {name: outputs[name].sigmoid().item() for name in model.pointwise},
+        **_numbers(model, outputs),
     }
+
+
+def _numbers(model: SlateModel, outputs: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    """The probabilities, and the values and counts where there are any."""
+    links = {name: model.relevance.links.get(name, Link()) for name in model.pointwise}
+    others = {n: link.value(outputs[n].numpy()).item() for n, link in links.items() if link.name != "sigmoid"}
+    probabilities = {n: outputs[n].sigmoid().item() for n in links if n not in others}
+    return {"probability": probabilities, **({"prediction": others} if others else {})}
 
 
 def _slate_record(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, Any]:

@@ -203,12 +203,27 @@ def slate_delta(head: Json, heads: int, vectors_MH: torch.Tensor, relevance_M: t
 
 
 def relevance(serving: Json, logits: dict[str, list[float]]) -> torch.Tensor:
-    """r (M,) = Σ log p over the pointwise objectives, from their raw logits."""
+    """r (M,) = Σ v log p over the pointwise objectives, from their raw logits."""
+    exponents = serving.get("relevance_exponents") or dict.fromkeys(logits, 1.0)
     total = torch.zeros(len(next(iter(logits.values()))))
-    for name, values in logits.items():
-        offset = serving["objectives"][name]["logit_offset"]
-        total = total + nn.functional.logsigmoid(torch.tensor(values) + offset)
+    for name, exponent in exponents.items():
+        about = serving["objectives"][name]
+        output = torch.tensor(logits[name]) + about["logit_offset"]
+        logs = {
+            "sigmoid": nn.functional.logsigmoid,
+            "exp": lambda x: x,
+            "softplus": lambda x: nn.functional.softplus(x).log(),
+        }
+        log = logs[about.get("link", "sigmoid")](output) + math.log(about.get("scale", 1.0))
+        total = total + exponent * log
     return total
+
+
+def number(about: Json, logit: float) -> float:
+    """The probability, value or count that a raw logit stands for."""
+    x = torch.tensor(logit + about["logit_offset"], dtype=torch.float64)
+    links = {"sigmoid": torch.sigmoid, "identity": lambda x: x, "softplus": nn.functional.softplus, "exp": torch.exp}
+    return about.get("scale", 1.0) * links[about.get("link", "sigmoid")](x).item()
 
 
 def difference(found: float, golden: float) -> float:
@@ -240,8 +255,8 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
     found = [logit(model, serving, head, p["input_ids"], p["prefix_tokens"], p.get("features")) for p in prompts]
     worst = [difference(a, b) for a, b in zip(found, golden, strict=True)]
     for value, prompt in zip(found, prompts, strict=True):
-        probability = torch.sigmoid(torch.tensor(value + about["logit_offset"])).item()
-        worst.append(difference(probability, prompt["probability"][name]))
+        told = prompt["prediction" if "link" in about else "probability"][name]
+        worst.append(difference(number(about, value), told))
     if head is None:
         rows = prompts[:8]
         width = max(len(prompt["input_ids"]) for prompt in rows)

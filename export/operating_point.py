@@ -13,7 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.export.adapters import SLATE_HEAD
 from equipoise.export.card import with_operating_point
 from equipoise.export.serving_record import FILE_NAME
-from equipoise.modeling.adapter_store import TENSORS, adapters_hash
+from equipoise.modeling.adapter_store import TENSORS, adapters_hash, read_info
 
 POINT_FILE = "operating_point.json"
 CARD = "README.md"
@@ -63,10 +63,12 @@ def read_operating_point(run: Path) -> dict[str, Any]:
     if chosen_for != adapters_hash(run / "adapters"):
         raise UserError(f"{path} was chosen for other adapters than the run holds now: {way_out}")
     utility = "u = r + Σ ω_k δ_k"
-    if any(weight != 1 for weight in relevance.values()):
+    plain = read_info(run / "adapters").relevance
+    if any(weight != (plain.get(name, 0.0) if plain else 1.0) for name, weight in relevance.items()):
         point["relevance_weights"] = relevance
         utility = "u = " + " + ".join(f"{weight:g} · log p_{name}" for name, weight in relevance.items())
-        utility += " + log p of the others + Σ ω_k δ_k"
+        utility += " + the other terms of r" if plain else " + log p of the others"
+        utility += " + Σ ω_k δ_k"
     if any(exponents.values()):
         point["value_exponents"] = exponents
         utility += "".join(f" + {weight:g} · log {name}" for name, weight in exponents.items())

@@ -10,6 +10,8 @@ from typing import Any
 
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
+from equipoise.common.link import Link
+from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.features import RULES, read_scales
 from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
@@ -24,14 +26,6 @@ FILE_NAME = "serving.json"
 BASE_FOLDER = "base"
 TOKENIZER_FOLDER = "tokenizer"
 TOLERANCE = 1e-4
-
-LABELS = {
-    "ctr": "pCTR = P(click | impression)",
-    "cvr": "pCVR = P(conversion | click)",
-    "diversity": "δ, added to the log relevance of each candidate: unlike candidates come forward",
-    "fairness": "δ, added to the log relevance of each candidate: provider groups come nearer to their target exposure",
-    "coverage": "δ, added to the log relevance of each candidate: exposure spreads over more of the catalogue",
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ def serving_record(
         layout: of the prompts' ids.
         pad_id: from `choose_pad_id`.
     """
-    encoder = model.backbone.encoder
+    encoder, specs = model.backbone.encoder, config.objectives.specs()
     return {
         "schema_version": SCHEMA_VERSION,
         "run": config.name,
@@ -157,8 +151,9 @@ def serving_record(
         "pad_token_id": pad_id,
         "split": info.split,
         "scope": config.lora.scope,
-        "objectives": {name: _objective(name, model, served[name]) for name in model.objectives},
-        "relevance": "r = " + " + ".join(f"log sigmoid(logit_{n} + logit_offset_{n})" for n in model.pointwise),
+        "objectives": {name: _objective(name, specs[name], model, served[name]) for name in model.objectives},
+        "relevance": _relevance(model),
+        "relevance_exponents": model.relevance.exponents,
         "operating_point": {
             "omega": dict.fromkeys(model.listwise, 0.0),
             "utility": "u = r + Σ ω_k δ_k",
@@ -186,21 +181,31 @@ def read_serving_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _objective(name: str, model: SlateModel, served: ServedClass) -> dict[str, Any]:
-    record: dict[str, Any] = {"folder": name, "form": served.form, "meaning": LABELS.get(name, name)}
+def _objective(name: str, spec: ObjectiveSpec, model: SlateModel, served: ServedClass) -> dict[str, Any]:
+    record: dict[str, Any] = {"folder": name, "form": served.form, "meaning": spec.meaning}
     head = model.heads[name]
     if isinstance(head, SlateHead):
         width = head.out.in_features
         return {"kind": "listwise", **record, "head": SLATE_HEAD, "width": width, "heads": head.heads}
     file = POINT_HEAD if served.form == "features" else None
     offset = model.offsets[name]
-    return {
-        "kind": "pointwise",
-        **record,
-        "head": file,
-        "logit_offset": offset,
-        "probability": "sigmoid(logit + logit_offset)",
-    }
+    link = model.relevance.links.get(name, Link())
+    about = {"kind": "pointwise", **record, "head": file, "logit_offset": offset}
+    if link.name == "sigmoid":
+        return {**about, "probability": link.formula}
+    return {**about, **link.to_json(), "prediction": link.formula}
+
+
+def _relevance(model: SlateModel) -> str:
+    """The formula in words, of the raw outputs and their offsets."""
+    text = ""
+    for name, exponent in model.relevance.exponents.items():
+        formula = model.relevance.links.get(name, Link()).formula
+        for part in ("logit_offset", "logit "):
+            formula = formula.replace(part, f"{part.strip()}_{name}{' ' if part.endswith(' ') else ''}")
+        factor = "" if abs(exponent) == 1 else f"{abs(exponent):g} · "
+        text += (" - " if exponent < 0 else " + " if text else "") + f"{factor}log {formula}"
+    return f"r = {text.strip()}"
 
 
 def _version(package: str) -> str | None:

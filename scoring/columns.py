@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from equipoise.common.errors import UserError
+from equipoise.common.link import Link
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.forms import Request
 
@@ -42,6 +44,7 @@ class ScoreColumns:
         pointwise, listwise: the objectives of the model.
         omega: the operating point of `utility`, or None.
         catalogue: knows the item_id of each number.
+        exponents, links: the formula of relevance, and what the outputs stand for; as `AdapterInfo` records them.
     """
 
     def __init__(
@@ -51,7 +54,11 @@ class ScoreColumns:
         listwise: Sequence[str],
         omega: Mapping[str, float] | None,
         catalogue: Catalogue,
+        exponents: Mapping[str, float] | None = None,
+        links: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        self.exponents = exponents
+        self.links = {name: Link.of(record) for name, record in (links or {}).items()}
         self.pointwise, self.listwise, self.omega, self.catalogue = pointwise, listwise, omega, catalogue
         kinds = {"request_id": pa.string(), "user_id": pa.string(), "part": pa.int32()}
         columns = [(name, kinds[name]) for name in ("request_id", *names)]
@@ -80,13 +87,19 @@ class ScoreColumns:
                 columns[name] = pa.array([getattr(request, name) for request in requests], kind).take(repeat)
         columns["position"] = pa.array(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]))
         columns["item_id"] = self.catalogue.ids(np.concatenate([request.items for request in requests]))
-        relevance = sum(-np.logaddexp(0, -scores[name]) for name in self.pointwise)
-        numbers = {f"p{name}": np.exp(-np.logaddexp(0, -scores[name])) for name in self.pointwise}
+        exponents = self.exponents or dict.fromkeys(self.pointwise, 1.0)
+        relevance = sum(v * self.links.get(name, Link()).logs(scores[name]) for name, v in exponents.items())
+        numbers = {f"p{name}": self._number(name, scores[name]) for name in self.pointwise}
         numbers |= {"relevance": relevance} | {f"delta_{name}": scores[name] for name in self.listwise}
         if self.omega is not None:
             numbers["utility"] = relevance + sum(weight * scores[name] for name, weight in self.omega.items())
         columns |= {name: pa.array(values.astype(np.float32)) for name, values in numbers.items()}
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+
+    def _number(self, name: str, output: np.ndarray) -> np.ndarray:
+        """The probability, value or count."""
+        link = self.links.get(name, Link())
+        return np.exp(link.logs(output)) if link.name == "sigmoid" else link.value(output)
 
     def _refuse_broken(
         self, requests: Sequence[Request], sizes: Sequence[int], scores: Mapping[str, np.ndarray]

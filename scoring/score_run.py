@@ -64,7 +64,9 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     omega = parse_omega(options.omega, info.listwise)
     scales = read_scales(info.features)
     inputs = _open(config, requests, options, scales)
-    columns = ScoreColumns(inputs.ids, list(info.pointwise), info.listwise, omega, inputs.catalogue)
+    columns = ScoreColumns(
+        inputs.ids, list(info.pointwise), info.listwise, omega, inputs.catalogue, info.relevance, info.links
+    )
     accelerator = make_accelerator(config)
     world = World()
     target = ScoreFolder(out, _record(folder, config, inputs, options, columns))

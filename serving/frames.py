@@ -197,7 +197,7 @@ def ranking_columns(
     columns |= {
         key: [getattr(scored, key) for _, scored in pairs] for key in ("rank", "position", "item_id", "utility")
     }
-    columns |= {f"p{key}": [scored.probabilities[key] for _, scored in pairs] for key in pointwise}
+    columns |= {f"p{key}": [scored.number(key) for _, scored in pairs] for key in pointwise}
     columns["relevance"] = [scored.relevance for _, scored in pairs]
     columns |= {f"delta_{key}": [scored.deltas[key] for _, scored in pairs] for key in listwise}
     return columns

@@ -19,7 +19,8 @@ class OperatingPoint:
 
     Attributes:
         omega, bounds: by list-wise objective.
-        relevance: v of the pointwise objectives that have another weight than 1; requests cannot change it.
+        relevance: v of the pointwise objectives that have another weight than 1, by the operating point or the export's
+            formula of relevance; requests cannot change it.
         value_field: the context field whose number is a candidate's value where it brings none; None without one.
         value_weight, value_bounds: ω_value where a request gives none, and what it may give.
     """
@@ -90,7 +91,11 @@ def read_operating_point(
         if len(pair) != 2 or not pair[0] <= weight <= pair[1]:
             raise UserError(f"serving.json: operating_point.omega of '{name}' is out of its bounds: choose one again")
         bounds[name] = (float(pair[0]), float(pair[1]))
-    return OperatingPoint({name: float(weight) for name, weight in omega.items()}, bounds, **_more(point, pointwise))
+    more = _more(point, pointwise)
+    formula = record.get("relevance_exponents") or dict.fromkeys(pointwise, 1.0)
+    weights = {name: float(formula.get(name, 0.0)) for name in pointwise}
+    more["relevance"] = {n: w for n, w in {**weights, **more["relevance"]}.items() if w != 1 or n in more["relevance"]}
+    return OperatingPoint({name: float(weight) for name, weight in omega.items()}, bounds, **more)
 
 
 def _more(point: Mapping[str, Any], pointwise: tuple[str, ...]) -> dict[str, Any]:

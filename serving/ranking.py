@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from equipoise.common.link import Link
 from equipoise.serving.utility import UtilityWeights
 
 
@@ -19,12 +22,14 @@ class Scored:
         rank: its position by utility, from 1; equal utilities keep the order in which they were given.
         probabilities: of each pointwise objective, `{"ctr": P(click | impression), "cvr": P(conversion | click)}`.
         pctcvr: P(click and conversion | impression), None where the model has no cvr.
-        relevance: r = Σ log p over the pointwise objectives.
+        relevance: r = Σ v log p by the formula of the export.
         deltas: adjustment δ of each list-wise objective, added to r with the weight ω.
         utility: u = Σ v log p + Σ ω δ + ω_value log value + boost, which is r + Σ ω δ where nothing else is asked for.
         value: what it is worth, positive, or None where it was not said.
         boost: added to the utility as it is.
-        log_probabilities: log p of each pointwise objective, which stays finite where p is 0.
+        log_probabilities: log p of each pointwise objective, which stays finite where p is 0, and of values and counts
+            that are above 0 by their kind.
+        predictions: of each pointwise objective that is not a probability its value or count.
     """
 
     item_id: str | None
@@ -38,10 +43,17 @@ class Scored:
     value: float | None = None
     boost: float = 0.0
     log_probabilities: Mapping[str, float] = field(default_factory=dict, repr=False)
+    predictions: Mapping[str, float] = field(default_factory=dict)
+
+    def number(self, objective: str) -> float:
+        """The probability, value or count that a pointwise objective says."""
+        return self.probabilities[objective] if objective in self.probabilities else self.predictions[objective]
 
     def to_json(self) -> dict[str, Any]:
         """The fields by their names, but the logarithms of what stands there already."""
-        shown = {name: value for name, value in vars(self).items() if name != "log_probabilities"}
+        hidden = {"log_probabilities", "predictions"}
+        shown = {name: value for name, value in vars(self).items() if name not in hidden}
+        shown |= {"predictions": dict(self.predictions)} if self.predictions else {}
         return {**shown, "probabilities": dict(self.probabilities), "deltas": dict(self.deltas)}
 
 
@@ -91,6 +103,8 @@ class Ranking:
         weights: UtilityWeights | None = None,
         values: Sequence[float | None] | None = None,
         boosts: Sequence[float] | None = None,
+        exponents: Mapping[str, float] | None = None,
+        links: Mapping[str, Link] | None = None,
     ) -> "Ranking":
         """Rank candidates by what the model gave: a logit of each pointwise, δ of each list-wise objective.
 
@@ -101,19 +115,28 @@ class Ranking:
             top: how many of the best are wanted.
             weights: v and ω_value; its own ω is not read.
             values, boosts: one per candidate; None for none.
+            exponents: v in the relevance; None: 1 of every pointwise objective.
+            links: what the outputs stand for; one that is not named gives a probability.
         """
+        named = {name: (links or {}).get(name, Link()) for name in logits}
+        exponents = dict.fromkeys(logits, 1.0) if exponents is None else exponents
         given = []
         for position, item_id in enumerate(item_ids):
-            logs = {name: _log_sigmoid(values[position]) for name, values in logits.items()}
-            probabilities = {name: math.exp(log) for name, log in logs.items()}
+            every = {name: link.log(logits[name][position]) for name, link in named.items()}
+            logs = {name: log for name, log in every.items() if log is not None}
+            probabilities = {name: math.exp(logs[name]) for name, link in named.items() if link.name == "sigmoid"}
+            predictions = {
+                name: float(link.value(np.float64(logits[name][position])))
+                for name, link in named.items()
+                if link.name != "sigmoid"
+            }
             both = math.exp(logs["ctr"] + logs["cvr"]) if {"ctr", "cvr"} <= logs.keys() else None
             adjusted = {name: values[position] for name, values in deltas.items()}
             value = None if values is None else values[position]
             boost = 0.0 if boosts is None else boosts[position]
-            relevance = sum(logs.values())
-            given.append(
-                Scored(item_id, position, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs)
-            )
+            relevance = sum(exponent * logs[name] for name, exponent in exponents.items())
+            scored = Scored(item_id, position, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs)
+            given.append(replace(scored, predictions=predictions) if predictions else scored)
         more = weights or UtilityWeights()
         ranking = Ranking(
             request_id, omega, tuple(given), top, relevance_weights=dict(more.relevance), value_weight=more.value
@@ -153,7 +176,3 @@ class Ranking:
 def demand_of(ranking: Ranking) -> list[float]:
     """pCTR · pCVR of all candidates in the order in which they were given, by a model that has both."""
     return [scored.pctcvr for scored in ranking.given if scored.pctcvr is not None]
-
-
-def _log_sigmoid(logit: float) -> float:
-    return -math.log1p(math.exp(-logit)) if logit > 0 else logit - math.log1p(math.exp(logit))

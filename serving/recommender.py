@@ -338,6 +338,8 @@ class Recommender:
             weights=request.weights,
             values=[candidate.value for candidate in request.candidates],
             boosts=[candidate.boost for candidate in request.candidates],
+            exponents=self._scorer.model.relevance.exponents,
+            links=self._scorer.model.relevance.links,
         )
 
     def rank(
