@@ -7,6 +7,7 @@ import time
 import typer
 
 from equipoise.common.errors import UserError
+from equipoise.common.logs import show_messages
 from equipoise.launch.commands import data, evaluation, exports, settings, training
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.add_typer(config)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one sentence on stderr and exit code 2."""
+    show_messages()
     try:
         app(arguments)
     except UserError as error:

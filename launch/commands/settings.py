@@ -23,7 +23,7 @@ def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
 
 def init(file: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")] = Path("run.yaml")) -> None:
     """Write a run configuration with every setting explained; put your paths in, then `validate` it."""
-    from equipoise.configs.describe import template
+    from equipoise.launch.describe_settings import template
 
     if file.exists():
         raise UserError(f"{file} exists: name another file, or remove it")
@@ -33,7 +33,7 @@ def init(file: Annotated[Path, typer.Argument(help="File to write.", metavar="FI
 
 def docs(out: OutFile = None) -> None:
     """Write the page of all settings, docs/configuration.md."""
-    from equipoise.configs.describe import page
+    from equipoise.launch.describe_settings import page
 
     _write(page(), out)
 
@@ -43,7 +43,7 @@ def schema(
     out: OutFile = None,
 ) -> None:
     """Write a JSON schema, with which editors complete and check YAML files."""
-    from equipoise.configs.describe import files
+    from equipoise.launch.describe_settings import files
 
     models = {word or "run": model for word, model in files().items()}
     if of not in models:
@@ -54,8 +54,8 @@ def schema(
 
 def explain(key: Annotated[str, typer.Argument(help="Such as train.lr, data or sweep.grid.", metavar="KEY")]) -> None:
     """Say what a setting is: type, range, default; of a section, which settings it has."""
-    from equipoise.configs.describe import all_settings
     from equipoise.configs.renamed import RENAMED
+    from equipoise.launch.describe_settings import all_settings
 
     settings = all_settings()
     if key in RENAMED:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.configs.describe import all_settings, files, page, template
 from equipoise.configs.load import load_config
 from equipoise.launch.cli import main
+from equipoise.launch.describe_settings import all_settings, files, page, template
 
 ROOT = Path(__file__).resolve().parents[2]
 

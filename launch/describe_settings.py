@@ -14,6 +14,7 @@ from equipoise.configs.balancing import METHOD_OPTIONS
 from equipoise.configs.campaign import Campaign
 from equipoise.configs.objectives import KINDS
 from equipoise.configs.schema import RunConfig
+from equipoise.sweep.config import SweepConfig
 
 Model = type[BaseModel]
 
@@ -58,8 +59,6 @@ class Setting:
 
 def files() -> dict[str, Model]:
     """The models of the files that a user writes, by the first word of their keys."""
-    from equipoise.sweep.config import SweepConfig  # a room above, which this page describes as well
-
     return {"": RunConfig, "sweep": SweepConfig, "campaign": Campaign}
 
 
