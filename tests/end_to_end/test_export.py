@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModel
 from equipoise.common.errors import UserError
 from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
+from tests import isolated
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -29,6 +31,14 @@ from tests.export_run import (
 )
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_checks() -> Iterator[None]:
+    """Checks of exports fork from a process without the project; one per kind of backbone starts anew instead."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("equipoise.export.golden.subprocess", SimpleNamespace(run=isolated.run))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +67,12 @@ SCOPED = ["llama-candidates", "gpt2-candidates", "bert-candidates"]
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *SCOPED, "bert-mean"])
-def test_every_architecture_gives_its_golden_logits_without_the_project(exported: Any, name: str) -> None:
+def test_every_architecture_gives_its_golden_logits_without_the_project(
+    exported: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, out = exported(name)
+    if name in ("llama-candidates", "bert"):
+        monkeypatch.setattr("equipoise.export.golden.subprocess", subprocess)  # a new process, as users have it
     prompts = golden_prompts(out)
     assert len(prompts) == 12
     assert {prompt["slate"] for prompt in prompts} == set(range(6))
@@ -180,8 +194,11 @@ def test_an_export_can_move(exported: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-def test_a_packed_base_gives_its_golden_logits_packed_alone(prepared: Path, tmp_path: Path, name: str) -> None:
+def test_a_packed_base_gives_its_golden_logits_packed_alone(
+    prepared: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr("equipoise.export.golden.subprocess", subprocess)
     AutoConfig.for_model(name, **ARCHITECTURES[name]).save_pretrained(tmp_path / "shape")
     write_run(
         tmp_path / "run", prepared, {"path": str(tmp_path / "shape"), "init": "random", "quantize": "4bit"}, LISTWISE

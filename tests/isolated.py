@@ -1,0 +1,82 @@
+"""`python -I -c CODE` forked from a server that is itself isolated and has imported the public libraries alone.
+
+The check of an export runs in a process that cannot import the project; a tiny one spends its time on importing torch,
+Transformers and PEFT. Nothing of the project has ever been imported where these fork, and the check still proves so.
+"""
+
+import atexit
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PRELOADED = [
+    "torch",
+    "peft",
+    "safetensors.torch",
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3", "mistral", "gpt2", "bert")),
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.roberta.modeling_roberta",
+]
+SERVER = """
+import importlib, json, os, sys, traceback
+for name in json.loads(sys.stdin.readline()):
+    importlib.import_module(name)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for number, file in enumerate(job["files"], start=1):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+            os.chdir(job["cwd"])
+            sys.path[:0] = job["path"]
+            if job["env"] is not None:
+                os.environ.clear()
+                os.environ.update(job["env"])
+            exec(compile(job["code"], "<string>", "exec"), {"__name__": "__main__"})
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def run(
+    command: Sequence[str], cwd: Path | str, env: dict[str, str] | None = None, **_: Any
+) -> subprocess.CompletedProcess[str]:
+    """Like `subprocess.run([sys.executable, "-c", CODE], …)`, or with `-I`, and with `capture_output` and `text`."""
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        path = [] if "-I" in command else [""]  # as Python has it
+        job = {"code": command[-1], "cwd": str(cwd), "path": path, "env": env, "files": [str(file) for file in files]}
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        printed = [file.read_text() for file in files]
+    return subprocess.CompletedProcess(command, code, *printed)
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    command = [sys.executable, "-I", "-c", SERVER]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    server.stdin.write(json.dumps(PRELOADED) + "\n")
+    atexit.register(server.stdin.close)  # it ends with its input
+    return server
