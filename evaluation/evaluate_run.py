@@ -1,6 +1,6 @@
 """`equipoise evaluate RUN`: score a split once, then measure everything from the score table.
 
-Runs in one process, or in many under `accelerate launch -m equipoise.launch.evaluate RUN`.
+Runs in one process, or in many under `equipoise launch evaluate RUN`.
 """
 
 from collections.abc import Sequence

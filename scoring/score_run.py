@@ -1,6 +1,6 @@
 """`equipoise score RUN REQUESTS OUT`: score requests of any number, streaming, in one process or many.
 
-Many: `accelerate launch -m equipoise.launch.score RUN REQUESTS OUT`. Each process scores blocks of its own and speaks
+Many: `equipoise launch score RUN REQUESTS OUT`. Each process scores blocks of its own and speaks
 with the others at the beginning and the end only. docs/scoring.md describes files and columns.
 """
 

@@ -1,6 +1,6 @@
 """`equipoise front RUN`: measure many trade-offs without training again, draw their front, choose one, test it.
 
-Runs in one process, or in many under `accelerate launch -m equipoise.launch.front RUN`, which share the scoring.
+Runs in one process, or in many under `equipoise launch front RUN`, which share the scoring.
 """
 
 import time

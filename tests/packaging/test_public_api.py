@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import equipoise
+from tests.packaging.python_api import ORDER, PAGE, render
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "duckdb", "pandas", "pydantic", "numpy", "rich")
@@ -78,3 +79,8 @@ def test_calling_train_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
     source = inspect.signature(job.Job).parameters
     assert list(inspect.signature(equipoise.train).parameters) == list(source)
+
+
+def test_the_page_of_the_interface_is_made_of_its_docstrings() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render(), "make it again: python -m tests.packaging.python_api"
+    assert set(ORDER) == PUBLIC - {"RunConfig", "UserError", "__version__"}
