@@ -47,10 +47,10 @@ class RecallBatch:
     Attributes:
         texts: the model's inputs: B shoppers, then C items, each alone behind a bare prefix.
         target: int64 (B,), the item among the C that each shopper took.
-        log_popularity: float32 (C,), log p_i, p_i the item's share of all training positives.
+        log_popularity: float32 (C,), log p_i, p_i the fraction of the item among all training positives.
         log_sampled: float32 (C,), log of the chance that the item is among the C.
         log_times: float32 (B, C), log(1 + how often the shopper has bought the item before).
-        also: bool (B, C), which others the shopper took as well: they are no negatives.
+        also: bool (B, C), which others the shopper took as well: they are not negatives.
     """
 
     texts: dict[str, torch.Tensor]
@@ -170,7 +170,7 @@ def build_batch(
 
     Args:
         slates: at least one, each with at least one candidate.
-        max_row: most tokens of a row; a slate that needs more takes further rows.
+        max_row: largest number of tokens of a row; a slate that needs more takes further rows.
         pad_id: the id that fills short rows.
         attributes: per item attribute the codes of all items (int64, by item_index).
     """

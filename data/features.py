@@ -1,15 +1,15 @@
-"""Features that heads read beside the texts: how raw values become numbers of about size 1.
+"""Features that heads read besides the texts: how raw values become numbers of about size 1.
 
 A number is above 0 (a price, a weight; scale `log`) or 0 and more (how often, how long; scale `log1p`). It is
 z = (log v − mean) / std, or the same of log(1 + v), mean and std over the train split's impressions; the heads read
-x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each number what those before it do not tell
-(rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their correlations): dear items cost the shop more, so that
-the price and the cost alone would hardly tell apart what either does.
+x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each number what those before it do not predict
+(rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their correlations): expensive items cost the shop more,
+so that the effects of price and cost alone could hardly be separated.
 
-A category is one of the texts that the train split shows most often, and becomes a column for each: 1 − share where it
-is that text and −share elsewhere, share being how often it is. Where a value is unknown all its columns are 0, so that
-they add nothing to a logit. A category without slopes (an item's id, say) has a level for each text and nothing else;
-its columns stand last.
+A category is one of the texts that the train split shows most often, and becomes a column for each: 1 − p where it is
+that text and −p elsewhere, p being the fraction of impressions that show it. Where a value is unknown all its columns
+are 0, so that they add nothing to a logit. A category without slopes (an item's id, say) has a bias for each text and
+nothing else; its columns come last.
 """
 
 import math
@@ -80,10 +80,10 @@ class NumberScale(BaseModel):
         if math.isnan(number):
             return None
         if not fits(number, self.scale):
-            raise ValueError(f"{number:g} is no {KINDS[self.scale]}")
+            raise ValueError(f"{number:g} is not a {KINDS[self.scale]}")
         return number
 
-    def tell(self, value: float) -> float | None:
+    def to_cell(self, value: float) -> float | None:
         """A value as `read` takes it, None where it is NaN."""
         return None if math.isnan(value) else value
 
@@ -92,9 +92,9 @@ class CategoryScale(BaseModel):
     """The texts of a category, and how often the train split shows each.
 
     Attributes:
-        values: distinct, the most frequent first. A raw value is the place of its text among them.
-        shares: of the train split's impressions whose value is known.
-        slopes: whether each text has its own slopes for the numbers, beside its own level.
+        values: distinct, the most frequent first. A raw value is the index of its text among them.
+        shares: fraction of each among the train split's impressions whose value is known.
+        slopes: whether each text has its own slopes for the numbers, besides its own bias.
         max_categories: how many texts there may be.
     """
 
@@ -107,20 +107,20 @@ class CategoryScale(BaseModel):
     max_categories: int = 64
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {text: place for place, text in enumerate(self.values)}
+    def _codes(self) -> dict[str, int]:
+        return {text: code for code, text in enumerate(self.values)}
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
-        """(C,) places, NaN where unknown, as columns, float64 (C, values)."""
+        """(C,) indices, NaN where unknown, as columns, float64 (C, values)."""
         values = np.asarray(values, dtype=np.float64)
         columns = (values[:, None] == np.arange(len(self.values))) - np.array(self.shares)
         return np.where(np.isfinite(values)[:, None], columns, 0.0)
 
     def read(self, value: Any) -> float | None:
         """A cell of a table as a value: None where it is missing, or a text that the train split does not show."""
-        return None if value is None else self._places.get(category_text(value))
+        return None if value is None else self._codes.get(category_text(value))
 
-    def tell(self, value: float) -> str | None:
+    def to_cell(self, value: float) -> str | None:
         """A value as `read` takes it, None where it is NaN."""
         return None if math.isnan(value) else self.values[int(value)]
 
@@ -130,7 +130,7 @@ Scales = Mapping[str, FeatureScale]
 
 
 def category_text(value: Any) -> str:
-    """The text that stands for a value of a category, so that 3, 3.0 and '3' are one; DuckDB writes true and false."""
+    """The text of a value of a category, so that 3, 3.0 and '3' are one; DuckDB writes true and false."""
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -174,15 +174,15 @@ def columns_of(scales: Scales) -> FeatureColumns:
 
 def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
     """Scales by the names of their features, from JSON; keys that do not belong to a scale are left out."""
-    found: dict[str, FeatureScale] = {}
+    scales: dict[str, FeatureScale] = {}
     for name, about in record.items():
         kind = CategoryScale if about.get("scale") == "category" else NumberScale
-        found[name] = kind(**{key: about[key] for key in kind.model_fields if key in about})
-    return found
+        scales[name] = kind(**{key: about[key] for key in kind.model_fields if key in about})
+    return scales
 
 
 def features_of(scales: Scales) -> list[FeatureConfig]:
-    """The features as the config named them when their scales were made; whether they are told is not among it."""
+    """The features as the config named them when their scales were made; not whether prompts include them."""
     kept = {"scale": "scale", "slopes": "interactions", "max_categories": "max_categories"}
     return [
         FeatureConfig(name=name, **{new: getattr(scale, key) for key, new in kept.items() if hasattr(scale, key)})
@@ -204,13 +204,13 @@ def decorrelating(correlations: np.ndarray) -> np.ndarray:
 def standardised(scales: Scales, values: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Raw values of candidates, (C, features) in the order of `scales`, as float32 (C, F), columns as `columns_of`."""
     raw = np.asarray(values, dtype=np.float64).reshape(len(values), len(scales))
-    columns = {name: scale.standardise(raw[:, place]) for place, (name, scale) in enumerate(scales.items())}
+    columns = {name: scale.standardise(raw[:, column]) for column, (name, scale) in enumerate(scales.items())}
     numbers, categories, levels = ([np.zeros((len(raw), 0))] for _ in range(3))
-    for place, (name, scale) in enumerate(scales.items()):
+    for column, (name, scale) in enumerate(scales.items()):
         if isinstance(scale, CategoryScale):
             (categories if scale.slopes else levels).append(columns[name])
             continue
         mixed = sum((part * columns[other] for other, part in scale.mix.items()), np.zeros(len(raw)))
-        number = np.where(np.isfinite(raw[:, place]), mixed, 0.0) if scale.mix else columns[name]
+        number = np.where(np.isfinite(raw[:, column]), mixed, 0.0) if scale.mix else columns[name]
         numbers.append(number[:, None])
     return np.concatenate([*numbers, *categories, *levels], axis=1).astype(np.float32)

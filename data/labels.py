@@ -1,4 +1,4 @@
-"""Labels beside click and conversion: which columns the objectives read, and what the train split says of them."""
+"""Labels besides click and conversion: which columns the objectives read, and what the train split says of them."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -60,27 +60,27 @@ class LabelStats(BaseModel):
 def labels_of(objectives: ObjectivesConfig) -> dict[str, LabelStats]:
     """The labels of the pointwise objectives but ctr and cvr, by objective; their numbers are not known yet."""
     specs = objectives.specs()
-    found = {}
+    labels = {}
     for name, spec in specs.items():
         if spec.kind != "pointwise" or spec.label is None or spec.form is None or name in ("ctr", "cvr"):
             continue
         before = [str(specs[other].label) for other in chain(specs, name)]
-        found[name] = LabelStats(label=spec.label, form=spec.form, chain=before, positive=spec.positive)
-    return found
+        labels[name] = LabelStats(label=spec.label, form=spec.form, chain=before, positive=spec.positive)
+    return labels
 
 
 def columns_of_labels(labels: Mapping[str, LabelStats]) -> list[str]:
-    """The columns to keep beside click and conversion, each once."""
+    """The columns to keep besides click and conversion, each once."""
     return [name for name in dict.fromkeys(each.label for each in labels.values()) if name not in KEPT]
 
 
-def check_labels(wanted: Mapping[str, LabelStats], prepared: Mapping[str, LabelStats], folder: object) -> None:
+def check_labels(labels: Mapping[str, LabelStats], prepared: Mapping[str, LabelStats], folder: object) -> None:
     """Refuse a folder that was prepared for other labels.
 
     Raises:
         UserError: names the objective.
     """
-    for name, label in wanted.items():
+    for name, label in labels.items():
         if name not in prepared or not label.same_question(prepared[name]):
             raise UserError(
                 f"{folder} was not prepared for objectives.{name} ({label.form} of {label.label}"

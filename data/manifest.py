@@ -62,7 +62,7 @@ class Manifest(BaseModel):
 
     @property
     def label_columns(self) -> list[str]:
-        """The label columns beside click and conversion."""
+        """The label columns besides click and conversion."""
         return columns_of_labels(self.labels)
 
     @classmethod

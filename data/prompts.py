@@ -23,7 +23,7 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 
 
-# Upper bounds (inclusive) and words, fine where most counts lie and coarse above.
+# Upper bounds (inclusive) and words, fine where most counts are and coarse above.
 _COUNT_WORDS = (
     (0, "never"), (1, "once"), (2, "twice"), (3, "3 times"), (4, "4 times"), (6, "5 to 6 times"), (9, "7 to 9 times"),
     (14, "10 to 14 times"), (24, "15 to 24 times"), (49, "25 to 49 times"),
@@ -60,7 +60,7 @@ def money_words(value: float) -> str:
 
 
 def share_words(value: float) -> str:
-    """A share as odds on a logarithmic scale: 0.01 is "1 in 100", 0 "none", from 0.4 "half", from 0.7 "most"."""
+    """A fraction as odds on a logarithmic scale: 0.01 is "1 in 100", 0 "none", from 0.4 "half", from 0.7 "most"."""
     if value <= 0:
         return "none"
     return next((f"1 in {odds}" for bound, odds in _SHARE_ODDS if value < bound), "most" if value >= 0.7 else "half")
@@ -129,8 +129,8 @@ class Piece:
             number = float(value)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"prompt piece '{self.text}' got {placeholder.name} = '{value}', which is no number: "
-                f"drop the filter |{placeholder.filter} or mend the column"
+                f"prompt piece '{self.text}' got {placeholder.name} = '{value}', which is not a number: "
+                f"drop the filter |{placeholder.filter} or correct the column"
             ) from error
         return FILTERS[placeholder.filter](number)
 

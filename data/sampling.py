@@ -1,8 +1,8 @@
 """Which slates make up which batch, and which unclicked candidates a training slate keeps.
 
-Both are functions of the seed and the place alone, never of a hidden state: resuming needs only the step, and one
-process with a batch of 2B sees what two processes with B see together. Candidates are drawn by a hash of their place,
-so that a whole split can be sampled at once (`equipoise.data.token_budget` plans with it) and one slate alone, alike.
+Both are functions of the seed and the position alone, never of a hidden state: resuming needs only the step, and one
+process with a batch of 2B sees what two processes with B see together. Candidates are drawn by a hash of their
+position, so that a whole split can be sampled at once (`equipoise.data.token_budget` plans with it) or one slate alone.
 """
 
 import numpy as np
@@ -44,11 +44,11 @@ class BatchOrder:
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
         """The epoch and this process's slates (int64) of global micro-batch `number`, counted over all epochs."""
-        epoch, place = divmod(number, self.per_epoch)
+        epoch, position = divmod(number, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(self.slates)
-        first = (place * self.processes + self.rank) * self.batch_size
+        first = (position * self.processes + self.rank) * self.batch_size
         return epoch, self._order[first : first + self.batch_size]
 
 
@@ -59,13 +59,13 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def sample_keys(seed: int, epoch: int, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """A number for each candidate, uint64 of the common shape: a hash of seed, epoch, row and place in the slate.
+def sample_keys(seed: int, epoch: int, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """A number for each candidate, uint64 of the common shape: a hash of seed, epoch, row and position in the slate.
 
     Equal arguments give equal numbers on every machine, whatever is asked for together.
     """
     key = np.asarray(0, dtype=np.uint64)
-    for number in (seed, epoch, rows, places):
+    for number in (seed, epoch, rows, positions):
         with np.errstate(over="ignore"):
             counted = (np.asarray(number).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
             key = np.asarray(_mixed(key ^ counted))
@@ -81,7 +81,7 @@ def keep_sampled(
         click: (I,) labels, slate after slate.
         first: int64 (S + 1,), where each slate begins in `click`, and where the last one ends.
         rows: int64 (S,), the slates' numbers in their split.
-        negatives: most unclicked candidates of a slate; None keeps all.
+        negatives: how many unclicked candidates of a slate; None keeps all.
         seed, epoch: of the run and the pass over its data.
 
     Returns:

@@ -19,7 +19,7 @@ from equipoise.data.sampling import BatchOrder, sample_candidates
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import SplitTokens, TokenCache
 
-_FORGETTING = 3
+_FEATURE_DROPOUT = 3
 """Keeps these draws apart from others of the same seed, epoch and row."""
 
 
@@ -139,33 +139,33 @@ class SlateSet:
         row, tokens = int(row), self.tokens
         first, stop = int(tokens.first[row]), int(tokens.first[row + 1])
         keep, log_sampling_rate = sample_candidates(tokens.click[first:stop], negatives, seed, epoch, row)
-        places = first + keep
+        positions = first + keep
         return Slate(
             row=row,
             prefix=tokens.prefix[row],
-            candidates=tokens.candidates(places),
-            item=tokens.item[places].astype(np.int64),
-            click=tokens.click[places],
-            conversion=tokens.conversion[places],
+            candidates=tokens.candidates(positions),
+            item=tokens.item[positions].astype(np.int64),
+            click=tokens.click[positions],
+            conversion=tokens.conversion[positions],
             log_sampling_rate=log_sampling_rate,
-            features=self._features(places),
-            labels={name: values[places] for name, values in tokens.labels.items()},
+            features=self._features(positions),
+            labels={name: values[positions] for name, values in tokens.labels.items()},
         )
 
-    def _features(self, places: np.ndarray) -> np.ndarray | None:
+    def _features(self, positions: np.ndarray) -> np.ndarray | None:
         """The standardised features of candidates, float32 (C, F); None where the data have none."""
         scales, kept = self.manifest.features, self.tokens.features
         if not scales:
             return None
-        return standardised(scales, np.stack([kept[name][places] for name in scales], axis=1))
+        return standardised(scales, np.stack([kept[name][positions] for name in scales], axis=1))
 
 
 class TrainBatches(Dataset):
     """Global micro-batch number → this process's `SlateBatch`: a plain function, so that any worker may ask.
 
     Args:
-        strangers: the same slates, told as of shoppers of whom nothing is known.
-        forget: share of the slates that are taken from there, drawn anew in every epoch.
+        masked_slates: the same slates, as of anonymous users: with all fields of the user masked.
+        feature_dropout: fraction of the slates that are taken from there, drawn again in every epoch.
         recall: draws the texts of the recall objective, where the run has it.
     """
 
@@ -176,19 +176,19 @@ class TrainBatches(Dataset):
         negatives: int | None,
         max_row: int,
         attributes: dict[str, np.ndarray],
-        strangers: SlateSet | None = None,
-        forget: float = 0.0,
+        masked_slates: SlateSet | None = None,
+        feature_dropout: float = 0.0,
         recall: RecallDraws | None = None,
     ) -> None:
         self.slates, self.order, self.recall = slates, order, recall
         self.negatives, self.max_row, self.attributes = negatives, max_row, attributes
-        self.strangers, self.forget = strangers, forget
+        self.masked_slates, self.feature_dropout = masked_slates, feature_dropout
 
     def _source(self, row: int, epoch: int) -> SlateSet:
-        if self.strangers is None:
+        if self.masked_slates is None:
             return self.slates
-        draw = np.random.default_rng([self.order.seed, epoch, row, _FORGETTING]).random()
-        return self.strangers if draw < self.forget else self.slates
+        draw = np.random.default_rng([self.order.seed, epoch, row, _FEATURE_DROPOUT]).random()
+        return self.masked_slates if draw < self.feature_dropout else self.slates
 
     def __getitem__(self, number: int) -> SlateBatch:
         epoch, rows = self.order.batch(number)

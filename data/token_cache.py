@@ -40,7 +40,7 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
     inner = json.loads(tokenizer.backend_tokenizer.to_str())
     # These two change with every call of the tokenizer and are not used here.
     inner = {name: value for name, value in inner.items() if name not in ("truncation", "padding")}
-    told = {
+    identity = {
         "format": FORMAT,
         "tokenizer": inner,
         "special": [getattr(tokenizer, name) for name in _SPECIAL],
@@ -50,14 +50,14 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
     }
     if manifest.history.get("items"):
-        told["bought"] = True
+        identity["bought"] = True
     if manifest.features:
-        told["features"] = list(manifest.features)
+        identity["features"] = list(manifest.features)
         categories = {n: s.values for n, s in manifest.features.items() if isinstance(s, CategoryScale)}
-        told |= {"categories": categories} if categories else {}
+        identity |= {"categories": categories} if categories else {}
     if manifest.label_columns:
-        told["labels"] = manifest.label_columns
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        identity["labels"] = manifest.label_columns
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class SplitTokens:
         item, context: int32 (I,), item_index, and number in `TokenCache.contexts`.
         length: int32 (I,), tokens of each candidate.
         click, conversion: int8 (I,).
-        features: float32 (I,) each, raw values by name (of categories places among their texts), NaN where unknown.
+        features: float32 (I,) each, raw values by name (of categories indices among their texts), NaN where unknown.
         labels: float32 (I,) each, further labels by column, NaN where there is none.
         bought, times: item_index and int32 counts, per slate what its shopper had bought before, items ascending; None
             where the folder does not keep it.
@@ -171,14 +171,14 @@ class SplitTokens:
         """How many texts there are, and how many were cut."""
         return self.cache.counts[self.name]
 
-    def candidates(self, places: np.ndarray) -> list[np.ndarray]:
+    def candidates(self, positions: np.ndarray) -> list[np.ndarray]:
         """The ids of candidates, int32, as `SlateTokenizer.candidates` gives them.
 
         Args:
-            places: int64, their numbers among the candidates of the split.
+            positions: int64, their numbers among the candidates of the split.
         """
         items, contexts = self.cache.items, self.cache.contexts
-        item, context, length = self.item[places], self.context[places], self.length[places]
+        item, context, length = self.item[positions], self.context[positions], self.length[positions]
         full_item = items.offsets[item + 1] - items.offsets[item]
         full_context = contexts.offsets[context + 1] - contexts.offsets[context]
         of_item, of_context, _ = candidate_cut(full_item, full_context, self.cache.room)
@@ -188,7 +188,7 @@ class SplitTokens:
         ids = np.empty(int(stops[-1]) if len(stops) else 0, dtype=np.int32)
         ids[run_indices(starts, of_item)] = items.heads(item, of_item)
         ids[run_indices(starts + of_item, of_context)] = contexts.heads(context, of_context)
-        ids[(stops[:, None] - len(end) + np.arange(len(end))).ravel()] = np.tile(end, len(places))
+        ids[(stops[:, None] - len(end) + np.arange(len(end))).ravel()] = np.tile(end, len(positions))
         return [ids[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
     def costs(self, epoch: int = 0, negatives: int | None = None, seed: int = 0) -> np.ndarray:

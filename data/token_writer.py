@@ -24,27 +24,27 @@ from equipoise.data.tokens import SlateTokenizer, candidate_cut
 ITEM_BATCH = 20_000
 SLATE_BATCH = 2_000
 
-Tell = Callable[[str, float], None]
+OnProgress = Callable[[str, float], None]
 
 
-def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, tell: Tell) -> None:
+def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, on_progress: OnProgress) -> None:
     """Tokenise all items, contexts and prefixes of a prepared folder into `folder`, which appears when it is complete.
 
     Args:
         folder: PREPARED/tokens/KEY; one that is there already (a damaged one) is replaced.
         prepared: written by `equipoise prepare`.
         tokenizer: without any item texts.
-        tell: is told the stage and the share of all slates and items that is done, 0 to 1.
+        on_progress: called with the stage and the fraction of all slates and items that is done, 0 to 1.
 
     Raises:
         UserError: a file of the prepared folder is missing or unreadable.
     """
     manifest = Manifest.read(prepared)
-    with atomic_dir(folder, keep=_is_whole) as building, _all_cores():
-        _Writer(building, prepared, manifest, tokenizer, tell).write()
+    with atomic_dir(folder, keep=_is_complete) as building, _all_cores():
+        _Writer(building, prepared, manifest, tokenizer, on_progress).write()
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     """Whether another process has finished this cache meanwhile; a damaged one is replaced."""
     try:
         TokenCache(folder)
@@ -68,8 +68,11 @@ def _all_cores() -> Iterator[None]:
 
 
 class _Writer:
-    def __init__(self, out: Path, prepared: Path, manifest: Manifest, tokenizer: SlateTokenizer, tell: Tell) -> None:
-        self.out, self.prepared, self.manifest, self.tokenizer, self.tell = out, prepared, manifest, tokenizer, tell
+    def __init__(
+        self, out: Path, prepared: Path, manifest: Manifest, tokenizer: SlateTokenizer, on_progress: OnProgress
+    ) -> None:
+        self.out, self.prepared, self.manifest, self.tokenizer = out, prepared, manifest, tokenizer
+        self.on_progress = on_progress
         self.room = tokenizer.candidate_room
         self.item_lengths = np.empty(0, dtype=np.int64)
         self.codes: dict[str, int] = {}
@@ -82,7 +85,7 @@ class _Writer:
     def write(self) -> None:
         self._write_items()
         with RaggedWriter(self.out, "contexts") as self.contexts:
-            self._learn([""])
+            self._add_contexts([""])
             counts = {name: vars(self._write_split(name)) for name in self.manifest.splits}
         files = {path.name: path.stat().st_size for path in sorted(self.out.iterdir())}
         record = {
@@ -101,7 +104,7 @@ class _Writer:
 
     def _advance(self, stage: str, count: int) -> None:
         self.done += count
-        self.tell(stage, min(self.done / max(self.total, 1), 1.0))
+        self.on_progress(stage, min(self.done / max(self.total, 1), 1.0))
 
     def _write_items(self) -> None:
         lengths = []
@@ -109,12 +112,12 @@ class _Writer:
         with RaggedWriter(self.out, "items") as items, _readable(self.manifest, self.prepared, path):
             for batch in pq.ParquetFile(path).iter_batches(ITEM_BATCH, columns=["text"]):
                 ids = self.tokenizer.ids(batch.column(0).to_pylist())
-                # One id more than there is room for tells that something is cut.
+                # One id more than there is room for shows that something is cut.
                 lengths.append(items.append([text[: self.room + 1] for text in ids]))
                 self._advance("tokenising items", len(ids))
         self.item_lengths = np.concatenate([self.item_lengths, *lengths])
 
-    def _learn(self, texts: list[str]) -> None:
+    def _add_contexts(self, texts: list[str]) -> None:
         """Give contexts that are new their numbers and write their ids."""
         new = [text for text in texts if text not in self.codes]
         self.codes.update({text: len(self.codes) + number for number, text in enumerate(new)})
@@ -158,7 +161,7 @@ class _Writer:
             values[f"label_{name}"] = batch.column(f"label_{name}").flatten().to_numpy(zero_copy_only=False)
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()
-        self._learn(texts)
+        self._add_contexts(texts)
         numbers = np.array([self.codes[text] for text in texts], dtype=np.int32)
         context = numbers[distinct.indices.to_numpy(zero_copy_only=False)]
         item, lengths = values["item"], np.frombuffer(self.context_lengths, dtype=np.int64)
@@ -173,9 +176,9 @@ def _raw(scale: FeatureScale, column: pa.Array) -> np.ndarray:
     """The raw values of a feature, float32, NaN where unknown."""
     if isinstance(scale, CategoryScale):
         distinct = column.dictionary_encode()
-        places = [scale.read(text) for text in distinct.dictionary.to_pylist()]
-        known = np.array([math.nan if place is None else place for place in [*places, None]], dtype=np.float32)
-        return known[pc.fill_null(distinct.indices, len(places)).to_numpy(zero_copy_only=False)]
+        codes = [scale.read(text) for text in distinct.dictionary.to_pylist()]
+        known = np.array([math.nan if code is None else code for code in [*codes, None]], dtype=np.float32)
+        return known[pc.fill_null(distinct.indices, len(codes)).to_numpy(zero_copy_only=False)]
     return column.to_numpy(zero_copy_only=False)
 
 

@@ -122,8 +122,8 @@ class SlateTokenizer:
 
     def contexts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of contexts as they follow an item's: separator first, nothing cut; an empty one adds nothing."""
-        told = iter(self.ids([self.separator + text for text in texts if text]))
-        return [next(told) if text else [] for text in texts]
+        context_ids = iter(self.ids([self.separator + text for text in texts if text]))
+        return [next(context_ids) if text else [] for text in texts]
 
     def candidates(self, items: Sequence[Any], contexts: Sequence[str]) -> list[list[int]]:
         """Token ids of candidates: item text, then the impression's context; the item text is cut where too long."""

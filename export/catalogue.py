@@ -48,7 +48,7 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
         if name in items.column_names:
             scale = scales[name]
             read = [scale.read(value) for value in items.column(name).to_pylist()]
-            values = [None if value is None else scale.tell(value) for value in read]
+            values = [None if value is None else scale.to_cell(value) for value in read]
             rest = table.drop_columns(name) if name in columns else table
             kind = pa.string() if isinstance(scale, CategoryScale) else pa.float64()
             table = rest.append_column(name, pa.array(values, kind))

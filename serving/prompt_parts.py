@@ -141,7 +141,7 @@ def _pieces(where: str, pieces: list[str], fields: Mapping[str, Any]) -> list[Pa
 def _numbers(scales: Scales, candidate: ReadCandidate, parts: list[Part]) -> list[Part]:
     """The known features that none of a candidate's other parts was rendered from."""
     rendered = {field for part in parts for field in part.fields}
-    known = [(name, scales[name].tell(value)) for name, value in zip(scales, candidate.features, strict=True)]
+    known = [(name, scales[name].to_cell(value)) for name, value in zip(scales, candidate.features, strict=True)]
     known = [(name, value) for name, value in known if value is not None and name not in rendered]
     return [
         Part("category" if scales[name].scale == "category" else "number", f"{name} {plain_text(value)}", (name,))

@@ -10,7 +10,7 @@ from equipoise.data.features import KINDS, CategoryScale, FeatureScale, NumberSc
 from equipoise.data.prepare.tables import Tables, columns_of, one, quote
 
 SIDES = {"i": "impressions", "t": "items", "u": "users"}
-"""Where a value may stand, the first that tells it."""
+"""Where a value may come from: the first table that has it."""
 
 
 def feature_joins(tables: Tables) -> str:
@@ -29,15 +29,15 @@ def scales_of(tables: Tables, features: Sequence[FeatureConfig]) -> dict[str, Fe
     """The scales of features over the impressions of the train split.
 
     Raises:
-        UserError: a value is no number that its scale takes, or all known ones are the same.
+        UserError: a value is not a number that its scale takes, or all known ones are the same.
     """
     scales = {f.name: _categories(tables, f) if f.scale == "category" else _scale(tables, f) for f in features}
     numbers = [feature for feature in features if feature.scale != "category"]
     if len(numbers) > 1:
-        for place, (feature, row) in enumerate(
+        for index, (feature, row) in enumerate(
             zip(numbers, decorrelating(_correlations(tables, numbers)), strict=True)
         ):
-            mix = {other.name: float(part) for other, part in zip(numbers[: place + 1], row, strict=False)}
+            mix = {other.name: float(part) for other, part in zip(numbers[: index + 1], row, strict=False)}
             scales[feature.name] = scales[feature.name].model_copy(update={"mix": mix})
     return scales
 
@@ -87,14 +87,14 @@ def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
 
 
 def _correlations(tables: Tables, numbers: Sequence[FeatureConfig]) -> np.ndarray:
-    """Of each pair over the impressions that tell both, float64 (F, F); 0 where too few do."""
+    """Of each pair over the impressions where both are known, float64 (F, F); 0 where too few are."""
     count = len(numbers)
-    values = ", ".join(f"{_log(f, feature_sql(tables, f))} AS v{place}" for place, f in enumerate(numbers))
+    columns = ", ".join(f"{_log(f, feature_sql(tables, f))} AS v{index}" for index, f in enumerate(numbers))
     pairs = [(a, b) for a in range(count) for b in range(a)]
-    asked = ", ".join(f"corr(v{a}, v{b})" for a, b in pairs)
-    found = one(tables.con, f"SELECT {asked} FROM ({_shown(tables, values)})")
+    correlations = ", ".join(f"corr(v{a}, v{b})" for a, b in pairs)
+    coefficients = one(tables.con, f"SELECT {correlations} FROM ({_shown(tables, columns)})")
     matrix = np.eye(count)
-    for (a, b), value in zip(pairs, found, strict=True):
+    for (a, b), value in zip(pairs, coefficients, strict=True):
         matrix[a, b] = matrix[b, a] = value if value is not None and np.isfinite(value) else 0.0
     # Pairs known in different rows may make a matrix that is none of correlations: without its negative part it is one.
     values_F, vectors_FF = np.linalg.eigh(matrix)
@@ -104,15 +104,15 @@ def _correlations(tables: Tables, numbers: Sequence[FeatureConfig]) -> np.ndarra
 
 
 def _refuse_constant(tables: Tables, feature: FeatureConfig, only: str | None) -> None:
-    told = "is unknown in every" if only is None else f"is {only} in every known"
+    state = "is unknown in every" if only is None else f"is {only} in every known"
     raise UserError(
-        f"{tables.labels['impressions']} (data.tables.impressions): {feature.name} {told} impression of the train "
-        f"split, which teaches nothing: mend the column or drop '{feature.name}' from data.features"
+        f"{tables.labels['impressions']} (data.tables.impressions): {feature.name} {state} impression of the train "
+        f"split, which teaches nothing: correct the column or drop '{feature.name}' from data.features"
     )
 
 
 def _number(tables: Tables, side: str, name: str) -> str:
-    """A cell as DOUBLE, NULL where it is no number or NaN, as writers without a null of their own put it."""
+    """A cell as DOUBLE, NULL where it is not a number or NaN, as writers without a null of their own put it."""
     return f"nullif(TRY_CAST({side}.{quote(name)} AS DOUBLE), 'nan'::DOUBLE)"
 
 
@@ -131,21 +131,21 @@ def _sides(tables: Tables, name: str) -> list[str]:
 
 
 def _refuse_bad_value(tables: Tables, feature: FeatureConfig) -> None:
-    """Refuse a value that is given but is no finite number above 0, or of 0 or more for log1p."""
+    """Refuse a value that is given but is not a finite number above 0, or of 0 or more for log1p."""
     name, bound = feature.name, ">" if feature.scale == "log" else ">="
     counts = ", give it `scale: log1p` where 0 may be" if feature.scale == "log" else ""
     for side in _sides(tables, name):
         table = SIDES[side]
         column = f"{side}.{quote(name)}"
         number = _number(tables, side, name)
-        found = tables.con.execute(
+        bad_row = tables.con.execute(
             f"SELECT {column} FROM {table} {side} WHERE {column} IS NOT NULL "
             f"AND lower(trim(CAST({column} AS VARCHAR))) NOT IN ('', 'nan') "
             f"AND NOT coalesce({number} {bound} 0 AND isfinite({number}), false) LIMIT 1"
         ).fetchone()
-        if found:
+        if bad_row:
             raise UserError(
-                f"{tables.labels[table]} (data.tables.{table}) has {name} '{found[0]}', but this feature is a "
-                f"{KINDS[feature.scale]}: mend the column, leave the value empty{counts}, or give it `scale: category` "
-                f"if it is one, or drop '{name}' from data.features"
+                f"{tables.labels[table]} (data.tables.{table}) has {name} '{bad_row[0]}', but this feature is a "
+                f"{KINDS[feature.scale]}: correct the column, leave the value empty{counts}, or give it `scale: "
+                f"category` if it is one, or drop '{name}' from data.features"
             )

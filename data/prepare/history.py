@@ -30,13 +30,13 @@ def write_histories(tables: Tables, config: HistoryConfig) -> None:
     for part, parts in _parts(con):
         con.execute(f"""
             INSERT INTO histories
-            WITH told AS (
+            WITH titled AS (
                 SELECT r.ordinal, e.title, max(e.timestamp) AS latest, count(*) AS times
                 FROM requests r JOIN titled_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
                 WHERE hash(r.user_id) % {parts} = {part}
                 GROUP BY r.ordinal, e.title
             ), ranked AS (
-                SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY {_ORDER[config.order]}) AS rank FROM told
+                SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY {_ORDER[config.order]}) AS rank FROM titled
             )
             SELECT ordinal, list(title ORDER BY rank) FROM ranked WHERE rank <= {config.max_events} GROUP BY ordinal
         """)

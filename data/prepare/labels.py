@@ -11,7 +11,7 @@ def check_label_columns(tables: Tables, labels: Mapping[str, LabelStats]) -> Non
     """Refuse labels that impressions lack, or whose values are not of their kind.
 
     Raises:
-        UserError: names the file, the column, the first bad value and the way out.
+        UserError: names the file, the column, the first bad value and the fix.
     """
     for name, label in labels.items():
         check_columns(tables, "impressions", [label.label], f", which objectives.{name}.label names")

@@ -1,4 +1,4 @@
-"""Collects impressions into requests: one user and one moment each, with their split and what their prefix may tell."""
+"""Collects impressions into requests: one user and one moment each, with their split and their prefix fields."""
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
@@ -30,9 +30,9 @@ def write_requests(tables: Tables, config: DataConfig) -> None:
     con.execute("ALTER TABLE ordered RENAME TO requests")
     tables.users_seen = one(con, "SELECT count(DISTINCT user_id) FROM requests")[0]
     if tables.has("users"):
-        strangers = one(con, "SELECT count(DISTINCT user_id) FROM requests ANTI JOIN users USING (user_id)")[0]
-        if strangers:
-            tables.notes.append(f"{strangers} users of impressions are not in users: their attributes are unknown.")
+        unknown_users = one(con, "SELECT count(DISTINCT user_id) FROM requests ANTI JOIN users USING (user_id)")[0]
+        if unknown_users:
+            tables.notes.append(f"{unknown_users} users of impressions are not in users: their attributes are unknown.")
     _write_facts(tables, config)
 
 
@@ -46,11 +46,11 @@ def _write_facts(tables: Tables, config: DataConfig) -> None:
         "move it to data.prompt.context",
     )
     first = "".join(f", any_value({quote(name)}) AS {quote('prefix_' + name)}" for name in own)
-    theirs = "".join(f", u.{quote(name)} AS {quote('prefix_' + name)}" for name in names if name not in own)
+    user_fields = "".join(f", u.{quote(name)} AS {quote('prefix_' + name)}" for name in names if name not in own)
     groups = "".join(f", CAST(u.{quote(name)} AS VARCHAR) AS {quote('user_' + name)}" for name in config.user_groups)
     tables.con.execute(f"""
         CREATE TABLE facts AS
-        SELECT r.ordinal, f.* EXCLUDE (request_id){theirs}{groups}
+        SELECT r.ordinal, f.* EXCLUDE (request_id){user_fields}{groups}
         FROM requests r LEFT JOIN users u ON u.user_id = r.user_id
         JOIN (SELECT request_id{first} FROM impressions GROUP BY request_id) f ON f.request_id = r.request_id
     """)
@@ -60,11 +60,11 @@ def _refuse_mixed(tables: Tables, names: list[str], way_out: str) -> None:
     """Refuse a request in which one of these columns has several values."""
     for name in names:
         column = quote(name)
-        found = tables.con.execute(
+        mixed = tables.con.execute(
             f"SELECT request_id FROM impressions GROUP BY 1 HAVING min({column}) <> max({column}) ORDER BY 1 LIMIT 1"
         ).fetchone()
-        if found:
+        if mixed:
             raise UserError(
                 f"{tables.labels['impressions']} (data.tables.impressions) has several values of {name} "
-                f"in request '{found[0]}': {way_out}"
+                f"in request '{mixed[0]}': {way_out}"
             )

@@ -64,10 +64,16 @@ class ShardWriter:
         tables: Tables,
         config: DataConfig,
         folder: Path,
-        tell: Callable[[str, float], None],
+        on_progress: Callable[[str, float], None],
         labels: Mapping[str, LabelStats],
     ) -> None:
-        self.tables, self.config, self.folder, self.tell, self.labels = tables, config, folder, tell, labels
+        self.tables, self.config, self.folder, self.on_progress, self.labels = (
+            tables,
+            config,
+            folder,
+            on_progress,
+            labels,
+        )
         self.label_names = columns_of_labels(labels)
         self.schema = slate_schema(
             config.fields, config.user_groups, config.features, config.history.items, self.label_names
@@ -97,22 +103,22 @@ class ShardWriter:
             numbers += f", CAST({value} AS {kind}) AS {quote('feature_' + feature.name)}"
         con.execute(f"""
             CREATE TABLE sorted_impressions AS
-            SELECT r.ordinal, row_number() OVER (ORDER BY r.ordinal, {position}i.item_id) AS place,
+            SELECT r.ordinal, row_number() OVER (ORDER BY r.ordinal, {position}i.item_id) AS sort_index,
                    n.item_index AS item, i.click, i.conversion{context}{numbers}
             FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id){joins}
-            ORDER BY place
+            ORDER BY sort_index
         """)
 
     def _refuse_text_field(self, name: str) -> None:
         column = quote(name)
-        found = self.tables.con.execute(
+        bad_row = self.tables.con.execute(
             f"SELECT {column} FROM impressions "
             f"WHERE {column} IS NOT NULL AND TRY_CAST({column} AS DOUBLE) IS NULL LIMIT 1"
         ).fetchone()
-        if found:
+        if bad_row:
             raise UserError(
-                f"{self.tables.labels['impressions']} (data.tables.impressions) has {name} '{found[0]}', which is no "
-                f"number: mend the column or drop '{name}' from data.fields"
+                f"{self.tables.labels['impressions']} (data.tables.impressions) has {name} '{bad_row[0]}', "
+                f"which is not a number: correct the column or drop '{name}' from data.fields"
             )
 
     def _write_split(self, number: int, name: str) -> SplitCounts:
@@ -133,7 +139,7 @@ class ShardWriter:
                 for batch_low, batch_high in self._batches(low, high):
                     table = self._slates(batch_low, batch_high, counts)
                     writer.write_table(table)
-                    self.tell(f"writing {name}", (batch_high - start) / (stop - start))
+                    self.on_progress(f"writing {name}", (batch_high - start) / (stop - start))
             counts.files.append(f"slates/{path.name}")
         counts.click_rate = counts.clicks / counts.impressions
         counts.conversion_rate = counts.conversions / counts.impressions
@@ -158,7 +164,7 @@ class ShardWriter:
         """The slates of the requests low … high-1 as one Arrow table; adds to the counts."""
         con = self.tables.con
         within = f"ordinal >= {low} AND ordinal < {high}"
-        rows = con.sql(f"SELECT * FROM sorted_impressions WHERE {within} ORDER BY ordinal, place").to_arrow_table()
+        rows = con.sql(f"SELECT * FROM sorted_impressions WHERE {within} ORDER BY ordinal, sort_index").to_arrow_table()
         ordinals = rows.column("ordinal").to_numpy()
         requests = con.sql(f"""
             SELECT r.request_id, r.user_id, r.timestamp, h.titles, coalesce(b.items, []) AS bought,

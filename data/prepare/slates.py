@@ -43,39 +43,39 @@ def prepare(
 ) -> Manifest:
     """Prepare `config.folder` from its source and return the manifest.
 
-    `labels` are those of the run's objectives (`equipoise.data.labels.labels_of`) beside click and conversion.
+    `labels` are those of the run's objectives (`equipoise.data.labels.labels_of`) besides click and conversion.
 
-    `progress(stage, share)` is told the stage's name and the share done, 0 to 1. An older prepared folder is replaced
-    only when the new one is complete. Raises UserError for everything that a user can mend.
+    `progress(stage, fraction)` is called with the stage's name and the fraction done, 0 to 1. An older prepared folder
+    is replaced only when the new one is complete. Raises UserError for everything that a user can correct.
     """
-    tell = progress or (lambda stage, share: None)
+    on_progress = progress or (lambda stage, fraction: None)
     _refuse_foreign_folder(config.folder)
     with atomic_dir(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
-        tell("reading the tables", 0.0)
+        on_progress("reading the tables", 0.0)
         tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
         labels = dict(labels or {})
         _check_names(tables, config)
         check_label_columns(tables, labels)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
         clean(tables, list(dict.fromkeys(columns)), events=config.history.max_events > 0 or config.history.items)
-        tell("rendering items", 0.0)
+        on_progress("rendering items", 0.0)
         write_item_texts(tables, config)
         _drop_impressions(tables)
         write_items(tables, folder / "items.parquet")
-        tell("splitting requests", 0.0)
+        on_progress("splitting requests", 0.0)
         write_requests(tables, config)
         _refuse_constant_labels(tables)
         labels = measure_labels(tables, labels)
-        tell("collecting histories", 0.0)
+        on_progress("collecting histories", 0.0)
         write_histories(tables, config.history)
         write_bought(tables, config.history)
         scales = scales_of(tables, config.features)
-        splits = ShardWriter(tables, config, folder, tell, labels).write()
+        splits = ShardWriter(tables, config, folder, on_progress, labels).write()
         con.close()
         shutil.rmtree(folder / ".work")
         manifest = _manifest(tables, config, splits, scales, labels, folder)
         manifest.write(folder)
-        tell("done", 1.0)
+        on_progress("done", 1.0)
     return manifest
 
 
@@ -145,7 +145,7 @@ def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
 
 
 def write_item_texts(tables: Tables, config: DataConfig) -> None:
-    """Create item_texts (item_id, text) with the rendered text of every item; "" where nothing could be told."""
+    """Create item_texts (item_id, text) with the rendered text of every item; "" where no piece could be rendered."""
     pieces, separator = config.prompt.item, config.prompt.separator
     columns = ["item_id", *(name for name in piece_fields(pieces) if name != "item_id")]
     tables.con.execute("CREATE TABLE item_texts (item_id VARCHAR, text VARCHAR)")

@@ -2,7 +2,7 @@
 
 A source (files here, or a module of `data.sources`) leaves the relations raw_impressions, raw_items and, where it has
 them, raw_users and raw_events in a DuckDB connection. `clean` turns them into impressions, items, users and events with
-string ids, UTC timestamps and labels 0 or 1. Hard faults raise UserError; rows that can be left out are counted.
+string ids, UTC timestamps and labels 0 or 1. Hard errors raise UserError; rows that can be left out are counted.
 """
 
 import difflib
@@ -82,10 +82,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{folded[close[0]]}'?)" if close else ""
 
 
-def check_columns(tables: Tables, table: str, wanted: Iterable[str], because: str = "") -> None:
-    """Raise UserError for the first wanted column that a raw table lacks, naming its file and the nearest column."""
+def check_columns(tables: Tables, table: str, names: Iterable[str], because: str = "") -> None:
+    """Raise UserError for the first of these columns that a raw table lacks, naming its file and the nearest column."""
     known = tables.columns(table)
-    for name in wanted:
+    for name in names:
         if name not in known:
             raise UserError(
                 f"{tables.labels[table]} (data.tables.{table}) has no column '{name}'{because}{nearest(name, known)}: "
@@ -134,16 +134,16 @@ def _dialect(path: Path) -> str:
 
 
 def unreadable(path: str | Path, error: duckdb.Error) -> UserError:
-    """The first line of DuckDB's complaint, as one sentence with the way out."""
+    """The first line of DuckDB's complaint, as one sentence with the fix."""
     reason = " ".join(str(error).split("\n")[0].split())[:200]
-    return UserError(f"{path} cannot be read: {reason.rstrip('.:')}: mend the file or write it as Parquet")
+    return UserError(f"{path} cannot be read: {reason.rstrip('.:')}: correct the file or write it as Parquet")
 
 
 def clean(tables: Tables, impression_columns: Iterable[str], events: bool) -> None:
     """Check the raw tables and create impressions, items, users and (if asked) events from them.
 
     `impression_columns` are the columns beyond the required ones that prompts, fields and splits read; columns whose
-    name no table has were refused before. Raises UserError with the file, the column or key, and the way out.
+    name no table has were refused before. Raises UserError with the file, the column or key, and the fix.
     """
     for table in tables.labels:
         check_columns(tables, table, REQUIRED[table])
@@ -238,9 +238,9 @@ def _refuse_bad_values(tables: Tables, table: str, name: str, kind: str) -> None
 def _refuse_duplicates(tables: Tables, table: str) -> None:
     keys = ", ".join(quote(name) for name in KEYS[table])
     query = f"SELECT {keys}, count(*) FROM {table} GROUP BY {keys} HAVING count(*) > 1 ORDER BY {keys} LIMIT 1"
-    found = tables.con.execute(query).fetchone()
-    if found:
-        key = ", ".join(f"{name} '{value}'" for name, value in zip(KEYS[table], found, strict=False))
+    repeated = tables.con.execute(query).fetchone()
+    if repeated:
+        key = ", ".join(f"{name} '{value}'" for name, value in zip(KEYS[table], repeated, strict=False))
         raise UserError(
-            f"{tables.labels[table]} (data.tables.{table}) holds {key} {found[-1]} times: keep one row per key"
+            f"{tables.labels[table]} (data.tables.{table}) holds {key} {repeated[-1]} times: keep one row per key"
         )

@@ -57,7 +57,7 @@ def test_ragged_rows(rows: dict, make_config: Make) -> None:
     assert config.tables is not None
     with config.tables.impressions.open("a") as file:
         file.write("r9,2024-03-02,u1,a,0,0,1,surplus,surplus\n")
-    refuse(config, "impressions.csv", "cannot be read", "mend the file")
+    refuse(config, "impressions.csv", "cannot be read", "correct the file")
 
 
 def test_missing_column(rows: dict, make_config: Make) -> None:
@@ -74,9 +74,9 @@ def test_missing_column(rows: dict, make_config: Make) -> None:
         ({"prompt": PromptConfig(prefix=["{agee}"])}, ["'agee'", "data.prompt.prefix", "mean 'age'"]),
         ({"prompt": PromptConfig(prefix=["{bought}"])}, ["several values of bought", "data.prompt.context"]),
         ({"prompt": PromptConfig(item=["{title|loud}"])}, ["'{title|loud}'", "unknown filter"]),
-        ({"prompt": PromptConfig(item=["{title|count}"])}, ["'{title|count}'", "no number"]),
+        ({"prompt": PromptConfig(item=["{title|count}"])}, ["'{title|count}'", "not a number"]),
         ({"fields": ["price"]}, ["impressions.csv", "'price'", "data.fields"]),
-        ({"fields": ["user_id"]}, ["user_id 'u1'", "no number", "data.fields"]),
+        ({"fields": ["user_id"]}, ["user_id 'u1'", "not a number", "data.fields"]),
         ({"user_groups": ["income"]}, ["users.csv", "'income'", "data.user_groups"]),
         ({"split": SplitConfig(column="fold")}, ["'fold'", "data.split.column"]),
         ({"split": SplitConfig(column="item_id")}, ["item_id 'b'", "train, valid or test"]),

@@ -66,8 +66,8 @@ def test_a_category_has_a_centred_column_per_text_and_stands_after_the_numbers()
     raw = [[kind.read("few"), np.e], [kind.read(" many "), np.e**3], [np.nan, np.e]]
     expected = [[0.0, 0.3, -0.3], [1.0, -0.7, 0.7], [0.0, 0.0, 0.0]]
     np.testing.assert_allclose(standardised(scales, raw), expected, atol=1e-6)
-    assert kind.read("none of these") is None and kind.read(None) is None and kind.tell(np.nan) is None
-    assert kind.tell(1.0) == "many"
+    assert kind.read("none of these") is None and kind.read(None) is None and kind.to_cell(np.nan) is None
+    assert kind.to_cell(1.0) == "many"
     numbered = CategoryScale(values=["3", "true"], shares=[0.5, 0.5])
     assert [numbered.read(value) for value in (3, 3.0, "3", True, False, 3.5)] == [0, 0, 0, 1, None, None]
     assert read_scales({"kind": {**kind.model_dump(), "rule": "…"}}) == {"kind": kind}
@@ -101,9 +101,9 @@ def test_a_cell_is_a_number_that_its_scale_takes_or_unknown() -> None:
             with pytest.raises(ValueError):
                 scale.read(value)
     assert COUNT.read("0") == 0.0
-    with pytest.raises(ValueError, match="0 is no number above 0"):
+    with pytest.raises(ValueError, match="0 is not a number above 0"):
         WEIGHT.read(0)
-    with pytest.raises(ValueError, match=r"-0\.5 is no number of 0 or more"):
+    with pytest.raises(ValueError, match=r"-0\.5 is not a number of 0 or more"):
         COUNT.read(-0.5)
 
 
@@ -196,7 +196,7 @@ def test_an_impression_without_a_value_takes_its_items(tmp_path: Path) -> None:
     [
         (
             {"impressions__price": [0.0] * 60},
-            "is a number above 0: mend .* give it `scale: log1p`",
+            "is a number above 0: correct .* give it `scale: log1p`",
         ),
         ({"impressions__price": ["dear"] * 60}, "has price 'dear'"),
         ({"items__price": [-1.0, 2.0, 3.0]}, "items.parquet .* has price '-1.0'"),
@@ -286,7 +286,9 @@ def test_numbers_of_a_table_are_decorrelated_over_its_train_split(tmp_path: Path
 
 def test_a_negative_count_is_refused(tmp_path: Path) -> None:
     visits = [-1, *range(59)]
-    with pytest.raises(UserError, match=r"has visits '-1', but this feature is a number of 0 or more: mend the column"):
+    with pytest.raises(
+        UserError, match=r"has visits '-1', but this feature is a number of 0 or more: correct the column"
+    ):
         prepare(tables(tmp_path / "data", [VISITS], impressions__visits=visits))
 
 

@@ -68,7 +68,7 @@ def test_a_malformed_piece_is_named(piece: str, said: str) -> None:
 
 
 def test_a_filter_on_text_names_piece_and_value() -> None:
-    with pytest.raises(UserError, match=r"'\{n\|count\}' got n = 'many', which is no number"):
+    with pytest.raises(UserError, match=r"'\{n\|count\}' got n = 'many', which is not a number"):
         render_pieces(["{n|count}"], {"n": "many"})
 
 

@@ -110,10 +110,10 @@ def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
         np.testing.assert_allclose(found[request].loc[names], expected, rtol=1e-4)
     raw["price"] = [[-1.0] * len(names)] * 2
     raw.to_parquet(tmp_path / "bad.parquet")
-    with pytest.raises(UserError, match="request 'a' has a price of which -1 is no number above 0"):
+    with pytest.raises(UserError, match="request 'a' has a price of which -1 is not a number above 0"):
         score(run.config.output, tmp_path / "bad.parquet", tmp_path / "bad", ScoreOptions())
     raw.drop(columns="price").assign(bought=[[-1.0] * len(names)] * 2).to_parquet(tmp_path / "bad.parquet")
-    with pytest.raises(UserError, match="request 'a' has a bought of which -1 is no number of 0 or more"):
+    with pytest.raises(UserError, match="request 'a' has a bought of which -1 is not a number of 0 or more"):
         score(run.config.output, tmp_path / "bad.parquet", tmp_path / "worse", ScoreOptions())
 
 

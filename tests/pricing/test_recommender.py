@@ -73,7 +73,7 @@ def test_a_category_is_the_candidates_else_the_items_else_the_shoppers(
     def read(candidate: dict, user: dict) -> dict:
         found = recommender.prepare({"user": user, "candidates": [candidate]}).request.candidates[0].features
         scales = recommender.scales.items()
-        return {name: scale.tell(value) for (name, scale), value in zip(scales, found, strict=True)}
+        return {name: scale.to_cell(value) for (name, scale), value in zip(scales, found, strict=True)}
 
     known = pd.read_parquet(priced_run("llama").export / "items.parquet").set_index("item_id")
     assert read({"item_id": "i1"}, USER)["attitude"] == "bargain hunter"
