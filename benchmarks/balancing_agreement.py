@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.figures import figure
 from benchmarks.peers import LIBMTL, LIBMTL_ONLY_FOR, TORCHJD, TorchJD, has_libmtl, has_torchjd, libmtl
-from benchmarks.workload import Backward, Sizes, Workload, balanced, build_balancer, build_workload, combined_gradient
+from benchmarks.workload import Backward, Sizes, Workload, build_balancer, build_workload, combined_gradient, plain
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.modeling.boundary import Cotangents
+from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.balancing.registry import METHODS
 
 RANDOM_ORDERS = ("pcgrad", "gradvac")
@@ -23,14 +23,12 @@ def _ours(workload: Workload, method: str) -> tuple[np.ndarray, np.ndarray]:
     balancer = build_balancer(workload, config)
     seen: dict[str, Any] = {}
 
-    def solve(cotangents: Cotangents) -> list[float]:
-        seen["gradients"] = cotangents.gradients(workload.shared()).double().cpu().numpy()
-        seen["weights"] = balancer.solve(cotangents)
+    def compute_weights(gradients: BoundaryGradients, context: StepContext) -> list[float]:
+        seen["gradients"] = gradients.gradients(workload.shared()).double().cpu().numpy()
+        seen["weights"] = balancer.compute_weights(gradients, context)
         return seen["weights"]
 
-    workload.boundary.solve = solve
-    balanced(workload, balancer)(workload.losses())
-    workload.boundary.solve = None
+    plain(workload)(workload.losses(compute_weights=compute_weights))
     return np.array(seen["weights"]), seen["gradients"]
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.figures import figure
-from benchmarks.workload import Sizes, balanced, build_balancer, build_workload
+from benchmarks.workload import Sizes, build_balancer, build_workload, plain
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.train.world import World
 
@@ -41,7 +41,7 @@ def _one(rank: int, folder: str, backbone: str, objectives: int, sizes: Sizes) -
     workload, world = build_workload(backbone, objectives, sizes, device="cpu"), CountingWorld()
     balancer = build_balancer(workload, BalancingConfig(), world)
     for _ in range(STEPS):
-        workload.step(balanced(workload, balancer), balancer.solve, one_by_one=True)
+        workload.step(plain(workload), balancer.compute_weights, one_by_one=True)
     Path(folder, f"{rank}.txt").write_text(f"{world.summed} {world.broadcasted} {balancer.solves}")
     dist.barrier()
     dist.destroy_process_group()

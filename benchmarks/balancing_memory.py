@@ -19,7 +19,16 @@ import torch
 
 from benchmarks.balancing_steps import PEERS, variant
 from benchmarks.figures import figure
-from benchmarks.workload import STOCK, Sizes, Way, Workload, build_workload, random_batch, separate_prompts
+from benchmarks.workload import (
+    STOCK,
+    RememberingStep,
+    Sizes,
+    Way,
+    Workload,
+    build_workload,
+    random_batch,
+    separate_prompts,
+)
 
 STEPS = 2
 SEPARATE = "_without_slates"
@@ -57,7 +66,7 @@ def peak_above(workload: Workload, name: str) -> int:
     workload.labels = labels[:, :2]
     torch.stack(workload.losses()).sum().backward()
     workload.optimizer.zero_grad()
-    workload.batch, workload.labels, workload.boundary.z = full, labels, None
+    workload.batch, workload.labels, workload.context = full, labels, RememberingStep()
     step = variant(workload, name)
     settle()
     if torch.cuda.is_available():

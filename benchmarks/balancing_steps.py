@@ -11,7 +11,6 @@ from benchmarks.peers import TorchJD, has_libmtl, has_torchjd, libmtl
 from benchmarks.workload import (
     Sizes,
     Workload,
-    balanced,
     build_balancer,
     build_workload,
     plain,
@@ -36,7 +35,7 @@ def variant(workload: Workload, name: str, method: str = METHOD) -> Callable[[],
         return partial(workload.step, plain(workload), one_by_one=name == "plain")
     if name in LEVELS:
         balancer = build_balancer(workload, BalancingConfig(method=method, level=LEVELS[name]))
-        return partial(workload.step, balanced(workload, balancer), balancer.solve, one_by_one=True)
+        return partial(workload.step, plain(workload), balancer.compute_weights, one_by_one=True)
     if name == "libmtl":
         return partial(workload.step, libmtl(workload, method))
     engine = TorchJD(workload, method)

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.balancing_memory import peak_above, resident, settle
 from benchmarks.figures import figure, report, show, write
 from benchmarks.workload import LORA, Sizes, backbone_config, build_workload, tower_names
-from equipoise.train.memory.estimate import FULL, ModelPlan, measure_sizes, step_peak
+from equipoise.modeling.model import ModelSpec
+from equipoise.train.memory.estimate import FULL, StepPlan, measure_sizes, step_peak
 from equipoise.train.memory.step_shape import StepShape
 
 
@@ -58,7 +59,7 @@ def estimated(case: Case) -> tuple[int, int]:
     row = sizes.prefix + sizes.candidates * sizes.length
     with tempfile.TemporaryDirectory() as folder:
         base = backbone_config(case.backbone, folder, checkpointing=case.checkpointing)
-        plan = ModelPlan(base, LORA, tower_names(case.objectives), ())
+        plan = StepPlan(ModelSpec(base, LORA, tower_names(case.objectives)))
         model = measure_sizes(plan)
         peak = step_peak(plan, StepShape(sizes.slates, sizes.candidates, sizes.prefix, sizes.length, row))
     return model.base_bytes + FULL * model.trained, peak + 2 * FULL * model.trained

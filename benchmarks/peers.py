@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.workload import Backward, Workload
+from benchmarks.workload import Backward, RememberingStep, Workload
 
 STAND_INS = ("torchvision", "torchvision.models", "torchvision.models.utils")
 
@@ -127,11 +127,11 @@ class TorchJD:
     def __call__(self, losses: Sequence[torch.Tensor]) -> torch.Tensor | None:
         from torchjd.autojac import jac_to_grad, mtl_backward
 
-        assert self.workload.boundary.z is not None
+        assert self.workload.context.z is not None
         shared = self.workload.shared()
         mtl_backward(
             list(losses),
-            features=self.workload.boundary.z,
+            features=self.workload.context.z,
             tasks_params=[self.workload.model.own_parameters[name] for name in self.workload.names],
             shared_params=shared,
             parallel_chunk_size=self.chunk,
@@ -141,14 +141,13 @@ class TorchJD:
 
 def _vmap_goes_through(workload: Workload) -> bool:
     """Whether the trunk can be differentiated for several objectives at once."""
-    workload.boundary.solve = None
     workload.losses()
-    z, shared = workload.boundary.z, workload.shared()
+    z, shared = workload.context.z, workload.shared()
     assert z is not None
     try:
         torch.autograd.grad(z, shared, torch.stack([torch.ones_like(z)] * 2), is_grads_batched=True)
     except RuntimeError:
         return False
     finally:
-        workload.boundary.z = None
+        workload.context = RememberingStep()
     return True

@@ -5,9 +5,8 @@ import torch
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
-from equipoise.modeling.adapter_store import save_adapters
-from equipoise.modeling.model import build_model
-from equipoise.train.assemble import adapter_info
+from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates, save_adapters
+from equipoise.modeling.model import ModelSpec, build_model
 from equipoise.train.parameters import trainable
 
 OFFSETS = {"ctr": -1.0, "cvr": -0.5}
@@ -34,14 +33,15 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
         for feature in config.data.features
     }
     columns = columns_of(read_scales(scales))
-    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, features=columns)
+    spec = ModelSpec(config.backbone, config.lora, pointwise, listwise, offsets, config.seed, features=columns)
+    model = build_model(spec)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name or name.startswith("heads."):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     data = config.data
-    told = data.prompt.model_dump(mode="json"), data.history.model_dump(mode="json")
-    info = adapter_info(config, model, pointwise, *told, scales)
+    texts = TextTemplates(data.prompt.model_dump(mode="json"), data.history.model_dump(mode="json"))
+    info = AdapterInfo.of(spec, model, texts, scales)
     save_adapters(config.output / "adapters", trainable(model), info)
     save_config(config, config.output / "config.yaml")

@@ -46,7 +46,7 @@ def copy_trained(source: nn.Module, target: nn.Module) -> None:
 
 def _logits_and_gradients(workload: Workload) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits (K, N) and, by name, the gradients that the sum over candidates and objectives leaves."""
-    outputs = workload.model(**workload.batch.model_inputs())
+    outputs = workload.model.score(workload.batch.model_inputs())
     logits = torch.stack([outputs[name] for name in workload.names])
     nn.functional.binary_cross_entropy_with_logits(logits, workload.labels, reduction="sum").backward()
     named = workload.model.named_parameters()

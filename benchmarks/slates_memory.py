@@ -56,7 +56,7 @@ def padding_share(config: RunConfig, batches: int = PADDING_BATCHES) -> dict[str
     real = computed = positions = 0
     for number in range(batches):
         batch = order[number]
-        model(**batch.model_inputs())
+        model.score(batch.model_inputs())
         computed += model.computed_tokens
         real += int((batch.segment_ids >= 0).sum())
         positions += batch.segment_ids.numel()

@@ -19,7 +19,7 @@ def scoring(workload: Workload) -> Callable[[], dict[str, torch.Tensor]]:
 
     def score() -> dict[str, torch.Tensor]:
         with torch.inference_mode():
-            return model(**workload.batch.model_inputs())
+            return model.score(workload.batch.model_inputs())
 
     return score
 

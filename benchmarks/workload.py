@@ -6,7 +6,7 @@ Everything but the way of the gradients is the same for all who are compared: mo
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from transformers import AutoConfig
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
-from equipoise.modeling.boundary import Boundary, Solve
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.boundary import ComputeWeights, StepContext
+from equipoise.modeling.model import ForwardRequest, ModelSpec, SlateModel, build_model
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.world import World
 
@@ -117,15 +117,15 @@ class Sizes:
     length: int
 
 
-class RememberingBoundary(Boundary):
-    """The boundary, which also remembers z, for those who ask for the shared representation."""
+class RememberingStep(StepContext):
+    """A step that also remembers z, for those who ask for the shared representation."""
 
     z: torch.Tensor | None = None
 
-    def fan_out(self, z: torch.Tensor, count: int, *rest: Any, **more: Any) -> tuple[torch.Tensor, ...]:
-        """As the stock boundary."""
+    def fan_out(self, z: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """As every step."""
         self.z = z
-        return super().fan_out(z, count, *rest, **more)
+        return super().fan_out(z, names)
 
 
 def backbone_config(name: str, folder: str, way: Way = STOCK, **options: Any) -> BackboneConfig:
@@ -179,15 +179,17 @@ def separate_prompts(batch_sizes: Sizes) -> Sizes:
 
 @dataclass
 class Workload:
-    """A model with what one step needs. `labels` are float32 (K, N); `engine` is what wraps the model (DDP), if any."""
+    """A model with what one step needs. `labels` are float32 (K, N); `engine` is what wraps the model (DDP), if any;
+    `context` is of the last forward, `steps` counts the steps done."""
 
     model: SlateModel
-    boundary: RememberingBoundary
     batch: SlateBatch
     labels: torch.Tensor
     optimizer: torch.optim.Optimizer
     device: torch.device
     engine: nn.Module | None = None
+    context: RememberingStep = field(default_factory=RememberingStep)
+    steps: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,30 +204,32 @@ class Workload:
         """All that is trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def losses(self, one_by_one: bool = False) -> list[torch.Tensor]:
+    def losses(self, one_by_one: bool = False, compute_weights: ComputeWeights | None = None) -> list[torch.Tensor]:
         """Binary cross-entropy of every objective, K scalars with gradient; towers run all at once or one by one."""
 
         def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
             label = self.labels[self.names.index(name)]
             return nn.functional.binary_cross_entropy_with_logits(outputs[name], label)
 
-        model = self.engine or self.model
+        self.context = RememberingStep(compute_weights, self.steps)
+        model, inputs = self.engine or self.model, self.batch.model_inputs()
         if one_by_one:
-            return list(model(**self.batch.model_inputs(), criterion=criterion)["losses"])
-        outputs = model(**self.batch.model_inputs())
+            return list(model(request=ForwardRequest(inputs, criterion, self.context))["losses"])
+        outputs = model(request=ForwardRequest(inputs, step=self.context))
         return [criterion(name, outputs) for name in self.names]
 
-    def step(self, backward: "Backward", solve: Solve | None = None, one_by_one: bool = False) -> None:
-        """Forward with `solve` at the boundary, whoever's backward, one clip over everything, AdamW.
+    def step(
+        self, backward: "Backward", compute_weights: ComputeWeights | None = None, one_by_one: bool = False
+    ) -> None:
+        """Forward with `compute_weights` at the boundary, whoever's backward, one clip over everything, AdamW.
 
         In training the towers run one by one; peers need the graph of all of them at once.
         """
-        self.boundary.solve = solve
-        backward(self.losses(one_by_one))
+        backward(self.losses(one_by_one, compute_weights))
         nn.utils.clip_grad_norm_(self.trainable(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.boundary.z = None
+        self.context, self.steps = RememberingStep(), self.steps + 1
 
 
 def tower_names(objectives: int) -> dict[str, int]:
@@ -250,14 +254,13 @@ def build_workload(
     lora = LORA.model_copy(update={"scope": way.scope})
     with tempfile.TemporaryDirectory() as folder, place(backbone, where):
         base = backbone_config(backbone, folder, way, **options)
-        model = build_model(base, lora, tower_names(objectives), (), {}, seed)
+        model = build_model(ModelSpec(base, lora, tower_names(objectives), seed=seed))
     _randomise(model, seed)
-    model.boundary = boundary = RememberingBoundary()
     model.train().to(where)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     batch, labels = _data(objectives, sizes, model.backbone.config.vocab_size, seed, where)
-    return Workload(model, boundary, batch, labels, optimizer, where)
+    return Workload(model, batch, labels, optimizer, where)
 
 
 def _data(
@@ -277,22 +280,18 @@ def resized(workload: Workload, sizes: Sizes, seed: int = 0) -> Workload:
 
 
 def plain(workload: Workload) -> Backward:
-    """Backward of the summed losses, nothing at the boundary; losses are read and gates set as in training."""
+    """Backward of the summed losses, which the step is told as in training; whether it balances is up to the step."""
 
     def backward(losses: Sequence[torch.Tensor]) -> None:
         shares = torch.stack(list(losses))
-        _read(workload, shares)
+        _report(workload, shares)
         shares.sum().backward()
 
     return backward
 
 
-def _read(workload: Workload, losses: torch.Tensor) -> np.ndarray:
-    found = losses.detach().double().cpu().numpy()
-    workload.model.gates.close(
-        {name for name, loss in zip(workload.names, found, strict=True) if not np.isfinite(loss)}
-    )
-    return found
+def _report(workload: Workload, losses: torch.Tensor) -> None:
+    workload.context.report_losses(workload.names, losses.detach().double().cpu().numpy())
 
 
 def build_balancer(workload: Workload, config: BalancingConfig, world: World | None = None) -> Balancer:
@@ -306,19 +305,6 @@ def build_balancer(workload: Workload, config: BalancingConfig, world: World | N
         scale=1.0,
         trunk=workload.model.trunk_parameters(),
     )
-
-
-def balanced(workload: Workload, balancer: Balancer) -> Backward:
-    """Backward through our boundary, as the training loop does it."""
-
-    def backward(losses: Sequence[torch.Tensor]) -> None:
-        shares = torch.stack(list(losses))
-        balancer.losses = _read(workload, shares)
-        balancer.broken.clear()
-        shares.sum().backward()
-        balancer.step += 1
-
-    return backward
 
 
 def combined_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:

@@ -58,9 +58,7 @@ class SplitScores:
     def model(self) -> SlateModel:
         """The trained model on this process's device."""
         with memory_advice(self.config, "scoring"):
-            model = load_run_model(self.config, self.run / "adapters").to(self.accelerator.device)
-        model.chunk_tokens = self.config.evaluate.max_tokens
-        return model
+            return load_run_model(self.config, self.run / "adapters").to(self.accelerator.device)
 
     def score(self, split: str, reuse: bool = False) -> ScoreTable | None:
         """The score table of a split, also written to the run folder; None on all processes but the first.
@@ -97,6 +95,7 @@ class SplitScores:
                 rows,
                 max_tokens=self.config.evaluate.max_tokens,
                 max_row=self.config.tokens.max_row,
+                chunk_tokens=self.config.evaluate.max_tokens,
                 device=self.accelerator.device,
                 world=self.world,
                 progress=bar.advance,

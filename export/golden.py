@@ -156,7 +156,7 @@ def _score_slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -
     raw = np.array(cells, dtype=np.float64)  # None becomes NaN
     features = standardised(scales, raw) if scales else None
     slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
-    return model(**build_batch([slate], max_row=row, pad_id=0).model_inputs())
+    return model.score(build_batch([slate], max_row=row, pad_id=0).model_inputs())
 
 
 def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import config_hash, load_model_config, resolve_path
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.quantized import compute_in
 from equipoise.modeling.relevance import Relevance
 
@@ -54,18 +54,17 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
     features = columns_of(read_scales(record.get("features", {})))
     retrieval = {name: int(about["dimension"]) for name, about in searching.items()}
-    relevance = Relevance.read(record.get("relevance_exponents", {}), objectives, pointwise)
-    model = build_model(
+    spec = ModelSpec(
         backbone,
         lora,
         pointwise,
         listwise,
         offsets,
-        seed=0,
         features=features,
         retrieval=retrieval,
-        relevance=relevance,
+        relevance=Relevance.read(record.get("relevance_exponents", {}), objectives, pointwise),
     )
+    model = build_model(spec)
     layers = f"backbone.trunk.{model.backbone.layers_name}."
     named = {name.replace("TRUNK.", layers, 1): tensor for name, tensor in tensors.items()}
     try:

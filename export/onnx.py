@@ -23,7 +23,7 @@ from torch.export import Dim
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
-from equipoise.modeling.model import SlateModel
+from equipoise.modeling.model import PACKED, ForwardRequest, SlateModel
 
 FOLDER = "onnx"
 GRAPH = "model.onnx"
@@ -82,7 +82,9 @@ class SlateGraph(nn.Module):
         features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Outputs (N,), in the order of `output_names`."""
-        outputs = self.model(input_ids, position_ids, segment_ids, candidate_tokens, slots, features=features)
+        tensors = (input_ids, position_ids, segment_ids, candidate_tokens, slots)
+        inputs = dict(zip((*PACKED, "slots"), tensors, strict=True))
+        outputs = self.model.score(inputs | ({} if features is None else {"features": features}))
         return tuple(outputs[name] - self.model.offsets.get(name, 0.0) for name in self.model.objectives)
 
 
@@ -199,10 +201,10 @@ class OnnxModel(nn.Module):
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.offsets = offsets
 
-    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, request: ForwardRequest) -> dict[str, torch.Tensor]:
         """As SlateModel: float32 (N,) per objective, pointwise ones with their offset."""
         names = [output.name for output in self.session.get_outputs()]
-        values = self.session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        values = self.session.run(None, {name: tensor.numpy() for name, tensor in request.inputs.items()})
         outputs = {}
         for name, value in zip(names, values, strict=True):
             kind, _, objective = name.partition("_")

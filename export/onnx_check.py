@@ -17,7 +17,7 @@ from equipoise.data.batches import Slate, build_batch
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.pointwise import auc
 from equipoise.export.onnx import FOLDER, GRAPH, INT8, REPORT, OnnxModel
-from equipoise.modeling.model import SlateModel
+from equipoise.modeling.model import ForwardRequest, SlateModel
 from equipoise.train.scoring import score_slates
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.validation import spread_rows
@@ -88,14 +88,14 @@ def _bytes(graph: Path) -> int:
 def _latency(engines: Mapping[str, nn.Module], slates: SlateSet, rows: list[int], max_row: int) -> dict[str, float]:
     """Median seconds of one slate alone, engines alternately so that a busy machine is fair to all."""
     cut = [_cut(slates.slate(row), TIMED_CANDIDATES) for row in rows]
-    batches = [build_batch([slate], max_row, slates.pad_id).model_inputs() for slate in cut]
+    batches = [ForwardRequest(build_batch([slate], max_row, slates.pad_id).model_inputs()) for slate in cut]
     times: dict[str, list[float]] = {name: [] for name in engines}
     with torch.inference_mode():
         for round_ in range(ROUNDS + 1):
             for inputs in batches:
                 for name, engine in engines.items():
                     start = time.perf_counter()
-                    engine(**inputs)
+                    engine(request=inputs)
                     if round_:  # the first one warms up
                         times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}

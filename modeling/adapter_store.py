@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +15,19 @@ from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 
+if TYPE_CHECKING:
+    from equipoise.modeling.model import ModelSpec, SlateModel
+
 TENSORS = "adapters.safetensors"
 ABOUT = "adapters.json"
+
+
+@dataclass(frozen=True)
+class TextTemplates:
+    """The templates that rendered the training texts, as JSON."""
+
+    prompt: dict[str, Any]
+    history: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,35 @@ class AdapterInfo:
     retrieval: dict[str, int] = field(default_factory=dict)
     relevance: dict[str, float] = field(default_factory=dict)
     links: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        spec: "ModelSpec", model: "SlateModel", texts: TextTemplates, features: Mapping[str, dict[str, Any]]
+    ) -> "AdapterInfo":
+        """What the adapters of a model belong to.
+
+        Args:
+            spec: that it was built from.
+            model: built.
+            texts: templates of the training texts.
+            features: how each feature is standardised.
+        """
+        from equipoise.modeling.backbone import config_hash, load_model_config  # transformers loads only here
+
+        return AdapterInfo(
+            base_path=spec.backbone.path,
+            base_hash=config_hash(load_model_config(spec.backbone)),
+            split=model.backbone.split,
+            pointwise=dict(spec.pointwise),
+            listwise=list(spec.listwise),
+            offsets=model.offsets,
+            prompt=texts.prompt,
+            history=texts.history,
+            features=dict(features),
+            retrieval=dict(spec.retrieval),
+            relevance=model.relevance.exponents,
+            links={name: link.to_json() for name, link in model.relevance.links.items()},
+        )
 
 
 def save_adapters(folder: Path, tensors: Mapping[str, torch.Tensor], info: AdapterInfo) -> None:

@@ -226,9 +226,9 @@ class LayerCall:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    def with_pass(self, slate_pass: Any) -> "LayerCall":
-        """The same call for another pass of the prefix-split attention."""
-        return LayerCall(self.args, {**self.kwargs, prefix_split.ARGUMENT: slate_pass})
+    def with_forward(self, slate_forward: prefix_split.SlateForward) -> "LayerCall":
+        """The same call for another forward of the prefix-split attention."""
+        return LayerCall(self.args, {**self.kwargs, prefix_split.ARGUMENT: slate_forward})
 
     def at(self, index: torch.Tensor, tokens: int) -> "LayerCall":
         """The call for some of its `tokens` tokens: every tensor with one entry per token along dimension 1 is cut."""
@@ -280,7 +280,8 @@ class SplitBackbone(nn.Module):
     """A base model cut below layer `split`.
 
     `trunk` is the model with its upper layers tapped, `upper` the layers taken out, `norm` its final normalisation.
-    `pooling` is what heads read of a candidate: its `last` token or, of encoders, the `mean` of its tokens.
+    `pooling` is what heads read of a candidate: its `last` token or, of encoders, the `mean` of its tokens. `layer_of`
+    is the index of the layer that a module belongs to, counted in the whole model.
 
     Raises:
         UserError: the model cannot be cut there or read so.
@@ -300,6 +301,7 @@ class SplitBackbone(nn.Module):
         parent = model.get_submodule(parent_name)
         self.taps = [Tap() for _ in range(split, len(layers))]
         self.upper = nn.ModuleList(layers[split:])
+        self.layer_of: dict[nn.Module, int] = {m: index for index, layer in enumerate(layers) for m in layer.modules()}
         self.norm = _take_final_norm(parent)
         setattr(parent, list_name, nn.ModuleList([*layers[:split], *self.taps]))
         self.trunk = model

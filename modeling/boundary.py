@@ -1,12 +1,14 @@
 """Where trunk meets towers: one autograd node that balances the objectives' gradients on their way down.
 
-Forward hands K views of z to the K towers. Backward receives all K cotangents g_k = ∂L_k/∂z at once, forms their Gram
-matrix, asks for weights α, and returns Σ α_k g_k to the trunk: one forward and one backward, whatever the engine.
+Forward hands K views of z to the K towers. Backward receives all K gradients g_k = ∂L_k/∂z at once, forms their Gram
+matrix, asks for weights α, and returns Σ α_k g_k to the trunk: one forward and one backward, whatever the engine. Who
+is asked, and what else forward and backward share, is in the `StepContext` that comes with the call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
@@ -31,26 +33,29 @@ def gram_matrix(gradients: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tenso
     return gram + gram.tril(-1).T
 
 
-class Cotangents:
+class BoundaryGradients:
     """What one backward brings to the boundary, and what can be asked of it.
 
     Attributes:
-        at_z: K tensors, g_k = ∂L_k/∂z.
-        intact: bool (K,), False where a part of g_k was dropped on its way because it was not finite; None: all are.
+        values: K tensors, g_k = ∂L_k/∂z.
+        finite_mask: bool (K,), False where a part of g_k was dropped above because it was not finite; None: all are.
     """
 
-    def __init__(self, z: torch.Tensor, at_z: tuple[torch.Tensor, ...], intact: torch.Tensor | None = None) -> None:
-        self._z, self.at_z = z, at_z
-        self.intact = torch.ones(len(at_z), dtype=torch.bool, device=at_z[0].device) if intact is None else intact
+    def __init__(
+        self, z: torch.Tensor, values: tuple[torch.Tensor, ...], finite_mask: torch.Tensor | None = None
+    ) -> None:
+        self._z, self.values = z, values
+        ones = torch.ones(len(values), dtype=torch.bool, device=values[0].device)
+        self.finite_mask = ones if finite_mask is None else finite_mask
 
     def gram(self) -> torch.Tensor:
-        """⟨g_i, g_j⟩ at z, (K, K) float64; NaN for those that are not intact."""
-        both = self.intact[:, None] & self.intact[None, :]
-        return gram_matrix(self.at_z).masked_fill(~both, torch.nan)
+        """⟨g_i, g_j⟩ at z, (K, K) float64; NaN for those that are not finite."""
+        both = self.finite_mask[:, None] & self.finite_mask[None, :]
+        return gram_matrix(self.values).masked_fill(~both, torch.nan)
 
     def squares(self) -> torch.Tensor:
-        """‖g_k‖² at z, (K,) float64; NaN for those that are not intact."""
-        return torch.stack([gram_matrix([g])[0, 0] for g in self.at_z]).masked_fill(~self.intact, torch.nan)
+        """‖g_k‖² at z, (K,) float64; NaN for those that are not finite."""
+        return torch.stack([gram_matrix([g])[0, 0] for g in self.values]).masked_fill(~self.finite_mask, torch.nan)
 
     def gradients(self, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
         """∂L_k/∂parameters of every objective, through the trunk: (K, P) in float32 or better, parameters end to end.
@@ -58,14 +63,10 @@ class Cotangents:
         Costs K backwards from z to the first of the parameters; the graph is kept for the one that trains.
         """
         rows = []
-        for cotangent in self.at_z:
-            found = torch.autograd.grad(self._z, parameters, cotangent, retain_graph=True)
-            rows.append(torch.cat([g.reshape(-1).to(torch.promote_types(g.dtype, torch.float32)) for g in found]))
-        return torch.stack(rows).masked_fill(~self.intact[:, None], torch.nan)
-
-
-Solve = Callable[[Cotangents], Sequence[float]]
-"""From this process's cotangents to the K weights, the same on all processes; 0 means that the gradient is left out."""
+        for value in self.values:
+            parts = torch.autograd.grad(self._z, parameters, value, retain_graph=True)
+            rows.append(torch.cat([g.reshape(-1).to(torch.promote_types(g.dtype, torch.float32)) for g in parts]))
+        return torch.stack(rows).masked_fill(~self.finite_mask[:, None], torch.nan)
 
 
 def combine(weights: Sequence[float], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -78,79 +79,39 @@ def combine(weights: Sequence[float], gradients: Sequence[torch.Tensor]) -> torc
     return total.to(gradients[0].dtype)
 
 
-Intact = Callable[[], torch.Tensor] | None
-"""Asked in backward which objectives' cotangents have arrived whole, bool (K,); None: all."""
-
-
-class _FanOut(torch.autograd.Function):
-    """z → K views of z; K cotangents → Σ α_k g_k."""
+class _FiniteOnly(torch.autograd.Function):
+    """Identity; its gradient is replaced by zeros while the objective is blocked, or where it is not finite."""
 
     @staticmethod
-    def forward(
-        ctx: Any, z: torch.Tensor, count: int, boundary: "Boundary", intact: Intact
-    ) -> tuple[torch.Tensor, ...]:
-        ctx.boundary, ctx.intact = boundary, intact
-        ctx.save_for_backward(z)
-        return tuple(z.view_as(z) for _ in range(count))
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (z,) = ctx.saved_tensors
-        return ctx.boundary.balance(z, cotangents, ctx.intact), None, None, None
-
-
-class Boundary:
-    """Fans z out to the towers; `solve` is handed in by whoever trains, so that modeling does not know the methods."""
-
-    def __init__(self) -> None:
-        self.solve: Solve | None = None
-
-    def fan_out(self, z: torch.Tensor, count: int, intact: Intact = None) -> tuple[torch.Tensor, ...]:
-        """K views of z. Without gradients, or before a `solve` is set, they are z itself."""
-        if self.solve is None or not torch.is_grad_enabled() or not z.requires_grad:
-            return (z,) * count
-        return _FanOut.apply(z, count, self, intact)
-
-    def balance(self, z: torch.Tensor, cotangents: tuple[torch.Tensor, ...], intact: Intact = None) -> torch.Tensor:
-        """What the trunk gets: Σ α_k g_k with the weights of `solve`, the plain sum where none is set."""
-        if self.solve is None:
-            return combine([1.0] * len(cotangents), cotangents)
-        return combine(self.solve(Cotangents(z, cotangents, intact() if intact is not None else None)), cotangents)
-
-
-class _Gate(torch.autograd.Function):
-    """Identity; its gradient is replaced by zeros while the gate is closed, or where it is not finite."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, gates: "Gates", name: str) -> torch.Tensor:
-        ctx.gates, ctx.name = gates, name
+    def forward(ctx: Any, x: torch.Tensor, guard: "NonFiniteGuard", name: str) -> torch.Tensor:
+        ctx.guard, ctx.name = guard, name
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        if ctx.name in ctx.gates.closed:
+        if ctx.name in ctx.guard.blocked:
             return torch.zeros_like(gradient), None, None
-        return ctx.gates.pass_finite(ctx.name, gradient), None, None
+        return ctx.guard.pass_finite(ctx.name, gradient), None, None
 
 
-class Gates:
-    """One gate per objective between its head and its loss: what is not finite stays out of the tower."""
+class NonFiniteGuard:
+    """Stands between each objective's head and its loss: what is not finite stays out of the tower.
+
+    Attributes:
+        blocked: objectives whose gradient is zero in the backward to come.
+    """
 
     def __init__(self) -> None:
-        self.closed: set[str] = set()
+        self.blocked: frozenset[str] = frozenset()
         self._finite: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """Pass x through the gate of objective `name`."""
-        return _Gate.apply(x, self, name) if x.requires_grad else x
+        """Pass an output x of objective `name`."""
+        return _FiniteOnly.apply(x, self, name) if x.requires_grad else x
 
-    def reset(self) -> None:
-        """Open all gates and forget what passed: a new forward begins."""
-        self.closed, self._finite = set(), {}
-
-    def close(self, names: set[str]) -> None:
-        """Close the gates of `names` for the backward that follows."""
-        self.closed = set(names)
+    def block(self, names: Iterable[str]) -> None:
+        """Let the backward that follows have nothing of `names`."""
+        self.blocked = frozenset(names)
 
     def pass_finite(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient, or zeros if any of it is not finite; decided on the device, so that nothing waits for it."""
@@ -158,7 +119,69 @@ class Gates:
         self._finite[name] = finite & self._finite[name] if name in self._finite else finite
         return torch.where(finite, gradient, torch.zeros_like(gradient))
 
-    def intact(self, names: Sequence[str], device: torch.device) -> torch.Tensor:
-        """Whether all that came back to the gates of each objective was finite, bool (K,); closed gates count as so."""
+    def finite_mask(self, names: Sequence[str], device: torch.device) -> torch.Tensor:
+        """Whether all that came back for each objective was finite, bool (K,); blocked ones count as finite."""
         yes = torch.ones((), dtype=torch.bool, device=device)
         return torch.stack([self._finite.get(name, yes) for name in names])
+
+
+class StepContext:
+    """One forward and the backward that follows it: handed to the model by whoever trains, and asked in backward.
+
+    Args:
+        compute_weights: gives the weights of the boundary gradients; None: their plain sum goes down.
+        step: number of the optimizer step.
+
+    Attributes:
+        losses: float64 (K,), the global losses, once `report_losses` has been called.
+        guard: keeps out of the towers what is not finite.
+        nonfinite: objectives whose gradient was found not to be finite; the same on all processes.
+    """
+
+    def __init__(self, compute_weights: "ComputeWeights | None" = None, step: int = 0) -> None:
+        self.compute_weights, self.step = compute_weights, step
+        self.losses: np.ndarray | None = None
+        self.guard = NonFiniteGuard()
+        self.nonfinite: set[str] = set()
+
+    def report_losses(self, names: Sequence[str], losses: np.ndarray) -> set[str]:
+        """Between forward and backward: the global losses, float64 (K,); returns the names of those not finite.
+
+        They get no part in the backward.
+        """
+        self.losses = losses
+        bad = {name for name, loss in zip(names, losses, strict=True) if not np.isfinite(loss)}
+        self.guard.block(bad)
+        return bad
+
+    def fan_out(self, z: torch.Tensor, names: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """K views of z. Without gradients, or with nothing to weigh them, they are z itself."""
+        if self.compute_weights is None or not torch.is_grad_enabled() or not z.requires_grad:
+            return (z,) * len(names)
+        return _FanOut.apply(z, tuple(names), self)
+
+    def balance(self, z: torch.Tensor, gradients: tuple[torch.Tensor, ...], names: Sequence[str]) -> torch.Tensor:
+        """What the trunk gets: Σ α_k g_k."""
+        if self.compute_weights is None:
+            return combine([1.0] * len(gradients), gradients)
+        finite_mask = self.guard.finite_mask(names, z.device)
+        return combine(self.compute_weights(BoundaryGradients(z, gradients, finite_mask), self), gradients)
+
+
+ComputeWeights = Callable[[BoundaryGradients, StepContext], Sequence[float]]
+"""From this process's boundary gradients to the K weights, the same on all processes; 0 leaves a gradient out."""
+
+
+class _FanOut(torch.autograd.Function):
+    """z → K views of z; K gradients → Σ α_k g_k."""
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor, names: tuple[str, ...], step: StepContext) -> tuple[torch.Tensor, ...]:
+        ctx.names, ctx.step = names, step
+        ctx.save_for_backward(z)
+        return tuple(z.view_as(z) for _ in names)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (z,) = ctx.saved_tensors
+        return ctx.step.balance(z, gradients, ctx.names), None, None

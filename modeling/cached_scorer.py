@@ -10,10 +10,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from equipoise.modeling.attention.prefix_split import Kept
-from equipoise.modeling.layout import SlateLayout, Spread
+from equipoise.modeling.attention.prefix_split import KVCache
+from equipoise.modeling.layout import Padding, SlateLayout
 from equipoise.modeling.model import SlateModel
-from equipoise.modeling.prefix_cache import Key, PrefixCache, PrefixState, put_together, take_apart
+from equipoise.modeling.prefix_cache import Key, PrefixCache, PrefixState, split_states, stack_states
 from equipoise.modeling.shared_prefix import SharedPrefix
 
 
@@ -21,7 +21,7 @@ from equipoise.modeling.shared_prefix import SharedPrefix
 class TokenSlate:
     """Token ids of a prefix (at least one) and of each candidate (at least one candidate with at least one id).
 
-    `features`: float32 (C, F), standardised; None where the model reads none.
+    `features`: float32 (N, X), standardised; None where the model reads none.
     """
 
     prefix: Sequence[int]
@@ -40,11 +40,10 @@ class CachedScorer:
 
     def __init__(self, model: SlateModel, cache: PrefixCache, most_tokens: int) -> None:
         self.model, self.cache, self.most_tokens = model, cache, most_tokens
-        self.layers = model.upper.count
 
     @torch.inference_mode()
     def score(self, slates: Sequence[TokenSlate], pointwise: bool = False) -> dict[str, torch.Tensor]:
-        """Scores of all candidates, slate after slate: float32 (N,) by name, as `SlateModel.forward` gives them.
+        """Scores of all candidates, slate after slate: float32 (N,) by name, as `SlateModel.score` gives them.
 
         Args:
             slates: at least one.
@@ -55,63 +54,59 @@ class CachedScorer:
         lengths = [len(slate.prefix) for slate in slates]
         layout = SlateLayout.end_to_end(lengths, [[len(ids) for ids in s.candidates] for s in slates], device)
         ids = [token for slate in slates for token in slate.prefix]
-        positions = [place for length in lengths for place in range(length)]
+        positions = [position for length in lengths for position in range(length)]
         for slate, length in zip(slates, lengths, strict=True):
             for candidate in slate.candidates:
                 ids += candidate
                 positions += range(length, length + len(candidate))
         input_ids, position_ids = (torch.tensor(x, device=device)[None] for x in (ids, positions))
-        way = SharedPrefix(model.upper, input_ids, position_ids, layout, model.candidates_only)
-        below, *above = put_together(self._states(slates, way))
-        way.below = below
-        keys = self._by_objective(above)
-        keys = {name: keys[name] for name in model.pointwise} if pointwise else keys
-        told = [slate.features for slate in slates if slate.features is not None]
-        features = torch.from_numpy(np.concatenate(told)).to(device) if told else None
-        return model.score_candidates(way, keys, _slots(slates, device), self.most_tokens, features)
+        tokens = SharedPrefix(model.upper, input_ids, position_ids, layout, model.candidates_only)
+        trunk_kv, *upper_kv = stack_states(self._states(slates, tokens))
+        # One cache for all objectives where their adapters leave prefixes alone.
+        shared = upper_kv * len(model.objectives) if model.candidates_only else upper_kv
+        kv = dict(zip(model.objectives, shared, strict=True))
+        kv = {name: kv[name] for name in model.pointwise} if pointwise else kv
+        given = [slate.features for slate in slates if slate.features is not None]
+        features = torch.from_numpy(np.concatenate(given)).to(device) if given else None
+        packing = tokens.over(layout, trunk_kv)
+        return model.score_candidates(packing, kv, _slots(slates, device), self.most_tokens, features)
 
-    def _by_objective(self, above: list[Kept]) -> dict[str, list[Kept]]:
-        names = self.model.objectives
-        if self.model.candidates_only:
-            return dict.fromkeys(names, above)
-        return {name: above[n * self.layers : (n + 1) * self.layers] for n, name in enumerate(names)}
-
-    def _states(self, slates: Sequence[TokenSlate], way: SharedPrefix) -> list[PrefixState]:
+    def _states(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> list[PrefixState]:
         """The state of every slate's prefix; unknown ones are encoded first, each once."""
         keys = [self.cache.key(slate.prefix) for slate in slates]
-        found: dict[Key, PrefixState] = {}
+        states: dict[Key, PrefixState] = {}
         missing: dict[Key, int] = {}
         for row, key in enumerate(keys):
-            if key in found or key in missing:
+            if key in states or key in missing:
                 continue
             state = self.cache.get(key)
             if state is None:
                 missing[key] = row
             else:
-                found[key] = state
+                states[key] = state
         self.cache.misses += len(missing)
         self.cache.hits += len(keys) - len(missing)
         if missing:
-            encoded = self._encode([len(slate.prefix) for slate in slates], list(missing.values()), way)
-            found |= zip(missing, encoded, strict=True)
+            encoded = self._encode([len(slate.prefix) for slate in slates], list(missing.values()), packing)
+            states |= zip(missing, encoded, strict=True)
             for key in missing:
-                self.cache.put(key, found[key])
-        return [found[key] for key in keys]
+                self.cache.put(key, states[key])
+        return [states[key] for key in keys]
 
-    def _encode(self, lengths: list[int], rows: list[int], way: SharedPrefix) -> list[PrefixState]:
+    def _encode(self, lengths: list[int], rows: list[int], packing: SharedPrefix) -> list[PrefixState]:
         """The states of the prefixes of some rows."""
         starts = [0, *accumulate(lengths)]
-        device = way.layout.prefix_tokens.device
+        device = packing.layout.prefix_tokens.device
         chosen = torch.tensor([lengths[row] for row in rows], device=device)
         tokens = torch.cat([torch.arange(starts[row], starts[row + 1], device=device) for row in rows])
         sizes = [lengths[row] for row in rows]
-        prefixes = Spread.of(chosen, max(sizes), min(sizes) == max(sizes))
-        apart = way.over(replace(way.layout, prefix_tokens=tokens, prefixes=prefixes))
-        parts = apart.encode_prefixes()
+        prefixes = Padding.of(chosen, max(sizes), min(sizes) == max(sizes))
+        alone = packing.over(replace(packing.layout, prefix_tokens=tokens, prefixes=prefixes))
+        parts = alone.encode_prefixes()
         names = self.model.objectives[:1] if self.model.candidates_only else self.model.objectives
-        stages = [apart.below, *(kept for name in names for kept in apart.prefix_keys(name, parts))]
+        stages: list[KVCache] = [alone.trunk_kv, *(alone.prefix_kv(name, parts) for name in names)]
         self.model.backbone.clear()
-        return take_apart(stages, sizes)
+        return split_states(stages, sizes)
 
 
 def _slots(slates: Sequence[TokenSlate], device: torch.device) -> torch.Tensor:

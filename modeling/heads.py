@@ -1,8 +1,8 @@
 """Heads: a logit per candidate for pointwise objectives, an adjustment δ within the slate for list-wise ones, a vector
 per text for recall.
 
-Shape suffixes: N candidates of the batch, S slates, M slots of the longest slate, H hidden size, F columns of features
-(numbers, then C of categories with slopes, then L of those without), D dimension.
+Shape suffixes as in modeling/model.py. The X columns of features are V numbers, then Y categories that interact with
+them, then B categories with a bias alone. D is the dimension of a vector, W the width of a slate head.
 """
 
 import math
@@ -16,13 +16,14 @@ RESPONSE_WIDTH = 32
 class FeatureResponse(nn.Module):
     """What features add to a logit: Σ_f x_f · (s_f(v) + Σ_c B_fc y_c) + Σ_c a_c y_c + Σ_l b_l w_l; 0 at first.
 
-    x are numeric features, y categories and w those without slopes (data.features), v is the candidate's vector,
-    s = out(GELU(enter(v))). So every category has its own level a and its own slopes B: the elasticity of a segment of
-    shoppers, say. The response to a number goes on beyond those of the training data as a logit in log price does.
+    x are numeric features, y categories and w those without interactions (data.features), v is the candidate's vector,
+    s = out(GELU(enter(v))). So every category has its own bias a and its own interactions B: the elasticity of a
+    segment of shoppers, say. The response to a number goes on beyond those of the training data as a logit in log
+    price does.
     """
 
-    SPEED = 2.0
-    """Few numbers say what a category does; at a weight's pace among thousands they would come late."""
+    RATE_MULTIPLIER = 2.0
+    """Learning-rate multiplier: few numbers say what a category does; at the rate of thousands of weights they lag."""
 
     def __init__(self, hidden: int, numbers: int, categories: int = 0, levels: int = 0) -> None:
         super().__init__()
@@ -39,19 +40,19 @@ class FeatureResponse(nn.Module):
         if self.level is not None:
             nn.init.zeros_(self.level.weight)
 
-    def forward(self, pooled_NH: torch.Tensor, features_NF: torch.Tensor) -> torch.Tensor:
+    def forward(self, pooled_NH: torch.Tensor, features_NX: torch.Tensor) -> torch.Tensor:
         """What is added to the logit, float32 (N,)."""
-        x_NF, rest = features_NF[:, : self.numbers].float(), features_NF[:, self.numbers :]
-        y_NC, w_NL = rest[:, : self.categories], rest[:, self.categories :]
+        numbers_NV, categories = features_NX[:, : self.numbers].float(), features_NX[:, self.numbers :]
+        interacting_NY, biased_NB = categories[:, : self.categories], categories[:, self.categories :]
         added_N = torch.zeros(pooled_NH.shape[0], device=pooled_NH.device)
         if self.numbers:
-            slopes_NF = self.out(nn.functional.gelu(self.enter(pooled_NH.to(self.enter.weight.dtype))))
-            added_N = (slopes_NF.float() * x_NF).sum(-1)
+            slopes_NV = self.out(nn.functional.gelu(self.enter(pooled_NH.to(self.enter.weight.dtype))))
+            added_N = (slopes_NV.float() * numbers_NV).sum(-1)
         if self.cross is not None:
-            own = self.SPEED * self.cross(y_NC.to(self.cross.weight.dtype)).float()
-            added_N = added_N + (own[:, : self.numbers] * x_NF).sum(-1) + own[:, self.numbers]
+            crossed_NV1 = self.RATE_MULTIPLIER * self.cross(interacting_NY.to(self.cross.weight.dtype)).float()
+            added_N = added_N + (crossed_NV1[:, : self.numbers] * numbers_NV).sum(-1) + crossed_NV1[:, self.numbers]
         if self.level is not None:
-            added_N = added_N + self.SPEED * self.level(w_NL.to(self.level.weight.dtype)).float()[:, 0]
+            added_N = added_N + self.RATE_MULTIPLIER * self.level(biased_NB.to(self.level.weight.dtype)).float()[:, 0]
         return added_N
 
 
@@ -66,16 +67,16 @@ class PointHead(nn.Module):
         super().__init__()
         self.score = nn.Linear(hidden, outputs, bias=False)
         nn.init.normal_(self.score.weight, std=1.0 / hidden)  # the first logit is the base rate's, give or take 0.05
-        found = numbers + categories + levels
-        self.response = FeatureResponse(hidden, numbers, categories, levels) if found else None
+        columns = numbers + categories + levels
+        self.response = FeatureResponse(hidden, numbers, categories, levels) if columns else None
 
-    def forward(self, pooled_NH: torch.Tensor, features_NF: torch.Tensor | None = None) -> torch.Tensor:
-        """Raw scores, float32, (N, outputs); `features_NF` where the head has features."""
+    def forward(self, pooled_NH: torch.Tensor, features_NX: torch.Tensor | None = None) -> torch.Tensor:
+        """Raw scores, float32, (N, outputs); `features_NX` where the head has features."""
         scores = self.score(pooled_NH.to(self.score.weight.dtype)).float()
         if self.response is None:
             return scores
-        assert features_NF is not None, "SlateModel checks that its features are there"
-        added = self.response(pooled_NH, features_NF)
+        assert features_NX is not None, "SlateModel checks that its features are there"
+        added = self.response(pooled_NH, features_NX)
         return torch.cat([scores[:, :1] + added[:, None], scores[:, 1:]], dim=1)
 
 
@@ -129,7 +130,7 @@ class VectorHead(nn.Module):
 
     START = (math.log(20.0), 1.0, 4.0)
     """log scale, prior, repeat; where half of what is taken was bought before, as in groceries, repeat is large."""
-    SPEED = 20.0
+    RATE_MULTIPLIER = 20.0
     """Single numbers must go much farther than a weight among thousands, at the same learning rate."""
 
     def __init__(self, hidden: int, dimension: int) -> None:
@@ -146,5 +147,5 @@ class VectorHead(nn.Module):
     def weights(self) -> torch.Tensor:
         """Scale, prior, repeat, float32 (3,)."""
         start = torch.tensor(self.START, device=self.moved.device)
-        log_scale, prior, repeat = (start + self.SPEED * self.moved.float()).unbind()
+        log_scale, prior, repeat = (start + self.RATE_MULTIPLIER * self.moved.float()).unbind()
         return torch.stack([log_scale.exp(), prior, repeat])

@@ -1,7 +1,6 @@
-"""Where the tokens of a batch of slates lie once padding is gone: all prefixes end to end, all candidates end to end.
+"""Where the tokens of a batch of slates are once padding is gone: all prefixes end to end, all candidates end to end.
 
-Shape suffixes: R rows, T tokens of a row, N candidates, L tokens of the longest candidate, P tokens of the longest
-prefix, C candidate tokens of the fullest row, F tokens of a flat stretch.
+Shape suffixes as in modeling/model.py; B rows of W positions (or more) hold the tokens of a flat stretch, padded.
 """
 
 from collections.abc import Iterator
@@ -13,89 +12,88 @@ import torch
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A flat stretch of tokens (F, …) laid out as padded lines (B, W, …), and back.
+class Padding:
+    """How a flat stretch of tokens (F, …) is padded to rows (B, W, …), and back.
 
     Attributes:
         shape: (B, W).
-        index: int64 (B·W,), the token in each place, 0 where there is none; None where nothing is padded.
-        places: int64 (F,), the place of each token among the B·W; None where nothing is padded.
-        empty: bool (B, W), True where there is no token; None where nothing is padded.
+        token_of_position: int64 (B·W,), the token at each position, 0 where there is none; None: nothing is padded.
+        position_of_token: int64 (F,), the position of each token among the B·W; None: nothing is padded.
+        is_padding: bool (B, W), True where there is no token; None: nothing is padded.
     """
 
     shape: tuple[int, int]
-    index: torch.Tensor | None
-    places: torch.Tensor | None
-    empty: torch.Tensor | None
+    token_of_position: torch.Tensor | None = None
+    position_of_token: torch.Tensor | None = None
+    is_padding: torch.Tensor | None = None
 
     @staticmethod
-    def of(lengths_B: torch.Tensor, longest: int, even: bool) -> "Spread":
-        """Lines of the given lengths (int64), one after another in the flat stretch."""
+    def of(lengths_B: torch.Tensor, longest: int, even: bool) -> "Padding":
+        """Rows of the given lengths (int64), one after another in the flat stretch; `even`: all are the longest."""
         count = lengths_B.shape[0]
         if even:
-            return Spread((count, longest), None, None, None)
+            return Padding((count, longest))
         starts = lengths_B.cumsum(0) - lengths_B
         column = torch.arange(longest, device=lengths_B.device)
-        there = column < lengths_B[:, None]
-        index = torch.where(there, starts[:, None] + column, 0).reshape(-1)
-        return Spread((count, longest), index, there.reshape(-1).nonzero().squeeze(1), ~there)
+        is_token = column < lengths_B[:, None]
+        token_of_position = torch.where(is_token, starts[:, None] + column, 0).reshape(-1)
+        return Padding((count, longest), token_of_position, is_token.reshape(-1).nonzero().squeeze(1), ~is_token)
 
-    def lay(self, flat: torch.Tensor) -> torch.Tensor:
-        """(F, …) → (B, W, …); what stands in empty places is any token's."""
-        laid = flat if self.index is None else flat.index_select(0, self.index)
-        return laid.reshape(*self.shape, *flat.shape[1:])
+    def pad(self, flat: torch.Tensor) -> torch.Tensor:
+        """(F, …) → (B, W, …); padding holds any token's values."""
+        padded = flat if self.token_of_position is None else flat.index_select(0, self.token_of_position)
+        return padded.reshape(*self.shape, *flat.shape[1:])
 
-    def lay_zero(self, flat: torch.Tensor) -> torch.Tensor:
-        """(F, …) → (B, W, …), zeros in empty places."""
-        if self.places is None:
-            return self.lay(flat)
-        laid = flat.new_zeros(self.shape[0] * self.shape[1], *flat.shape[1:])
-        return laid.index_copy_(0, self.places, flat).view(*self.shape, *flat.shape[1:])
+    def pad_with_zeros(self, flat: torch.Tensor) -> torch.Tensor:
+        """(F, …) → (B, W, …); padding holds zeros."""
+        if self.position_of_token is None:
+            return self.pad(flat)
+        padded = flat.new_zeros(self.shape[0] * self.shape[1], *flat.shape[1:])
+        return padded.index_copy_(0, self.position_of_token, flat).view(*self.shape, *flat.shape[1:])
 
-    def gather(self, laid: torch.Tensor) -> torch.Tensor:
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
         """(B, W, …) → (F, …)."""
-        flat = laid.reshape(self.shape[0] * self.shape[1], *laid.shape[2:])
-        return flat if self.places is None else flat.index_select(0, self.places)
+        flat = padded.reshape(self.shape[0] * self.shape[1], *padded.shape[2:])
+        return flat if self.position_of_token is None else flat.index_select(0, self.position_of_token)
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """Additive mask over the places as keys, (B, 1, 1, W): −inf where empty; None where nothing is padded."""
-        if self.empty is None:
+        """Additive mask over the positions as keys, (B, 1, 1, W): −inf at padding; None where nothing is padded."""
+        if self.is_padding is None:
             return None
-        return torch.zeros(self.shape, dtype=dtype, device=self.empty.device).masked_fill_(self.empty, -torch.inf)[
-            :, None, None
-        ]
+        zeros = torch.zeros(self.shape, dtype=dtype, device=self.is_padding.device)
+        return zeros.masked_fill_(self.is_padding, -torch.inf)[:, None, None]
 
 
-class _Lay(torch.autograd.Function):
+class _Pad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, flat: torch.Tensor, spread: Spread) -> torch.Tensor:
-        ctx.spread = spread
-        return spread.lay(flat)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.spread.gather(grad), None
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, laid: torch.Tensor, spread: Spread) -> torch.Tensor:
-        ctx.spread = spread
-        return spread.gather(laid)
+    def forward(ctx: Any, flat: torch.Tensor, padding: Padding) -> torch.Tensor:
+        ctx.padding = padding
+        return padding.pad(flat)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.spread.lay_zero(grad), None
+        return ctx.padding.unpad(grad), None
 
 
-def lay(flat: torch.Tensor, spread: Spread) -> torch.Tensor:
-    """`spread.lay` with a gradient in which empty places have no part."""
-    return spread.lay(flat) if spread.index is None else _Lay.apply(flat, spread)
+class _Unpad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, padding: Padding) -> torch.Tensor:
+        ctx.padding = padding
+        return padding.unpad(padded)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.padding.pad_with_zeros(grad), None
 
 
-def gather(laid: torch.Tensor, spread: Spread) -> torch.Tensor:
-    """`spread.gather` with a gradient that is zero in empty places."""
-    return spread.gather(laid) if spread.places is None else _Gather.apply(laid, spread)
+def pad(flat: torch.Tensor, padding: Padding) -> torch.Tensor:
+    """`padding.pad` with a gradient in which padding has no part."""
+    return padding.pad(flat) if padding.token_of_position is None else _Pad.apply(flat, padding)
+
+
+def unpad(padded: torch.Tensor, padding: Padding) -> torch.Tensor:
+    """`padding.unpad` with a gradient that is zero at padding."""
+    return padding.unpad(padded) if padding.position_of_token is None else _Unpad.apply(padded, padding)
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,9 @@ class SlateLayout:
     Attributes:
         prefix_tokens: int64 (F,), the prefix tokens of all rows, as indices into the R·T tokens of the batch.
         candidate_tokens: int64 (F,), the tokens of all candidates, likewise.
-        prefixes: prefix tokens as lines (R, P).
-        rows: candidate tokens as lines (R', C), those of one row together; R' counts the rows `first_row` and on.
-        own: candidate tokens as lines (N, L), one candidate each.
+        prefixes: prefix tokens padded to (R, P).
+        rows: candidate tokens padded to (R', W), those of one row together; R' counts the rows `first_row` and on.
+        own: candidate tokens padded to (N, L), one candidate each.
         lengths_N: int64, tokens of each candidate.
         row_N: int64, the row of each candidate.
         most_per_row: candidates of the row that has most.
@@ -117,9 +115,9 @@ class SlateLayout:
 
     prefix_tokens: torch.Tensor
     candidate_tokens: torch.Tensor
-    prefixes: Spread
-    rows: Spread
-    own: Spread
+    prefixes: Padding
+    rows: Padding
+    own: Padding
     lengths_N: torch.Tensor
     row_N: torch.Tensor
     most_per_row: int
@@ -128,7 +126,7 @@ class SlateLayout:
 
     @staticmethod
     def of(segment_ids_RT: torch.Tensor, candidate_tokens_NL: torch.Tensor) -> "SlateLayout":
-        """The layout of a batch as `SlateModel.forward` gets it; candidates must be numbered row after row."""
+        """The layout of a batch as the model gets it; candidates must be numbered row after row."""
         rows, width = segment_ids_RT.shape
         present_NL = candidate_tokens_NL >= 0
         lengths_N = present_NL.sum(1)
@@ -141,9 +139,9 @@ class SlateLayout:
         return SlateLayout(
             prefix_tokens=(segment_ids_RT.reshape(-1) == 0).nonzero().squeeze(1),
             candidate_tokens=candidate_tokens_NL[present_NL],
-            prefixes=Spread.of(prefix_R, high_p, low_p == high_p),
-            rows=Spread.of(filled_R, high_c, low_c == high_c),
-            own=Spread.of(lengths_N, high_n, low_n == high_n),
+            prefixes=Padding.of(prefix_R, high_p, low_p == high_p),
+            rows=Padding.of(filled_R, high_c, low_c == high_c),
+            own=Padding.of(lengths_N, high_n, low_n == high_n),
             lengths_N=lengths_N,
             row_N=row_N,
             most_per_row=most,
@@ -161,31 +159,31 @@ class SlateLayout:
         counts, filled = [len(lengths) for lengths in lengths_RN], [sum(lengths) for lengths in lengths_RN]
         lengths = [length for row in lengths_RN for length in row]
 
-        def spread(sizes: list[int]) -> Spread:
-            return Spread.of(torch.tensor(sizes, device=device), max(sizes), min(sizes) == max(sizes))
+        def padding(sizes: list[int]) -> Padding:
+            return Padding.of(torch.tensor(sizes, device=device), max(sizes), min(sizes) == max(sizes))
 
         first, last = sum(prefix_R), sum(prefix_R) + sum(lengths)
         return SlateLayout(
             prefix_tokens=torch.arange(first, device=device),
             candidate_tokens=torch.arange(first, last, device=device),
-            prefixes=spread(prefix_R),
-            rows=spread(filled),
-            own=spread(lengths),
+            prefixes=padding(prefix_R),
+            rows=padding(filled),
+            own=padding(lengths),
             lengths_N=torch.tensor(lengths, device=device),
             row_N=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device),
             most_per_row=max(counts),
         )
 
     @cached_property
-    def last_rows(self) -> Spread:
-        """The candidates' last tokens as lines, those of one row together; made once for all towers."""
+    def last_rows(self) -> Padding:
+        """The candidates' last tokens padded, those of one row together; made once for all towers."""
         counts_R = torch.bincount(self.row_N - self.first_row, minlength=self.rows.shape[0])
         even = self.most_per_row * len(counts_R) == len(self.row_N)
-        return Spread.of(counts_R, self.most_per_row, even)
+        return Padding.of(counts_R, self.most_per_row, even)
 
     @property
     def last_N(self) -> torch.Tensor:
-        """int64 (N,), the place of each candidate's last token among the candidate tokens."""
+        """int64 (N,), the index of each candidate's last token among the candidate tokens."""
         return self.lengths_N.cumsum(0) - 1
 
     def chunks(self, most_tokens: int) -> Iterator["SlateLayout"]:
@@ -210,8 +208,8 @@ class SlateLayout:
             prefix_tokens=self.prefix_tokens,
             candidate_tokens=self.candidate_tokens[first:last],
             prefixes=self.prefixes,
-            rows=Spread.of(filled_R, fullest, bool((filled_R == fullest).all())),
-            own=Spread.of(lengths_N, longest, bool((lengths_N == longest).all())),
+            rows=Padding.of(filled_R, fullest, bool((filled_R == fullest).all())),
+            own=Padding.of(lengths_N, longest, bool((lengths_N == longest).all())),
             lengths_N=lengths_N,
             row_N=row_N,
             most_per_row=int(torch.bincount(row_N - low).max()),

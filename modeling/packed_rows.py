@@ -1,6 +1,6 @@
-"""A slate as one row under a T × T mask: the way for backbones that cannot split the attention, and the reference.
+"""A slate as one row under a T × T mask: for backbones that cannot split the attention, and the reference.
 
-Shape suffixes: R rows, T tokens of a row, N candidates of the batch, L tokens of the longest candidate, H hidden size.
+Shape suffixes as in modeling/model.py.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,18 @@ from typing import Any
 import torch
 
 from equipoise.modeling.masks import slate_block_mask, slate_mask
+from equipoise.modeling.packing import Packing
 from equipoise.modeling.upper import UpperLayers
 
 FLEX_BLOCK = 128
 
 
-class PackedRows:
-    """One batch on its way through the backbone.
+class PackedRows(Packing):
+    """Rows as the batch has them, padding included.
 
     Args:
         upper: the upper layers.
-        input_ids, position_ids, segment_ids: int64 (R, T), as `SlateModel.forward` takes them.
+        input_ids, position_ids, segment_ids: int64 (R, T), as the model takes them.
         candidate_tokens: int64 (N, L).
         candidates_only: objective adapters act on candidate tokens alone.
     """
@@ -48,20 +49,18 @@ class PackedRows:
         self._calls: list[Any] = []
 
     @property
-    def tokens(self) -> int:
-        """Token places that the linear layers compute, padding included."""
+    def computed_tokens(self) -> int:
         return self.input_ids.numel()
 
     def encode(self) -> list[torch.Tensor]:
-        """What all towers read: z (R, T, H)."""
+        """z (R, T, H) alone."""
         make = slate_block_mask if self.flex else slate_mask
         mask = make(self.segment_ids, causal=not self.backbone.encoder)
         z_RTH = self.backbone.encode(self.input_ids, self.position_ids, mask)
         self._calls = self.backbone.calls()
         return [z_RTH]
 
-    def tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
-        """The vectors of all candidates, (N, H), as objective `name` sees them; `pooling` instead of the backbone's."""
+    def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
         (hidden_RTH,) = parts
         for index, call in enumerate(self._calls):
             hidden_RTH = self.upper.run(index, name, call, hidden_RTH, self.acts_on_RT1)
@@ -75,9 +74,8 @@ class PackedRows:
             return self.backbone.norm(flat[self.candidate_tokens.gather(1, last_N1).squeeze(1)])
         return self.mean_of_candidates(self.backbone.norm(hidden_RTH))
 
-    def mean_of_candidates(self, states_RTH: torch.Tensor) -> torch.Tensor:
-        """The mean over each candidate's tokens, (N, H)."""
-        flat = states_RTH.reshape(-1, states_RTH.shape[-1])
+    def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        flat = states.reshape(-1, states.shape[-1])
         tokens_NLH = flat[self.candidate_tokens.clamp(min=0)]
         weights_NL1 = (self.candidate_tokens >= 0).unsqueeze(-1).to(tokens_NLH.dtype)
         return (tokens_NLH * weights_NL1).sum(1) / weights_NL1.sum(1)

@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from equipoise.modeling.attention.prefix_split import Kept
+from equipoise.modeling.attention.prefix_split import KVCache
 
 Key = bytes
 """What a prefix is known by: its token ids as bytes."""
@@ -22,32 +22,32 @@ class PrefixState:
     """All that candidates read of one prefix.
 
     Attributes:
-        stages: keys and values (g, P, D) by attention module: those of the trunk, then those of the upper layers one
-            by one, for all objectives at once or for one after another.
+        stages: keys and values (g, P, D) of each layer: those of the trunk, then those of the upper layers, for all
+            objectives at once or for one after another.
         size: their bytes.
     """
 
-    stages: tuple[Kept, ...]
+    stages: tuple[KVCache, ...]
     size: int
 
 
-def take_apart(stages: Sequence[Kept], lengths_R: Sequence[int]) -> list[PrefixState]:
+def split_states(stages: Sequence[KVCache], lengths_R: Sequence[int]) -> list[PrefixState]:
     """The states of the prefixes of a batch, whose keys and values are (R, g, P, D), each without its padding."""
     states = []
     for row, length in enumerate(lengths_R):
         # Copies, for a view would keep the whole batch alive.
         own = tuple(
-            {module: (k[row, :, :length].clone(), v[row, :, :length].clone()) for module, (k, v) in kept.items()}
-            for kept in stages
+            {layer: (k[row, :, :length].clone(), v[row, :, :length].clone()) for layer, (k, v) in stage.items()}
+            for stage in stages
         )
-        states.append(PrefixState(own, sum(x.nbytes for kept in own for pair in kept.values() for x in pair)))
+        states.append(PrefixState(own, sum(x.nbytes for stage in own for pair in stage.values() for x in pair)))
     return states
 
 
-def put_together(states: Sequence[PrefixState]) -> list[Kept]:
-    """Keys and values (R, g, P, D) of a batch with these prefixes; zeros stand where a prefix is shorter."""
+def stack_states(states: Sequence[PrefixState]) -> list[KVCache]:
+    """Keys and values (R, g, P, D) of a batch with these prefixes; zeros where a prefix is shorter."""
     return [
-        {module: (_rows([s[module][0] for s in stage]), _rows([s[module][1] for s in stage])) for module in stage[0]}
+        {layer: (_rows([s[layer][0] for s in stage]), _rows([s[layer][1] for s in stage])) for layer in stage[0]}
         for stage in zip(*(state.stages for state in states), strict=True)
     ]
 

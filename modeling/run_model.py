@@ -9,7 +9,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import load_adapters, read_info
 from equipoise.modeling.backbone import config_hash, load_model_config
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.quantized import compute_in
 from equipoise.modeling.relevance import Relevance
 
@@ -37,7 +37,7 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         raise UserError(
             f"{adapters_folder} and the config differ in objective '{name}': use the config.yaml of the same run"
         )
-    model = build_model(
+    spec = ModelSpec(
         config.backbone,
         config.lora,
         info.pointwise,
@@ -48,6 +48,7 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         retrieval=info.retrieval,
         relevance=Relevance.read(info.relevance, info.links, info.pointwise),
     )
+    model = build_model(spec)
     if model.backbone.split != info.split:
         raise UserError(
             f"{adapters_folder} was trained with backbone.split: {info.split}, the config gives "

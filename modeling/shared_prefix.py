@@ -1,10 +1,10 @@
 """A batch without padding, prefixes and candidates apart: each prefix is encoded once and its keys are shared.
 
-All prefix tokens stand end to end, and so do all candidate tokens; a layer runs over either stretch, and only its
+All prefix tokens are end to end, and so are all candidate tokens; a layer runs over either stretch, and only its
 attention (equipoise.modeling.attention.prefix_split) knows which token belongs to which slate. What nobody reads is not
 computed: of a prefix in the last layer only keys and values, of candidates read at their last token nothing else.
 
-Shape suffixes: F tokens of a flat stretch, N candidates of the batch, H hidden size.
+Shape suffixes as in modeling/model.py.
 """
 
 from collections.abc import Sequence
@@ -13,27 +13,31 @@ import torch
 
 from equipoise.modeling.attention.prefix_split import (
     ARGUMENT,
-    CandidatePass,
-    JointPass,
-    Kept,
-    LastTokenPass,
-    OwnKeysPass,
-    PrefixPass,
+    CandidateForward,
+    CandidateKeysForward,
+    JointForward,
+    KVCache,
+    LastTokenForward,
+    PrefixForward,
+    PrefixKeysForward,
+    SlateForward,
 )
 from equipoise.modeling.backbone import LayerCall
 from equipoise.modeling.layout import SlateLayout
+from equipoise.modeling.packing import Packing
 from equipoise.modeling.upper import UpperLayers
 
 
-class SharedPrefix:
-    """One batch on its way through the backbone.
+class SharedPrefix(Packing):
+    """Prefixes apart from candidates.
 
     Args:
         upper: the upper layers.
-        input_ids, position_ids: int64 (R, T), as `SlateModel.forward` takes them.
+        input_ids, position_ids: int64 (R, T), as the model takes them.
         layout: where their tokens go.
         candidates_only: objective adapters act on candidate tokens alone, so that prefixes pass the upper layers once
             for all objectives; otherwise once for each.
+        trunk_kv: the prefixes' keys and values in the trunk where they are known; else `encode_prefixes` fills it.
     """
 
     def __init__(
@@ -43,114 +47,106 @@ class SharedPrefix:
         position_ids: torch.Tensor,
         layout: SlateLayout,
         candidates_only: bool,
+        trunk_kv: KVCache | None = None,
     ) -> None:
         self.upper, self.backbone, self.layout, self.candidates_only = upper, upper.backbone, layout, candidates_only
+        self.trunk_kv: KVCache = trunk_kv or {}
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
         self._prefix_calls: list[LayerCall] = []
         self._calls: list[LayerCall] = []
-        self.below: Kept = {}
-        """The prefixes' keys and values in the trunk: what `encode_prefixes` kept, or what somebody kept before."""
-        self._modules: list[list[int]] = []
 
-    def over(self, layout: SlateLayout) -> "SharedPrefix":
-        """The same tokens in another layout, nothing encoded yet."""
-        return SharedPrefix(self.upper, self._ids, self._positions, layout, self.candidates_only)
+    def over(self, layout: SlateLayout, trunk_kv: KVCache | None = None) -> "SharedPrefix":
+        """The same tokens in another layout, or with known keys and values of the prefixes; nothing encoded yet."""
+        return SharedPrefix(self.upper, self._ids, self._positions, layout, self.candidates_only, trunk_kv)
 
     @property
-    def tokens(self) -> int:
-        """Token places that the linear layers compute: there is no padding."""
+    def computed_tokens(self) -> int:
         return self.layout.prefix_tokens.numel() + self.layout.candidate_tokens.numel()
 
-    def _trunk(self, tokens_F: torch.Tensor, slate_pass: PrefixPass | CandidatePass | JointPass) -> torch.Tensor:
+    def _trunk(self, tokens_F: torch.Tensor, slate_forward: SlateForward) -> torch.Tensor:
         ids, positions = self._ids[tokens_F][None], self._positions[tokens_F][None]
-        return self.backbone.encode(ids, positions, **{ARGUMENT: slate_pass})
+        return self.backbone.encode(ids, positions, **{ARGUMENT: slate_forward})
 
     def encode(self) -> list[torch.Tensor]:
-        """What all towers read: candidates' z (1, F, H), then the prefixes' z, or their keys and values layer by layer.
-
-        The order is that of `tower`'s argument.
-        """
-        first, then = self.layout.prefix_tokens, self.layout.candidate_tokens
-        z_1FH = self._trunk(torch.cat([first, then]), JointPass(self.layout))
-        calls, tokens, count = self.backbone.calls(), z_1FH.shape[1], first.shape[0]
-        places = torch.arange(tokens, device=z_1FH.device)
+        """Candidates' z (1, F, H), then the prefixes' z, or their keys and values layer by layer."""
+        prefix_tokens, candidate_tokens = self.layout.prefix_tokens, self.layout.candidate_tokens
+        joint = JointForward(self.layout, self.upper.layer_of)
+        z_1FH = self._trunk(torch.cat([prefix_tokens, candidate_tokens]), joint)
+        calls, tokens, prefix_count = self.backbone.calls(), z_1FH.shape[1], prefix_tokens.shape[0]
+        index_F = torch.arange(tokens, device=z_1FH.device)
         self._prefix_calls, self._calls = (
-            [call.at(part, tokens) for call in calls] for part in (places[:count], places[count:])
+            [call.at(part, tokens) for call in calls] for part in (index_F[:prefix_count], index_F[prefix_count:])
         )
-        return [z_1FH[:, count:], *self._prefix_parts(z_1FH[:, :count])]
+        return [z_1FH[:, prefix_count:], *self._prefix_parts(z_1FH[:, :prefix_count])]
 
     def encode_prefixes(self) -> list[torch.Tensor]:
         """The trunk over all prefixes and, where adapters leave them alone, the upper layers too."""
-        below = PrefixPass(self.layout)
-        z_1FH = self._trunk(self.layout.prefix_tokens, below)
-        self.below, self._prefix_calls = below.kept, self.backbone.calls()
+        prefixes = PrefixForward(self.layout, self.upper.layer_of)
+        z_1FH = self._trunk(self.layout.prefix_tokens, prefixes)
+        self.trunk_kv, self._prefix_calls = prefixes.kv_cache, self.backbone.calls()
         return self._prefix_parts(z_1FH)
 
     def _prefix_parts(self, z_1FH: torch.Tensor) -> list[torch.Tensor]:
         """What towers read of prefixes: z or, where adapters leave them alone, keys and values of the upper layers."""
         if not self.candidates_only:
             return [z_1FH]
-        layers = self._prefix_layers(None, z_1FH)
-        self._modules = [list(kept) for kept in layers]
-        return [tensor for kept in layers for pair in kept.values() for tensor in pair]
+        return [tensor for key_values in self._run_prefixes(None, z_1FH).values() for tensor in key_values]
 
     def encode_candidates(self, layout: SlateLayout) -> torch.Tensor:
         """The trunk over the candidates of a layout, (1, F, H)."""
-        z_1FH = self._trunk(layout.candidate_tokens, CandidatePass(layout, self.below))
+        candidates = CandidateForward(layout, self.trunk_kv, self.upper.layer_of)
+        z_1FH = self._trunk(layout.candidate_tokens, candidates)
         self._calls = self.backbone.calls()
         return z_1FH
 
-    def _prefix_layers(self, adapter: str | None, hidden_1FH: torch.Tensor) -> list[Kept]:
-        """The prefixes through the upper layers: each layer's keys and values."""
-        layers = []
+    def _run_prefixes(self, adapter: str | None, hidden_1FH: torch.Tensor) -> KVCache:
+        """The prefixes through the upper layers: their keys and values, layer by layer."""
+        kv_cache: KVCache = {}
         for index, call in enumerate(self._prefix_calls):
-            last = index == self.upper.count - 1
-            keeping = PrefixPass(self.layout, only_keys=last and self.upper.stops_early)
-            call = call.with_pass(keeping)
-            if keeping.only_keys:
-                self.upper.run_for_keys(index, adapter, call, hidden_1FH)
+            if index == self.upper.count - 1 and self.upper.partial_last_layer:
+                keys = PrefixKeysForward(self.layout, self.upper.layer_of)
+                self.upper.run_last_until_keys(adapter, call.with_forward(keys), hidden_1FH)
+                kv_cache |= keys.kv_cache
             else:
-                hidden_1FH = self.upper.run(index, adapter, call, hidden_1FH)
-            layers.append(keeping.kept)
-        return layers
+                prefixes = PrefixForward(self.layout, self.upper.layer_of)
+                hidden_1FH = self.upper.run(index, adapter, call.with_forward(prefixes), hidden_1FH)
+                kv_cache |= prefixes.kv_cache
+        return kv_cache
 
-    def prefix_keys(self, name: str, prefix_parts: Sequence[torch.Tensor]) -> list[Kept]:
-        """The prefixes' keys and values in every upper layer, as objective `name` sees them."""
+    def prefix_kv(self, name: str, prefix_parts: Sequence[torch.Tensor]) -> KVCache:
+        """The prefixes' keys and values in the upper layers, as objective `name` sees them."""
         if not self.candidates_only:
             (z_1FH,) = prefix_parts
-            return self._prefix_layers(name, z_1FH)
-        pairs = iter(zip(prefix_parts[::2], prefix_parts[1::2], strict=True))
-        return [{module: next(pairs) for module in modules} for modules in self._modules]
+            return self._run_prefixes(name, z_1FH)
+        return dict(enumerate(zip(prefix_parts[::2], prefix_parts[1::2], strict=True), start=self.backbone.split))
 
-    def tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
-        """The vectors of all candidates, (N, H), as objective `name` sees them; `pooling` instead of the backbone's."""
-        return self.candidates(name, parts[0], self.prefix_keys(name, parts[1:]), self.layout, pooling)
+    def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
+        return self.run_candidates(name, parts[0], self.prefix_kv(name, parts[1:]), self.layout, pooling)
 
-    def candidates(
-        self,
-        name: str,
-        hidden_1FH: torch.Tensor,
-        keys: list[Kept],
-        layout: SlateLayout,
-        pooling: str | None = None,
+    def run_candidates(
+        self, name: str, hidden_1FH: torch.Tensor, kv_cache: KVCache, layout: SlateLayout, pooling: str | None = None
     ) -> torch.Tensor:
         """The vectors (N, H) of the layout's candidates from their z and their prefixes' keys and values."""
         pooling = pooling or self.backbone.pooling
-        last_only = pooling == "last" and self.upper.stops_early
-        for index, (call, kept) in enumerate(zip(self._calls, keys, strict=True)):
+        last_only = pooling == "last" and self.upper.partial_last_layer
+        for index, call in enumerate(self._calls):
             if last_only and index == self.upper.count - 1:
-                hidden_1FH = self._last_tokens(index, name, call, kept, hidden_1FH, layout)
+                hidden_1FH = self._run_last_tokens(name, call, kv_cache, hidden_1FH, layout)
             else:
-                hidden_1FH = self.upper.run(index, name, call.with_pass(CandidatePass(layout, kept)), hidden_1FH)
+                candidates = CandidateForward(layout, kv_cache, self.upper.layer_of)
+                hidden_1FH = self.upper.run(index, name, call.with_forward(candidates), hidden_1FH)
         return self._pool(hidden_1FH[0], layout, last_only, pooling)
 
-    def _last_tokens(
-        self, index: int, name: str, call: LayerCall, kept: Kept, hidden_1FH: torch.Tensor, layout: SlateLayout
+    def _run_last_tokens(
+        self, name: str, call: LayerCall, kv_cache: KVCache, hidden_1FH: torch.Tensor, layout: SlateLayout
     ) -> torch.Tensor:
-        own = OwnKeysPass(layout, kept)
-        self.upper.run_for_keys(index, name, call.with_pass(own), hidden_1FH)
-        last_N = layout.last_N
-        call = call.at(last_N, hidden_1FH.shape[1]).with_pass(LastTokenPass(layout, kept, own.own))
+        """The last layer for the candidates' last tokens, which read the keys of all their tokens."""
+        keys = CandidateKeysForward()
+        self.upper.run_last_until_keys(name, call.with_forward(keys), hidden_1FH)
+        assert keys.key_values is not None, "every layer calls its attention"
+        last_N, index = layout.last_N, self.upper.count - 1
+        last_tokens = LastTokenForward(layout, kv_cache, self.upper.layer_of, keys.key_values)
+        call = call.at(last_N, hidden_1FH.shape[1]).with_forward(last_tokens)
         return self.upper.run(index, name, call, hidden_1FH.index_select(1, last_N))
 
     def _pool(self, hidden_FH: torch.Tensor, layout: SlateLayout, last_only: bool, pooling: str) -> torch.Tensor:
@@ -161,9 +157,8 @@ class SharedPrefix:
             return self.backbone.norm(hidden_FH.index_select(0, layout.last_N))
         return _mean(self.backbone.norm(hidden_FH), layout)
 
-    def mean_of_candidates(self, states_1FH: torch.Tensor) -> torch.Tensor:
-        """The mean over each candidate's tokens, (N, H), of states that end with those of all candidate tokens."""
-        return _mean(states_1FH[0, -self.layout.candidate_tokens.shape[0] :], self.layout)
+    def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        return _mean(states[0, -self.layout.candidate_tokens.shape[0] :], self.layout)
 
 
 def _mean(states_FH: torch.Tensor, layout: SlateLayout) -> torch.Tensor:

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from equipoise.modeling.boundary import Boundary, Gates
+from equipoise.modeling.boundary import StepContext
 
 Criterion = Callable[[str, Mapping[str, torch.Tensor]], torch.Tensor]
 """From an objective's name and the outputs so far (its own with gradient, earlier ones without) to its scalar loss."""
 
 
-class _Known(torch.autograd.Function):
+class _PrecomputedGradients(torch.autograd.Function):
     """K losses whose gradients are known: backward scales them, balances those at z, and hands on all the others."""
 
     @staticmethod
     def forward(
-        ctx: Any, towers: "Towers", losses_K: torch.Tensor, z: torch.Tensor, *own: torch.Tensor
+        ctx: Any, towers: "Towers", losses_K: torch.Tensor, z: torch.Tensor, *parameters: torch.Tensor
     ) -> torch.Tensor:
         ctx.towers = towers
         ctx.save_for_backward(z)
@@ -30,8 +30,8 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, factors_K: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        at_z, own = ctx.towers.release(factors_K)
-        return None, None, ctx.towers.boundary.balance(z, at_z, ctx.towers.intact), *own
+        boundary, parameters = ctx.towers.take_gradients(factors_K)
+        return None, None, ctx.towers.step.balance(z, boundary, ctx.towers.names), *parameters
 
 
 class Towers:
@@ -39,11 +39,11 @@ class Towers:
 
     Args:
         names: the objectives, in order.
-        boundary, gates: those of the model.
+        step: of the forward.
     """
 
-    def __init__(self, names: Sequence[str], boundary: Boundary, gates: Gates) -> None:
-        self.names, self.boundary, self.gates = tuple(names), boundary, gates
+    def __init__(self, names: Sequence[str], step: StepContext) -> None:
+        self.names, self.step = tuple(names), step
         self._losses: list[torch.Tensor] = []
         self._parameters: list[torch.Tensor] = []
         self._gradients: list[list[torch.Tensor]] = []
@@ -57,26 +57,22 @@ class Towers:
         if not view.requires_grad:
             return
         with torch.autocast(loss.device.type, enabled=False):
-            found = torch.autograd.grad(loss, [view, *parameters], allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(loss, [view, *parameters], allow_unused=True, materialize_grads=True)
         self._parameters.extend(parameters)
-        self._gradients.append(list(found))
+        self._gradients.append(list(gradients))
 
     def losses(self, z: torch.Tensor) -> torch.Tensor:
         """The losses (K,); one backward through them reaches z and every tower's parameters."""
-        return _Known.apply(self, torch.stack(self._losses), z, *self._parameters)
+        return _PrecomputedGradients.apply(self, torch.stack(self._losses), z, *self._parameters)
 
-    def release(self, factors_K: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], list[torch.Tensor]]:
-        """The gradients at z and of all parameters, times the factors of their losses; zeros behind a closed gate."""
+    def take_gradients(self, factors_K: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], list[torch.Tensor]]:
+        """The gradients at z and of all parameters, times the factors of their losses; zeros for blocked objectives."""
         assert self._gradients, "one backward per forward: the gradients have been handed on already"
-        at_z, own = [], []
+        boundary, parameters = [], []
         for name, factor in zip(self.names, factors_K, strict=True):
-            found = self._gradients.pop(0)
-            closed = name in self.gates.closed
-            scaled = [torch.zeros_like(g) if closed else g * factor for g in found]
-            at_z.append(scaled[0])
-            own.extend(scaled[1:])
-        return tuple(at_z), own
-
-    def intact(self) -> torch.Tensor:
-        """Which objectives' cotangents have arrived whole, bool (K,)."""
-        return self.gates.intact(self.names, self._losses[0].device)
+            gradients = self._gradients.pop(0)
+            blocked = name in self.step.guard.blocked
+            scaled = [torch.zeros_like(g) if blocked else g * factor for g in gradients]
+            boundary.append(scaled[0])
+            parameters.extend(scaled[1:])
+        return tuple(boundary), parameters

@@ -1,9 +1,5 @@
-"""The upper layers, run with the adapter of one objective or with none.
+"""The upper layers, run with the adapter of one objective or with none. Shape suffixes as in modeling/model.py."""
 
-Shape suffixes: R rows, T tokens of a row, H hidden size.
-"""
-
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,8 +7,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from equipoise.modeling.adapters import activate, lora_layers
-from equipoise.modeling.attention.prefix_split import Enough
 from equipoise.modeling.backbone import LayerCall, SplitBackbone
+from equipoise.modeling.until_keys import until_keys
+
+TRACED_TOKENS = 2
 
 
 class UpperLayers:
@@ -21,17 +19,20 @@ class UpperLayers:
     Args:
         backbone: cut, with its adapters injected.
         checkpointing: recompute a layer's activations in backward instead of keeping them.
+        partial_last_layer: whether the last layer may be left as soon as its keys and values are known. Under ZeRO-3 it
+            may not: its modules must be called in the same way every time.
 
     Attributes:
-        stops_early: whether a layer may be left as soon as its keys and values are known. Under ZeRO-3 it may not: its
-            weights would never be given back.
+        count: of the layers.
+        layer_of: the index, in the whole model, of the layer that a module belongs to.
     """
 
-    def __init__(self, backbone: SplitBackbone, checkpointing: bool) -> None:
-        self.backbone, self.checkpointing = backbone, checkpointing
-        self.stops_early = True
+    def __init__(self, backbone: SplitBackbone, checkpointing: bool, partial_last_layer: bool = True) -> None:
+        self.backbone, self.checkpointing, self.partial_last_layer = backbone, checkpointing, partial_last_layer
         self.count = len(backbone.upper)
+        self.layer_of = dict(backbone.layer_of)
         self._switches = [lora_layers(layer) for layer in backbone.upper]
+        self._last_until_keys: nn.Module | None = None
         self._acts_on_RT1: torch.Tensor | None = None
         for layer in (module for switches in self._switches for module in switches):
             for up in layer.lora_B.values():
@@ -39,6 +40,10 @@ class UpperLayers:
 
     def _mask_tokens(self, module: nn.Module, inputs: Any, output_RTH: torch.Tensor) -> torch.Tensor:
         return output_RTH if self._acts_on_RT1 is None else output_RTH * self._acts_on_RT1.to(output_RTH.dtype)
+
+    def _activate(self, index: int, adapter: str | None) -> None:
+        for module in self._switches[index]:
+            activate(module, adapter)
 
     def _run(
         self,
@@ -49,8 +54,7 @@ class UpperLayers:
         acts_on_RT1: torch.Tensor | None = None,
     ) -> torch.Tensor:
         # The adapter is chosen inside: under checkpointing this runs again in backward, after other towers have run.
-        for module in self._switches[index]:
-            activate(module, adapter)
+        self._activate(index, adapter)
         self._acts_on_RT1 = acts_on_RT1
         try:
             return self.backbone.run_upper(index, call, hidden_RTH)
@@ -78,7 +82,23 @@ class UpperLayers:
             return checkpoint(self._run, index, adapter, call, hidden_RTH, acts_on_RT1, use_reentrant=False)
         return self._run(index, adapter, call, hidden_RTH, acts_on_RT1)
 
-    def run_for_keys(self, index: int, adapter: str | None, call: LayerCall, hidden_RTH: torch.Tensor) -> None:
-        """Run a layer whose pass raises `Enough` when its keys and values are kept."""
-        with suppress(Enough):
-            self._run(index, adapter, call, hidden_RTH)
+    def run_last_until_keys(self, adapter: str | None, call: LayerCall, hidden_1FH: torch.Tensor) -> None:
+        """Run the last layer as far as its keys and values, which the forward of `call` keeps."""
+        self._activate(self.count - 1, adapter)
+        if self._last_until_keys is None:
+            self._last_until_keys = self._trim_last(call, hidden_1FH)
+        self._last_until_keys(hidden_1FH, *call.args, **call.kwargs)
+
+    def _trim_last(self, call: LayerCall, hidden_1FH: torch.Tensor) -> nn.Module:
+        layer, tokens = self.backbone.upper[-1], hidden_1FH.shape[1]
+        few = torch.arange(min(TRACED_TOKENS, tokens), device=hidden_1FH.device)
+        few_1FH, few_call = hidden_1FH.index_select(1, few), call.at(few, tokens)
+
+        def trace(slate_forward: Any) -> None:
+            traced = few_call.with_forward(slate_forward)
+            type(layer).forward(layer, few_1FH, *traced.args, **traced.kwargs)  # a compiled layer hides its modules
+
+        trimmed = until_keys(layer, trace, hidden_1FH.device)
+        index = len(self.backbone.taps) + self.backbone.split - 1
+        self.layer_of |= dict.fromkeys(trimmed.modules(), index)
+        return trimmed

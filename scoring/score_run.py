@@ -80,11 +80,10 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
         return
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
     max_tokens = options.max_tokens or config.evaluate.max_tokens
-    model.chunk_tokens = max_tokens
     encoder = is_encoder(load_model_config(config.backbone))
     slates = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
     tokenizer = RequestTokenizer(slates, scales)
-    scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, max_tokens)
+    scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, max_tokens, chunk_tokens=max_tokens)
     showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
         portions = read_portions(pending[world.rank :: world.size], inputs.forms, tokenizer)

@@ -90,6 +90,7 @@ class RequestScorer:
         max_row: most tokens of a row where the attention is not `split`, which takes rows of any length.
         max_tokens: most tokens of a forward; a longer slate is alone.
         cache: of prefixes, for `split` attention, used with this model alone; None encodes every prefix.
+        chunk_tokens: without a cache, at most so many candidate tokens pass at once; None: all of a forward.
     """
 
     def __init__(
@@ -99,10 +100,11 @@ class RequestScorer:
         max_row: int,
         max_tokens: int = MAX_TOKENS,
         cache: PrefixCache | None = None,
+        chunk_tokens: int | None = None,
     ) -> None:
         split = model.backbone.attention == "split"
         self.model, self.cache, self.pad_id, self.max_tokens = model, cache, pad_id, max_tokens
-        self.max_row = sys.maxsize if split else max_row
+        self.max_row, self.chunk_tokens = sys.maxsize if split else max_row, chunk_tokens
         self._cached = CachedScorer(model, cache, max_tokens) if split and cache is not None else None
 
     def group(self, slates: Sequence[TokenSlate], pointwise: bool = False) -> GroupedSlates:
@@ -152,7 +154,7 @@ class RequestScorer:
         if self._cached is not None:
             return self._cached.score([grouped.slates[index] for index in grouped.groups[number]], grouped.pointwise)
         batch = grouped.batches[number].to(next(self.model.parameters()).device)
-        return self.model(**batch.model_inputs())
+        return self.model.score(batch.model_inputs(), chunk_tokens=self.chunk_tokens)
 
     def _batch(self, slates: Sequence[TokenSlate]) -> SlateBatch:
         nothing = [np.zeros(len(slate.candidates), dtype=np.int64) for slate in slates]

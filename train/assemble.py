@@ -3,14 +3,13 @@
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.configs.objectives import RecallConfig
 from equipoise.configs.schema import DataConfig, RunConfig
-from equipoise.data.features import columns_of, features_of, same_features
+from equipoise.data.features import FeatureColumns, columns_of, features_of, same_features
 from equipoise.data.labels import check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import is_prepared, mask_all_fields
@@ -19,9 +18,9 @@ from equipoise.data.sampling import BatchOrder
 from equipoise.data.slate_set import SlateSet, TrainBatches
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TokenCache
-from equipoise.modeling.adapter_store import AdapterInfo
-from equipoise.modeling.backbone import config_hash, load_model_config, max_positions
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates
+from equipoise.modeling.backbone import load_model_config, max_positions
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
 from equipoise.train.objectives.base import Objective
@@ -161,62 +160,37 @@ def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
     return theirs
 
 
-def assemble_model(
-    config: RunConfig, objectives: dict[str, Objective], manifest: Manifest
-) -> tuple[SlateModel, AdapterInfo]:
-    """Build the model of a run, and say what its adapters belong to."""
-    pointwise = {name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"}
-    listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
-    retrieval = {name: o.options.dimension for name, o in objectives.items() if isinstance(o.options, RecallConfig)}
-    offsets = base_rate_offsets(manifest, list(pointwise))
-    embeddings = any(o.needs_embeddings for o in objectives.values())
-    model = build_model(
-        config.backbone,
-        config.lora,
-        pointwise,
-        listwise,
-        offsets,
-        config.seed,
-        embeddings,
-        columns_of(manifest.features),
-        retrieval,
-        Relevance(config.relevance_exponents(), links_of(config.objectives.specs(), manifest.labels)),
+def model_spec(
+    config: RunConfig,
+    objectives: dict[str, Objective],
+    offsets: dict[str, float],
+    features: FeatureColumns,
+    relevance: Relevance | None = None,
+) -> ModelSpec:
+    """What the model of a run is built from."""
+    return ModelSpec(
+        backbone=config.backbone,
+        lora=config.lora,
+        pointwise={name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"},
+        listwise=[name for name, o in objectives.items() if o.kind == "listwise"],
+        offsets=offsets,
+        seed=config.seed,
+        keep_embeddings=any(o.needs_embeddings for o in objectives.values()),
+        features=features,
+        retrieval={n: o.options.dimension for n, o in objectives.items() if isinstance(o.options, RecallConfig)},
+        relevance=relevance,
     )
+
+
+def assemble_model(
+    config: RunConfig, objectives: dict[str, Objective], manifest: Manifest, partial_last_layer: bool = True
+) -> tuple[SlateModel, AdapterInfo]:
+    """Build the model of a run, and say what its adapters belong to; `partial_last_layer` as for `build_model`."""
+    pointwise = [name for name, o in objectives.items() if o.kind == "pointwise"]
+    relevance = Relevance(config.relevance_exponents(), links_of(config.objectives.specs(), manifest.labels))
+    offsets = base_rate_offsets(manifest, pointwise)
+    spec = model_spec(config, objectives, offsets, columns_of(manifest.features), relevance)
+    model = build_model(spec, partial_last_layer)
     compute_as_trained(model, config)
     scales = {name: scale.model_dump() for name, scale in manifest.features.items()}
-    return model, adapter_info(config, model, pointwise, manifest.prompt, manifest.history, scales, retrieval)
-
-
-def adapter_info(
-    config: RunConfig,
-    model: SlateModel,
-    pointwise: dict[str, int],
-    prompt: dict[str, Any],
-    history: dict[str, Any],
-    features: dict[str, dict[str, Any]] | None = None,
-    retrieval: dict[str, int] | None = None,
-) -> AdapterInfo:
-    """What the adapters of a run's model belong to.
-
-    Args:
-        config: of the run.
-        model: as it was built.
-        pointwise: name → outputs of its head.
-        prompt, history: the templates that render the training texts.
-        features: how the features are standardised.
-        retrieval: name → dimension of its vectors.
-    """
-    return AdapterInfo(
-        base_path=config.backbone.path,
-        base_hash=config_hash(load_model_config(config.backbone)),
-        split=model.backbone.split,
-        pointwise=pointwise,
-        listwise=list(model.listwise),
-        offsets=model.offsets,
-        prompt=prompt,
-        history=history,
-        features=features or {},
-        retrieval=retrieval or {},
-        relevance=model.relevance.exponents,
-        links={name: link.to_json() for name, link in model.relevance.links.items()},
-    )
+    return model, AdapterInfo.of(spec, model, TextTemplates(manifest.prompt, manifest.history), scales)

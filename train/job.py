@@ -14,7 +14,7 @@ from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.modeling.adapter_store import save_adapters
 from equipoise.modeling.model import SlateModel
-from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.accelerate_setup import make_accelerator, zero_stage
 from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from equipoise.train.best_adapters import BestAdapters
 from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
@@ -59,7 +59,9 @@ class Job:
         if self.accelerator.is_main_process:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
         self.valid = open_split(self.data, "valid") if config.train.eval_every else None
-        model, self.info = assemble_model(config, objectives, self.data.slates.manifest)
+        model, self.info = assemble_model(
+            config, objectives, self.data.slates.manifest, partial_last_layer=zero_stage(self.accelerator) != 3
+        )
         optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)

@@ -20,7 +20,8 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import SlateBatch
 from equipoise.data.slate_set import TrainBatches
-from equipoise.modeling.model import SlateModel
+from equipoise.modeling.boundary import StepContext
+from equipoise.modeling.model import ForwardRequest, SlateModel
 from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
@@ -86,7 +87,6 @@ class Loop:
         self.pointwise = self.slate_model.pointwise
         # ZeRO-3 gives the towers' weights back before the one backward hands their gradients on.
         self.one_by_one = zero_stage(accelerator) != 3
-        self.slate_model.upper.stops_early = zero_stage(accelerator) != 3
         self.total = config.train.max_steps or batches.order.steps(config.train.epochs, config.train.accumulate)
         self._refuse_level()
         self.balancer = Balancer(
@@ -99,11 +99,11 @@ class Loop:
             least=[objective.least for objective in objectives.values()],
             max_nonfinite=config.train.max_nonfinite,
         )
-        self.slate_model.boundary.solve = self.balancer.solve
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.averages = Averages()
         self._seen = {"slates": 0.0, "impressions": 0.0, "tokens": 0.0}
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
+        self._nonfinite: set[str] = set()
         self.stopped = False
         self._clock = time.perf_counter()
 
@@ -185,15 +185,16 @@ class Loop:
     def _micro_step(self, batch: SlateBatch, progress: TrainingState, asked: bool) -> bool:
         self._set_rates(progress.step)
         if progress.micro % self.config.train.accumulate == 0:
-            self.balancer.broken.clear()
+            self._nonfinite.clear()
         totals, asked = self._totals(batch, asked)
         with self.accelerator.accumulate(self.model):
             memory = self._memory()
-            shares, losses = self._losses(batch, totals)
-            self._gate(losses, progress.step)
-            self.balancer.losses, self.balancer.step = losses, progress.step
-            total = torch.where(torch.isfinite(torch.as_tensor(losses, device=shares.device)), shares, 0.0).sum()
-            self.accelerator.backward(total)
+            context = StepContext(self.balancer.compute_weights, progress.step)
+            local_losses, losses = self._losses(batch, totals, context)
+            self._count_nonfinite(context.report_losses(tuple(self.objectives), losses), progress.step)
+            finite = torch.isfinite(torch.as_tensor(losses, device=local_losses.device))
+            self.accelerator.backward(torch.where(finite, local_losses, 0.0).sum())
+            self._nonfinite |= context.nonfinite
             if self.accelerator.sync_gradients:
                 self._apply()
                 if self.balancer.method.needs_losses_after:
@@ -201,8 +202,8 @@ class Loop:
         self._account(batch, totals, losses)
         return asked
 
-    def _losses(self, batch: SlateBatch, totals: Totals) -> tuple[torch.Tensor, np.ndarray]:
-        """This process's shares, with gradient, and the global losses, float64."""
+    def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, np.ndarray]:
+        """This process's losses, with gradient, and the global ones, float64; both (K,)."""
 
         def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
             return self.objectives[name].loss(
@@ -210,11 +211,12 @@ class Loop:
             )
 
         if self.one_by_one:
-            shares = self.model(**batch.model_inputs(), criterion=criterion)["losses"]
+            request = ForwardRequest(batch.model_inputs(), criterion, context)
+            local_losses = self.model(request=request)["losses"]
         else:
-            outputs = self.model(**batch.model_inputs())
-            shares = torch.stack([criterion(name, outputs) for name in self.objectives])
-        return shares, (self.world.sum(shares) / self.world.size).double().cpu().numpy()
+            outputs = self.model(request=ForwardRequest(batch.model_inputs(), step=context))
+            local_losses = torch.stack([criterion(name, outputs) for name in self.objectives])
+        return local_losses, (self.world.sum(local_losses) / self.world.size).double().cpu().numpy()
 
     def _memory(self) -> dict[str, dict[str, torch.Tensor]]:
         """The moving averages of the objectives."""
@@ -236,14 +238,12 @@ class Loop:
         self._remember(memory)
         device = self.accelerator.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            _, losses = self._losses(batch, totals)
+            _, losses = self._losses(batch, totals, StepContext())
         self._remember(now)
         return losses
 
-    def _gate(self, losses: np.ndarray, step: int) -> None:
-        """Close the gates of objectives whose global loss is not finite; stop after too many such steps in a row."""
-        bad = {name for name, loss in zip(self.objectives, losses, strict=True) if not math.isfinite(loss)}
-        self.slate_model.gates.close(bad)
+    def _count_nonfinite(self, bad: set[str], step: int) -> None:
+        """Note the objectives whose global loss is not finite; stop after too many such steps in a row."""
         for name in self.objectives:
             self.bad_in_a_row[name] = self.bad_in_a_row[name] + 1 if name in bad else 0
             self.averages.add(f"train/nonfinite/{name}", float(name in bad))
@@ -260,7 +260,7 @@ class Loop:
             if not math.isfinite(norm):
                 raise UserError("the gradient norm is not finite under DeepSpeed: resume with a lower train.lr")
         else:
-            self._drop_broken_towers()
+            self._drop_nonfinite_towers()
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm))
             if math.isfinite(norm):
                 self.optimizer.step()
@@ -268,9 +268,9 @@ class Loop:
             self.optimizer.zero_grad()
         self.averages.add("train/grad_norm", norm)
 
-    def _drop_broken_towers(self) -> None:
+    def _drop_nonfinite_towers(self) -> None:
         """Zero the gradients of towers in which something was not finite: the others must not lose the step."""
-        for name in self.balancer.broken:
+        for name in self._nonfinite:
             for parameter in self.slate_model.own_parameters[name]:
                 if parameter.grad is not None:
                     parameter.grad.zero_()

@@ -9,15 +9,19 @@ from torch import nn
 from equipoise.data.batches import SlateBatch, build_batch
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_budget import token_groups
+from equipoise.modeling.model import ForwardRequest
 from equipoise.train.world import World
 
 LABEL = "label:"
 """Before the column of a label in the scores; no objective has such a name."""
 
 
-def score_batch(model: nn.Module, batch: SlateBatch) -> dict[str, np.ndarray]:
-    """Logits and adjustments of a batch on the model's device, by name: float64 (N,); for inference mode only."""
-    outputs = model(**batch.model_inputs())
+def score_batch(model: nn.Module, batch: SlateBatch, chunk_tokens: int | None = None) -> dict[str, np.ndarray]:
+    """Logits and adjustments of a batch on the model's device, by name: float64 (N,); for inference mode only.
+
+    At most `chunk_tokens` candidate tokens pass at once.
+    """
+    outputs = model(request=ForwardRequest(batch.model_inputs(), chunk_tokens=chunk_tokens))
     return {name: value.double().cpu().numpy() for name, value in outputs.items() if value.ndim == 1}
 
 
@@ -30,12 +34,14 @@ def score_slates(
     max_row: int,
     device: torch.device,
     world: World,
+    chunk_tokens: int | None = None,
     progress: Callable[[int], None] = lambda slates: None,
 ) -> dict[str, np.ndarray]:
     """Score the slates `rows` with all their candidates, each process its part, gathered once at the end.
 
     Args:
         max_tokens: tokens of a batch and process; a longer slate is a batch of its own.
+        chunk_tokens: at most so many candidate tokens pass at once; None: all of a batch.
 
     Returns:
         arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
@@ -54,7 +60,7 @@ def score_slates(
             group = mine[number] if number < len(mine) else groups[-1]
             chosen = [slates.slate(rows[index]) for index in group]
             batch = build_batch(chosen, max_row, slates.pad_id).to(device)
-            part = score_batch(model, batch)
+            part = score_batch(model, batch, chunk_tokens)
             if number >= len(mine):
                 continue
             part["row"] = batch.row[batch.slate].cpu().numpy()

@@ -1,7 +1,7 @@
 """Before training: is a packed slate the same to this backbone as its prompts one by one?
 
-The packed form rests on the backbone's attention doing what it is told. This compares, on the first batch, the vectors
-of a few candidates with those of separate prompts under ordinary masked attention, for every objective.
+The packed form rests on the backbone's attention doing what it is asked to. This compares, on the first batch, the
+vectors of a few candidates with those of separate prompts under ordinary masked attention, for every objective.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import SlateBatch
-from equipoise.modeling.model import SlateModel
+from equipoise.modeling.model import ForwardRequest, SlateModel
 from equipoise.train.world import World
 
 CANDIDATES = 4
@@ -61,16 +61,14 @@ def self_check(
     """
     count = batch.candidate_tokens.shape[0]
     chosen = sorted({round(k * (count - 1) / (CANDIDATES - 1)) for k in range(CANDIDATES)})
-    was_training, chunk = model.training, slate_model.chunk_tokens
+    was_training = model.training
     model.eval()
-    slate_model.chunk_tokens = None
     try:
-        packed = model(**batch.model_inputs(), keep_vectors=True)
+        packed = model(request=ForwardRequest(batch.model_inputs(), keep_vectors=True))
         with slate_model.backbone.using("sdpa"):
-            alone = model(**separate_prompts(batch, chosen), keep_vectors=True)
+            alone = model(request=ForwardRequest(separate_prompts(batch, chosen), keep_vectors=True))
     finally:
         model.train(was_training)
-        slate_model.chunk_tokens = chunk
     worst = torch.zeros((), dtype=torch.float64)
     for name in slate_model.objectives:
         one, other = packed[f"{name}.vector"][chosen], alone[f"{name}.vector"]

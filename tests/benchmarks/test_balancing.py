@@ -13,7 +13,6 @@ from benchmarks.peers import LIBMTL, TORCHJD, TorchJD, has_libmtl, has_torchjd, 
 from benchmarks.workload import (
     Sizes,
     Workload,
-    balanced,
     build_balancer,
     build_workload,
     combined_gradient,
@@ -34,11 +33,10 @@ def tiny(objectives: int = 2) -> Workload:
     return build_workload("tiny", objectives, SIZES, device="cpu")
 
 
-def gradients(workload: Workload, backward, solve=None) -> dict[str, torch.Tensor]:
+def gradients(workload: Workload, backward, compute_weights=None) -> dict[str, torch.Tensor]:
     """`.grad` of the trunk and of every objective after one backward, and the losses."""
     workload.optimizer.zero_grad()
-    workload.boundary.solve = solve
-    losses = workload.losses()
+    losses = workload.losses(compute_weights=compute_weights)
     backward(losses)
     found = {name: combined_gradient(workload.model.own_parameters[name]) for name in workload.names}
     found["losses"] = torch.stack([loss.detach().double() for loss in losses])
@@ -50,7 +48,7 @@ def test_peers_get_the_same_losses_and_leave_the_same_gradients(peer):
     """Trunk: the method's, on the exact gradients; towers and heads: the plain ones."""
     workload = tiny()
     balancer = build_balancer(workload, BalancingConfig(method="pcgrad", normalize="none", level="parameters"))
-    ours = gradients(workload, balanced(workload, balancer), balancer.solve)
+    ours = gradients(workload, plain(workload), balancer.compute_weights)
     theirs = gradients(workload, libmtl(workload, "pcgrad") if peer == "libmtl" else TorchJD(workload, "pcgrad"))
     alone = gradients(workload, plain(workload))
     assert ours.keys() == theirs.keys()
@@ -71,7 +69,7 @@ def test_every_step_moves_trunk_towers_and_heads(name):
     variant(workload, name)()
     moved = [not torch.equal(a, b) for a, b in zip(before, workload.trainable(), strict=True)]
     assert all(moved) and len(moved) > 20
-    assert workload.boundary.z is None  # nothing of the step is kept
+    assert workload.context.z is None  # nothing of the step is kept
 
 
 @pytest.mark.parametrize("peer", PEERS)

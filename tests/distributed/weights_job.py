@@ -12,7 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.modeling.boundary import Boundary
+from equipoise.modeling.boundary import StepContext
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.world import World
 
@@ -42,11 +42,11 @@ class Model(torch.nn.Module):
         torch.manual_seed(3)
         self.trunk = torch.nn.ModuleList([torch.nn.Linear(WIDTH, WIDTH), torch.nn.Linear(WIDTH, WIDTH)])
         self.towers = torch.nn.ModuleList([torch.nn.Linear(WIDTH, 1) for _ in OBJECTIVES])
-        self.boundary = Boundary()
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, x: torch.Tensor, context: StepContext) -> list[torch.Tensor]:
         z = torch.tanh(self.trunk[1](torch.tanh(self.trunk[0](x))))
-        return [tower(view)[:, 0] for tower, view in zip(self.towers, self.boundary.fan_out(z, 3), strict=True)]
+        views = context.fan_out(z, OBJECTIVES)
+        return [tower(view)[:, 0] for tower, view in zip(self.towers, views, strict=True)]
 
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,6 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         OBJECTIVES, [1.0, 2.0, 0.5], BalancingConfig(**settings), world, scale=world.size,
         trunk=[list(layer.parameters()) for layer in model.trunk],
     )  # fmt: skip
-    model.boundary.solve = balancer.solve
     wrapped = DistributedDataParallel(model)
     optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(100 + world.rank)
@@ -66,20 +65,24 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         x = torch.randn(ROWS, WIDTH, generator=generator)
         targets = torch.stack([x[:, 0], -x[:, 0] + x[:, 1], x[:, 2].abs()])
 
-        def losses(x: torch.Tensor = x, targets: torch.Tensor = targets) -> torch.Tensor:
-            return torch.stack([(y - t).square().mean() for y, t in zip(wrapped(x), targets, strict=True)])
+        context = StepContext(balancer.compute_weights, step)
+
+        def losses(context: StepContext, x: torch.Tensor = x, targets: torch.Tensor = targets) -> torch.Tensor:
+            outputs = wrapped(x, context)
+            return torch.stack([(y - t).square().mean() for y, t in zip(outputs, targets, strict=True)])
 
         optimizer.zero_grad()
-        shares = losses()
-        balancer.losses = (World().sum(shares) / world.size).double().numpy()
-        balancer.step = step
+        shares = losses(context)
+        before = (World().sum(shares) / world.size).double().numpy()
+        context.report_losses(OBJECTIVES, before)
         world.sent.clear()
         shares.sum().backward()
         sent.append(list(world.sent))
         optimizer.step()
         if balancer.method.needs_losses_after:
             with torch.no_grad():
-                balancer.after_step(balancer.losses, (World().sum(losses()) / world.size).double().numpy())
+                after = World().sum(losses(StepContext())) / world.size
+                balancer.after_step(before, after.double().numpy())
         assert balancer._weights is not None
         history.append([float(weight).hex() for weight in balancer._weights])
     trunk = [float(value).hex() for value in model.trunk[0].weight.detach().reshape(-1)]

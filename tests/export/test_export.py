@@ -18,7 +18,7 @@ from equipoise.export.adapters import lora_tensors, serve_as, write_adapter
 from equipoise.export.golden_check import prompt_ids
 from equipoise.export.serving_record import choose_pad_id
 from equipoise.modeling.backbone import load_model_config
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 DECODERS = ("llama", "qwen3", "mistral", "gpt2")
@@ -40,7 +40,7 @@ def test_keys_and_shapes_are_those_of_a_reference_adapter(
     tiny_backbone: Callable[..., BackboneConfig], tmp_path: Path, arch: str, form: str, targets: str
 ) -> None:
     backbone, lora = tiny_backbone(arch), LORA.model_copy(update={"targets": targets, "rslora": True})
-    model = build_model(backbone, lora, {"ctr": 2}, [], {}, 3)
+    model = build_model(ModelSpec(backbone, lora, {"ctr": 2}, [], {}, 3))
     config = load_model_config(backbone)
     served = serve_as(config, form, lora.targets)  # type: ignore[arg-type]
     assert served is not None

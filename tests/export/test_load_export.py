@@ -34,7 +34,7 @@ def scores(model: SlateModel, prefix: list[int], candidates: list[list[int]]) ->
     nothing = np.zeros(len(candidates), dtype=np.int64)
     batch = build_batch([Slate(0, prefix, candidates, nothing, nothing, nothing)], 4096, 0)
     with torch.inference_mode():
-        return {name: value.tolist() for name, value in model(**batch.model_inputs()).items()}
+        return {name: value.tolist() for name, value in model.score(batch.model_inputs()).items()}
 
 
 @pytest.mark.parametrize(("arch", "scope", "pooling"), KINDS)

@@ -66,8 +66,8 @@ def test_texts_beside_slates_change_nothing_and_are_trained_one_by_one_alike(
 ) -> None:
     model = recalling(make_model, "bert", scope=scope)
     inputs = build_batch([make_slate(1, [3, 5]), make_slate(2, [4, 2, 6])], 100, 0).model_inputs()
-    alone = model(**inputs)
-    both = model(**inputs, texts=texts())
+    alone = model.score(inputs)
+    both = model.score({**inputs, "texts": texts()})
     for name in model.objectives:
         torch.testing.assert_close(both[name], alone[name], rtol=1e-5, atol=1e-5)
     assert "recall" not in alone
@@ -81,7 +81,7 @@ def test_texts_beside_slates_change_nothing_and_are_trained_one_by_one_alike(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     expected = torch.autograd.grad(together.sum(), list(parameters.values()))
     found = torch.autograd.grad(
-        model(**inputs, texts=texts(), criterion=criterion)["losses"].sum(), list(parameters.values())
+        model.losses({**inputs, "texts": texts()}, criterion)["losses"].sum(), list(parameters.values())
     )
     for name, one, other in zip(parameters, found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)

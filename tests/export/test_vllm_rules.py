@@ -14,7 +14,7 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.export.adapters import serve_as, write_adapter
 from equipoise.export.vllm_rules import RULES, AdapterFile, check_adapter, largest_rank_option, why_not_vllm
 from equipoise.modeling.backbone import load_model_config
-from equipoise.modeling.model import build_model
+from equipoise.modeling.model import ModelSpec, build_model
 
 LAYERS = "model.layers"
 Tensors = dict[str, torch.Tensor]
@@ -25,7 +25,7 @@ def folder(tiny_backbone: Callable[..., BackboneConfig], tmp_path: Path) -> Path
     """A Llama's `ctr` adapter of rank 12 with rsLoRA, as it is exported."""
     backbone = tiny_backbone("llama")
     lora = LoraConfig(rank=12, alpha=24, rslora=True, scope="all")
-    model = build_model(backbone, lora, {"ctr": 1}, [], {}, 3)
+    model = build_model(ModelSpec(backbone, lora, {"ctr": 1}, [], {}, 3))
     served = serve_as(load_model_config(backbone), "sequence_classification", lora.targets)
     assert served is not None
     write_adapter(tmp_path / "ctr", model, "ctr", served, lora, "base", None)

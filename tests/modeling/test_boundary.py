@@ -1,11 +1,12 @@
-"""The boundary node against separate backwards, and the gates."""
+"""The boundary node against separate backwards, and the guard against what is not finite."""
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
-from equipoise.modeling.boundary import Boundary, Cotangents, Gates, gram_matrix
+from equipoise.modeling.boundary import BoundaryGradients, NonFiniteGuard, StepContext, gram_matrix
 
 
 def towers(count: int, seed: int = 0) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -34,15 +35,14 @@ def test_backward_is_the_weighted_sum_of_separate_gradients(count: int) -> None:
     weights = torch.linspace(0.3, 2.0, count, dtype=torch.float64)
     grams = []
 
-    def solve(cotangents: Cotangents) -> list[float]:
-        grams.append(gram_matrix(cotangents.at_z))
+    def compute_weights(gradients: BoundaryGradients, context: StepContext) -> list[float]:
+        grams.append(gram_matrix(gradients.values))
         return weights.tolist()
 
-    boundary = Boundary()
-    boundary.solve = solve
+    step, names = StepContext(compute_weights), "abcd"[:count]
     z = torch.sin(x @ w)
     z.retain_grad()
-    views = boundary.fan_out(z, count)
+    views = step.fan_out(z, names)
     assert all(torch.equal(view, z) for view in views)
     sum(loss(view) for loss, view in zip(towers(count), views, strict=True)).backward()
 
@@ -57,10 +57,9 @@ def test_backward_is_the_weighted_sum_of_separate_gradients(count: int) -> None:
 
 def test_an_unused_view_counts_as_a_zero_gradient() -> None:
     w, x = trunk()
-    boundary = Boundary()
     grams = []
-    boundary.solve = lambda cotangents: grams.append(gram_matrix(cotangents.at_z)) or [2.0, 1.0]
-    one, _ = boundary.fan_out(x @ w, 2)
+    step = StepContext(lambda gradients, context: grams.append(gram_matrix(gradients.values)) or [2.0, 1.0])
+    one, _ = step.fan_out(x @ w, "ab")
     one.sum().backward()
     torch.testing.assert_close(w.grad, 2 * x.sum((0, 1))[:, None].expand(4, 7))
     assert grams[0][1].tolist() == [0.0, 0.0]
@@ -69,31 +68,29 @@ def test_an_unused_view_counts_as_a_zero_gradient() -> None:
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_a_gradient_of_weight_zero_may_be_anything(poison: float) -> None:
     w, x = trunk()
-    boundary = Boundary()
     grams = []
-    boundary.solve = lambda cotangents: grams.append(gram_matrix(cotangents.at_z)) or [1.5, 0.0]
-    one, two = boundary.fan_out(x @ w, 2)
+    step = StepContext(lambda gradients, context: grams.append(gram_matrix(gradients.values)) or [1.5, 0.0])
+    one, two = step.fan_out(x @ w, "ab")
     (one.sum() + (two * poison).sum()).backward()
     torch.testing.assert_close(w.grad, 1.5 * x.sum((0, 1))[:, None].expand(4, 7))
-    assert not torch.isfinite(grams[0][1, 1])  # the solve could see it
+    assert not torch.isfinite(grams[0][1, 1])  # the weighting could see it
     assert torch.isfinite(grams[0][0, 0])
 
 
 def test_no_fan_out_where_nothing_is_to_be_balanced() -> None:
     w, x = trunk()
-    boundary = Boundary()
     z = x @ w
-    assert all(view is z for view in boundary.fan_out(z, 3))  # no solve yet
+    assert all(view is z for view in StepContext().fan_out(z, "abc"))  # nobody weighs them
 
-    def refuse(cotangents: Cotangents) -> list[float]:
+    def refuse(gradients: BoundaryGradients, context: StepContext) -> list[float]:
         raise AssertionError("must not be asked")
 
-    boundary.solve = refuse
+    step = StepContext(refuse)
     with torch.no_grad():
         z = x @ w
-        assert all(view is z for view in boundary.fan_out(z, 3))
+        assert all(view is z for view in step.fan_out(z, "abc"))
     constant = x @ w.detach()
-    assert all(view is constant for view in boundary.fan_out(constant, 3))
+    assert all(view is constant for view in step.fan_out(constant, "abc"))
 
 
 def test_the_gram_matrix_of_bfloat16_is_multiplied_in_float32() -> None:
@@ -107,28 +104,46 @@ def test_the_gram_matrix_of_bfloat16_is_multiplied_in_float32() -> None:
     )
 
 
-def test_bfloat16_cotangents_are_added_up_in_float32() -> None:
+def test_bfloat16_gradients_are_added_up_in_float32() -> None:
     z = torch.ones(8, dtype=torch.bfloat16, requires_grad=True)
-    boundary = Boundary()
-    boundary.solve = lambda cotangents: [256.0, 1.0, 1.0]
-    views = boundary.fan_out(z, 3)
+    step = StepContext(lambda gradients, context: [256.0, 1.0, 1.0])
+    views = step.fan_out(z, "abc")
     sum(view.sum() for view in views).backward()
     assert z.grad.dtype == torch.bfloat16
     assert z.grad.tolist() == [258.0] * 8  # step by step in bfloat16 it would stay at 256
 
 
-def test_a_closed_gate_stops_its_gradient_and_no_other() -> None:
-    gates = Gates()
+def test_a_blocked_objective_gets_no_gradient_and_all_others_do() -> None:
+    guard = NonFiniteGuard()
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     y = torch.tensor([3.0, 4.0], requires_grad=True)
-    out = (gates("a", x) * torch.nan).sum() + (gates("b", y) * 2).sum()
-    gates.close({"a"})  # after the forward: losses are known only then
+    out = (guard("a", x) * torch.nan).sum() + (guard("b", y) * 2).sum()
+    guard.block({"a"})  # after the forward: losses are known only then
     out.backward()
     assert x.grad.tolist() == [0.0, 0.0]
     assert y.grad.tolist() == [2.0, 2.0]
-    gates.close(set())
+    guard.block(set())
     x.grad = None
-    (gates("a", x) * 5).sum().backward()
+    (guard("a", x) * 5).sum().backward()
     assert x.grad.tolist() == [5.0, 5.0]
-    assert torch.equal(gates("a", x), x)
-    assert gates("a", x.detach()).requires_grad is False
+    assert torch.equal(guard("a", x), x)
+    assert guard("a", x.detach()).requires_grad is False
+
+
+def test_a_reported_loss_that_is_not_finite_blocks_its_objective() -> None:
+    step = StepContext(step=7)
+    assert step.report_losses("abc", np.array([1.0, np.nan, np.inf])) == {"b", "c"}
+    x = torch.ones(2, requires_grad=True)
+    (step.guard("a", x).sum() + step.guard("b", 5 * x).sum()).backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+    assert step.losses is not None and step.losses[0] == 1.0
+
+
+def test_the_weighting_gets_its_step_and_what_came_back_finite() -> None:
+    seen = []
+    step = StepContext(lambda gradients, context: seen.append((context, gradients.finite_mask.tolist())) or [1.0, 0.0])
+    z = torch.ones(3, requires_grad=True)
+    one, two = step.fan_out(z, "ab")
+    (step.guard("a", one).sum() + (step.guard("b", two) * torch.nan).sum()).backward()
+    assert seen == [(step, [True, False])]
+    assert z.grad.tolist() == [1.0] * 3

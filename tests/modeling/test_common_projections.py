@@ -35,13 +35,11 @@ def test_once_for_all_towers(
 
     def score(shared: bool) -> tuple[dict[str, torch.Tensor], int]:
         nonlocal products
-        products, projections = 0, model.projections
-        model.projections = projections if shared else None
-        model.chunk_tokens = 1000
-        with torch.inference_mode():
-            outputs = model(**batch)
-        model.projections = projections
-        return outputs, products
+        products = 0
+        with monkeypatch.context() as patch, torch.inference_mode():
+            if not shared:
+                patch.setattr(model, "projections", None)
+            return model.score(batch, chunk_tokens=1000), products
 
     (alone, before), (together, after) = score(False), score(True)
     assert 0 < after < before

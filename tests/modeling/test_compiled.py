@@ -10,9 +10,8 @@ from equipoise.modeling.model import SlateModel
 
 
 def gradients(model: SlateModel, slates: list[Slate]) -> dict[str, torch.Tensor]:
-    outputs = model(
-        **build_batch(slates, 1000, 0).model_inputs(), criterion=lambda name, found: found[name].square().mean()
-    )
+    inputs = build_batch(slates, 1000, 0).model_inputs()
+    outputs = model.losses(inputs, lambda name, scores: scores[name].square().mean())
     outputs["losses"].sum().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -33,7 +32,7 @@ def assert_compiling_changes_nothing(
             torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5 * max(1.0, scale))
         with torch.inference_mode():
             inputs = build_batch(slates, 1000, 0).model_inputs()
-            torch.testing.assert_close(compiled(**inputs)["ctr"], plain(**inputs)["ctr"], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(compiled.score(inputs)["ctr"], plain.score(inputs)["ctr"], rtol=1e-5, atol=1e-5)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] > 0, "nothing was compiled"
     assert graphs[1] == graphs[-1], "other lengths are compiled anew"

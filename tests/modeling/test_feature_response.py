@@ -9,7 +9,7 @@ from equipoise.data.batches import Slate, build_batch
 from equipoise.data.features import FeatureColumns
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
 from equipoise.modeling.heads import FeatureResponse, PointHead
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.prefix_cache import PrefixCache
 
 
@@ -19,7 +19,7 @@ def model_of(tiny_backbone: Callable[..., BackboneConfig]) -> Callable[..., Slat
         lora = LoraConfig(rank=4, alpha=8, scope=scope)
         names = FeatureColumns(("price",), ("kind=few", "kind=many"), ("item_id=i1",))
         model = build_model(
-            tiny_backbone(arch), lora, {"ctr": 1, "cvr": 2}, ("diversity",), {"ctr": -1.0}, 3, features=names
+            ModelSpec(tiny_backbone(arch), lora, {"ctr": 1, "cvr": 2}, ("diversity",), {"ctr": -1.0}, 3, features=names)
         )
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
@@ -86,10 +86,12 @@ def test_categories_alone_add_a_level_and_need_no_hidden_layer() -> None:
 @pytest.mark.parametrize("arch", ["llama", "bert"])
 def test_the_first_scores_do_not_depend_on_features(model_of: Callable, make_slate: Callable, arch: str) -> None:
     model = model_of(arch, random=False)
-    one, other = (model(**build_batch(slates_with(make_slate, scale), 96, 0).model_inputs()) for scale in (1.0, 9.0))
+    one, other = (
+        model.score(build_batch(slates_with(make_slate, scale), 96, 0).model_inputs()) for scale in (1.0, 9.0)
+    )
     torch.testing.assert_close(one["ctr"], other["ctr"], rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"features price, kind, item_id of 5 candidates, but was given None"):
-        model(**build_batch([make_slate(3, [3, 5]), make_slate(4, [2, 6, 3])], 96, 0).model_inputs())
+        model.score(build_batch([make_slate(3, [3, 5]), make_slate(4, [2, 6, 3])], 96, 0).model_inputs())
 
 
 @pytest.mark.parametrize("arch", ["llama", "bert"])
@@ -100,12 +102,11 @@ def test_packed_chunked_cached_and_masked_scores_read_the_same_features(
     model, slates = model_of(arch, scope=scope), slates_with(make_slate)
     inputs = build_batch(slates, 96, 0).model_inputs()
     with torch.no_grad():
-        whole = model(**inputs)
-        away = model(**build_batch(slates_with(make_slate, 3.0), 96, 0).model_inputs())
-        model.chunk_tokens = 5
-        chunked = model(**inputs)
+        whole = model.score(inputs)
+        away = model.score(build_batch(slates_with(make_slate, 3.0), 96, 0).model_inputs())
+        chunked = model.score(inputs, chunk_tokens=5)
         with model.backbone.using("sdpa"):
-            masked = model(**inputs)
+            masked = model.score(inputs, chunk_tokens=5)
     assert (whole["ctr"] - away["ctr"]).abs().min() > 1e-3
     scorer = CachedScorer(model, PrefixCache(1 << 20), 5)
     tokens = [TokenSlate(s.prefix, s.candidates, s.features) for s in slates]
@@ -121,7 +122,7 @@ def test_packed_chunked_cached_and_masked_scores_read_the_same_features(
 
 def test_gradients_reach_the_response(model_of: Callable, make_slate: Callable) -> None:
     model = model_of("bert")
-    model(**build_batch(slates_with(make_slate), 96, 0).model_inputs())["cvr"].sum().backward()
+    model.score(build_batch(slates_with(make_slate), 96, 0).model_inputs())["cvr"].sum().backward()
     for name, parameter in model.heads["cvr"].named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 

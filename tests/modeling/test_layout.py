@@ -5,31 +5,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.data.batches import Slate, build_batch
-from equipoise.modeling.layout import SlateLayout, Spread, gather, lay
+from equipoise.modeling.layout import Padding, SlateLayout, pad, unpad
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
 
 @given(LENGTHS)
-def test_lines_and_back(lengths: list[int]) -> None:
+def test_padding_and_back(lengths: list[int]) -> None:
     even = len(set(lengths)) == 1
-    spread = Spread.of(torch.tensor(lengths), max(lengths), even)
+    padding = Padding.of(torch.tensor(lengths), max(lengths), even)
     flat = torch.arange(1.0, sum(lengths) + 1)[:, None].requires_grad_()
-    laid = lay(flat, spread)
-    assert laid.shape == (len(lengths), max(lengths), 1)
+    padded = pad(flat, padding)
+    assert padded.shape == (len(lengths), max(lengths), 1)
     parts = flat.detach().split(lengths)
-    for line, part in zip(laid, parts, strict=True):
+    for line, part in zip(padded, parts, strict=True):
         torch.testing.assert_close(line[: len(part)], part)
-    zeros = spread.lay_zero(flat.detach())
+    zeros = padding.pad_with_zeros(flat.detach())
     assert float(zeros.sum()) == float(flat.sum())
-    torch.testing.assert_close(gather(laid, spread), flat)
-    # Empty places repeat some token, but hand no gradient to it.
-    (gradient,) = torch.autograd.grad((lay(flat, spread) * 3).sum(), flat)
+    torch.testing.assert_close(unpad(padded, padding), flat)
+    # Padding repeats some token, but hands no gradient to it.
+    (gradient,) = torch.autograd.grad((pad(flat, padding) * 3).sum(), flat)
     assert torch.equal(gradient, torch.full_like(flat, 3))
     wide = torch.randn(len(lengths), max(lengths), 1, requires_grad=True)
-    (gradient,) = torch.autograd.grad(gather(wide, spread).sum(), wide)
+    (gradient,) = torch.autograd.grad(unpad(wide, padding).sum(), wide)
     assert int(gradient.sum()) == sum(lengths)
-    mask = spread.mask(torch.float32)
+    mask = padding.mask(torch.float32)
     seen = torch.zeros(len(lengths), max(lengths)) if mask is None else mask[:, 0, 0]
     assert [int((line == 0).sum()) for line in seen] == lengths
 

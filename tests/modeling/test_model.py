@@ -14,14 +14,17 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import LoraConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.modeling.adapters import lora_layers
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.boundary import StepContext
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert"]
 LENGTHS = [5, 3, 7, 1, 4, 6]
 
 
-def run(model: SlateModel, slates: list[Slate], max_row: int = 1000) -> dict[str, torch.Tensor]:
-    return model(**build_batch(slates, max_row, pad_id=0).model_inputs())
+def run(
+    model: SlateModel, slates: list[Slate], max_row: int = 1000, step: StepContext | None = None
+) -> dict[str, torch.Tensor]:
+    return model.score(build_batch(slates, max_row, pad_id=0).model_inputs(), step)
 
 
 def only(slate: Slate, *which: int) -> Slate:
@@ -238,12 +241,12 @@ def test_checkpointing_changes_no_gradient(
     grads = []
     for checkpointing in (False, True):
         model = make_model(arch, checkpointing=checkpointing).train()
-        model.boundary.solve = lambda gram: torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+        step = StepContext(lambda gradients, context: [0.5, 2.0, 1.0])
         calls = {"below": 0, "above": 0}
         trunk_layers = model.backbone.trunk.get_submodule(model.backbone.layers_name)
         for half, layer in (("below", trunk_layers[0]), ("above", model.backbone.upper[0])):
             count_calls(lora_layers(layer)[0], calls, half)
-        outputs = run(model, slates)
+        outputs = run(model, slates, step=step)
         with torch.no_grad():  # a forward in between must not disturb what backward recomputes
             run(model, [make_slate(16, [3, 3, 3])])
         # Two forwards; above the boundary prefixes and candidates apart, for each of three towers.
@@ -302,15 +305,14 @@ def test_one_backward_through_the_model_solves_once_and_obeys_the_weights(
     model, slates = make_model("llama"), [make_slate(18, LENGTHS)]
     weights = [0.25, 0.0, 3.0]
 
-    def losses() -> list[torch.Tensor]:
-        return [output.square().mean() for output in run(model, slates).values()]
+    def losses(step: StepContext | None = None) -> list[torch.Tensor]:
+        return [output.square().mean() for output in run(model, slates, step=step).values()]
 
     separate = [adapter_gradients(model, losses()[k]) for k in range(3)]
     solves = []
-    model.boundary.solve = lambda cotangents: solves.append(cotangents) or weights
-    sum(losses()).backward()
+    sum(losses(StepContext(lambda gradients, context: solves.append(gradients) or weights))).backward()
     assert len(solves) == 1
-    assert len(solves[0].at_z) == 3
+    assert len(solves[0].values) == 3
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -320,13 +322,14 @@ def test_one_backward_through_the_model_solves_once_and_obeys_the_weights(
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_closed_gate_spares_the_whole_tower(
+def test_a_blocked_objective_spares_its_whole_tower(
     make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
 ) -> None:
     model, slates = make_model("llama"), [make_slate(19, LENGTHS)]
     alone = adapter_gradients(model, run(model, slates)["ctr"].square().mean())
-    outputs = run(model, slates)
-    model.gates.close({"cvr", "diversity"})
+    step = StepContext()
+    outputs = run(model, slates, step=step)
+    step.guard.block({"cvr", "diversity"})
     (outputs["ctr"].square().mean() + (outputs["cvr"] * torch.nan).sum() + outputs["diversity"].sum()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -352,8 +355,7 @@ def test_a_bfloat16_base_trains_float32_adapters(
     slates = [make_slate(22, LENGTHS)]
     exact = run(make_model(arch), slates)
     model = make_model(arch, dtype="bfloat16", checkpointing=checkpointing).train()
-    model.boundary.solve = lambda gram: torch.full((3,), 1.0, dtype=torch.float64)
-    outputs = run(model, slates)
+    outputs = run(model, slates, step=StepContext(lambda gradients, context: [1.0] * 3))
     for name, output in outputs.items():
         assert output.dtype == torch.float32
         # bfloat16 has 8 bits: a few percent of the spread after four layers.
@@ -387,7 +389,7 @@ def test_the_default_split_is_at_two_thirds_and_a_bad_one_is_refused(
     tiny_backbone: Callable[..., object],
 ) -> None:
     def build(split: int | None) -> SlateModel:
-        return build_model(tiny_backbone("llama", split=split), LoraConfig(rank=2), {"ctr": 1}, [], {}, 0)
+        return build_model(ModelSpec(tiny_backbone("llama", split=split), LoraConfig(rank=2), {"ctr": 1}, [], {}, 0))
 
     assert build(None).backbone.split == 2
     assert len(build(3).backbone.upper) == 1

@@ -15,7 +15,7 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
 from equipoise.data.batches import SlateBatch, build_batch
 from equipoise.modeling.adapters import lora_layers, target_modules
 from equipoise.modeling.folded import fold_shared
-from equipoise.modeling.model import SlateModel, build_model
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.packed_size import packed_bytes
 from equipoise.modeling.quantized import compute_in, packed_layers
 from equipoise.train.parameters import MovementCheck, full_size, trainable
@@ -42,7 +42,7 @@ def batch(make_slate: Callable) -> SlateBatch:
 
 def packed_model(path: str, dtype: torch.dtype = torch.float32, **options: object) -> SlateModel:
     backbone = BackboneConfig(path=path, **{"split": 2, "quantize": "4bit", **options})
-    model = build_model(backbone, LoraConfig(rank=4, alpha=8), {"ctr": 1, "cvr": 1}, ("diversity",), {}, 3)
+    model = build_model(ModelSpec(backbone, LoraConfig(rank=4, alpha=8), {"ctr": 1, "cvr": 1}, ("diversity",), {}, 3))
     compute_in(model, dtype)
     return model
 
@@ -58,7 +58,7 @@ def steps_of(model: SlateModel, batch: SlateBatch, steps: int, bf16: bool, lr: f
     model.train()
     for _ in range(steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = model(**batch.model_inputs(), criterion=criterion)["losses"].sum()
+            loss = model.losses(batch.model_inputs(), criterion)["losses"].sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -93,7 +93,7 @@ def test_evaluation_leaves_the_weights_trainable(saved_llama: str, batch: SlateB
     check = MovementCheck(model, World())
     model.eval()
     with torch.inference_mode():
-        model(**batch.model_inputs())
+        model.score(batch.model_inputs())
     assert check.changed_frozen() == []
     assert np.isfinite(steps_of(model, batch, 1, False)).all()
 
@@ -118,7 +118,7 @@ def test_vectors_are_those_of_the_unpacked_weights(batch: SlateBatch, tmp_path: 
     assert len(changes) == 28  # 7 in each of 4 layers
     assert 0.05 < max(changes) < 0.15  # nf4 keeps normal weights to about a tenth (Dettmers et al. 2023)
     with torch.inference_mode():
-        a, b = (model(**batch.model_inputs(), keep_vectors=True)["ctr.vector"] for model in (packed, full))
+        a, b = (model.score(batch.model_inputs(), keep_vectors=True)["ctr.vector"] for model in (packed, full))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_random_base_is_packed_as_the_saved_one(
     loaded = packed_model(saved_llama).eval()
     drawn = packed_model(tiny_backbone("llama").path, init="random").eval()
     with torch.inference_mode():
-        a, b = loaded(**batch.model_inputs()), drawn(**batch.model_inputs())
+        a, b = loaded.score(batch.model_inputs()), drawn.score(batch.model_inputs())
     for name in a:
         torch.testing.assert_close(a[name], b[name])
 

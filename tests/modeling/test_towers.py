@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from equipoise.data.batches import Slate, build_batch
-from equipoise.modeling.boundary import Cotangents, gram_matrix
-from equipoise.modeling.model import SlateModel
+from equipoise.modeling.boundary import BoundaryGradients, StepContext, gram_matrix
+from equipoise.modeling.model import ForwardRequest, SlateModel
+from equipoise.modeling.packing import Packing
 
 FACTORS = {"ctr": 1.0, "cvr": 0.5, "diversity": 2.0}
 
@@ -27,16 +28,16 @@ def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def gradients(model: SlateModel, inputs: dict[str, torch.Tensor], one_by_one: bool) -> tuple[dict[str, Any], Any]:
     grams = []
 
-    def solve(cotangents: Cotangents) -> list[float]:
-        grams.append(gram_matrix(cotangents.at_z))
+    def compute_weights(gradients: BoundaryGradients, context: StepContext) -> list[float]:
+        grams.append(gram_matrix(gradients.values))
         return [2.0, 0.25, 1.5]
 
-    model.boundary.solve = solve
+    step = StepContext(compute_weights)
     model.zero_grad()
     if one_by_one:
-        losses = model(**inputs, criterion=criterion)["losses"]
+        losses = model.losses(inputs, criterion, step)["losses"]
     else:
-        outputs = model(**inputs)
+        outputs = model.score(inputs, step)
         losses = torch.stack([criterion(name, outputs) for name in model.objectives])
     (losses * torch.tensor([FACTORS[name] for name in model.objectives])).sum().backward()
     assert len(grams) == 1
@@ -65,12 +66,12 @@ def test_scores_are_the_same_and_carry_no_gradient(
     make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
 ) -> None:
     model = make_model("llama")
-    plain, judged = model(**inputs), model(**inputs, criterion=criterion)
+    plain, judged = model.score(inputs), model.losses(inputs, criterion)
     for name in model.objectives:
         assert torch.equal(plain[name], judged[name])
         assert plain[name].requires_grad and not judged[name].requires_grad
     with torch.no_grad():
-        quiet = model(**inputs, criterion=criterion)
+        quiet = model.losses(inputs, criterion)
     assert torch.equal(quiet["losses"], judged["losses"])
 
 
@@ -99,19 +100,19 @@ def test_only_one_tower_is_alive_at_a_time(
         del result
         return peak, left
 
-    together, left_together = saved_by(lambda: model(**inputs))
-    one, left = saved_by(lambda: model(**inputs, criterion=criterion)["losses"])
+    together, left_together = saved_by(lambda: model.score(inputs))
+    one, left = saved_by(lambda: model.losses(inputs, criterion)["losses"])
     assert left_together == together
     assert one < 0.7 * together  # a trunk and one tower of two layers instead of a trunk and three
     assert left < 0.45 * together  # the trunk alone waits for the backward
 
 
-def test_a_closed_gate_and_a_broken_gradient_stay_alone(
+def test_a_blocked_objective_and_a_broken_gradient_stay_alone(
     make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
 ) -> None:
     model = make_model("llama")
-    seen: list[Cotangents] = []
-    model.boundary.solve = lambda cotangents: seen.append(cotangents) or [1.0, 0.0, 0.0]
+    seen: list[BoundaryGradients] = []
+    step = StepContext(lambda gradients, context: seen.append(gradients) or [1.0, 0.0, 0.0])
 
     def broken(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         x = outputs[name]
@@ -119,18 +120,43 @@ def test_a_closed_gate_and_a_broken_gradient_stay_alone(
             return (x * torch.nan).sum()
         return (x - x.detach()).abs().sqrt().sum() if name == "diversity" else x.square().mean()
 
-    losses = model(**inputs, criterion=broken)["losses"]
+    losses = model.losses(inputs, broken, step)["losses"]
     assert torch.isfinite(losses).tolist() == [True, False, True]
-    model.gates.close({"cvr"})
+    step.guard.block({"cvr"})
     torch.where(torch.isfinite(losses), losses, 0.0).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    assert seen[0].intact.tolist() == [True, False, False]
-    assert seen[0].at_z[0].abs().sum() > 0
-    assert not seen[0].at_z[1].any() and not seen[0].at_z[2].any()
+    assert seen[0].finite_mask.tolist() == [True, False, False]
+    assert seen[0].values[0].abs().sum() > 0
+    assert not seen[0].values[1].any() and not seen[0].values[2].any()
 
 
 def test_a_second_backward_is_refused(make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]) -> None:
-    losses = make_model("llama")(**inputs, criterion=criterion)["losses"]
+    losses = make_model("llama").losses(inputs, criterion)["losses"]
     losses.sum().backward(retain_graph=True)
     with pytest.raises(AssertionError, match="one backward per forward"):
         losses.sum().backward()
+
+
+def test_what_an_engine_calls_is_what_the_methods_give(
+    make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
+) -> None:
+    model = make_model("llama")
+    scored, judged = model(ForwardRequest(inputs, keep_vectors=True)), model(ForwardRequest(inputs, criterion))
+    assert scored.keys() == {*model.objectives, *(f"{name}.vector" for name in model.objectives)}
+    assert torch.equal(scored["ctr"], model.score(inputs)["ctr"])
+    assert torch.equal(judged["losses"], model.losses(inputs, criterion)["losses"])
+
+
+def test_a_packing_may_run_all_towers_in_its_own_way(
+    make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = make_model("llama"), []
+    one_after_another = Packing.run_towers
+
+    def run_towers(self: Packing, parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        asked.append(tuple(parts))
+        return one_after_another(self, parts)
+
+    monkeypatch.setattr(Packing, "run_towers", run_towers)
+    model.score(inputs)
+    assert asked == [model.objectives]

@@ -79,7 +79,7 @@ def test_scores_are_those_of_the_run(arch: str, scope: str, settings: dict, tiny
             nothing = np.zeros(len(request.slate.candidates), dtype=np.int64)
             slate = Slate(0, request.slate.prefix, request.slate.candidates, nothing, nothing, nothing)
             with torch.inference_mode():
-                outputs = model(**build_batch([slate], 256, 0).model_inputs())
+                outputs = model.score(build_batch([slate], 256, 0).model_inputs())
             for name in ("ctr", "cvr"):
                 close([scored.probabilities[name] for scored in ranking.given], outputs[name].sigmoid().tolist())
             for name in ("diversity", "fairness"):

@@ -14,8 +14,8 @@ from equipoise.configs.balancing import Layers
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
 from equipoise.launch.cli import main
-from equipoise.modeling.model import build_model
-from equipoise.train.memory.estimate import ModelPlan, estimate, measure_sizes, step_peak
+from equipoise.modeling.model import ModelSpec, build_model
+from equipoise.train.memory.estimate import StepPlan, estimate, measure_sizes, step_peak
 from equipoise.train.memory.fit import GIB, fits
 from equipoise.train.memory.live import LiveMemory
 from equipoise.train.memory.step_shape import StepShape, worst_step
@@ -31,8 +31,8 @@ def config(tmp_path: Path) -> RunConfig:
     return load_config(write_config(run_settings(tmp_path), tmp_path / "config.yaml"))
 
 
-def plan_of(backbone: BackboneConfig, **options: object) -> ModelPlan:
-    return ModelPlan(backbone, LORA, {"ctr": 1, "cvr": 1}, ("diversity",), **options)  # type: ignore[arg-type]
+def plan_of(backbone: BackboneConfig, **options: object) -> StepPlan:
+    return StepPlan(ModelSpec(backbone, LORA, {"ctr": 1, "cvr": 1}, ("diversity",)), **options)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def collector_at_rest() -> Iterator[list[object]]:
 @pytest.mark.parametrize("arch", ["llama", "bert", "gpt2"])
 def test_sizes_are_those_of_a_built_model(tiny_backbone: Callable[..., BackboneConfig], arch: str) -> None:
     plan = plan_of(tiny_backbone(arch))
-    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0)
+    model = build_model(plan.spec)
     sizes = measure_sizes(plan)
     frozen = [p for p in model.parameters() if not p.requires_grad]
     assert sizes.base == sum(p.numel() for p in frozen)
@@ -66,7 +66,7 @@ def test_sizes_are_those_of_a_built_model(tiny_backbone: Callable[..., BackboneC
 def test_a_packed_base_is_as_large_as_bitsandbytes_makes_it(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     pytest.importorskip("bitsandbytes")
     plan = plan_of(tiny_backbone("llama", quantize="4bit"))
-    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0)
+    model = build_model(plan.spec)
     real = sum(t.nbytes for t in [*(p for p in model.parameters() if not p.requires_grad), *model.buffers()])
     states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
     real += sum(t.nbytes for s in states for t in (s.absmax, s.code, s.offset, s.state2.absmax, s.state2.code))
@@ -81,22 +81,22 @@ def test_peak_without_weights_is_that_of_real_tensors(
     tiny_backbone: Callable[..., BackboneConfig], arch: str, checkpointing: bool, bf16: bool
 ) -> None:
     plan = plan_of(tiny_backbone(arch, checkpointing=checkpointing), bf16=bf16)
-    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0).train()
+    model = build_model(plan.spec).train()
     inputs = SHAPE.batch().model_inputs()
     with LiveMemory() as memory:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            outputs = model(**inputs, criterion=lambda name, o: o[name].mean())
+            outputs = model.losses(inputs, lambda name, o: o[name].mean())
         outputs["losses"].sum().backward()
     assert step_peak(plan, SHAPE) == pytest.approx(memory.peak, rel=0.05)
 
 
 def test_texts_of_recall_are_counted(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     plan, shape = plan_of(tiny_backbone("bert")), replace(SHAPE, shoppers=6, items=10)
-    plan = replace(plan, retrieval={"recall": 16})
-    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0, retrieval=plan.retrieval).train()
+    plan = replace(plan, spec=replace(plan.spec, retrieval={"recall": 16}))
+    model = build_model(plan.spec).train()
     inputs = shape.batch().model_inputs()
     with LiveMemory() as memory:
-        outputs = model(**inputs, criterion=lambda name, o: o[name].mean())
+        outputs = model.losses(inputs, lambda name, o: o[name].mean())
         outputs["losses"].sum().backward()
     assert step_peak(plan, shape) == pytest.approx(memory.peak, rel=0.05)
     assert step_peak(plan, shape) > 1.3 * step_peak(plan, SHAPE)
@@ -108,10 +108,10 @@ def test_a_step_leaves_no_tensor_to_the_collector(
     tiny_backbone: Callable[..., BackboneConfig], arch: str, checkpointing: bool
 ) -> None:
     plan = plan_of(tiny_backbone(arch, checkpointing=checkpointing))
-    model = build_model(plan.backbone, LORA, plan.pointwise, plan.listwise, {}, 0).train()
+    model = build_model(plan.spec).train()
     inputs = SHAPE.batch().model_inputs()
     with collector_at_rest() as left:
-        outputs = model(**inputs, criterion=lambda name, o: o[name].mean())
+        outputs = model.losses(inputs, lambda name, o: o[name].mean())
         outputs["losses"].sum().backward()
         del outputs
     assert [tuple(value.shape) for value in left if isinstance(value, torch.Tensor)] == []

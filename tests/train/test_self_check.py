@@ -7,7 +7,7 @@ import torch
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, SlateBatch, build_batch
-from equipoise.modeling.attention.prefix_split import CandidatePass
+from equipoise.modeling.attention.prefix_split import CandidateForward
 from equipoise.modeling.model import SlateModel
 from equipoise.train.self_check import self_check, separate_prompts
 from equipoise.train.world import World
@@ -51,7 +51,7 @@ def test_an_attention_that_sees_too_little_stops_the_run(
     arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(arch, random_adapters=False)  # as at the start of training
-    whole = CandidatePass.prefix
-    monkeypatch.setattr(CandidatePass, "prefix", lambda self, module: tuple(x * 0.5 for x in whole(self, module)))
+    whole = CandidateForward.prefix
+    monkeypatch.setattr(CandidateForward, "prefix", lambda self, module: tuple(x * 0.5 for x in whole(self, module)))
     with pytest.raises(UserError, match=r"packed slates .* differ by .* set backbone\.attention=sdpa"):
         self_check(model, model, batch, World())

@@ -1,4 +1,4 @@
-"""The `solve` that training hands to the boundary: measure the Gram matrix, weigh it on rank 0, broadcast.
+"""The weights of a backward at the boundary: measure the Gram matrix, weigh it on rank 0, broadcast.
 
 On the wire per backward at level `boundary`: K² numbers summed, K numbers broadcast.
 """
@@ -11,7 +11,7 @@ import torch
 
 from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.modeling.boundary import Cotangents
+from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
 from equipoise.train.balancing.gradient_stats import Conditioned, GradientStats, Weighting, condition
@@ -64,15 +64,13 @@ class Balancer:
         preference: one positive weight each.
         config: method, level, normalisation, smoothing.
         world: the processes of the job.
-        scale: by how much this process's cotangents exceed those of the mean loss (processes / accumulation steps).
+        scale: by how much this process's gradients exceed those of the mean loss (processes / accumulation steps).
         trunk: the shared parameters of each trunk layer, read by the levels `layers` and `parameters` and by probes.
         least: lower bound of each loss, known beforehand (default 0).
         max_nonfinite: backwards in a row with a non-finite gradient after which the run stops.
 
     Attributes:
-        losses: float64 (K,), the global losses of the present micro-batch; set by the loop.
-        step: the number of the optimizer step; set by the loop.
-        broken: objectives whose gradient was not finite since the loop last cleared it; the same on all processes.
+        solves: backwards whose weights were computed afresh.
     """
 
     def __init__(
@@ -96,87 +94,86 @@ class Balancer:
         self.measure = Measure(config, trunk, world, scale)
         self.moving = MovingGram(len(self.names), config.gram_ema) if config.gram_ema else None
         self.max_nonfinite = max_nonfinite
-        self.losses = np.ones(len(self.names))
-        self.step = 0
-        self.broken: set[str] = set()
         self.solves = 0
         self.averages = Averages()
         self._weights: np.ndarray | None = None
         self._bad_in_a_row = np.zeros(len(self.names), dtype=int)
         self._failure: Exception | None = None  # why rank 0 found no weights
 
-    def solve(self, cotangents: Cotangents) -> list[float]:
-        """From this process's cotangents to the weights, bit-equal on all processes; see `modeling.boundary.Solve`.
+    def compute_weights(self, gradients: BoundaryGradients, context: StepContext) -> list[float]:
+        """From this process's gradients to the weights, bit-equal on all processes: a boundary.ComputeWeights.
+
+        `context` has the step's number and its global losses (1 where none were reported); it is given the objectives
+        whose gradient is not finite.
 
         Raises:
             UserError: an objective's gradient has not been finite for too many backwards in a row, or the method
                 found no weights.
         """
-        if self._weights is not None and self.step % self.config.balance_every:
-            return self._reuse(cotangents)
-        gram = self.measure.gram(cotangents)
-        blank(gram, ~np.isfinite(self.losses))  # its gate is closed: the zeros that arrived are not its gradient
-        self._count_nonfinite(~np.isfinite(np.diag(gram)))
-        weights = torch.zeros(len(self.names), dtype=torch.float64, device=cotangents.at_z[0].device)
+        losses = np.ones(len(self.names)) if context.losses is None else context.losses
+        if self._weights is not None and context.step % self.config.balance_every:
+            return self._reuse(gradients, losses, context)
+        gram = self.measure.gram(gradients)
+        blank(gram, ~np.isfinite(losses))  # it is blocked: the zeros that arrived are not its gradient
+        self._count_nonfinite(~np.isfinite(np.diag(gram)), context)
+        weights = torch.zeros(len(self.names), dtype=torch.float64, device=gradients.values[0].device)
         if self.world.rank == 0:
-            weights.copy_(torch.from_numpy(self._decide(gram)))
+            weights.copy_(torch.from_numpy(self._decide(gram, losses, context.step)))
         self._weights = self.world.broadcast(weights).cpu().numpy()
         if not np.isfinite(self._weights).all():
             reason = f" ({self._failure})" if self._failure is not None else ""
             raise UserError(
-                f"balancing.method={self.config.method} found no weights at step {self.step}{reason} for the "
+                f"balancing.method={self.config.method} found no weights at step {context.step}{reason} for the "
                 f"Gram matrix {gram.tolist()}: choose another method and start anew with --overwrite"
             ) from self._failure
-        self._probe(cotangents)
+        self._probe(gradients, context.step)
         remember_cosines(self.averages, self.names, gram, "balance")
         remember_step(self.averages, self.names, gram, self._weights)
         self.solves += 1
         return self._weights.tolist()
 
-    def _decide(self, gram: np.ndarray) -> np.ndarray:
+    def _decide(self, gram: np.ndarray, losses: np.ndarray, step: int) -> np.ndarray:
         smooth = gram
         if self.moving is not None:
             smooth = self.moving.update(gram)
             # Entries that skipped a bad step have other factors than the rest: the average may be no Gram matrix.
             smooth = nearest_gram(smooth, np.sqrt(np.maximum(np.diag(smooth), 0.0)))
             blank(smooth, ~np.isfinite(np.diag(gram)))
-        conditioned = condition(smooth, str(self.config.normalize), self.losses)
+        conditioned = condition(smooth, str(self.config.normalize), losses)
         try:
-            weights = compute_weights(
-                self.method, conditioned, self.names, self.preference, self.losses, self.step, self.least
-            )
+            weights = compute_weights(self.method, conditioned, self.names, self.preference, losses, step, self.least)
         except Exception as error:  # whatever it is: the other processes are waiting for the broadcast
             self._failure = error
             weights = np.full(len(self.names), np.nan)
         remember_decision(self.averages, self.names, conditioned, self.preference, weights)
         return weights
 
-    def _reuse(self, cotangents: Cotangents) -> list[float]:
+    def _reuse(self, gradients: BoundaryGradients, losses: np.ndarray, context: StepContext) -> list[float]:
         """The last weights, without whatever is not finite this time: K numbers on the wire."""
         assert self._weights is not None
-        finite = self.measure.finite(cotangents) & np.isfinite(self.losses)
-        self._count_nonfinite(~finite)
+        finite = self.measure.finite(gradients) & np.isfinite(losses)
+        self._count_nonfinite(~finite, context)
         weights = np.where(finite, self._weights, 0.0)
         for name, weight, good in zip(self.names, weights, finite, strict=True):
             self.averages.add(f"balance/weight/{name}", float(weight))
             self.averages.add(f"balance/nonfinite/{name}", float(not good))
         return weights.tolist()
 
-    def _count_nonfinite(self, bad: np.ndarray) -> None:
-        self.broken.update(name for name, is_bad in zip(self.names, bad, strict=True) if is_bad)
+    def _count_nonfinite(self, bad: np.ndarray, context: StepContext) -> None:
+        context.nonfinite.update(name for name, is_bad in zip(self.names, bad, strict=True) if is_bad)
         self._bad_in_a_row = np.where(bad, self._bad_in_a_row + 1, 0)
         worst = int(np.argmax(self._bad_in_a_row))
         if self._bad_in_a_row[worst] >= self.max_nonfinite:
             raise UserError(
                 f"the gradient of objective '{self.names[worst]}' was not finite in {self._bad_in_a_row[worst]} "
-                f"backwards in a row (step {self.step}): lower train.lr or check its labels, then resume from the last "
-                "checkpoint"
+                f"backwards in a row (step {context.step}): lower train.lr or check its labels, then resume from the "
+                "last checkpoint"
             )
 
-    def _probe(self, cotangents: Cotangents) -> None:
+    def _probe(self, gradients: BoundaryGradients, step: int) -> None:
         every = self.config.probe_every
-        if every is not None and self.step % every == 0:
-            for layer, gram in enumerate(self.measure.by_layer(cotangents)):
+        if every is not None and step % every == 0:
+            for layer, gram in enumerate(self.measure.by_layer(gradients)):
                 remember_cosines(self.averages, self.names, gram, f"balance/layer-{layer}")
 
     def after_step(self, losses: np.ndarray, losses_after: np.ndarray) -> None:

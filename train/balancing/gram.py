@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from equipoise.configs.balancing import BalancingConfig, Layers
-from equipoise.modeling.boundary import Cotangents, gram_matrix
+from equipoise.modeling.boundary import BoundaryGradients, gram_matrix
 from equipoise.train.world import World
 
 
@@ -62,13 +62,13 @@ TrunkLayers = Sequence[Sequence[nn.Parameter]]
 
 
 class Measure:
-    """From one process's cotangents to the global Gram matrix, float64 (K, K), the same on all processes.
+    """From one process's gradients to the global Gram matrix, float64 (K, K), the same on all processes.
 
     Args:
         config: level and whether the processes' noise is taken out.
         trunk: the shared parameters of each trunk layer; may be empty at level `boundary`.
         world: the processes of the job.
-        scale: by how much this process's cotangents exceed those of the mean loss (processes / accumulation steps).
+        scale: by how much this process's gradients exceed those of the mean loss (processes / accumulation steps).
     """
 
     def __init__(self, config: BalancingConfig, trunk: TrunkLayers, world: World, scale: float) -> None:
@@ -78,13 +78,13 @@ class Measure:
         count = min(level.layers, len(trunk)) if isinstance(level, Layers) else len(trunk)
         self.compared = self.trunk[len(self.trunk) - count :]
 
-    def gram(self, cotangents: Cotangents) -> np.ndarray:
+    def gram(self, gradients: BoundaryGradients) -> np.ndarray:
         """The matrix that the weights come from. Rows of an objective that is not finite somewhere are not finite."""
         if self.config.level == "boundary":
             # Every process holds other rows of the same z, so the sum of the local matrices is exact.
-            total = self.world.sum(cotangents.gram())
+            total = self.world.sum(gradients.gram())
             return total.cpu().numpy() / self.scale**2
-        local = cotangents.gradients([p for layer in self.compared for p in layer])
+        local = gradients.gradients([p for layer in self.compared for p in layer])
         summed = gram_matrix(self.world.sum(local)).cpu().numpy() / self.scale**2
         if not self.config.unbiased:
             return summed
@@ -99,12 +99,12 @@ class Measure:
         with np.errstate(invalid="ignore"):
             return nearest_gram((total - own) * size / (size - 1), np.sqrt(np.diag(total)))
 
-    def by_layer(self, cotangents: Cotangents) -> list[np.ndarray]:
+    def by_layer(self, gradients: BoundaryGradients) -> list[np.ndarray]:
         """The Gram matrix of the shared parameters of each trunk layer, for the log."""
         sizes = [sum(p.numel() for p in layer) for layer in self.trunk]
-        total = self.world.sum(cotangents.gradients([p for layer in self.trunk for p in layer]))
+        total = self.world.sum(gradients.gradients([p for layer in self.trunk for p in layer]))
         return [gram_matrix(part).cpu().numpy() / self.scale**2 for part in total.split(sizes, dim=1)]
 
-    def finite(self, cotangents: Cotangents) -> np.ndarray:
-        """Whether each objective's cotangents are finite on all processes, bool (K,)."""
-        return np.isfinite(self.world.sum(cotangents.squares()).cpu().numpy())
+    def finite(self, gradients: BoundaryGradients) -> np.ndarray:
+        """Whether each objective's gradients are finite on all processes, bool (K,)."""
+        return np.isfinite(self.world.sum(gradients.squares()).cpu().numpy())

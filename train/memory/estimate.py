@@ -4,21 +4,21 @@ The model is built without its weights (weightless.py) and runs one micro-batch,
 training does, while every byte that comes alive is counted (live.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from equipoise.configs.balancing import Layers
-from equipoise.configs.objectives import RecallConfig
-from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
+from equipoise.configs.schema import RunConfig
 from equipoise.data.features import FeatureColumns
-from equipoise.modeling.boundary import Cotangents, Solve
-from equipoise.modeling.model import NO_FEATURES, SlateModel, build_model
+from equipoise.modeling.boundary import BoundaryGradients, ComputeWeights, StepContext
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.packed_size import packed_bytes
+from equipoise.train.assemble import model_spec
 from equipoise.train.memory.live import LiveMemory, storages
 from equipoise.train.memory.step_shape import StepShape, worst_step
 from equipoise.train.memory.weightless import Weightless
@@ -30,48 +30,27 @@ FULL = 4
 
 
 @dataclass(frozen=True)
-class ModelPlan:
-    """What `build_model` is told, and how the model is run.
+class StepPlan:
+    """The model of a run, and how a step runs it.
 
     Attributes:
-        pointwise: name → outputs of its head; listwise: names.
+        spec: of the model; how many texts a category has is known only once the data are prepared.
         bf16: train.precision is bf16.
-        embeddings: the frozen token embeddings are returned as well.
         accumulate: micro-batches per step; with more than one, gradients are there before the forward.
         level: where gradients are compared, as in `balancing.level`.
-        features: that the heads read; how many texts a category has is known only once the data are prepared.
-        retrieval: name → dimension of its vectors.
     """
 
-    backbone: BackboneConfig
-    lora: LoraConfig
-    pointwise: Mapping[str, int]
-    listwise: Sequence[str]
+    spec: ModelSpec
     bf16: bool = False
-    embeddings: bool = False
     accumulate: int = 1
     level: Any = "boundary"
-    features: FeatureColumns = NO_FEATURES
-    retrieval: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: RunConfig) -> "ModelPlan":
+    def of(cls, config: RunConfig) -> "StepPlan":
         """The plan of a run."""
-        objectives = build_objectives(config.objectives)
-        return cls(
-            backbone=config.backbone,
-            lora=config.lora,
-            pointwise={name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"},
-            listwise=[name for name, o in objectives.items() if o.kind == "listwise"],
-            bf16=config.train.precision == "bf16",
-            embeddings=any(o.needs_embeddings for o in objectives.values()),
-            accumulate=config.train.accumulate,
-            level=config.balancing.level,
-            features=FeatureColumns(numbers=tuple(config.data.feature_names)),
-            retrieval={
-                name: o.options.dimension for name, o in objectives.items() if isinstance(o.options, RecallConfig)
-            },
-        )
+        features = FeatureColumns(numbers=tuple(config.data.feature_names))
+        spec = model_spec(config, build_objectives(config.objectives), {}, features)
+        return cls(spec, config.train.precision == "bf16", config.train.accumulate, config.balancing.level)
 
 
 @dataclass(frozen=True)
@@ -124,7 +103,7 @@ def estimate(config: RunConfig, slates: int | None = None, candidates: int | Non
     Raises:
         UserError: the backbone's config cannot be loaded, or the model cannot be built as configured.
     """
-    plan, shape = ModelPlan.of(config), worst_step(config, slates, candidates)
+    plan, shape = StepPlan.of(config), worst_step(config, slates, candidates)
     sizes = measure_sizes(plan)
     peak = step_peak(plan, shape)
     cast = step_peak(plan, shape, cast=True) if plan.bf16 else peak
@@ -132,11 +111,11 @@ def estimate(config: RunConfig, slates: int | None = None, candidates: int | Non
     return Estimate(sizes, shape, plan.bf16, peak, cast, together)
 
 
-def measure_sizes(plan: ModelPlan) -> Sizes:
+def measure_sizes(plan: StepPlan) -> Sizes:
     """Elements and bytes of the model that a plan builds."""
     model = _meta_model(plan)
     frozen = {p for p in model.parameters() if not p.requires_grad}
-    packed = {m.weight for m in _frozen_linears(model)} if plan.backbone.quantize else set()
+    packed = {m.weight for m in _frozen_linears(model)} if plan.spec.backbone.quantize else set()
     buffers = sum(storage.nbytes() for storage in {id(s): s for s in storages(list(model.buffers()))}.values())
     rest = frozen - packed
     packs = sum(packed_bytes(p.numel()) for p in packed)
@@ -150,7 +129,7 @@ def measure_sizes(plan: ModelPlan) -> Sizes:
     )
 
 
-def step_peak(plan: ModelPlan, shape: StepShape, cast: bool = False, together: bool = False) -> int:
+def step_peak(plan: StepPlan, shape: StepShape, cast: bool = False, together: bool = False) -> int:
     """Most bytes that one micro-batch has alive at once, above the model; gradients included.
 
     Args:
@@ -161,12 +140,12 @@ def step_peak(plan: ModelPlan, shape: StepShape, cast: bool = False, together: b
     model = _meta_model(plan)
     if cast:
         model.to(torch.bfloat16)
-    if plan.backbone.quantize:
+    if plan.spec.backbone.quantize:
         _stand_in_for_packed(model, torch.bfloat16 if plan.bf16 else torch.float32)
     world = Weightless()
     world.convert(model)
     model.train()
-    model.boundary.solve = _solve_as(model, plan.level)
+    step = StepContext(_weights_of_one(model, plan.level))
     inputs = shape.batch().model_inputs()
     with world.running(), LiveMemory() as memory:
         if plan.accumulate > 1:
@@ -174,7 +153,7 @@ def step_peak(plan: ModelPlan, shape: StepShape, cast: bool = False, together: b
                 parameter.grad = torch.zeros_like(parameter)
         names = model.objectives + model.retrieval
         with torch.autocast("cpu", torch.bfloat16) if plan.bf16 and not cast else nullcontext():
-            outputs = model(**inputs, criterion=None if together else _mean)
+            outputs = model.score(inputs, step) if together else model.losses(inputs, _mean, step)
         losses = [_mean(name, outputs) for name in names] if together else [outputs["losses"].sum()]
         torch.stack(losses).sum().backward()
     return memory.peak
@@ -185,35 +164,25 @@ def _mean(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return outputs[name].mean()
 
 
-def _solve_as(model: SlateModel, level: Any) -> Solve:
+def _weights_of_one(model: SlateModel, level: Any) -> ComputeWeights:
     """Weights of 1, found with the gradients that the level of comparison needs."""
     layers = model.trunk_parameters()
     if isinstance(level, Layers):
         layers = layers[-level.layers :]
     compared = [] if level == "boundary" else [parameter for layer in layers for parameter in layer]
 
-    def solve(cotangents: Cotangents) -> list[float]:
+    def compute_weights(gradients: BoundaryGradients, context: StepContext) -> list[float]:
         if compared:
-            cotangents.gradients(compared)
-        return [1.0] * len(cotangents.at_z)
+            gradients.gradients(compared)
+        return [1.0] * len(gradients.values)
 
-    return solve
+    return compute_weights
 
 
-def _meta_model(plan: ModelPlan) -> SlateModel:
-    shapes_only = plan.backbone.model_copy(update={"init": "random", "quantize": None})
+def _meta_model(plan: StepPlan) -> SlateModel:
+    shapes_only = plan.spec.backbone.model_copy(update={"init": "random", "quantize": None})
     with torch.device("meta"):
-        return build_model(
-            shapes_only,
-            plan.lora,
-            plan.pointwise,
-            plan.listwise,
-            {},
-            0,
-            plan.embeddings,
-            plan.features,
-            plan.retrieval,
-        )
+        return build_model(replace(plan.spec, backbone=shapes_only, offsets={}, seed=0))
 
 
 def _frozen_linears(model: SlateModel) -> list[nn.Linear]:

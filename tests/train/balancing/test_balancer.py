@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.modeling.boundary import Cotangents
+from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.balancing.balancer import Balancer, compute_weights
 from equipoise.train.balancing.gradient_stats import condition
 from equipoise.train.balancing.registry import build_method
@@ -33,14 +33,23 @@ def weights_of(
     )
 
 
-def cotangents_of(rows: torch.Tensor) -> Cotangents:
-    return Cotangents(torch.zeros(1), tuple(rows))
+def gradients_of(rows: torch.Tensor) -> BoundaryGradients:
+    return BoundaryGradients(torch.zeros(1), tuple(rows))
 
 
-def cotangents_with(gram: list[list[float]] | np.ndarray) -> Cotangents:
+def gradients_with(gram: list[list[float]] | np.ndarray) -> BoundaryGradients:
     """Vectors that have this Gram matrix."""
     values, vectors = np.linalg.eigh(np.array(gram))
-    return cotangents_of(torch.from_numpy(vectors * np.sqrt(np.maximum(values, 0.0))))
+    return gradients_of(torch.from_numpy(vectors * np.sqrt(np.maximum(values, 0.0))))
+
+
+def weights_from(
+    balancer: Balancer, gradients: BoundaryGradients, step: int = 0, losses: list[float] | None = None
+) -> list[float]:
+    context = StepContext(step=step)
+    if losses is not None:
+        context.report_losses(balancer.names, np.array(losses))
+    return balancer.compute_weights(gradients, context)
 
 
 def gram_of(vectors: np.ndarray) -> np.ndarray:
@@ -134,16 +143,16 @@ def test_without_a_common_scale_mgda_feeds_the_smallest_gradient() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_weigh_as_one_and_agree_to_the_bit(method: str, run_world: Callable[..., list]) -> None:
-    cotangents = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(2))
-    cotangents *= torch.tensor([10.0, 1.0, 0.2])[:, None, None]
-    cotangents[1] -= cotangents[0] * 0.05
+    gradients = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(2))
+    gradients *= torch.tensor([10.0, 1.0, 0.2])[:, None, None]
+    gradients[1] -= gradients[0] * 0.05
     config = BalancingConfig(method=method)
 
     def work(world: World, accumulate: int) -> torch.Tensor:
         # The rows of this process, scaled as `World.scale_to_global_mean` and gradient accumulation scale a loss.
-        rows = cotangents.chunk(world.size, dim=1)[world.rank] * world.size / accumulate
+        rows = gradients.chunk(world.size, dim=1)[world.rank] * world.size / accumulate
         balancer = Balancer("abc", [1.0, 2.0, 0.5], config, world, scale=world.size / accumulate)
-        weights = balancer.solve(cotangents_of(rows))
+        weights = weights_from(balancer, gradients_of(rows))
         assert balancer.solves == 1
         return torch.cat(
             [torch.tensor(weights, dtype=torch.float64), torch.tensor([balancer.drain()["balance/norm/a"]])]
@@ -163,7 +172,7 @@ def test_one_bad_process_leaves_the_objective_out_everywhere(run_world: Callable
         if world.rank == 1:
             rows[0, 0] = torch.nan
         balancer = Balancer(["ctr", "cvr"], [1.0, 1.0], BalancingConfig(method="weighted"), world, scale=2.0)
-        return balancer.solve(cotangents_of(rows)), balancer.drain()
+        return weights_from(balancer, gradients_of(rows)), balancer.drain()
 
     results = run_world(2, work)
     assert results[0][1]["balance/nonfinite/ctr"] == 1.0
@@ -176,8 +185,8 @@ def test_one_bad_process_leaves_the_objective_out_everywhere(run_world: Callable
 
 def test_what_is_logged_is_the_mean_since_the_last_time() -> None:
     balancer = Balancer(["a", "b", "c"], [1.0, 2.0, 1.0], BalancingConfig(method="weighted"), World(), scale=1.0)
-    balancer.solve(cotangents_with([[4.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
-    balancer.solve(cotangents_with([[16.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
+    weights_from(balancer, gradients_with([[4.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
+    weights_from(balancer, gradients_with([[16.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
     log = balancer.drain()
     # d is g_a + 2 g_b: ⟨g_a, d⟩ = 4 − 4 and 16 + 8, ⟨g_b, d⟩ = −2 + 8 and 4 + 8, ‖d‖² = 12 and 48.
     lengths = [12**0.5, 48**0.5]
@@ -219,15 +228,13 @@ def test_what_is_logged_is_the_mean_since_the_last_time() -> None:
 
 def test_the_losses_reach_the_normalisation_and_the_step_the_orders() -> None:
     balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="weighted", normalize="loss"), World(), scale=1.0)
-    balancer.losses = np.array([0.5, 4.0])
-    assert balancer.solve(cotangents_with(np.eye(2))) == [2.0, 0.25]
+    assert weights_from(balancer, gradients_with(np.eye(2)), losses=[0.5, 4.0]) == [2.0, 0.25]
     vectors = np.random.default_rng(3).standard_normal((6, 3))
-    rows = cotangents_of(torch.from_numpy(vectors))
+    rows = gradients_of(torch.from_numpy(vectors))
     many = Balancer("abcdef", [1.0] * 6, BalancingConfig(method="pcgrad"), World(), scale=1.0)
-    first = many.solve(rows)
-    assert many.solve(rows) == first
-    many.step = 1
-    assert many.solve(rows) != first
+    first = weights_from(many, rows)
+    assert weights_from(many, rows) == first
+    assert weights_from(many, rows, step=1) != first
 
 
 def test_a_method_without_weights_stops_all_processes_with_a_sentence(
@@ -240,7 +247,7 @@ def test_a_method_without_weights_stops_all_processes_with_a_sentence(
         balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda"), world, scale=2.0)
         monkeypatch.setattr(type(balancer.method), "weights", fail)
         with pytest.raises(UserError) as stop:
-            balancer.solve(cotangents_with(np.eye(2)))
+            weights_from(balancer, gradients_with(np.eye(2)))
         return str(stop.value)
 
     messages = run_world(2, work)
@@ -253,8 +260,7 @@ def test_a_bound_is_about_the_loss_that_the_log_shows() -> None:
     held = {}
     for loss in (-0.9, -0.1):  # coverage lies between −1 and 0
         balancer = Balancer("ab", [1.0, 1.0], config, World(), 1.0, least=[0.0, -1.0])
-        balancer.losses = np.array([1.0, loss])
-        held[loss] = balancer.solve(cotangents_with([[1.0, -0.9], [-0.9, 1.0]]))
+        held[loss] = weights_from(balancer, gradients_with([[1.0, -0.9], [-0.9, 1.0]]), losses=[1.0, loss])
     assert held[-0.9][1] < held[-0.1][1]  # broken bounds are mended
     assert held[-0.1][1] > 0.9
 
@@ -264,23 +270,20 @@ def test_reused_weights_drop_what_is_not_finite_and_cost_no_solve() -> None:
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     solved = []
     for step in range(7):
-        balancer.step = step
-        solved.append(balancer.solve(cotangents_of(rows)))
+        solved.append(weights_from(balancer, gradients_of(rows), step))
     assert solved == [[1.0, 2.0]] * 7
     assert balancer.solves == 3
-    balancer.step = 7
     broken = torch.tensor([[1.0, torch.nan], [0.0, 1.0]])
-    assert balancer.solve(cotangents_of(broken)) == [0.0, 2.0]
-    balancer.step = 8
-    assert balancer.solve(cotangents_of(rows)) == [1.0, 2.0]
+    assert weights_from(balancer, gradients_of(broken), step=7) == [0.0, 2.0]
+    assert weights_from(balancer, gradients_of(rows), step=8) == [1.0, 2.0]
 
 
 def test_smoothing_averages_the_matrix_and_skips_bad_steps() -> None:
     balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda", normalize="none", gram_ema=0.5), World(), 1.0)
-    balancer.solve(cotangents_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)))
-    dropped = balancer.solve(cotangents_of(torch.tensor([[1.0, 0.0], [0.0, torch.inf]], dtype=torch.float64)))
+    weights_from(balancer, gradients_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)))
+    dropped = weights_from(balancer, gradients_of(torch.tensor([[1.0, 0.0], [0.0, torch.inf]], dtype=torch.float64)))
     assert dropped == [1.0, 0.0]
-    found = balancer.solve(cotangents_of(torch.tensor([[1.0, 0.0], [0.0, 3.0]], dtype=torch.float64)))
+    found = weights_from(balancer, gradients_of(torch.tensor([[1.0, 0.0], [0.0, 3.0]], dtype=torch.float64)))
     # Squares: 1 throughout; (0.25·1 + 0.5·9) / 0.75 with the bad step skipped.
     square = (0.25 * 1 + 0.5 * 9) / 0.75
     np.testing.assert_allclose(found, [square / (1 + square), 1 / (1 + square)], rtol=1e-12)

@@ -10,7 +10,7 @@ import torch
 from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.data.batches import Slate, build_batch
-from equipoise.modeling.boundary import Cotangents
+from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.modeling.model import SlateModel
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.balancing.gram import Measure
@@ -26,7 +26,7 @@ LEVELS: dict[str, Any] = {
 @pytest.fixture
 def make_double(
     make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
-) -> Callable[..., tuple[SlateModel, Callable[[], list[torch.Tensor]]]]:
+) -> Callable[..., tuple[SlateModel, Callable[..., list[torch.Tensor]]]]:
     """A float64 model and what gives its three losses, which differ in scale by powers of ten."""
 
     def build(**backbone: Any) -> tuple[SlateModel, Callable[[], list[torch.Tensor]]]:
@@ -35,8 +35,8 @@ def make_double(
         inputs = build_batch([make_slate(3, [3, 5, 4, 2]), make_slate(4, [2, 6, 3], row=1)], 96, 0).model_inputs()
         scales = {"ctr": 10.0, "cvr": 1.0, "diversity": 0.1}
 
-        def losses() -> list[torch.Tensor]:
-            outputs = model(**inputs)
+        def losses(step: StepContext | None = None) -> list[torch.Tensor]:
+            outputs = model.score(inputs, step)
             return [scales[name] * (outputs[name] + 1).square().mean() for name in model.objectives]
 
         return model, losses
@@ -48,20 +48,18 @@ def shared(model: SlateModel) -> list[torch.nn.Parameter]:
     return [p for name, p in model.named_parameters() if ".shared." in name]
 
 
-def separate_gradients(model: SlateModel, losses: Callable[[], list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+def separate_gradients(model: SlateModel, losses: Callable[..., list[torch.Tensor]]) -> list[list[torch.Tensor]]:
     """One forward and one backward for every objective, without the boundary's node."""
-    model.boundary.solve = None
     return [list(torch.autograd.grad(losses()[k], shared(model))) for k in range(len(model.objectives))]
 
 
 def balanced_gradients(
-    model: SlateModel, losses: Callable[[], list[torch.Tensor]], **settings: Any
+    model: SlateModel, losses: Callable[..., list[torch.Tensor]], **settings: Any
 ) -> tuple[list[torch.Tensor], Balancer]:
     config = BalancingConfig(**settings)
     balancer = Balancer(model.objectives, [1.0, 2.0, 0.5], config, World(), 1.0, trunk=model.trunk_parameters())
-    model.boundary.solve = balancer.solve
     model.zero_grad()
-    torch.stack(losses()).sum().backward()
+    torch.stack(losses(StepContext(balancer.compute_weights))).sum().backward()
     assert balancer.solves == 1
     gradients = [p.grad for p in shared(model)]
     assert all(g is not None for g in gradients)
@@ -137,8 +135,8 @@ def test_a_probe_logs_every_layer_and_changes_nothing(make_double: Callable[...,
         assert log[f"balance/layer-{layer}/cosine/ctr-cvr"] == pytest.approx(expected, abs=1e-10)
 
 
-class GivenGradients(Cotangents):
-    """Cotangents whose parameter gradients are given."""
+class GivenGradients(BoundaryGradients):
+    """Gradients at the boundary whose parameter gradients are given."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__(torch.zeros(1), tuple(rows))

@@ -1,4 +1,4 @@
-"""The two ways through the backbone: prefixes apart (split), whole rows under a mask (sdpa, flex), on ragged slates."""
+"""The two packings of a batch: prefixes apart (split), whole rows under a mask (sdpa, flex), on ragged slates."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def batch(make_slate: Callable[..., Slate]) -> SlateBatch:
 
 
 def outputs_and_gradients(model: SlateModel, batch: SlateBatch) -> tuple[dict, dict]:
-    outputs = model(**batch.model_inputs())
+    outputs = model.score(batch.model_inputs())
     weights = torch.randn(batch.click.numel(), generator=torch.Generator().manual_seed(1))
     loss = sum(((k + 1) * output * weights).mean() for k, output in enumerate(outputs.values()))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -59,10 +59,12 @@ def test_split_is_the_masked_row(
 def test_the_scopes_differ_in_what_prefix_tokens_get(
     arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
-    everywhere, candidates = (make_model(arch, scope=scope)(**batch.model_inputs()) for scope in ("all", "candidates"))
+    everywhere, candidates = (
+        make_model(arch, scope=scope).score(batch.model_inputs()) for scope in ("all", "candidates")
+    )
     assert (everywhere["ctr"] - candidates["ctr"]).abs().max() > 1e-2
     plain = [make_model(arch, scope=scope, random_adapters=False) for scope in ("all", "candidates")]
-    torch.testing.assert_close(*(model(**batch.model_inputs())["ctr"] for model in plain))  # no adapters, no scope
+    torch.testing.assert_close(*(model.score(batch.model_inputs())["ctr"] for model in plain))  # no adapters, no scope
 
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])
@@ -70,10 +72,8 @@ def test_the_scopes_differ_in_what_prefix_tokens_get(
 def test_layers_may_also_run_to_their_end(
     arch: str, pooling: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
-    model = make_model(arch, scope=scope, pooling=pooling)
-    early = outputs_and_gradients(model, batch)
-    model.upper.stops_early = False
-    assert_same(early, outputs_and_gradients(model, batch))
+    partial, whole = (make_model(arch, scope=scope, pooling=pooling, partial_last_layer=p) for p in (True, False))
+    assert_same(outputs_and_gradients(partial, batch), outputs_and_gradients(whole, batch))
 
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])
@@ -82,14 +82,14 @@ def test_one_by_one_and_checkpointing_change_nothing(
     arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
     def judged(model: SlateModel) -> tuple[dict, dict]:
-        outputs = model(**batch.model_inputs(), criterion=lambda name, found: found[name].square().mean())
+        outputs = model.losses(batch.model_inputs(), lambda name, found: found[name].square().mean())
         outputs["losses"].sum().backward()
         return outputs, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     found = [judged(make_model(arch, scope=scope, checkpointing=c).train()) for c in (False, True)]
     assert_same(*found)
     model = make_model(arch, scope=scope)
-    outputs = model(**batch.model_inputs())
+    outputs = model.score(batch.model_inputs())
     sum(output.square().mean() for output in outputs.values()).backward()
     assert_same(found[0], (found[0][0], {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
 
@@ -102,9 +102,8 @@ def test_scores_in_chunks(
 ) -> None:
     model = make_model(arch, scope=scope, pooling=pooling)
     with torch.inference_mode():
-        whole = model(**batch.model_inputs())
-        model.chunk_tokens = most
-        pieces = model(**batch.model_inputs())
+        whole = model.score(batch.model_inputs())
+        pieces = model.score(batch.model_inputs(), chunk_tokens=most)
     assert whole.keys() == pieces.keys()
     for name, output in whole.items():
         torch.testing.assert_close(pieces[name], output, rtol=1e-5, atol=1e-5)
@@ -117,7 +116,7 @@ def test_the_mean_of_a_decoder_is_refused(make_model: Callable[..., SlateModel])
 
 def test_embeddings_are_the_same(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
     split, rows = (make_model("bert", keep_embeddings=True, attention=a) for a in ("split", "sdpa"))
-    torch.testing.assert_close(split(**batch.model_inputs())["embeddings"], rows(**batch.model_inputs())["embeddings"])
+    torch.testing.assert_close(*(model.score(batch.model_inputs())["embeddings"] for model in (split, rows)))
 
 
 @pytest.mark.slow
@@ -125,7 +124,7 @@ def test_embeddings_are_the_same(make_model: Callable[..., SlateModel], batch: S
 def test_flex_is_the_masked_row(arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
     flex, rows = (make_model(arch, attention=attention) for attention in ("flex", "sdpa"))
     with torch.no_grad():
-        one, other = flex(**batch.model_inputs()), rows(**batch.model_inputs())
+        one, other = flex.score(batch.model_inputs()), rows.score(batch.model_inputs())
     for name, output in one.items():
         torch.testing.assert_close(output, other[name], rtol=1e-5, atol=1e-5)
 
@@ -135,12 +134,12 @@ def test_flex_is_the_masked_row(arch: str, make_model: Callable[..., SlateModel]
 def test_bfloat16_stays_within_its_rounding(
     arch: str, scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:
-    exact = make_model(arch, scope=scope)(**batch.model_inputs())
+    exact = make_model(arch, scope=scope).score(batch.model_inputs())
     errors = {}
     for attention in ("split", "sdpa"):
         model = make_model(arch, scope=scope, attention=attention)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = model(**batch.model_inputs())
+            found = model.score(batch.model_inputs())
         errors[attention] = (found["ctr"].float() - exact["ctr"]).abs().max()
     spread = float(exact["ctr"].max() - exact["ctr"].min())
     assert errors["split"] < 0.05 * spread
@@ -149,7 +148,7 @@ def test_bfloat16_stays_within_its_rounding(
 
 def test_no_padding_is_computed(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
     model = make_model("llama")
-    model(**batch.model_inputs())
+    model.score(batch.model_inputs())
     assert model.computed_tokens == int((batch.segment_ids >= 0).sum()) < batch.input_ids.numel()
 
 
@@ -158,7 +157,7 @@ def test_backbones_that_cannot_are_told_so(make_model: Callable[..., SlateModel]
     layer = model.backbone.upper[0]
     layer.self_attn.forward = _with_softcap(layer.self_attn.forward)
     with pytest.raises(UserError, match=r"uses softcap in its attention: set backbone\.attention=sdpa"):
-        model(**batch.model_inputs())
+        model.score(batch.model_inputs())
 
 
 def _with_softcap(forward: Callable) -> Callable:
