@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.compare_runs import ROOT
 from equipoise.configs.load import read_run_config
-from equipoise.evaluation.compare.run_record import read_run
+from equipoise.evaluation.compare.run_records import read_run
 from equipoise.train.trackers.wandb_run import STEP, begin, end, tell_evaluation
 
 

@@ -17,10 +17,10 @@ from equipoise.configs.objective_spec import OwnAxis
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.evaluation.baselines import TrainCounts
+from equipoise.evaluation.example_slates import examples_of
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.recall.recall_of_run import measure_recall, print_recall
 from equipoise.evaluation.report import evaluate_table, json_ready, print_report, write_json
-from equipoise.evaluation.slate_examples import examples_of
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.train.data_record import FILE_NAME as DATA_RECORD
 from equipoise.train.data_record import write_data_record

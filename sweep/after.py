@@ -1,8 +1,10 @@
-"""What ends a sweep: `equipoise compare` over its runs, the failed and unfinished ones included."""
+"""What ends a sweep: `equipoise compare` over its runs, the failed ones included, and the `wandb sync` lines."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -32,3 +34,27 @@ def compare_runs(sweep: SweepConfig, plan: Sequence[PlannedRun], console: Consol
     if code:
         raise typer.Exit(code)
     console.print(f"comparison: {sweep.output / f'{NAME}.html'}", soft_wrap=True)
+
+
+MOST_LINES = 20
+"""A longer sweep gets one line for all."""
+
+
+def sync_lines(output: Path, plan: Sequence[PlannedRun]) -> list[str]:
+    """One `wandb sync` per run, with its training and its evaluations; [] where nothing is left to be sent.
+
+    Args:
+        output: the sweep's folder.
+        plan: its runs; those whose wandb.mode is not offline are passed over.
+    """
+    offline = [run for run in plan if run.config.wandb.mode == "offline"]
+    unsent = [folders for run in offline if (folders := unsent_folders(run.folder))]
+    if len(unsent) > MOST_LINES:
+        return [f"wandb sync --skip-synced {shlex.quote(str(output))}/*/wandb/offline-run-*"]
+    return [shlex.join(["wandb", "sync", *map(str, folders)]) for folders in unsent]
+
+
+def unsent_folders(run: Path) -> list[Path]:
+    """W&B's offline folders in a run folder, the oldest first, without those that `wandb sync` has marked as sent."""
+    folders = sorted((run / "wandb").glob("offline-run-*"))
+    return [folder for folder in folders if list(folder.glob("*.wandb")) and not list(folder.glob("*.wandb.synced"))]

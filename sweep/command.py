@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from equipoise.common.errors import UserError
-from equipoise.sweep.after import compare_runs
+from equipoise.sweep.after import compare_runs, sync_lines
 from equipoise.sweep.board import MOST_ROWS, Board, states_table
 from equipoise.sweep.claim import Claim, claim, make_ready
 from equipoise.sweep.config import SweepConfig, load_sweep
@@ -22,7 +22,6 @@ from equipoise.sweep.pool import Pool, share_devices
 from equipoise.sweep.record import read_record
 from equipoise.sweep.slurm import check_listed, submit, write_array
 from equipoise.sweep.wandb_agent import plan_trial, wandb_settings, write_wandb_settings
-from equipoise.sweep.wandb_sync import sync_lines
 
 
 def run_sweep(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) -> None:

@@ -14,8 +14,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.features import read_scales, same_features
-from equipoise.sweep.names import digest
-from equipoise.sweep.plan import PlannedRun
+from equipoise.sweep.plan import PlannedRun, digest
 from equipoise.sweep.record import CONFIG
 
 MANIFEST = "manifest.json"

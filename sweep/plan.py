@@ -1,19 +1,87 @@
-"""The runs of a sweep, in a fixed order: what each sets, how it is called, and its validated configuration."""
+"""The runs of a sweep, in a fixed order: what each sets, its random draws, its name, its validated configuration."""
 
+import hashlib
 import itertools
 import json
+import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from equipoise.common.errors import UserError
 from equipoise.configs.load import as_override, build_config, read_settings
 from equipoise.configs.schema import RunConfig
-from equipoise.sweep.config import SweepConfig
-from equipoise.sweep.draws import draw_settings
-from equipoise.sweep.names import join_name, short_keys, value_text
+from equipoise.sweep.config import DrawConfig, RandomConfig, SweepConfig
+
+DIGITS = 4
+
+
+def draw_settings(random: RandomConfig) -> list[dict[str, Any]]:
+    """`random.count` draws of every key, in order; draws that repeat an earlier one are left out."""
+    streams = {
+        key: draw_values(draw, np.random.default_rng([random.seed, *key.encode()]), random.count)
+        for key, draw in random.draw.items()
+    }
+    draws = [dict(zip(streams, values, strict=True)) for values in zip(*streams.values(), strict=True)]
+    return [draw for number, draw in enumerate(draws) if draw not in draws[:number]]
+
+
+def draw_values(draw: DrawConfig, rng: np.random.Generator, count: int) -> list[Any]:
+    """`count` values; real numbers have DIGITS significant digits, so that a run's name tells them exactly."""
+    if draw.choice is not None:
+        return [draw.choice[int(rng.integers(len(draw.choice)))] for _ in range(count)]
+    if draw.integers is not None:
+        return [int(rng.integers(draw.integers[0], draw.integers[1] + 1)) for _ in range(count)]
+    if draw.log_uniform is not None:
+        low, high = draw.log_uniform
+        return [_rounded(math.exp(rng.uniform(math.log(low), math.log(high))), low, high) for _ in range(count)]
+    assert draw.uniform is not None, "the schema sets one of the four"
+    low, high = draw.uniform
+    return [_rounded(rng.uniform(low, high), low, high) for _ in range(count)]
+
+
+def _rounded(value: float, low: float, high: float) -> float:
+    return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+
+
+LONGEST_VALUE = 32
+LONGEST_NAME = 120
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Each dotted key with the shortest end of it that no other key shares: `train.lr` → `lr`."""
+    keys = list(dict.fromkeys(keys))
+    ends = {key: [".".join(key.split(".")[-n:]) for n in range(1, key.count(".") + 2)] for key in keys}
+    return {
+        key: next((end for end in ends[key] if not any(end in ends[other] for other in keys if other != key)), key)
+        for key in keys
+    }
+
+
+def value_text(value: Any) -> str:
+    """A value as part of a name; what is long, or no single value, as the start of its hash."""
+    if isinstance(value, str):
+        text = re.sub(r"[^A-Za-z0-9._+-]+", "-", value).strip("-")
+        return text if text and len(text) <= LONGEST_VALUE else f"{text[-24:]}-{digest(value)}".strip("-")
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return digest(value)
+
+
+def join_name(parts: Iterable[str]) -> str:
+    """The name of a run from its parts; one that is too long ends in its hash."""
+    name = "_".join(parts)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{digest(name)}"
+
+
+def digest(value: Any) -> str:
+    """Eight hexadecimal digits of the hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

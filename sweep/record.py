@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
-from equipoise.sweep.names import digest
+from equipoise.sweep.plan import digest
 
 RECORD, CONFIG, LOCK = "job.json", "job.yaml", "job.lock"
 State = Literal["waiting", "running", "stopped", "failed", "finished"]

@@ -15,8 +15,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.load import read_settings
 from equipoise.configs.schema import RunConfig
 from equipoise.sweep.config import DrawConfig, SweepConfig
-from equipoise.sweep.names import join_name, value_text
-from equipoise.sweep.plan import PlannedRun, listed_runs, plan_run
+from equipoise.sweep.plan import PlannedRun, join_name, listed_runs, plan_run, value_text
 
 FILE = "wandb_sweep.yaml"
 RUNS_AXIS = "run"

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from equipoise.evaluation.compare.wandb_file import records
+from equipoise.evaluation.compare.wandb_runs import records
 
 
 def whole_records(folder: Path, seconds: float = 30.0) -> list[list[Any]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.common.errors import UserError
-from equipoise.evaluation.compare.pool import Pool
 from equipoise.evaluation.compare.resampled import Resampler, Samples
-from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.compare.run_records import RunRecord
+from equipoise.evaluation.compare.seeds import Pool
 from equipoise.evaluation.metrics.bootstrap import interval
 from equipoise.evaluation.metrics.metric_names import direction, metrics_of
 

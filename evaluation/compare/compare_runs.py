@@ -12,13 +12,11 @@ from rich.table import Table as RichTable
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.evaluation.compare.comparison import Comparison, compare, kept_for_curves
+from equipoise.evaluation.compare.comparison_page import write_page
 from equipoise.evaluation.compare.curves import most_points
-from equipoise.evaluation.compare.files import write_csv, write_markdown
-from equipoise.evaluation.compare.find_runs import find_runs, in_group, read_runs
-from equipoise.evaluation.compare.page import write_page
-from equipoise.evaluation.compare.run_record import SPLITS, RunRecord
-from equipoise.evaluation.compare.table import Cell, Table, tables
-from equipoise.evaluation.compare.wandb_run import read_wandb_runs
+from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, find_runs, in_group, read_runs
+from equipoise.evaluation.compare.tables import Cell, Table, tables, write_csv, write_markdown
+from equipoise.evaluation.compare.wandb_runs import read_wandb_runs
 from equipoise.evaluation.options import CompareOptions
 
 FILE_WIDTH = 10_000

@@ -9,13 +9,11 @@ from typing import Any
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.against_baseline import Changes, changes_against, find_baseline
 from equipoise.evaluation.compare.curves import drawn
-from equipoise.evaluation.compare.delta_m import DeltaM, delta_m
 from equipoise.evaluation.compare.differences import NOT_COMPARED, differing, setting
-from equipoise.evaluation.compare.find_runs import BrokenRun
 from equipoise.evaluation.compare.method_front import MethodFronts, check_axes, default_axes, method_fronts
-from equipoise.evaluation.compare.objective_metric import common_cutoff, objective_metrics
-from equipoise.evaluation.compare.pool import Pool, pool_runs
-from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.compare.relative_change import DeltaM, common_cutoff, delta_m, objective_metrics
+from equipoise.evaluation.compare.run_records import BrokenRun, RunRecord
+from equipoise.evaluation.compare.seeds import Pool, pool_runs
 from equipoise.evaluation.metrics.metric_names import direction
 from equipoise.evaluation.options import Question
 

@@ -9,8 +9,8 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.configs.objectives import BUILT_IN
 from equipoise.evaluation.compare.differences import setting, written
-from equipoise.evaluation.compare.objective_metric import common_cutoff, metric_of
-from equipoise.evaluation.compare.pool import Pool
+from equipoise.evaluation.compare.relative_change import common_cutoff, metric_of
+from equipoise.evaluation.compare.seeds import Pool
 from equipoise.evaluation.front.pareto import MARGIN, front_mask, hypervolume
 from equipoise.evaluation.metrics.metric_names import direction
 

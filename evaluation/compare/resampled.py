@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.differences import setting
-from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.compare.run_records import RunRecord
 from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.points import Measure
 from equipoise.evaluation.metrics.bootstrap import auc_by_counts, request_draws

@@ -7,8 +7,8 @@ from typing import Any
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.comparison import Comparison
-from equipoise.evaluation.compare.files import write_csv
-from equipoise.evaluation.compare.page import write_page
+from equipoise.evaluation.compare.comparison_page import write_page
+from equipoise.evaluation.compare.tables import write_csv
 
 MODES = ("online", "offline")
 DEFAULT_PROJECT = "equipoise"

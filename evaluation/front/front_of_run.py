@@ -19,11 +19,11 @@ from equipoise.evaluation.evaluate_run import ranking_attributes
 from equipoise.evaluation.front.axes import Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
 from equipoise.evaluation.front.constraint import Constraint, parse_constraints
+from equipoise.evaluation.front.front_record import choice_record, front_record, operating_point
 from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw
 from equipoise.evaluation.front.points import Measure, Measurement
-from equipoise.evaluation.front.record import choice_record, front_record, operating_point
 from equipoise.evaluation.front.table import print_choices, print_front
 from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json

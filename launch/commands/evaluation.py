@@ -44,7 +44,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page of a run, from its folder alone."""
-    from equipoise.evaluation.run_page.write import report_run
+    from equipoise.evaluation.run_page.run_page import report_run
 
     report_run(run, out, split)
 

@@ -15,9 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from equipoise.evaluation.compare.run_record import read_run
-from equipoise.evaluation.compare.wandb_file import key_of, records
-from equipoise.evaluation.compare.wandb_run import read_wandb_runs
+from equipoise.evaluation.compare.run_records import read_run
+from equipoise.evaluation.compare.wandb_runs import key_of, read_wandb_runs, records
 from tests.forked_job import run_forked
 from tests.tiny_run import run_settings, write_config
 

@@ -71,7 +71,7 @@ def test_search_is_the_formula_over_the_exported_vectors(export: Path) -> None:
 def test_exported_adapter_gives_the_run_s_own_vectors(export: Path) -> None:
     from equipoise.configs.load import read_run_config
     from equipoise.data.slate_set import SlateSet
-    from equipoise.evaluation.recall.evaluate import TrainedRecall
+    from equipoise.evaluation.recall.recall_of_run import TrainedRecall
     from equipoise.modeling.run_model import load_run_model
     from equipoise.train.token_caches import find_tokens
 
@@ -91,7 +91,7 @@ def test_exported_adapter_gives_the_run_s_own_vectors(export: Path) -> None:
 
 
 def trained_history(train: Any) -> Any:
-    from equipoise.evaluation.recall.baselines import histories
+    from equipoise.evaluation.recall.recall_baselines import histories
 
     return histories([train.bought[0]], [train.times[0]], len(train.cache.items))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare_runs import made, write_run
-from equipoise.evaluation.compare.wandb_file import key_of
+from equipoise.evaluation.compare.wandb_runs import key_of
 from equipoise.launch.cli import main
 from tests.wandb_files import whole_records
 

@@ -10,9 +10,16 @@ import yaml
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.sweep.config import RandomConfig, load_sweep
-from equipoise.sweep.draws import draw_settings
-from equipoise.sweep.names import LONGEST_NAME, join_name, short_keys, value_text
-from equipoise.sweep.plan import PlannedRun, make_plan, same_settings
+from equipoise.sweep.plan import (
+    LONGEST_NAME,
+    PlannedRun,
+    draw_settings,
+    join_name,
+    make_plan,
+    same_settings,
+    short_keys,
+    value_text,
+)
 from tests.tiny_run import run_settings, write_config
 
 

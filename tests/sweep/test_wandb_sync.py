@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from equipoise.sweep.after import MOST_LINES, sync_lines
 from equipoise.sweep.claim import make_ready
 from equipoise.sweep.command import run_sweep as sweep_run
 from equipoise.sweep.options import SweepOptions
-from equipoise.sweep.wandb_sync import MOST_LINES, sync_lines
 from tests.sweep.test_after import plan_of
 
 

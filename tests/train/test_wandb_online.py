@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.compare_runs import settings
-from equipoise.evaluation.compare.wandb_file import key_of, records
+from equipoise.evaluation.compare.wandb_runs import key_of, records
 from tests.wandb_server import WandbServer, wandb_server
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,8 @@ import pytest
 
 from benchmarks.compare_runs import made, write_run
 from equipoise.configs.load import read_run_config
-from equipoise.evaluation.compare.run_record import read_run
-from equipoise.evaluation.compare.wandb_file import key_of
-from equipoise.evaluation.compare.wandb_run import read_wandb_runs
+from equipoise.evaluation.compare.run_records import read_run
+from equipoise.evaluation.compare.wandb_runs import key_of, read_wandb_runs
 from equipoise.train.trackers.wandb_run import STEP, begin, end, front_rows, init_arguments, tell_evaluation, tell_front
 from tests.evaluation.run_page.conftest import front
 from tests.wandb_files import whole_records

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.compare_runs import Made, made, write_run
-from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.compare.run_records import RunRecord
 
 Evaluation = dict[str, Any]
 

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.compare_runs import OMEGAS, made, write_run
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.against_baseline import Change, changes_against, find_baseline
-from equipoise.evaluation.compare.pool import pool_runs
 from equipoise.evaluation.compare.resampled import Resampler
-from equipoise.evaluation.compare.run_record import read_run
+from equipoise.evaluation.compare.run_records import read_run
+from equipoise.evaluation.compare.seeds import pool_runs
 from equipoise.evaluation.metrics.bootstrap import interval, request_draws
 from equipoise.evaluation.metrics.metric_names import metrics_of, operating_points
 from equipoise.evaluation.metrics.score_table import ScoreTable

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from equipoise.evaluation.compare.delta_m import delta_m
-from equipoise.evaluation.compare.pool import pool_runs
+from equipoise.evaluation.compare.relative_change import delta_m
+from equipoise.evaluation.compare.seeds import pool_runs
 from tests.evaluation.compare.conftest import evaluation
 
 METRICS = {"ctr": "ctr/auc", "cvr": "ctcvr/auc"}

@@ -9,10 +9,9 @@ import pytest
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.charts import draw
 from equipoise.evaluation.compare.comparison import Comparison, compare
-from equipoise.evaluation.compare.files import write_csv, write_markdown
-from equipoise.evaluation.compare.find_runs import find_runs, read_runs
-from equipoise.evaluation.compare.page import page_of
-from equipoise.evaluation.compare.table import Table, tables
+from equipoise.evaluation.compare.comparison_page import page_of
+from equipoise.evaluation.compare.run_records import find_runs, read_runs
+from equipoise.evaluation.compare.tables import Table, tables, write_csv, write_markdown
 from equipoise.evaluation.options import Question
 from equipoise.evaluation.page.whole_page import safe_json
 from tests.evaluation.compare.conftest import evaluation

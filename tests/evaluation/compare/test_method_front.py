@@ -7,7 +7,7 @@ import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.method_front import check_axes, default_axes, method_fronts
-from equipoise.evaluation.compare.pool import pool_runs
+from equipoise.evaluation.compare.seeds import pool_runs
 from tests.evaluation.compare.conftest import evaluation
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from equipoise.evaluation.compare.curves import curves, most_points, thinned
 from equipoise.evaluation.compare.differences import differing, identity, setting, written
-from equipoise.evaluation.compare.objective_metric import objective_metrics
-from equipoise.evaluation.compare.pool import pool_runs, run_names
+from equipoise.evaluation.compare.relative_change import objective_metrics
+from equipoise.evaluation.compare.seeds import pool_runs, run_names
 from equipoise.evaluation.metrics.metric_names import direction, metrics_of, operating_points, point_name, words
 from tests.evaluation.compare.conftest import evaluation
 

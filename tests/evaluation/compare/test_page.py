@@ -12,9 +12,9 @@ from selenium.webdriver.support.ui import Select
 
 from benchmarks.compare_runs import Made, write_run
 from equipoise.evaluation.compare.comparison import compare
-from equipoise.evaluation.compare.files import write_csv
-from equipoise.evaluation.compare.find_runs import find_runs, read_runs
-from equipoise.evaluation.compare.page import write_page
+from equipoise.evaluation.compare.comparison_page import write_page
+from equipoise.evaluation.compare.run_records import find_runs, read_runs
+from equipoise.evaluation.compare.tables import write_csv
 from equipoise.evaluation.options import Question
 from tests.browser import open_browser
 

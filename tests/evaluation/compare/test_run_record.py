@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from equipoise.common.errors import UserError
-from equipoise.evaluation.compare.find_runs import find_runs, in_group, read_runs
-from equipoise.evaluation.compare.run_record import read_run
+from equipoise.evaluation.compare.run_records import find_runs, in_group, read_run, read_runs
 
 
 def test_a_folder_gives_its_run(runs: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from scipy import sparse
 
 from equipoise.data.ragged import Ragged
-from equipoise.evaluation.recall.baselines import Bm25, CoVisitation, Popularity, Repeat, histories
-from equipoise.evaluation.recall.recall_at_k import first_items, mean_interval, recall_at
+from equipoise.evaluation.recall.recall_baselines import Bm25, CoVisitation, Popularity, Repeat, histories
+from equipoise.evaluation.recall.recall_of_run import first_items, mean_interval, recall_at
 
 
 def test_first_items_are_the_best_in_order_and_leave_out_the_excluded() -> None:

@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
-from equipoise.evaluation.run_page.page import write_report
+from equipoise.evaluation.run_page.run_page import write_report
 from tests.browser import open_browser
 from tests.evaluation.run_page.conftest import NAME, PREFIX
 

@@ -10,7 +10,7 @@ from benchmarks.compare_runs import made, write_run
 from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.calibration import calibration_bins
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.run_page.page import page_data, write_report
+from equipoise.evaluation.run_page.run_page import page_data, write_report
 
 PARTS = ("data", "curves", "balance", "evaluation", "front", "slates")
 

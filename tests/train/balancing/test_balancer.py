@@ -245,7 +245,7 @@ def test_a_method_without_weights_stops_all_processes_with_a_sentence(
 
     def work(world: World) -> str:
         balancer = Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda"), world, scale=2.0)
-        monkeypatch.setattr(type(balancer.method), "weights", fail)
+        monkeypatch.setattr(type(balancer.method), "compute_weights", fail)
         with pytest.raises(UserError) as stop:
             weights_from(balancer, gradients_with(np.eye(2)))
         return str(stop.value)

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 
 from equipoise.evaluation.compare.differences import identity
-from equipoise.evaluation.compare.run_record import RunRecord
+from equipoise.evaluation.compare.run_records import RunRecord
 from equipoise.evaluation.metrics.metric_names import metrics_of, operating_points
 
 SEED_AT_END = re.compile(r"[\s_\-.,/=(+:]*(seed|s)?[\s_\-.,/=(+:]*$")

@@ -1,21 +1,27 @@
-"""The report of one run as one HTML file: it opens from a disk, without a server or a network."""
+"""`equipoise report RUN`: one self-contained HTML page of a run, from its folder alone, that needs no server."""
 
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.curves import GROUPS, curves
-from equipoise.evaluation.compare.run_record import SPLITS, RunRecord, read_run
+from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, read_run
 from equipoise.evaluation.page.whole_page import whole_page
 from equipoise.evaluation.report import json_ready
-from equipoise.evaluation.run_page.balance_part import balance_part
-from equipoise.evaluation.run_page.evaluation_part import evaluation_part
-from equipoise.evaluation.run_page.facts import data_part, facts
-from equipoise.evaluation.run_page.front_part import front_part
-from equipoise.evaluation.run_page.missing import missing
-from equipoise.evaluation.run_page.recall_part import recall_part
-from equipoise.evaluation.run_page.slates_part import slates_part
+from equipoise.evaluation.run_page.parts import (
+    balance_part,
+    data_part,
+    evaluation_part,
+    facts,
+    front_part,
+    held,
+    missing,
+    recall_part,
+    slates_part,
+)
 
 POINTS = 200
 """Of a curve; longer histories are thinned to means over neighbouring records."""
@@ -70,3 +76,27 @@ def _curves(record: RunRecord) -> dict[str, Any]:
     if groups:
         return {"groups": groups}
     return missing("The run has logged nothing yet.", f"equipoise train {record.folder}/config.yaml --resume")
+
+
+FILE_NAME = "report.html"
+PARTS = ("data", "curves", "balance", "evaluation", "recall", "front", "slates")
+
+
+def report_run(folder: Path, out: Path | None = None, split: str | None = None) -> None:
+    """Write the page, and say what it could not show and which command gives it.
+
+    Args:
+        folder: of the run.
+        out: the page; None is report.html in the run folder.
+        split: whose evaluation is shown; None takes test where it is evaluated, otherwise valid.
+
+    Raises:
+        UserError: the folder holds no run, or a file in it cannot be read.
+    """
+    console = Console(highlight=False)
+    path = out or folder / FILE_NAME
+    data = write_report(folder, path, split)
+    for part in (data[name] for name in PARTS):
+        if part is not None and not held(part):
+            console.print(f"{part['missing']} Run: {part['command']}", soft_wrap=True, markup=False)
+    console.print(f"report: {path}", soft_wrap=True, markup=False)

@@ -11,9 +11,9 @@ from equipoise.common.atomic import atomic_write
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.curves import Curve, curves, most_points
 from equipoise.evaluation.compare.differences import setting, written
-from equipoise.evaluation.compare.pool import Pool, run_names
-from equipoise.evaluation.compare.run_record import RunRecord
-from equipoise.evaluation.compare.table import COSTS, change_cell, cost, fronts, seeds, spread
+from equipoise.evaluation.compare.run_records import RunRecord
+from equipoise.evaluation.compare.seeds import Pool, run_names
+from equipoise.evaluation.compare.tables import COSTS, change_cell, cost, fronts, seeds, spread
 from equipoise.evaluation.metrics.metric_names import direction, words
 from equipoise.evaluation.page.whole_page import whole_page
 

@@ -1,0 +1,272 @@
+"""The parts of a run's report, read from its folder alone: facts, balancing, evaluation, front, recall, slates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from equipoise.common.errors import UserError
+from equipoise.evaluation.balance.diagnosis import conclusions, diagnose, read_history
+from equipoise.evaluation.compare.run_records import RunRecord, json_object
+from equipoise.evaluation.example_slates import reranked
+from equipoise.evaluation.front.axes import axis_title
+from equipoise.evaluation.front.trade_off import TradeOff
+from equipoise.evaluation.metrics.metric_names import LOWER, TARGETS, WORDS
+from equipoise.evaluation.recall.recall_of_run import CUTOFFS, TITLES, sentences
+from equipoise.evaluation.report import default_omegas, json_ready, omega_name
+from equipoise.train.data_record import FILE_NAME as DATA
+from equipoise.train.environment import FILE_NAME as ENVIRONMENT
+
+
+def missing(sentence: str, command: str) -> dict[str, Any]:
+    """What stands in place of the part: what is not there, and the command that makes it."""
+    return {"missing": sentence, "command": command}
+
+
+def held(part: dict[str, Any]) -> bool:
+    """Whether a part is there."""
+    return "missing" not in part
+
+
+def facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Label and words: state, model, method, time, machine, code, versions; what is unknown is left out."""
+    summary, config = record.summary, record.config
+    where = json_object(record.folder / ENVIRONMENT, f"train {record.folder} again") or {}
+    state = "finished" if record.finished else f"unfinished: go on with equipoise train {record.folder}/config.yaml"
+    found = [
+        ("state", f"{state}{'' if record.finished else ' --resume'}, {record.steps} steps"),
+        ("backbone", str((config.get("backbone") or {}).get("path", "")).removeprefix("pkg://")),
+        ("objectives", ", ".join(record.objectives)),
+        ("balancing", str((config.get("balancing") or {}).get("method", ""))),
+        ("training time", _time(summary.get("seconds"))),
+        ("processes", str(summary.get("processes", ""))),
+        ("peak memory", _gigabytes(summary.get("peak_memory_bytes"))),
+        ("machine", _machine(where.get("machine") or {})),
+        ("code", _code(where.get("git") or {})),
+        ("versions", ", ".join(f"{name} {v}" for name, v in (where.get("versions") or {}).items() if v)),
+    ]
+    return [(label, words) for label, words in found if words]
+
+
+def data_part(folder: Path) -> dict[str, Any]:
+    """Counts, splits, what was dropped and the notes of the prepared data, as the run folder keeps them."""
+    record = json_object(folder / DATA, f"run `equipoise evaluate {folder}` again")
+    if record is None:
+        return missing("What the data hold was not kept when this run was trained.", f"equipoise evaluate {folder}")
+    return {key: record.get(key) for key in ("source", "folder", "created", "counts", "splits", "dropped", "notes")}
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _gigabytes(size: float | None) -> str:
+    return "" if size is None else f"{size / 2**30:.1f} GiB per process"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    words = [
+        machine.get("gpu"),
+        machine.get("processor"),
+        f"{machine['cores']} cores" if machine.get("cores") else None,
+    ]
+    return ", ".join(str(word) for word in words if word)
+
+
+def _code(git: dict[str, Any]) -> str:
+    commit = str(git.get("commit") or "")[:10]
+    return f"{commit}{', with changes that are not committed' if git.get('dirty') else ''}" if commit else ""
+
+
+def balance_part(record: RunRecord) -> dict[str, Any]:
+    """Pairs (the worst fight first), objectives, and the conclusions in sentences."""
+    try:
+        diagnosis = diagnose(read_history(record.folder), record.objectives)
+    except UserError:
+        command = f"equipoise train {record.folder}/config.yaml --resume"
+        return missing("The run has not reached a log line yet, so nothing is known of its gradients.", command)
+    pairs = [{**asdict(pair), "fights": pair.fights, "worst_layer": pair.worst_layer} for pair in diagnosis.pairs]
+    return json_ready(
+        {
+            "steps": diagnosis.steps,
+            "pairs": pairs,
+            "objectives": [asdict(objective) for objective in diagnosis.objectives],
+            "sentences": conclusions(diagnosis),
+        }
+    )
+
+
+COLUMNS = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed")
+
+
+def evaluation_part(record: RunRecord, split: str) -> dict[str, Any]:
+    """Counts, targets beside their baselines with calibration, operating points, provider and user groups, verdict."""
+    found = record.evaluations.get(split)
+    command = evaluate_command(record.folder, split)
+    if found is None:
+        return missing(f"The run is not evaluated on the {split} split yet.", command)
+    cutoff = max(found.get("cutoffs") or [], default=None)
+    counts = ("rows", "requests", "users", "items", "clicks", "conversions", "clicked_conversions", "train_rows")
+    return {
+        "split": split,
+        "counts": {key: found.get(key) for key in counts},
+        "cutoff": cutoff,
+        "columns": [{"name": key, "words": WORDS[key]} for key in COLUMNS],
+        "lower": list(LOWER),
+        "targets": [_target(found, target, command) for target in found.get("pointwise") or {}],
+        "points": _points(found, cutoff),
+        "user_groups": found.get("user_groups") or {},
+        "verdict": found.get("verdict") or [],
+    }
+
+
+def evaluate_command(folder: Path, split: str) -> str:
+    """The command that evaluates a run."""
+    return f"equipoise evaluate {folder} --split {split}"
+
+
+def _target(found: dict[str, Any], target: str, command: str) -> dict[str, Any]:
+    """A target's metrics, ours and the baselines', and its bins; an older evaluation has no bins."""
+    bins = (found.get("calibration") or {}).get(target)
+    absent = missing("This evaluation holds no bins of calibration: evaluate again.", command)
+    return {
+        "name": target,
+        "words": TARGETS.get(target, target),
+        "ours": found["pointwise"][target],
+        "baselines": (found.get("baselines") or {}).get(target) or {},
+        "calibration": absent if bins is None else {"bins": bins},
+    }
+
+
+def _points(found: dict[str, Any], cutoff: int | None) -> list[dict[str, Any]]:
+    """Every operating point and ranking baseline at the largest cutoff: NDCG, ILD, coverage, and groups' exposure."""
+    named = [(omega_name(point["omega"]), point) for point in found.get("ranking") or []]
+    named += list((found.get("ranking_baselines") or {}).items())
+    at = "" if cutoff is None else f"@{cutoff}"
+    return [
+        {
+            "name": name,
+            **{key: point.get(f"{key}{at}") for key in ("ndcg", "ild", "coverage")},
+            "exposure": point.get(f"exposure{at}"),
+        }
+        for name, point in named
+    ]
+
+
+FILE_NAME = "front.json"
+
+
+def front_part(folder: Path) -> dict[str, Any]:
+    """All points with their metrics, which are on the front, and the choices on both splits."""
+    command = f"equipoise front {folder}"
+    found = json_object(folder / FILE_NAME, f"run `{command}` again")
+    if found is None:
+        return missing("No trade-offs are measured yet.", command)
+    names = list(found["points"][0]["metrics"])
+    choices = [
+        {
+            "way": way,
+            "counts": way == found.get("chosen"),
+            "words": words_of(choice),
+            **{key: choice.get(key) for key in ("how", "point", "omega", "valid", "test")},
+        }
+        for way, choice in (found.get("choices") or {}).items()
+    ]
+    return {
+        "axes": found["axes"],
+        "names": [{"name": name, "words": f"{axis_title(name)}@{found['cutoff']}"} for name in names],
+        "requests": found["valid"]["requests"],
+        "hypervolume": found["hypervolume"],
+        "points": [
+            {"words": words_of(point), "metrics": point["metrics"], "on_front": point["on_front"]}
+            for point in found["points"]
+        ],
+        "choices": choices,
+    }
+
+
+def words_of(point: dict[str, Any]) -> str:
+    """ "pure relevance", or the weights of a point of front.json."""
+    weights = (point.get("omega"), point.get("relevance_weights"), point.get("value_exponents"))
+    return TradeOff(*(each or {} for each in weights)).words()
+
+
+def chosen_omega(folder: Path) -> dict[str, float] | None:
+    """ω of the point that counts; None without one, or where ω alone does not describe it."""
+    found = json_object(folder / FILE_NAME, f"run `equipoise front {folder}` again") or {}
+    choice = (found.get("choices") or {}).get(found.get("chosen"))
+    if choice is None:
+        return None
+    point = TradeOff(choice["omega"], choice.get("relevance_weights") or {}, choice.get("value_exponents") or {})
+    return dict(choice["omega"]) if point.servable else None
+
+
+def recall_part(record: RunRecord, split: str) -> dict[str, Any] | None:
+    """Recall at every cutoff of every ranking, over all items and new ones; None without the objective."""
+    if not record.config["objectives"].get("recall"):
+        return None
+    found = record.evaluations.get(split, {}).get("recall")
+    if found is None:
+        return missing(f"Recall is not measured on the {split} split yet.", evaluate_command(record.folder, split))
+    columns = [
+        {"name": f"{which}/recall{cutoff}", "words": f"{title} @{cutoff}"}
+        for which, title in TITLES.items()
+        for cutoff in CUTOFFS
+    ]
+    return {
+        "split": split,
+        "shoppers": found["shoppers"],
+        "items": found["items"],
+        "weights": found["weights"],
+        "columns": columns,
+        "rows": [{"name": name, "cells": _cells(found, name)} for name in found["all"]],
+        "verdict": sentences(found),
+    }
+
+
+def _cells(found: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """Value and interval of a ranking in every column."""
+    cells = {}
+    for which in TITLES:
+        for cutoff in CUTOFFS:
+            key = f"recall{cutoff}"
+            cells[f"{which}/{key}"] = {
+                "value": found[which][name][key],
+                "interval": found[which][name][f"{key}_interval"],
+            }
+    return cells
+
+
+TOP = 10
+
+
+def slates_part(record: RunRecord, split: str) -> dict[str, Any]:
+    """Per example its slate under pure relevance, the evaluation's operating points and the chosen one."""
+    command = evaluate_command(record.folder, split)
+    found = json_object(record.folder / f"examples_{split}.json", f"run `{command}` again")
+    if found is None:
+        return missing("No example slates were kept when this run was evaluated.", command)
+    ranking = (record.evaluations.get(split) or {}).get("ranking") or []
+    points = [point["omega"] for point in ranking] or default_omegas(found["objectives"])
+    omegas = {omega_name(omega): omega for omega in [{}, *points]}
+    chosen = chosen_omega(record.folder)
+    if chosen is not None:
+        omegas.setdefault(omega_name(chosen), chosen)
+    return {
+        "attributes": found["attributes"],
+        "points": list(omegas),
+        "chosen": None if chosen is None else omega_name(chosen),
+        "top": TOP,
+        "examples": [
+            {**example, "slates": {name: slate(example["candidates"], omega) for name, omega in omegas.items()}}
+            for example in found["examples"]
+        ],
+    }
+
+
+def slate(candidates: Sequence[Mapping[str, Any]], omega: Mapping[str, float]) -> dict[str, Any]:
+    """The best under ω with their places before, and those that ω has moved out of them."""
+    rows = reranked(candidates, omega, len(candidates))
+    return {"rows": rows[:TOP], "out": [row for row in rows[TOP:] if row["before"] <= TOP]}
