@@ -13,7 +13,7 @@ from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint, read_operating_point
 from equipoise.serving.request_error import RequestError
-from equipoise.serving.requests import Candidate, RequestReader
+from equipoise.serving.requests import ReadCandidate, RequestReader
 
 PROMPT = PromptConfig(
     prefix=["age {age}", "shopped {visits|count}", "member {member}"],
@@ -49,10 +49,10 @@ def test_a_whole_request(reader: RequestReader) -> None:
     assert found.request_id == "12"
     assert found.prefix == "age 35, shopped 3 times, member yes, bought before: Green tea, Cheese"
     assert found.candidates == [
-        Candidate("i1", "green tea, own", "seen twice, costs 12"),
-        Candidate("new", "Old cheese", "seen once"),
-        Candidate(None, "fresh bread", ""),
-        Candidate("7", "soap", ""),
+        ReadCandidate("i1", "green tea, own", "seen twice, costs 12"),
+        ReadCandidate("new", "Old cheese", "seen once"),
+        ReadCandidate(None, "fresh bread", ""),
+        ReadCandidate("7", "soap", ""),
     ]
     assert found.omega == {"diversity": 2.0, "fairness": 0.0}
     assert found.top == 3
