@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import slates, slates_agreement, slates_curves, slates_padding
+from benchmarks import slates, slates_agreement, slates_curves, slates_memory
 from benchmarks.contender import Contender, exponent, seconds_per_impression
 from benchmarks.figures import Timed, take_turns
 from benchmarks.peer_prompts import SeparateModels, SeparatePrompts, prompts, stock_model
@@ -182,10 +182,10 @@ def test_padding_is_what_linear_layers_compute_beside_tokens(attention, monkeypa
         "open_data": data, "build_objectives": {}, "train_batches": batches, "find_tokens": None,
         "assemble_model": (model, None),
     }.items():  # fmt: skip
-        monkeypatch.setattr(slates_padding, name, lambda *rest, result=result: result)
+        monkeypatch.setattr(slates_memory, name, lambda *rest, result=result: result)
     rows = {1: 1 - (9 + 6) / 18, 2: 1 - (9 + 6 + 4) / (18 + 4)}
     for count, expected in rows.items():
-        found = slates_padding.padding_share(SimpleNamespace(objectives=None), batches=count)
+        found = slates_memory.padding_share(SimpleNamespace(objectives=None), batches=count)
         assert found["rows"] == pytest.approx(expected)
         assert found["linear"] == pytest.approx(expected if attention == "sdpa" else 0.0)
 
