@@ -1,6 +1,7 @@
 """Objectives in a run configuration: their options, their specs, and which of them a run has."""
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -356,7 +357,7 @@ class ObjectivesConfig(Section):
         return self
 
 
-def chain(specs: dict[str, ObjectiveSpec], name: str) -> list[str]:
+def chain(specs: Mapping[str, ObjectiveSpec], name: str) -> list[str]:
     """The binary objectives that come before `name`, the first one first; longer than `specs` where they are a circle.
 
     `ctr` before `cvr`: their labels must be 1 for the label of `name` to be observed.
@@ -407,7 +408,9 @@ def _own_options(name: str, options: Any, faults: list[Any]) -> ObjectiveConfig 
         for each in error.errors():
             loc = (name, *each["loc"])
             if each["type"] == "extra_forbidden":
-                fault(f"is not known{nearest_name(str(each['loc'][-1]), list(kind.model_fields))}", *each["loc"])
+                fault(
+                    f"is not known{nearest_name(str(each['loc'][-1]), list(kind.model_fields))}", *map(str, each["loc"])
+                )
             else:
                 faults.append({"type": each["type"], "loc": loc, "input": each["input"], "ctx": each.get("ctx", {})})
         return None

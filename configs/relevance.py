@@ -68,9 +68,10 @@ def _term(node: ast.expr, text: str, known: Sequence[str]) -> tuple[str, float]:
         if len(numbers) == len(others) == 1:
             name, exponent = _term(others[0], text, known)
             return name, (_number(numbers[0]) or 0.0) * exponent
-    is_log = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "log"
-    if is_log and not node.keywords and len(node.args) == 1 and isinstance(node.args[0], ast.Name):
-        return node.args[0].id, 1.0
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "log":
+        match node.args:
+            case [ast.Name(id=name)] if not node.keywords:
+                return name, 1.0
     raise ValueError(_unread(text, known))
 
 
@@ -78,7 +79,7 @@ def _number(node: ast.expr) -> float | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _number(node.operand)
         return None if inner is None else -inner
-    if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
+    if not isinstance(node, ast.Constant) or isinstance(node.value, bool) or not isinstance(node.value, int | float):
         return None
     try:
         number = float(node.value)

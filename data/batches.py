@@ -111,9 +111,11 @@ class SlateBatch:
     def to(self, device: torch.device | str) -> "SlateBatch":
         """The same batch on another device."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
-        named = {name: {k: v.to(device) for k, v in held.pop(name).items()} for name in ("attributes", "labels")}
-        tensors = {name: value.to(device) for name, value in held.items() if value is not None}
-        return replace(self, **tensors, **named)
+        moved: dict[str, Any] = {
+            name: {k: v.to(device) for k, v in held.pop(name).items()} for name in ("attributes", "labels")
+        }
+        moved |= {name: value.to(device) for name, value in held.items() if value is not None}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

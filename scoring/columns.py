@@ -88,7 +88,8 @@ class ScoreColumns:
         columns["position"] = pa.array(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]))
         columns["item_id"] = self.catalogue.ids(np.concatenate([request.items for request in requests]))
         exponents = self.exponents or dict.fromkeys(self.pointwise, 1.0)
-        relevance = sum(v * self.links.get(name, Link()).logs(scores[name]) for name, v in exponents.items())
+        logs = [v * self.links.get(name, Link()).logs(scores[name]) for name, v in exponents.items()]
+        relevance = np.sum(logs, axis=0)
         numbers = {f"p{name}": self._number(name, scores[name]) for name in self.pointwise}
         numbers |= {"relevance": relevance} | {f"delta_{name}": scores[name] for name in self.listwise}
         if self.omega is not None:

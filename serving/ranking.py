@@ -126,7 +126,7 @@ class Ranking:
             logs = {name: log for name, log in every.items() if log is not None}
             probabilities = {name: math.exp(logs[name]) for name, link in named.items() if link.name == "sigmoid"}
             predictions = {
-                name: float(link.value(np.float64(logits[name][position])))
+                name: float(link.value(np.asarray(logits[name][position], np.float64)))
                 for name, link in named.items()
                 if link.name != "sigmoid"
             }

@@ -85,8 +85,8 @@ def default_axes(pools: Sequence[Pool]) -> tuple[str, ...]:
     sections = {name: run.config["objectives"][name] for pool in pools for run in pool.runs for name in run.objectives}
     order = [*BUILT_IN, *(name for name in sections if name not in BUILT_IN)]
     found = [metric_of(name, [sections[name]]) for name in order if name in sections]
-    lists = dict.fromkeys(f"{moved}@{cutoff}" for _, moved in found if moved is not None)
-    lists = [axis for axis in lists if axis in there]
+    moved_axes = dict.fromkeys(f"{moved}@{cutoff}" for _, moved in found if moved is not None)
+    lists = [axis for axis in moved_axes if axis in there]
     if lists:
         return (f"ndcg@{cutoff}", *lists)
     metrics = {metric for pool in pools for metric in pool.metrics}

@@ -33,7 +33,7 @@ def own_targets(
     """
     found = {}
     for name, spec in specs.items():
-        if name in BUILT_IN_TARGETS or name not in predictions or spec.label not in labels:
+        if name in BUILT_IN_TARGETS or name not in predictions or spec.label is None or spec.label not in labels:
             continue
         label = np.asarray(labels[spec.label], np.float64)
         kept = np.isfinite(label)

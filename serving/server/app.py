@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server import endpoints, pages
@@ -46,7 +47,9 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     install(app)
     for router in ROUTERS:
         app.include_router(router)
-    routes = frozenset({OPENAPI, *(route.path for router in ROUTERS for route in router.routes)})
+    routes = frozenset(
+        {OPENAPI, *(route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))}
+    )
     app.add_middleware(FaultMiddleware)
     if options.token is not None:
         app.add_middleware(TokenMiddleware, token=options.token)

@@ -13,7 +13,6 @@ from equipoise import (
     evaluate,
     export_run,
     load_config,
-    nonsense,  # type: ignore[attr-defined]  # noqa: F401
     prepare,
     train,
 )
@@ -37,6 +36,8 @@ def whole_run(path: str) -> str:
 
 def wrong_use(objective: Objective, weighting: Weighting) -> None:
     """Each line has one mistake: where it is not seen, its comment is reported as of no use."""
+    from equipoise import nonsense  # type: ignore[attr-defined]  # noqa: F401
+
     train("demo.yaml")  # type: ignore[arg-type]
     load_config(3)  # type: ignore[arg-type]
     evaluate("runs/demo", splt="test")  # type: ignore[call-arg]
