@@ -150,20 +150,7 @@ class Layers(Section):
 
 
 class BalancingConfig(Section):
-    """How the objectives' gradients are combined where trunk meets towers.
-
-    Attributes:
-        method: one of METHOD_OPTIONS, or `torchjd:NAME` for a Gramian weighting of TorchJD.
-        options: the method's own settings; for TorchJD, the arguments of the weighting.
-        level: whose gradients are compared: `boundary` (the cotangents at z, free), `{layers: n}` (the shared adapter
-            in the last n trunk layers), `parameters` (in all of them: exact, about K trunk backwards more).
-        normalize: bring the gradients to a common scale first: `l2` (the mean of their norms), `loss` (divide each by
-            its loss), `none`. Left out: none for methods with a scale of their own, l2 for the others.
-        gram_ema: momentum of a moving average of the Gram matrix; 0 is this step's alone.
-        balance_every: measure and solve at every T-th step, and use the same weights in between.
-        unbiased: take the processes' noise out of the Gram matrix (levels `layers` and `parameters`, ≥ 2 processes).
-        probe_every: at every T-th step also measure the cosines in each trunk layer, for the log alone.
-    """
+    """How the objectives' gradients are combined where trunk meets towers."""
 
     method: str = "pcgrad"
     """Name of a weighting (docs/balancing.md), or torchjd:NAME for a Gramian weighting of TorchJD."""

@@ -14,13 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Boost(Section):
-    """A number that is added to the utility of a group of candidates.
-
-    Attributes:
-        attribute: a column of the candidates: item_id, provider, category ….
-        group: its value there.
-        add: in utility; 0.1 is a tenth more expected value.
-    """
+    """A number that is added to the utility of a group of candidates."""
 
     attribute: str
     """Column of the candidates: item_id, provider, category …."""
@@ -31,13 +25,7 @@ class Boost(Section):
 
 
 class CapRule(Section):
-    """How many exposures a group may and must get over the whole campaign.
-
-    Attributes:
-        attribute: a column of the candidates.
-        group: its value there; without one the rule holds for each value by itself.
-        most, least: exposures.
-    """
+    """How many exposures a group may and must get over the whole campaign."""
 
     attribute: str
     """Column of the candidates."""
@@ -58,18 +46,7 @@ class CapRule(Section):
 
 
 class Campaign(Section):
-    """A campaign.
-
-    Attributes:
-        name: also the prompt field `campaign`.
-        starts, ends: both included; also the prompt fields `campaign_start`, `campaign_end` and `campaign_days`.
-        fields: further fields of every prompt (type, discount …), in place of the requests' own.
-        top: candidates per shopper at most.
-        value: the column with the value of a candidate; None where all are worth the same.
-        value_weight: ω_value; 1 makes exp(u) the expected value.
-        omega: ω of list-wise objectives; the others keep the export's.
-        boosts, caps: for groups of candidates.
-    """
+    """A campaign."""
 
     name: str
     """Also the prompt field `campaign`."""

@@ -195,7 +195,8 @@ def _record(
     campaign: Campaign, scores: Scores, allocation: Allocation, caps: Sequence[Cap], gain: np.ndarray
 ) -> dict[str, Any]:
     chosen = allocation.chosen
-    probability = np.exp(scores.table.column("relevance").to_numpy())
+    pointwise = [name for name in ("pctr", "pcvr") if name in scores.table.column_names]
+    probability = np.prod([scores.table.column(name).to_numpy() for name in pointwise], axis=0)
     given = scores.table.column("value").to_pylist()
     value = np.array([1.0 if each is None else each for each in given]) if campaign.value else np.ones(len(given))
     greedy = fill(scores.shopper, gain, campaign.top, caps)

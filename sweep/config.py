@@ -125,14 +125,7 @@ class EvaluateStepConfig(Section):
 
 
 class SlurmConfig(Section):
-    """How the runs become one Slurm array.
-
-    Attributes:
-        options: of sbatch, without the dashes (`partition: gpu`); true is an option without a value.
-        setup: shell lines before each run, such as `module load cuda`.
-        at_once: tasks that run at the same time; null leaves it to Slurm.
-        after_options: of the job that ends the sweep; null takes `options`.
-    """
+    """How the runs become one Slurm array."""
 
     options: dict[str, bool | int | str] = Field(default_factory=dict)
     """Options of sbatch, without the dashes (`partition: gpu`); true is one without a value."""
@@ -180,22 +173,7 @@ class WandbSweepConfig(Section):
 
 
 class SweepConfig(Section):
-    """What is run: every cell of `grid` with every draw of `random`, then each of `runs`; all of them per seed.
-
-    Attributes:
-        name: of the sweep; its runs' `wandb.group`.
-        base: the run configuration that everything is varied over.
-        output: folder of the run folders.
-        settings: for every run; axes and runs win over them.
-        grid: axis → its values. A key with a list of values, or any name with labelled sets of settings.
-        runs: single runs as settings, with an optional `name`.
-        seeds: values of `seed`.
-        parallel: runs at the same time on this machine.
-        threads: of each process; null shares the cores among the parallel runs.
-        gpus: that each of the parallel runs gets for itself; null lets every run see all.
-        accelerate: config file of `accelerate launch`; null starts one plain process.
-        after: what ends the sweep.
-    """
+    """What is run: every cell of `grid` with every draw of `random`, then each of `runs`; all of them per seed."""
 
     name: Label
     """Name of the sweep, and its runs' `wandb.group`."""
