@@ -1,4 +1,4 @@
-"""One picture of a run's balancing: weights, norms, what the step does to each objective, and who fights where."""
+"""One picture of a run's balancing: weights, norms, what steps do to objectives, and which pairs conflict where."""
 
 import textwrap
 from collections.abc import Sequence
@@ -157,7 +157,7 @@ def _draw_strip(axis: Axes, history: History, pairs: Sequence[PairDiagnosis], st
     axis.set_facecolor(ABSENT)
     axis.pcolormesh(edges, np.arange(len(pairs) + 1), np.ma.masked_invalid(strip), cmap="RdBu", vmin=-limit, vmax=limit)
     for row, pair in enumerate(pairs):
-        if pair.fights:
+        if pair.conflicting:
             assert pair.since is not None
             start = pair.since - 1
             axis.plot([start, history.last[-1]], [row + 0.94] * 2, color="black", linewidth=1.6, solid_capstyle="butt")
@@ -166,12 +166,14 @@ def _draw_strip(axis: Axes, history: History, pairs: Sequence[PairDiagnosis], st
         np.arange(len(pairs)) + 0.5, [f"{p.first} – {p.second}  {signed(p.late)}" for p in pairs], fontsize=9
     )
     for label, pair in zip(axis.get_yticklabels(), pairs, strict=True):
-        label.set_fontweight("bold" if pair.fights else "normal")
+        label.set_fontweight("bold" if pair.conflicting else "normal")
     axis.set_ylim(len(pairs), 0)
     axis.set_xlim(*_ends(history))
     axis.set_xlabel("step")
     axis.set_title(
-        "cosines of pairs, mean of the last third (red: conflict; ▶ fights since; grey: none)", loc="left", fontsize=10
+        "cosines of pairs, mean of the last third (red: conflict; ▶ conflict since; grey: none)",
+        loc="left",
+        fontsize=10,
     )
     _bare(axis)
     axis.tick_params(axis="y", pad=9)

@@ -1,4 +1,4 @@
-"""`equipoise diagnose RUN`: which objectives fight, where, since when; as two tables, a few sentences and a picture."""
+"""`equipoise diagnose RUN`: which objectives conflict, where, since when: two tables, a few sentences and a picture."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ def diagnose_run(folder: Path) -> None:
     console.print(objectives_table(diagnosis))
     for sentence in conclusions(diagnosis):
         console.print(sentence, soft_wrap=True, markup=False)
-    if any(pair.fights and not pair.layers for pair in diagnosis.pairs):
+    if any(pair.conflicting and not pair.layers for pair in diagnosis.pairs):
         console.print("Set balancing.probe_every to learn in which trunk layers.", soft_wrap=True)
     console.print(f"picture: {draw(folder)}", soft_wrap=True, markup=False)
 
@@ -35,7 +35,7 @@ def pairs_table(diagnosis: Diagnosis) -> Table:
     """One row per pair, the lowest late cosine first."""
     table = _table(
         f"pairs of objectives over {diagnosis.steps} steps: cosines, share in conflict",
-        ["pair", "mean", "first\nthird", "last\nthird", "conflict", "< 0\nsince", "fight", "lowest\nin layer"],
+        ["pair", "mean", "first\nthird", "last\nthird", "conflict", "< 0\nsince", "conflicting", "lowest\nin layer"],
     )
     for pair in diagnosis.pairs:
         layer = pair.worst_layer
@@ -44,9 +44,9 @@ def pairs_table(diagnosis: Diagnosis) -> Table:
             *(signed(value) for value in (pair.cosine, pair.early, pair.late)),
             _share(pair.conflicts),
             _step(pair.since),
-            "yes" if pair.fights else "no",
+            "yes" if pair.conflicting else "no",
             "–" if layer is None else f"{layer} ({signed(pair.layers[layer])})",
-            style="bold" if pair.fights else None,
+            style="bold" if pair.conflicting else None,
         )
     return table
 

@@ -1,4 +1,4 @@
-"""Which objectives fight, where, and since when: what the balance records of a run say, in numbers and in sentences."""
+"""Which objectives conflict, where, and since when: a run's balance records in numbers and sentences."""
 
 import json
 import re
@@ -15,9 +15,9 @@ LAYER = re.compile(r"balance/layer-(\d+)/")
 OFTEN = 0.05
 """Share of backwards from which on the conclusions mention something."""
 SLIGHT = 0.01
-"""A mean cosine nearer to zero than this is no fight, however certain."""
+"""A mean cosine nearer to zero than this is no conflict, however certain."""
 TOLD = 3
-"""How many fights, and how many objectives, the conclusions tell one by one."""
+"""How many conflicts, and how many objectives, the conclusions tell one by one."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class PairDiagnosis:
         conflicts: share of the measurements with a negative cosine.
         since: step since which the running mean of the cosine stays negative; None where it does not end so.
         clear: whether the last third's mean is negative by more than two standard errors of its records; False for one.
-        layers: mean cosine by trunk layer, over the probes since the fight began, or over all.
+        layers: mean cosine by trunk layer, over the probes since the conflict began, or over all.
     """
 
     first: str
@@ -100,7 +100,7 @@ class PairDiagnosis:
     layers: dict[int, float]
 
     @property
-    def fights(self) -> bool:
+    def conflicting(self) -> bool:
         """Whether the conflict lasts to the end, is no noise around zero, and is more than slight."""
         return self.since is not None and self.clear and self.late < -SLIGHT
 
@@ -137,7 +137,7 @@ class ObjectiveDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A run's pairs, the worst fight first, and its objectives, in the order of the config."""
+    """A run's pairs, the worst conflict first, and its objectives, in the order of the config."""
 
     steps: int
     pairs: list[PairDiagnosis]
@@ -234,7 +234,7 @@ def _objective(history: History, name: str, share: np.ndarray) -> ObjectiveDiagn
 
 
 def conclusions(diagnosis: Diagnosis) -> list[str]:
-    """One to four plain sentences: who fights, what the step does to whom, and who was left out."""
+    """One to four plain sentences: which pairs conflict, what the step does to whom, and who was left out."""
     sentences = [_on_pairs(diagnosis.pairs), _on_step(diagnosis.objectives)]
     for objective in diagnosis.objectives:
         if objective.zero >= OFTEN:
@@ -247,20 +247,22 @@ def conclusions(diagnosis: Diagnosis) -> list[str]:
 
 
 def _on_pairs(pairs: Sequence[PairDiagnosis]) -> str:
-    fights = [pair for pair in pairs if pair.fights]
+    conflicting = [pair for pair in pairs if pair.conflicting]
     if not pairs:
-        return "There is one objective, so nothing can fight."
-    if not fights:
+        return "There is one objective, so nothing can conflict."
+    if not conflicting:
         worst = max(pairs, key=lambda pair: (np.nan_to_num(pair.conflicts), -np.nan_to_num(pair.late)))
         if not worst.conflicts > 0:
             return "No two objectives were ever in conflict."
         often = f"{worst.first} and {worst.second} conflict most often, in {worst.conflicts:.0%} of backwards"
-        return f"No two objectives fight to the end; {often}."
+        return f"No two objectives conflict to the end; {often}."
     told = []
-    for pair in fights[:TOLD]:
+    for pair in conflicting[:TOLD]:
         layer = "" if pair.worst_layer is None else f", most in trunk layer {pair.worst_layer}"
-        told.append(f"{pair.first} and {pair.second} fight since step {pair.since} (cosine {signed(pair.late)}){layer}")
-    more = len(fights) - len(told)
+        told.append(
+            f"{pair.first} and {pair.second} conflict since step {pair.since} (cosine {signed(pair.late)}){layer}"
+        )
+    more = len(conflicting) - len(told)
     rest = f"; so do {more} more pairs" if more > 1 else "; so does one more pair" if more else ""
     return "; ".join(told) + rest + "."
 

@@ -73,13 +73,13 @@ function curves(found) {
 function balance(found) {
   list("balance-says", found.sentences);
   if (found.pairs.length) {
-    const lines = fill($("pairs"), ["pair", "mean cosine", "first third", "last third", "in conflict", "< 0 since step", "fight", "lowest in layer"], found.pairs.map((pair) => {
+    const lines = fill($("pairs"), ["pair", "mean cosine", "first third", "last third", "in conflict", "< 0 since step", "conflicting", "lowest in layer"], found.pairs.map((pair) => {
       const name = `${pair.first}-${pair.second}`, layer = pair.worst_layer;
       return [[`${pair.first} – ${pair.second}`], ...["cosine", "early", "late"].map((key) => numeric(`${name}/${key}`, pair[key], signed(pair[key]))),
-        numeric(`${name}/conflicts`, pair.conflicts, percent(pair.conflicts)), [pair.since ?? "–"], [pair.fights ? "yes" : "no"],
+        numeric(`${name}/conflicts`, pair.conflicts, percent(pair.conflicts)), [pair.since ?? "–"], [pair.conflicting ? "yes" : "no"],
         [layer === null ? "–" : `${layer} (${signed(pair.layers[layer])})`]];
     }));
-    found.pairs.forEach((pair, n) => lines[n].classList.toggle("fights", pair.fights));
+    found.pairs.forEach((pair, n) => lines[n].classList.toggle("conflicting", pair.conflicting));
   }
   fill($("balance-objectives"), ["objective", "weight", "norm", "share of step", "cosine of the step", "steps against it", "zero gradient", "not finite"], found.objectives.map((one) => [
     [one.name], ...["weight", "norm"].map((key) => numeric(`${one.name}/${key}`, one[key], one[key] == null ? "–" : short(one[key]))),

@@ -81,13 +81,15 @@ def _code(git: dict[str, Any]) -> str:
 
 
 def balance_part(record: RunRecord) -> dict[str, Any]:
-    """Pairs (the worst fight first), objectives, and the conclusions in sentences."""
+    """Pairs (the worst conflict first), objectives, and the conclusions in sentences."""
     try:
         diagnosis = diagnose(read_history(record.folder), record.objectives)
     except UserError:
         command = f"equipoise train {record.folder}/config.yaml --resume"
         return missing("The run has not reached a log line yet, so nothing is known of its gradients.", command)
-    pairs = [{**asdict(pair), "fights": pair.fights, "worst_layer": pair.worst_layer} for pair in diagnosis.pairs]
+    pairs = [
+        {**asdict(pair), "conflicting": pair.conflicting, "worst_layer": pair.worst_layer} for pair in diagnosis.pairs
+    ]
     return json_ready(
         {
             "steps": diagnosis.steps,

@@ -30,7 +30,7 @@ def front(run: RunArgument, options: FrontOptions, overrides: Set = None) -> Non
 
 
 def diagnose(run: RunArgument) -> None:
-    """Tell which objectives fight, where and since when, and what the steps do to each; draw it as balance.png."""
+    """Tell which objectives conflict, where and since when, and what the steps do to each; draw it as balance.png."""
     from equipoise.evaluation.balance.diagnose import diagnose_run
 
     diagnose_run(run)

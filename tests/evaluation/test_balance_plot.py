@@ -23,7 +23,7 @@ NAMES = ("ctr", "cvr", "diversity", "fairness", "coverage", "freshness", "margin
 
 
 def write_metrics(run: Path, count: int, records: int, layers: int = 0) -> None:
-    """Records of a run whose last two objectives come to fight half way, the last one without gradient now and then."""
+    """Records of a run whose last two objectives conflict from half way on, the last without gradient now and then."""
     rng = np.random.default_rng(0)
     names, averages = NAMES[:count], Averages()
     base = rng.standard_normal((count, count + 3)) * 10.0 ** -np.arange(count)[:, None]
@@ -68,7 +68,7 @@ def test_every_objective_and_pair_is_named(tmp_path: Path, count: int, records: 
     assert len([axes for axes in drawn.axes if axes.get_title(loc="left")]) == 3 + (count > 1) + bool(layers)
 
 
-def test_a_fight_is_marked_where_it_begins(tmp_path: Path) -> None:
+def test_a_conflict_is_marked_where_it_begins(tmp_path: Path) -> None:
     write_metrics(tmp_path, 4, 60)
     strip = next(axes for axes in figure(tmp_path, 4).axes if "cosines of pairs" in axes.get_title(loc="left"))
     first, *_ = strip.get_yticklabels()
@@ -76,7 +76,7 @@ def test_a_fight_is_marked_where_it_begins(tmp_path: Path) -> None:
     marks = [line for line in strip.lines if line.get_marker() == ">"]
     assert float(np.asarray(marks[0].get_xdata())[0]) == pytest.approx(30, abs=2)
     pairs = diagnose(read_history(tmp_path), NAMES[:4]).pairs
-    assert pairs[0].fights and len(marks) == sum(pair.fights for pair in pairs)
+    assert pairs[0].conflicting and len(marks) == sum(pair.conflicting for pair in pairs)
     colours = strip.collections[0]
     assert colours.norm.vmin == -colours.norm.vmax  # white is no conflict
 

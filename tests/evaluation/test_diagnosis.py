@@ -75,7 +75,7 @@ def test_running_mean_is_centred_over_a_tenth_and_weighs_steps() -> None:
         ([-0.5] * 6 + [0.5] * 6, None),  # they have made peace
         ([-0.5] * 4 + [0.5] * 4 + [-0.5] * 4, 81),
         ([0.5] * 6 + [-0.5] * 3 + [0.4] + [-0.5] * 3, 61),  # one lapse, and the mean stays below
-        ([0.5] * 4 + [np.nan] * 4 + [-0.5] * 4, 81),  # not measured is no fight
+        ([0.5] * 4 + [np.nan] * 4 + [-0.5] * 4, 81),  # not measured is no conflict
         ([np.nan] * 12, None),
     ],
 )
@@ -98,36 +98,44 @@ def test_pairs_have_thirds_conflicts_and_layers(write: Write) -> None:
             record |= {f"balance/layer-{layer}/cosine/cvr-fairness": late * -0.1 * layer + 0.2 for layer in range(12)}
             record |= {"balance/layer-0/conflict_rate": 0.0}
         if n == 0:
-            record["balance/layer-1/cosine/cvr-fairness"] = -0.99  # before the fight
+            record["balance/layer-1/cosine/cvr-fairness"] = -0.99  # before the conflict
         records.append(record)
     diagnosis = diagnose(read_history(write(records)), NAMES)
     assert diagnosis.steps == 90
     assert [(p.first, p.second) for p in diagnosis.pairs] == [("cvr", "fairness"), ("ctr", "cvr"), ("ctr", "fairness")]
-    fight, peace, unknown = diagnosis.pairs
-    assert (fight.since, fight.clear, fight.fights) == (31, True, True)
-    np.testing.assert_allclose([fight.early, fight.late, fight.conflicts], [0.2, -0.5, 0.5])
-    assert fight.cosine == pytest.approx(-1.5 / 9)
-    np.testing.assert_allclose(list(fight.layers.values()), 0.2 - 0.1 * np.arange(12))
-    assert fight.worst_layer == 11  # neither the probe before the fight nor "layer-1" for "layer-11"
-    assert (peace.since, peace.fights, peace.layers, peace.worst_layer) == (None, False, {}, None)
-    assert np.isnan(unknown.late) and unknown.since is None and not unknown.fights
+    conflict, peace, unknown = diagnosis.pairs
+    assert (conflict.since, conflict.clear, conflict.conflicting) == (31, True, True)
+    np.testing.assert_allclose([conflict.early, conflict.late, conflict.conflicts], [0.2, -0.5, 0.5])
+    assert conflict.cosine == pytest.approx(-1.5 / 9)
+    np.testing.assert_allclose(list(conflict.layers.values()), 0.2 - 0.1 * np.arange(12))
+    assert conflict.worst_layer == 11  # neither the probe before the conflict nor "layer-1" for "layer-11"
+    assert (peace.since, peace.conflicting, peace.layers, peace.worst_layer) == (None, False, {}, None)
+    assert np.isnan(unknown.late) and unknown.since is None and not unknown.conflicting
     told = conclusions(diagnosis)
-    assert told[0] == "cvr and fairness fight since step 31 (cosine −0.50), most in trunk layer 11."
+    assert told[0] == "cvr and fairness conflict since step 31 (cosine −0.50), most in trunk layer 11."
 
 
-def test_noise_around_zero_is_no_fight() -> None:
+def test_noise_around_zero_is_no_conflict() -> None:
     history = history_of({"balance/cosine/ctr-cvr": [0.1, -0.2, 0.1] + [0.3, -0.4, -0.1] * 3})
     pair = diagnose(history, ("ctr", "cvr")).pairs[0]
-    assert pair.since is not None and not pair.clear and not pair.fights
+    assert pair.since is not None and not pair.clear and not pair.conflicting
     # One record has no spread to judge by, two can do.
-    for cosines, fights in (([-0.5], False), ([-0.5, -0.4], True), ([-0.5, -0.01, 0.1], False), ([-0.5] * 4, True)):
-        assert diagnose(history_of({"balance/cosine/ctr-cvr": cosines}), ("ctr", "cvr")).pairs[0].fights == fights
+    for cosines, conflicting in (
+        ([-0.5], False),
+        ([-0.5, -0.4], True),
+        ([-0.5, -0.01, 0.1], False),
+        ([-0.5] * 4, True),
+    ):
+        assert (
+            diagnose(history_of({"balance/cosine/ctr-cvr": cosines}), ("ctr", "cvr")).pairs[0].conflicting
+            == conflicting
+        )
 
 
-def test_a_slight_cosine_is_no_fight_however_certain() -> None:
-    for cosine, fights in ((-0.005, False), (-0.02, True)):
+def test_a_slight_cosine_is_no_conflict_however_certain() -> None:
+    for cosine, conflicting in ((-0.005, False), (-0.02, True)):
         (pair,) = diagnose(history_of({"balance/cosine/ctr-cvr": [cosine] * 9}), ("ctr", "cvr")).pairs
-        assert (pair.since, pair.clear, pair.fights) == (1, True, fights)
+        assert (pair.since, pair.clear, pair.conflicting) == (1, True, conflicting)
 
 
 def test_objectives_have_shares_and_what_the_step_does() -> None:
@@ -171,7 +179,7 @@ def test_records_without_what_is_asked_for_do_no_harm() -> None:
     ]
     alone = diagnose(history, ("ctr",))
     assert not alone.pairs
-    assert conclusions(alone)[0] == "There is one objective, so nothing can fight."
+    assert conclusions(alone)[0] == "There is one objective, so nothing can conflict."
 
 
 def test_conclusions_tell_the_worst_and_count_the_rest() -> None:
@@ -180,7 +188,7 @@ def test_conclusions_tell_the_worst_and_count_the_rest() -> None:
     series = {f"balance/cosine/{pair}": [-0.1 - 0.05 * n] * 6 for n, pair in enumerate(pairs)}
     series |= {f"balance/against/{name}": [0.1 * n] * 6 for n, name in enumerate(names)}
     on_pairs, on_step = conclusions(diagnose(history_of(series), names))
-    assert on_pairs.startswith("d and e fight since step 1 (cosine −0.55); c and e fight")
+    assert on_pairs.startswith("d and e conflict since step 1 (cosine −0.55); c and e conflict")
     assert on_pairs.endswith("; so do 7 more pairs.")
     told = "e in 40% of backwards, d in 30% of backwards, c in 20% of backwards and 1 more less often"
     assert on_step == f"The step goes against {told}."
