@@ -34,7 +34,7 @@ REPORT = ".report.json"
 
 
 @dataclass(frozen=True)
-class Scores:
+class CampaignScores:
     """All candidates of all shoppers.
 
     Attributes:
@@ -116,7 +116,9 @@ def _portions(table: RequestTable, requests: CampaignRequests) -> Iterator[list[
             raise UserError(f"{table.path}: {error}") from error
 
 
-def _score(recommender: Recommender, requests: CampaignRequests, table: RequestTable, console: Console) -> Scores:
+def _score(
+    recommender: Recommender, requests: CampaignRequests, table: RequestTable, console: Console
+) -> CampaignScores:
     objectives = (recommender.pointwise, recommender.listwise)
     parts: list[pa.Table] = []
     counts: list[int] = []
@@ -139,10 +141,12 @@ def _score(recommender: Recommender, requests: CampaignRequests, table: RequestT
                     groups[name] += values
             bar.advance(len(portion))
     shopper = np.repeat(np.arange(len(counts)), counts)
-    return Scores(pa.concat_tables(parts), shopper, {name: np.array(each, object) for name, each in groups.items()})
+    return CampaignScores(
+        pa.concat_tables(parts), shopper, {name: np.array(each, object) for name, each in groups.items()}
+    )
 
 
-def _caps(campaign: Campaign, scores: Scores, path: Path) -> list[Cap]:
+def _caps(campaign: Campaign, scores: CampaignScores, path: Path) -> list[Cap]:
     """The caps of the groups that are there.
 
     Raises:
@@ -173,7 +177,7 @@ def _rows_by_group(values: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names.tolist(), parts, strict=True)) if len(names) else {}
 
 
-def _write(recommender: Recommender, scores: Scores, chosen: np.ndarray, names: list[str], out: Path) -> None:
+def _write(recommender: Recommender, scores: CampaignScores, chosen: np.ndarray, names: list[str], out: Path) -> None:
     """The shown candidates, shopper by shopper, ranked by utility among what is shown."""
     rows = np.flatnonzero(chosen)
     utility = scores.table.column("utility").to_numpy()[rows]
@@ -192,7 +196,7 @@ def _write(recommender: Recommender, scores: Scores, chosen: np.ndarray, names: 
 
 
 def _record(
-    campaign: Campaign, scores: Scores, allocation: Allocation, caps: Sequence[Cap], gain: np.ndarray
+    campaign: Campaign, scores: CampaignScores, allocation: Allocation, caps: Sequence[Cap], gain: np.ndarray
 ) -> dict[str, Any]:
     chosen = allocation.chosen
     pointwise = [name for name in ("pctr", "pcvr") if name in scores.table.column_names]

@@ -15,10 +15,10 @@ from equipoise.sweep.board import MOST_ROWS, Board, states_table
 from equipoise.sweep.claim import Claim, claim, make_ready
 from equipoise.sweep.config import SweepConfig, load_sweep
 from equipoise.sweep.data_once import check_folders, make_data
-from equipoise.sweep.job import Outcome, run_job
+from equipoise.sweep.job import JobOutcome, run_job
 from equipoise.sweep.options import SweepOptions
 from equipoise.sweep.plan import PlannedRun, make_plan, same_settings
-from equipoise.sweep.pool import Pool, share_devices
+from equipoise.sweep.pool import RunPool, share_devices
 from equipoise.sweep.record import read_record
 from equipoise.sweep.slurm import check_listed, submit, write_array
 from equipoise.sweep.wandb_agent import plan_trial, wandb_settings, write_wandb_settings
@@ -66,7 +66,7 @@ def _local(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, parallel:
         make_ready(sweep, planned, parallel)
     make_data(claimed.todo)
     with Board(console, f"sweep {sweep.name}", plan) as board:
-        ended_by = Pool(claimed.todo, devices, board).run()
+        ended_by = RunPool(claimed.todo, devices, board).run()
     if ended_by is not None:
         left = len(claim(sweep, plan).todo)
         console.print(f"stopped, {left} of {len(plan)} runs are left: the same command goes on with them")
@@ -129,10 +129,10 @@ def _execute(sweep: SweepConfig, planned: PlannedRun, retry_failed: bool) -> int
         make_ready(sweep, planned)
         outcome = run_job(planned.folder)
     else:
-        outcome = Outcome.FAILED if claimed.failed else Outcome.FINISHED
+        outcome = JobOutcome.FAILED if claimed.failed else JobOutcome.FINISHED
     record = read_record(planned.folder)
     why = f": {record.error}; see {record.log}" if record and record.error else ""
-    told = {Outcome.STOPPED: "stopped, to be gone on with", Outcome.ELSEWHERE: "executed by another process"}
+    told = {JobOutcome.STOPPED: "stopped, to be gone on with", JobOutcome.ELSEWHERE: "executed by another process"}
     print(f"{planned.name} {told.get(outcome, outcome.name.lower())}{why}", flush=True)
     return int(outcome)
 

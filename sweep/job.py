@@ -1,6 +1,6 @@
 """One run of a sweep from its folder alone: train, or go on training, then evaluate.
 
-`python -m equipoise.sweep.job RUN` executes it; the exit code is one of `Outcome`.
+`python -m equipoise.sweep.job RUN` executes it; the exit code is one of `JobOutcome`.
 """
 
 import os
@@ -35,7 +35,7 @@ REASON = re.compile(
 )
 
 
-class Outcome(IntEnum):
+class JobOutcome(IntEnum):
     """How a job ended, as exit code."""
 
     FINISHED = 0
@@ -44,17 +44,21 @@ class Outcome(IntEnum):
     ELSEWHERE = 76
 
 
-STATES: dict[Outcome, State] = {Outcome.FINISHED: "finished", Outcome.FAILED: "failed", Outcome.STOPPED: "stopped"}
+STATES: dict[JobOutcome, State] = {
+    JobOutcome.FINISHED: "finished",
+    JobOutcome.FAILED: "failed",
+    JobOutcome.STOPPED: "stopped",
+}
 
 
-def run_job(folder: Path) -> Outcome:
+def run_job(folder: Path) -> JobOutcome:
     """Execute what is left of the run in `folder`, which holds job.json and job.yaml."""
     try:
         with locked(folder):
             end_stragglers(folder)
             return _Job(folder).run()
     except LockedError:
-        return Outcome.ELSEWHERE
+        return JobOutcome.ELSEWHERE
 
 
 class _Job:
@@ -66,7 +70,7 @@ class _Job:
         self.folder, self.record = folder, record
         self.process: subprocess.Popen[bytes] | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> JobOutcome:
         """All steps that are left; a signal ends the current one, which saves what it can."""
         record, began = self.record, time.time()
         record.state, record.error, record.log = "running", None, None
@@ -80,25 +84,25 @@ class _Job:
         record.write(self.folder)
         return outcome
 
-    def _steps(self, stop: StopRequest) -> Outcome:
+    def _steps(self, stop: StopRequest) -> JobOutcome:
         for step, command in steps(self.folder, self.record):
             self.record.step = step
             self.record.write(self.folder)
             if stop.asked:
-                return Outcome.STOPPED
+                return JobOutcome.STOPPED
             log = self.folder / f"{step}.log"
             before = log.stat().st_size if log.exists() else 0
             code = self._execute(command, log, stop)
             if stop.asked:
-                return Outcome.FINISHED if self._complete() else Outcome.STOPPED
+                return JobOutcome.FINISHED if self._complete() else JobOutcome.STOPPED
             if code in ENDED_BY_US:
-                return Outcome.STOPPED
+                return JobOutcome.STOPPED
             if code:
                 self.record.error, self.record.log = last_error(log, before, code), str(log)
-                return Outcome.FAILED
+                return JobOutcome.FAILED
             if step == "train" and not is_trained(self.folder):
-                return Outcome.STOPPED  # a signal reached it from elsewhere: it has saved and ended well
-        return Outcome.FINISHED
+                return JobOutcome.STOPPED  # a signal reached it from elsewhere: it has saved and ended well
+        return JobOutcome.FINISHED
 
     def _complete(self) -> bool:
         return next(steps(self.folder, self.record), None) is None

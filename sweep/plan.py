@@ -85,7 +85,7 @@ def digest(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SweptSetting:
     """What one run sets, before the schema.
 
     Attributes:
@@ -96,9 +96,9 @@ class Choice:
     parts: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def also(self, part: str, settings: dict[str, Any]) -> "Choice":
+    def also(self, part: str, settings: dict[str, Any]) -> "SweptSetting":
         """This choice and one more."""
-        return Choice((*self.parts, part), {**self.settings, **settings})
+        return SweptSetting((*self.parts, part), {**self.settings, **settings})
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ def same_settings(runs: list[PlannedRun]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def _choices(sweep: SweepConfig) -> Iterator[Choice]:
+def _choices(sweep: SweepConfig) -> Iterator[SweptSetting]:
     """Every cell of the grid with every draw, then the listed runs; each of them with every seed."""
     keys = [name for name, axis in sweep.grid.items() if isinstance(axis, list)]
     short = short_keys([*keys, *(sweep.random.draw if sweep.random else ()), *(["seed"] if sweep.seeds else [])])
-    common = Choice(settings=sweep.settings)
+    common = SweptSetting(settings=sweep.settings)
     varied = _varied(sweep, common, short) if sweep.grid or sweep.random or not sweep.runs else iter(())
     listed = (common.also(name, settings) for name, settings in listed_runs(sweep))
     for choice in itertools.chain(varied, listed):
@@ -191,7 +191,7 @@ def _choices(sweep: SweepConfig) -> Iterator[Choice]:
             yield choice.also(f"seed-{seed}", {"seed": seed})
 
 
-def _varied(sweep: SweepConfig, common: Choice, short: dict[str, str]) -> Iterator[Choice]:
+def _varied(sweep: SweepConfig, common: SweptSetting, short: dict[str, str]) -> Iterator[SweptSetting]:
     steps: list[list[tuple[str, dict[str, Any]]]] = []
     for name, axis in sweep.grid.items():
         if isinstance(axis, list):

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from equipoise.common.errors import UserError
 from equipoise.sweep.board import Board
 from equipoise.sweep.children import StopRequest, signal_group, start
-from equipoise.sweep.job import STATES, Outcome
+from equipoise.sweep.job import STATES, JobOutcome
 from equipoise.sweep.plan import PlannedRun
 from equipoise.sweep.record import is_locked, read_record
 
 POLL_SECONDS = 0.1
 
 
-class Pool:
+class RunPool:
     """Executes runs in slots, one for each of `devices`; a process watches over each run (`equipoise.sweep.job`).
 
     Args:
@@ -74,7 +74,7 @@ class Pool:
                 continue
             del self.running[slot]
             self.free.append(slot)
-            if code == Outcome.ELSEWHERE:
+            if code == JobOutcome.ELSEWHERE:
                 self.elsewhere.append(run)
                 self.board.tell(run, "waiting", "another sweep executes it")
                 continue
@@ -84,9 +84,11 @@ class Pool:
         record = read_record(run.folder)
         assert record is not None, "a job keeps its record"
         # An exception in the job's own process gives exit code 1 too, but leaves no failed record.
-        if code in (Outcome.FINISHED, Outcome.STOPPED) or (code == Outcome.FAILED and record.state == "failed"):
+        if code in (JobOutcome.FINISHED, JobOutcome.STOPPED) or (
+            code == JobOutcome.FAILED and record.state == "failed"
+        ):
             told = f"{record.error}; see {record.log}" if record.error else f"{record.seconds:.0f} s"
-            self.board.tell(run, STATES[Outcome(code)], told)
+            self.board.tell(run, STATES[JobOutcome(code)], told)
         elif code < 0:
             self.board.tell(run, "stopped", f"its job was ended by signal {-code}")
         else:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = """
 launch             → everything below
-sweep              → scoring, evaluation, train, data, configs, common
+sweep              → train, data, configs, common
 scoring            → serving, train, modeling, data, configs, common
 evaluation         → evaluation.metrics, export, train, modeling, data, configs, common
 serving            → export, modeling, data, configs, common

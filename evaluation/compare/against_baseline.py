@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.resampled import Resampler, Samples
 from equipoise.evaluation.compare.run_records import RunRecord
-from equipoise.evaluation.compare.seeds import Pool
+from equipoise.evaluation.compare.seeds import SeedPool
 from equipoise.evaluation.metrics.bootstrap import interval
 from equipoise.evaluation.metrics.metric_names import direction, metrics_of
 
@@ -57,7 +57,7 @@ class Changes:
     notes: tuple[str, ...]
 
 
-def find_baseline(pools: Sequence[Pool], name: str) -> Pool:
+def find_baseline(pools: Sequence[SeedPool], name: str) -> SeedPool:
     """The pool that a user named: by its own name, or by the name or the folder of one of its runs.
 
     Raises:
@@ -77,8 +77,8 @@ def find_baseline(pools: Sequence[Pool], name: str) -> Pool:
 
 
 def changes_against(
-    baseline: Pool,
-    pools: Sequence[Pool],
+    baseline: SeedPool,
+    pools: Sequence[SeedPool],
     metrics: Sequence[str],
     resamples: int,
     advance: Callable[[], object] = lambda: None,
@@ -98,7 +98,7 @@ def changes_against(
     notes: dict[str, None] = {}
     resampled = _resampled(pools, metrics, Resampler(baseline.split, resamples), advance) if resamples else {}
 
-    def samples(pool: Pool) -> list[Samples] | None:
+    def samples(pool: SeedPool) -> list[Samples] | None:
         found = [resampled.get(run.folder) for run in pool.evaluated]
         for reason in (one for one in found if isinstance(one, UserError)):
             notes.setdefault(f"no intervals for {pool.name}: {reason}")
@@ -123,11 +123,11 @@ def changes_against(
 
 
 def _resampled(
-    pools: Sequence[Pool], metrics: Sequence[str], resampler: Resampler, advance: Callable[[], object]
+    pools: Sequence[SeedPool], metrics: Sequence[str], resampler: Resampler, advance: Callable[[], object]
 ) -> dict[Path, Samples | UserError]:
     """Run folder → its metrics in every resample, or why it has none; threads share what the runs have in common."""
 
-    def one(pool: Pool, run: RunRecord) -> Samples | UserError:
+    def one(pool: SeedPool, run: RunRecord) -> Samples | UserError:
         known = metrics_of(run.evaluations[resampler.split])
         wanted = {name: pool.omegas.get(name.rpartition("/")[0], {}) for name in metrics if name in known}
         try:
@@ -144,7 +144,7 @@ def _resampled(
 
 
 def _change(
-    pool: Pool, baseline: Pool, metric: str, ours: Sequence[Samples] | None, theirs: Sequence[Samples] | None
+    pool: SeedPool, baseline: SeedPool, metric: str, ours: Sequence[Samples] | None, theirs: Sequence[Samples] | None
 ) -> Change:
     base = baseline.metrics[metric].mean
     difference = pool.metrics[metric].mean - base

@@ -13,7 +13,7 @@ from equipoise.evaluation.compare.differences import NOT_COMPARED, differing, se
 from equipoise.evaluation.compare.method_front import MethodFronts, check_axes, default_axes, method_fronts
 from equipoise.evaluation.compare.relative_change import DeltaM, common_cutoff, delta_m, objective_metrics
 from equipoise.evaluation.compare.run_records import BrokenRun, RunRecord
-from equipoise.evaluation.compare.seeds import Pool, pool_runs
+from equipoise.evaluation.compare.seeds import SeedPool, pool_runs
 from equipoise.evaluation.metrics.metric_names import direction
 from equipoise.evaluation.options import Question
 
@@ -43,7 +43,7 @@ class Comparison:
     """
 
     question: Question
-    pools: tuple[Pool, ...]
+    pools: tuple[SeedPool, ...]
     broken: tuple[BrokenRun, ...]
     metrics: tuple[str, ...]
     all_metrics: tuple[str, ...]
@@ -112,7 +112,7 @@ def compare(
 
 
 def _chosen(
-    patterns: Sequence[str], known: Sequence[str], pools: Sequence[Pool], objectives: dict[str, str]
+    patterns: Sequence[str], known: Sequence[str], pools: Sequence[SeedPool], objectives: dict[str, str]
 ) -> tuple[str, ...]:
     if not patterns:
         wanted = dict.fromkeys((*SHORT, *_ndcg(known, pools), *objectives.values()))
@@ -127,12 +127,12 @@ def _chosen(
     return tuple(found)
 
 
-def _ndcg(known: Sequence[str], pools: Sequence[Pool]) -> list[str]:
+def _ndcg(known: Sequence[str], pools: Sequence[SeedPool]) -> list[str]:
     name = f"relevance/ndcg@{common_cutoff(pools)}"
     return [name] if name in known else []
 
 
-def _best(metric: str, pools: Sequence[Pool]) -> tuple[str, ...]:
+def _best(metric: str, pools: Sequence[SeedPool]) -> tuple[str, ...]:
     """Names of the pools with the best mean; none where neither way is better, or all are equal."""
     sign = direction(metric)
     means = {pool.name: sign * pool.metrics[metric].mean for pool in pools if metric in pool.metrics}
@@ -144,7 +144,7 @@ def _best(metric: str, pools: Sequence[Pool]) -> tuple[str, ...]:
     return tuple(name for name, mean in means.items() if math.isclose(mean, top, rel_tol=SAME))
 
 
-def _run_notes(pools: Sequence[Pool], broken: Sequence[BrokenRun]) -> list[str]:
+def _run_notes(pools: Sequence[SeedPool], broken: Sequence[BrokenRun]) -> list[str]:
     notes = [f"broken: {found.reason}" for found in broken]
     for pool in pools:
         for run in pool.runs:

@@ -12,7 +12,7 @@ from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.curves import Curve, curves, most_points
 from equipoise.evaluation.compare.differences import setting, written
 from equipoise.evaluation.compare.run_records import RunRecord
-from equipoise.evaluation.compare.seeds import Pool, run_names
+from equipoise.evaluation.compare.seeds import SeedPool, run_names
 from equipoise.evaluation.compare.tables import COSTS, change_cell, cost, fronts, seeds, spread
 from equipoise.evaluation.metrics.metric_names import direction, words
 from equipoise.evaluation.page.whole_page import whole_page
@@ -69,7 +69,7 @@ def _metric(name: str) -> dict[str, Any]:
     return {"name": name, "words": words(name), "direction": direction(name)}
 
 
-def _pool(comparison: Comparison, pool: Pool, names: Mapping[int, str], most: int) -> dict[str, Any]:
+def _pool(comparison: Comparison, pool: SeedPool, names: Mapping[int, str], most: int) -> dict[str, Any]:
     changes = comparison.changes.values.get(pool.name, {}) if comparison.changes else {}
     costs = {key: pool.cost(key) for key in COSTS}
     return {

@@ -10,7 +10,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.objectives import BUILT_IN
 from equipoise.evaluation.compare.differences import setting, written
 from equipoise.evaluation.compare.relative_change import common_cutoff, metric_of
-from equipoise.evaluation.compare.seeds import Pool
+from equipoise.evaluation.compare.seeds import SeedPool
 from equipoise.evaluation.front.pareto import MARGIN, front_mask, hypervolume
 from equipoise.evaluation.metrics.metric_names import direction
 
@@ -78,7 +78,7 @@ class MethodFronts:
         return _undominated(_upward([point.values for point in self.points], self.axes))
 
 
-def default_axes(pools: Sequence[Pool]) -> tuple[str, ...]:
+def default_axes(pools: Sequence[SeedPool]) -> tuple[str, ...]:
     """NDCG and one axis per list-wise objective that was measured; without any, pCTR and pCTCVR."""
     cutoff = common_cutoff(pools)
     there = {metric for pool in pools for values in pool.points.values() for metric in values}
@@ -93,7 +93,7 @@ def default_axes(pools: Sequence[Pool]) -> tuple[str, ...]:
     return tuple(axis for axis, _ in found if axis in metrics)
 
 
-def check_axes(axes: Sequence[str], pools: Sequence[Pool]) -> None:
+def check_axes(axes: Sequence[str], pools: Sequence[SeedPool]) -> None:
     """Raise UserError unless every axis has a better end and is measured by some pool."""
     known = {metric for pool in pools for metric in pool.metrics}
     known |= {metric for pool in pools for values in pool.points.values() for metric in values}
@@ -107,7 +107,7 @@ def check_axes(axes: Sequence[str], pools: Sequence[Pool]) -> None:
         raise UserError("--axes: a front needs two or more different metrics: name them as ndcg@10,ild@10")
 
 
-def front_points(pools: Sequence[Pool], axes: Sequence[str], by: str) -> list[FrontPoint]:
+def front_points(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> list[FrontPoint]:
     """Every pool at every operating point that has all axes, means over seeds; dots that coincide are kept once."""
     found: dict[FrontPoint, None] = {}
     for pool in pools:
@@ -121,7 +121,7 @@ def front_points(pools: Sequence[Pool], axes: Sequence[str], by: str) -> list[Fr
     return list(found)
 
 
-def method_fronts(pools: Sequence[Pool], axes: Sequence[str], by: str) -> MethodFronts | None:
+def method_fronts(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> MethodFronts | None:
     """The fronts of all methods; None where fewer than two axes or no point are measured.
 
     The frame is common: the worst and the best value of every axis over the methods' own fronts. The reference point

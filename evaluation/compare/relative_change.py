@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from equipoise.configs.objectives import BUILT_IN, known_spec
 from equipoise.evaluation.compare.differences import differing
-from equipoise.evaluation.compare.seeds import Pool
+from equipoise.evaluation.compare.seeds import SeedPool
 from equipoise.evaluation.metrics.metric_names import RELEVANCE, cutoff_of, direction
 
 
@@ -23,7 +23,7 @@ def metric_of(objective: str, sections: Sequence[object]) -> tuple[str | None, s
     return spec.metric, spec.axis.name if spec.kind == "listwise" and spec.axis else None
 
 
-def common_cutoff(pools: Sequence[Pool]) -> int | None:
+def common_cutoff(pools: Sequence[SeedPool]) -> int | None:
     """The largest k at which most evaluated pools have NDCG; None where none has."""
     counts = Counter(
         cutoff
@@ -34,7 +34,7 @@ def common_cutoff(pools: Sequence[Pool]) -> int | None:
     return max(counts, key=lambda cutoff: (counts[cutoff], cutoff)) if counts else None
 
 
-def objective_metrics(pools: Sequence[Pool]) -> dict[str, str]:
+def objective_metrics(pools: Sequence[SeedPool]) -> dict[str, str]:
     """Objective → the flat name of its metric, for every objective of any pool that has one.
 
     A list-wise objective is judged at the operating point that weighs it alone, the weight nearest to 1, which most
@@ -53,7 +53,7 @@ def objective_metrics(pools: Sequence[Pool]) -> dict[str, str]:
     return found
 
 
-def _listwise(pools: Sequence[Pool], objective: str, metric: str | None, cutoff: int | None) -> str | None:
+def _listwise(pools: Sequence[SeedPool], objective: str, metric: str | None, cutoff: int | None) -> str | None:
     if metric is None or cutoff is None:
         return None
     places: Counter[str] = Counter()
@@ -88,7 +88,7 @@ class DeltaM:
     notes: Sequence[str]
 
 
-def delta_m(pools: Sequence[Pool], metrics: Mapping[str, str]) -> DeltaM:
+def delta_m(pools: Sequence[SeedPool], metrics: Mapping[str, str]) -> DeltaM:
     """Δm against the single-objective runs among the pools, found by their objectives.
 
     A single-objective run of ctr has it alone; one of another objective has ctr and this one, if some run has more than
@@ -120,15 +120,15 @@ def delta_m(pools: Sequence[Pool], metrics: Mapping[str, str]) -> DeltaM:
     return DeltaM(percent, references, notes)
 
 
-def _singles(pools: Sequence[Pool], objective: str, metric: str) -> list[Pool]:
+def _singles(pools: Sequence[SeedPool], objective: str, metric: str) -> list[SeedPool]:
     wanted = {BASE, objective}
     if objective != BASE and not any(set(pool.runs[0].objectives) > wanted for pool in pools):
         return []
     return [pool for pool in pools if set(pool.runs[0].objectives) == wanted and metric in pool.metrics]
 
 
-def _nearest(pool: Pool, singles: Sequence[Pool], metric: str) -> Pool:
-    def distance(single: Pool) -> int:
+def _nearest(pool: SeedPool, singles: Sequence[SeedPool], metric: str) -> SeedPool:
+    def distance(single: SeedPool) -> int:
         keys = differing([pool.config, single.config])
         return sum(not key.startswith(("objectives.", "balancing.", "evaluate.")) for key in keys)
 
@@ -136,7 +136,7 @@ def _nearest(pool: Pool, singles: Sequence[Pool], metric: str) -> Pool:
     return min(singles, key=lambda single: (distance(single), -sign * single.metrics[metric].mean))
 
 
-def _change(pool: Pool, single: Pool, metric: str) -> float:
+def _change(pool: SeedPool, single: SeedPool, metric: str) -> float:
     """The signed relative change; an undefined one (the reference is 0) is NaN."""
     base = single.metrics[metric].mean
     return direction(metric) * (pool.metrics[metric].mean - base) / abs(base) if base else float("nan")

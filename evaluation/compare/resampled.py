@@ -16,7 +16,7 @@ from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.differences import setting
 from equipoise.evaluation.compare.run_records import RunRecord
 from equipoise.evaluation.front.axes import Measured
-from equipoise.evaluation.front.points import Measure
+from equipoise.evaluation.front.points import TradeOffScorer
 from equipoise.evaluation.metrics.bootstrap import auc_by_counts, request_draws
 from equipoise.evaluation.metrics.metric_names import TARGETS, cutoff_of, metrics_of, words
 from equipoise.evaluation.metrics.pointwise import CLIP, request_auc
@@ -43,7 +43,7 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class RunScores:
     """What a score file says that depends on the model.
 
     Attributes:
@@ -91,7 +91,7 @@ class Resampler:
         if requests not in self._rows:
             self._rows[requests] = Rows(path, columns, self.resamples, self.seed)
         rows = self._rows[requests]
-        scores = Scores(
+        scores = RunScores(
             columns["pctr"].astype(np.float64),
             columns["pcvr"].astype(np.float64) if "pcvr" in columns else None,
             {name.removeprefix("delta_"): values for name, values in columns.items() if name.startswith("delta_")},
@@ -128,9 +128,9 @@ class Rows:
         draws = [np.ones(len(numbers), np.int64), *request_draws(len(numbers), resamples, seed)]
         self.counts_BR = np.stack(draws).astype(np.float64)
         self._table: ScoreTable | None = None
-        self._measures: dict[Measured, Measure] = {}
+        self._measures: dict[Measured, TradeOffScorer] = {}
 
-    def resample(self, metric: str, omega: Mapping[str, float], scores: Scores, run: RunRecord) -> np.ndarray | None:
+    def resample(self, metric: str, omega: Mapping[str, float], scores: RunScores, run: RunRecord) -> np.ndarray | None:
         """A metric and its resamples, float64 (1 + B,); None where it has none, or the run has no such score."""
         place, _, name = metric.rpartition("/")
         if place in TARGETS:
@@ -145,7 +145,7 @@ class Rows:
         if measure is None:
             self._table = self._table or ScoreTable.load(self.path)
             try:
-                measure = Measure(self._table, measured, self.resamples, self.seed)
+                measure = TradeOffScorer(self._table, measured, self.resamples, self.seed)
             except UserError:  # the table was written without an attribute that the objectives read now
                 return None
             self._measures[measured] = measure
@@ -156,7 +156,7 @@ class Rows:
             utility = utility + weight * scores.delta[objective]
         return measure.axes_of(utility, [axis])[0]
 
-    def _pointwise(self, target: str, metric: str, scores: Scores) -> np.ndarray | None:
+    def _pointwise(self, target: str, metric: str, scores: RunScores) -> np.ndarray | None:
         if target != "ctr" and scores.pcvr is None:
             return None
         label, probability, segment = self.click, scores.pctr, self.segment

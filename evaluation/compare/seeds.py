@@ -16,7 +16,7 @@ SEED_AT_END = re.compile(r"[\s_\-.,/=(+:]*(seed|s)?[\s_\-.,/=(+:]*$")
 
 
 @dataclass(frozen=True)
-class Value:
+class PooledValue:
     """A metric over seeds.
 
     Attributes:
@@ -30,13 +30,13 @@ class Value:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Value":
+    def of(cls, values: Sequence[float]) -> "PooledValue":
         """Of one or more numbers."""
         return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
 
 
 @dataclass(frozen=True)
-class Pool:
+class SeedPool:
     """The runs of one config.
 
     Attributes:
@@ -60,12 +60,12 @@ class Pool:
         return tuple(run for run in self.runs if self.split in run.evaluations)
 
     @cached_property
-    def metrics(self) -> dict[str, Value]:
+    def metrics(self) -> dict[str, PooledValue]:
         """Flat metric name → value over seeds."""
         return _pooled([metrics_of(run.evaluations[self.split]) for run in self.evaluated])
 
     @cached_property
-    def points(self) -> dict[str, dict[str, Value]]:
+    def points(self) -> dict[str, dict[str, PooledValue]]:
         """Operating point → metric without the point → value over seeds."""
         runs = [operating_points(run.evaluations[self.split]) for run in self.evaluated]
         names = dict.fromkeys(point.name for points in runs for point in points)
@@ -78,20 +78,20 @@ class Pool:
         runs = [operating_points(run.evaluations[self.split]) for run in self.evaluated]
         return {point.name: point.omega for points in runs for point in points}
 
-    def cost(self, key: str) -> Value | None:
+    def cost(self, key: str) -> PooledValue | None:
         """A number of the summaries, over the finished runs that have it."""
         values = [run.summary[key] for run in self.runs if run.finished and _is_number(run.summary.get(key))]
-        return Value.of(values) if values else None
+        return PooledValue.of(values) if values else None
 
 
-def pool_runs(records: Sequence[RunRecord], split: str) -> list[Pool]:
+def pool_runs(records: Sequence[RunRecord], split: str) -> list[SeedPool]:
     """The runs grouped by config, in the order in which the configs are met."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(identity(record.config), []).append(record)
     runs = list(groups.values())
     names = unique_names([_common_name(group) for group in runs], [group[0] for group in runs])
-    return [Pool(name, tuple(group), split) for name, group in zip(names, runs, strict=True)]
+    return [SeedPool(name, tuple(group), split) for name, group in zip(names, runs, strict=True)]
 
 
 def run_names(records: Sequence[RunRecord]) -> list[str]:
@@ -126,9 +126,9 @@ def _common_name(runs: Sequence[RunRecord]) -> str:
     return start or runs[0].name
 
 
-def _pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, Value]:
+def _pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, PooledValue]:
     names = dict.fromkeys(name for part in parts for name in part)
-    return {name: Value.of([part[name] for part in parts if name in part]) for name in names}
+    return {name: PooledValue.of([part[name] for part in parts if name in part]) for name in names}
 
 
 def _is_number(value: object) -> bool:

@@ -9,7 +9,7 @@ from equipoise.common.atomic import atomic_write
 from equipoise.evaluation.compare.against_baseline import Change
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.differences import written
-from equipoise.evaluation.compare.seeds import Pool, Value
+from equipoise.evaluation.compare.seeds import PooledValue, SeedPool
 from equipoise.evaluation.metrics.bootstrap import LEVEL
 from equipoise.evaluation.metrics.metric_names import words
 
@@ -142,20 +142,20 @@ def frame(comparison: Comparison) -> str:
     )
 
 
-def seeds(pool: Pool) -> str:
+def seeds(pool: SeedPool) -> str:
     """How many runs were evaluated, of how many."""
     held, runs = len(pool.evaluated), len(pool.runs)
     return str(runs) if held == runs else f"{held} of {runs}"
 
 
-def spread(value: Value | None) -> str:
+def spread(value: PooledValue | None) -> str:
     """Mean ± standard deviation."""
     if value is None:
         return ABSENT
     return f"{value.mean:.4f}" + (f" ±{value.deviation:.4f}" if value.deviation is not None else "")
 
 
-def cost(key: str, pool: Pool) -> str:
+def cost(key: str, pool: SeedPool) -> str:
     """A cost as people write it, mean over the finished runs."""
     value = pool.cost(key)
     if value is None:
@@ -198,7 +198,7 @@ def csv_rows(comparison: Comparison, every: bool) -> tuple[list[str], list[list[
     return head, rows
 
 
-def _two(value: Value | None) -> tuple[float | None, float | None]:
+def _two(value: PooledValue | None) -> tuple[float | None, float | None]:
     return (value.mean, value.deviation) if value else (None, None)
 
 

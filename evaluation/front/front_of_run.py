@@ -23,7 +23,7 @@ from equipoise.evaluation.front.front_record import choice_record, front_record,
 from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw
-from equipoise.evaluation.front.points import Measure, Measurement
+from equipoise.evaluation.front.points import Measurement, TradeOffScorer
 from equipoise.evaluation.front.table import print_choices, print_front
 from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json
@@ -140,7 +140,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
         return
     console = Console(highlight=False)
     began = time.perf_counter()
-    measure = Measure(table, plan.measured, options.resamples, config.seed)
+    measure = TradeOffScorer(table, plan.measured, options.resamples, config.seed)
     measurement = measure(plan.grid.points(), tuple(plan.grid.value))
     console.print(
         f"{len(measurement.points):,} trade-offs ({plan.grid.to_json()['way']}) on {measure.requests:,} validation "
@@ -151,7 +151,9 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     choices = {way: _choose(way, measurement, plan) for way in options.ways()}
     tests: dict[str, Measurement] = {}
     if test_table is not None:
-        tests = _test(Measure(test_table, plan.measured, options.resamples, config.seed), measurement, choices, plan)
+        tests = _test(
+            TradeOffScorer(test_table, plan.measured, options.resamples, config.seed), measurement, choices, plan
+        )
     records = {way: choice_record(choice, measurement, front, tests.get(way)) for way, choice in choices.items()}
     print_front(console, measurement, front, choices, plan.measured.cutoff)
     print_choices(console, records, measurement)
@@ -167,7 +169,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
         console.print(f"W&B was offline; send the front with: {hint}", soft_wrap=True)
 
 
-def _title(config: RunConfig, measure: Measure, front: Front) -> str:
+def _title(config: RunConfig, measure: TradeOffScorer, front: Front) -> str:
     volume = front.covered()
     return (
         f"{config.name}: {len(front.values)} trade-offs on {measure.requests} validation requests; "
@@ -202,7 +204,9 @@ def _choose(way: str, measurement: Measurement, plan: Plan) -> Choice:
     return by_knee(measurement, plan.axes)
 
 
-def _test(measure: Measure, measurement: Measurement, choices: dict[str, Choice], plan: Plan) -> dict[str, Measurement]:
+def _test(
+    measure: TradeOffScorer, measurement: Measurement, choices: dict[str, Choice], plan: Plan
+) -> dict[str, Measurement]:
     """Per choice pure relevance (point 0) and the chosen point (point 1) on the test split."""
     plain = measurement.points[0]
     fields = tuple(plan.grid.value)

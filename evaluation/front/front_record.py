@@ -6,12 +6,14 @@ from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.grid import Grid
 from equipoise.evaluation.front.pareto import Front
-from equipoise.evaluation.front.points import Measure, Measurement
+from equipoise.evaluation.front.points import Measurement, TradeOffScorer
 
 VERSION = 1
 
 
-def front_record(config: RunConfig, grid: Grid, measure: Measure, measurement: Measurement, front: Front) -> dict:
+def front_record(
+    config: RunConfig, grid: Grid, measure: TradeOffScorer, measurement: Measurement, front: Front
+) -> dict:
     """What was measured on the validation split, and its front; docs/operating_point.md gives the meaning of every key.
 
     Args:
@@ -97,7 +99,7 @@ def beside_relevance(measurement: Measurement, point: int) -> dict[str, Any]:
     return found
 
 
-def operating_point(choice: Choice, measurement: Measurement, grid: Grid, measure: Measure) -> dict[str, Any]:
+def operating_point(choice: Choice, measurement: Measurement, grid: Grid, measure: TradeOffScorer) -> dict[str, Any]:
     """The content of operating_point.json: the choice as servers need it, with the bounds of what was measured."""
     point = measurement.points[choice.point]
     values, plain = values_of(measurement, choice.point), values_of(measurement, 0)

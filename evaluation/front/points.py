@@ -76,7 +76,7 @@ class _Ranked:
     discount_RW: np.ndarray
 
 
-class Measure:
+class TradeOffScorer:
     """Measures trade-offs on one table; what does not depend on the trade-off is prepared once.
 
     Args:

@@ -9,7 +9,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.objective_spec import OwnAxis
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.ranking import (
-    Ranking,
+    RankedLists,
     coverage,
     exposure,
     gains,
@@ -97,7 +97,7 @@ def own_gain(table: ScoreTable, axis: OwnAxis) -> np.ndarray:
     return gain
 
 
-def mean_gain(ranking: Ranking, gain: np.ndarray, cutoff: int | None) -> float:
+def mean_gain(ranking: RankedLists, gain: np.ndarray, cutoff: int | None) -> float:
     """The mean over requests of the mean gain of their first `cutoff` rows."""
     top = ranking.top(cutoff)
     segment = ranking.segment[top]

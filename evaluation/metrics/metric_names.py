@@ -41,7 +41,7 @@ POINTWISE = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed", "r
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuredPoint:
     """An operating point of one evaluation.
 
     Attributes:
@@ -55,7 +55,7 @@ class Point:
     values: Mapping[str, float]
 
 
-def operating_points(evaluation: Mapping[str, Any]) -> list[Point]:
+def operating_points(evaluation: Mapping[str, Any]) -> list[MeasuredPoint]:
     """The measured operating points, in the order of the evaluation; undefined metrics are left out."""
     found = []
     for entry in evaluation.get("ranking") or []:
@@ -68,7 +68,7 @@ def operating_points(evaluation: Mapping[str, Any]) -> list[Point]:
                 values[f"exposure_gap{rest}"] = value.get("gap")
             elif key != "omega":
                 values[key] = value
-        found.append(Point(point_name(omega), omega, _defined(values)))
+        found.append(MeasuredPoint(point_name(omega), omega, _defined(values)))
     return found
 
 

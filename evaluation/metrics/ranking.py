@@ -12,7 +12,7 @@ SMALLEST_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class RankedLists:
     """The rows of a table in order of request, then best first.
 
     Attributes:
@@ -34,7 +34,7 @@ class Ranking:
         return np.ones(len(self.rank), bool) if cutoff is None else self.rank < cutoff
 
 
-def rank_requests(request: np.ndarray, score: np.ndarray) -> Ranking:
+def rank_requests(request: np.ndarray, score: np.ndarray) -> RankedLists:
     """Rank the rows of each request by falling score; ties keep the order of rows, NaN is last.
 
     Args:
@@ -48,7 +48,7 @@ def rank_requests(request: np.ndarray, score: np.ndarray) -> Ranking:
     sizes = np.bincount(segment, minlength=len(numbers))
     rank = np.arange(len(row)) - (np.cumsum(sizes) - sizes)[segment]
     tie = np.cumsum((rank == 0) | (score != np.roll(score, 1))) - 1
-    return Ranking(row, segment, rank, tie, len(numbers))
+    return RankedLists(row, segment, rank, tie, len(numbers))
 
 
 def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
     return np.where(click == 1, np.where(conversion == 1, 3.0, 1.0), 0.0)
 
 
-def ndcg(ranking: Ranking, gain: np.ndarray, cutoff: int | None = None) -> float:
+def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> float:
     """Mean NDCG@k with the discount 1/log2(place + 1) (Järvelin & Kekäläinen 2002; gains of Burges et al. 2005).
 
     Equal scores share the discounts of their places (McSherry & Najork 2008), so that the order of the rows, which may
@@ -87,7 +87,7 @@ def path_codes(table: ScoreTable, attributes: Sequence[str]) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((len(table), 0), np.int64)
 
 
-def intra_list_diversity(ranking: Ranking, paths: np.ndarray, cutoff: int | None = None) -> float:
+def intra_list_diversity(ranking: RankedLists, paths: np.ndarray, cutoff: int | None = None) -> float:
     """ILD@k: 1 − mean similarity over the pairs of the top k (Ziegler et al. 2005), averaged over requests.
 
     Two items are as similar as the share of their attribute path that agrees, counted from the coarse end. Requests
@@ -113,7 +113,7 @@ def intra_list_diversity(ranking: Ranking, paths: np.ndarray, cutoff: int | None
     return float(1 - (shared[kept] / pairs[kept] / paths.shape[1]).mean())
 
 
-def coverage(ranking: Ranking, codes: np.ndarray, cutoff: int) -> float:
+def coverage(ranking: RankedLists, codes: np.ndarray, cutoff: int) -> float:
     """Distinct values in any top k over distinct values among all candidates (Ge et al. 2010); codes int64 (N,)."""
     if not len(codes):
         return float("nan")
@@ -121,7 +121,7 @@ def coverage(ranking: Ranking, codes: np.ndarray, cutoff: int) -> float:
 
 
 def exposure_shares(
-    ranking: Ranking, codes: np.ndarray, groups: int, cutoff: int | None = None
+    ranking: RankedLists, codes: np.ndarray, groups: int, cutoff: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share of exposure and share of candidates of each group, float64 (G,) each, summing to 1.
 
@@ -137,7 +137,9 @@ def exposure_shares(
     return exposed / max(ranking.requests, 1), present / max(ranking.requests, 1)
 
 
-def exposure(ranking: Ranking, codes: np.ndarray, names: Sequence[str], cutoff: int | None = None) -> dict[str, object]:
+def exposure(
+    ranking: RankedLists, codes: np.ndarray, names: Sequence[str], cutoff: int | None = None
+) -> dict[str, object]:
     """Exposure of provider groups against their share of candidates.
 
     Returns:

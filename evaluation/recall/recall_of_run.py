@@ -85,7 +85,7 @@ ReportStage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Shoppers:
+class RecallShoppers:
     """The requests that are measured.
 
     Attributes:
@@ -103,7 +103,7 @@ class Shoppers:
     queries: list[str]
 
 
-def read_shoppers(slates: SlateSet, most: int | None) -> Shoppers:
+def read_shoppers(slates: SlateSet, most: int | None) -> RecallShoppers:
     """Up to `most` requests with a click, spread evenly over a split."""
     tokens = slates.tokens
     positives = Positives(tokens)
@@ -114,7 +114,7 @@ def read_shoppers(slates: SlateSet, most: int | None) -> Shoppers:
     times = [nothing if tokens.times is None else np.asarray(tokens.times[row]) for row in rows]
     history = histories(bought, times, len(tokens.cache.items))
     queries = slates.rows.select(rows.tolist())["prefix"]
-    return Shoppers(rows, [positives.of(place) for place in places], bought, history, list(queries))
+    return RecallShoppers(rows, [positives.of(place) for place in places], bought, history, list(queries))
 
 
 class TrainedRecall:

@@ -34,7 +34,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Result]):
+class ScoredOutcome(Generic[Result]):
     """What one request got, the seconds it waited, and the pass that it went with."""
 
     result: Result
@@ -46,7 +46,7 @@ class Outcome(Generic[Result]):
 class _Waiting(Generic[Prepared, Result]):
     prepared: Prepared
     candidates: int
-    answer: asyncio.Future[Outcome[Result]]
+    answer: asyncio.Future[ScoredOutcome[Result]]
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -107,7 +107,7 @@ class MicroBatcher(Generic[Prepared, Result]):
         if not self._shared:
             await asyncio.to_thread(self._thread.shutdown)
 
-    async def submit(self, prepared: Prepared, candidates: int) -> Outcome[Result]:
+    async def submit(self, prepared: Prepared, candidates: int) -> ScoredOutcome[Result]:
         """Score one request; a caller that is cancelled leaves the queue.
 
         Args:
@@ -120,7 +120,7 @@ class MicroBatcher(Generic[Prepared, Result]):
         """
         if self.full:
             raise QueueFull
-        answer: asyncio.Future[Outcome[Result]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ScoredOutcome[Result]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(prepared, candidates, answer)
         self._queue.append(waiting)
         self._filled.set()
@@ -155,7 +155,7 @@ class MicroBatcher(Generic[Prepared, Result]):
                 if isinstance(result, Exception):
                     each.answer.set_exception(result)
                 else:
-                    each.answer.set_result(Outcome(result, start - each.since, done))
+                    each.answer.set_result(ScoredOutcome(result, start - each.since, done))
 
     def _candidates_waiting(self) -> int:
         return sum(waiting.candidates for waiting in self._queue)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from equipoise.serving.ranking import Ranking
-from equipoise.serving.server.batching import Outcome
+from equipoise.serving.server.batching import ScoredOutcome
 from equipoise.serving.server.bodies import ExplainRequest, PriceRequest, RankRequest, RecallRequest, SlateRequest
 from equipoise.serving.server.service import CachedRanking
 from equipoise.serving.server.strict_body import StrictRoute
@@ -51,7 +51,7 @@ class SlateAnswer(BaseModel):
     served: Served
 
 
-def served_record(outcome: Outcome[CachedRanking]) -> dict[str, Any]:
+def served_record(outcome: ScoredOutcome[CachedRanking]) -> dict[str, Any]:
     """How an answer came about, in the form of `Served`."""
     return {
         "queue_ms": round(outcome.waited * 1000, 3),
@@ -61,7 +61,7 @@ def served_record(outcome: Outcome[CachedRanking]) -> dict[str, Any]:
     }
 
 
-def slate_response(outcome: Outcome[CachedRanking], ranking: Ranking) -> Response:
+def slate_response(outcome: ScoredOutcome[CachedRanking], ranking: Ranking) -> Response:
     """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
 
     Raises:

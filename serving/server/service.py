@@ -23,7 +23,7 @@ from equipoise.serving.prompt_parts import CutRequest
 from equipoise.serving.ranking import Ranking, demand_of
 from equipoise.serving.recommender import PreparedRequest, Recommender, RequestError
 from equipoise.serving.retrieve import Recalled
-from equipoise.serving.server.batching import MicroBatcher, Outcome, QueueFull
+from equipoise.serving.server.batching import MicroBatcher, QueueFull, ScoredOutcome
 from equipoise.serving.server.bodies import ExplainRequest, PriceRequest, RecallRequest, SlateRequest, Strict
 from equipoise.serving.server.metrics import Metrics
 from equipoise.serving.server.options import ServerOptions
@@ -90,7 +90,7 @@ class Service:
         for thread in (self._model, self._preparing):
             await asyncio.to_thread(thread.shutdown)
 
-    async def rank(self, asked: SlateRequest, request: Request) -> Outcome[CachedRanking]:
+    async def rank(self, asked: SlateRequest, request: Request) -> ScoredOutcome[CachedRanking]:
         """Score a request.
 
         Args:
@@ -103,7 +103,7 @@ class Service:
         self._check_size(len(asked.candidates))
         return (await self._answered(asked, request, self._prepare_ranking))[1]
 
-    async def price(self, asked: PriceRequest, request: Request) -> tuple[Pricing, Outcome[CachedRanking]]:
+    async def price(self, asked: PriceRequest, request: Request) -> tuple[Pricing, ScoredOutcome[CachedRanking]]:
         """Choose prices; arguments and errors as those of `rank`. Also tells of the pass that scored all of them."""
         self._check_size(len(asked.candidates))
         question, outcome = await self._answered(asked, request, self.recommender.prepare_prices)
@@ -120,7 +120,7 @@ class Service:
 
     async def _answered(
         self, asked: Strict, request: Request, prepare: Callable[[dict[str, Any]], tuple[T, PreparedRequest]]
-    ) -> tuple[T, Outcome[CachedRanking]]:
+    ) -> tuple[T, ScoredOutcome[CachedRanking]]:
         """What `prepare` made of the body, and the scores of the prepared request."""
         async with self._limited(self.batcher):
             read, prepared = await self._in_thread(prepare, asked.model_dump(exclude_unset=True))

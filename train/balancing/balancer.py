@@ -15,7 +15,7 @@ from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
 from equipoise.train.balancing.gradient_stats import Conditioned, GradientStats, Weighting, condition
-from equipoise.train.balancing.gram import Measure, MovingGram, TrunkLayers, nearest_gram
+from equipoise.train.balancing.gram import GramReader, MovingGram, TrunkLayers, nearest_gram
 from equipoise.train.balancing.registry import build_method
 from equipoise.train.world import World
 
@@ -91,7 +91,7 @@ class Balancer:
         self.least = np.zeros(len(self.names)) if least is None else np.asarray(least, dtype=np.float64)
         self.config, self.world = config, world
         self.method = build_method(config)
-        self.measure = Measure(config, trunk, world, scale)
+        self.measure = GramReader(config, trunk, world, scale)
         self.moving = MovingGram(len(self.names), config.gram_ema) if config.gram_ema else None
         self.max_nonfinite = max_nonfinite
         self.solves = 0

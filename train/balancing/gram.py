@@ -61,7 +61,7 @@ TrunkLayers = Sequence[Sequence[nn.Parameter]]
 """The shared adapter's parameters, layer by layer, from the first to the last of the trunk."""
 
 
-class Measure:
+class GramReader:
     """From one process's gradients to the global Gram matrix, float64 (K, K), the same on all processes.
 
     Args:

@@ -12,7 +12,7 @@ from equipoise.evaluation.front.axes import Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import by_constraint, by_weights
 from equipoise.evaluation.front.constraint import parse_constraints
 from equipoise.evaluation.front.grid import Grid
-from equipoise.evaluation.front.points import Measure
+from equipoise.evaluation.front.points import TradeOffScorer
 from equipoise.evaluation.front.trade_off import TradeOff, Utilities
 from equipoise.evaluation.metrics.bootstrap import request_draws
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
@@ -44,7 +44,7 @@ def by_metrics(table: ScoreTable, omega: dict, cutoff: int) -> dict[str, float]:
 @given(st.integers(0, 200), st.sampled_from([1, 3, 20]))
 def test_values_are_those_of_the_evaluation(random_table, seed, cutoff):
     table = random_table(seed, requests=8)
-    measurement = Measure(table, dataclasses.replace(ALL, cutoff=cutoff), 0, 0)(POINTS)
+    measurement = TradeOffScorer(table, dataclasses.replace(ALL, cutoff=cutoff), 0, 0)(POINTS)
     for point, values in zip(measurement.points, measurement.values, strict=True):
         expected = by_metrics(table, dict(point.omega), cutoff)
         found = dict(zip(measurement.axes, values, strict=True))
@@ -71,7 +71,7 @@ def drawn_table(table: ScoreTable, times: np.ndarray) -> ScoreTable:
 
 def test_resamples_are_those_of_resampled_tables(random_table):
     table = random_table(4, requests=25)
-    measurement = Measure(table, ALL, 12, 9)(POINTS)
+    measurement = TradeOffScorer(table, ALL, 12, 9)(POINTS)
     assert measurement.samples.shape == (len(POINTS), 7, 12)
     for number, times in enumerate(request_draws(25, 12, 9)):
         again = drawn_table(table, times)
@@ -85,7 +85,7 @@ def test_resamples_are_those_of_resampled_tables(random_table):
 def test_coverage_keeps_the_spread_of_its_resamples_but_not_their_lower_level(random_table):
     table = random_table(4, requests=25)
     measured = Measured(1, (), "category")
-    measurement = Measure(table, measured, 50, 9)(POINTS[:1])
+    measurement = TradeOffScorer(table, measured, 50, 9)(POINTS[:1])
     plain = RankingMetrics(table, [1], category_attribute="category")(utility(table, {}))["coverage@1"]
     raw = [
         RankingMetrics(again, [1], category_attribute="category")(utility(again, {}))["coverage@1"]
@@ -98,7 +98,7 @@ def test_coverage_keeps_the_spread_of_its_resamples_but_not_their_lower_level(ra
 
 def test_requests_of_one_candidate_and_a_nan_score(random_table):
     table = random_table(1, requests=5)
-    measure = Measure(table, Measured(2), 0, 0)
+    measure = TradeOffScorer(table, Measured(2), 0, 0)
     score = np.arange(len(table), dtype=float)
     score[0] = np.nan
     top = measure._ranked(score).top_RK
@@ -131,21 +131,21 @@ def known_table(requests: int = 40) -> ScoreTable:
 def test_the_best_omega_of_a_built_table_is_found():
     table = known_table()
     # At k = 1 brand B is shown in every second request from ω = 1 on: parity of A and B among those shown.
-    measurement = Measure(table, Measured(1, provider_attribute="provider"), 100, 0)(
+    measurement = TradeOffScorer(table, Measured(1, provider_attribute="provider"), 100, 0)(
         Grid({"fairness": [0, 0.25, 0.5, 0.9, 1.0, 1.5, 8.0]}).points()
     )
     ratio = dict(zip([p.omega["fairness"] for p in measurement.points], measurement.of(["ndcg"])[:, 0], strict=True))
     # A and B are clicked alike: only the poor one costs.
     assert ratio == {0: 1, 0.25: 1, 0.5: 1, 0.9: 1, 1.0: 1, 1.5: 1, 8.0: 0.5}
-    groups = Measure(table, Measured(2, provider_attribute="provider"), 0, 0)
+    groups = TradeOffScorer(table, Measured(2, provider_attribute="provider"), 0, 0)
     assert groups.axes == ("ndcg", "ndcg_click", "exposure_ratio")
-    shown = Measure(table, Measured(1, provider_attribute="provider"), 0, 0)
+    shown = TradeOffScorer(table, Measured(1, provider_attribute="provider"), 0, 0)
     top = [shown._ranked(Utilities(table)(TradeOff({"fairness": w}))).top_RK[:, 0] % 3 for w in (0.9, 1.0)]
     assert set(top[0]) == {0} and (top[1] == np.arange(40) % 2).all()
     two = dataclasses.replace(
         table, items={"provider": np.array(["A", "B", "A"])}
     )  # without C, whose share of exposure is 0 at k = 1
-    measurement = Measure(two, Measured(1, provider_attribute="provider"), 100, 0)(measurement.points)
+    measurement = TradeOffScorer(two, Measured(1, provider_attribute="provider"), 100, 0)(measurement.points)
     where = parse_constraints("exposure_ratio>=0.4", measurement.axes, 1)
     assert measurement.points[by_constraint(measurement, where, "ndcg").point].omega == {"fairness": 1.0}
     best = by_weights(measurement, {"exposure_ratio": 1.0, "ndcg": 1.0})
@@ -157,7 +157,7 @@ def test_the_best_omega_of_a_built_table_is_found():
 
 def test_paired_differences_are_narrower_than_the_values(random_table):
     table = random_table(2, requests=60)
-    measurement = Measure(table, ALL, 200, 1)([POINTS[0], TradeOff({"diversity": 0.05, "fairness": 0.0})])
+    measurement = TradeOffScorer(table, ALL, 200, 1)([POINTS[0], TradeOff({"diversity": 0.05, "fairness": 0.0})])
     low, high = measurement.interval(1, "ndcg")
     near, far = measurement.interval(1, "ndcg", against=0)
     assert far - near < (high - low) / 2
@@ -166,9 +166,9 @@ def test_paired_differences_are_narrower_than_the_values(random_table):
 
 def test_resampling_is_repeatable(random_table):
     table = random_table(3)
-    first, second = (Measure(table, ALL, 20, 5)(POINTS).samples for _ in range(2))
+    first, second = (TradeOffScorer(table, ALL, 20, 5)(POINTS).samples for _ in range(2))
     assert np.array_equal(first, second, equal_nan=True)
-    assert not np.array_equal(first, Measure(table, ALL, 20, 6)(POINTS).samples, equal_nan=True)
+    assert not np.array_equal(first, TradeOffScorer(table, ALL, 20, 6)(POINTS).samples, equal_nan=True)
 
 
 def test_relevance_weights_and_value_enter_the_utility(random_table):
@@ -189,7 +189,7 @@ def test_relevance_weights_and_value_enter_the_utility(random_table):
 def test_value_rises_with_its_exponent(random_table):
     table = random_table(6, requests=200)
     points = [TradeOff({}, {}, {"price": exponent}) for exponent in (0.0, 1.0, 4.0)]
-    value = Measure(table, ALL, 0, 0)(points, ("price",)).of(["value"])[:, 0]
+    value = TradeOffScorer(table, ALL, 0, 0)(points, ("price",)).of(["value"])[:, 0]
     assert value[0] * 1.2 < min(value[1:])  # labels are random, so more than price alone decides beyond that
 
 
@@ -200,8 +200,8 @@ def test_value_rises_with_its_exponent(random_table):
         (lambda table: Utilities(table, ("age",)), "not positive in"),
         (lambda table: Utilities(table)(TradeOff({"coverage": 1.0})), "'coverage' is no list-wise objective"),
         (lambda table: Utilities(table)(TradeOff({}, {"dwell": 1.0})), "'dwell' is no pointwise objective"),
-        (lambda table: Measure(table, Measured(3, value_field="age"), 0, 0), "field 'age'"),
-        (lambda table: Measure(table, Measured(3, category_attribute="colour"), 0, 0), "'colour'"),
+        (lambda table: TradeOffScorer(table, Measured(3, value_field="age"), 0, 0), "field 'age'"),
+        (lambda table: TradeOffScorer(table, Measured(3, category_attribute="colour"), 0, 0), "'colour'"),
     ],
 )
 def test_what_the_table_lacks_is_refused(random_table, make, words):

@@ -13,7 +13,7 @@ from equipoise.data.batches import Slate, build_batch
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.modeling.model import SlateModel
 from equipoise.train.balancing.balancer import Balancer
-from equipoise.train.balancing.gram import Measure
+from equipoise.train.balancing.gram import GramReader
 from equipoise.train.world import World
 
 LEVELS: dict[str, Any] = {
@@ -156,7 +156,7 @@ def test_unbiased_is_the_mean_product_of_different_processes(
     config = BalancingConfig(method="mgda", level="parameters", unbiased=True)
 
     def work(world: World) -> np.ndarray:
-        measure = Measure(config, [[torch.nn.Parameter(torch.zeros(1))]], world, scale=size / accumulate)
+        measure = GramReader(config, [[torch.nn.Parameter(torch.zeros(1))]], world, scale=size / accumulate)
         return measure.gram(GivenGradients(local[world.rank] / accumulate))
 
     expected = np.zeros((3, 3))
@@ -167,7 +167,7 @@ def test_unbiased_is_the_mean_product_of_different_processes(
     for gram in run_world(size, work):
         np.testing.assert_allclose(gram, (expected + expected.T) / 2, rtol=1e-10)  # far from zero: no projection
     # It is free of the noise's own length, which the plain matrix is not.
-    plain = Measure(BalancingConfig(method="mgda", level="parameters"), [[]], World(), scale=1.0)
+    plain = GramReader(BalancingConfig(method="mgda", level="parameters"), [[]], World(), scale=1.0)
     true = (common[0] @ common[0].T).numpy()
     biased = plain.gram(GivenGradients(local.mean(0)))
     assert np.trace(biased) > np.trace(true)
@@ -182,7 +182,7 @@ def test_unbiased_noise_becomes_a_gram_matrix(run_world: Callable[..., list[Any]
     assert np.linalg.eigvalsh(raw + raw.T).min() < 0
 
     def work(world: World) -> np.ndarray:
-        return Measure(config, trunk, world, scale=2.0).gram(GivenGradients(noise[world.rank]))
+        return GramReader(config, trunk, world, scale=2.0).gram(GivenGradients(noise[world.rank]))
 
     one, two = run_world(2, work)
     assert np.array_equal(one, two)
