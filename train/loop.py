@@ -96,7 +96,7 @@ class Loop:
             world,
             scale=world.size / config.train.accumulate,
             trunk=self.slate_model.trunk_parameters(),
-            least=[objective.least for objective in objectives.values()],
+            lower_bounds=[objective.lower_bound for objective in objectives.values()],
             max_nonfinite=config.train.max_nonfinite,
         )
         self.base_rates = [group["lr"] for group in optimizer.param_groups]

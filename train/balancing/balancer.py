@@ -27,13 +27,13 @@ def compute_weights(
     preference: np.ndarray,
     losses: np.ndarray,
     step: int,
-    least: np.ndarray | None = None,
+    lower_bounds: np.ndarray | None = None,
 ) -> np.ndarray:
     """The method's weights on the raw gradients, float64 (K,); 0 for those left out.
 
-    `losses` are raw, `least` their lower bounds (default 0).
+    `losses` are raw, `lower_bounds` their lower bounds (default 0).
     """
-    least = np.zeros(len(names)) if least is None else least
+    lower_bounds = np.zeros(len(names)) if lower_bounds is None else lower_bounds
     weights = np.zeros(len(names))
     active = conditioned.active
     if len(active):
@@ -42,9 +42,9 @@ def compute_weights(
             cosines=conditioned.cosines,
             norms=conditioned.norms,
             preference=preference[active],
-            losses=losses[active] - least[active],
+            losses=losses[active] - lower_bounds[active],
             step=step,
-            least=least[active],
+            lower_bounds=lower_bounds[active],
         )
         weights[active] = method.compute_weights(stats) * conditioned.scales
     return weights
@@ -66,7 +66,7 @@ class Balancer:
         world: the processes of the job.
         scale: by how much this process's gradients exceed those of the mean loss (processes / accumulation steps).
         trunk: the shared parameters of each trunk layer, read by the levels `layers` and `parameters` and by probes.
-        least: lower bound of each loss, known beforehand (default 0).
+        lower_bounds: lower bound of each loss, known beforehand (default 0).
         max_nonfinite: backwards in a row with a non-finite gradient after which the run stops.
 
     Attributes:
@@ -81,14 +81,16 @@ class Balancer:
         world: World,
         scale: float,
         trunk: TrunkLayers = (),
-        least: Sequence[float] | None = None,
+        lower_bounds: Sequence[float] | None = None,
         max_nonfinite: int = 20,
     ) -> None:
         if config.unbiased and world.size < 2:
             raise UserError("balancing.unbiased needs at least 2 processes: launch with more, or set it to false")
         self.names = tuple(names)
         self.preference = np.asarray(preference, dtype=np.float64)
-        self.least = np.zeros(len(self.names)) if least is None else np.asarray(least, dtype=np.float64)
+        self.lower_bounds = (
+            np.zeros(len(self.names)) if lower_bounds is None else np.asarray(lower_bounds, dtype=np.float64)
+        )
         self.config, self.world = config, world
         self.method = build_method(config)
         self.measure = GramReader(config, trunk, world, scale)
@@ -141,7 +143,9 @@ class Balancer:
             blank(smooth, ~np.isfinite(np.diag(gram)))
         conditioned = condition(smooth, str(self.config.normalize), losses)
         try:
-            weights = compute_weights(self.method, conditioned, self.names, self.preference, losses, step, self.least)
+            weights = compute_weights(
+                self.method, conditioned, self.names, self.preference, losses, step, self.lower_bounds
+            )
         except Exception as error:  # whatever it is: the other processes are waiting for the broadcast
             self._failure = error
             weights = np.full(len(self.names), np.nan)
@@ -179,7 +183,7 @@ class Balancer:
     def after_step(self, losses: np.ndarray, losses_after: np.ndarray) -> None:
         """Hand the method the losses of one batch before and after the step, as far as both are finite."""
         finite = np.isfinite(losses) & np.isfinite(losses_after)
-        before, after = losses - self.least, losses_after - self.least
+        before, after = losses - self.lower_bounds, losses_after - self.lower_bounds
         rows = [k for k in range(len(self.names)) if finite[k]]
         self.method.after_step({self.names[k]: before[k] for k in rows}, {self.names[k]: after[k] for k in rows})
 

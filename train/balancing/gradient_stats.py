@@ -22,7 +22,7 @@ class GradientStats:
         preference: (A,) > 0. Larger means: a larger share of the progress goes to this objective.
         losses: (A,) global losses above their lower bounds, finite.
         step: number of the optimizer step: the seed of whatever is random.
-        least: the losses' lower bounds, (A,) or one for all: losses + least are the losses as the log shows them.
+        lower_bounds: of the losses, (A,) or one for all: losses + lower_bounds are the losses as the log shows them.
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class GradientStats:
     preference: np.ndarray
     losses: np.ndarray
     step: int = 0
-    least: np.ndarray | float = 0.0
+    lower_bounds: np.ndarray | float = 0.0
 
     @property
     def gram(self) -> np.ndarray:

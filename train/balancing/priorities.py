@@ -185,7 +185,7 @@ class EpsilonConstraint(Weighting):
     def _over(self, stats: GradientStats) -> np.ndarray:
         """By how much each L̄ exceeds its bound, relative to the bound, (A,); NaN where there is none."""
         over = np.full(len(stats.names), np.nan)
-        for k, (name, loss) in enumerate(zip(stats.names, stats.losses + stats.least, strict=True)):
+        for k, (name, loss) in enumerate(zip(stats.names, stats.losses + stats.lower_bounds, strict=True)):
             if name in self._bounds:
                 bound = self._bounds[name]
                 over[k] = (self._losses.update(name, float(loss)) - bound) / max(abs(bound), SMALLEST_BOUND)

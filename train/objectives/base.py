@@ -116,7 +116,7 @@ class Objective(ABC):
         return False
 
     @property
-    def least(self) -> float:
+    def lower_bound(self) -> float:
         """A lower bound of the loss: methods that compare losses read how far above it they are."""
         return 0.0
 

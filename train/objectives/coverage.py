@@ -15,7 +15,7 @@ class Coverage(GroupedObjective):
     options: CoverageConfig
 
     @property
-    def least(self) -> float:
+    def lower_bound(self) -> float:
         """All values exposed alike."""
         return -1.0
 

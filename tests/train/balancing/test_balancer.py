@@ -259,7 +259,7 @@ def test_a_bound_is_about_the_loss_that_the_log_shows() -> None:
     config = BalancingConfig(method="epsilon_constraint", options={"bounds": {"b": -0.5}, "momentum": 0.0})
     held = {}
     for loss in (-0.9, -0.1):  # coverage lies between −1 and 0
-        balancer = Balancer("ab", [1.0, 1.0], config, World(), 1.0, least=[0.0, -1.0])
+        balancer = Balancer("ab", [1.0, 1.0], config, World(), 1.0, lower_bounds=[0.0, -1.0])
         held[loss] = weights_from(balancer, gradients_with([[1.0, -0.9], [-0.9, 1.0]]), losses=[1.0, loss])
     assert held[-0.9][1] < held[-0.1][1]  # broken bounds are mended
     assert held[-0.1][1] > 0.9

@@ -95,7 +95,7 @@ def test_moving_average_bounds_and_units(make_problem: Make) -> None:
     assert method.state()["losses"]["a"][0] / method.state()["losses"]["a"][1] == pytest.approx(0.5)
     assert method.compute_weights(replace(opposed, losses=np.array([0.5, 1.0]))).tolist() == [0.0, 1.0]
     # Bounds are in the logged units: this loss is 0.5 above its lower bound of −1.
-    low = replace(opposed, losses=np.array([0.5, 1.0]), least=np.array([-1.0, 0.0]))
+    low = replace(opposed, losses=np.array([0.5, 1.0]), lower_bounds=np.array([-1.0, 0.0]))
     over = build({"a": -1.0}).compute_weights(low)  # L̄ = −0.5 is 0.5 above ε = −1
     np.testing.assert_allclose(over @ [2.0, -1.0], 1.0, rtol=1e-12)
     assert build({"a": -0.5}).compute_weights(low).tolist() == [0.5, 1.0]  # at its bound: it may not rise
