@@ -112,12 +112,13 @@ class TestForget:
     def test_that_share_of_slates_is_of_strangers(self, tmp_path: Path) -> None:
         batches, config = self.batches(tmp_path, 0.4)
         rows, epochs = range(len(batches.slates)), range(40)
-        strange = np.array([[batches._source(row, epoch) is batches.strangers for row in rows] for epoch in epochs])
+        strange = np.array([[batches._source(row, epoch) is batches.masked_slates for row in rows] for epoch in epochs])
         assert 0.35 < strange.mean() < 0.45
         assert strange.mean(0).min() > 0 and strange.mean(0).max() < 1  # each slate is told both ways in turn
         again, _ = self.batches_again(config)
         assert all(
-            (again._source(row, 3) is again.strangers) == (batches._source(row, 3) is batches.strangers) for row in rows
+            (again._source(row, 3) is again.masked_slates) == (batches._source(row, 3) is batches.masked_slates)
+            for row in rows
         )
 
     def batches_again(self, config: RunConfig) -> tuple[Any, RunConfig]:
@@ -128,7 +129,7 @@ class TestForget:
         batches, _ = self.batches(tmp_path, 0.4)
         for row in range(len(batches.slates)):
             known = batches.slates.slate(row, 4, seed=1, epoch=2)
-            strange = batches.strangers.slate(row, 4, seed=1, epoch=2)
+            strange = batches.masked_slates.slate(row, 4, seed=1, epoch=2)
             assert known.item.tolist() == strange.item.tolist()
             assert known.click.tolist() == strange.click.tolist()
             assert len(strange.prefix) < len(known.prefix)

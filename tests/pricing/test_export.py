@@ -131,7 +131,7 @@ def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, 
 
 def test_data_prepared_without_the_features_are_refused(priced_run: Callable, tmp_path: Path) -> None:
     config = priced_run("llama").config
-    names = r"'price', 'cost', 'attitude \(category\)', 'bought \(log1p\)', 'item_id \(category, slopes: false\)'"
+    names = r"'price', 'cost', 'attitude \(category\)', 'bought \(log1p\)', 'item_id \(category, interactions: false\)'"
     features = rf"\[{names}, 'tier \(category\)'\]"
     told = rf"prepared with data.features {features}, the config has "
     unlike = ((["price"], r"\['price'\]"), (["price", "cost", "bought"], r"\['price', 'cost', 'bought'\]"))
