@@ -1,0 +1,95 @@
+"""Trees and logistic regression on columns: what they learn, out-of-fold scores, and their text."""
+
+import numpy as np
+import pytest
+
+from equipoise.common.errors import UserError
+from equipoise.evaluation.metrics.pointwise import auc
+from equipoise.modeling.simple_models import (
+    LinearModel,
+    cross_entropy,
+    fit_linear,
+    fit_trees,
+    from_text,
+    log_odds,
+    out_of_fold,
+    to_text,
+)
+
+FITS = {"trees": fit_trees, "linear": fit_linear}
+
+
+def _rows(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A number that raises the log-odds, one of pure noise, a category of three texts; some values unknown."""
+    generator = np.random.default_rng(seed)
+    number, noise, code = generator.lognormal(size=count), generator.normal(size=count), generator.integers(0, 3, count)
+    logit = np.log1p(number) * 2 - 2 + np.array([-1.0, 0.0, 1.5])[code]
+    label = (generator.random(count) < 1 / (1 + np.exp(-logit))).astype(np.float64)
+    columns = np.stack([number, noise, code], axis=1).astype(np.float32)
+    columns[generator.random(count) < 0.05, 0] = np.nan
+    return columns, label
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_a_model_learns_its_columns_and_survives_its_text(kind: str) -> None:
+    columns, label = _rows(4000)
+    valid, test = _rows(1000, 1), _rows(2000, 2)
+    model = FITS[kind](columns, label, categories=[2], valid=valid, seed=3)
+    scores = log_odds(model, test[0])
+    assert auc(test[1], scores) > 0.78
+    assert cross_entropy(test[1], scores) < 0.58
+    again = from_text(to_text(model))
+    assert np.array_equal(log_odds(again, test[0]), scores)
+    assert np.array_equal(log_odds(again, test[0][:1]), scores[:1])
+    assert log_odds(model, test[0][:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_no_row_sees_its_own_label_out_of_fold(kind: str) -> None:
+    """A column that is unique per row: in sample it separates the labels, out of fold it gives nothing."""
+    generator = np.random.default_rng(5)
+    label = (generator.random(1500) < 0.3).astype(np.float64)
+    users = generator.integers(0, 100, 1500)
+    noise = generator.normal(size=(1500, 3)).astype(np.float32)
+    model = FITS[kind](noise, label, seed=1)
+    scores = out_of_fold(model, noise, label, users, seed=1)
+    assert abs(auc(label, scores) - 0.5) < 0.06
+    if kind == "trees":
+        assert auc(label, log_odds(model, noise)) > 0.8
+    changed = label.copy()
+    own = users == users[0]
+    changed[own] = 1 - changed[own]
+    assert np.array_equal(out_of_fold(model, noise, changed, users, seed=1)[own], scores[own])
+
+
+def test_equal_seeds_give_equal_trees() -> None:
+    columns, label = _rows(1000)
+    users = np.arange(1000) // 10
+    first, second = (fit_trees(columns, label, categories=[2], groups=users, seed=7) for _ in range(2))
+    assert to_text(first) == to_text(second)
+
+
+def test_categories_never_seen_and_numbers_below_zero() -> None:
+    columns, label = _rows(1000)
+    model = fit_linear(columns - np.array([3, 0, 0], np.float32), label, categories=[2])
+    assert isinstance(model, LinearModel)
+    odd = np.array([[-5, 0, 99], [np.nan, np.nan, np.nan], [0, 0, -1]], np.float32)
+    assert np.isfinite(log_odds(model, odd)).all()
+    assert np.isfinite(log_odds(fit_trees(columns, label, categories=[2]), odd)).all()
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_what_cannot_be_fitted_is_refused(kind: str) -> None:
+    with pytest.raises(UserError, match="at least one column"):
+        FITS[kind](np.empty((4, 0), np.float32), np.array([0, 1, 0, 1]))
+    with pytest.raises(UserError, match="both labels"):
+        FITS[kind](np.ones((4, 1), np.float32), np.zeros(4))
+    model = FITS[kind](*_rows(50)[:2])
+    with pytest.raises(UserError, match="two users"):
+        out_of_fold(model, *_rows(50), np.zeros(50))
+
+
+def test_broken_texts_are_refused() -> None:
+    for text in ('{"a": 1}', "{", "tree\nversion=v4\nnonsense"):
+        with pytest.raises(UserError, match="fit"):
+            from_text(text)
