@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import DataConfig, RunConfig
@@ -58,7 +57,7 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
     config = read_run_config(folder, overrides)
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
-    console, found, model = Console(), {}, None
+    console, found, model = new_console(), {}, None
     for group in GROUPS:
         table, model = _scored(config, folder, group, counts, most, model)
         if table is not None:
@@ -116,10 +115,7 @@ def _ratio(found: dict[str, Any], name: str) -> float:
 
 def _shown(found: dict[str, Any], cutoff: int | None) -> Table:
     title = "pCTR on the test split; in brackets the best baseline's GAUC"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("shoppers", no_wrap=True)
-    for name in ("requests", "AUC", "GAUC", "95 %", "", "NE", f"NDCG@{cutoff}"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(title, ["shoppers"], ["requests", "AUC", "GAUC", "95 %", "", "NE", f"NDCG@{cutoff}"])
     for name, group in found.items():
         ours, best = group["pointwise"]["ctr"], group["against_baseline"]["ctr"]["gauc"]
         low, high = (best or {}).get("ours_interval", (float("nan"), float("nan")))

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.configs.load import read_run_config
 from equipoise.configs.objective_spec import OwnAxis
 from equipoise.configs.schema import RunConfig
@@ -49,7 +49,7 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     table = scores.score(split)
     if table is None:
         return None
-    console = Console()
+    console = new_console()
     report = measure(config, table)
     if config.objectives.recall is not None:
         report["recall"] = measure_recall(scores, split, console)

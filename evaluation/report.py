@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.console import new_table
 from equipoise.configs.objective_spec import ObjectiveSpec, OwnAxis
 from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
 from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
@@ -274,17 +274,9 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print(f"• {sentence}", markup=False, highlight=False)
 
 
-def _table(title: str, first: str, columns: Sequence[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _compared(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> Table:
     """One row per predictor; the best of every column is bold with a star, so that it shows in a log file too."""
-    table = _table(title, "", list(columns.values()))
+    table = new_table(title, [""], list(columns.values()))
     for name, row in rows.items():
         cells = []
         for key in columns:
@@ -300,7 +292,7 @@ def _compared(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapp
 def _operating_points(report: Mapping[str, Any], cutoff: int) -> Table:
     points = {omega_name(point["omega"]): point for point in report["ranking"]} | dict(report["ranking_baselines"])
     names = [f"{name}@{cutoff}" for name in ("NDCG", "ILD", "coverage", "exposure min/max")]
-    table = _table("Operating points", "ω", names)
+    table = new_table("Operating points", ["ω"], names)
     for name, point in points.items():
         ratio = point.get(f"exposure@{cutoff}", {}).get("min_max", math.nan)
         values = [point.get(f"{key}@{cutoff}", math.nan) for key in ("ndcg", "ild", "coverage")]
@@ -310,7 +302,7 @@ def _operating_points(report: Mapping[str, Any], cutoff: int) -> Table:
 
 def _user_groups(attribute: str, found: Mapping[str, Any]) -> Table:
     """The largest groups and the gap over all of them."""
-    table = _table(f"pCTR by {attribute}", attribute, ["rows", "AUC", "log loss", "NE"])
+    table = new_table(f"pCTR by {attribute}", [attribute], ["rows", "AUC", "log loss", "NE"])
     groups = sorted(found["groups"].items(), key=lambda pair: -pair[1]["rows"])
     for name, row in groups[:MOST_GROUPS]:
         table.add_row(escape(name), f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))

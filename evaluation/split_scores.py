@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.hashing import file_hash
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
@@ -85,7 +85,7 @@ class SplitScores:
     def score_rows(self, slates: SlateSet, rows: Sequence[int], title: str) -> ScoreTable | None:
         """The score table of some slates, written nowhere; None on all processes but the first."""
         first = self.world.rank == 0
-        console = Console(quiet=not first)
+        console = new_console(quiet=not first)
         model = self.model
         bar = ProgressBar(title, len(rows), "slates", console=console, transient=False)
         with memory_advice(self.config, "scoring"), bar:

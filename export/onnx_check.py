@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from equipoise.common.console import new_table
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.slate_set import SlateSet
@@ -137,14 +138,12 @@ def _differences(
 def report_table(report: Mapping[str, Any]) -> Table:
     """The report for the terminal."""
     sample, engines = report["sample"], report["engines"]
-    table = Table(
-        title=f"AUC: {sample['slates']} test slates ({sample['candidates']:,} candidates); time of slates of at most "
+    table = new_table(
+        f"AUC: {sample['slates']} test slates ({sample['candidates']:,} candidates); time of slates of at most "
         f"{report['timed_candidates']}, {report['threads']} thread(s)",
-        title_justify="left",
+        ["engine"],
+        ["AUC ctr", "against torch", "ms per slate", "of torch", "size"],
     )
-    table.add_column("engine")
-    for name in ("AUC ctr", "against torch", "ms per slate", "of torch", "size"):
-        table.add_column(name, justify="right")
     first = engines["torch"]
     for name, about in engines.items():
         value, base = about["auc"]["ctr"], first["auc"]["ctr"]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.common.atomic import atomic_dir
+from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
@@ -63,7 +64,7 @@ def export_run(
             fails.
     """
     run, out = Path(run), Path(out)
-    console = Console(highlight=False)
+    console = new_console()
     config = read_run_config(run)
     formats = formats or Formats()
     formats.check(config)
@@ -196,11 +197,8 @@ def _data_sentence(config: RunConfig, manifest: Manifest) -> str:
 
 
 def _summary(written: list[ExportedAdapter], differences: dict[str, float], out: Path) -> Table:
-    table = Table(title=f"exported {out}", title_justify="left")
-    table.add_column("objective")
-    table.add_column("task type", no_wrap=True)
-    for name in ("tensors", "parameters", "size", "max golden diff"):
-        table.add_column(name, justify="right")
+    numbers = ["tensors", "parameters", "size", "max golden diff"]
+    table = new_table(f"exported {out}", ["objective", "task type"], numbers)
     for adapter in written:
         table.add_row(
             adapter.objective,

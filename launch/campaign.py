@@ -16,6 +16,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.campaign import Campaign, read_campaign
@@ -64,7 +65,7 @@ def choose_slates(export: Path, path: Path, users: Path, out: Path, options: Cam
         raise UserError(f"{out} exists: name another file or add --overwrite")
     if not out.name.lower().endswith(ENDINGS):
         raise UserError(f"{out} has an unknown ending: use {', '.join(ENDINGS)}")
-    console = Console(highlight=False)
+    console = new_console()
     with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(export, device=options.device, max_candidates=options.max_candidates)

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.train.memory.estimate import FULL, Estimate, estimate
@@ -37,7 +36,7 @@ def print_estimate(
         if number is not None and number < 1:
             raise UserError(f"{name} {number} is no size: give at least 1")
     found = estimate(config, slates, candidates)
-    console = Console(highlight=False)
+    console = new_console()
     console.print(parts_table(found))
     console.print(shape_sentence(config, found), soft_wrap=True, markup=False)
     console.print(fit_table(found, gpus or PROCESSES, cards or CARDS))
@@ -45,7 +44,7 @@ def print_estimate(
 
 def parts_table(found: Estimate) -> Table:
     """Parameters, gradients, optimizer state and activations on one process."""
-    table = _table("one process: what a training step holds", ["part", "parameters", "size"])
+    table = new_table("one process: what a training step holds", ["part"], ["parameters", "size"])
     sizes = found.sizes
     kind = "frozen base, 4-bit" if sizes.quantized else "frozen base"
     table.add_row(kind, f"{sizes.base:,}", _size(sizes.base_bytes))
@@ -73,18 +72,11 @@ def shape_sentence(config: RunConfig, found: Estimate) -> str:
 def fit_table(found: Estimate, gpus: Sequence[int], cards: Sequence[int]) -> Table:
     """Per engine and number of processes the GiB of each GPU, and which cards hold them."""
     names = [f"{card} GB" for card in cards]
-    table = _table("per GPU (with 0.75 GiB for CUDA itself)", ["engine", "GPUs", "GiB per GPU", *names])
+    table = new_table("per GPU (with 0.75 GiB for CUDA itself)", ["engine"], ["GPUs", "GiB per GPU", *names])
     for fit in fits(found, gpus):
         size = "not with 4bit" if fit.total is None else f"{fit.total / GIB:.1f}"
         marks = ["fits" if fit.holds(card) else "–" for card in cards]
         table.add_row(fit.engine, str(fit.processes), size, *marks)
-    return table
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
     return table
 
 

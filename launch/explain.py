@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.launch.options import ExplainOptions
 from equipoise.serving.explain import Explained
@@ -31,7 +31,7 @@ def explain_request(export: Path, path: Path, options: ExplainOptions) -> None:
         found = recommender.explain_request(request)
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
-    console = Console(highlight=False)
+    console = new_console()
     for each in found.candidates:
         _print(console, each)
     if options.out is not None:
@@ -55,7 +55,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _print(console: Console, each: Explained) -> None:
     for sentence in each.sentences:
         console.print(escape(sentence), soft_wrap=True)
-    table = Table("part", "text", *(each.contributions[0].objectives if each.contributions else ()), "utility")
+    objectives = each.contributions[0].objectives if each.contributions else ()
+    table = new_table(None, ["part", "text"], [*objectives, "utility"])
     for one in each.contributions:
         numbers = [f"{value:+.3f}" for value in (*one.objectives.values(), one.utility)]
         table.add_row(one.part.where, escape(one.part.text), *numbers)

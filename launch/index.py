@@ -9,9 +9,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from equipoise.common.atomic import atomic_write, replace_dir
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import PromptConfig
 from equipoise.data.prompts import piece_fields, render_pieces
@@ -38,7 +38,7 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
     record = read_serving_record(export)
     if not record.get("retrieval"):
         raise UserError(f"{export} has no objective recall: train with objectives.recall")
-    console = Console(highlight=False)
+    console = new_console()
     held = pq.read_table(export / record["catalogue"]["items"])
     table = held if items is None else _new_items(items, record["prompt"])
     model = load_export(export, record)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
@@ -47,7 +47,7 @@ def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, extra=EXTRA)
         more = {"prices": allowed, "goal": options.goal, "field": options.field}
         counts = _write(recommender, _prepared(table, recommender, maker, more), maker.names, out, table.count())
-    console = Console(highlight=False)
+    console = new_console()
     console.print(
         f"priced {counts['rows']:,} candidates of {counts['requests']:,} requests: {out}; demand rose with the price "
         f"for {counts['rises']:,} of them and was made non-increasing; {counts['extrapolated']:,} prices lie outside "

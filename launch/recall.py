@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
@@ -38,7 +38,7 @@ def recall_items(export: Path, requests: Path, out: Path, options: RecallOptions
         names = [name for name in ("request_id", "user_id") if name in table.kinds]
         answers = _answers(table, recommender, options)
         rows, unknown = _write(answers, names, out, table.count())
-    console = Console(highlight=False)
+    console = new_console()
     console.print(f"{rows:,} items for {table_words(unknown)}: {out}", soft_wrap=True)
 
 

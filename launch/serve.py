@@ -4,8 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.serving.recommender import Recommender
 
@@ -43,7 +42,7 @@ def serve_export(
     check_options(options, cache_mb)
     options = replace(options, token=read_token(token_env, token_file))
     listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
-    console = Console(highlight=False, soft_wrap=True)
+    console = new_console(soft_wrap=True)
     with console.status(f"loading {export}"):
         recommender = Recommender.load(export, device=device, cache_mb=cache_mb)
         warm_up(recommender)

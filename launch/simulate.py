@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from equipoise.common.console import new_console
 from equipoise.common.progress import ProgressBar
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.write import simulate
@@ -18,7 +17,7 @@ def write_simulation(folder: Path, settings: SimulatorSettings, block: int, over
     with ProgressBar("simulating") as bar:
         counts = simulate(folder, settings, block, overwrite, bar.update)
     shown, clicks, purchases = counts["impressions"], counts["clicks"], counts["purchases"]
-    console = Console(highlight=False)
+    console = new_console()
     console.print(
         f"{folder}: {settings.requests:,} requests, {shown:,} impressions, {clicks:,} clicks ({clicks / shown:.1%}), "
         f"{purchases:,} purchases ({purchases / shown:.1%}), {counts['events']:,} events",

@@ -4,8 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from equipoise.common.console import new_console
 
 TARGETS = {"ctr": "click", "ctcvr": "click and conversion"}
 
@@ -26,7 +27,7 @@ def closing_table(evaluation: dict) -> Table:
 
 def main(run: Path, export: Path) -> None:
     """Print the table and the places."""
-    console = Console()
+    console = new_console()
     evaluation = json.loads((run / "evaluation_test.json").read_text())
     summary = json.loads((run / "summary.json").read_text())
     console.print(closing_table(evaluation))

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, open_table, request_connection
@@ -34,7 +35,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
         raise UserError(f"{out} exists: name another file or add --overwrite")
     if options.top is not None and options.top < 1:
         raise UserError(f"--top {options.top} leaves nothing: give at least 1")
-    console = Console(highlight=False)
+    console = new_console()
     with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(

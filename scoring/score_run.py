@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
-
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.load import read_run_config
@@ -70,7 +69,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     accelerator = make_accelerator(config)
     world = World()
     target = ScoreFolder(out, _record(folder, config, inputs, options, columns))
-    console = Console(quiet=not accelerator.is_main_process, highlight=False)
+    console = new_console(quiet=not accelerator.is_main_process)
     if accelerator.is_main_process:
         target.begin(options.overwrite)
     finished: set[int] = world.gather(target.finished() if accelerator.is_main_process else None)[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.sweep.after import compare_runs, sync_lines
 from equipoise.sweep.board import MOST_ROWS, Board, states_table
@@ -37,7 +38,7 @@ def run_sweep(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) 
         typer.Exit: 1 where a run failed, 128 + n where signal n ended the sweep.
     """
     options.check(arguments)
-    sweep, console = load_sweep(file), Console(highlight=False)
+    sweep, console = load_sweep(file), new_console()
     if options.trial:
         raise typer.Exit(_execute(sweep, plan_trial(sweep, arguments), retry_failed=True))
     plan = make_plan(sweep)

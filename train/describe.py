@@ -2,8 +2,8 @@
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.table import Table
 
+from equipoise.common.console import new_table
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import TrainBatches
 from equipoise.data.token_budget import BudgetOrder
@@ -17,9 +17,7 @@ def describe(
     console: Console, config: RunConfig, accelerator: Accelerator, model: SlateModel, batches: TrainBatches
 ) -> None:
     """Print what trains, on what, and how."""
-    table = Table(title=f"{config.name}: trainable parameters", title_justify="left")
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
+    table = new_table(f"{config.name}: trainable parameters", ["part"], ["parameters"])
     for group, count in count_by_group(trainable(model).items()).items():
         table.add_row(group, f"{count:,}")
     frozen = sum(full_size(p) for p in model.parameters() if not p.requires_grad)

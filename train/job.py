@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import save_config
@@ -50,7 +50,7 @@ class Job:
         tokens = find_tokens(config)  # made here if need be, while no process waits for another
         self.accelerator = make_accelerator(config, config.output)
         self.world = World()
-        self.console = Console(quiet=not self.accelerator.is_main_process, highlight=False)
+        self.console = new_console(quiet=not self.accelerator.is_main_process)
         self._claim_folder(overwrite)
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)

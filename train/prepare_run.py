@@ -2,9 +2,9 @@
 
 import os
 
-from rich.console import Console
 from rich.table import Table
 
+from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
@@ -26,18 +26,16 @@ def prepare_data(config: RunConfig) -> Manifest:
     labels = labels_of(config.objectives)
     with ProgressBar("preparing") as bar:
         manifest = prepare(config.data, bar.stage, labels)
-    out = Console()
+    out = new_console()
     out.print(_counts(manifest, f"prepared {config.data.folder}"))
     for reason, rows in manifest.dropped.items():
-        out.print(f"left out: {rows:,} {reason}", highlight=False, soft_wrap=True)
+        out.print(f"left out: {rows:,} {reason}", soft_wrap=True)
     for note in manifest.notes:
-        out.print(f"note: {note}", highlight=False, soft_wrap=True)
+        out.print(f"note: {note}", soft_wrap=True)
     write_tokens(config)
     if config.train.feature_dropout:
         masked = mask_all_fields(config.data)
-        out.print(
-            f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}", highlight=False
-        )
+        out.print(f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}")
         prepare(masked, labels=labels)
         write_tokens(config.model_copy(update={"data": masked}))
     return manifest
@@ -56,7 +54,7 @@ def write_tokens(config: RunConfig) -> None:
         raise UserError("equipoise tokenize uses all cores by itself: run it once, without a launcher")
     check_lengths(config)
     cache, made = make_tokens(config)
-    out = Console(highlight=False)
+    out = new_console()
     if not made:
         out.print(f"nothing to do: {cache.folder} is complete", soft_wrap=True)
         return
@@ -71,10 +69,7 @@ def write_tokens(config: RunConfig) -> None:
 
 def _counts(manifest: Manifest, title: str) -> Table:
     """The counts of every split, one column each."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for name in manifest.splits:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(title, [""], list(manifest.splits))
     splits = list(manifest.splits.values())
     for name in ("requests", "slates", "impressions", "clicks", "conversions"):
         table.add_row(name, *(f"{getattr(split, name):,}" for split in splits))

@@ -3,10 +3,9 @@
 import math
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from equipoise.common.console import new_console, new_table
 from equipoise.configs.load import read_run_config
 from equipoise.evaluation.balance.balance_plot import draw
 from equipoise.evaluation.balance.diagnosis import Diagnosis, conclusions, diagnose, read_history, signed
@@ -20,7 +19,7 @@ def diagnose_run(folder: Path) -> None:
     """
     config = read_run_config(folder)
     diagnosis = diagnose(read_history(folder), list(config.objectives.active()))
-    console = Console(highlight=False)
+    console = new_console()
     if diagnosis.pairs:
         console.print(pairs_table(diagnosis))
     console.print(objectives_table(diagnosis))
@@ -33,9 +32,10 @@ def diagnose_run(folder: Path) -> None:
 
 def pairs_table(diagnosis: Diagnosis) -> Table:
     """One row per pair, the lowest late cosine first."""
-    table = _table(
+    table = new_table(
         f"pairs of objectives over {diagnosis.steps} steps: cosines, share in conflict",
-        ["pair", "mean", "first\nthird", "last\nthird", "conflict", "< 0\nsince", "conflicting", "lowest\nin layer"],
+        ["pair"],
+        ["mean", "first\nthird", "last\nthird", "share\n< 0", "< 0\nsince", "conflict", "lowest\nin layer"],
     )
     for pair in diagnosis.pairs:
         layer = pair.worst_layer
@@ -53,19 +53,10 @@ def pairs_table(diagnosis: Diagnosis) -> Table:
 
 def objectives_table(diagnosis: Diagnosis) -> Table:
     """One row per objective, in the order of the config."""
-    table = _table(
+    table = new_table(
         "objectives: weights on raw gradients; what the step does to each",
-        [
-            "objective",
-            "weight",
-            "norm",
-            "share\nof step",
-            "cosine",
-            "against",
-            "< 0\nsince",
-            "zero",
-            "not\nfinite",
-        ],
+        ["objective"],
+        ["weight", "norm", "share\nof step", "cosine", "against", "< 0\nsince", "zero", "not\nfinite"],
     )
     for objective in diagnosis.objectives:
         table.add_row(
@@ -79,13 +70,6 @@ def objectives_table(diagnosis: Diagnosis) -> Table:
             _share(objective.zero),
             _share(objective.nonfinite),
         )
-    return table
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
     return table
 
 

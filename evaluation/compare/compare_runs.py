@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from equipoise.common.console import FILE_WIDTH, new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.evaluation.compare.comparison import Comparison, compare, kept_for_curves
@@ -19,8 +19,6 @@ from equipoise.evaluation.compare.tables import Cell, Table, tables, write_csv, 
 from equipoise.evaluation.compare.wandb_runs import read_wandb_runs
 from equipoise.evaluation.options import CompareOptions
 
-FILE_WIDTH = 10_000
-"""Columns where the output is a file: room for everything."""
 NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not stand in line
 
 
@@ -33,7 +31,7 @@ def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Compari
     split = options.question.split
     if split not in SPLITS:
         raise UserError(f"--split {split}: is no split that is evaluated: write one of {', '.join(SPLITS)}")
-    console = Console(highlight=False)
+    console = new_console()
     found = find_runs(folders)
     kept = most_points(len(found))
     with ProgressBar("reading runs", len(found), "") as bar:
@@ -118,11 +116,8 @@ def _parts(table: Table, width: int) -> list[Table]:
 
 
 def _rich(table: Table) -> RichTable:
-    shown = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-                      padding=(0, 1, 0, 0))  # fmt: skip
-    for column in table.columns:
-        left = column == table.columns[0]
-        shown.add_column(escape(_lines(column)), justify="left" if left else "right", no_wrap=True)
+    heads = [_lines(column) for column in table.columns]
+    shown = new_table(table.title, heads[:1], heads[1:])
     for row in table.rows:
         shown.add_row(escape(row[0].text), *map(_cell, row[1:]))
     return shown

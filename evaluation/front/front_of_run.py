@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
@@ -138,7 +139,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     test_table = scores.score("test", reuse=True) if options.test else None
     if table is None:
         return
-    console = Console(highlight=False)
+    console = new_console()
     began = time.perf_counter()
     measure = TradeOffScorer(table, plan.measured, options.resamples, config.seed)
     measurement = measure(plan.grid.points(), tuple(plan.grid.value))

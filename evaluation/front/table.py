@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from equipoise.common.console import new_table
 from equipoise.evaluation.front.axes import axis_title
 from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.pareto import Front
@@ -19,7 +19,7 @@ NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not s
 
 def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Choice], cutoff: int) -> Table:
     """Pure relevance, the extreme points and the choices, one row each, on the validation split."""
-    table = _table(f"Points on the validation split, axes @{cutoff}", ["", "ω"])
+    table = new_table(f"Points on the validation split, axes @{cutoff}", ["", "ω"])
     for axis in measurement.axes:
         table.add_column(axis_title(axis), justify="right", overflow="fold")
     rows = [("pure relevance", 0), *((f"best {axis_title(axis)}", point) for axis, point in front.extremes.items())]
@@ -32,9 +32,8 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
 
 def choice_table(record: Mapping[str, Any], words: str) -> Table:
     """One choice on both splits, beside pure relevance; * where the interval of a difference leaves out 0."""
-    table = _table(f"{record['way']}: {words}", ["axis", "split"])
-    for column in ("relevance", "chosen", "difference", "its 95 % interval"):
-        table.add_column(column, justify="right", no_wrap=True)
+    numbers = ["relevance", "chosen", "difference", "its 95 % interval"]
+    table = new_table(f"{record['way']}: {words}", ["axis", "split"], numbers)
     for axis in record["valid"]:
         for split in ("valid", "test"):
             found = record.get(split, {}).get(axis)
@@ -66,7 +65,7 @@ def print_front(
 def print_choices(console: Console, records: Mapping[str, Mapping[str, Any]], measurement: Measurement) -> None:
     """Every choice, how it was made, how sure it is, and its table."""
     for record in records.values():
-        console.print(choice_table(record, escape(measurement.points[record["point"]].words())))
+        console.print(choice_table(record, measurement.points[record["point"]].words()))
         like, same = len(record["front_points_not_told_apart"]), record["same_point_in_resamples"]
         sure = "" if math.isnan(same) else f"; the same point in {same:.0%} of the resamples"
         console.print(
@@ -76,10 +75,3 @@ def print_choices(console: Console, records: Mapping[str, Mapping[str, Any]], me
         )
         if not record["on_front"]:
             console.print("  it is not on the front: another point is as good on every axis of it", soft_wrap=True)
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
+from equipoise.common.console import new_table
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.recall_texts import Positives, Texts
@@ -255,11 +255,7 @@ def print_recall(report: dict[str, Any], console: Console) -> None:
 def _table(report: dict[str, Any]) -> Table:
     """A line per ranking: recall over all items, and over those that the shopper had never bought."""
     title = f"recall of what {report['shoppers']:,} shoppers took, out of {report['items']:,} items"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for which in TITLES.values():
-        for cutoff in CUTOFFS:
-            table.add_column(f"{which} @{cutoff}", justify="right")
+    table = new_table(title, [""], [f"{which} @{cutoff}" for which in TITLES.values() for cutoff in CUTOFFS])
     for name in report["all"]:
         found = [report[which][name][f"recall{cutoff}"] for which in TITLES for cutoff in CUTOFFS]
         table.add_row(name, *(f"{value:.3f}" for value in found))

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from equipoise.common.atomic import atomic_write
+from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.curves import GROUPS, curves
 from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, read_run
@@ -93,7 +92,7 @@ def report_run(folder: Path, out: Path | None = None, split: str | None = None) 
     Raises:
         UserError: the folder holds no run, or a file in it cannot be read.
     """
-    console = Console(highlight=False)
+    console = new_console()
     path = out or folder / FILE_NAME
     data = write_report(folder, path, split)
     for part in (data[name] for name in PARTS):

@@ -30,9 +30,9 @@ def train(
 
 def _draw_balance(run: Path) -> None:
     """Draw the balancing of a finished run, which a failure to draw must not fail."""
-    from rich.console import Console
+    from equipoise.common.console import new_console
 
-    console = Console(highlight=False)
+    console = new_console()
     try:
         from equipoise.evaluation.balance.balance_plot import draw  # matplotlib loads only here
 
