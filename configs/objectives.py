@@ -17,6 +17,7 @@ from pydantic import (
 
 from equipoise.common.errors import UserError
 from equipoise.configs.objective_spec import Axis, Form, ObjectiveSpec, load_own, nearest_name, own_objectives
+from equipoise.configs.priors import PriorConfig
 from equipoise.configs.section import Section, Share
 
 RESERVED = {"shared", "losses", "embeddings", "ctcvr", "relevance", "utility", "value", "boost", "click", "conversion"}
@@ -30,11 +31,19 @@ class ObjectiveConfig(Section):
     """Preference in the balancing, above 0; only the ratio of the objectives' weights counts for most methods."""
 
 
-class CtrConfig(ObjectiveConfig):
+class PriorsConfig(ObjectiveConfig):
+    """What binary objectives share: the prior that they begin as."""
+
+    prior: PriorConfig | None = None
+    """The simple model that this objective begins as: `trees`, `linear`, or `{column: NAME}`; null begins at the base
+    rate."""
+
+
+class CtrConfig(PriorsConfig):
     """Click-through: binary cross-entropy on click."""
 
 
-class CvrConfig(ObjectiveConfig):
+class CvrConfig(PriorsConfig):
     """Conversion over the entire space (ESMM), or by inverse propensity / doubly robust on clicks (ESCM²)."""
 
     estimator: Literal["esmm", "ips", "dr"] = "esmm"
@@ -117,7 +126,7 @@ class ColumnConfig(ObjectiveConfig):
     everywhere."""
 
 
-class BinaryConfig(ColumnConfig):
+class BinaryConfig(ColumnConfig, PriorsConfig):
     """A yes or no (0 or 1): cross-entropy over all impressions, of the product of the chain's probabilities."""
 
     kind: Literal["binary"]

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.objectives import ObjectivesConfig
+from equipoise.configs.priors import ComparisonConfig
 from equipoise.configs.relevance import default_relevance, parse_relevance
 from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
@@ -137,6 +138,8 @@ class DataConfig(Section):
     """Columns of impressions that are kept beside the texts, for baselines, relevance values and operating points."""
     features: list[FeatureConfig] = Field(default_factory=list)
     """Columns that the heads read beside the texts; empty for none."""
+    comparison: ComparisonConfig | None = None
+    """How candidates are compared with each thing of the history; null compares nothing."""
     user_groups: list[str] = Field(default_factory=list)
     """Columns of the users table by which evaluation compares groups, such as age."""
     behaviour: list[str] = Field(default_factory=list)
@@ -251,6 +254,9 @@ class TrainConfig(Section):
     feature_dropout: Share = 0.0
     """Fraction of slates that are rendered as of an anonymous user (no history, `data.behaviour` or `data.profile`),
     so that the model knows new shoppers: 0 to below 1."""
+    head_epochs: Annotated[int, Field(ge=0)] = 4
+    """Passes at most in which the heads of objectives with a prior learn alone, on frozen vectors and without the
+    backbone, before the first step; the best of them by validation is where training begins. 0 leaves it out."""
     lr: PositiveFloat = 1e-3
     """Learning rate of the adapters at its peak; 1e-3 suits LoRA, ten times that of full fine-tuning."""
     head_lr: PositiveFloat = 1e-3

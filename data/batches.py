@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from equipoise.data.ragged import run_indices
+from equipoise.data.things import SlateThings, join_things
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Slate:
         log_sampling_rate: log of the fraction of its unclicked candidates that were kept (0 where none was left out).
         features: standardised features, float32 (C, F); None where the heads read none.
         labels: further labels by column, float32, one entry per candidate, NaN where there is none.
+        prior: log-odds of the objectives' priors, float32 (C, priors); None where none has one.
+        things: what the candidates are compared with; None where they are compared with nothing.
     """
 
     row: int
@@ -38,6 +41,8 @@ class Slate:
     log_sampling_rate: float = 0.0
     features: np.ndarray | None = None
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    prior: np.ndarray | None = None
+    things: SlateThings | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class RecallBatch:
 
 @dataclass(frozen=True)
 class SlateBatch:
-    """Tensors of a batch; the first five, and features where there are some, are what the model reads.
+    """Tensors of a batch; the model reads the first five, and features, prior and compared where there are some.
 
     Attributes:
         input_ids, position_ids, segment_ids: int64 (R, T); segments: −1 padding, 0 prefix, 1, 2, … candidates.
@@ -83,6 +88,8 @@ class SlateBatch:
         features: standardised features, float32 (N, F), or None.
         recall: shoppers and items of the recall objective, where the run has it.
         labels: further labels by column, float32 (N,), NaN where there is none.
+        prior: log-odds of the objectives' priors, float32 (N, priors), or None.
+        compared: what candidates are compared with, as `join_things` gives it, or None.
     """
 
     input_ids: torch.Tensor
@@ -100,19 +107,23 @@ class SlateBatch:
     features: torch.Tensor | None = None
     recall: RecallBatch | None = None
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    prior: torch.Tensor | None = None
+    compared: dict[str, torch.Tensor] | None = None
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
         names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slots")
         inputs = {name: getattr(self, name) for name in names}
-        inputs |= {} if self.features is None else {"features": self.features}
+        inputs |= {name: x for name in ("features", "prior", "compared") if (x := getattr(self, name)) is not None}
         return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
 
     def to(self, device: torch.device | str) -> "SlateBatch":
         """The same batch on another device."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {
-            name: {k: v.to(device) for k, v in held.pop(name).items()} for name in ("attributes", "labels")
+            name: {k: v.to(device) for k, v in held.pop(name).items()}
+            for name in ("attributes", "labels", "compared")
+            if held[name] is not None
         }
         moved |= {name: value.to(device) for name, value in held.items() if value is not None}
         return replace(self, **moved)
@@ -165,6 +176,19 @@ def _filled(shape: tuple[int, int], fill: int, flat_positions: np.ndarray, value
     return torch.from_numpy(out)
 
 
+def _all_or_none(slates: Sequence[Slate], name: str) -> list[Any]:
+    """An attribute of all slates; empty where none has it."""
+    given = [value for slate in slates if (value := getattr(slate, name)) is not None]
+    if given and len(given) < len(slates):
+        raise ValueError(f"some slates of a batch have {name} and some have none")
+    return given
+
+
+def _columns(slates: Sequence[Slate], name: str) -> torch.Tensor | None:
+    values = _all_or_none(slates, name)
+    return torch.from_numpy(np.concatenate(values).astype(np.float32)) if values else None
+
+
 def build_batch(
     slates: Sequence[Slate], max_row: int, pad_id: int, attributes: dict[str, np.ndarray] | None = None
 ) -> SlateBatch:
@@ -187,9 +211,7 @@ def build_batch(
     is_candidate = segment > 0
     counts = np.array([len(slate.candidates) for slate in slates], dtype=np.int64)
     item = np.concatenate([slate.item for slate in slates]).astype(np.int64)
-    features = [slate.features for slate in slates if slate.features is not None]
-    if features and len(features) < len(slates):
-        raise ValueError("some slates of a batch have features and some have none")
+    things = _all_or_none(slates, "things")
     per_slate = np.array([slate.log_sampling_rate for slate in slates], dtype=np.float32)
     return SlateBatch(
         input_ids=_filled(
@@ -206,7 +228,9 @@ def build_batch(
         slate=torch.from_numpy(np.repeat(np.arange(len(slates)), counts)),
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
-        features=torch.from_numpy(np.concatenate(features).astype(np.float32)) if features else None,
+        features=_columns(slates, "features"),
+        prior=_columns(slates, "prior"),
+        compared=join_things(things) if things else None,
         labels={
             name: torch.from_numpy(np.concatenate([slate.labels[name] for slate in slates]).astype(np.float32))
             for name in slates[0].labels

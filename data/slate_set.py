@@ -16,6 +16,7 @@ from equipoise.data.features import standardised
 from equipoise.data.manifest import Manifest, count_slates
 from equipoise.data.recall_texts import RecallDraws
 from equipoise.data.sampling import BatchOrder, sample_candidates
+from equipoise.data.things import SlateThings
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import SplitTokens, TokenCache
 
@@ -77,13 +78,23 @@ class SlateSet:
         folder: written by `equipoise prepare`.
         split: train, valid or test.
         tokens: the folder's token cache; without it, texts and labels can be read, but no tokenised slate.
+        prior: log-odds of the objectives' priors, float32 (I, priors) over the split's impressions; None without any.
+        vectors: of things, float (T, D); None where nothing is compared.
 
     Raises:
         UserError: the folder or a shard is missing, of another schema version, or unreadable.
     """
 
-    def __init__(self, folder: Path, split: str, tokens: TokenCache | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        tokens: TokenCache | None = None,
+        prior: np.ndarray | None = None,
+        vectors: np.ndarray | None = None,
+    ) -> None:
         self.manifest = Manifest.read(folder)
+        self.prior, self.vectors = prior, vectors
         self.folder, self.split, self._tokens = folder, split, tokens
         self.items = ItemTable(folder)
         if split not in self.manifest.splits:
@@ -150,7 +161,17 @@ class SlateSet:
             log_sampling_rate=log_sampling_rate,
             features=self._features(positions),
             labels={name: values[positions] for name, values in tokens.labels.items()},
+            prior=None if self.prior is None else np.asarray(self.prior[positions], dtype=np.float32),
+            things=self._things(row, positions),
         )
+
+    def _things(self, row: int, positions: np.ndarray) -> SlateThings | None:
+        if self.vectors is None:
+            return None
+        tokens = self.tokens
+        assert tokens.things is not None and tokens.cache.item_things is not None, "vectors come with their things"
+        history = np.asarray(tokens.things[row], dtype=np.int64)
+        return SlateThings(history, tokens.cache.item_things[tokens.item[positions]].astype(np.int64), self.vectors)
 
     def _features(self, positions: np.ndarray) -> np.ndarray | None:
         """The standardised features of candidates, float32 (C, F); None where the data have none."""

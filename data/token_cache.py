@@ -104,7 +104,9 @@ class TokenCache:
         self.counts = {split: TextCounts(**counts) for split, counts in record["counts"].items()}
         self.features: list[str] = record.get("features", [])
         self.labels: list[str] = record.get("labels", [])
+        self.computed: list[str] = record.get("computed", [])
         self.has_bought: bool = record.get("bought", False)
+        self.has_things: bool = record.get("things", False)
 
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / FILE_NAME
@@ -121,6 +123,11 @@ class TokenCache:
     def items(self) -> Ragged:
         """The ids of every item's text, at most one more than a candidate has room for."""
         return read_ragged(self.folder, "items")
+
+    @cached_property
+    def item_things(self) -> np.ndarray | None:
+        """Of every item the number of its thing, int32 (items,); None where the folder compares nothing."""
+        return read_array(self.folder, "item_things") if self.has_things else None
 
     @cached_property
     def contexts(self) -> Ragged:
@@ -143,6 +150,9 @@ class SplitTokens:
         click, conversion: int8 (I,).
         features: float32 (I,) each, raw values by name (of categories indices among their texts), NaN where unknown.
         labels: float32 (I,) each, further labels by column, NaN where there is none.
+        things: numbers of things, per slate what its shopper took before, the latest first; None where the folder
+            compares nothing.
+        computed: float32 (I,) each, columns that priors read beside the features, by name, NaN where unknown.
         bought, times: item_index and int32 counts, per slate what its shopper had bought before, items ascending; None
             where the folder does not keep it.
     """
@@ -159,6 +169,8 @@ class SplitTokens:
         self.labels = {label: read_array(folder, f"{name}.label_{label}") for label in cache.labels}
         self.bought = read_ragged(folder, f"{name}.bought") if cache.has_bought else None
         self.times = read_ragged(folder, f"{name}.times") if cache.has_bought else None
+        self.things = read_ragged(folder, f"{name}.things") if cache.has_things else None
+        self.computed = {column: read_array(folder, f"{name}.computed_{column}") for column in cache.computed}
 
     def __reduce__(self) -> tuple:
         return SplitTokens, (self.cache, self.name)

@@ -45,6 +45,8 @@ class AdapterInfo:
         retrieval: name → dimension of its vectors.
         relevance: exponents of the formula; {} (runs of before there was one): 1 of every pointwise objective.
         links: what the pointwise outputs stand for; one that is not named gives a probability.
+        priors: names of the objectives that begin as a prior, in the order of the model's input.
+        comparison: sizes of what heads compare, as ComparisonShape; {} where nothing is compared.
     """
 
     base_path: str
@@ -59,6 +61,8 @@ class AdapterInfo:
     retrieval: dict[str, int] = field(default_factory=dict)
     relevance: dict[str, float] = field(default_factory=dict)
     links: dict[str, dict[str, Any]] = field(default_factory=dict)
+    priors: list[str] = field(default_factory=list)
+    comparison: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -87,6 +91,8 @@ class AdapterInfo:
             retrieval=dict(spec.retrieval),
             relevance=model.relevance.exponents,
             links={name: link.to_json() for name, link in model.relevance.links.items()},
+            priors=list(spec.priors),
+            comparison=asdict(spec.comparison) if spec.comparison else {},
         )
 
 

@@ -6,10 +6,12 @@ For backbones whose attention is `split`, which keeps a prefix's keys and values
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
 
+from equipoise.data.things import SlateThings, join_things
 from equipoise.modeling.attention.prefix_split import KVCache
 from equipoise.modeling.layout import Padding, SlateLayout
 from equipoise.modeling.model import SlateModel
@@ -21,12 +23,15 @@ from equipoise.modeling.shared_prefix import SharedPrefix
 class TokenSlate:
     """Token ids of a prefix (at least one) and of each candidate (at least one candidate with at least one id).
 
-    `features`: float32 (N, X), standardised; None where the model reads none.
+    `features`: float32 (N, X), standardised; `prior`: float32 (N, priors), log-odds; `things`: what candidates are
+    compared with; each None where the model reads none.
     """
 
     prefix: Sequence[int]
     candidates: Sequence[Sequence[int]]
     features: np.ndarray | None = None
+    prior: np.ndarray | None = None
+    things: SlateThings | None = None
 
 
 class CachedScorer:
@@ -66,10 +71,9 @@ class CachedScorer:
         shared = upper_kv * len(model.objectives) if model.candidates_only else upper_kv
         kv = dict(zip(model.objectives, shared, strict=True))
         kv = {name: kv[name] for name in model.pointwise} if pointwise else kv
-        given = [slate.features for slate in slates if slate.features is not None]
-        features = torch.from_numpy(np.concatenate(given)).to(device) if given else None
         packing = tokens.over(layout, trunk_kv)
-        return model.score_candidates(packing, kv, _slots(slates, device), self.most_tokens, features)
+        inputs = {"slots": _slots(slates, device), **_beside(slates, device)}
+        return model.score_candidates(packing, kv, inputs, self.most_tokens)
 
     def _states(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> list[PrefixState]:
         """The state of every slate's prefix; unknown ones are encoded first, each once."""
@@ -107,6 +111,19 @@ class CachedScorer:
         stages: list[KVCache] = [alone.trunk_kv, *(alone.prefix_kv(name, parts) for name in names)]
         self.model.backbone.clear()
         return split_states(stages, sizes)
+
+
+def _beside(slates: Sequence[TokenSlate], device: torch.device) -> dict[str, Any]:
+    """What heads read beside the tokens, as in ModelInputs."""
+    inputs: dict[str, Any] = {}
+    for name in ("features", "prior"):
+        given = [values for slate in slates if (values := getattr(slate, name)) is not None]
+        if given:
+            inputs[name] = torch.from_numpy(np.concatenate(given)).to(device)
+    things = [slate.things for slate in slates if slate.things is not None]
+    if things:
+        inputs["compared"] = {name: value.to(device) for name, value in join_things(things).items()}
+    return inputs
 
 
 def _slots(slates: Sequence[TokenSlate], device: torch.device) -> torch.Tensor:

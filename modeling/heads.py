@@ -6,9 +6,15 @@ them, then B categories with a bias alone. D is the dimension of a vector, W the
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from equipoise.data.features import FeatureColumns
+from equipoise.modeling.comparison import Compared, Comparison, ComparisonShape
+
+NO_FEATURES = FeatureColumns()
 
 RESPONSE_WIDTH = 32
 
@@ -56,28 +62,80 @@ class FeatureResponse(nn.Module):
         return added_N
 
 
+@dataclass(frozen=True)
+class HeadInputs:
+    """What heads read of a batch beside their tower's vectors.
+
+    Attributes:
+        slots: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
+        count: N.
+        features: float32 (N, X), standardised; None where the model reads none.
+        prior: float32 (N,), log-odds of this head's prior; None where it has none.
+        compared: vectors and who is compared with whom; None where nothing is compared.
+    """
+
+    slots: torch.Tensor
+    count: int
+    features: torch.Tensor | None = None
+    prior: torch.Tensor | None = None
+    compared: Compared | None = None
+
+
 class PointHead(nn.Module):
     """One bias-free linear map, as the `score` of stock sequence classifiers, so that it exports as such.
 
     The log-odds of the base rate, which a bias would have to learn, are a constant added outside (model.offsets).
-    With features, a `FeatureResponse` is added to output 0, the logit.
+    With features, a `FeatureResponse` is added to output 0, the logit; with a comparison, a `Comparison`. With a prior,
+    output 0 is a · prior + b + all of these, with a = 1, b = 0 and the rest 0 at the start.
     """
 
-    def __init__(self, hidden: int, outputs: int = 1, numbers: int = 0, categories: int = 0, levels: int = 0) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        outputs: int = 1,
+        columns: FeatureColumns = NO_FEATURES,
+        prior: bool = False,
+        comparison: ComparisonShape | None = None,
+    ) -> None:
         super().__init__()
+        numbers, categories, levels = len(columns.numbers), len(columns.categories), len(columns.levels)
         self.score = nn.Linear(hidden, outputs, bias=False)
         nn.init.normal_(self.score.weight, std=1.0 / hidden)  # the first logit is the base rate's, give or take 0.05
-        columns = numbers + categories + levels
-        self.response = FeatureResponse(hidden, numbers, categories, levels) if columns else None
+        self.response = FeatureResponse(hidden, numbers, categories, levels) if len(columns) else None
+        self.moved = nn.Parameter(torch.zeros(2)) if prior else None
+        """a − 1 and b."""
+        if prior:
+            with torch.no_grad():
+                self.score.weight[0] = 0.0
+        self.numbers = numbers
+        self.comparison = Comparison(comparison, numbers + prior) if comparison else None
 
-    def forward(self, pooled_NH: torch.Tensor, features_NX: torch.Tensor | None = None) -> torch.Tensor:
-        """Raw scores, float32, (N, outputs); `features_NX` where the head has features."""
+    def beside_text(self, inputs: HeadInputs) -> torch.Tensor:
+        """What stands beside the tower's vector, float32 (N,): a · prior + b, and the comparison; 0 without both."""
+        added_N = torch.zeros(inputs.count, device=inputs.slots.device)
+        columns = [] if inputs.features is None else [inputs.features[:, : self.numbers]]
+        if self.moved is not None:
+            assert inputs.prior is not None, "SlateModel checks that its priors are there"
+            a, b = (1.0 + self.moved[0].float()), self.moved[1].float()
+            added_N = added_N + a * inputs.prior + b
+            columns.append(inputs.prior[:, None])
+        if self.comparison is not None:
+            assert inputs.compared is not None, "SlateModel checks that what it compares is there"
+            columns_NC = torch.cat([added_N[:, None][:, :0], *columns], 1)
+            added_N = added_N + self.comparison(inputs.compared, inputs.slots, columns_NC)
+        return added_N
+
+    def forward(self, pooled_NH: torch.Tensor, inputs: HeadInputs | None = None) -> torch.Tensor:
+        """Raw scores, float32, (N, outputs); `inputs` where the head has features, a prior or a comparison."""
         scores = self.score(pooled_NH.to(self.score.weight.dtype)).float()
-        if self.response is None:
+        if self.response is None and self.moved is None and self.comparison is None:
             return scores
-        assert features_NX is not None, "SlateModel checks that its features are there"
-        added = self.response(pooled_NH, features_NX)
-        return torch.cat([scores[:, :1] + added[:, None], scores[:, 1:]], dim=1)
+        assert inputs is not None
+        added_N = self.beside_text(inputs)
+        if self.response is not None:
+            assert inputs.features is not None, "SlateModel checks that its features are there"
+            added_N = added_N + self.response(pooled_NH, inputs.features)
+        return torch.cat([scores[:, :1] + added_N[:, None], scores[:, 1:]], dim=1)
 
 
 class SlateHead(nn.Module):

@@ -22,8 +22,9 @@ from equipoise.modeling.attention.prefix_split import KVCache
 from equipoise.modeling.backbone import SplitBackbone, find_layers, load_backbone
 from equipoise.modeling.boundary import StepContext
 from equipoise.modeling.common_projections import CommonProjections
+from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.compiled import compile_layers
-from equipoise.modeling.heads import PointHead, SlateHead, VectorHead
+from equipoise.modeling.heads import NO_FEATURES, HeadInputs, PointHead, SlateHead, VectorHead
 from equipoise.modeling.layout import SlateLayout
 from equipoise.modeling.packed_rows import PackedRows
 from equipoise.modeling.packing import Flattener, Packing
@@ -31,8 +32,6 @@ from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.shared_prefix import SharedPrefix
 from equipoise.modeling.towers import Criterion, Towers
 from equipoise.modeling.upper import UpperLayers
-
-NO_FEATURES = FeatureColumns()
 
 ModelInputs = Mapping[str, Any]
 """What the model reads of a batch, as `SlateBatch.model_inputs` gives it.
@@ -43,10 +42,14 @@ segment_ids: int64 (R, T): −1 padding, 0 prefix, 1, 2, … candidates of the r
 candidate_tokens: int64 (N, L): index of each token of a candidate in the flattened (R·T) batch, −1 padding.
 slots: int64 (S, M): the candidate at each position of a slate, −1 where a slate is shorter.
 features: float32 (N, X), standardised, where the model reads some.
+prior: float32 (N, priors), log-odds in the order of `ModelSpec.priors`, where there are some.
+compared: where heads compare candidates with the history, as modeling.comparison gives it.
 texts: the first four once more, of a slate of shoppers' and items' texts behind a bare prefix; without it the towers of
     retrieval do not run.
 """
 
+BESIDE = ("features", "prior", "compared")
+"""What heads read beside the tokens."""
 PACKED = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
 
 
@@ -64,6 +67,8 @@ class ModelSpec:
         features: the columns of features that the pointwise heads read.
         retrieval: name → dimension of its vectors.
         relevance: the formula of r, which list-wise heads read; None: Σ log p over the pointwise objectives.
+        priors: names of the pointwise objectives that begin as a prior, in the order of `prior` among the inputs.
+        comparison: sizes of what pointwise heads compare; None where nothing is compared.
     """
 
     backbone: BackboneConfig
@@ -76,6 +81,8 @@ class ModelSpec:
     features: FeatureColumns = NO_FEATURES
     retrieval: Mapping[str, int] = field(default_factory=dict)
     relevance: Relevance | None = None
+    priors: Sequence[str] = ()
+    comparison: ComparisonShape | None = None
 
     @property
     def names(self) -> list[str]:
@@ -136,11 +143,11 @@ class SlateModel(nn.Module):
         self.offsets = {name: float(spec.offsets.get(name, 0.0)) for name in spec.pointwise}
         self.relevance = spec.relevance or Relevance(dict.fromkeys(spec.pointwise, 1.0))
         self.candidates_only = spec.lora.scope == "candidates"
-        self.features = features
+        self.features, self.priors, self.compares = features, tuple(spec.priors), spec.comparison is not None
         self.computed_tokens = 0
         self.heads = nn.ModuleDict(
             {
-                name: PointHead(hidden, outputs, len(features.numbers), len(features.categories), len(features.levels))
+                name: PointHead(hidden, outputs, features, name in spec.priors, spec.comparison)
                 for name, outputs in spec.pointwise.items()
             }
         )
@@ -182,18 +189,31 @@ class SlateModel(nn.Module):
         """One head over what its tower pooled. `earlier` holds the outputs that a list-wise head builds on."""
         if name in self.listwise:
             return {name: step.guard(name, self.heads[name](pooled_NH, self.relevance(earlier), inputs["slots"]))}
-        scores = self.heads[name](pooled_NH, inputs.get("features"))
+        scores = self.heads[name](pooled_NH, self.head_inputs(name, inputs, pooled_NH.shape[0]))
         outputs = {name: step.guard(name, scores[:, 0] + self.offsets[name])}
         for extra in range(1, scores.shape[1]):
             outputs[f"{name}.{extra}"] = step.guard(name, scores[:, extra])
         return outputs
 
-    def _check_features(self, features: torch.Tensor | None, candidates: int) -> None:
-        """A feature that is left out must not be taken for the mean silently."""
-        needed, given = (candidates, len(self.features)), None if features is None else tuple(features.shape)
-        if given != (needed if self.features else None):
-            names = ", ".join(self.features.features) or "none"
-            raise ValueError(f"the model reads the features {names} of {candidates} candidates, but was given {given}")
+    def head_inputs(self, name: str, inputs: ModelInputs, count: int) -> HeadInputs:
+        """What the head of a pointwise objective reads beside its tower's vectors, of N = `count` candidates."""
+        prior_NP = inputs.get("prior")
+        own = prior_NP[:, self.priors.index(name)] if prior_NP is not None and name in self.priors else None
+        return HeadInputs(inputs["slots"], count, inputs.get("features"), own, inputs.get("compared"))
+
+    def _check_columns(self, inputs: ModelInputs, candidates: int) -> None:
+        """What is left out must not be taken for the mean silently."""
+        for key, names in (("features", self.features.features if self.features else []), ("prior", self.priors)):
+            values = inputs.get(key)
+            width = len(self.features) if key == "features" else len(names)
+            given = None if values is None else tuple(values.shape)
+            if given != ((candidates, width) if width else None):
+                listed = ", ".join(names) or "none"
+                raise ValueError(f"the model reads {key} {listed} of {candidates} candidates, but was given {given}")
+        if (inputs.get("compared") is not None) != self.compares:
+            raise ValueError(
+                f"the model {'compares' if self.compares else 'does not compare'} candidates with a history"
+            )
 
     def _packing(
         self,
@@ -209,7 +229,7 @@ class SlateModel(nn.Module):
         return PackedRows(self.upper, input_ids, position_ids, segment_ids, candidate_tokens, self.candidates_only)
 
     def _begin(self, inputs: ModelInputs) -> Packing:
-        self._check_features(inputs.get("features"), inputs["candidate_tokens"].shape[0])
+        self._check_columns(inputs, inputs["candidate_tokens"].shape[0])
         packing = self._packing(*(inputs[name] for name in PACKED))
         self.computed_tokens = packing.computed_tokens
         return packing
@@ -334,30 +354,28 @@ class SlateModel(nn.Module):
         prefix_parts = packing.encode_prefixes()
         self._embedded = None
         kv = {name: packing.prefix_kv(name, prefix_parts) for name in self.objectives}
-        return self.score_candidates(packing, kv, inputs["slots"], chunk_tokens, inputs.get("features"))
+        return self.score_candidates(packing, kv, inputs, chunk_tokens)
 
     def score_candidates(
         self,
         packing: SharedPrefix,
         kv: Mapping[str, KVCache],
-        slots: torch.Tensor,
+        inputs: ModelInputs,
         chunk_tokens: int,
-        features: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Scores without gradient of the candidates of `packing`, whose prefixes have been encoded.
 
         Args:
             packing: knows the prefixes' keys and values in the trunk.
             kv: those of the upper layers, as each objective sees them; an objective without any is left out.
-            slots: int64 (S, M), as in ModelInputs.
+            inputs: `slots`, and what heads read beside the tokens, as in ModelInputs.
             chunk_tokens: at most so many candidate tokens pass at once (one candidate at least).
-            features: float32 (N, X), where the model reads some.
 
         Returns:
             float32 (N,) by name, as `score`.
         """
         names = [name for name in self.objectives if name in kv]
-        self._check_features(features, packing.layout.lengths_N.shape[0])
+        self._check_columns(inputs, packing.layout.lengths_N.shape[0])
         pooled: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for layout in packing.layout.chunks(chunk_tokens):
             z = packing.encode_candidates(layout)
@@ -365,7 +383,7 @@ class SlateModel(nn.Module):
                 for name in names:
                     pooled[name].append(packing.run_candidates(name, z, kv[name], layout))
         self._embedded = None
-        inputs, outputs, step = {"slots": slots, "features": features}, cast(dict[str, torch.Tensor], {}), StepContext()
+        outputs, step = cast(dict[str, torch.Tensor], {}), StepContext()
         for name in names:
             outputs |= self._scores(name, torch.cat(pooled[name]), inputs, outputs, step)
         self.backbone.clear()

@@ -9,6 +9,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import load_adapters, read_info
 from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.quantized import compute_in
 from equipoise.modeling.relevance import Relevance
@@ -47,6 +48,8 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         features=columns_of(read_scales(info.features)),
         retrieval=info.retrieval,
         relevance=Relevance.read(info.relevance, info.links, info.pointwise),
+        priors=info.priors,
+        comparison=ComparisonShape(**info.comparison) if info.comparison else None,
     )
     model = build_model(spec)
     if model.backbone.split != info.split:

@@ -113,6 +113,6 @@ def test_moving_to_a_device_moves_everything() -> None:
     assert isinstance(batch, SlateBatch)
     assert batch.features is None and batch.recall is None  # these slates have none
     named = [*batch.attributes.values(), *batch.labels.values()]
-    others = ("attributes", "labels", "features", "recall")
+    others = ("attributes", "labels", "features", "recall", "prior", "compared")
     everything = [value for name, value in vars(batch).items() if name not in others]
     assert len(named) == 2 and all(value.device.type == "meta" for value in [*everything, *named])

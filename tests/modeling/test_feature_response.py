@@ -8,7 +8,7 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.features import FeatureColumns
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
-from equipoise.modeling.heads import FeatureResponse, PointHead
+from equipoise.modeling.heads import FeatureResponse, HeadInputs, PointHead
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.prefix_cache import PrefixCache
 
@@ -40,12 +40,21 @@ def slates_with(make_slate: Callable[..., Slate], scale: float = 1.0) -> list[Sl
     ]
 
 
+def columns(numbers: int = 0, categories: int = 0, levels: int = 0) -> FeatureColumns:
+    sizes = {"n": numbers, "y": categories, "w": levels}
+    return FeatureColumns(*(tuple(f"{name}{index}" for index in range(size)) for name, size in sizes.items()))
+
+
+def beside(features: torch.Tensor) -> HeadInputs:
+    return HeadInputs(torch.arange(len(features))[None], len(features), features)
+
+
 def test_the_response_is_zero_at_first_and_the_formula_afterwards() -> None:
     torch.manual_seed(0)
-    head, plain = PointHead(16, 2, numbers=3, categories=2), PointHead(16, 2)
+    head, plain = PointHead(16, 2, columns(3, 2)), PointHead(16, 2)
     plain.score.load_state_dict(head.score.state_dict())
     pooled, features = torch.randn(5, 16), torch.randn(5, 5)
-    torch.testing.assert_close(head(pooled, features), plain(pooled), rtol=0, atol=0)
+    torch.testing.assert_close(head(pooled, beside(features)), plain(pooled), rtol=0, atol=0)
     response = head.response
     assert isinstance(response, FeatureResponse) and response.cross is not None
     torch.nn.init.normal_(response.out.weight)
@@ -55,32 +64,32 @@ def test_the_response_is_zero_at_first_and_the_formula_afterwards() -> None:
     own = 2.0 * y @ response.cross.weight.T  # of each candidate's categories: three slopes and a level
     expected = plain(pooled)
     expected[:, 0] += (slopes * x).sum(1) + (own[:, :3] * x).sum(1) + own[:, 3]
-    torch.testing.assert_close(head(pooled, features), expected)
+    torch.testing.assert_close(head(pooled, beside(features)), expected)
     assert set(plain.state_dict()) == {"score.weight"}
 
 
 def test_a_category_without_slopes_adds_its_level_and_no_slope() -> None:
     torch.manual_seed(1)
-    head = PointHead(16, numbers=1, categories=1, levels=2)
+    head = PointHead(16, 1, columns(1, 1, 2))
     assert head.get_parameter("response.level.weight").shape == (1, 2)
     pooled, features = torch.randn(2, 16), torch.tensor([[0.5, 0.3, 0.7, -0.3], [-1.5, 0.3, -0.3, 0.7]])
-    before = head(pooled, features)
+    before = head(pooled, beside(features))
     with torch.no_grad():
         head.get_parameter("response.level.weight").copy_(torch.tensor([[1.0, -2.0]]))
-    torch.testing.assert_close(head(pooled, features) - before, 2.0 * torch.tensor([[1.3], [-1.7]]))
-    only = PointHead(16, levels=2)
+    torch.testing.assert_close(head(pooled, beside(features)) - before, 2.0 * torch.tensor([[1.3], [-1.7]]))
+    only = PointHead(16, 1, columns(levels=2))
     assert set(only.state_dict()) == {"score.weight", "response.level.weight"}
-    torch.testing.assert_close(only(pooled, features[:, 2:]), only.score(pooled))
+    torch.testing.assert_close(only(pooled, beside(features[:, 2:])), only.score(pooled))
 
 
 def test_categories_alone_add_a_level_and_need_no_hidden_layer() -> None:
-    head = PointHead(16, categories=2)
+    head = PointHead(16, 1, columns(categories=2))
     assert set(head.state_dict()) == {"score.weight", "response.cross.weight"}
     pooled, features = torch.randn(3, 16), torch.tensor([[0.4, -0.4], [-0.6, 0.6], [0.0, 0.0]])
-    before = head(pooled, features)
+    before = head(pooled, beside(features))
     with torch.no_grad():
         head.get_parameter("response.cross.weight").copy_(torch.tensor([[1.0, 0.0]]))
-    torch.testing.assert_close(head(pooled, features) - before, torch.tensor([[0.8], [-1.2], [0.0]]))
+    torch.testing.assert_close(head(pooled, beside(features)) - before, torch.tensor([[0.8], [-1.2], [0.0]]))
 
 
 @pytest.mark.parametrize("arch", ["llama", "bert"])
