@@ -27,9 +27,9 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
     listwise = config.objectives.of_kind("listwise")
     offsets = {name: OFFSETS[name] for name in pointwise}
     scales: dict = features or {
-        feature.name: {**CATEGORY, "slopes": feature.interactions}
+        feature.name: {**CATEGORY, "heads": feature.heads, "slopes": feature.interactions}
         if feature.scale == "category"
-        else {**SCALE, "scale": feature.scale}
+        else {**SCALE, "heads": feature.heads, "scale": feature.scale}
         for feature in config.data.features
     }
     columns = columns_of(read_scales(scales))

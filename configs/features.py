@@ -6,9 +6,9 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 
 from equipoise.configs.section import Section
 
-ScaleName = Literal["log", "log1p", "category"]
-"""`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts. `category`: words, such as
-segments of shoppers or kinds of items."""
+ScaleName = Literal["log", "log1p", "none", "category"]
+"""`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts. `none`: any number, such as
+log-odds. `category`: words, such as segments of shoppers or kinds of items."""
 
 
 MOST_CATEGORIES = 4096
@@ -18,18 +18,22 @@ MOST_CATEGORIES = 4096
 class FeatureConfig(Section):
     """One feature; a plain name stands for `{name: NAME}`.
 
-    `scale`: log (value above 0), log1p (log(1 + value), value 0 or more) or category (a text, a whole number, true or
-    false). `included: false` keeps its values from the heads, as where they are unknown. Of a category, `interactions:
-    false` lets each text have its own level but no slopes for the numbers, as suits an item's own id, and
-    `max_categories` is how many texts have a column; rarer ones count as unknown.
+    `scale`: log (value above 0), log1p (log(1 + value), value 0 or more), none (any number) or category (a text, a
+    whole number, true or false). `included: false` masks its values, as where they are unknown. `heads: false` keeps
+    them for priors alone. Of a category, `interactions: false` lets each text have its own level but no slopes for the
+    numbers, as suits an item's own id, and `max_categories` is how many texts have a column; rarer ones count as
+    unknown.
     """
 
     name: str
     """Column of impressions, else of items, else of users."""
     scale: ScaleName = "log"
-    """`log` of numbers above 0, `log1p` of numbers of 0 or more, or `category` (texts, whole numbers, booleans)."""
+    """`log` of numbers above 0, `log1p` of numbers of 0 or more, `none` (any number, as it is), or `category` (texts,
+    whole numbers, booleans)."""
     included: bool = True
     """false masks its values: the heads read them as unknown, as of new shoppers."""
+    heads: bool = True
+    """false keeps it from the heads: the prepared folder, exports and requests hold it, and priors alone read it."""
     interactions: bool = True
     """Of a category: false leaves each value its bias alone, without interactions with the numbers, as suits an item's
     own id."""
@@ -62,5 +66,6 @@ class FeatureConfig(Section):
 
     def __str__(self) -> str:
         about: list[str] = [] if self.scale == "log" else [self.scale]
+        about += [] if self.heads else ["heads: false"]
         about += [f"{name}: {str(value).lower()}" for name, value in self._of_category.items()]
         return f"{self.name} ({', '.join(about)})" if about else self.name

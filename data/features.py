@@ -1,15 +1,18 @@
 """Features that heads read besides the texts: how raw values become numbers of about size 1.
 
-A number is above 0 (a price, a weight; scale `log`) or 0 and more (how often, how long; scale `log1p`). It is
-z = (log v − mean) / std, or the same of log(1 + v), mean and std over the train split's impressions; the heads read
-x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each number what those before it do not predict
-(rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their correlations): expensive items cost the shop more,
-so that the effects of price and cost alone could hardly be separated.
+A number is above 0 (a price, a weight; scale `log`), 0 and more (how often, how long; scale `log1p`) or any (log-odds,
+a temperature; scale `none`). It is z = (log v − mean) / std, or the same of log(1 + v) or of v, mean and std over the
+train split's impressions; the heads read x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each
+number what those before it do not predict (rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their
+correlations): expensive items cost the shop more, so that the effects of price and cost
+alone could hardly be separated.
 
 A category is one of the texts that the train split shows most often, and becomes a column for each: 1 − p where it is
 that text and −p elsewhere, p being the fraction of impressions that show it. Where a value is unknown all its columns
 are 0, so that they add nothing to a logit. A category without slopes (an item's id, say) has a bias for each text and
 nothing else; its columns come last.
+
+A feature that no head reads (`heads: false`) is raw values alone: it has no column and is in no mix.
 """
 
 import math
@@ -26,18 +29,26 @@ from equipoise.configs.features import FeatureConfig
 RULES = {
     "log": "z = (log(value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
     "log1p": "z = (log(1 + value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
+    "none": "z = (value - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
     "category": "a column per text of values: 1 - share where the value is that text, else -share; 0 where unknown; "
     "behind all numbers, those with slopes first",
 }
-KINDS = {"log": "number above 0", "log1p": "number of 0 or more"}
+UNREAD_RULE = "no column: no head reads it"
+"""In place of a rule, where `heads` is false."""
+KINDS = {"log": "number above 0", "log1p": "number of 0 or more", "none": "finite number"}
 """What the values of a numeric feature must be, in words."""
 
 RIDGE = 0.01
 """Share by which correlations are taken for smaller, so that numbers which nearly repeat others stay small."""
 
 
-def fits(value: float, scale: Literal["log", "log1p"]) -> bool:
+NumberScaleName = Literal["log", "log1p", "none"]
+
+
+def fits(value: float, scale: NumberScaleName) -> bool:
     """Whether a scale takes a value: finite, and above 0 for `log`, 0 or more for `log1p`."""
+    if scale == "none":
+        return math.isfinite(value)
     return (value > 0 or (scale == "log1p" and value == 0)) and value < math.inf
 
 
@@ -45,15 +56,17 @@ class NumberScale(BaseModel):
     """How a numeric feature is standardised, and between which values it was seen in the train split.
 
     Attributes:
-        scale: log (natural) or log1p.
-        mean, std: of the logarithms of known values.
+        scale: log (natural), log1p, or none (values as they are).
+        mean, std: of known values on that scale.
         least, most: known values.
+        heads: whether heads read it.
         mix: by the names of numeric features, this one among them; empty where z stays as it is.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    scale: Literal["log", "log1p"] = "log"
+    scale: NumberScaleName = "log"
+    heads: bool = True
     mean: float
     std: float
     least: float
@@ -64,14 +77,14 @@ class NumberScale(BaseModel):
         """z, float64 of the shape of `values` (of this scale's kind, NaN where unknown)."""
         values = np.asarray(values, dtype=np.float64)
         known = np.isfinite(values)
-        log = np.log if self.scale == "log" else np.log1p
-        return np.where(known, (log(np.where(known, values, 1.0)) - self.mean) / self.std, 0.0)
+        scaled = {"log": np.log, "log1p": np.log1p, "none": np.asarray}[self.scale](np.where(known, values, 1.0))
+        return np.where(known, (scaled - self.mean) / self.std, 0.0)
 
     def read(self, value: Any) -> float | None:
         """A cell of a table as a value: None where it is missing, or text that spells no number.
 
         Raises:
-            ValueError: it is a number that this scale does not take: infinite, not above 0, or for log1p below 0.
+            ValueError: it is a number that this scale does not take: infinite, for log not above 0, for log1p below 0.
         """
         try:
             number = math.nan if value is None else float(value)
@@ -94,6 +107,7 @@ class CategoryScale(BaseModel):
     Attributes:
         values: distinct, the most frequent first. A raw value is the index of its text among them.
         shares: fraction of each among the train split's impressions whose value is known.
+        heads: whether heads read it.
         slopes: whether each text has its own slopes for the numbers, besides its own bias.
         max_categories: how many texts there may be.
     """
@@ -101,6 +115,7 @@ class CategoryScale(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     scale: Literal["category"] = "category"
+    heads: bool = True
     values: list[str]
     shares: list[float]
     slopes: bool = True
@@ -157,8 +172,14 @@ class FeatureColumns:
         return [*self.numbers, *dict.fromkeys(named)]
 
 
+def read_by_heads(scales: Scales) -> Scales:
+    """The features that heads read; others are for priors alone."""
+    return {name: scale for name, scale in scales.items() if scale.heads}
+
+
 def columns_of(scales: Scales) -> FeatureColumns:
-    """The columns of these features."""
+    """The columns of these features, as far as heads read them."""
+    scales = read_by_heads(scales)
     numbers = tuple(name for name, scale in scales.items() if isinstance(scale, NumberScale))
     texts = {
         slopes: tuple(
@@ -183,7 +204,7 @@ def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
 
 def features_of(scales: Scales) -> list[FeatureConfig]:
     """The features as the config named them when their scales were made; not whether prompts include them."""
-    kept = {"scale": "scale", "slopes": "interactions", "max_categories": "max_categories"}
+    kept = {"scale": "scale", "heads": "heads", "slopes": "interactions", "max_categories": "max_categories"}
     return [
         FeatureConfig(name=name, **{new: getattr(scale, key) for key, new in kept.items() if hasattr(scale, key)})
         for name, scale in scales.items()
@@ -204,9 +225,11 @@ def decorrelating(correlations: np.ndarray) -> np.ndarray:
 def standardised(scales: Scales, values: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Raw values of candidates, (C, features) in the order of `scales`, as float32 (C, F), columns as `columns_of`."""
     raw = np.asarray(values, dtype=np.float64).reshape(len(values), len(scales))
-    columns = {name: scale.standardise(raw[:, column]) for column, (name, scale) in enumerate(scales.items())}
+    read = {column: name for column, name in enumerate(scales) if scales[name].heads}
+    columns = {name: scales[name].standardise(raw[:, column]) for column, name in read.items()}
     numbers, categories, levels = ([np.zeros((len(raw), 0))] for _ in range(3))
-    for column, (name, scale) in enumerate(scales.items()):
+    for column, name in read.items():
+        scale = scales[name]
         if isinstance(scale, CategoryScale):
             (categories if scale.slopes else levels).append(columns[name])
             continue

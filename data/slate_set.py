@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, SlateBatch, build_batch
-from equipoise.data.features import standardised
+from equipoise.data.features import read_by_heads, standardised
 from equipoise.data.manifest import Manifest, count_slates
 from equipoise.data.recall_texts import RecallDraws
 from equipoise.data.sampling import BatchOrder, sample_candidates
@@ -174,8 +174,8 @@ class SlateSet:
         return SlateThings(history, tokens.cache.item_things[tokens.item[positions]].astype(np.int64), self.vectors)
 
     def _features(self, positions: np.ndarray) -> np.ndarray | None:
-        """The standardised features of candidates, float32 (C, F); None where the data have none."""
-        scales, kept = self.manifest.features, self.tokens.features
+        """The standardised features of candidates, float32 (C, F); None where the heads read none."""
+        scales, kept = read_by_heads(self.manifest.features), self.tokens.features
         if not scales:
             return None
         return standardised(scales, np.stack([kept[name][positions] for name in scales], axis=1))

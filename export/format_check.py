@@ -125,7 +125,7 @@ def check_onnx(folder: Path, serving: Json, prompts: list[Json], slate: Json) ->
 
     def run(prefix: list[int], candidates: list[list[int]], features: list[Json]) -> dict[str, list[float]]:
         inputs = onnx_inputs(prefix, candidates)
-        if serving.get("features"):
+        if any(scale.get("heads", True) for scale in serving.get("features", {}).values()):
             inputs["features"] = torch.stack([standardised(serving, values) for values in features]).numpy()
         values = session.run(about["outputs"], inputs)
         return {name: value.tolist() for name, value in zip(about["outputs"], values, strict=True)}

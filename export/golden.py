@@ -18,7 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.link import Link
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, build_batch
-from equipoise.data.features import Scales, standardised
+from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prompts import is_missing
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.tokens import SlateTokenizer
@@ -154,7 +154,7 @@ def _score_slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -
     row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
     cells = [[scale.read(p.features[name]) for name, scale in scales.items()] for p in prompts]
     raw = np.array(cells, dtype=np.float64)  # None becomes NaN
-    features = standardised(scales, raw) if scales else None
+    features = standardised(scales, raw) if read_by_heads(scales) else None
     slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
     return model.score(build_batch([slate], max_row=row, pad_id=0).model_inputs())
 

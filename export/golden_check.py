@@ -134,12 +134,14 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
 def standardised(serving: Json, values: Json) -> torch.Tensor:
     """The columns (F,) of the features that the heads read: numbers, categories, those without slopes; 0: unknown."""
     scales = serving.get("features", {})
-    logs = {"log": math.log, "log1p": math.log1p}
+    logs = {"log": math.log, "log1p": math.log1p, "none": float}
     z: dict[str, float] = {}
     numbers: list[float] = []
     columns: list[float] = []
     levels: list[float] = []
     for name, scale in scales.items():
+        if not scale.get("heads", True):
+            continue
         value = values[name]
         if scale["scale"] == "category":
             known = value in scale["values"]

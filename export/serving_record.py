@@ -13,7 +13,7 @@ from equipoise.common.hashing import file_hash
 from equipoise.common.link import Link
 from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.schema import BackboneConfig, RunConfig
-from equipoise.data.features import RULES, read_scales
+from equipoise.data.features import RULES, UNREAD_RULE, read_scales
 from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
 from equipoise.modeling.backbone import load_backbone, load_model_config, resolve_path
@@ -140,7 +140,7 @@ def serving_record(
         "history": info.history,
         "layout": layout.to_json(),
         "features": {
-            name: {**scale.model_dump(), "rule": RULES[scale.scale]}
+            name: {**scale.model_dump(), "rule": RULES[scale.scale] if scale.heads else UNREAD_RULE}
             for name, scale in read_scales(info.features).items()
         },
         "mask": "prefix" if encoder else "causal",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from equipoise.data.batches import Slate, SlateBatch, build_batch
-from equipoise.data.features import Scales, standardised
+from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prefetch import prefetched
 from equipoise.data.token_budget import token_groups
 from equipoise.data.tokens import SlateTokenizer
@@ -50,12 +50,12 @@ class RequestTokenizer:
             prefix: text of the shopper.
             items: of each candidate, as the tokenizer names them.
             contexts: text of each candidate.
-            features: raw values, float64 (C, features), NaN where unknown; read where there are scales.
+            features: raw values, float64 (C, features), NaN where unknown; read where heads read some.
         """
         with self._lock:
             prefix_ids = self.tokenizer.prefix(prefix)
             candidate_ids = self.tokenizer.candidates(items, contexts)
-        read = features is not None and bool(self.scales)
+        read = features is not None and bool(read_by_heads(self.scales))
         return TokenSlate(prefix_ids, candidate_ids, standardised(self.scales, features) if read else None)  # type: ignore[arg-type]
 
     def prefix(self, text: str) -> list[int]:

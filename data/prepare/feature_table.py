@@ -29,10 +29,10 @@ def scales_of(tables: Tables, features: Sequence[FeatureConfig]) -> dict[str, Fe
     """The scales of features over the impressions of the train split.
 
     Raises:
-        UserError: a value is not a number that its scale takes, or all known ones are the same.
+        UserError: a value is not a number that its scale takes, or all known ones that heads read are the same.
     """
     scales = {f.name: _categories(tables, f) if f.scale == "category" else _scale(tables, f) for f in features}
-    numbers = [feature for feature in features if feature.scale != "category"]
+    numbers = [feature for feature in features if feature.scale != "category" and feature.heads]
     if len(numbers) > 1:
         for index, (feature, row) in enumerate(
             zip(numbers, decorrelating(_correlations(tables, numbers)), strict=True)
@@ -49,7 +49,7 @@ def _shown(tables: Tables, columns: str) -> str:
 
 
 def _log(feature: FeatureConfig, value: str) -> str:
-    return f"ln({value})" if feature.scale == "log" else f"ln(1 + {value})"
+    return {"log": f"ln({value})", "log1p": f"ln(1 + {value})"}.get(feature.scale, value)
 
 
 def _scale(tables: Tables, feature: FeatureConfig) -> NumberScale:
@@ -58,10 +58,12 @@ def _scale(tables: Tables, feature: FeatureConfig) -> NumberScale:
     known, mean, std, least, most = one(
         tables.con, f"SELECT count(v), avg({log}), stddev_pop({log}), min(v), max(v) FROM ({shown})"
     )
-    if not known or not std > 1e-6:
-        _refuse_constant(tables, feature, f"{least:g}" if known else None)
     assert feature.scale != "category"
-    return NumberScale(scale=feature.scale, mean=mean, std=std, least=least, most=most)
+    if not known or not std > 1e-6 * (1 + abs(mean) if feature.scale == "none" else 1):
+        if feature.heads:
+            _refuse_constant(tables, feature, f"{least:g}" if known else None)
+        mean, std, least, most = (mean, 1.0, least, most) if known else (0.0, 1.0, 0.0, 0.0)
+    return NumberScale(scale=feature.scale, heads=feature.heads, mean=mean, std=std, least=least, most=most)
 
 
 def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
@@ -70,17 +72,18 @@ def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
         f"SELECT v, count(*) AS n, sum(n) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v "
         f"LIMIT {feature.max_categories + 1}"
     ).fetchall()
-    if len(counts) < 2:
+    if len(counts) < 2 and feature.heads:
         _refuse_constant(tables, feature, f"'{counts[0][0]}'" if counts else None)
     if len(counts) > feature.max_categories:
         tables.notes.append(
             f"{feature.name} has more than {feature.max_categories} texts (max_categories): its rarer ones count as "
-            "unknown to the heads"
+            "unknown"
         )
     kept = counts[: feature.max_categories]
     return CategoryScale(
         values=[text for text, *_ in kept],
         shares=[n / known for _, n, known in kept],
+        heads=feature.heads,
         slopes=feature.interactions,
         max_categories=feature.max_categories,
     )
@@ -131,9 +134,10 @@ def _sides(tables: Tables, name: str) -> list[str]:
 
 
 def _refuse_bad_value(tables: Tables, feature: FeatureConfig) -> None:
-    """Refuse a value that is given but is not a finite number above 0, or of 0 or more for log1p."""
-    name, bound = feature.name, ">" if feature.scale == "log" else ">="
+    """Refuse a value that is given but is not a finite number that its scale takes."""
+    name, bound = feature.name, {"log": " > 0", "log1p": " >= 0"}.get(feature.scale, " IS NOT NULL")
     counts = ", give it `scale: log1p` where 0 may be" if feature.scale == "log" else ""
+    counts += ", give it `scale: none` where any number may be" if feature.scale != "none" else ""
     for side in _sides(tables, name):
         table = SIDES[side]
         column = f"{side}.{quote(name)}"
@@ -141,7 +145,7 @@ def _refuse_bad_value(tables: Tables, feature: FeatureConfig) -> None:
         bad_row = tables.con.execute(
             f"SELECT {column} FROM {table} {side} WHERE {column} IS NOT NULL "
             f"AND lower(trim(CAST({column} AS VARCHAR))) NOT IN ('', 'nan') "
-            f"AND NOT coalesce({number} {bound} 0 AND isfinite({number}), false) LIMIT 1"
+            f"AND NOT coalesce({number}{bound} AND isfinite({number}), false) LIMIT 1"
         ).fetchone()
         if bad_row:
             raise UserError(

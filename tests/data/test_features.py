@@ -232,6 +232,37 @@ def test_a_feature_that_is_not_told_keeps_its_scale_and_is_unknown_everywhere(tm
     assert np.isnan(np.concatenate(shard.feature_visits.to_list())).all()
 
 
+def test_any_number_is_taken_as_it_is(tmp_path: Path) -> None:
+    odds: list = [None, -3.5, 0.0, *[(n % 7) - 3.5 for n in range(3, 60)]]
+    config = tables(tmp_path / "data", [{"name": "odds", "scale": "none"}], impressions__odds=odds)
+    manifest = prepare(config)
+    scale, known = manifest.features["odds"], np.array([-3.5, 0.0, *odds[3 : manifest.splits["train"].impressions]])
+    assert isinstance(scale, NumberScale) and (scale.least, scale.most) == (-3.5, 2.5)
+    assert (scale.mean, scale.std) == (pytest.approx(known.mean()), pytest.approx(known.std()))
+    np.testing.assert_allclose(scale.standardise(np.array([-3.5, np.nan])), [(-3.5 - known.mean()) / known.std(), 0.0])
+    assert scale.read("-2") == -2.0 and scale.read(None) is None
+    with pytest.raises(ValueError, match="inf is not a finite number"):
+        scale.read(np.inf)
+    with pytest.raises(UserError, match=r"has odds 'much', but this feature is a finite number: correct the column"):
+        prepare(tables(tmp_path / "bad", [{"name": "odds", "scale": "none"}], impressions__odds=["much"] * 60))
+
+
+def test_a_feature_that_no_head_reads_is_kept_without_columns(tmp_path: Path) -> None:
+    hidden = [{**VISITS, "heads": False}, {"name": "kind", "scale": "category", "heads": False}]
+    config = tables(
+        tmp_path / "data", ["price", *hidden], impressions__visits=[n % 4 for n in range(60)], items__kind=["a"] * 3
+    )
+    manifest = prepare(config)  # one kind alone teaches heads nothing, but is no fault where none reads it
+    assert manifest.features["price"].mix == {} and same_features(manifest.features, config.features)
+    assert columns_of(manifest.features).features == ["price"]
+    assert standardised(manifest.features, [[2.0, 1.0, 0.0], [3.0, 2.0, np.nan]]).shape == (2, 1)
+    assert [str(feature) for feature in config.features[1:]] == [
+        "visits (log1p, heads: false)", "kind (category, heads: false)",
+    ]  # fmt: skip
+    slate = pd.read_parquet(config.folder / "slates" / "train-00000.parquet").iloc[0]
+    np.testing.assert_array_equal(slate.feature_visits, [0, 1, 2])
+
+
 KIND = {"name": "kind", "scale": "category"}
 
 

@@ -40,18 +40,23 @@ class PricedRun:
 
 @pytest.fixture(scope="session")
 def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PricedRun]:
-    """Architecture, scope and formats → a run and its export, which its own golden check has passed."""
+    """Architecture, scope, formats, more features → a run and its export, which its own golden check has passed."""
     from equipoise.export.formats import Formats
     from equipoise.export.write import export_run
 
     folder = tmp_path_factory.mktemp("priced")
     simulate(folder / "shop", SimulatorSettings(shoppers=30, items=24, requests=80, candidates=6))
     impressions = pd.read_parquet(folder / "shop" / "impressions.parquet")
-    impressions.assign(bought=np.arange(len(impressions)) % 4).to_parquet(folder / "shop" / "impressions.parquet")
+    numbers = np.arange(len(impressions))
+    impressions = impressions.assign(bought=numbers % 4, log_odds=(numbers % 7) - 3.5, seen=numbers % 5)
+    impressions.to_parquet(folder / "shop" / "impressions.parquet")
     made: dict[str, PricedRun] = {}
 
-    def build(arch: str = "llama", scope: str = "candidates", formats: str = "peft") -> PricedRun:
-        name = f"{arch}-{scope}-{formats}"
+    def build(
+        arch: str = "llama", scope: str = "candidates", formats: str = "peft", further: tuple[dict, ...] = ()
+    ) -> PricedRun:
+        added = "".join(f"-{feature['name']}" for feature in further)
+        name = f"{arch}-{scope}-{formats}{added}"
         if name not in made:
             base = folder / name / "base"
             AutoConfig.for_model(arch, **SHAPE, intermediate_size=48, max_position_embeddings=160).save_pretrained(base)
@@ -60,7 +65,7 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
                 "name": "priced",
                 "output": str(folder / name / "run"),
                 "data": {
-                    "folder": str(folder / "prepared"),
+                    "folder": str(folder / f"prepared{added}"),
                     "tables": tables,
                     "prompt": {
                         "prefix": ["{attitude}", "income {income}"],
@@ -74,6 +79,7 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
                         {"name": "bought", "scale": "log1p"},
                         {"name": "item_id", "scale": "category", "slopes": False},
                         {"name": "tier", "scale": "category"},
+                        *further,
                     ],
                 },
                 "tokens": {"max_prefix": 64, "max_candidate": 32, "max_row": 256},

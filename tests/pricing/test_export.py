@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from equipoise.common.errors import UserError
+from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.evaluate_run import evaluate_run as evaluate
 from equipoise.export import golden_check
 from equipoise.export.write import export_run
@@ -16,6 +17,7 @@ from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run as score
 from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train
+from equipoise.train.token_caches import make_tokens
 
 
 @pytest.mark.slow
@@ -115,6 +117,52 @@ def test_score_and_the_recommender_give_the_same_for_prepared_and_raw_requests(
     raw.drop(columns="price").assign(bought=[[-1.0] * len(names)] * 2).to_parquet(tmp_path / "bad.parquet")
     with pytest.raises(UserError, match="request 'a' has a bought of which -1 is not a number of 0 or more"):
         score(run.config.output, tmp_path / "bad.parquet", tmp_path / "worse", ScoreOptions())
+
+
+FURTHER = ({"name": "log_odds", "scale": "none"}, {"name": "seen", "scale": "log1p", "heads": False})
+
+
+def test_any_number_is_a_feature_and_one_that_no_head_reads_is_kept_beside(
+    priced_run: Callable, tmp_path: Path
+) -> None:
+    run = priced_run("llama", further=FURTHER)
+    record = json.loads((run.export / "serving.json").read_text())["features"]
+    assert record["log_odds"]["rule"].startswith("z = (value - mean) / std") and record["log_odds"]["least"] < 0
+    assert (record["seen"]["heads"], record["seen"]["rule"]) == (False, "no column: no head reads it")
+    assert list(record["log_odds"]["mix"]) == ["price", "cost", "bought", "log_odds"] and not record["seen"]["mix"]
+    assert load_file(run.export / "ctr" / "head.safetensors")["response.out.bias"].shape == (4,)
+    golden = [json.loads(line)["features"] for line in (run.export / "golden.jsonl").read_text().splitlines()]
+    assert min(values["log_odds"] for values in golden) < 0 and {"seen"} < set(golden[0])
+    recommender = Recommender.load(run.export)
+    tokens = SlateSet(run.config.data.folder, "test", make_tokens(run.config)[0]).tokens
+    prepared = run.config.data.folder / "slates" / "test-00000.parquet"
+    slate = pd.read_parquet(prepared).iloc[0]
+    for name in ("seen", "log_odds"):
+        np.testing.assert_array_equal(tokens.features[name][: len(slate["item"])], slate[f"feature_{name}"])
+    ids = pd.read_parquet(run.config.data.folder / "items.parquet").item_id
+
+    def scored(**changed: float) -> np.ndarray:
+        names = [name for name in record if name not in ("attitude", "item_id", "tier")]
+        candidates = [
+            {
+                "item_id": ids[item],
+                "context": slate.context[index],
+                "features": {
+                    **{name: float(slate[f"feature_{name}"][index]) for name in names},
+                    "attitude": slate.feature_attitude[index],
+                    **changed,
+                },
+            }
+            for index, item in enumerate(slate["item"])
+        ]
+        return np.array([one.probabilities["ctr"] for one in recommender.score(slate.prefix, candidates).given])
+
+    score(run.config.output, prepared, tmp_path / "scores", ScoreOptions())
+    found = pd.read_parquet(sorted((tmp_path / "scores").glob("*.parquet")))
+    mine = found[found.request_id == slate.request_id].set_index("item_id").loc[[ids[n] for n in slate["item"]]]
+    np.testing.assert_allclose(mine.pctr, scored(), rtol=1e-4)
+    np.testing.assert_array_equal(scored(seen=3.0), scored())
+    assert np.abs(scored(log_odds=-9.0) - scored()).max() > 1e-4
 
 
 @pytest.mark.slow

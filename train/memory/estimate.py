@@ -48,7 +48,7 @@ class StepPlan:
     @classmethod
     def of(cls, config: RunConfig) -> "StepPlan":
         """The plan of a run."""
-        features = FeatureColumns(numbers=tuple(config.data.feature_names))
+        features = FeatureColumns(numbers=tuple(f.name for f in config.data.features if f.heads))
         spec = model_spec(config, build_objectives(config.objectives), {}, features)
         return cls(spec, config.train.precision == "bf16", config.train.accumulate, config.balancing.level)
 

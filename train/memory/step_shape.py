@@ -71,7 +71,7 @@ def worst_step(config: RunConfig, slates: int | None = None, candidates: int | N
         tokens.max_prefix,
         tokens.max_candidate,
         tokens.max_row,
-        len(config.data.features),
+        sum(feature.heads for feature in config.data.features),
         *((recall.shoppers, recall.shoppers + recall.negatives) if recall is not None else (0, 0)),
     )
     if slates is None and config.train.max_tokens is not None:
