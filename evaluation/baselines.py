@@ -145,12 +145,12 @@ def baseline_metrics(
     ranking_metrics: RankingMetrics,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of each baseline: all pointwise ones for rates, AUC and GAUC for rankings, NDCG for both."""
-    found: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for name, probability in rates.items():
-        found[name] = target_metrics(label, probability, request) | ranking_metrics.ndcgs(probability)
+        metrics[name] = target_metrics(label, probability, request) | ranking_metrics.ndcgs(probability)
     for name, score in rankings.items():
-        found[name] = {"auc": auc(label, score), "gauc": gauc(label, score, request)} | ranking_metrics.ndcgs(score)
-    return found
+        metrics[name] = {"auc": auc(label, score), "gauc": gauc(label, score, request)} | ranking_metrics.ndcgs(score)
+    return metrics
 
 
 def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -57,16 +57,16 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
     config = read_run_config(folder, overrides)
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
-    console, found, model = new_console(), {}, None
+    console, measured, model = new_console(), {}, None
     for group in GROUPS:
         table, model = _scored(config, folder, group, counts, most, model)
         if table is not None:
-            found[group.name] = _measured(config, table)
-    if not found:
+            measured[group.name] = _measured(config, table)
+    if not measured:
         return None
-    record = {"groups": found, "gauc_ratio": _ratio(found, "new, as told"), "cutoffs": config.evaluate.cutoffs}
+    record = {"groups": measured, "gauc_ratio": _ratio(measured, "new, as told"), "cutoffs": config.evaluate.cutoffs}
     write_json(record, folder / FILE)
-    console.print(_shown(found, max(config.evaluate.cutoffs, default=None)))
+    console.print(_shown(measured, max(config.evaluate.cutoffs, default=None)))
     console.print(
         f"GAUC of new shoppers over that of known ones: {record['gauc_ratio']:.3f}   report: {folder / FILE}",
         soft_wrap=True,
@@ -77,20 +77,22 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
 def _scored(
     config: RunConfig, run: Path, group: Group, counts: TrainCounts, most: int | None, model: SlateModel | None
 ) -> tuple[ScoreTable | None, SlateModel]:
-    told = group.words(config.data)
-    if told.folder != config.data.folder and not is_prepared(told, config.data):
-        prepare(told, labels=labels_of(config.objectives))
-    mine = config.model_copy(update={"data": told})
-    scores = SplitScores(mine, run)
+    group_data = group.words(config.data)
+    if group_data.folder != config.data.folder and not is_prepared(group_data, config.data):
+        prepare(group_data, labels=labels_of(config.objectives))
+    group_config = config.model_copy(update={"data": group_data})
+    scores = SplitScores(group_config, run)
     if model is not None:
         scores.model = model  # the same adapters: only the words differ
-    slates = open_data(mine, "test", scores.objectives, scores.tokens).slates
+    slates = open_data(group_config, "test", scores.objectives, scores.tokens).slates
     users = slates.rows["user_id"]
     rows = [row for row in range(len(slates)) if (str(users[row]) not in counts.users) == group.new]
     if not rows:
-        way = "hold some out with data.split.holdout_users" if group.new else "lower data.split.holdout_users"
-        raise UserError(f"{mine.data.folder} has no test request of a {group.name.split(',')[0]} shopper: {way}")
-    chosen = [rows[place] for place in spread_rows(len(rows), most)]
+        hint = "hold some out with data.split.holdout_users" if group.new else "lower data.split.holdout_users"
+        raise UserError(
+            f"{group_config.data.folder} has no test request of a {group.name.split(',')[0]} shopper: {hint}"
+        )
+    chosen = [rows[index] for index in spread_rows(len(rows), most)]
     return scores.score_rows(slates, chosen, group.name), scores.model
 
 
@@ -109,14 +111,14 @@ def _measured(config: RunConfig, table: ScoreTable) -> dict[str, Any]:
     }
 
 
-def _ratio(found: dict[str, Any], name: str) -> float:
-    return found[name]["pointwise"]["ctr"]["gauc"] / found["known"]["pointwise"]["ctr"]["gauc"]
+def _ratio(measured: dict[str, Any], name: str) -> float:
+    return measured[name]["pointwise"]["ctr"]["gauc"] / measured["known"]["pointwise"]["ctr"]["gauc"]
 
 
-def _shown(found: dict[str, Any], cutoff: int | None) -> Table:
+def _shown(measured: dict[str, Any], cutoff: int | None) -> Table:
     title = "pCTR on the test split; in brackets the best baseline's GAUC"
     table = new_table(title, ["shoppers"], ["requests", "AUC", "GAUC", "95 %", "", "NE", f"NDCG@{cutoff}"])
-    for name, group in found.items():
+    for name, group in measured.items():
         ours, best = group["pointwise"]["ctr"], group["against_baseline"]["ctr"]["gauc"]
         low, high = (best or {}).get("ours_interval", (float("nan"), float("nan")))
         table.add_row(

@@ -17,8 +17,8 @@ EXAMPLES = 4
 
 def example_requests(table: ScoreTable, most: int = EXAMPLES) -> list[int]:
     """Numbers of the shown requests: with two candidates or more and a click where there are such, evenly spread."""
-    numbers, place, sizes = np.unique(table.request, return_inverse=True, return_counts=True)
-    clicks = np.bincount(place, table.click, len(numbers))
+    numbers, request_index, sizes = np.unique(table.request, return_inverse=True, return_counts=True)
+    clicks = np.bincount(request_index, table.click, len(numbers))
     able = numbers[sizes > 1]
     clicked = numbers[(sizes > 1) & (clicks > 0)]
     chosen = clicked if len(clicked) else able
@@ -47,7 +47,7 @@ def example_record(
     """
     relevance = table.relevance
     examples = []
-    for number, told in requests.items():
+    for number, about in requests.items():
         rows = np.flatnonzero(table.request == number)
         candidates = [
             {
@@ -62,7 +62,7 @@ def example_record(
             }
             for row in rows
         ]
-        examples.append({**told, "user": str(table.user[rows[0]]), "candidates": candidates})
+        examples.append({**about, "user": str(table.user[rows[0]]), "candidates": candidates})
     return {"objectives": list(table.delta), "attributes": list(attributes), "examples": examples}
 
 

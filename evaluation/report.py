@@ -112,11 +112,11 @@ def evaluate_table(
 def _own_targets(report: dict[str, Any], table: ScoreTable, specs: Mapping[str, ObjectiveSpec]) -> dict[str, Any]:
     """Adds further binary targets to pointwise and calibration; gives `regression` of values and counts."""
     measured = own_targets(specs, table.every_label, table.predictions, table.request)
-    found = own_metrics(specs, measured)
-    binary = {name: values for name, values in found.items() if specs[name].form == "binary"}
+    metrics = own_metrics(specs, measured)
+    binary = {name: values for name, values in metrics.items() if specs[name].form == "binary"}
     report["pointwise"] |= binary
     report["calibration"] |= {name: calibration_bins(*measured[name][:2]) for name in binary}
-    rest = {name: {"form": specs[name].form, **found[name]} for name in found if name not in binary}
+    rest = {name: {"form": specs[name].form, **metrics[name]} for name in metrics if name not in binary}
     return {"regression": rest} if rest else {}
 
 
@@ -151,20 +151,23 @@ def _against_best(
     if not values or math.isnan(ours):
         return None
     best = max(values, key=lambda name: values[name])
-    found = {"ours": ours, "baseline": best, "theirs": values[best], "difference": ours - values[best]}
+    record = {"ours": ours, "baseline": best, "theirs": values[best], "difference": ours - values[best]}
     if resamples:
         label, probability, request = scored
-        mine = RESAMPLED[metric](label, probability, request, resamples, seed)
-        theirs = RESAMPLED[metric](label, scores[best], request, resamples, seed)
-        found |= {"ours_interval": interval(mine), "difference_interval": interval(mine - theirs)}
-    return found
+        our_resamples = RESAMPLED[metric](label, probability, request, resamples, seed)
+        best_resamples = RESAMPLED[metric](label, scores[best], request, resamples, seed)
+        record |= {
+            "ours_interval": interval(our_resamples),
+            "difference_interval": interval(our_resamples - best_resamples),
+        }
+    return record
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
     """Sentences that a person can act on: against the best baseline, against the base rate, and what each ω costs."""
     sentences = []
-    for target, found in report["against_baseline"].items():
-        for metric, row in found.items():
+    for target, rows in report["against_baseline"].items():
+        for metric, row in rows.items():
             sentences.append(_against_sentence(f"{target_title(target)} {COLUMNS[metric]}", row))
     for target, ours in report["pointwise"].items():
         if not math.isnan(ours["ne"]):
@@ -173,22 +176,21 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
                 f"{target_title(target)} NE {ours['ne']:.3f}: {word} than always saying the observed rate "
                 f"{ours['observed']:.4f} (mean prediction {ours['predicted']:.4f})"
             )
-    sentences += [regression_sentence(name, found) for name, found in report.get("regression", {}).items()]
+    sentences += [regression_sentence(name, rows) for name, rows in report.get("regression", {}).items()]
     return sentences + (_ranking_sentences(report, max(report["cutoffs"])) if report["cutoffs"] else [])
 
 
-def regression_sentence(name: str, found: Mapping[str, Any]) -> str:
+def regression_sentence(name: str, metrics: Mapping[str, Any]) -> str:
     """How far a value or count is better than always saying the observed mean."""
-    about = (
-        f"mean prediction {found['predicted']:.4g}, observed {found['observed']:.4g}, Spearman {found['spearman']:.3f}"
-    )
-    if found["form"] == "count":
-        word = "better" if found["deviance"] < 1 else "no better"
-        return f"{name} Poisson deviance {found['deviance']:.3f} of that of the observed mean: {word} ({about})"
-    word = "better" if found["rmse"] < found["rmse_of_mean"] else "no better"
+    about = f"mean prediction {metrics['predicted']:.4g}, observed {metrics['observed']:.4g}"
+    about += f", Spearman {metrics['spearman']:.3f}"
+    if metrics["form"] == "count":
+        word = "better" if metrics["deviance"] < 1 else "no better"
+        return f"{name} Poisson deviance {metrics['deviance']:.3f} of that of the observed mean: {word} ({about})"
+    word = "better" if metrics["rmse"] < metrics["rmse_of_mean"] else "no better"
     return (
-        f"{name} RMSE {found['rmse']:.4g} against {found['rmse_of_mean']:.4g} of the observed mean: {word} "
-        f"(MAE {found['mae']:.4g} against {found['mae_of_mean']:.4g}; {about})"
+        f"{name} RMSE {metrics['rmse']:.4g} against {metrics['rmse_of_mean']:.4g} of the observed mean: {word} "
+        f"(MAE {metrics['mae']:.4g} against {metrics['mae_of_mean']:.4g}; {about})"
     )
 
 
@@ -204,7 +206,11 @@ def _ranking_sentences(report: Mapping[str, Any], cutoff: int) -> list[str]:
 def _ndcg_sentence(report: Mapping[str, Any], plain: Mapping[str, Any], cutoff: int) -> str:
     """Pure relevance against the best of all baselines, whatever target they were counted for."""
     ours, key = plain[f"ndcg@{cutoff}"], f"ndcg@{cutoff}"
-    rows = {f"{name} ({target})": row for target, found in report["baselines"].items() for name, row in found.items()}
+    rows = {
+        f"{name} ({target})": row
+        for target, baselines in report["baselines"].items()
+        for name, row in baselines.items()
+    }
     values = {name: row[key] for name, row in rows.items() if not math.isnan(row[key])}
     if not values or math.isnan(ours):
         return f"NDCG@{cutoff}: not defined here, or there is no baseline to compare with"
@@ -268,8 +274,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print(_compared(f"{target_title(target)}, observed rate {_number(ours['observed'])}", rows, columns))
     if cutoff is not None:
         console.print(_operating_points(report, cutoff))
-    for attribute, found in report["user_groups"].items():
-        console.print(_user_groups(attribute, found))
+    for attribute, gaps in report["user_groups"].items():
+        console.print(_user_groups(attribute, gaps))
     for sentence in report["verdict"]:
         console.print(f"• {sentence}", markup=False, highlight=False)
 
@@ -300,13 +306,13 @@ def _operating_points(report: Mapping[str, Any], cutoff: int) -> Table:
     return table
 
 
-def _user_groups(attribute: str, found: Mapping[str, Any]) -> Table:
+def _user_groups(attribute: str, gaps: Mapping[str, Any]) -> Table:
     """The largest groups and the gap over all of them."""
     table = new_table(f"pCTR by {attribute}", [attribute], ["rows", "AUC", "log loss", "NE"])
-    groups = sorted(found["groups"].items(), key=lambda pair: -pair[1]["rows"])
+    groups = sorted(gaps["groups"].items(), key=lambda pair: -pair[1]["rows"])
     for name, row in groups[:MOST_GROUPS]:
         table.add_row(escape(name), f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))
-    gap = found["gap"]
+    gap = gaps["gap"]
     table.add_row(f"gap of {len(groups)}", "", *(_number(gap[key]) for key in ("auc", "log_loss", "ne")))
     return table
 

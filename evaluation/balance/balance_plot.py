@@ -78,8 +78,8 @@ def figure_of(history: History, diagnosis: Diagnosis, title: str) -> Figure:
     return figure
 
 
-def _lines(place: Any, history: History, diagnosis: Diagnosis) -> None:
-    axes = place.subplots(1, 3)
+def _lines(subfigure: Any, history: History, diagnosis: Diagnosis) -> None:
+    axes = subfigure.subplots(1, 3)
     for row, objective in enumerate(diagnosis.objectives):
         style: dict[str, Any] = {
             "color": COLOURS[row % len(COLOURS)],
@@ -107,7 +107,7 @@ def _lines(place: Any, history: History, diagnosis: Diagnosis) -> None:
         axis.set_xlim(*_ends(history))
     handles, labels = axes[0].get_legend_handles_labels()
     held_by_line = dict(zip(labels, handles, strict=True))
-    place.legend(
+    subfigure.legend(
         held_by_line.values(), held_by_line.keys(), loc="outside upper left", ncols=8, frameon=False, handlelength=2.5
     )
 

@@ -41,7 +41,7 @@ class History:
     @property
     def layers(self) -> list[int]:
         """The trunk layers that were probed, counted from 0."""
-        return sorted({int(found[1]) for key in self.values if (found := LAYER.match(key))})
+        return sorted({int(match[1]) for key in self.values if (match := LAYER.match(key))})
 
     def series(self, key: str) -> np.ndarray:
         """One metric, float64 (R,); all NaN where it was never logged."""
@@ -256,27 +256,27 @@ def _on_pairs(pairs: Sequence[PairDiagnosis]) -> str:
             return "No two objectives were ever in conflict."
         often = f"{worst.first} and {worst.second} conflict most often, in {worst.conflicts:.0%} of backwards"
         return f"No two objectives conflict to the end; {often}."
-    told = []
+    phrases = []
     for pair in conflicting[:TOLD]:
         layer = "" if pair.worst_layer is None else f", most in trunk layer {pair.worst_layer}"
-        told.append(
+        phrases.append(
             f"{pair.first} and {pair.second} conflict since step {pair.since} (cosine {signed(pair.late)}){layer}"
         )
-    more = len(conflicting) - len(told)
-    rest = f"; so do {more} more pairs" if more > 1 else "; so does one more pair" if more else ""
-    return "; ".join(told) + rest + "."
+    more = len(conflicting) - len(phrases)
+    tail = f"; so do {more} more pairs" if more > 1 else "; so does one more pair" if more else ""
+    return "; ".join(phrases) + tail + "."
 
 
 def _on_step(objectives: Sequence[ObjectiveDiagnosis]) -> str:
     hurt = sorted((o for o in objectives if o.against >= OFTEN), key=lambda o: -o.against)
     if hurt:
-        told = []
+        phrases = []
         for o in hurt[:TOLD]:
             since = f" (on the mean since step {o.against_since})" if o.against_since is not None else ""
-            told.append(f"{o.name} in {o.against:.0%} of backwards{since}")
+            phrases.append(f"{o.name} in {o.against:.0%} of backwards{since}")
         if len(hurt) > TOLD:
-            told.append(f"{len(hurt) - TOLD} more less often")
-        return f"The step goes against {_listed(told)}."
+            phrases.append(f"{len(hurt) - TOLD} more less often")
+        return f"The step goes against {_listed(phrases)}."
     worst = max(objectives, key=lambda o: np.nan_to_num(o.against))
     if worst.against > 0:
         return (

@@ -63,17 +63,17 @@ def find_baseline(pools: Sequence[SeedPool], name: str) -> SeedPool:
     Raises:
         UserError: none is named so, or several are, or it has no evaluation.
     """
-    found = [pool for pool in pools if pool.name == name]
-    found = found or [pool for pool in pools if any(name in (run.name, str(run.folder)) for run in pool.runs)]
-    found = found or [pool for pool in pools if any(run.folder.name == name for run in pool.runs)]
-    if len(found) != 1:
+    named = [pool for pool in pools if pool.name == name]
+    named = named or [pool for pool in pools if any(name in (run.name, str(run.folder)) for run in pool.runs)]
+    named = named or [pool for pool in pools if any(run.folder.name == name for run in pool.runs)]
+    if len(named) != 1:
         known = ", ".join(pool.name for pool in pools[:12]) + (", …" if len(pools) > 12 else "")
-        word = "several runs are" if found else "no run is"
+        word = "several runs are" if named else "no run is"
         raise UserError(f"--baseline: {word} named '{name}': name one of {known}")
-    if not found[0].evaluated:
-        folder, split = found[0].runs[0].folder, found[0].split
+    if not named[0].evaluated:
+        folder, split = named[0].runs[0].folder, named[0].split
         raise UserError(f"--baseline: '{name}' is not evaluated: run `equipoise evaluate {folder} --split {split}`")
-    return found[0]
+    return named[0]
 
 
 def changes_against(
@@ -99,23 +99,23 @@ def changes_against(
     resampled = _resampled(pools, metrics, Resampler(baseline.split, resamples), advance) if resamples else {}
 
     def samples(pool: SeedPool) -> list[Samples] | None:
-        found = [resampled.get(run.folder) for run in pool.evaluated]
-        for reason in (one for one in found if isinstance(one, UserError)):
+        results = [resampled.get(run.folder) for run in pool.evaluated]
+        for reason in (result for result in results if isinstance(result, UserError)):
             notes.setdefault(f"no intervals for {pool.name}: {reason}")
-        whole = [one for one in found if isinstance(one, Samples)]
-        return whole if len(whole) == len(found) else None
+        complete = [result for result in results if isinstance(result, Samples)]
+        return complete if len(complete) == len(results) else None
 
-    theirs = samples(baseline)
+    base_samples = samples(baseline)
     values = {}
     for pool in pools:
         if pool is baseline or not pool.evaluated:
             continue
-        ours = samples(pool)
-        if ours and theirs and len({found.requests for found in (*ours, *theirs)}) > 1:
+        pool_samples = samples(pool)
+        if pool_samples and base_samples and len({one.requests for one in (*pool_samples, *base_samples)}) > 1:
             notes.setdefault(f"no intervals for {pool.name}: it was evaluated on other requests than {baseline.name}")
-            ours = None
+            pool_samples = None
         values[pool.name] = {
-            metric: _change(pool, baseline, metric, ours, theirs)
+            metric: _change(pool, baseline, metric, pool_samples, base_samples)
             for metric in metrics
             if metric in pool.metrics and metric in baseline.metrics
         }
@@ -127,11 +127,11 @@ def _resampled(
 ) -> dict[Path, Samples | UserError]:
     """Run folder → its metrics in every resample, or why it has none; threads share what the runs have in common."""
 
-    def one(pool: SeedPool, run: RunRecord) -> Samples | UserError:
+    def resample(pool: SeedPool, run: RunRecord) -> Samples | UserError:
         known = metrics_of(run.evaluations[resampler.split])
-        wanted = {name: pool.omegas.get(name.rpartition("/")[0], {}) for name in metrics if name in known}
+        omegas = {name: pool.omegas.get(name.rpartition("/")[0], {}) for name in metrics if name in known}
         try:
-            return resampler(run, wanted)
+            return resampler(run, omegas)
         except UserError as error:
             return error
         finally:
@@ -139,18 +139,24 @@ def _resampled(
 
     pairs = [(pool, run) for pool in pools for run in pool.evaluated]
     with ThreadPoolExecutor(THREADS) as threads:
-        found = threads.map(lambda pair: one(*pair), pairs)
-        return {run.folder: samples for (_, run), samples in zip(pairs, found, strict=True)}
+        results = threads.map(lambda pair: resample(*pair), pairs)
+        return {run.folder: samples for (_, run), samples in zip(pairs, results, strict=True)}
 
 
 def _change(
-    pool: SeedPool, baseline: SeedPool, metric: str, ours: Sequence[Samples] | None, theirs: Sequence[Samples] | None
+    pool: SeedPool,
+    baseline: SeedPool,
+    metric: str,
+    pool_samples: Sequence[Samples] | None,
+    base_samples: Sequence[Samples] | None,
 ) -> Change:
     base = baseline.metrics[metric].mean
     difference = pool.metrics[metric].mean - base
-    found = None
-    if ours and theirs and all(metric in run.values for run in (*ours, *theirs)):
-        mine, other = (np.mean([run.values[metric] for run in runs], axis=0) for runs in (ours, theirs))
-        low, high = interval(mine - other)
-        found = (low, high) if low == low else None
-    return Change(difference, 100 * difference / abs(base) if base else None, found)
+    bounds = None
+    if pool_samples and base_samples and all(metric in run.values for run in (*pool_samples, *base_samples)):
+        pool_means, base_means = (
+            np.mean([run.values[metric] for run in runs], axis=0) for runs in (pool_samples, base_samples)
+        )
+        low, high = interval(pool_means - base_means)
+        bounds = (low, high) if low == low else None
+    return Change(difference, 100 * difference / abs(base) if base else None, bounds)

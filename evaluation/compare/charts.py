@@ -64,22 +64,22 @@ def _scatter(panel: Axes, fronts: MethodFronts, axis: str) -> None:
         *line.T, where="pre" if signs[0] > 0 else "post", color="#606060", linewidth=1.2, label="front of the two"
     )
     for number, front in enumerate(fronts.fronts):
-        mine = np.array([point.method == front.method for point in fronts.points])
+        of_method = np.array([point.method == front.method for point in fronts.points])
         style: dict[str, Any] = {"marker": MARKERS[number // len(COLOURS) % len(MARKERS)], "linewidths": 0.9, "s": 26}
-        panel.scatter(*values[mine & ~on_front].T, color=GREY, **style)
-        panel.scatter(*values[mine].T, facecolors="none", edgecolors=COLOURS[number % len(COLOURS)], label=front.method,
-                      **style)  # fmt: skip
+        panel.scatter(*values[of_method & ~on_front].T, color=GREY, **style)
+        colour = COLOURS[number % len(COLOURS)]
+        panel.scatter(*values[of_method].T, facecolors="none", edgecolors=colour, label=front.method, **style)
     panel.set_xlabel(words(axis))
     panel.set_ylabel(words(first))
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _bars(place: Figure, changes: Changes) -> None:
+def _bars(subfigure: Figure, changes: Changes) -> None:
     names = list(changes.values)[:MOST_ROWS]
     left = f", the first {MOST_ROWS} of {len(changes.values)}" if len(changes.values) > MOST_ROWS else ""
-    place.suptitle(f"change against {changes.baseline}, 95 % intervals{left}", x=0.01, ha="left", fontsize=10)
-    panels = place.subplots(1, len(changes.metrics), sharey=True, squeeze=False)[0]
+    subfigure.suptitle(f"change against {changes.baseline}, 95 % intervals{left}", x=0.01, ha="left", fontsize=10)
+    panels = subfigure.subplots(1, len(changes.metrics), sharey=True, squeeze=False)[0]
     for panel, metric in zip(panels, changes.metrics, strict=True):
         for row, name in enumerate(names):
             change = changes.values[name].get(metric)

@@ -32,15 +32,15 @@ def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Compari
     if split not in SPLITS:
         raise UserError(f"--split {split}: is no split that is evaluated: write one of {', '.join(SPLITS)}")
     console = new_console()
-    found = find_runs(folders)
-    kept = most_points(len(found))
-    with ProgressBar("reading runs", len(found), "") as bar:
+    run_folders = find_runs(folders)
+    kept = most_points(len(run_folders))
+    with ProgressBar("reading runs", len(run_folders), "") as bar:
 
         def reduce(record: RunRecord) -> RunRecord:
             bar.advance()
             return kept_for_curves(record)
 
-        records, broken = read_runs(found, kept, reduce)
+        records, broken = read_runs(run_folders, kept, reduce)
         records += [kept_for_curves(record) for record in read_wandb_runs(options.from_wandb)]
         if options.group is not None:
             records = in_group(records, options.group)

@@ -117,14 +117,14 @@ def _chosen(
     if not patterns:
         wanted = dict.fromkeys((*SHORT, *_ndcg(known, pools), *objectives.values()))
         return tuple(name for name in wanted if name in known)
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for pattern in patterns:
         matched = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
         if not matched:
             some = ", ".join(known[:12]) or "none: evaluate the runs first"
             raise UserError(f"--metrics: no run has a metric '{pattern}': name some of those measured ({some}, …)")
-        found |= dict.fromkeys(matched)
-    return tuple(found)
+        chosen |= dict.fromkeys(matched)
+    return tuple(chosen)
 
 
 def _ndcg(known: Sequence[str], pools: Sequence[SeedPool]) -> list[str]:
@@ -145,7 +145,7 @@ def _best(metric: str, pools: Sequence[SeedPool]) -> tuple[str, ...]:
 
 
 def _run_notes(pools: Sequence[SeedPool], broken: Sequence[BrokenRun]) -> list[str]:
-    notes = [f"broken: {found.reason}" for found in broken]
+    notes = [f"broken: {broken_run.reason}" for broken_run in broken]
     for pool in pools:
         for run in pool.runs:
             if not run.finished:

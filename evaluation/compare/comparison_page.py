@@ -34,9 +34,9 @@ def page_of(comparison: Comparison) -> str:
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
     """What the script draws; numbers of tables are whole, those of curves have four digits."""
-    found, changes = comparison.fronts, comparison.changes
+    method_fronts, changes = comparison.fronts, comparison.changes
     runs = sum(len(pool.runs) for pool in comparison.pools)
-    table = fronts(comparison) if found else None
+    table = fronts(comparison) if method_fronts else None
     names = dict(zip((id(run) for pool in comparison.pools for run in pool.runs),
                      run_names([run for pool in comparison.pools for run in pool.runs]), strict=True))  # fmt: skip
     bare = dict.fromkeys(name for pool in comparison.pools for values in pool.points.values() for name in values)
@@ -47,7 +47,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
         "metrics": [_metric(name) for name in comparison.all_metrics],
         "points": [_metric(name) for name in bare],
         "shown": list(comparison.metrics),
-        "axes": list(found.axes if found else comparison.metrics[:2]),
+        "axes": list(method_fronts.axes if method_fronts else comparison.metrics[:2]),
         "settings": [
             {"key": key, "values": [written(value) for value in values]} for key, values in comparison.settings.items()
         ],
@@ -79,7 +79,7 @@ def _pool(comparison: Comparison, pool: SeedPool, names: Mapping[int, str], most
         "metrics": {name: [value.mean, value.deviation, spread(value)] for name, value in pool.metrics.items()},
         "best": [metric for metric, best in comparison.best.items() if pool.name in best],
         "points": {
-            place: {name: value.mean for name, value in values.items()} for place, values in pool.points.items()
+            point: {name: value.mean for name, value in values.items()} for point, values in pool.points.items()
         },
         "delta": comparison.delta.percent.get(pool.name),
         "costs": {key: [value.mean, cost(key, pool)] for key, value in costs.items() if value},

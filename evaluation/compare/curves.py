@@ -51,16 +51,16 @@ def curves(
         most: points of a curve.
         groups: as GROUPS, which is taken where there are none.
     """
-    place_of = _compared if groups is None else _finder(groups)
-    found: dict[str, dict[str, Curve]] = {group: {} for group in groups or GROUPS}
+    group_of = _compared if groups is None else _finder(groups)
+    series: dict[str, dict[str, Curve]] = {group: {} for group in groups or GROUPS}
     for record in history:
         for key, value in record.items():
-            place = place_of(key)
-            if place is not None and value is not None:
-                steps, values = found[place[0]].setdefault(place[1], ([], []))
+            group_and_name = group_of(key)
+            if group_and_name is not None and value is not None:
+                steps, values = series[group_and_name[0]].setdefault(group_and_name[1], ([], []))
                 steps.append(int(record["step"]))
                 values.append(float(value))
-    return {group: {name: thinned(*curve, most) for name, curve in named.items()} for group, named in found.items()}
+    return {group: {name: thinned(*curve, most) for name, curve in named.items()} for group, named in series.items()}
 
 
 def thinned(steps: Sequence[int], values: Sequence[float], most: int) -> Curve:

@@ -31,9 +31,9 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     Returns:
         key → values, None where a config lacks it.
     """
-    found: dict[str, list[Any]] = {}
-    _compare([compared(config) for config in configs], "", found)
-    return found
+    values_of: dict[str, list[Any]] = {}
+    _compare([compared(config) for config in configs], "", values_of)
+    return values_of
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:
@@ -57,24 +57,24 @@ def written(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
-def _compare(sections: Sequence[Any], place: str, found: dict[str, list[Any]]) -> None:
-    there = [section for section in sections if section is not ABSENT]
-    if all(section == there[0] for section in there) and len(there) in (0, len(sections)):
+def _compare(sections: Sequence[Any], prefix: str, values_of: dict[str, list[Any]]) -> None:
+    present = [section for section in sections if section is not ABSENT]
+    if all(section == present[0] for section in present) and len(present) in (0, len(sections)):
         return
-    if not all(isinstance(section, Mapping) and section for section in there):
-        found[place] = list(sections)
+    if not all(isinstance(section, Mapping) and section for section in present):
+        values_of[prefix] = list(sections)
         return
-    if len(there) < len(sections):
-        found[place] = [True if section is not ABSENT else None for section in sections]
+    if len(present) < len(sections):
+        values_of[prefix] = [True if section is not ABSENT else None for section in sections]
         inner: dict[str, list[Any]] = {}
-        _inside(there, place, inner)
+        _inside(present, prefix, inner)
         for key, values in inner.items():
             held = iter(values)
-            found[key] = [next(held) if section is not ABSENT else None for section in sections]
+            values_of[key] = [next(held) if section is not ABSENT else None for section in sections]
         return
-    _inside(sections, place, found)
+    _inside(sections, prefix, values_of)
 
 
-def _inside(sections: Sequence[Mapping[str, Any]], place: str, found: dict[str, list[Any]]) -> None:
+def _inside(sections: Sequence[Mapping[str, Any]], prefix: str, values_of: dict[str, list[Any]]) -> None:
     for key in dict.fromkeys(key for section in sections for key in section):
-        _compare([section.get(key, ABSENT) for section in sections], f"{place}.{key}" if place else key, found)
+        _compare([section.get(key, ABSENT) for section in sections], f"{prefix}.{key}" if prefix else key, values_of)

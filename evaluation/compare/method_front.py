@@ -22,13 +22,13 @@ class FrontPoint:
     Attributes:
         method: value of the setting by which fronts are told apart.
         pool: its name.
-        place: the operating point; empty where the axes do not depend on it.
+        operating_point: its name; empty where the axes do not depend on it.
         values: on the axes, in their own units.
     """
 
     method: str
     pool: str
-    place: str
+    operating_point: str
     values: tuple[float, ...]
 
 
@@ -81,16 +81,16 @@ class MethodFronts:
 def default_axes(pools: Sequence[SeedPool]) -> tuple[str, ...]:
     """NDCG and one axis per list-wise objective that was measured; without any, pCTR and pCTCVR."""
     cutoff = common_cutoff(pools)
-    there = {metric for pool in pools for values in pool.points.values() for metric in values}
+    point_metrics = {metric for pool in pools for values in pool.points.values() for metric in values}
     sections = {name: run.config["objectives"][name] for pool in pools for run in pool.runs for name in run.objectives}
     order = [*BUILT_IN, *(name for name in sections if name not in BUILT_IN)]
-    found = [metric_of(name, [sections[name]]) for name in order if name in sections]
-    moved_axes = dict.fromkeys(f"{moved}@{cutoff}" for _, moved in found if moved is not None)
-    lists = [axis for axis in moved_axes if axis in there]
+    metric_pairs = [metric_of(name, [sections[name]]) for name in order if name in sections]
+    moved_axes = dict.fromkeys(f"{moved}@{cutoff}" for _, moved in metric_pairs if moved is not None)
+    lists = [axis for axis in moved_axes if axis in point_metrics]
     if lists:
         return (f"ndcg@{cutoff}", *lists)
     metrics = {metric for pool in pools for metric in pool.metrics}
-    return tuple(axis for axis, _ in found if axis in metrics)
+    return tuple(axis for axis, _ in metric_pairs if axis in metrics)
 
 
 def check_axes(axes: Sequence[str], pools: Sequence[SeedPool]) -> None:
@@ -109,19 +109,19 @@ def check_axes(axes: Sequence[str], pools: Sequence[SeedPool]) -> None:
 
 def front_points(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> list[FrontPoint]:
     """Every pool at every operating point that has all axes, means over seeds; dots that coincide are kept once."""
-    found: dict[FrontPoint, None] = {}
+    kept: dict[FrontPoint, None] = {}
     for pool in pools:
         method = written(setting(pool.config, by))
-        whole = {name: value.mean for name, value in pool.metrics.items()}
-        per_point = any(axis not in whole for axis in axes)
-        for place, values in pool.points.items() if per_point else [("", {})]:
-            known = whole | {name: value.mean for name, value in values.items()}
+        run_metrics = {name: value.mean for name, value in pool.metrics.items()}
+        per_point = any(axis not in run_metrics for axis in axes)
+        for point, values in pool.points.items() if per_point else [("", {})]:
+            known = run_metrics | {name: value.mean for name, value in values.items()}
             if all(axis in known for axis in axes):
-                found.setdefault(FrontPoint(method, pool.name, place, tuple(_rounded(known[axis]) for axis in axes)))
-    return list(found)
+                kept.setdefault(FrontPoint(method, pool.name, point, tuple(_rounded(known[axis]) for axis in axes)))
+    return list(kept)
 
 
-def method_fronts(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> MethodFronts | None:
+def rows_of_methods(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> MethodFronts | None:
     """The fronts of all methods; None where fewer than two axes or no point are measured.
 
     The frame is common: the worst and the best value of every axis over the methods' own fronts. The reference point
@@ -143,7 +143,7 @@ def method_fronts(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> Me
     common = _undominated(values)
     corner = np.full(len(axes), -MARGIN)
     box = float(np.prod((high - low) / span + MARGIN))
-    found = [
+    rows_of_methods = [
         MethodFront(
             method,
             points=len(numbers),
@@ -161,7 +161,7 @@ def method_fronts(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> Me
         reference=tuple(((low - MARGIN * span) * signs).tolist()),
         ideal=tuple((high * signs).tolist()),
         points=tuple(points),
-        fronts=tuple(sorted(found, key=lambda front: -front.hypervolume)),
+        fronts=tuple(sorted(rows_of_methods, key=lambda front: -front.hypervolume)),
     )
 
 

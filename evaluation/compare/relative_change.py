@@ -43,14 +43,14 @@ def objective_metrics(pools: Sequence[SeedPool]) -> dict[str, str]:
     runs = [run for pool in pools for run in pool.runs]
     names = dict.fromkeys(name for run in runs for name in run.objectives)
     cutoff = common_cutoff(pools)
-    found = {}
+    metrics = {}
     for objective in names:
         sections = [run.config["objectives"][objective] for run in runs if objective in run.objectives]
         alone, moved = metric_of(objective, sections)
         metric = alone or _listwise(pools, objective, moved, cutoff)
         if metric is not None and any(metric in pool.metrics for pool in pools):
-            found[objective] = metric
-    return found
+            metrics[objective] = metric
+    return metrics
 
 
 def _listwise(pools: Sequence[SeedPool], objective: str, metric: str | None, cutoff: int | None) -> str | None:

@@ -96,7 +96,7 @@ class Resampler:
             columns["pcvr"].astype(np.float64) if "pcvr" in columns else None,
             {name.removeprefix("delta_"): values for name, values in columns.items() if name.startswith("delta_")},
         )
-        known, found = metrics_of(run.evaluations[self.split]), {}
+        known, resampled = metrics_of(run.evaluations[self.split]), {}
         for metric, omega in metrics.items():
             values = rows.resample(metric, omega, scores, run)
             if values is None:
@@ -106,8 +106,8 @@ class Resampler:
                     f"{path} gives {words(metric)} {values[0]:.6f}, but the evaluation {known[metric]:.6f}: "
                     f"run `equipoise evaluate {run.folder} --split {self.split}` again"
                 )
-            found[metric] = values[1:]
-        return Samples(requests, found)
+            resampled[metric] = values[1:]
+        return Samples(requests, resampled)
 
 
 class Rows:
@@ -132,13 +132,13 @@ class Rows:
 
     def resample(self, metric: str, omega: Mapping[str, float], scores: RunScores, run: RunRecord) -> np.ndarray | None:
         """A metric and its resamples, float64 (1 + B,); None where it has none, or the run has no such score."""
-        place, _, name = metric.rpartition("/")
-        if place in TARGETS:
-            return self._pointwise(place, name, scores) if name in POINTWISE else None
+        target, _, name = metric.rpartition("/")
+        if target in TARGETS:
+            return self._pointwise(target, name, scores) if name in POINTWISE else None
         if setting(run.config, "relevance"):
             return None  # its lists are ranked by another formula than the score file tells here
         axis, cutoff = name.partition("@")[0], cutoff_of(name)
-        if axis not in LISTS or cutoff is None or place.startswith("user_gap/") or set(omega) - set(scores.delta):
+        if axis not in LISTS or cutoff is None or target.startswith("user_gap/") or set(omega) - set(scores.delta):
             return None
         measured = _measured(run, cutoff)
         measure = self._measures.get(measured)
@@ -186,13 +186,13 @@ class Rows:
         clipped = np.clip(probability, CLIP, 1 - CLIP)
         losses = -np.where(label == 1, np.log(clipped), np.log1p(-clipped))
         rows_B = self.counts_BR @ np.bincount(segment, minlength=requests)
-        found = _ratio(self.counts_BR @ np.bincount(segment, losses, requests), rows_B)
+        mean_loss_B = _ratio(self.counts_BR @ np.bincount(segment, losses, requests), rows_B)
         if not normalized:
-            return found
+            return mean_loss_B
         rate = _ratio(self.counts_BR @ np.bincount(segment, label, requests), rows_B)
         with np.errstate(divide="ignore", invalid="ignore"):
             entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-        return np.where((rate > 0) & (rate < 1), _ratio(found, entropy), np.nan)
+        return np.where((rate > 0) & (rate < 1), _ratio(mean_loss_B, entropy), np.nan)
 
 
 def _measured(run: RunRecord, cutoff: int) -> Measured:

@@ -68,11 +68,11 @@ def read_run(folder: Path, most_records: int | None = None) -> RunRecord:
     config = _config(folder)
     evaluations = {}
     for split in SPLITS:
-        found = json_object(
+        evaluation = json_object(
             folder / f"evaluation_{split}.json", f"run `equipoise evaluate {folder} --split {split}` again"
         )
-        if found is not None:
-            evaluations[split] = found
+        if evaluation is not None:
+            evaluations[split] = evaluation
     summary = json_object(folder / "summary.json", f"train {folder} again") or {}
     wandb = config.get("wandb") or {}
     return RunRecord(
@@ -119,14 +119,14 @@ def json_object(path: Path, way_out: str) -> dict[str, Any] | None:
         UserError: it cannot be read, with the way out.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): {way_out}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object: {way_out}")
-    return found
+    return value
 
 
 def _history(path: Path, most_records: int | None) -> list[dict[str, Any]]:
@@ -170,13 +170,13 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: a folder does not exist.
     """
-    found: dict[Path, Path] = {}
+    by_path: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: name run folders, or a folder of runs")
         for run in [folder] if _is_run(folder) else list(_below(folder)) or [folder]:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+            by_path.setdefault(run.resolve(), run)
+    return list(by_path.values())
 
 
 def read_runs(
@@ -206,11 +206,11 @@ def in_group(records: Sequence[RunRecord], group: str) -> list[RunRecord]:
     Raises:
         UserError: there is none.
     """
-    found = [record for record in records if record.group == group]
-    if not found:
+    members = [record for record in records if record.group == group]
+    if not members:
         known = ", ".join(sorted({record.group for record in records if record.group})) or "none"
         raise UserError(f"--group {group}: no run has it: name one of these groups ({known}), or correct --runs")
-    return found
+    return members
 
 
 def _is_run(folder: Path) -> bool:

@@ -102,17 +102,17 @@ def run_names(records: Sequence[RunRecord]) -> list[str]:
 def unique_names(names: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
     """The names, those that are not unique with the folder of their record."""
 
-    def doubled(found: Sequence[str]) -> set[str]:
-        return {name for name in found if found.count(name) > 1}
+    def doubled(some: Sequence[str]) -> set[str]:
+        return {name for name in some if some.count(name) > 1}
 
-    found = list(names)
-    for place in (lambda record: record.folder.name, lambda record: str(record.folder)):
-        same = doubled(found)
-        found = [
-            f"{name} ({place(record)})" if now in same else now
-            for name, now, record in zip(names, found, records, strict=True)
+    unique = list(names)
+    for folder_of in (lambda record: record.folder.name, lambda record: str(record.folder)):
+        same = doubled(unique)
+        unique = [
+            f"{name} ({folder_of(record)})" if current in same else current
+            for name, current, record in zip(names, unique, records, strict=True)
         ]
-    return found
+    return unique
 
 
 def _common_name(runs: Sequence[RunRecord]) -> str:

@@ -44,14 +44,14 @@ class Table:
 
 def tables(comparison: Comparison) -> list[Table]:
     """Results, settings that differ, changes and fronts; those with nothing to say are left out."""
-    found = [results(comparison)]
+    parts = [results(comparison)]
     if comparison.settings:
-        found.append(settings(comparison))
+        parts.append(settings(comparison))
     if comparison.changes is not None and comparison.changes.values:
-        found.append(changes(comparison))
+        parts.append(changes(comparison))
     if comparison.fronts is not None:
-        found.append(fronts(comparison))
-    return found
+        parts.append(fronts(comparison))
+    return parts
 
 
 def results(comparison: Comparison) -> Table:
@@ -86,16 +86,16 @@ def settings(comparison: Comparison) -> Table:
 
 def changes(comparison: Comparison) -> Table:
     """One row per pool but the baseline: difference, percent and interval of every metric."""
-    found = comparison.changes
-    assert found is not None
+    against = comparison.changes
+    assert against is not None
     rows = tuple(
-        (Cell(name), *(change_cell(values.get(metric), metric) for metric in found.metrics))
-        for name, values in found.values.items()
+        (Cell(name), *(change_cell(values.get(metric), metric) for metric in against.metrics))
+        for name, values in against.values.items()
     )
     resamples = comparison.question.resamples
-    told = f"[{LEVEL:.0%} interval over {resamples} resamples of the requests, the same for all runs]; "
-    foot = (told + "▲ better, ▼ worse beyond it",) if resamples else ()
-    return Table(f"Change against {found.baseline}", ("run", *map(words, found.metrics)), rows, foot)
+    note = f"[{LEVEL:.0%} interval over {resamples} resamples of the requests, the same for all runs]; "
+    foot = (note + "▲ better, ▼ worse beyond it",) if resamples else ()
+    return Table(f"Change against {against.baseline}", ("run", *map(words, against.metrics)), rows, foot)
 
 
 def change_cell(change: Change | None, metric: str) -> Cell:
@@ -113,11 +113,11 @@ def change_cell(change: Change | None, metric: str) -> Cell:
 
 def fronts(comparison: Comparison) -> Table:
     """One row per method, the largest hypervolume first."""
-    found = comparison.fronts
-    assert found is not None
-    columns = (found.by, "points", "on its own front", "on the front of all", "hypervolume", "IGD⁺")
-    volume, distance = max(f.hypervolume for f in found.fronts), min(f.igd_plus for f in found.fronts)
-    several = len(found.fronts) > 1
+    methods = comparison.fronts
+    assert methods is not None
+    columns = (methods.by, "points", "on its own front", "on the front of all", "hypervolume", "IGD⁺")
+    volume, distance = max(f.hypervolume for f in methods.fronts), min(f.igd_plus for f in methods.fronts)
+    several = len(methods.fronts) > 1
     rows = tuple(
         (
             Cell(front.method),
@@ -125,16 +125,16 @@ def fronts(comparison: Comparison) -> Table:
             Cell(f"{front.hypervolume:.4f}", several and front.hypervolume == volume),
             Cell(f"{front.igd_plus:.4f}", several and front.igd_plus == distance),
         )
-        for front in found.fronts
+        for front in methods.fronts
     )
-    return Table(f"Fronts of {', '.join(map(words, found.axes))}", columns, rows, (frame(comparison),))
+    return Table(f"Fronts of {', '.join(map(words, methods.axes))}", columns, rows, (frame(comparison),))
 
 
 def frame(comparison: Comparison) -> str:
     """In which frame hypervolume and IGD⁺ are measured."""
-    found = comparison.fronts
-    assert found is not None
-    ends = [f"{words(axis)} {low:.4f}" for axis, low in zip(found.axes, found.reference, strict=True)]
+    methods = comparison.fronts
+    assert methods is not None
+    ends = [f"{words(axis)} {low:.4f}" for axis, low in zip(methods.axes, methods.reference, strict=True)]
     return (
         f"hypervolume: share of the box from the reference point ({', '.join(ends)}) to the best values; IGD⁺: "
         "distance to the front of all, in ranges; points are means over seeds, and a method with more points has the "

@@ -30,18 +30,18 @@ def records(path: Path) -> Iterator[Any]:
     content = path.read_bytes()
     if content[: len(MAGIC)] != MAGIC:
         raise UserError(f"{path} is no file of an offline W&B run: name the folder wandb/offline-run-… of a run")
-    place = HEADER
+    offset = HEADER
     parts: list[bytes] = []
-    while place + RECORD_HEADER <= len(content):
-        left = BLOCK - place % BLOCK
+    while offset + RECORD_HEADER <= len(content):
+        left = BLOCK - offset % BLOCK
         if left < RECORD_HEADER:
-            place += left
+            offset += left
             continue
-        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        if place + RECORD_HEADER + size > len(content) or kind not in (FULL, FIRST, MIDDLE, LAST):
+        size, kind = int.from_bytes(content[offset + 4 : offset + 6], "little"), content[offset + 6]
+        if offset + RECORD_HEADER + size > len(content) or kind not in (FULL, FIRST, MIDDLE, LAST):
             return
-        parts.append(content[place + RECORD_HEADER : place + RECORD_HEADER + size])
-        place += RECORD_HEADER + size
+        parts.append(content[offset + RECORD_HEADER : offset + RECORD_HEADER + size])
+        offset += RECORD_HEADER + size
         if kind in (FULL, LAST):
             record = messages.Record()
             record.ParseFromString(b"".join(parts))
@@ -58,7 +58,7 @@ FILES = "run-*.wandb"
 
 
 @dataclass
-class _Told:
+class _RunLog:
     """What the files of one W&B run say, later ones over earlier ones."""
 
     folder: Path
@@ -73,45 +73,45 @@ def read_wandb_runs(folders: Sequence[Path]) -> list[RunRecord]:
     Raises:
         UserError: a folder does not exist, holds no such file, or a file is no W&B file.
     """
-    told: dict[str, _Told] = {}
+    logs: dict[str, _RunLog] = {}
     for folder in folders:
         files = sorted(folder.rglob(FILES)) if folder.is_dir() else []
         if not files:
             raise UserError(f"{folder} holds no offline W&B run: name a run folder, or its wandb/offline-run-…")
         for path in files:
-            _read(path, told)
-    return [_record(each) for each in told.values() if each.config]
+            _read(path, logs)
+    return [_record(log) for log in logs.values() if log.config]
 
 
-def _read(path: Path, told: dict[str, _Told]) -> None:
-    mine: _Told | None = None
+def _read(path: Path, logs: dict[str, _RunLog]) -> None:
+    log: _RunLog | None = None
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            mine = told.setdefault(record.run.run_id, _Told(path.parent))
-            _update(mine.config, record.run.config.update)
-        elif mine is None:
+            log = logs.setdefault(record.run.run_id, _RunLog(path.parent))
+            _update(log.config, record.run.config.update)
+        elif log is None:
             continue
         elif kind == "config":
-            _update(mine.config, record.config.update)
+            _update(log.config, record.config.update)
         elif kind == "summary":
-            _update(mine.summary, record.summary.update)
+            _update(log.summary, record.summary.update)
         elif kind == "history":
             values = {key_of(item): _plain(item.value_json) for item in record.history.item}
             if STEP in values:
-                mine.history.append(values)
+                log.history.append(values)
 
 
 def _update(target: dict[str, Any], updates: Any) -> None:
     """Put the entries of a config or summary record into a nested dict."""
     for update in updates:
         *parents, last = list(update.nested_key) or [update.key]
-        place = target
+        section = target
         for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                place[parent] = {}
-            place = place[parent]
-        place[last] = _plain(update.value_json)
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        section[last] = _plain(update.value_json)
 
 
 def _plain(text: str) -> Any:
@@ -120,19 +120,19 @@ def _plain(text: str) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _record(told: _Told) -> RunRecord:
-    config = with_defaults({key: value for key, value in told.config.items() if key not in ("_wandb", ENVIRONMENT)})
+def _record(log: _RunLog) -> RunRecord:
+    config = with_defaults({key: value for key, value in log.config.items() if key not in ("_wandb", ENVIRONMENT)})
     history = []
-    for values in sorted(told.history, key=lambda values: values[STEP]):
+    for values in sorted(log.history, key=lambda values: values[STEP]):
         numbers = {key: value for key, value in values.items() if not key.startswith("_") and key != STEP}
         history.append({"step": int(values[STEP]), "seconds": values.get("_runtime"), **numbers})
-    curves = {key for values in told.history for key in values}
-    own = {key: value for key, value in told.summary.items() if key not in curves and not key.startswith("_")}
+    curves = {key for values in log.history for key in values}
+    own = {key: value for key, value in log.summary.items() if key not in curves and not key.startswith("_")}
     evaluations = own.pop(EVALUATION, {})
     own.pop(FRONT, None)
     return RunRecord(
-        folder=told.folder,
-        name=str(config.get("name", told.folder.name)),
+        folder=log.folder,
+        name=str(config.get("name", log.folder.name)),
         group=(config.get("wandb") or {}).get("group"),
         config=config,
         summary=own,

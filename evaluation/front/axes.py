@@ -51,7 +51,7 @@ class Measured:
 
     def axes(self, conversions: bool) -> tuple[str, ...]:
         """All axes that can be measured; `conversions` tells whether there are any."""
-        there = {
+        measurable = {
             "ndcg": True,
             "ndcg_click": True,
             "ndcg_conversion": conversions,
@@ -60,11 +60,11 @@ class Measured:
             "coverage": self.category_attribute is not None,
             "value": self.value_field is not None and conversions,
         }
-        return (*(axis for axis in WORDS if there[axis]), *(axis.name for axis in self.own))
+        return (*(axis for axis in WORDS if measurable[axis]), *(axis.name for axis in self.own))
 
 
 def read_axis(
-    name: str, known: Sequence[str], cutoff: int, place: str, objectives: Mapping[str, str] | None = None
+    name: str, known: Sequence[str], cutoff: int, setting: str, objectives: Mapping[str, str] | None = None
 ) -> str:
     """The axis that a user named: by its own name, by that of its objective, with or without `@k`.
 
@@ -80,10 +80,12 @@ def read_axis(
     """
     plain, at, number = name.strip().partition("@")
     if at and number != str(cutoff):
-        raise UserError(f"{place}: '{name.strip()}' is measured at {cutoff}: write '{plain}', or set --cutoff {number}")
+        raise UserError(
+            f"{setting}: '{name.strip()}' is measured at {cutoff}: write '{plain}', or set --cutoff {number}"
+        )
     axis = plain if plain in known else (objectives or BUILT_IN_AXES).get(plain, plain)
     if axis not in known:
-        raise UserError(f"{place}: '{plain}' is not measured here: name one of {', '.join(known)}")
+        raise UserError(f"{setting}: '{plain}' is not measured here: name one of {', '.join(known)}")
     return axis
 
 

@@ -56,7 +56,7 @@ def parse_weights(
         UserError: the text cannot be read so, or names what is not measured, or the same axis twice, or a weight is
             not positive.
     """
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, number = part.partition("=")
         try:
@@ -66,12 +66,12 @@ def parse_weights(
         if not 0 < weight < float("inf"):
             raise UserError(f"--weights: '{part}' gives no positive weight: write for example ctr=0.6,cvr=0.4")
         axis = read_axis(name, axes, cutoff, "--weights", objectives)
-        if axis in found:
+        if axis in weights:
             raise UserError(f"--weights: '{name.strip()}' names {axis} a second time: give each axis one weight")
-        found[axis] = weight
-    if not found:
+        weights[axis] = weight
+    if not weights:
         raise UserError("--weights names no axis: write for example ctr=0.6,cvr=0.4")
-    return found
+    return weights
 
 
 def by_weights(measurement: Measurement, weights: Mapping[str, float]) -> Choice:
@@ -139,17 +139,17 @@ def _unfulfilled(measurement: Measurement, constraints: Sequence[Constraint]) ->
         span = column.max() - column.min()
         missed.append(constraint.missed(column, column[0]) / (span if span > 0 else 1.0))
     nearest = int(np.argmin(np.sum(missed, axis=0)))
-    told = []
+    phrases = []
     for constraint in constraints:
         column = measurement.of([constraint.axis])[:, 0]
         short = float(constraint.missed(column, column[0])[nearest])
         if short:
             bound = constraint.bound(column[0])
-            told.append(f"{constraint.axis} {column[nearest]:.4f}, {short:.4g} from {bound:.4g}")
+            phrases.append(f"{constraint.axis} {column[nearest]:.4f}, {short:.4g} from {bound:.4g}")
     asked = " and ".join(map(str, constraints))
     return (
         f"--where: none of the {len(measurement.points)} measured points fulfils {asked}; the nearest is "
-        f"{measurement.points[nearest].words()} ({'; '.join(told)}): loosen the constraint, or widen --omegas"
+        f"{measurement.points[nearest].words()} ({'; '.join(phrases)}): loosen the constraint, or widen --omegas"
     )
 
 
@@ -174,9 +174,9 @@ def by_knee(measurement: Measurement, axes: Sequence[str]) -> Choice:
 
 
 def _chosen(
-    way: str, how: str, measurement: Measurement, rule: Rule, axes: tuple[str, ...], details: Mapping[str, Any]
+    name: str, how: str, measurement: Measurement, rule: Rule, axes: tuple[str, ...], details: Mapping[str, Any]
 ) -> Choice:
     point = rule(measurement.of(axes))
     if point is None:
         raise UserError(f"{', '.join(axes)}: not defined on the scored requests: name other axes, or score more")
-    return Choice(way, how, point, rule, axes, details)
+    return Choice(name, how, point, rule, axes, details)

@@ -75,7 +75,7 @@ def parse_constraints(
     Raises:
         UserError: the text is not of this grammar, or names what is not measured.
     """
-    found = []
+    constraints = []
     for part in _AND.split(f" {text} ".replace("\n", " ")):
         match = _CONSTRAINT.fullmatch(part)
         number = float(match["number"]) if match else float("inf")
@@ -85,5 +85,5 @@ def parse_constraints(
                 f"--where '{axes[-1]}>=0.8 and {axes[0]}>=98%'"
             )
         axis = read_axis(match["axis"], axes, cutoff, "--where", objectives)
-        found.append(Constraint(axis, match["operator"], number, bool(match["percent"])))
-    return tuple(found)
+        constraints.append(Constraint(axis, match["operator"], number, bool(match["percent"])))
+    return tuple(constraints)

@@ -94,13 +94,13 @@ def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
     moved = [spec.axis.name for spec in specs.values() if spec.kind == "listwise" and spec.axis is not None]
     axes = ("ndcg", *dict.fromkeys(moved), *(["value"] if measured.value_field else []))
     known = measured.axes(conversions=True)
-    found = tuple(axis for axis in axes if axis in known)
-    if len(found) < 2:
+    measurable = tuple(axis for axis in axes if axis in known)
+    if len(measurable) < 2:
         raise UserError(
             "this run has no list-wise objective, so relevance stands alone: name two axes, such as "
             "--axes ndcg_click,ndcg_conversion with --relevance cvr=0,0.5,1,2"
         )
-    return found
+    return measurable
 
 
 def _grid(config: RunConfig, options: FrontOptions) -> Grid:
@@ -149,13 +149,13 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     )
     _check_defined(measurement, plan)
     front = Front(measurement.of(plan.axes), plan.axes)
-    choices = {way: _choose(way, measurement, plan) for way in options.ways()}
+    choices = {rule: _choose(rule, measurement, plan) for rule in options.ways()}
     tests: dict[str, Measurement] = {}
     if test_table is not None:
         tests = _test(
             TradeOffScorer(test_table, plan.measured, options.resamples, config.seed), measurement, choices, plan
         )
-    records = {way: choice_record(choice, measurement, front, tests.get(way)) for way, choice in choices.items()}
+    records = {rule: choice_record(choice, measurement, front, tests.get(rule)) for rule, choice in choices.items()}
     print_front(console, measurement, front, choices, plan.measured.cutoff)
     print_choices(console, records, measurement)
     about = front_record(config, plan.grid, measure, measurement, front)
@@ -197,10 +197,10 @@ def _check_defined(measurement: Measurement, plan: Plan) -> None:
             )
 
 
-def _choose(way: str, measurement: Measurement, plan: Plan) -> Choice:
-    if way == "weights":
+def _choose(rule: str, measurement: Measurement, plan: Plan) -> Choice:
+    if rule == "weights":
         return by_weights(measurement, plan.weights)
-    if way == "constraint":
+    if rule == "constraint":
         return by_constraint(measurement, plan.constraints, plan.maximize)
     return by_knee(measurement, plan.axes)
 
@@ -211,4 +211,4 @@ def _test(
     """Per choice pure relevance (point 0) and the chosen point (point 1) on the test split."""
     plain = measurement.points[0]
     fields = tuple(plan.grid.value)
-    return {way: measure([plain, measurement.points[choice.point]], fields) for way, choice in choices.items()}
+    return {rule: measure([plain, measurement.points[choice.point]], fields) for rule, choice in choices.items()}

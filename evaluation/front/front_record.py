@@ -63,7 +63,7 @@ def values_of(measurement: Measurement, point: int) -> dict[str, float]:
 def choice_record(choice: Choice, measurement: Measurement, front: Front, test: Measurement | None) -> dict[str, Any]:
     """A choice, how sure it is, and what it reaches on both splits beside pure relevance."""
     number = choice.point
-    found = {
+    record = {
         "way": choice.way,
         "how": choice.how,
         **choice.details,
@@ -74,7 +74,7 @@ def choice_record(choice: Choice, measurement: Measurement, front: Front, test: 
         "front_points_not_told_apart": alike(number, measurement, front),
         "valid": beside_relevance(measurement, number),
     }
-    return found | ({"test": beside_relevance(test, 1)} if test is not None else {})
+    return record | ({"test": beside_relevance(test, 1)} if test is not None else {})
 
 
 def alike(number: int, measurement: Measurement, front: Front) -> list[int]:
@@ -85,10 +85,10 @@ def alike(number: int, measurement: Measurement, front: Front) -> list[int]:
 
 def beside_relevance(measurement: Measurement, point: int) -> dict[str, Any]:
     """Axis → value and its interval, that of pure relevance (point 0), the difference and its paired interval."""
-    found = {}
+    values = {}
     for axis, value in values_of(measurement, point).items():
         plain = values_of(measurement, 0)[axis]
-        found[axis] = {
+        values[axis] = {
             "value": value,
             "interval": measurement.interval(point, axis),
             "relevance": plain,
@@ -96,7 +96,7 @@ def beside_relevance(measurement: Measurement, point: int) -> dict[str, Any]:
             "difference": value - plain,
             "difference_interval": measurement.interval(point, axis, against=0),
         }
-    return found
+    return values
 
 
 def operating_point(choice: Choice, measurement: Measurement, grid: Grid, measure: TradeOffScorer) -> dict[str, Any]:

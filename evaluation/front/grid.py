@@ -60,8 +60,8 @@ class Grid:
         dimensions = self._dimensions()
         levels = [sorted({float(level) for level in given}) for _, _, given in dimensions]
         rows = _sobol(levels, self.most, self.seed) if self.sampled else list(itertools.product(*levels))
-        found = {row: self._point(row) for row in [self._neutral(), *rows]}
-        first, *others = found.values()
+        by_row = {row: self._point(row) for row in [self._neutral(), *rows]}
+        first, *others = by_row.values()
         return [first, *sorted(others, key=lambda point: point.size)]
 
     def _neutral(self) -> tuple[float, ...]:
@@ -77,9 +77,9 @@ class Grid:
 
     def to_json(self) -> dict[str, Any]:
         """The values, and how they were combined."""
-        way = f"Sobol sample of {self.most} points" if self.sampled else "full product"
+        how = f"Sobol sample of {self.most} points" if self.sampled else "full product"
         levels = {kind: {name: list(map(float, given)) for name, given in self._kind(kind)} for kind in _KINDS}
-        return {**{kind: given for kind, given in levels.items() if given}, "way": way, "seed": self.seed}
+        return {**{kind: given for kind, given in levels.items() if given}, "way": how, "seed": self.seed}
 
     def _kind(self, kind: str) -> list[tuple[str, Sequence[float]]]:
         return list(getattr(self, kind).items())
@@ -101,12 +101,12 @@ def parse_levels(text: str | None, option: str) -> dict[str, list[float]]:
     Raises:
         UserError: the text cannot be read so.
     """
-    found: dict[str, list[float]] = {}
+    levels: dict[str, list[float]] = {}
     name = ""
     for part in filter(None, (piece.strip() for piece in (text or "").split(","))):
         head, equals, number = part.rpartition("=")
         name = head.strip() if equals else name
-        if equals and name in found:
+        if equals and name in levels:
             raise UserError(f"{option}: '{name}' is named twice: give all of its values in one list")
         try:
             value = float(number)
@@ -114,8 +114,8 @@ def parse_levels(text: str | None, option: str) -> dict[str, list[float]]:
             value = math.nan
         if not name or not math.isfinite(value) or value < 0:
             raise UserError(f"{option}: '{part}' cannot be read: write for example {option} NAME=0,0.5,1")
-        found.setdefault(name, []).append(value)
-    return found
+        levels.setdefault(name, []).append(value)
+    return levels
 
 
 def _sobol(levels: Sequence[Sequence[float]], size: int, seed: int) -> list[tuple[float, ...]]:

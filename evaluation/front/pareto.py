@@ -64,11 +64,11 @@ class Front:
     def extremes(self) -> dict[str, int]:
         """The point of the front that is best on each axis; among equals the one with the best sum of the others."""
         numbers, normalised = self.points, self.normalised
-        found = {}
+        extremes = {}
         for column, axis in enumerate(self.axes):
             key = np.lexsort((normalised[numbers].sum(axis=1), normalised[numbers, column]))
-            found[axis] = int(numbers[key[-1]])
-        return found
+            extremes[axis] = int(numbers[key[-1]])
+        return extremes
 
     def covered(self) -> dict[str, Any]:
         """Hypervolumes: normalised to this front (share of the box, 0 to 1), and in the axes' own units from 0.

@@ -52,10 +52,10 @@ def figure_of(measurement: Measurement, front: Front, choices: Mapping[str, Choi
         panel.set_xlabel(f"{axis_title(axis)}@{cutoff}")
     panels[0].set_ylabel(f"{axis_title(relevance)}@{cutoff}")
     handles, labels = panels[0].get_legend_handles_labels()
-    told = dict(zip(labels, handles, strict=True))
+    legend = dict(zip(labels, handles, strict=True))
     if measurement.samples.shape[2]:
-        told["95 % of the difference to pure relevance"] = Line2D([], [], color="#707070", linewidth=1.2)
-    figure.legend(told.values(), told.keys(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+        legend["95 % of the difference to pure relevance"] = Line2D([], [], color="#707070", linewidth=1.2)
+    figure.legend(legend.values(), legend.keys(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -76,16 +76,16 @@ def _panel(
     line = line[np.argsort(x[line], kind="stable")]
     panel.step(x[line], y[line], where="pre", color=BLUE, linewidth=1.4, label="front of the two axes")
     panel.scatter(x[:1], y[:1], s=70, marker="s", color=BLACK, zorder=4, label="pure relevance")
-    for way, choice in choices.items():
-        colour, marker, size, above = STYLE[way]
-        here = (x[choice.point], y[choice.point])
-        _error_bars(panel, measurement, choice.point, axes, here, colour)
-        words = "\n    ".join(textwrap.wrap(f"{way}: {measurement.points[choice.point].words()}", 70))
-        panel.scatter(*here, s=size, marker=marker, color=colour, edgecolors="white", zorder=5, label=words)
-        right = here[0] > np.mean(panel.get_xlim())
+    for rule, choice in choices.items():
+        colour, marker, size, above = STYLE[rule]
+        position = (x[choice.point], y[choice.point])
+        _error_bars(panel, measurement, choice.point, axes, position, colour)
+        words = "\n    ".join(textwrap.wrap(f"{rule}: {measurement.points[choice.point].words()}", 70))
+        panel.scatter(*position, s=size, marker=marker, color=colour, edgecolors="white", zorder=5, label=words)
+        right = position[0] > np.mean(panel.get_xlim())
         panel.annotate(
-            way,
-            here,
+            rule,
+            position,
             (-9 if right else 9, above),
             textcoords="offset points",
             ha="right" if right else "left",
@@ -114,13 +114,16 @@ def _show(panel: Axes, values: np.ndarray, shown: np.ndarray) -> int:
 
 
 def _error_bars(
-    panel: Axes, measurement: Measurement, point: int, axes: Sequence[str], here: tuple[float, float], colour: str
+    panel: Axes, measurement: Measurement, point: int, axes: Sequence[str], position: tuple[float, float], colour: str
 ) -> None:
     """The bootstrap intervals of the difference to pure relevance, about the point: what could be another value."""
-    for axis, value, other, vertical in ((axes[0], here[0], here[1], False), (axes[1], here[1], here[0], True)):
+    for axis, value, other, vertical in (
+        (axes[0], position[0], position[1], False),
+        (axes[1], position[1], position[0], True),
+    ):
         low, high = measurement.interval(point, axis, against=0)
         plain = measurement.of([axis])[0, 0]
         ends = (plain + low, plain + high)
         if point and np.isfinite(ends).all() and ends[0] <= value <= ends[1]:
-            place = ([other, other], ends) if vertical else (ends, [other, other])
-            panel.plot(*place, color=colour, linewidth=1.2, alpha=0.65, zorder=3)
+            xy = ([other, other], ends) if vertical else (ends, [other, other])
+            panel.plot(*xy, color=colour, linewidth=1.2, alpha=0.65, zorder=3)

@@ -95,8 +95,8 @@ class TradeOffScorer:
         starts = np.flatnonzero(np.r_[True, table.request[1:] != table.request[:-1]])
         self.sizes_R = np.diff(np.r_[starts, len(table)])
         self.requests = len(starts)
-        place = np.arange(len(table)) - np.repeat(starts, self.sizes_R)
-        self.cell = (np.repeat(np.arange(self.requests), self.sizes_R), place)
+        position = np.arange(len(table)) - np.repeat(starts, self.sizes_R)
+        self.cell = (np.repeat(np.arange(self.requests), self.sizes_R), position)
         self.starts_R = starts
         width = min(measured.cutoff, int(self.sizes_R.max()))
         self.discount_K = 1 / np.log2(np.arange(width) + 2)
@@ -121,8 +121,8 @@ class TradeOffScorer:
             fields: fields of the table that may enter a utility as log value.
         """
         utilities = Utilities(self.table, tuple(fields))
-        found = np.stack([self.axes_of(utilities(point), self.axes) for point in points])
-        return Measurement(tuple(points), self.axes, found[:, :, 0], found[:, :, 1:])
+        values = np.stack([self.axes_of(utilities(point), self.axes) for point in points])
+        return Measurement(tuple(points), self.axes, values[:, :, 0], values[:, :, 1:])
 
     def _prepare_gains(self, measured: Measured) -> None:
         """The gain of every row by NDCG axis, what an ideal order reaches with it, and the value of conversions."""
@@ -137,8 +137,8 @@ class TradeOffScorer:
     def _prepare_coverage(self, attribute: str) -> None:
         codes, names = encode(self.table.item_values(attribute))
         self.category_N, self.categories = codes[self.table.item], len(names)
-        there = self._by_group(np.ones(len(self.table)), self.cell[0], self.category_N, self.categories)
-        self.covered_B = self._present(there)
+        rows = self._by_group(np.ones(len(self.table)), self.cell[0], self.category_N, self.categories)
+        self.covered_B = self._present(rows)
 
     def _prepare_exposure(self, attribute: str) -> None:
         codes, names = encode(self.table.item_values(attribute))
@@ -166,10 +166,12 @@ class TradeOffScorer:
         if axis == "coverage":
             rows, requests = top_RK[self.filled_RK], np.nonzero(self.filled_RK)[0]
             shown = self._by_group(np.ones(len(rows)), requests, self.category_N[rows], self.categories)
-            found = self._present(shown) / self.covered_B
+            covered = self._present(shown) / self.covered_B
             # A resample shows some requests twice, so fewer values: its spread is kept, its lower level is not.
-            found[1:] = np.clip(found[1:] + found[0] - found[1:].mean(), 0, 1) if len(found) > 1 else found[1:]
-            return found
+            covered[1:] = (
+                np.clip(covered[1:] + covered[0] - covered[1:].mean(), 0, 1) if len(covered) > 1 else covered[1:]
+            )
+            return covered
         if axis in self.own_N:
             worth_R = (self.own_N[axis][top_RK] * self.filled_RK).sum(axis=1) / self.filled_RK.sum(axis=1)
             return self._mean(worth_R, np.ones(self.requests, bool))

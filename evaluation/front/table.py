@@ -23,7 +23,7 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
     for axis in measurement.axes:
         table.add_column(axis_title(axis), justify="right", overflow="fold")
     rows = [("pure relevance", 0), *((f"best {axis_title(axis)}", point) for axis, point in front.extremes.items())]
-    rows += [(f"chosen by {way}", choice.point) for way, choice in choices.items()]
+    rows += [(f"chosen by {rule}", choice.point) for rule, choice in choices.items()]
     for name, point in rows:
         values = [f"{value:.4f}" for value in measurement.values[point]]
         table.add_row(name, escape(measurement.points[point].words()), *values)
@@ -36,16 +36,16 @@ def choice_table(record: Mapping[str, Any], words: str) -> Table:
     table = new_table(f"{record['way']}: {words}", ["axis", "split"], numbers)
     for axis in record["valid"]:
         for split in ("valid", "test"):
-            found = record.get(split, {}).get(axis)
-            if found:
-                table.add_row(axis_title(axis) if split == "valid" else "", split, *_cells(found))
+            row = record.get(split, {}).get(axis)
+            if row:
+                table.add_row(axis_title(axis) if split == "valid" else "", split, *_cells(row))
     return table
 
 
-def _cells(found: Mapping[str, Any]) -> list[str]:
-    low, high = found["difference_interval"]
-    told = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else NO_STAR}"
-    return [f"{found['relevance']:.4f}", f"{found['value']:.4f}", f"{found['difference']:+.4f}", told]
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["difference_interval"]
+    bounds = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else NO_STAR}"
+    return [f"{row['relevance']:.4f}", f"{row['value']:.4f}", f"{row['difference']:+.4f}", bounds]
 
 
 def print_front(

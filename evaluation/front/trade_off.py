@@ -55,12 +55,12 @@ class TradeOff:
 
     def to_json(self) -> dict[str, Any]:
         """The weights by kind; kinds that name nothing are left out, but ω."""
-        found: dict[str, Any] = {"omega": dict(self.omega)}
+        record: dict[str, Any] = {"omega": dict(self.omega)}
         if self.relevance:
-            found["relevance_weights"] = dict(self.relevance)
+            record["relevance_weights"] = dict(self.relevance)
         if self.value:
-            found["value_exponents"] = dict(self.value)
-        return found
+            record["value_exponents"] = dict(self.value)
+        return record
 
 
 class Utilities:
@@ -115,7 +115,7 @@ def positive_field(table: ScoreTable, name: str) -> np.ndarray:
     return values
 
 
-def _known(named: Mapping[str, float], there: Mapping[str, np.ndarray], kind: str) -> None:
+def _known(named: Mapping[str, float], scored: Mapping[str, np.ndarray], kind: str) -> None:
     for name in named:
-        if name not in there:
-            raise UserError(f"'{name}' is no {kind} of the score table: name one of: {', '.join(there) or 'none'}")
+        if name not in scored:
+            raise UserError(f"'{name}' is no {kind} of the score table: name one of: {', '.join(scored) or 'none'}")

@@ -27,7 +27,7 @@ def calibration_bins(label: np.ndarray, probability: np.ndarray, bins: int = BIN
     if not len(label) or not np.isfinite(probability).all():
         return []
     *means, counts = tied_labels(label, probability)
-    parts = zip(*(np.array_split(np.repeat(each, counts), bins) for each in means), strict=True)
+    parts = zip(*(np.array_split(np.repeat(column, counts), bins) for column in means), strict=True)
     return [
         {
             "rows": len(predicted),

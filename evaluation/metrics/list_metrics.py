@@ -71,17 +71,17 @@ class RankingMetrics:
     def __call__(self, score: np.ndarray) -> dict[str, Any]:
         """All metrics of a ranking by `score` (N,): ndcg, ild, exposure, each also @K, and coverage@K."""
         ranking = rank_requests(self.request, score)
-        found: dict[str, Any] = self.ndcgs(score)
+        metrics: dict[str, Any] = self.ndcgs(score)
         for cutoff in (*self.cutoffs, None):
             if self.paths is not None:
-                found[_key("ild", cutoff)] = intra_list_diversity(ranking, self.paths, cutoff)
+                metrics[_key("ild", cutoff)] = intra_list_diversity(ranking, self.paths, cutoff)
             if self.category is not None and cutoff is not None:
-                found[_key("coverage", cutoff)] = coverage(ranking, self.category[0], cutoff)
+                metrics[_key("coverage", cutoff)] = coverage(ranking, self.category[0], cutoff)
             if self.provider is not None:
-                found[_key("exposure", cutoff)] = exposure(ranking, *self.provider, cutoff)
+                metrics[_key("exposure", cutoff)] = exposure(ranking, *self.provider, cutoff)
             for name, gain in self.own.items():
-                found[_key(name, cutoff)] = mean_gain(ranking, gain, cutoff)
-        return found
+                metrics[_key(name, cutoff)] = mean_gain(ranking, gain, cutoff)
+        return metrics
 
 
 def own_gain(table: ScoreTable, axis: OwnAxis) -> np.ndarray:

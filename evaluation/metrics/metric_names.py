@@ -57,7 +57,7 @@ class MeasuredPoint:
 
 def operating_points(evaluation: Mapping[str, Any]) -> list[MeasuredPoint]:
     """The measured operating points, in the order of the evaluation; undefined metrics are left out."""
-    found = []
+    points = []
     for entry in evaluation.get("ranking") or []:
         omega = {name: float(weight) for name, weight in (entry.get("omega") or {}).items() if weight}
         values = {}
@@ -68,8 +68,8 @@ def operating_points(evaluation: Mapping[str, Any]) -> list[MeasuredPoint]:
                 values[f"exposure_gap{rest}"] = value.get("gap")
             elif key != "omega":
                 values[key] = value
-        found.append(MeasuredPoint(point_name(omega), omega, _defined(values)))
-    return found
+        points.append(MeasuredPoint(point_name(omega), omega, _defined(values)))
+    return points
 
 
 def point_name(omega: Mapping[str, float]) -> str:
@@ -79,19 +79,21 @@ def point_name(omega: Mapping[str, float]) -> str:
 
 def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Every defined number of an evaluation by its flat name."""
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for target, values in (evaluation.get("pointwise") or {}).items():
-        found |= {f"{target}/{metric}": value for metric, value in values.items()}
+        metrics |= {f"{target}/{metric}": value for metric, value in values.items()}
     for target, values in (evaluation.get("regression") or {}).items():
-        found |= {f"{target}/{metric}": value for metric, value in values.items()}
+        metrics |= {f"{target}/{metric}": value for metric, value in values.items()}
     for point in operating_points(evaluation):
-        found |= {f"{point.name}/{metric}": value for metric, value in point.values.items()}
+        metrics |= {f"{point.name}/{metric}": value for metric, value in point.values.items()}
     for attribute, groups in (evaluation.get("user_groups") or {}).items():
-        found |= {f"user_gap/{attribute}/{metric}": value for metric, value in groups["gap"].items()}
+        metrics |= {f"user_gap/{attribute}/{metric}": value for metric, value in groups["gap"].items()}
     for which, ranked in (evaluation.get("recall") or {}).items():
         if which in RECALL:
-            found |= {f"recall/{which}@{name.removeprefix('recall')}": value for name, value in ranked["ours"].items()}
-    return _defined(found)
+            metrics |= {
+                f"recall/{which}@{name.removeprefix('recall')}": value for name, value in ranked["ours"].items()
+            }
+    return _defined(metrics)
 
 
 def direction(name: str) -> int:
@@ -115,16 +117,16 @@ def cutoff_of(name: str) -> int | None:
 
 def words(name: str) -> str:
     """The name as people write it: "pCTR AUC", "ILD@10 at diversity=1", "gap of AUC by age"."""
-    place, _, metric = name.rpartition("/")
+    target, _, metric = name.rpartition("/")
     plain, at, cutoff = metric.partition("@")
-    told = WORDS.get(plain, plain) + at + cutoff
-    if place.startswith("user_gap/"):
-        return f"gap of {told} by {place.removeprefix('user_gap/')}"
-    if place == "recall":
+    label = WORDS.get(plain, plain) + at + cutoff
+    if target.startswith("user_gap/"):
+        return f"gap of {label} by {target.removeprefix('user_gap/')}"
+    if target == "recall":
         return f"recall{at}{cutoff}{RECALL[plain]}"
-    if place in TARGETS or plain in POINTWISE:
-        return f"{target_title(place)} {told}"
-    return f"{told} at {place}" if place else told
+    if target in TARGETS or plain in POINTWISE:
+        return f"{target_title(target)} {label}"
+    return f"{label} at {target}" if target else label
 
 
 def _defined(values: Mapping[str, Any]) -> dict[str, float]:

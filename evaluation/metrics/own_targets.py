@@ -31,7 +31,7 @@ def own_targets(
         predictions: by objective its probability, value or count, (N,).
         request: request number, (N,).
     """
-    found = {}
+    arrays = {}
     for name, spec in specs.items():
         if name in BUILT_IN_TARGETS or name not in predictions or spec.label is None or spec.label not in labels:
             continue
@@ -39,8 +39,8 @@ def own_targets(
         kept = np.isfinite(label)
         for other in chain(dict(specs), name):
             kept &= np.asarray(labels[str(specs[other].label)]) == 1
-        found[name] = (label[kept], np.asarray(predictions[name], np.float64)[kept], request[kept])
-    return found
+        arrays[name] = (label[kept], np.asarray(predictions[name], np.float64)[kept], request[kept])
+    return arrays
 
 
 def own_metrics(specs: Mapping[str, ObjectiveSpec], targets: Mapping[str, Target]) -> dict[str, dict[str, float]]:

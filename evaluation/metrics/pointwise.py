@@ -136,13 +136,13 @@ def targets(
     """(label, probability, request) of each target: ctr, and with pCVR also ctcvr and, on clicked rows, cvr."""
     click, conversion, request = np.asarray(click), np.asarray(conversion), np.asarray(request)
     pctr = np.asarray(pctr, np.float64)
-    found = {"ctr": (click, pctr, request)}
+    arrays = {"ctr": (click, pctr, request)}
     if pcvr is not None:
         pcvr = np.asarray(pcvr, np.float64)
         clicked = click == 1
-        found["ctcvr"] = (click * conversion, pctr * pcvr, request)
-        found["cvr"] = (conversion[clicked], pcvr[clicked], request[clicked])
-    return found
+        arrays["ctcvr"] = (click * conversion, pctr * pcvr, request)
+        arrays["cvr"] = (conversion[clicked], pcvr[clicked], request[clicked])
+    return arrays
 
 
 def pointwise_metrics(

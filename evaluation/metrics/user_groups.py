@@ -32,8 +32,8 @@ def group_gaps(
     groups: dict[str, dict[str, float]] = {}
     left_out: list[str] = []
     for code, name in enumerate(names):
-        mine = codes == code
-        labels, probabilities = label[mine], probability[mine]
+        in_group = codes == code
+        labels, probabilities = label[in_group], probability[in_group]
         if len(labels) < smallest or labels.min() == labels.max():
             left_out.append(name)
             continue

@@ -19,11 +19,11 @@ def whole_page(package: str, value: Any) -> str:
         "/*SCRIPT*/": _part(SHARED, "draw.js") + _part(package, "page.js"),
         "/*DATA*/": safe_json(value),
     }
-    found, rest = [], _part(package, "page.html")
+    pieces, rest = [], _part(package, "page.html")
     for mark, text in parts.items():  # in the order of the page, so that what was put in is not searched for marks
         head, _, rest = rest.partition(mark)
-        found += [head, text]
-    return "".join([*found, rest])
+        pieces += [head, text]
+    return "".join([*pieces, rest])
 
 
 def safe_json(value: Any) -> str:

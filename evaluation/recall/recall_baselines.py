@@ -14,7 +14,7 @@ from equipoise.data.ragged import Ragged
 
 def histories(bought: Sequence[np.ndarray], times: Sequence[np.ndarray], items: int) -> sparse.csr_array:
     """log(1 + times bought), float32 (S, I), of shoppers given as item numbers and counts."""
-    sizes = [len(mine) for mine in bought]
+    sizes = [len(item_numbers) for item_numbers in bought]
     values = np.log1p(np.concatenate([*times, np.empty(0)])).astype(np.float32)
     columns = np.concatenate([*bought, np.empty(0, dtype=np.int64)]).astype(np.int64)
     return sparse.csr_array((values, columns, np.cumsum([0, *sizes])), shape=(len(bought), items))

@@ -44,11 +44,11 @@ def first_items(scores_SI: np.ndarray, k: int, exclude: Sequence[np.ndarray] | N
 
 def recall_at(top_SK: np.ndarray, relevant: Sequence[np.ndarray], cutoff: int) -> np.ndarray:
     """The share of each shopper's relevant items among the first `cutoff`, float64 (S,); NaN where there is none."""
-    found = np.full(len(top_SK), np.nan)
+    recalls = np.full(len(top_SK), np.nan)
     for row, wanted in enumerate(relevant):
         if len(wanted):
-            found[row] = np.isin(wanted, top_SK[row, :cutoff]).mean()
-    return found
+            recalls[row] = np.isin(wanted, top_SK[row, :cutoff]).mean()
+    return recalls
 
 
 def mean_interval(values: np.ndarray, resamples: int = 500, seed: int = 0) -> list[float]:
@@ -67,15 +67,15 @@ TITLES = {"all": "all", "new": "never bought"}
 
 def sentences(report: dict[str, Any]) -> list[str]:
     """Ours against the best baseline at the largest cutoff, for all items and for new ones; of `evaluate_recall`."""
-    said = []
+    lines = []
     for which, title in TITLES.items():
-        found = report["against_best"][which]
-        low, high = found["interval"]
-        said.append(
-            f"recall@{max(CUTOFFS)}, {title}: {found['difference']:+.3f} against {found['baseline']} "
+        best = report["against_best"][which]
+        low, high = best["interval"]
+        lines.append(
+            f"recall@{max(CUTOFFS)}, {title}: {best['difference']:+.3f} against {best['baseline']} "
             f"(95% interval {low:+.3f} to {high:+.3f}): {winner(low, high)}"
         )
-    return said
+    return lines
 
 
 BLOCK = 128
@@ -107,14 +107,14 @@ def read_shoppers(slates: SlateSet, most: int | None) -> RecallShoppers:
     """Up to `most` requests with a click, spread evenly over a split."""
     tokens = slates.tokens
     positives = Positives(tokens)
-    places = spread_rows(len(positives.rows), most or len(positives.rows))
-    rows = positives.rows[places]
+    indices = spread_rows(len(positives.rows), most or len(positives.rows))
+    rows = positives.rows[indices]
     nothing = np.empty(0, dtype=np.int64)
     bought = [nothing if tokens.bought is None else np.asarray(tokens.bought[row], np.int64) for row in rows]
     times = [nothing if tokens.times is None else np.asarray(tokens.times[row]) for row in rows]
     history = histories(bought, times, len(tokens.cache.items))
     queries = slates.rows.select(rows.tolist())["prefix"]
-    return RecallShoppers(rows, [positives.of(place) for place in places], bought, history, list(queries))
+    return RecallShoppers(rows, [positives.of(index) for index in indices], bought, history, list(queries))
 
 
 class TrainedRecall:
@@ -177,8 +177,8 @@ def evaluate_recall(
         "co-visitation": CoVisitation(ours.positives.taken, len(ours.items)),
         "BM25": Bm25(slates.items.texts),
     }
-    found: dict[str, dict[str, list[np.ndarray]]] = {"all": {}, "new": {}}
-    new = [np.setdiff1d(wanted, mine) for wanted, mine in zip(shoppers.relevant, shoppers.bought, strict=True)]
+    recalls_of: dict[str, dict[str, list[np.ndarray]]] = {"all": {}, "new": {}}
+    new = [np.setdiff1d(wanted, bought) for wanted, bought in zip(shoppers.relevant, shoppers.bought, strict=True)]
     for begin in range(0, len(shoppers.rows), BLOCK):
         part = slice(begin, begin + BLOCK)
         history, queries = shoppers.history[part], shoppers.queries[part]
@@ -186,9 +186,9 @@ def evaluate_recall(
         tables |= {key: baseline.scores(history, queries) for key, baseline in baselines.items()}
         for key, scores in tables.items():
             top = first_items(scores, max(CUTOFFS))
-            found["all"].setdefault(key, []).append(_recalls(top, shoppers.relevant[part]))
+            recalls_of["all"].setdefault(key, []).append(_recalls(top, shoppers.relevant[part]))
             top = first_items(scores, max(CUTOFFS), shoppers.bought[part])
-            found["new"].setdefault(key, []).append(_recalls(top, new[part]))
+            recalls_of["new"].setdefault(key, []).append(_recalls(top, new[part]))
         tell("ranking the catalogue", len(queries), len(shoppers.rows))
     report: dict[str, Any] = {
         "shoppers": len(shoppers.rows),
@@ -196,7 +196,7 @@ def evaluate_recall(
         "weights": ours.weights,
     }
     report["against_best"] = {}
-    for which, ranked in found.items():
+    for which, ranked in recalls_of.items():
         recalls = {key: np.concatenate(parts, axis=1) for key, parts in ranked.items()}
         report[which] = {key: _summary(values) for key, values in recalls.items()}
         report["against_best"][which] = _against_best({key: values[-1] for key, values in recalls.items()})
@@ -257,6 +257,6 @@ def _table(report: dict[str, Any]) -> Table:
     title = f"recall of what {report['shoppers']:,} shoppers took, out of {report['items']:,} items"
     table = new_table(title, [""], [f"{which} @{cutoff}" for which in TITLES.values() for cutoff in CUTOFFS])
     for name in report["all"]:
-        found = [report[which][name][f"recall{cutoff}"] for which in TITLES for cutoff in CUTOFFS]
-        table.add_row(name, *(f"{value:.3f}" for value in found))
+        values = [report[which][name][f"recall{cutoff}"] for which in TITLES for cutoff in CUTOFFS]
+        table.add_row(name, *(f"{value:.3f}" for value in values))
     return table

@@ -33,7 +33,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     summary, config = record.summary, record.config
     where = json_object(record.folder / ENVIRONMENT, f"train {record.folder} again") or {}
     state = "finished" if record.finished else f"unfinished: go on with equipoise train {record.folder}/config.yaml"
-    found = [
+    pairs = [
         ("state", f"{state}{'' if record.finished else ' --resume'}, {record.steps} steps"),
         ("backbone", str((config.get("backbone") or {}).get("path", "")).removeprefix("pkg://")),
         ("objectives", ", ".join(record.objectives)),
@@ -45,7 +45,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         ("code", _code(where.get("git") or {})),
         ("versions", ", ".join(f"{name} {v}" for name, v in (where.get("versions") or {}).items() if v)),
     ]
-    return [(label, words) for label, words in found if words]
+    return [(label, words) for label, words in pairs if words]
 
 
 def data_part(folder: Path) -> dict[str, Any]:
@@ -105,22 +105,22 @@ COLUMNS = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed")
 
 def evaluation_part(record: RunRecord, split: str) -> dict[str, Any]:
     """Counts, targets beside their baselines with calibration, operating points, provider and user groups, verdict."""
-    found = record.evaluations.get(split)
+    evaluation = record.evaluations.get(split)
     command = evaluate_command(record.folder, split)
-    if found is None:
+    if evaluation is None:
         return missing(f"The run is not evaluated on the {split} split yet.", command)
-    cutoff = max(found.get("cutoffs") or [], default=None)
+    cutoff = max(evaluation.get("cutoffs") or [], default=None)
     counts = ("rows", "requests", "users", "items", "clicks", "conversions", "clicked_conversions", "train_rows")
     return {
         "split": split,
-        "counts": {key: found.get(key) for key in counts},
+        "counts": {key: evaluation.get(key) for key in counts},
         "cutoff": cutoff,
         "columns": [{"name": key, "words": WORDS[key]} for key in COLUMNS],
         "lower": list(LOWER),
-        "targets": [_target(found, target, command) for target in found.get("pointwise") or {}],
-        "points": _points(found, cutoff),
-        "user_groups": found.get("user_groups") or {},
-        "verdict": found.get("verdict") or [],
+        "targets": [_target(evaluation, target, command) for target in evaluation.get("pointwise") or {}],
+        "points": _points(evaluation, cutoff),
+        "user_groups": evaluation.get("user_groups") or {},
+        "verdict": evaluation.get("verdict") or [],
     }
 
 
@@ -129,23 +129,23 @@ def evaluate_command(folder: Path, split: str) -> str:
     return f"equipoise evaluate {folder} --split {split}"
 
 
-def _target(found: dict[str, Any], target: str, command: str) -> dict[str, Any]:
+def _target(evaluation: dict[str, Any], target: str, command: str) -> dict[str, Any]:
     """A target's metrics, ours and the baselines', and its bins; an older evaluation has no bins."""
-    bins = (found.get("calibration") or {}).get(target)
+    bins = (evaluation.get("calibration") or {}).get(target)
     absent = missing("This evaluation holds no bins of calibration: evaluate again.", command)
     return {
         "name": target,
         "words": TARGETS.get(target, target),
-        "ours": found["pointwise"][target],
-        "baselines": (found.get("baselines") or {}).get(target) or {},
+        "ours": evaluation["pointwise"][target],
+        "baselines": (evaluation.get("baselines") or {}).get(target) or {},
         "calibration": absent if bins is None else {"bins": bins},
     }
 
 
-def _points(found: dict[str, Any], cutoff: int | None) -> list[dict[str, Any]]:
+def _points(evaluation: dict[str, Any], cutoff: int | None) -> list[dict[str, Any]]:
     """Every operating point and ranking baseline at the largest cutoff: NDCG, ILD, coverage, and groups' exposure."""
-    named = [(omega_name(point["omega"]), point) for point in found.get("ranking") or []]
-    named += list((found.get("ranking_baselines") or {}).items())
+    named = [(omega_name(point["omega"]), point) for point in evaluation.get("ranking") or []]
+    named += list((evaluation.get("ranking_baselines") or {}).items())
     at = "" if cutoff is None else f"@{cutoff}"
     return [
         {
@@ -163,27 +163,27 @@ FILE_NAME = "front.json"
 def front_part(folder: Path) -> dict[str, Any]:
     """All points with their metrics, which are on the front, and the choices on both splits."""
     command = f"equipoise front {folder}"
-    found = json_object(folder / FILE_NAME, f"run `{command}` again")
-    if found is None:
+    front = json_object(folder / FILE_NAME, f"run `{command}` again")
+    if front is None:
         return missing("No trade-offs are measured yet.", command)
-    names = list(found["points"][0]["metrics"])
+    names = list(front["points"][0]["metrics"])
     choices = [
         {
-            "way": way,
-            "counts": way == found.get("chosen"),
+            "way": rule,
+            "counts": rule == front.get("chosen"),
             "words": words_of(choice),
             **{key: choice.get(key) for key in ("how", "point", "omega", "valid", "test")},
         }
-        for way, choice in (found.get("choices") or {}).items()
+        for rule, choice in (front.get("choices") or {}).items()
     ]
     return {
-        "axes": found["axes"],
-        "names": [{"name": name, "words": f"{axis_title(name)}@{found['cutoff']}"} for name in names],
-        "requests": found["valid"]["requests"],
-        "hypervolume": found["hypervolume"],
+        "axes": front["axes"],
+        "names": [{"name": name, "words": f"{axis_title(name)}@{front['cutoff']}"} for name in names],
+        "requests": front["valid"]["requests"],
+        "hypervolume": front["hypervolume"],
         "points": [
             {"words": words_of(point), "metrics": point["metrics"], "on_front": point["on_front"]}
-            for point in found["points"]
+            for point in front["points"]
         ],
         "choices": choices,
     }
@@ -192,13 +192,13 @@ def front_part(folder: Path) -> dict[str, Any]:
 def words_of(point: dict[str, Any]) -> str:
     """ "pure relevance", or the weights of a point of front.json."""
     weights = (point.get("omega"), point.get("relevance_weights"), point.get("value_exponents"))
-    return TradeOff(*(each or {} for each in weights)).words()
+    return TradeOff(*(weight or {} for weight in weights)).words()
 
 
 def chosen_omega(folder: Path) -> dict[str, float] | None:
     """ω of the point that counts; None without one, or where ω alone does not describe it."""
-    found = json_object(folder / FILE_NAME, f"run `equipoise front {folder}` again") or {}
-    choice = (found.get("choices") or {}).get(found.get("chosen"))
+    front = json_object(folder / FILE_NAME, f"run `equipoise front {folder}` again") or {}
+    choice = (front.get("choices") or {}).get(front.get("chosen"))
     if choice is None:
         return None
     point = TradeOff(choice["omega"], choice.get("relevance_weights") or {}, choice.get("value_exponents") or {})
@@ -209,8 +209,8 @@ def recall_part(record: RunRecord, split: str) -> dict[str, Any] | None:
     """Recall at every cutoff of every ranking, over all items and new ones; None without the objective."""
     if not record.config["objectives"].get("recall"):
         return None
-    found = record.evaluations.get(split, {}).get("recall")
-    if found is None:
+    recall = record.evaluations.get(split, {}).get("recall")
+    if recall is None:
         return missing(f"Recall is not measured on the {split} split yet.", evaluate_command(record.folder, split))
     columns = [
         {"name": f"{which}/recall{cutoff}", "words": f"{title} @{cutoff}"}
@@ -219,24 +219,24 @@ def recall_part(record: RunRecord, split: str) -> dict[str, Any] | None:
     ]
     return {
         "split": split,
-        "shoppers": found["shoppers"],
-        "items": found["items"],
-        "weights": found["weights"],
+        "shoppers": recall["shoppers"],
+        "items": recall["items"],
+        "weights": recall["weights"],
         "columns": columns,
-        "rows": [{"name": name, "cells": _cells(found, name)} for name in found["all"]],
-        "verdict": sentences(found),
+        "rows": [{"name": name, "cells": _cells(recall, name)} for name in recall["all"]],
+        "verdict": sentences(recall),
     }
 
 
-def _cells(found: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+def _cells(report: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     """Value and interval of a ranking in every column."""
     cells = {}
     for which in TITLES:
         for cutoff in CUTOFFS:
             key = f"recall{cutoff}"
             cells[f"{which}/{key}"] = {
-                "value": found[which][name][key],
-                "interval": found[which][name][f"{key}_interval"],
+                "value": report[which][name][key],
+                "interval": report[which][name][f"{key}_interval"],
             }
     return cells
 
@@ -247,23 +247,23 @@ TOP = 10
 def slates_part(record: RunRecord, split: str) -> dict[str, Any]:
     """Per example its slate under pure relevance, the evaluation's operating points and the chosen one."""
     command = evaluate_command(record.folder, split)
-    found = json_object(record.folder / f"examples_{split}.json", f"run `{command}` again")
-    if found is None:
+    examples = json_object(record.folder / f"examples_{split}.json", f"run `{command}` again")
+    if examples is None:
         return missing("No example slates were kept when this run was evaluated.", command)
     ranking = (record.evaluations.get(split) or {}).get("ranking") or []
-    points = [point["omega"] for point in ranking] or default_omegas(found["objectives"])
+    points = [point["omega"] for point in ranking] or default_omegas(examples["objectives"])
     omegas = {omega_name(omega): omega for omega in [{}, *points]}
     chosen = chosen_omega(record.folder)
     if chosen is not None:
         omegas.setdefault(omega_name(chosen), chosen)
     return {
-        "attributes": found["attributes"],
+        "attributes": examples["attributes"],
         "points": list(omegas),
         "chosen": None if chosen is None else omega_name(chosen),
         "top": TOP,
         "examples": [
             {**example, "slates": {name: slate(example["candidates"], omega) for name, omega in omegas.items()}}
-            for example in found["examples"]
+            for example in examples["examples"]
         ],
     }
 

@@ -53,7 +53,7 @@ def page_data(folder: Path, split: str | None = None) -> dict[str, Any]:
         raise UserError(f"--split {split}: is no split that is evaluated: write one of {', '.join(SPLITS)}")
     record = read_run(folder)
     split = split or ("valid" if set(record.evaluations) == {"valid"} else "test")
-    found = {
+    page = {
         "name": record.name,
         "folder": str(folder),
         "facts": facts(record),
@@ -67,11 +67,11 @@ def page_data(folder: Path, split: str | None = None) -> dict[str, Any]:
         "front": front_part(folder),
         "slates": slates_part(record, split),
     }
-    return json_ready(found)
+    return json_ready(page)
 
 
 def _curves(record: RunRecord) -> dict[str, Any]:
-    groups = {name: found for name, found in curves(record.history, POINTS, GROUPS | MORE_GROUPS).items() if found}
+    groups = {name: series for name, series in curves(record.history, POINTS, GROUPS | MORE_GROUPS).items() if series}
     if groups:
         return {"groups": groups}
     return missing("The run has logged nothing yet.", f"equipoise train {record.folder}/config.yaml --resume")

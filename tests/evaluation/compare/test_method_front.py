@@ -57,7 +57,7 @@ def test_operating_points_are_points_and_seeds_are_means(record: Any) -> None:
     assert default_axes(pools) == ("ndcg@10", "ild@10")
     found = method_fronts(pools, ("ndcg@10", "ild@10"), "balancing.method")
     assert found is not None
-    assert [(p.pool, p.place) for p in found.points] == [("m", "relevance"), ("m", "diversity=1")]
+    assert [(p.pool, p.operating_point) for p in found.points] == [("m", "relevance"), ("m", "diversity=1")]
     assert np.array([p.values for p in found.points]) == pytest.approx(np.array([[0.7, 0.2], [0.55, 0.6]]))
 
 
