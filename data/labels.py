@@ -71,7 +71,7 @@ def labels_of(objectives: ObjectivesConfig) -> dict[str, LabelStats]:
 
 def columns_of_labels(labels: Mapping[str, LabelStats]) -> list[str]:
     """The columns to keep besides click and conversion, each once."""
-    return [name for name in dict.fromkeys(each.label for each in labels.values()) if name not in KEPT]
+    return [name for name in dict.fromkeys(spec.label for spec in labels.values()) if name not in KEPT]
 
 
 def check_labels(labels: Mapping[str, LabelStats], prepared: Mapping[str, LabelStats], folder: object) -> None:

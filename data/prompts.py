@@ -46,8 +46,8 @@ def count_words(value: float) -> str:
 
 def days_words(value: float) -> str:
     """A number of days in the past as words: below 1 is "today", 8 "last week", from 365 on "over a year ago"."""
-    whole = math.floor(value)
-    return next((words for bound, words in _DAYS_WORDS if whole <= bound), "over a year ago")
+    days = math.floor(value)
+    return next((words for bound, words in _DAYS_WORDS if days <= bound), "over a year ago")
 
 
 def money_words(value: float) -> str:

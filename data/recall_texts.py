@@ -160,7 +160,7 @@ class RecallDraws:
         chosen = np.array([rng.choice(items) for items in taken])
         items = np.unique(np.concatenate([chosen, rng.integers(0, len(self.log_popularity), self.negatives)]))
         target = np.searchsorted(items, chosen)
-        also = np.stack([np.isin(items, mine) for mine in taken])
+        also = np.stack([np.isin(items, positives) for positives in taken])
         also[np.arange(self.shoppers), target] = False
         rows = self.positives.rows[drawn]
         sources = [source_of(int(row)) for row in rows]

@@ -165,10 +165,10 @@ class BudgetOrder:
 
     def steps(self, epochs: float, accumulate: int) -> int:
         """How many optimizer steps of `accumulate` micro-batches `epochs` passes over the split make, at least 1."""
-        whole = int(epochs)
-        batches = sum(self.count(epoch) for epoch in range(whole))
-        if epochs > whole:
-            batches += int((epochs - whole) * self.count(whole))
+        full = int(epochs)
+        batches = sum(self.count(epoch) for epoch in range(full))
+        if epochs > full:
+            batches += int((epochs - full) * self.count(full))
         return max(1, batches // accumulate)
 
     def epoch_at(self, number: int) -> float:

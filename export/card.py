@@ -324,8 +324,8 @@ def _evaluation(report: Mapping[str, Any] | None) -> str:
     lines = ["## Evaluation (test split)\n"]
     for target, metrics in (report.get("pointwise") or {}).items():
         lines.append(f"- {target}: {_numbers(metrics)}")
-        for name, found in ((report.get("baselines") or {}).get(target) or {}).items():
-            lines.append(f"  - baseline {name}: {_numbers({key: found[key] for key in metrics if key in found})}")
+        for name, values in ((report.get("baselines") or {}).get(target) or {}).items():
+            lines.append(f"  - baseline {name}: {_numbers({key: values[key] for key in metrics if key in values})}")
     lines += [f"- {sentence}" for sentence in report.get("verdict") or []]
     return "\n".join(lines) + "\n\nThe full report is `evaluation_test.json`.\n"
 

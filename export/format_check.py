@@ -47,13 +47,13 @@ def check_activated(folder: Path, serving: Json, prompts: list[Json], slate: Jso
         model = load_activated(folder, serving, name)
         head = read_head(folder / serving["formats"]["alora"]["folder"] / name, about)
         if about["kind"] == "pointwise":
-            found = []
+            scores = []
             for prompt in prompts:
                 ids, offset = torch.tensor([prompt["input_ids"]]), len(prompt["input_ids"]) - prompt["prefix_tokens"]
                 output = model(input_ids=ids, alora_offsets=[offset])
                 features = standardised(serving, prompt.get("features", {}))
                 value = output.logits[0, 0].item() if head is None else head_logit(head, output[0][0, -1], features)
-                found.append(value)
+                scores.append(value)
             golden = [prompt["logit"][name] for prompt in prompts]
         else:
             rows = [torch.tensor([[*slate["prefix_ids"], *ids]]) for ids in slate["candidate_ids"]]
@@ -63,9 +63,9 @@ def check_activated(folder: Path, serving: Json, prompts: list[Json], slate: Jso
                 for row, offset in zip(rows, offsets, strict=True)
             ]
             relevance = relevance_of(serving, slate["logit"])
-            found = slate_delta(head or {}, about["heads"], torch.stack(vectors), relevance).tolist()
+            scores = slate_delta(head or {}, about["heads"], torch.stack(vectors), relevance).tolist()
             golden = slate["delta"][name]
-        worst[name] = max(difference(a, b) for a, b in zip(found, golden, strict=True))
+        worst[name] = max(difference(a, b) for a, b in zip(scores, golden, strict=True))
     return worst
 
 
@@ -138,11 +138,11 @@ def check_onnx(folder: Path, serving: Json, prompts: list[Json], slate: Json) ->
     worst = {}
     for name, objective in serving["objectives"].items():
         if objective["kind"] == "pointwise":
-            found = [one[f"logit_{name}"][0] for one in alone] + packed[f"logit_{name}"]
+            scores = [one[f"logit_{name}"][0] for one in alone] + packed[f"logit_{name}"]
             golden = [prompt["logit"][name] for prompt in prompts] + slate["logit"][name]
         else:
-            found, golden = packed[f"delta_{name}"], slate["delta"][name]
-        worst[name] = max(difference(a, b) for a, b in zip(found, golden, strict=True))
+            scores, golden = packed[f"delta_{name}"], slate["delta"][name]
+        worst[name] = max(difference(a, b) for a, b in zip(scores, golden, strict=True))
     return worst
 
 

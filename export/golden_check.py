@@ -228,10 +228,10 @@ def number(about: Json, logit: float) -> float:
     return about.get("scale", 1.0) * links[about.get("link", "sigmoid")](x).item()
 
 
-def difference(found: float, golden: float) -> float:
+def difference(value: float, golden: float) -> float:
     """Absolute below 1, relative above; NaN counts as infinite."""
-    value = abs(found - golden) / max(1.0, abs(golden))
-    return value if math.isfinite(value) else math.inf
+    distance = abs(value - golden) / max(1.0, abs(golden))
+    return distance if math.isfinite(distance) else math.inf
 
 
 def check_tokens(folder: Path, serving: Json, prompts: list[Json]) -> None:
@@ -254,11 +254,11 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
     """Largest difference of one pointwise objective's logits and probabilities; classifiers also in padded batches."""
     about = serving["objectives"][name]
     golden = [prompt["logit"][name] for prompt in prompts]
-    found = [logit(model, serving, head, p["input_ids"], p["prefix_tokens"], p.get("features")) for p in prompts]
-    worst = [difference(a, b) for a, b in zip(found, golden, strict=True)]
-    for value, prompt in zip(found, prompts, strict=True):
-        told = prompt["prediction" if "link" in about else "probability"][name]
-        worst.append(difference(number(about, value), told))
+    logits = [logit(model, serving, head, p["input_ids"], p["prefix_tokens"], p.get("features")) for p in prompts]
+    worst = [difference(a, b) for a, b in zip(logits, golden, strict=True)]
+    for value, prompt in zip(logits, prompts, strict=True):
+        expected = prompt["prediction" if "link" in about else "probability"][name]
+        worst.append(difference(number(about, value), expected))
     if head is None:
         rows = prompts[:8]
         width = max(len(prompt["input_ids"]) for prompt in rows)
@@ -275,8 +275,8 @@ def check_slate(model: Any, serving: Json, name: str, head: Json, slate: Json) -
     prefix = slate["prefix_ids"]
     vectors = [candidate_vector(model, serving, [*prefix, *ids], len(prefix)) for ids in slate["candidate_ids"]]
     heads = serving["objectives"][name]["heads"]
-    found = slate_delta(head, heads, torch.stack(vectors), relevance(serving, slate["logit"]))
-    return max(difference(a, b) for a, b in zip(found.tolist(), slate["delta"][name], strict=True))
+    deltas = slate_delta(head, heads, torch.stack(vectors), relevance(serving, slate["logit"]))
+    return max(difference(a, b) for a, b in zip(deltas.tolist(), slate["delta"][name], strict=True))
 
 
 def check_adapter(folder: Path, serving: Json, name: str, prompts: list[Json], slate: Json) -> float:
@@ -304,9 +304,9 @@ def main(folder: Path) -> int:
             further, tolerance = check_formats(folder, serving, prompts, slate)
             worst |= further
     passed = all(value <= tolerance.get(name, serving["tolerance"]) for name, value in worst.items())
-    each = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
     verdict = "passed" if passed else "FAILED"
-    print(f"golden check {verdict}: {len(prompts)} prompts, max difference {max(worst.values()):.1e} ({each})")
+    print(f"golden check {verdict}: {len(prompts)} prompts, max difference {max(worst.values()):.1e} ({differences})")
     return 0 if passed else 1
 
 

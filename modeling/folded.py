@@ -20,9 +20,9 @@ def fold_shared(model: SlateModel) -> int:
     """
     trunk = model.backbone.trunk
     adapted = [(name, m) for name, m in trunk.named_modules() if isinstance(m, LoraLayer) and SHARED in m.lora_A]
-    found = [(name, m) for name, m in adapted if cast(Any, m.get_base_layer()).weight.is_floating_point()]
-    for name, module in found:
+    layers = [(name, m) for name, m in adapted if cast(Any, m.get_base_layer()).weight.is_floating_point()]
+    for name, module in layers:
         module.merge(adapter_names=[SHARED])
         parent, _, own = name.rpartition(".")
         setattr(trunk.get_submodule(parent), own, module.get_base_layer())
-    return len(found)
+    return len(layers)

@@ -163,11 +163,11 @@ def out_of_fold(
     if users < 2:
         raise UserError("out-of-fold predictions need at least two users in the train split: prepare more data")
     fold = (np.random.default_rng(seed).permutation(users) % min(folds, users))[codes]
-    found = np.empty(len(label))
+    predictions = np.empty(len(label))
     for number in range(int(fold.max()) + 1):
         inside = fold == number
-        found[inside] = log_odds(_refit(model, columns[~inside], label[~inside], seed), columns[inside])
-    return found
+        predictions[inside] = log_odds(_refit(model, columns[~inside], label[~inside], seed), columns[inside])
+    return predictions
 
 
 def to_text(model: "Booster | LinearModel") -> str:

@@ -34,15 +34,15 @@ def text_vectors(
     device = next(model.parameters()).device
     dimension = _head(model, name).project.out_features
     vectors = np.empty((len(texts), dimension), dtype=np.float32)
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     begin = 0
     while begin < len(order):
         longest = len(texts[order[min(begin + max_tokens // 4, len(order) - 1)]])
         stop = min(len(order), begin + max(1, max_tokens // max(longest, 1)))
         chosen = order[begin:stop]
-        inputs = layout.inputs([texts[place] for place in chosen])
-        found, _ = model.encode_texts(name, {key: value.to(device) for key, value in inputs.items()})
-        vectors[chosen] = found.float().cpu().numpy()
+        inputs = layout.inputs([texts[index] for index in chosen])
+        encoded, _ = model.encode_texts(name, {key: value.to(device) for key, value in inputs.items()})
+        vectors[chosen] = encoded.float().cpu().numpy()
         progress(len(chosen))
         begin = stop
     return vectors

@@ -180,11 +180,15 @@ def _constraints(shopper: np.ndarray, top: int, caps: Sequence[Cap], rows: np.nd
     return LinearConstraint(vstack(blocks, format="csr"), np.concatenate(lower), np.concatenate(upper))
 
 
-def _solve(gain: np.ndarray, constraints: LinearConstraint, whole: bool, seconds: float) -> OptimizeResult:
+def _solve(gain: np.ndarray, constraints: LinearConstraint, integer: bool, seconds: float) -> OptimizeResult:
     """HiGHS on these rows; raises UserError where there are no such slates, or none were found in time."""
-    options = {"mip_rel_gap": RELATIVE_GAP, "time_limit": seconds} if whole else {}
+    options = {"mip_rel_gap": RELATIVE_GAP, "time_limit": seconds} if integer else {}
     solution = milp(
-        -gain, integrality=np.full(len(gain), int(whole)), bounds=Bounds(0, 1), constraints=constraints, options=options
+        -gain,
+        integrality=np.full(len(gain), int(integer)),
+        bounds=Bounds(0, 1),
+        constraints=constraints,
+        options=options,
     )
     if solution.status == INFEASIBLE:
         raise UserError("no slates keep all minimums and caps together: lower a minimum, raise a cap or raise top")

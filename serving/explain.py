@@ -74,7 +74,7 @@ class Explained:
             "deltas": dict(self.scored.deltas),
             "utility": self.scored.utility,
             "terms": self.terms,
-            "contributions": [each.to_json() for each in self.contributions],
+            "contributions": [entry.to_json() for entry in self.contributions],
             "sentences": self.sentences,
         }
 
@@ -88,7 +88,7 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"request_id": self.request_id, "candidates": [each.to_json() for each in self.candidates]}
+        return {"request_id": self.request_id, "candidates": [candidate.to_json() for candidate in self.candidates]}
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def positions_of(limits: Limits, cut: CutRequest, named: Any, ranking: Ranking) 
         return [ranking.candidates[0].position]
     named, most = sequence("explain", named), limits.explained
     if not 1 <= len(named) <= most:
-        way = f"give 1 to {most}, and ask again for further ones"
-        raise RequestError("explain", f"names {len(named):,} candidates: {way}")
+        hint = f"give 1 to {most}, and ask again for further ones"
+        raise RequestError("explain", f"names {len(named):,} candidates: {hint}")
     ids = [candidate.item_id for candidate in cut.read.candidates]
-    positions = [_place(f"explain[{number}]", each, ids) for number, each in enumerate(named)]
+    positions = [_place(f"explain[{number}]", entry, ids) for number, entry in enumerate(named)]
     return list(dict.fromkeys(positions))
 
 
@@ -197,11 +197,11 @@ def explanation(
     return Explanation(cut.read.request_id, explained)
 
 
-def contribution(part: Part, whole: Scored, without: Scored) -> Contribution:
+def contribution(part: Part, full: Scored, without: Scored) -> Contribution:
     """The difference that a part makes to the scores of a candidate."""
-    objectives = {name: log - without.log_probabilities[name] for name, log in whole.log_probabilities.items()}
-    objectives |= {name: delta - without.deltas[name] for name, delta in whole.deltas.items()}
-    return Contribution(part, objectives, whole.utility - without.utility)
+    objectives = {name: log - without.log_probabilities[name] for name, log in full.log_probabilities.items()}
+    objectives |= {name: delta - without.deltas[name] for name, delta in full.deltas.items()}
+    return Contribution(part, objectives, full.utility - without.utility)
 
 
 def _explained(cut: CutRequest, ranking: Ranking, position: int, contributions: list[Contribution]) -> Explained:
@@ -219,12 +219,14 @@ def _sentences(
     sentences = [f"“{text}” is number {scored.rank} of {count}, with {chances}."]
     terms_text = [f"{name} {value:+.2f}" for name, value in terms.items() if abs(value) >= SMALL]
     sentences.append(f"Its utility {scored.utility:.2f} is the sum of {', '.join(terms_text) or 'nothing'}.")
-    ordered = sorted(contributions, key=lambda each: -each.utility)
-    best = [each for each in ordered if each.utility >= SMALL][:MAX_NAMED]
-    worst = [each for each in reversed(ordered) if each.utility <= -SMALL][:MAX_NAMED]
-    for opening, some in (("Most for it speaks", best), ("Most against it speaks", worst)):
-        if some:
-            sentences.append(f"{opening} {', '.join(f'{_named(each.part)} ({each.utility:+.2f})' for each in some)}.")
+    ordered = sorted(contributions, key=lambda entry: -entry.utility)
+    best = [entry for entry in ordered if entry.utility >= SMALL][:MAX_NAMED]
+    worst = [entry for entry in reversed(ordered) if entry.utility <= -SMALL][:MAX_NAMED]
+    for opening, entries in (("Most for it speaks", best), ("Most against it speaks", worst)):
+        if entries:
+            sentences.append(
+                f"{opening} {', '.join(f'{_named(entry.part)} ({entry.utility:+.2f})' for entry in entries)}."
+            )
     if not best and not worst:
         sentences.append("No single part of the prompts changes its utility by itself.")
     return sentences
@@ -254,9 +256,9 @@ def explain_request(
         UserError: a score is not a finite number.
     """
     request, named = split_request(request)
-    whole = cut(reader, request, reader.read(request))
-    check_slate(reader.limits, whole)
-    ranking = score([whole.read])[0]
-    positions = positions_of(reader.limits, whole, named, ranking)
-    variants = variants_of(whole, positions)
-    return explanation(whole, positions, ranking, variants, score(without_parts(whole, variants)))
+    full = cut(reader, request, reader.read(request))
+    check_slate(reader.limits, full)
+    ranking = score([full.read])[0]
+    positions = positions_of(reader.limits, full, named, ranking)
+    variants = variants_of(full, positions)
+    return explanation(full, positions, ranking, variants, score(without_parts(full, variants)))

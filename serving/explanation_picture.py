@@ -23,16 +23,20 @@ def draw(path: Path, candidates: Sequence[Explained]) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise UserError(f"{path} has an unknown ending: use .png, .svg or .pdf")
-    heights = [1.2 + 0.26 * max(min(len(each.contributions), MOST_BARS), len(each.terms)) for each in candidates]
+    heights = [
+        1.2 + 0.26 * max(min(len(candidate.contributions), MOST_BARS), len(candidate.terms)) for candidate in candidates
+    ]
     figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     axes = figure.subplots(len(candidates), 2, squeeze=False, width_ratios=(3, 2), height_ratios=heights)
-    for (parts, terms), each in zip(axes, candidates, strict=True):
-        most = sorted(each.contributions, key=lambda one: -abs(one.utility))[:MOST_BARS]
-        _bars(parts, [f"{one.part.text} ({one.part.where})" for one in most], [one.utility for one in most])
-        parts.set_title(f"{_short(each.scored.item_id or each.text)}, number {each.scored.rank}: parts of the prompt")
+    for (parts, terms), candidate in zip(axes, candidates, strict=True):
+        largest = sorted(candidate.contributions, key=lambda one: -abs(one.utility))[:MOST_BARS]
+        _bars(parts, [f"{one.part.text} ({one.part.where})" for one in largest], [one.utility for one in largest])
+        parts.set_title(
+            f"{_short(candidate.scored.item_id or candidate.text)}, number {candidate.scored.rank}: parts of the prompt"
+        )
         parts.set_xlabel("utility with the part − without it")
-        _bars(terms, list(each.terms), list(each.terms.values()))
-        terms.set_title(f"terms of the utility {each.scored.utility:.2f}")
+        _bars(terms, list(candidate.terms), list(candidate.terms.values()))
+        terms.set_title(f"terms of the utility {candidate.scored.utility:.2f}")
     with atomic_write(path) as partial:
         figure.savefig(partial, format=kind, dpi=130)
 

@@ -30,13 +30,13 @@ def read_tokenizer(folder: Path, record: Mapping[str, Any], encoder: bool) -> Sl
     )
     tokenizer = load_tokenizer(BackboneConfig(path=str(folder / record["tokenizer"]["path"])))
     slates = SlateTokenizer(tokenizer, limits, encoder, list, MOST_REMEMBERED, MOST_REMEMBERED)
-    made = {
+    of_tokenizer = {
         "start_ids": list(slates.start),
         "prefix_end_ids": list(slates.prefix_end),
         "candidate_end_ids": list(slates.candidate_end),
         "context_separator": slates.separator,
     }
-    for name, value in made.items():
+    for name, value in of_tokenizer.items():
         if layout[name] != value:
             raise UserError(f"{folder}: serving.json has {name} {layout[name]}, its tokenizer {value}: export it again")
     return slates

@@ -119,7 +119,7 @@ class RequestRows:
         """The candidates of all requests, each with the categories of this one's shopper unless it has its own."""
         categories = {name: value for name in self.categories if not is_missing(value := _value(row[name]))}
         return (
-            [{**each, "features": categories | (each.get("features") or {})} for each in candidates]
+            [{**candidate, "features": categories | (candidate.get("features") or {})} for candidate in candidates]
             if categories
             else candidates
         )

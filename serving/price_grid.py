@@ -38,8 +38,8 @@ def allowed_prices(field: str, value: Any, current: float | None, most: int) -> 
             return _of_factors(f"{field}.factors", value["factors"], current, most)
         return _of_bounds(field, value, most)
     if not isinstance(value, list | tuple):
-        way = "give a list of prices, or an object with least, most and step, or with factors"
-        raise RequestError(field, f"is {kind_of(value)}: {way}")
+        hint = "give a list of prices, or an object with least, most and step, or with factors"
+        raise RequestError(field, f"is {kind_of(value)}: {hint}")
     return _listed(field, value, most)
 
 

@@ -123,7 +123,7 @@ class PriceQuestion:
         fixed = falling(model)
         expected = (prices - question.cost) * fixed
         rows = zip(prices.tolist(), model.tolist(), fixed.tolist(), expected.tolist(), strict=True)
-        points = {price: PricePoint(price, *rest) for price, *rest in rows}
+        points = {price: PricePoint(price, *values) for price, *values in rows}
         curve = tuple(points[price] for price in question.prices)
         best = max(curve, key=lambda point: (point.expected, -point.price))
         return PricedCandidate(
@@ -257,10 +257,10 @@ def _current(
     value = (context or {}).get(name)
     if value is None:
         return None
-    found = number(field, value)
-    if not 0 < found <= LARGEST:
-        raise RequestError(field, f"is {found:g}: give a price above 0, or null where it is unknown")
-    return found
+    price = number(field, value)
+    if not 0 < price <= LARGEST:
+        raise RequestError(field, f"is {price:g}: give a price above 0, or null where it is unknown")
+    return price
 
 
 def _at(entry: Mapping[str, Any], name: str, price: float) -> dict[str, Any]:

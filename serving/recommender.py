@@ -199,7 +199,7 @@ class Recommender:
         """
         rankings: dict[int, Ranking] = {}
         for pointwise in (False, True):
-            chosen = [index for index, each in enumerate(prepared) if each.pointwise == pointwise]
+            chosen = [index for index, request in enumerate(prepared) if request.pointwise == pointwise]
             if chosen:
                 grouped = self._scorer.group([prepared[index].slate for index in chosen], pointwise)
                 requests = [prepared[index].request for index in chosen]
@@ -219,10 +219,10 @@ class Recommender:
         Raises:
             UserError: a score is not a finite number.
         """
-        scored = self._scorer.stream(portions, lambda portion: [prepared(each).slate for each in portion], pointwise)
+        scored = self._scorer.stream(portions, lambda portion: [prepared(entry).slate for entry in portion], pointwise)
         with closing(scored):
             for portion, scores in scored:
-                yield portion, self._rankings([prepared(each).request for each in portion], scores)
+                yield portion, self._rankings([prepared(entry).request for entry in portion], scores)
 
     def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, PreparedRequest]:
         """Read a request for prices (serving/pricing.py gives its form) and render it at every price, without model.
@@ -283,7 +283,7 @@ class Recommender:
             self._scorer.model,
             self.catalogue.name,
             self._texts,
-            [each.text_ids for each in prepared],
+            [shopper.text_ids for shopper in prepared],
         )
         return self.catalogue.search(shoppers, prepared)
 
@@ -320,7 +320,7 @@ class Recommender:
         ends = np.cumsum([len(request.candidates) for request in requests])[:-1]
         parts = {name: [part.tolist() for part in np.split(values, ends)] for name, values in scores.items()}
         return [
-            self._ranking(request, {name: each[index] for name, each in parts.items()})
+            self._ranking(request, {name: columns[index] for name, columns in parts.items()})
             for index, request in enumerate(requests)
         ]
 

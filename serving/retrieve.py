@@ -182,13 +182,14 @@ class RecallCatalogue:
         if not requests:
             return []
         scale, repeat = self.weights["scale"], self.weights["repeat"]
-        boosts = [(each.bought, repeat * np.log1p(each.times)) for each in requests]
-        max_top = max(each.top for each in requests)
+        boosts = [(request.bought, repeat * np.log1p(request.times)) for request in requests]
+        max_top = max(request.top for request in requests)
         items, scores = self.index.search(
-            shoppers * np.float32(scale), max_top, [each.exclude for each in requests], boosts
+            shoppers * np.float32(scale), max_top, [request.exclude for request in requests], boosts
         )
         return [
-            self._answer(each, items[row, : each.top], scores[row, : each.top]) for row, each in enumerate(requests)
+            self._answer(request, items[row, : request.top], scores[row, : request.top])
+            for row, request in enumerate(requests)
         ]
 
     def _answer(self, request: PreparedRecall, items: np.ndarray, scores: np.ndarray) -> Recalled:

@@ -67,7 +67,7 @@ class Board:
 
     def _picture(self) -> Group:
         counts = Counter(self.states.values())
-        told = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
+        counts_text = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
         bar = ProgressBar(total=max(1, len(self.plan)), completed=counts["finished"], width=40)
         table = Table(box=None, padding=(0, 1), show_header=False)
         for state in ("running", "failed"):
@@ -75,7 +75,7 @@ class Board:
                 if self.states[run.name] == state and table.row_count < MOST_ROWS:
                     table.add_row(*row(run, read_record(run.folder), state))
         head = Table.grid(padding=(0, 2))
-        head.add_row(bar, Text(f"{self.title}: {told}"))
+        head.add_row(bar, Text(f"{self.title}: {counts_text}"))
         return Group(head, table)
 
 

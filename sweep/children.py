@@ -74,12 +74,12 @@ def mark(folder: Path) -> dict[str, str]:
 
 
 def _marked(folder: Path) -> list[psutil.Process]:
-    wanted, found = str(folder.resolve()), []
+    marker, processes = str(folder.resolve()), []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == wanted:
-                found.append(process)
-    return found
+            if process.pid != os.getpid() and process.environ().get(MARK) == marker:
+                processes.append(process)
+    return processes
 
 
 class StopRequest:

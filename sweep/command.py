@@ -133,8 +133,8 @@ def _execute(sweep: SweepConfig, planned: PlannedRun, retry_failed: bool) -> int
         outcome = JobOutcome.FAILED if claimed.failed else JobOutcome.FINISHED
     record = read_record(planned.folder)
     why = f": {record.error}; see {record.log}" if record and record.error else ""
-    told = {JobOutcome.STOPPED: "stopped, to be gone on with", JobOutcome.ELSEWHERE: "executed by another process"}
-    print(f"{planned.name} {told.get(outcome, outcome.name.lower())}{why}", flush=True)
+    phrases = {JobOutcome.STOPPED: "stopped, to be gone on with", JobOutcome.ELSEWHERE: "executed by another process"}
+    print(f"{planned.name} {phrases.get(outcome, outcome.name.lower())}{why}", flush=True)
     return int(outcome)
 
 

@@ -67,10 +67,10 @@ def make_data(runs: list[PlannedRun]) -> None:
     Raises:
         typer.Exit: it failed, and has said why.
     """
-    ways = {_way(run.config): run.folder / CONFIG for run in reversed(runs)}
-    if not ways:
+    config_files = {_way(run.config): run.folder / CONFIG for run in reversed(runs)}
+    if not config_files:
         return
-    command = [sys.executable, "-m", "equipoise.sweep.data_once", *map(str, reversed(ways.values()))]
+    command = [sys.executable, "-m", "equipoise.sweep.data_once", *map(str, reversed(config_files.values()))]
     code = subprocess.run(command, check=False).returncode
     if code:
         raise typer.Exit(code)

@@ -155,9 +155,9 @@ def last_error(log: Path, begin: int, code: int) -> str:
         file.seek(max(begin, log.stat().st_size - (1 << 20)))
         lines = file.read().decode(errors="replace").splitlines()[1:]
     for line in reversed(lines):
-        found = REASON.match(line)
-        if found and not NOISE.search(line):
-            return next(reason for reason in found.groups() if reason)
+        match = REASON.match(line)
+        if match and not NOISE.search(line):
+            return next(reason for reason in match.groups() if reason)
     return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}, without a word")
 
 

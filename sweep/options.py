@@ -28,13 +28,13 @@ class SweepOptions:
         Raises:
             UserError: names them.
         """
-        ways = {
+        modes = {
             "--dry-run": self.dry_run, "--collect": self.collect, "--only": self.only is not None,
             "--slurm": self.slurm or self.submit, "--wandb-agent": self.wandb_agent, "--trial": self.trial,
         }  # fmt: skip
-        asked = [name for name, given in ways.items() if given]
-        if len(asked) > 1:
-            raise UserError(f"{asked[0]} and {asked[1]} exclude each other: drop one of them")
+        chosen = [name for name, given in modes.items() if given]
+        if len(chosen) > 1:
+            raise UserError(f"{chosen[0]} and {chosen[1]} exclude each other: drop one of them")
         if arguments and not self.trial:
             raise UserError(f"'{arguments[0]}': settings stand in the sweep's file; KEY=VALUE belongs to --trial alone")
         if self.parallel is not None and self.parallel < 1:

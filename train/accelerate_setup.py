@@ -52,15 +52,15 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
 
 def _trackers(config: RunConfig) -> list[str]:
     """The trackers that the config asks for; raises UserError where the package of one is missing."""
-    found = ["wandb"] if config.wandb.mode != "disabled" else []
-    for name, asked in (("tensorboard", config.tensorboard), ("mlflow", config.mlflow)):
-        if not asked:
+    trackers = ["wandb"] if config.wandb.mode != "disabled" else []
+    for name, wanted in (("tensorboard", config.tensorboard), ("mlflow", config.mlflow)):
+        if not wanted:
             continue
         # Accelerate leaves out a tracker whose package is missing, without a word.
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name}: true needs its package: run `pip install equipoise[{name}]`")
-        found.append(name)
-    return found
+        trackers.append(name)
+    return trackers
 
 
 def is_deepspeed(accelerator: Accelerator) -> bool:

@@ -29,7 +29,7 @@ def release_stale_build_locks(root: Path, stale_after: float = STALE_AFTER_SECON
     """
     removed = []
     for lock in sorted({*root.glob("*/lock"), *root.glob("*/*/lock")}):
-        told = False
+        reported = False
         while True:
             try:
                 age = time.time() - lock.stat().st_mtime
@@ -41,9 +41,9 @@ def release_stale_build_locks(root: Path, stale_after: float = STALE_AFTER_SECON
                     removed.append(lock)
                     print(f"removed {lock}: left by a job that was killed while it compiled", file=sys.stderr)
                     break
-                if not told:
+                if not reported:
                     print(f"waiting for {lock}: removed when it is {stale_after:.0f} s old", file=sys.stderr)
-                    told = True
+                    reported = True
             time.sleep(poll)
     return removed
 

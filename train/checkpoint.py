@@ -113,8 +113,8 @@ def load_checkpoint(
         UserError: the checkpoint is incomplete, or was written by another number of processes or another engine.
     """
     state = _read_state(folder)
-    here = {"processes": world.size, "deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
-    for key, value in here.items():
+    current = {"processes": world.size, "deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
+    for key, value in current.items():
         if state[key] != value:
             raise UserError(
                 f"{folder} was written with {key} = {state[key]}, this job has {value}: "

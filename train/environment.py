@@ -35,8 +35,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit, branch (None where HEAD is detached) and whether files differ from it; None outside of git."""
 
     def git(*words: str) -> str:
-        found = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
-        return found.stdout.strip()
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
 
     try:
         branch = git("rev-parse", "--abbrev-ref", "HEAD")
@@ -55,10 +55,10 @@ def peak_memory_bytes() -> int:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions

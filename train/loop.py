@@ -177,8 +177,8 @@ class Loop:
         importance_weight = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).sum()
         tokens = (batch.segment_ids >= 0).sum()
         known = torch.tensor([batch.click.numel(), batch.slots.shape[0], asked], dtype=torch.float64)
-        mine = torch.cat([known.to(tokens.device), torch.stack([importance_weight.double(), tokens.double()])])
-        candidates, slates, asking, impressions, tokens_seen = self.world.sum(mine).tolist()
+        local_totals = torch.cat([known.to(tokens.device), torch.stack([importance_weight.double(), tokens.double()])])
+        candidates, slates, asking, impressions, tokens_seen = self.world.sum(local_totals).tolist()
         self._seen["tokens"] += tokens_seen
         return Totals(candidates, impressions, slates), asking > 0
 
@@ -293,8 +293,8 @@ class Loop:
     def _log(self, step: int) -> None:
         now = time.perf_counter()
         values = self.averages.drain()
-        for key, seen in self._seen.items():
-            values[f"perf/{key}_per_second"] = seen / max(now - self._clock, 1e-9)
+        for key, total in self._seen.items():
+            values[f"perf/{key}_per_second"] = total / max(now - self._clock, 1e-9)
             self._seen[key] = 0.0
         values["train/lr"] = self._rate
         values["train/epoch"] = self.batches.order.epoch_at(step * self.config.train.accumulate)

@@ -49,7 +49,7 @@ def score_slates(
         objective name.
     """
     groups = token_groups(slates.tokens.costs()[list(rows)], max_tokens)
-    mine = groups[world.rank :: world.size]
+    own_groups = groups[world.rank :: world.size]
     rounds = -(-len(groups) // world.size)
     was_training = model.training
     model.eval()
@@ -57,11 +57,11 @@ def score_slates(
     with torch.inference_mode():
         for number in range(rounds):
             # ZeRO-3 gathers weights in every forward, so all processes must make the same number of calls.
-            group = mine[number] if number < len(mine) else groups[-1]
+            group = own_groups[number] if number < len(own_groups) else groups[-1]
             chosen = [slates.slate(rows[index]) for index in group]
             batch = build_batch(chosen, max_row, slates.pad_id).to(device)
             part = score_batch(model, batch, chunk_tokens)
-            if number >= len(mine):
+            if number >= len(own_groups):
                 continue
             part["row"] = batch.row[batch.slate].cpu().numpy()
             part["item"] = batch.item.cpu().numpy()
@@ -73,6 +73,6 @@ def score_slates(
     model.train(was_training)
     everywhere = [part for process in world.gather(parts) for part in process]
     merged = {name: np.concatenate([part[name] for part in everywhere]) for name in everywhere[0]}
-    place = {row: index for index, row in enumerate(rows)}
-    order = np.argsort([place[int(row)] for row in merged["row"]], kind="stable")
+    index_of = {row: index for index, row in enumerate(rows)}
+    order = np.argsort([index_of[int(row)] for row in merged["row"]], kind="stable")
     return {name: values[order] for name, values in merged.items()}

@@ -56,15 +56,15 @@ def find_tokens(config: RunConfig) -> TokenCache:
     Raises:
         UserError: the cache is missing and the job has several processes, or it is damaged.
     """
-    place = CachePlace.of(config)
-    if place.folder.is_dir():
-        return TokenCache(place.folder)
+    cache_place = CachePlace.of(config)
+    if cache_place.folder.is_dir():
+        return TokenCache(cache_place.folder)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{config.data.folder} holds no tokens for this tokenizer and these limits: run `equipoise tokenize "
             "CONFIG` with the same settings, then launch again"
         )
-    return place.make(config)
+    return cache_place.make(config)
 
 
 def make_tokens(config: RunConfig) -> tuple[TokenCache, bool]:
@@ -73,10 +73,10 @@ def make_tokens(config: RunConfig) -> tuple[TokenCache, bool]:
     Raises:
         UserError: the folder is not prepared, or the tokenizer cannot be loaded.
     """
-    place = CachePlace.of(config)
-    if place.folder.is_dir():
+    cache_place = CachePlace.of(config)
+    if cache_place.folder.is_dir():
         try:
-            return TokenCache(place.folder), False
+            return TokenCache(cache_place.folder), False
         except UserError:
             pass  # damaged: it is replaced
-    return place.make(config), True
+    return cache_place.make(config), True

@@ -70,9 +70,9 @@ def _measured(tables: Tables, name: str, label: LabelStats) -> LabelStats:
     if label.form == "binary" and known < rows:
         raise UserError(f"{where}{rows - known} of {rows} rows of the train split{given} are empty: write 0 or 1")
     if known == 0 or least == most:
-        what = f"{least:g} in all {known} rows" if known else "nothing"
+        counted = f"{least:g} in all {known} rows" if known else "nothing"
         raise UserError(
-            f"{where}the train split has {what}{given}, so objectives.{name} has nothing to learn: leave it out or "
+            f"{where}the train split has {counted}{given}, so objectives.{name} has nothing to learn: leave it out or "
             "correct the label"
         )
     numbers = {"rows": known, "mean": mean, "std": std, "least": least, "most": most}

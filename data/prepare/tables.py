@@ -189,10 +189,9 @@ def _typed(name: str, kind: str) -> str:
     if name in ID_COLUMNS:
         # Whole floats come from writers that turn ids with gaps into floats: 12.0 is the id 12.
         if kind in ("DOUBLE", "FLOAT"):
-            whole = f"{column} = floor({column}) AND abs({column}) < 1e15"
-            column = (
-                f"CASE WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
-            )
+            is_whole = f"{column} = floor({column}) AND abs({column}) < 1e15"
+            as_integer, as_text = f"CAST(CAST({column} AS BIGINT) AS VARCHAR)", f"CAST({column} AS VARCHAR)"
+            column = f"CASE WHEN {is_whole} THEN {as_integer} ELSE {as_text} END"
         return f"nullif(CAST({column} AS VARCHAR), '')"
     if name == "timestamp":
         return _moment(column, kind)

@@ -37,8 +37,8 @@ class RequestTable:
 
     def count(self) -> int:
         """The number of requests."""
-        what = f"count(DISTINCT {quote(self.key)})" if self.per_candidate else "count(*)"
-        return one(self.con, f"SELECT {what} FROM requests")[0]
+        expression = f"count(DISTINCT {quote(self.key)})" if self.per_candidate else "count(*)"
+        return one(self.con, f"SELECT {expression} FROM requests")[0]
 
     def requests(self, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
         """The rows of one request after the other, with these columns, in the order of the file.

@@ -69,8 +69,8 @@ def draw_requests(settings: SimulatorSettings, shoppers: Shoppers, items: Items,
     return RequestBlock(number, shopper, moment, item, price, click, purchase, p_click, p_purchase)
 
 
-def _distinct(drawn: np.ndarray, wanted: int, items: Items) -> np.ndarray:
-    """The first `wanted` different items of every row of draws, int64 (R, wanted)."""
+def _distinct(drawn: np.ndarray, count: int, items: Items) -> np.ndarray:
+    """The first `count` different items of every row of draws, int64 (R, count)."""
     rows, width = drawn.shape
     order = np.argsort(drawn, axis=1, kind="stable")
     in_order = np.take_along_axis(drawn, order, 1)
@@ -78,13 +78,13 @@ def _distinct(drawn: np.ndarray, wanted: int, items: Items) -> np.ndarray:
     again[:, 1:] = in_order[:, 1:] == in_order[:, :-1]
     first = np.empty((rows, width), dtype=bool)
     np.put_along_axis(first, order, ~again, 1)
-    kept = first & (np.cumsum(first, axis=1) <= wanted)
-    found = kept.sum(axis=1)
-    out = np.full((rows, wanted), -1, dtype=np.int64)
+    kept = first & (np.cumsum(first, axis=1) <= count)
+    counts = kept.sum(axis=1)
+    out = np.full((rows, count), -1, dtype=np.int64)
     row, column = np.nonzero(kept)
     out[row, (np.cumsum(kept, axis=1) - 1)[row, column]] = drawn[row, column]
-    for short in np.flatnonzero(found < wanted).tolist():
-        rest = np.setdiff1d(np.arange(len(items.cost)), out[short, : found[short]])
+    for short in np.flatnonzero(counts < count).tolist():
+        rest = np.setdiff1d(np.arange(len(items.cost)), out[short, : counts[short]])
         liked = rest[np.argsort(-items.appeal[rest], kind="stable")]
-        out[short, found[short] :] = liked[: wanted - found[short]]
+        out[short, counts[short] :] = liked[: count - counts[short]]
     return out

@@ -178,15 +178,15 @@ def _impression_truth(drawn: RequestBlock) -> pa.Table:
 
 
 def _purchase_events(settings: SimulatorSettings, drawn: RequestBlock, titles: np.ndarray) -> pa.Table:
-    row, place = np.nonzero(drawn.purchase)
-    item = drawn.item[row, place]
+    row, position = np.nonzero(drawn.purchase)
+    item = drawn.item[row, position]
     columns = {
         "user_id": _names("u", drawn.shopper[row]),
         "timestamp": _moments(settings, drawn)[row] + np.timedelta64(DELIVERY),
         "item_id": _names("i", item),
         "kind": np.full(len(row), "purchase", dtype=object),
         "title": titles[item],
-        "price": drawn.price[row, place],
+        "price": drawn.price[row, position],
     }
     return pa.table(columns, schema=_EVENTS)
 
@@ -220,8 +220,8 @@ def _item_of(items: Items, category: np.ndarray, uniform: np.ndarray) -> np.ndar
     sizes = np.bincount(items.category, minlength=len(CATEGORIES))
     first = np.cumsum(sizes) - sizes
     size, start = sizes[category], first[category]
-    place = np.where(size > 0, start + uniform * size, uniform * len(by_category))
-    return by_category[place.astype(np.int64)]
+    index = np.where(size > 0, start + uniform * size, uniform * len(by_category))
+    return by_category[index.astype(np.int64)]
 
 
 def _item_table(items: Items) -> pa.Table:
@@ -255,26 +255,26 @@ def _item_truth(items: Items) -> pa.Table:
 
 
 def _user_table(shoppers: Shoppers, rows: range) -> pa.Table:
-    mine = slice(rows.start, rows.stop)
+    of_rows = slice(rows.start, rows.stop)
     return pa.table(
         {
             "user_id": _names("u", np.arange(rows.start, rows.stop)),
-            "age": [AGES[n] for n in shoppers.age[mine]],
-            "income": [INCOMES[n] for n in shoppers.income[mine]],
-            "attitude": [ATTITUDES[n] for n in shoppers.attitude[mine]],
+            "age": [AGES[n] for n in shoppers.age[of_rows]],
+            "income": [INCOMES[n] for n in shoppers.income[of_rows]],
+            "attitude": [ATTITUDES[n] for n in shoppers.attitude[of_rows]],
         }
     )
 
 
 def _shopper_truth(shoppers: Shoppers, rows: range) -> pa.Table:
-    mine = slice(rows.start, rows.stop)
-    taste = shoppers.taste[mine]
+    of_rows = slice(rows.start, rows.stop)
+    taste = shoppers.taste[of_rows]
     return pa.table(
         {
             "user_id": _names("u", np.arange(rows.start, rows.stop)),
             "taste": pa.FixedSizeListArray.from_arrays(taste.ravel(), taste.shape[1]),
-            "budget": shoppers.budget[mine],
-            "sensitivity": shoppers.sensitivity[mine],
+            "budget": shoppers.budget[of_rows],
+            "sensitivity": shoppers.sensitivity[of_rows],
         }
     )
 

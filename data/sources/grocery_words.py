@@ -33,5 +33,5 @@ def readable(text: str) -> str:
     words = re.findall(r"[a-z0-9%']+", text.lower())
     spelled = " ".join(_WORDS.get(word, word) for word in words).split()
     # Pack sizes such as "18&15pk" or "2 liter" tell nothing that the rest of the name does not.
-    told = [word for word in spelled if not re.fullmatch(r"\d+(pk|pc|ct|oz|lb)?", word)]
-    return " ".join(dict.fromkeys(told or words))
+    kept_words = [word for word in spelled if not re.fullmatch(r"\d+(pk|pc|ct|oz|lb)?", word)]
+    return " ".join(dict.fromkeys(kept_words or words))

@@ -73,14 +73,14 @@ def attend_backward(
         )
     if memory_efficient.takes(q, v):
         return memory_efficient.attend_backward(grad, q, k, v, out, lse, scale, causal, mask)
-    found: list[tuple[torch.Tensor, ...]] = []
+    grads: list[tuple[torch.Tensor, ...]] = []
     delta = (grad.float() * out.float()).sum(-1, keepdim=True)
     for part in _pieces(q, k):
         p = torch.exp(_scores(q[part], k[part], scale, causal, mask, part) - lse[part][..., None])
         dv = p.to(v.dtype).transpose(-1, -2) @ grad[part]
         ds = (p * ((grad[part] @ v[part].transpose(-1, -2)).float() - delta[part]) * scale).to(q.dtype)
-        found.append((ds @ k[part], ds.transpose(-1, -2) @ q[part], dv))
-    dq, dk, dv = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        grads.append((ds @ k[part], ds.transpose(-1, -2) @ q[part], dv))
+    dq, dk, dv = (torch.cat(pieces) for pieces in zip(*grads, strict=True))
     return dq, dk, dv
 
 

@@ -142,20 +142,20 @@ class MicroBatcher(Generic[Prepared, Result]):
                 continue
             start = time.perf_counter()
             try:
-                results = await loop.run_in_executor(self._thread, self._run, [each.prepared for each in batch])
+                results = await loop.run_in_executor(self._thread, self._run, [waiting.prepared for waiting in batch])
             except asyncio.CancelledError:
-                for each in batch:
-                    each.answer.cancel()
+                for waiting in batch:
+                    waiting.answer.cancel()
                 raise
-            done = Pass(len(batch), sum(each.candidates for each in batch), time.perf_counter() - start)
+            done = Pass(len(batch), sum(waiting.candidates for waiting in batch), time.perf_counter() - start)
             self._observe(done)
-            for each, result in zip(batch, results, strict=True):
-                if each.answer.done():  # its caller has given up
+            for waiting, result in zip(batch, results, strict=True):
+                if waiting.answer.done():  # its caller has given up
                     continue
                 if isinstance(result, Exception):
-                    each.answer.set_exception(result)
+                    waiting.answer.set_exception(result)
                 else:
-                    each.answer.set_result(ScoredOutcome(result, start - each.since, done))
+                    waiting.answer.set_result(ScoredOutcome(result, start - waiting.since, done))
 
     def _candidates_waiting(self) -> int:
         return sum(waiting.candidates for waiting in self._queue)

@@ -105,8 +105,8 @@ class RecallAnswer(BaseModel):
 @router.post("/recall", response_model=RecallAnswer)
 async def recall(body: RecallRequest, request: Request) -> Response:
     """Search the catalogue for one shopper; requests that arrive together share a pass."""
-    found = await request.app.state.service.recall(body, request)
-    content = json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False)
+    recalled = await request.app.state.service.recall(body, request)
+    content = json.dumps(recalled.to_json(), allow_nan=False, ensure_ascii=False)
     return Response(content, media_type="application/json")
 
 
@@ -186,6 +186,6 @@ class ExplanationAnswer(BaseModel):
 @router.post("/explain", response_model=ExplanationAnswer)
 async def explain(body: ExplainRequest, request: Request) -> Response:
     """Explain up to three candidates of one shopper; of at most 100, for all are scored once per part."""
-    found = await request.app.state.service.explain(body, request)
-    content = json.dumps(found.to_json(), allow_nan=False, ensure_ascii=False)
+    explanation = await request.app.state.service.explain(body, request)
+    content = json.dumps(explanation.to_json(), allow_nan=False, ensure_ascii=False)
     return Response(content, media_type="application/json")

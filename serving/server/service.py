@@ -143,16 +143,16 @@ class Service:
 
     async def _explain(self, given: dict[str, Any]) -> Explanation:
         loop = asyncio.get_running_loop()
-        asked, named = split_request(given)
+        ranked, named = split_request(given)
 
         def begin() -> tuple[CutRequest, PreparedRequest]:
-            cut = self.recommender.cut(asked)
+            cut = self.recommender.cut(ranked)
             check_slate(self.recommender.limits, cut)
             return cut, self.recommender.tokenized(cut.read)
 
-        cut, whole = await loop.run_in_executor(self._preparing, begin)
+        cut, full = await loop.run_in_executor(self._preparing, begin)
         count = len(cut.read.candidates)
-        ranking = (await self.batcher.submit(whole, count)).result.ranking
+        ranking = (await self.batcher.submit(full, count)).result.ranking
         positions = positions_of(self.recommender.limits, cut, named, ranking)
         variants = variants_of(cut, positions)
 
@@ -162,9 +162,9 @@ class Service:
         prepared = await loop.run_in_executor(self._preparing, tokenize)
         some = asyncio.Semaphore(min(MAX_VARIANTS, self.options.queue))
 
-        async def score(each: PreparedRequest) -> Ranking:
+        async def score(variant: PreparedRequest) -> Ranking:
             async with some:
-                return (await self.batcher.submit(each, count)).result.ranking
+                return (await self.batcher.submit(variant, count)).result.ranking
 
         tasks = [asyncio.ensure_future(score(each)) for each in prepared]
         try:
@@ -201,8 +201,8 @@ class Service:
         cache = self.recommender.cache
         hits, misses = cache.hits, cache.misses
         rankings = self.recommender.score_prepared(prepared)
-        found, missed = cache.hits > hits, cache.misses > misses
-        return [CachedRanking(ranking, None if found and missed else found) for ranking in rankings]
+        hit, missed = cache.hits > hits, cache.misses > misses
+        return [CachedRanking(ranking, None if hit and missed else hit) for ranking in rankings]
 
     def _check_size(self, count: int) -> None:
         most = self.recommender.limits.candidates
@@ -231,8 +231,8 @@ async def while_connected(work: Coroutine[Any, Any, T], request: Request) -> T:
             return task.result()
         raise Refusal(CLIENT_GONE, "the client left", "client")
     finally:
-        for each in (task, left):
-            each.cancel()
+        for pending in (task, left):
+            pending.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task
 

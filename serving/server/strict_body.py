@@ -112,9 +112,9 @@ def parse_strict(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is no UTF-8 (byte {error.start})", "body") from error
     try:
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
         if "\\u" in text:  # an escaped half of a surrogate pair is JSON, but no text
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refusal(400, f"the body is no JSON: {error.msg} ({where})", "body") from error
@@ -124,16 +124,16 @@ def parse_strict(body: bytes) -> Any:
         raise Refusal(400, "the body escapes half of a surrogate pair, which is no character", "body") from error
     except ValueError as error:  # Python refuses to read thousands of digits
         raise Refusal(400, "the body holds a number with too many digits", "body") from error
-    return found
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise Refusal(400, f"the key {json.dumps(twice[:100])} stands twice in one object", "body")
-    return found
+    return fields
 
 
 def _constant(name: str) -> float:

@@ -40,8 +40,8 @@ def pcgrad(stats: GradientStats) -> np.ndarray:
     u = np.zeros((*orders.shape[:2], count))
     sizes = stats.preference * stats.norms
     u[np.arange(count), :, np.arange(count)] = sizes[:, None]
-    for place in range(count - 1):
-        other = orders[:, :, place]
+    for step in range(count - 1):
+        other = orders[:, :, step]
         along = np.einsum("iok,iok->io", stats.cosines[other], u)
         np.put_along_axis(
             u, other[..., None], np.take_along_axis(u, other[..., None], 2) - np.minimum(along, 0.0)[..., None], 2
@@ -88,21 +88,23 @@ class Gradvac(Weighting):
         # Row (i, o) holds g_i' after its changes in order o, in units of the unit gradients.
         u = np.zeros((*orders.shape[:2], count))
         u[np.arange(count), :, np.arange(count)] = (stats.preference * stats.norms)[:, None]
-        seen, times = np.zeros((count, count)), np.zeros((count, count))
+        cosine_sums, counts = np.zeros((count, count)), np.zeros((count, count))
         rows = np.arange(count)[:, None]
-        for place in range(count - 1):
-            other = orders[:, :, place]
+        for position in range(count - 1):
+            other = orders[:, :, position]
             cosine, length = _angle(u, other, stats.cosines)
-            np.add.at(seen, (rows, other), cosine)
-            np.add.at(times, (rows, other), length > 0)
+            np.add.at(cosine_sums, (rows, other), cosine)
+            np.add.at(counts, (rows, other), length > 0)
             step = length * _vaccine(cosine, np.minimum(target[rows, other], CLOSEST))
             np.put_along_axis(u, other[..., None], np.take_along_axis(u, other[..., None], 2) + step[..., None], 2)
-        self._remember(names, target, seen, times)
+        self._remember(names, target, cosine_sums, counts)
         return u.mean(1).sum(0) / stats.norms
 
-    def _remember(self, names: tuple[str, ...], target: np.ndarray, seen: np.ndarray, times: np.ndarray) -> None:
-        moved = self._momentum * target + (1 - self._momentum) * seen / np.maximum(times, 1)
-        for i, j in np.argwhere(times > 0).tolist():
+    def _remember(
+        self, names: tuple[str, ...], target: np.ndarray, cosine_sums: np.ndarray, counts: np.ndarray
+    ) -> None:
+        moved = self._momentum * target + (1 - self._momentum) * cosine_sums / np.maximum(counts, 1)
+        for i, j in np.argwhere(counts > 0).tolist():
             self._target.setdefault(names[i], {})[names[j]] = float(moved[i, j])
 
     def state(self) -> dict[str, Any]:

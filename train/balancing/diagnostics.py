@@ -16,18 +16,18 @@ def cosines_of(gram: np.ndarray) -> np.ndarray:
     return np.clip(gram / norms[:, None] / norms[None, :], -1.0, 1.0)
 
 
-def remember_cosines(averages: Averages, names: Sequence[str], gram: np.ndarray, place: str) -> None:
+def remember_cosines(averages: Averages, names: Sequence[str], gram: np.ndarray, prefix: str) -> None:
     """`PLACE/cosine/A-B`, `PLACE/conflict/A-B` (1 where it is negative) and `PLACE/conflict_rate` over all pairs."""
     cosines = cosines_of(gram)
     conflicts = []
     for j in range(len(names)):
         for i in range(j):
             if np.isfinite(cosines[i, j]):
-                averages.add(f"{place}/cosine/{names[i]}-{names[j]}", float(cosines[i, j]))
-                averages.add(f"{place}/conflict/{names[i]}-{names[j]}", float(cosines[i, j] < 0))
+                averages.add(f"{prefix}/cosine/{names[i]}-{names[j]}", float(cosines[i, j]))
+                averages.add(f"{prefix}/conflict/{names[i]}-{names[j]}", float(cosines[i, j] < 0))
                 conflicts.append(cosines[i, j] < 0)
     if conflicts:
-        averages.add(f"{place}/conflict_rate", float(np.mean(conflicts)))
+        averages.add(f"{prefix}/conflict_rate", float(np.mean(conflicts)))
 
 
 def remember_step(averages: Averages, names: Sequence[str], gram: np.ndarray, weights: np.ndarray) -> None:

@@ -122,16 +122,16 @@ def _enter(cosines: np.ndarray, v: np.ndarray, support: list[int], entering: int
         falls = dposv(cosines[np.ix_(support, support)], column)[1] if support else column
         square = float(cosines[entering, entering] - column @ falls)
         terms = 1.0 + float(np.abs(falls).sum())
-        whole = short / square if square > (2e-16 * terms if kept else DEPENDENT * terms**2) else np.inf
+        full_step = short / square if square > (2e-16 * terms if kept else DEPENDENT * terms**2) else np.inf
         steps = np.full(len(support), np.inf)
         np.divide(v[support], falls, where=falls > TOLERANCE, out=steps)
         leaving = int(np.argmin(steps)) if support else -1
-        step = min(whole, steps[leaving]) if support else whole
+        step = min(full_step, steps[leaving]) if support else full_step
         if step == np.inf:
             return False
         v[support] = np.maximum(v[support] - step * falls, 0.0)
         v[entering] += step
-        if step == whole:
+        if step == full_step:
             support.append(entering)
             return True
         short -= step * square

@@ -164,8 +164,8 @@ def _missing(name: str) -> str:
 def _attributes(weighting: torch.nn.Module) -> dict[str, Any]:
     """Buffers and plain attributes, as JSON; what JSON cannot say (projectors, hooks) is no state."""
     plain = {key: value for key, value in vars(weighting).items() if key not in vars(torch.nn.Module())}
-    found = {key: _encode(value) for key, value in {**plain, **dict(weighting.named_buffers())}.items()}
-    return {key: value for key, value in found.items() if value is not NotImplemented}
+    encoded = {key: _encode(value) for key, value in {**plain, **dict(weighting.named_buffers())}.items()}
+    return {key: value for key, value in encoded.items() if value is not NotImplemented}
 
 
 def _encode(value: Any) -> Any:

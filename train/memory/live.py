@@ -37,10 +37,10 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for storage in storages((args, kwargs)):
             self._known.add(storage)  # whatever is not known by now was there before
-        made = func(*args, **(kwargs or {}))
-        for storage in storages(made):
+        result = func(*args, **(kwargs or {}))
+        for storage in storages(result):
             self._count(storage)
-        return made
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self._known:

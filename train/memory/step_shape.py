@@ -36,9 +36,9 @@ class StepShape:
         """A batch of these sizes, of one token alone: only its shape is meant."""
         none = np.zeros(self.candidates, dtype=np.int64)
         candidates = [[0] * self.length] * self.candidates
-        told = np.zeros((self.candidates, self.features), dtype=np.float32) if self.features else None
+        features = np.zeros((self.candidates, self.features), dtype=np.float32) if self.features else None
         slates = [
-            Slate(row, [0] * self.prefix, candidates, none, none, none, features=told) for row in range(self.slates)
+            Slate(row, [0] * self.prefix, candidates, none, none, none, features=features) for row in range(self.slates)
         ]
         batch = build_batch(slates, self.max_row, 0)
         if not self.shoppers:
@@ -75,6 +75,6 @@ def worst_step(config: RunConfig, slates: int | None = None, candidates: int | N
         *((recall.shoppers, recall.shoppers + recall.negatives) if recall is not None else (0, 0)),
     )
     if slates is None and config.train.max_tokens is not None:
-        one = replace(shape, slates=1).tokens()
-        return replace(shape, slates=max(1, config.train.max_tokens // one))
+        slate_tokens = replace(shape, slates=1).tokens()
+        return replace(shape, slates=max(1, config.train.max_tokens // slate_tokens))
     return shape

@@ -38,14 +38,14 @@ class _RealLayouts(TorchDispatchMode):
 
 def _without_masks(indices: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """Indices in which real boolean masks have become the positions that they select."""
-    found: list[torch.Tensor | None] = []
+    tensors: list[torch.Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor):
             with unset_fake_temporarily():
-                found.extend(index.nonzero().unbind(1))
+                tensors.extend(index.nonzero().unbind(1))
         else:
-            found.append(index)
-    return found
+            tensors.append(index)
+    return tensors
 
 
 class Weightless:

@@ -90,7 +90,7 @@ def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> None:
 
 
 def _tell(
-    config: RunConfig, run: Path, what: str, values: Mapping[str, float], files: Sequence[Path], place: str
+    config: RunConfig, run: Path, kind: str, values: Mapping[str, float], files: Sequence[Path], artifact_folder: str
 ) -> None:
     """Open the MLflow run of a training once more; a failure is warned of, for all lies in the run folder anyway.
 
@@ -110,9 +110,9 @@ def _tell(
         metrics = [Metric(metric_name(name), float(value), now, 0) for name, value in values.items()]
         client.log_batch(identity["id"], metrics=metrics)
         for file in files:
-            client.log_artifact(identity["id"], str(file), place)
+            client.log_artifact(identity["id"], str(file), artifact_folder)
     except Exception as error:
-        tracker_run.warn_untold("MLflow", what, error)
+        tracker_run.warn_untold("MLflow", kind, error)
 
 
 def metric_name(name: str) -> str:

@@ -16,6 +16,6 @@ def read_identity(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def warn_untold(tracker: str, what: str, error: Exception) -> None:
+def warn_untold(tracker: str, kind: str, error: Exception) -> None:
     """Say that a tracker was not told of something, which lies in the run folder anyway."""
-    logging.getLogger(__name__).warning("%s was not told of %s (%s)", tracker, what, format_error(error))
+    logging.getLogger(__name__).warning("%s was not told of %s (%s)", tracker, kind, format_error(error))

@@ -115,8 +115,8 @@ class Tracking:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self.accelerator.log_with:
-            told = {**values, wandb_run.STEP: step} if self.with_wandb else values
-            self._told(lambda: self.accelerator.log(told, step=step))
+            with_step = {**values, wandb_run.STEP: step} if self.with_wandb else values
+            self._told(lambda: self.accelerator.log(with_step, step=step))
 
     def finish(self, summary: dict[str, Any], run: Path) -> str | None:
         """Write summary.json and close the trackers; returns how an offline W&B run is sent later, if it is one."""

@@ -106,11 +106,11 @@ def tell_evaluation(config: RunConfig, run: Path, split: str, report: Mapping[st
         how an offline run is sent later, None for others.
     """
 
-    def tell(told: Any, wandb: Any) -> None:
-        told.summary[EVALUATION] = {split: report}
+    def tell(joined: Any, wandb: Any) -> None:
+        joined.summary[EVALUATION] = {split: report}
         artifact = wandb.Artifact(f"{config.name}-evaluation-{split}", type="evaluation")
         artifact.add_file(str(run / f"evaluation_{split}.json"))
-        told.log_artifact(artifact, aliases=["latest"])
+        joined.log_artifact(artifact, aliases=["latest"])
 
     return _join(config, run, "the evaluation", tell)
 
@@ -127,14 +127,14 @@ def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> str |
         how an offline run is sent later, None for others.
     """
 
-    def tell(told: Any, wandb: Any) -> None:
-        told.summary[FRONT] = {key: record[key] for key in ("axes", "hypervolume", "chosen", "choices")}
+    def tell(joined: Any, wandb: Any) -> None:
+        joined.summary[FRONT] = {key: record[key] for key in ("axes", "hypervolume", "chosen", "choices")}
         artifact = wandb.Artifact(f"{config.name}-front", type="front", metadata={"axes": record["axes"]})
         for name in ("front.json", "front.png", "operating_point.json"):
             artifact.add_file(str(run / name))
         columns, rows = front_rows(record)
         artifact.add(wandb.Table(columns=columns, data=rows), "trade-offs")
-        told.log_artifact(artifact, aliases=["latest"])
+        joined.log_artifact(artifact, aliases=["latest"])
 
     return _join(config, run, "the front", tell)
 
@@ -157,7 +157,7 @@ def front_rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return [*heads, *metrics, "on_front", "chosen_by"], rows
 
 
-def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], None]) -> str | None:
+def _join(config: RunConfig, run: Path, kind: str, tell: Callable[[Any, Any], None]) -> str | None:
     """Open the W&B run of a training once more and tell it something; returns how an offline one is sent later.
 
     A failure is warned of, for all numbers lie in the run folder anyway. Nothing is told where training kept no
@@ -169,7 +169,7 @@ def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], No
     import wandb
 
     try:
-        told: Any = wandb.init(
+        joined: Any = wandb.init(
             project=identity["project"],
             entity=identity["entity"],
             id=identity["id"],
@@ -179,11 +179,11 @@ def _join(config: RunConfig, run: Path, what: str, tell: Callable[[Any, Any], No
             settings=_settings(),
             resume="allow" if config.wandb.mode == "online" else None,  # an offline one is joined when it is sent
         )
-        tell(told, wandb)
-        folder = _folder(told)
-        told.finish()
+        tell(joined, wandb)
+        folder = _folder(joined)
+        joined.finish()
     except Exception as error:
-        warn_untold("W&B", what, error)
+        warn_untold("W&B", kind, error)
         return None
     return f"wandb sync {folder}" if config.wandb.mode == "offline" else None
 
