@@ -109,25 +109,25 @@ TINY = Plan(
 
 
 def _steps(plan: Plan) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for backbone, sizes in plan.sizes.items():
         for count in plan.objectives:
             print(f"steps: {backbone}, K = {count}", flush=True)
-            found += step_figures(time_steps(backbone, count, sizes, plan.rounds), backbone, count)
+            entries += step_figures(time_steps(backbone, count, sizes, plan.rounds), backbone, count)
         if plan.without_slates_rounds:
             print(f"steps: {backbone}, without slates", flush=True)
             seconds = time_without_slates(backbone, MAIN, sizes, plan.without_slates_rounds)
-            found += without_slates_figures(seconds, backbone, MAIN)
-    return found
+            entries += without_slates_figures(seconds, backbone, MAIN)
+    return entries
 
 
 def _memory(plan: Plan) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for backbone in plan.memory:
         print(f"memory: {backbone}", flush=True)
         names = ["plain", "plain_at_once", "boundary", "parameters", *installed_peers()]
-        found += memory_figures(backbone, MAIN, names, plan.sizes[backbone], separate=plan.without_slates_rounds > 0)
-    return found
+        entries += memory_figures(backbone, MAIN, names, plan.sizes[backbone], separate=plan.without_slates_rounds > 0)
+    return entries
 
 
 PARTS: dict[str, Callable[[Plan], list[dict[str, Any]]]] = {
@@ -141,11 +141,11 @@ PARTS: dict[str, Callable[[Plan], list[dict[str, Any]]]] = {
 
 def measure(plan: Plan, parts: list[str]) -> list[dict[str, Any]]:
     """All figures of the named parts, the summary first."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for part in parts:
         print(f"{part} …", flush=True)
-        found += PARTS[part](plan)
-    return summary(found, MAIN) + found
+        entries += PARTS[part](plan)
+    return summary(entries, MAIN) + entries
 
 
 def main() -> None:

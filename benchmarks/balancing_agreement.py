@@ -21,15 +21,15 @@ def _ours(workload: Workload, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Our weights (K,) on the gradients, and the gradients (K, P) of the shared parameters, float64."""
     config = BalancingConfig(method=method, level="parameters", normalize="none")
     balancer = build_balancer(workload, config)
-    seen: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
 
     def compute_weights(gradients: BoundaryGradients, context: StepContext) -> list[float]:
-        seen["gradients"] = gradients.gradients(workload.shared()).double().cpu().numpy()
-        seen["weights"] = balancer.compute_weights(gradients, context)
-        return seen["weights"]
+        recorded["gradients"] = gradients.gradients(workload.shared()).double().cpu().numpy()
+        recorded["weights"] = balancer.compute_weights(gradients, context)
+        return recorded["weights"]
 
     plain(workload)(workload.losses(compute_weights=compute_weights))
-    return np.array(seen["weights"]), seen["gradients"]
+    return np.array(recorded["weights"]), recorded["gradients"]
 
 
 def compare(backbone: str, sizes: Sizes, method: str, objectives: int, peer: str) -> dict[str, float]:
@@ -41,17 +41,17 @@ def compare(backbone: str, sizes: Sizes, method: str, objectives: int, peer: str
     build: Callable[[Workload, str], Backward] = libmtl if peer == "libmtl" else TorchJD
     engine = build(workload, method)
     engine(workload.losses())
-    theirs = combined_gradient(workload.shared()).numpy()
-    ours = weights @ gradients
-    cosine = float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
-    their_weights = np.linalg.lstsq(gradients.T, theirs)[0]
-    scaled = weights / np.abs(weights).sum() - their_weights / np.abs(their_weights).sum()
+    peer_gradient = combined_gradient(workload.shared()).numpy()
+    our_gradient = weights @ gradients
+    cosine = float(our_gradient @ peer_gradient / np.linalg.norm(our_gradient) / np.linalg.norm(peer_gradient))
+    peer_weights = np.linalg.lstsq(gradients.T, peer_gradient)[0]
+    scaled = weights / np.abs(weights).sum() - peer_weights / np.abs(peer_weights).sum()
     return {"cosine": cosine, "weights": float(np.abs(scaled).max())}
 
 
 def agreement_figures(backbone: str, sizes: Sizes, objectives: int = 4) -> list[dict[str, Any]]:
     """For every method that we share with a peer."""
-    found = []
+    entries = []
     peers = [("libmtl", LIBMTL, has_libmtl()), ("torchjd", TORCHJD, has_torchjd())]
     for peer, methods, installed in peers:
         for method in [name for name in methods if installed and name in METHODS]:
@@ -61,8 +61,8 @@ def agreement_figures(backbone: str, sizes: Sizes, objectives: int = 4) -> list[
             torch.manual_seed(0)
             same = compare(backbone, sizes, method, count, peer)
             where: dict[str, Any] = {"method": method, "peer": peer, "objectives": count, "backbone": backbone}
-            found.append(figure(f"agreement_{method}_{peer}", same["cosine"], "cosine of the directions", **where))
-            found.append(
+            entries.append(figure(f"agreement_{method}_{peer}", same["cosine"], "cosine of the directions", **where))
+            entries.append(
                 figure(f"agreement_weights_{method}_{peer}", same["weights"], "largest difference of a weight", **where)
             )
-    return found
+    return entries

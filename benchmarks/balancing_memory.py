@@ -106,14 +106,14 @@ def memory_figures(
     peaks = {name: measure(backbone, objectives, name, sizes) for name in names}
     where: dict[str, Any] = {"backbone": backbone, "objectives": objectives}
     end = f"{backbone}_K{objectives}"
-    found = [
+    entries = [
         figure(f"peak_mib_{name}_{end}", peak / 2**20, "MiB above the model", **where) for name, peak in peaks.items()
     ]
     for peer in (*PEERS, f"libmtl{SEPARATE}"):
         if peer in peaks:
             share = peaks["boundary"] / peaks[peer]
-            found.append(figure(f"memory_ratio_{peer}_{end}", share, "our peak / peer's peak", **where))
-    return found
+            entries.append(figure(f"memory_ratio_{peer}_{end}", share, "our peak / peer's peak", **where))
+    return entries
 
 
 def main() -> None:

@@ -89,14 +89,14 @@ def time_solver(name: str, solves: int) -> dict[int, float]:
 
 def time_figures(solves: int) -> list[dict[str, Any]]:
     """Per method the K that takes longest, and the slowest method."""
-    found = []
+    entries = []
     for name in METHODS:
         medians = time_solver(name, solves)
         count = max(medians, key=lambda k: medians[k])
         where: dict[str, Any] = {"method": name, "objectives": count}
-        found.append(figure(f"solver_ms_{name}", medians[count], "ms, median, one core", **where))
-    slowest = max(found, key=lambda entry: entry["value"])
-    return [{**slowest, "name": "solver_ms_max"}, *found]
+        entries.append(figure(f"solver_ms_{name}", medians[count], "ms, median, one core", **where))
+    slowest = max(entries, key=lambda entry: entry["value"])
+    return [{**slowest, "name": "solver_ms_max"}, *entries]
 
 
 def _torchjd_solver(name: str, dtype: torch.dtype) -> Callable[[GradientStats, np.ndarray], np.ndarray]:
@@ -151,20 +151,20 @@ class Verdict:
     def figures(self) -> list[dict[str, Any]]:
         """Of this method, by spread."""
         where: dict[str, Any] = {"method": self.name, "maker": self.maker}
-        end, found = f"{self.maker}_{self.name}", []
+        end, entries = f"{self.maker}_{self.name}", []
         if self.name in PROMISE_NO_CONFLICT:
             for spread in SPREADS:
                 more = {**where, "spread": spread, "clear": self.clear[spread]}
-                found.append(figure(f"conflicts_{end}_spread{spread}", self.conflicts[spread], "directions", **more))
+                entries.append(figure(f"conflicts_{end}_spread{spread}", self.conflicts[spread], "directions", **more))
         if self.residuals:
             half = float(np.median(self.residuals))
             worst = max(self.residuals)
-            found.append(figure(f"optimality_residual_{end}", worst, "relative, largest", **where, median=half))
+            entries.append(figure(f"optimality_residual_{end}", worst, "relative, largest", **where, median=half))
         if self.maker != "ours":
             milliseconds = float(np.median(self.seconds)) * 1e3 if self.seconds else np.nan
-            found.append(figure(f"solver_ms_{end}", milliseconds, "ms, median, one core", **where))
-            found.append(figure(f"failures_{end}", self.failures, "solves", **where, solved=self.solved))
-        return found
+            entries.append(figure(f"solver_ms_{end}", milliseconds, "ms, median, one core", **where))
+            entries.append(figure(f"failures_{end}", self.failures, "solves", **where, solved=self.solved))
+        return entries
 
 
 def _totals(maker: str, verdicts: list[Verdict], residual_name: str) -> list[dict[str, Any]]:
@@ -189,16 +189,16 @@ def exactness_figures(matrices: int, peer_matrices: int) -> list[dict[str, Any]]
     }
     for maker, dtype in (("torchjd", torch.float64), ("torchjd_float32", torch.float32)):
         if has_torchjd():
-            theirs = [Verdict(name, maker, _torchjd_solver(name, dtype)) for name in names if name in TORCHJD]
-            makers[maker] = (peer_matrices, f"optimality_residual_{maker}", theirs)
-    found = []
+            of_torchjd = [Verdict(name, maker, _torchjd_solver(name, dtype)) for name in names if name in TORCHJD]
+            makers[maker] = (peer_matrices, f"optimality_residual_{maker}", of_torchjd)
+    entries = []
     for maker, (count, residual_name, verdicts) in makers.items():
         for spread, stats, gradients in problems(count):
             for verdict in verdicts:
                 verdict.judge(spread, stats, gradients)
-        found += _totals(maker, verdicts, residual_name)
-        found += [entry for verdict in verdicts for entry in verdict.figures()]
-    return found
+        entries += _totals(maker, verdicts, residual_name)
+        entries += [one for verdict in verdicts for one in verdict.figures()]
+    return entries
 
 
 def _our_solver(name: str) -> Callable[[GradientStats, np.ndarray], np.ndarray]:

@@ -58,31 +58,33 @@ def time_steps(backbone: str, objectives: int, sizes: Sizes, rounds: int) -> dic
 
 def time_without_slates(backbone: str, objectives: int, sizes: Sizes, rounds: int) -> dict[str, np.ndarray]:
     """Seconds of our step on slates, and of the peers' on the same candidates as separate prompts."""
-    ours, theirs = build_workload(backbone, objectives, sizes), build_workload(backbone, objectives, sizes)
-    vocabulary = theirs.model.backbone.config.vocab_size
-    theirs.batch = random_batch(separate_prompts(sizes), vocabulary, 0).to(theirs.device)
-    peers = {name: variant(theirs, name) for name in installed_peers()}
-    return take_turns({"boundary": variant(ours, "boundary"), **peers}, rounds)
+    for_us, for_peers = build_workload(backbone, objectives, sizes), build_workload(backbone, objectives, sizes)
+    vocabulary = for_peers.model.backbone.config.vocab_size
+    for_peers.batch = random_batch(separate_prompts(sizes), vocabulary, 0).to(for_peers.device)
+    peers = {name: variant(for_peers, name) for name in installed_peers()}
+    return take_turns({"boundary": variant(for_us, "boundary"), **peers}, rounds)
 
 
 def step_figures(seconds: Mapping[str, np.ndarray], backbone: str, objectives: int) -> list[dict[str, Any]]:
     """Ratios and medians of one backbone and K."""
     where: dict[str, Any] = {"backbone": backbone, "objectives": objectives, "method": METHOD}
     end = f"{backbone}_K{objectives}"
-    found = [
+    entries = [
         figure(f"overhead_ratio_{level}_{end}", **ratio(seconds, level, "plain"), unit="step / plain step", **where)
         for level in LEVELS
     ]
     if "plain_at_once" in seconds:
         against = ratio(seconds, "boundary", "plain_at_once")
-        found.append(figure(f"overhead_ratio_at_once_{end}", **against, unit="step / plain step, all at once", **where))
+        entries.append(
+            figure(f"overhead_ratio_at_once_{end}", **against, unit="step / plain step, all at once", **where)
+        )
     for peer in PEERS:
         if peer in seconds:
             times = ratio(seconds, peer, "boundary")
-            found.append(figure(f"time_ratio_{peer}_{end}", **times, unit="peer's step / our step", **where))
+            entries.append(figure(f"time_ratio_{peer}_{end}", **times, unit="peer's step / our step", **where))
     for name, values in seconds.items():
-        found.append(figure(f"step_ms_{name}_{end}", float(np.median(values)) * 1e3, "ms", **where))
-    return found
+        entries.append(figure(f"step_ms_{name}_{end}", float(np.median(values)) * 1e3, "ms", **where))
+    return entries
 
 
 def without_slates_figures(seconds: Mapping[str, np.ndarray], backbone: str, objectives: int) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@
 
 Run folders are written as training and evaluation leave them: a config, 500 history records, and scores of 20,000 rows
 with their evaluation. Then the command is started anew, against a baseline with bootstrap intervals, and timed with its
-start. Some runs are also told to W&B, offline and by its own client, and compared from its files alone.
+start. Some runs are also tracked by W&B, offline and by its own client, and compared from its files alone.
 """
 
 import argparse
@@ -27,17 +27,17 @@ METHODS = ("weighted", "pcgrad", "mgda", "upgrad", "nash")
 @dataclass(frozen=True)
 class Plan:
     """Runs, of which four are seeds of one config; history records; requests of 20 candidates; different models; how
-    many runs are told to W&B.
+    many runs are tracked by W&B.
     """
 
     runs: int = 200
     records: int = 500
     requests: int = 1_000
     models: int = 8
-    told: int = 8
+    tracked: int = 8
 
 
-WHOLE, QUICK = Plan(), Plan(runs=20, records=50, requests=100, models=2, told=4)
+WHOLE, QUICK = Plan(), Plan(runs=20, records=50, requests=100, models=2, tracked=4)
 
 
 def write_runs(folder: Path, plan: Plan, more: Mapping[str, Any] | None = None) -> str:
@@ -58,20 +58,20 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
         baseline = write_runs(folder / "runs", plan)
         page = folder / "page.html"
         files = ["--html", page, "--csv", folder / "table.csv", "--markdown", folder / "table.md"]
-        whole = _timed(folder, ["--baseline", baseline, *files])
+        seconds = _timed(folder, ["--baseline", baseline, *files])
         drawn = _timed(folder, ["--baseline", baseline, *files, "--png", folder / "picture.png"])
         plain = _timed(folder, files)
         size = page.stat().st_size
-        write_runs(folder / "told", replace(plan, runs=plan.told, records=20), {"wandb.mode": "offline"})
+        write_runs(folder / "tracked", replace(plan, runs=plan.tracked, records=20), {"wandb.mode": "offline"})
         (folder / "wandb").mkdir()
-        same = same_table(folder / "told", folder / "wandb")
+        same = same_table(folder / "tracked", folder / "wandb")
     where = {"runs": plan.runs, "records": plan.records, "rows": 20 * plan.requests}
     return [
-        figure(f"seconds_{plan.runs}_runs", whole, "s", out="terminal, html, csv, markdown; intervals", **where),
+        figure(f"seconds_{plan.runs}_runs", seconds, "s", out="terminal, html, csv, markdown; intervals", **where),
         figure(f"seconds_{plan.runs}_runs_with_png", drawn, "s", **where),
         figure(f"seconds_{plan.runs}_runs_without_baseline", plain, "s", **where),
         figure("page_bytes", size, "bytes", **where),
-        figure("table_equal_offline_wandb", same, "1: equal", runs=plan.told),
+        figure("table_equal_offline_wandb", same, "1: equal", runs=plan.tracked),
     ]
 
 

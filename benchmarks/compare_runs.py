@@ -109,11 +109,13 @@ def history(names: Sequence[str], records: int, rng: np.random.Generator) -> lis
         "balance/scale", "balance/norm", "balance/effect", "balance/along", "balance/against")]  # fmt: skip
     keys += [f"balance/{kind}/{pair}" for pair in pairs for kind in ("cosine", "conflict")]
     keys += ["train/skipped_step", "train/grad_norm", "train/lr", "train/epoch", "perf/slates_per_second"]
-    found = []
+    records_by_step = []
     for number in range(1, records + 1):
         row = {"step": 10 * number, "seconds": 1.5 * number}
-        found.append(row | dict(zip(keys, rng.normal(0, 1, len(keys)).tolist(), strict=True)))
+        records_by_step.append(row | dict(zip(keys, rng.normal(0, 1, len(keys)).tolist(), strict=True)))
         if number % 50 == 0:
             valid = ("ctr/auc", "ctr/gauc", "ctr/ne", "ctcvr/auc", "ctcvr/gauc", "ctcvr/ne")
-            found.append({"step": 10 * number, "seconds": 1.5 * number} | {f"valid/{n}": rng.random() for n in valid})
-    return found
+            records_by_step.append(
+                {"step": 10 * number, "seconds": 1.5 * number} | {f"valid/{n}": rng.random() for n in valid}
+            )
+    return records_by_step

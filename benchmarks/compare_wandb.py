@@ -20,14 +20,14 @@ def tell(run: Path) -> None:
     import wandb
 
     config, record = read_run_config(run), read_run(run)
-    told = wandb.init(mode="offline", project="benchmark", name=config.name, group=config.wandb.group, dir=str(run))
-    accelerator: Any = SimpleNamespace(get_tracker=lambda name, unwrap: told)
+    opened = wandb.init(mode="offline", project="benchmark", name=config.name, group=config.wandb.group, dir=str(run))
+    accelerator: Any = SimpleNamespace(get_tracker=lambda name, unwrap: opened)
     begin(accelerator, config, {}, run)
     for values in record.history:
         numbers = {key: value for key, value in values.items() if key not in ("step", "seconds")}
-        told.log({**numbers, STEP: values["step"]}, step=values["step"])
+        opened.log({**numbers, STEP: values["step"]}, step=values["step"])
     end(accelerator, config, record.summary, run)
-    told.finish()
+    opened.finish()
     for split, report in record.evaluations.items():
         tell_evaluation(config, run, split, report)
 
@@ -44,8 +44,8 @@ def same_table(runs: Path, out: Path) -> bool:
         tell(config.parent)
         shutil.move(config.parent / "wandb", out / config.parent.name)
     tables = []
-    ways: dict[str, list[Any]] = {"folders": [runs], "wandb": ["--from-wandb", out]}
-    for name, arguments in ways.items():
+    sources: dict[str, list[Any]] = {"folders": [runs], "wandb": ["--from-wandb", out]}
+    for name, arguments in sources.items():
         path = out / f"{name}.csv"
         command = [sys.executable, "-m", "equipoise.launch.cli", "compare", *arguments, "--csv", path]
         subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

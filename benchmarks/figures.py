@@ -54,13 +54,13 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Python and the packages that a figure may depend on; null for those that are not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    installed: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def commit() -> str | None:
@@ -131,10 +131,10 @@ def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warmu
         for name in names[first:] + names[:first]:
             wait_for_device()
             start = time.perf_counter()
-            found = functions[name]()
+            result = functions[name]()
             wait_for_device()
             if turn >= 0:
-                took = found if isinstance(found, Timed) else time.perf_counter() - start
+                took = result if isinstance(result, Timed) else time.perf_counter() - start
                 seconds[name].append(float(took))
     return {name: np.array(values) for name, values in seconds.items()}
 
@@ -146,10 +146,10 @@ def ratio(seconds: Mapping[str, np.ndarray], numerator: str, denominator: str) -
         `value`, `rounds`, `middle_half` of these ratios and `of_fastest`, the ratio of the two shortest times, which a
         busy machine disturbs least; ready for `figure`.
     """
-    each = seconds[numerator] / seconds[denominator]
-    half = [round(float(q), 4) for q in np.quantile(each, [0.25, 0.75])]
+    ratios = seconds[numerator] / seconds[denominator]
+    half = [round(float(q), 4) for q in np.quantile(ratios, [0.25, 0.75])]
     fastest = round(float(seconds[numerator].min() / seconds[denominator].min()), 4)
-    return {"value": statistics.median(each), "rounds": len(each), "middle_half": half, "of_fastest": fastest}
+    return {"value": statistics.median(ratios), "rounds": len(ratios), "middle_half": half, "of_fastest": fastest}
 
 
 def wait_for_device() -> None:

@@ -49,7 +49,7 @@ class Measurements:
 
     def __init__(self, plan: Plan, export: Path, servers: dict[Variant, Server]) -> None:
         self.plan, self.export, self.servers = plan, export, servers
-        self.found: dict[tuple[Variant, Cell], list[Loaded]] = {}
+        self.loads: dict[tuple[Variant, Cell], list[Loaded]] = {}
 
     def run(self, cell: Cell, variants: tuple[Variant, ...] = VARIANTS) -> None:
         """Measure a cell, each round beginning with another variant."""
@@ -63,37 +63,38 @@ class Measurements:
                 loaded = self.servers[variant].load(clients, self.plan.seconds, requests)
                 if not loaded.answered:
                     raise RuntimeError(f"no request was answered: {loaded.statuses}")
-                self.found.setdefault((variant, cell), []).append(loaded)
+                self.loads.setdefault((variant, cell), []).append(loaded)
 
     def rates(self, variant: Variant, cell: Cell) -> np.ndarray:
         """Answers per second of each round."""
-        return np.array([loaded.rate for loaded in self.found[variant, cell]])
+        return np.array([loaded.rate for loaded in self.loads[variant, cell]])
 
     def ratio(self, name: str, cell: Cell, above: Variant, below: Variant) -> dict[str, Any]:
         """Median over rounds of the ratio of answers per second."""
-        each = self.rates(above, cell) / self.rates(below, cell)
+        ratios = self.rates(above, cell) / self.rates(below, cell)
         where = dict(zip(("clients", "candidates", "prefix_tokens"), cell, strict=True))
-        return figure(name, float(np.median(each)), "×", rounds=len(each), lowest=round(float(each.min()), 3), **where)
+        lowest = round(float(ratios.min()), 3)
+        return figure(name, float(np.median(ratios)), "×", rounds=len(ratios), lowest=lowest, **where)
 
     def figures(self) -> list[dict[str, Any]]:
         """Rates and latencies of every cell at the usual prefix: medians over rounds, percentiles over all answers."""
-        found = []
-        for (variant, (clients, candidates, prefix)), rounds in self.found.items():
+        entries = []
+        for (variant, (clients, candidates, prefix)), rounds in self.loads.items():
             if prefix != self.plan.prefix:
                 continue
             name = f"c{clients}_m{candidates}{variant.suffix}"
             seconds = np.concatenate([loaded.seconds for loaded in rounds])
             where = {"answers": len(seconds)}
-            found += [
+            entries += [
                 figure(f"rps_{name}", float(np.median([loaded.rate for loaded in rounds])), "requests/s", **where),
                 figure(f"p50_ms_{name}", 1000 * float(np.quantile(seconds, 0.5)), "ms", **where),
                 figure(f"p99_ms_{name}", 1000 * float(np.quantile(seconds, 0.99)), "ms", **where),
             ]
-        return found
+        return entries
 
     def server_errors(self) -> int:
         """5xx that clients saw."""
-        return sum(loaded.server_errors for rounds in self.found.values() for loaded in rounds)
+        return sum(loaded.server_errors for rounds in self.loads.values() for loaded in rounds)
 
 
 def try_hostile(server: Server, request: list[str]) -> tuple[int, int]:
@@ -104,8 +105,8 @@ def try_hostile(server: Server, request: list[str]) -> tuple[int, int]:
     """
     errors = 0
     for name, case in CASES.items():
-        found = exchange(server.host, server.port, case.sent)
-        errors += found.startswith(b"HTTP/1.1 5")
+        answer = exchange(server.host, server.port, case.sent)
+        errors += answer.startswith(b"HTTP/1.1 5")
         after = server.load(1, 0.0, request) if name in ("deep lists", "a broken chunk") else None
         if after is not None and not after.answered:
             raise RuntimeError(f"after '{name}' an ordinary request was not answered: {after.statuses}")

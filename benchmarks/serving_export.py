@@ -125,13 +125,13 @@ def bodies(export_folder: Path, shoppers: int, prefix_tokens: int, candidates: i
     """A request of each of `shoppers`, as JSON: a prefix of so many tokens (with [CLS] and [SEP]) and known items."""
     rng = np.random.default_rng([11, prefix_tokens, candidates])
     items = pq.read_table(export_folder / "items.parquet").column("item_id").to_pylist()
-    found = []
+    requests = []
     for _ in range(shoppers):
         chosen = rng.choice(len(items), size=candidates, replace=candidates > len(items))
         request = {
             "prefix": words(rng, prefix_tokens - 2),
-            "candidates": [{"item_id": items[place]} for place in chosen],
+            "candidates": [{"item_id": items[index]} for index in chosen],
             "omega": {},
         }
-        found.append(json.dumps(request))
-    return found
+        requests.append(json.dumps(request))
+    return requests

@@ -159,14 +159,14 @@ CASES: dict[str, Hostile] = {
 
 def exchange(host: str, port: int, sent: bytes) -> bytes:
     """What comes back before the server closes, or before it is silent for longer than we wait."""
-    found = b""
+    answer = b""
     with socket.create_connection((host, port), timeout=PATIENCE_SECONDS) as connection:
         try:
             connection.sendall(sent)
             while chunk := connection.recv(65536):
-                found += chunk
-                if re.search(rb'"where": ?"[^"]*"}', found):
+                answer += chunk
+                if re.search(rb'"where": ?"[^"]*"}', answer):
                     break
         except (ConnectionError, TimeoutError):
             pass
-    return found
+    return answer

@@ -63,10 +63,11 @@ async def load(host: str, port: int, clients: int, seconds: float, least: int, b
     statuses: Counter[int] = Counter()
     start = time.perf_counter()
     step = max(1, len(requests) // clients)
-    each = [
-        requests[place * step % len(requests) :] + requests[: place * step % len(requests)] for place in range(clients)
+    orders = [
+        requests[number * step % len(requests) :] + requests[: number * step % len(requests)]
+        for number in range(clients)
     ]
-    await asyncio.gather(*(client(host, port, mine, start + seconds, least, took, statuses) for mine in each))
+    await asyncio.gather(*(client(host, port, order, start + seconds, least, took, statuses) for order in orders))
     return {
         "elapsed": time.perf_counter() - start,
         "seconds": took,

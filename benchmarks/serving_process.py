@@ -91,9 +91,9 @@ class Server:
         )
         if done.returncode:
             raise RuntimeError(f"the load generator failed:\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout)
-        answered = found["statuses"].get("200", 0)
-        return Loaded(answered / found["elapsed"], np.array(found["seconds"]), found["statuses"])
+        report = json.loads(done.stdout)
+        answered = report["statuses"].get("200", 0)
+        return Loaded(answered / report["elapsed"], np.array(report["seconds"]), report["statuses"])
 
 
 @contextmanager
@@ -114,14 +114,14 @@ def serving(export: Path, variant: Variant) -> Iterator[Server]:
         text=True,
     )
     assert process.stdout is not None
-    said, address = "", None
+    output, address = "", None
     try:
         for line in process.stdout:
-            said += line
+            output += line
             if address := re.search(r"at http://([\d.]+):(\d+)", line):
                 break
         if address is None:
-            raise RuntimeError(f"the server did not start:\n{said[-2000:]}")
+            raise RuntimeError(f"the server did not start:\n{output[-2000:]}")
         yield Server(address.group(1), int(address.group(2)))
         process.terminate()
         if code := process.wait(60):

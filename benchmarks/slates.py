@@ -128,11 +128,11 @@ TINY = Plan(
 
 
 def _steps(plan: Plan) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for at in plan.points:
         print(f"steps: {at.backbone}", flush=True)
-        found += steps_at(at, plan.rounds)
-    return found
+        entries += steps_at(at, plan.rounds)
+    return entries
 
 
 def _grid(plan: Plan) -> list[dict[str, Any]]:
@@ -192,27 +192,27 @@ def headline(figures: Sequence[dict[str, Any]], backbone: str) -> list[dict[str,
 
 def notes(parts: Sequence[str]) -> list[str]:
     """What was asked for and cannot be measured here, and why."""
-    found = []
+    lines = []
     if not has_libmtl() and {"steps", "memory"} & set(parts):
-        found.append("libmtl is not installed, so nothing is compared with it: pip install --no-deps LibMTL==1.1.5")
+        lines.append("libmtl is not installed, so nothing is compared with it: pip install --no-deps LibMTL==1.1.5")
     if "padding" in parts and not load_config(DEMO).data.folder.exists():
-        found.append("padding_share: the demo's data is not prepared: equipoise prepare configs/demo.yaml")
+        lines.append("padding_share: the demo's data is not prepared: equipoise prepare configs/demo.yaml")
     if "estimate" in parts and not has_estimate():
-        found.append("estimate_error: this tree has no benchmarks.estimate")
+        lines.append("estimate_error: this tree has no benchmarks.estimate")
     if "gpu" in parts and not torch.cuda.is_available():
-        found.append("gpu: no GPU")
-    return found
+        lines.append("gpu: no GPU")
+    return lines
 
 
 def measure(plan: Plan, parts: Sequence[str]) -> list[dict[str, Any]]:
     """All figures of the named parts, the headline first."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for part in parts:
         print(f"{part} …", flush=True)
         started = time.perf_counter()
-        found += PARTS[part](plan)
+        entries += PARTS[part](plan)
         print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
-    return headline(found, plan.points[0].backbone) + found
+    return headline(entries, plan.points[0].backbone) + entries
 
 
 def _parts(text: str) -> list[str]:

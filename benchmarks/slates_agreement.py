@@ -22,26 +22,27 @@ Difference = tuple[float, float]
 def one_by_one(batch: SlateBatch) -> list[SlateBatch]:
     """The candidates of a batch without padding between tokens, each in a batch of its own behind its prefix."""
     flat, width = batch.input_ids.reshape(-1), batch.input_ids.shape[1]
-    found = []
+    batches = []
     for number, tokens in enumerate(batch.candidate_tokens):
         tokens = tokens[tokens >= 0]
         row = int(tokens[0]) // width
         prefix = batch.input_ids[row][batch.segment_ids[row] == 0]
-        one = batch.item[number : number + 1].cpu().numpy()
-        slate = Slate(0, prefix.tolist(), [flat[tokens].tolist()], one, one * 0, one * 0)
-        found.append(build_batch([slate], len(prefix) + len(tokens), 0).to(batch.input_ids.device))
-    return found
+        item = batch.item[number : number + 1].cpu().numpy()
+        slate = Slate(0, prefix.tolist(), [flat[tokens].tolist()], item, item * 0, item * 0)
+        batches.append(build_batch([slate], len(prefix) + len(tokens), 0).to(batch.input_ids.device))
+    return batches
 
 
 def copy_trained(source: nn.Module, target: nn.Module) -> None:
     """Give `target` the trained parameters of `source`, by name."""
-    theirs = {name: p for name, p in source.named_parameters() if p.requires_grad}
-    mine = {name: p for name, p in target.named_parameters() if p.requires_grad}
-    if theirs.keys() != mine.keys():
-        raise ValueError(f"two different models: only one has {sorted(theirs.keys() ^ mine.keys())[0]}")
+    source_parameters = {name: p for name, p in source.named_parameters() if p.requires_grad}
+    target_parameters = {name: p for name, p in target.named_parameters() if p.requires_grad}
+    if source_parameters.keys() != target_parameters.keys():
+        different = sorted(source_parameters.keys() ^ target_parameters.keys())
+        raise ValueError(f"two different models: only one has {different[0]}")
     with torch.no_grad():
-        for name, parameter in mine.items():
-            parameter.copy_(theirs[name])
+        for name, parameter in target_parameters.items():
+            parameter.copy_(source_parameters[name])
 
 
 def _logits_and_gradients(workload: Workload) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -64,13 +65,15 @@ def differences(backbone: str, sizes: Sizes, objectives: int = OBJECTIVES) -> tu
     single = []
     for number, batch in enumerate(one_by_one(packed.batch)):
         labels = packed.labels[:, number : number + 1]
-        values, theirs = _logits_and_gradients(replace(alone, batch=batch, labels=labels))  # gradients add up
+        values, single_gradients = _logits_and_gradients(replace(alone, batch=batch, labels=labels))  # gradients add up
         single.append(values)
-    if gradients.keys() != theirs.keys():
+    if gradients.keys() != single_gradients.keys():
         raise ValueError("packed and single candidates reach different adapters")
     reference, count = torch.cat(single, 1), logits.shape[1]
-    gradient_difference = max(float((gradients[name] - theirs[name]).abs().max()) for name in gradients) / count
-    gradient_scale = max(float(value.abs().max()) for value in theirs.values()) / count
+    gradient_difference = (
+        max(float((gradients[name] - single_gradients[name]).abs().max()) for name in gradients) / count
+    )
+    gradient_scale = max(float(value.abs().max()) for value in single_gradients.values()) / count
     return (
         (float((logits - reference).abs().max()), float(reference.abs().max())),
         (gradient_difference, gradient_scale),

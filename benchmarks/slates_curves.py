@@ -35,10 +35,10 @@ class Ranges:
 
 def _medians(steps: Mapping[tuple[str, int], Callable[[], object]], rounds: int) -> Measured:
     seconds = take_turns({f"{who} {x}": step for (who, x), step in steps.items()}, rounds)
-    found: Measured = {}
+    medians: Measured = {}
     for who, x in steps:
-        found.setdefault(who, {})[x] = float(np.median(seconds[f"{who} {x}"]))
-    return found
+        medians.setdefault(who, {})[x] = float(np.median(seconds[f"{who} {x}"]))
+    return medians
 
 
 def _along(ranges: Ranges, slates: Mapping[int, Sizes], prompts: Mapping[int, Sizes], rounds: int) -> Measured:
@@ -80,10 +80,12 @@ def _against_objectives(ranges: Ranges, rounds: int) -> Measured:
 def _against_processes(ranges: Ranges, rounds: int) -> Measured:
     alone = Sizes(ranges.prompts, 1, ranges.sizes.prefix, ranges.sizes.length)
     batches = {OURS: ranges.sizes, PEERS: alone}
-    found: Measured = {}
+    medians: Measured = {}
     for who, sizes in batches.items():
-        found[who] = {count: process_seconds(who, ranges.backbone, sizes, count, rounds) for count in ranges.processes}
-    return found
+        medians[who] = {
+            count: process_seconds(who, ranges.backbone, sizes, count, rounds) for count in ranges.processes
+        }
+    return medians
 
 
 AXES: dict[str, Callable[[Ranges, int], Measured]] = {
@@ -104,7 +106,7 @@ def curve_figures(axis: str, ranges: Ranges, rounds: int) -> list[dict[str, Any]
     print(f"curves: {axis}", flush=True)
     where: dict[str, Any] = {"backbone": ranges.backbone, **vars(ranges.sizes)}
     where.pop(axis, None)
-    found = []
+    entries = []
     for who, points in AXES[axis](ranges, rounds).items():
         x, y = list(points), list(points.values())
         name = f"exponent_{axis}" if who == OURS else f"exponent_{axis}_{who}"
@@ -112,11 +114,11 @@ def curve_figures(axis: str, ranges: Ranges, rounds: int) -> list[dict[str, Any]
         scale = 1 / ranges.sizes.slates
         if who == PEERS and axis != "candidates":
             shown["prompts"], scale = ranges.prompts, ranges.sizes.candidates / ranges.prompts
-        found.append(figure(name, exponent(x, y), f"slope of log(step time) against log({axis})", **shown))
+        entries.append(figure(name, exponent(x, y), f"slope of log(step time) against log({axis})", **shown))
         for value, seconds in points.items():
             label = f"curve_ms_{axis}_{who}_{value}"
-            found.append(figure(label, seconds * scale * 1e3, "ms per slate", curve=axis, who=who, x=value))
-    return found
+            entries.append(figure(label, seconds * scale * 1e3, "ms per slate", curve=axis, who=who, x=value))
+    return entries
 
 
 def _at(point: Point, full: Workload, single: Workload, stock: nn.Module, rounds: int) -> list[dict[str, Any]]:
@@ -130,14 +132,14 @@ def _at(point: Point, full: Workload, single: Workload, stock: nn.Module, rounds
     seconds = seconds_per_impression(contenders, rounds)
     end = f"{point.backbone}_P{point.sizes.prefix}_M{point.sizes.candidates}"
     where = point.circumstances()
-    found = []
+    entries = []
     for under in ("ours", "ours_one"):
         times, unit = ratio(seconds, "separate_prompts", under), f"separate prompts / {under}, time per impression"
-        found.append(figure(f"grid_time_ratio_{under}_{end}", **times, unit=unit, **where))
+        entries.append(figure(f"grid_time_ratio_{under}_{end}", **times, unit=unit, **where))
     for name, values in seconds.items():
         milliseconds = float(np.median(values)) * 1e3
-        found.append(figure(f"grid_impression_ms_{name}_{end}", milliseconds, "ms per impression", **where))
-    return found
+        entries.append(figure(f"grid_impression_ms_{name}_{end}", milliseconds, "ms per impression", **where))
+    return entries
 
 
 def grid_figures(
@@ -145,7 +147,7 @@ def grid_figures(
 ) -> list[dict[str, Any]]:
     """Every point with one slate of ours in a step; backbones are built once, with random weights where 512 positions
     are too few (`minilm_long`)."""
-    found = []
+    entries = []
     for backbone in backbones:
         smallest = Sizes(1, min(candidates), min(prefixes), length)
         full = build_workload(backbone, OBJECTIVES, smallest, way=FAST)
@@ -154,5 +156,5 @@ def grid_figures(
         for prefix in prefixes:
             for count in candidates:
                 print(f"grid: {backbone}, {prefix} × {count} × {length}", flush=True)
-                found += _at(point(backbone, Sizes(1, count, prefix, length)), full, single, stock, rounds)
-    return found
+                entries += _at(point(backbone, Sizes(1, count, prefix, length)), full, single, stock, rounds)
+    return entries

@@ -63,14 +63,16 @@ def gpu_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
     where: dict[str, Any] = {**point.circumstances(), "dtype": WAY.dtype}
     unit = "separate_prompts / ours, time per impression"
     times = ratio(seconds, "separate_prompts", "ours")
-    found = [figure(f"time_ratio_separate_prompts{end}", **times, unit=unit, **where)]
+    entries = [figure(f"time_ratio_separate_prompts{end}", **times, unit=unit, **where)]
     for name, values in seconds.items():
-        found.append(figure(f"impression_ms_{name}{end}", float(np.median(values)) * 1e3, "ms per impression", **where))
+        entries.append(
+            figure(f"impression_ms_{name}{end}", float(np.median(values)) * 1e3, "ms per impression", **where)
+        )
     peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if peak:
         reached = counted_flops(step) / (float(np.median(seconds["ours"])) * impressions)
-        found.append(figure(f"peak_share_ours{end}", reached / peak, "of the card's dense bf16 FLOP/s", **where))
-    return found
+        entries.append(figure(f"peak_share_ours{end}", reached / peak, "of the card's dense bf16 FLOP/s", **where))
+    return entries
 
 
 def way_figures(backbone: str, sizes: Sequence[Sizes], rounds: int) -> list[dict[str, Any]]:
@@ -79,7 +81,7 @@ def way_figures(backbone: str, sizes: Sequence[Sizes], rounds: int) -> list[dict
     full = build_workload(backbone, OBJECTIVES, sizes[0], way=WAY)
     masked = build_workload(backbone, OBJECTIVES, sizes[0], way=replace(WAY, attention="sdpa"))
     single = build_workload(backbone, 1, sizes[0], way=WAY)
-    found = []
+    entries = []
     for size in sizes:
         ours = training_step(resized(full, size))
 
@@ -97,5 +99,5 @@ def way_figures(backbone: str, sizes: Sequence[Sizes], rounds: int) -> list[dict
         where: dict[str, Any] = {"backbone": backbone, "slates": size.slates, "dtype": WAY.dtype}
         for name, values in seconds.items():
             end = f"{name}_{backbone}_S{size.slates}"
-            found.append(figure(f"gpu_step_ms_{end}", float(np.median(values)) * 1e3, "ms per step", **where))
-    return found
+            entries.append(figure(f"gpu_step_ms_{end}", float(np.median(values)) * 1e3, "ms per step", **where))
+    return entries

@@ -27,13 +27,13 @@ def memory_figures(backbone: str, sizes: Sizes) -> list[dict[str, Any]]:
     """Our peak, LibMTL's where it is installed, and their ratio."""
     end = f"_{backbone}"
     where: dict[str, Any] = {"backbone": backbone, "objectives": OBJECTIVES, **vars(sizes)}
-    mine = measure(backbone, OBJECTIVES, "boundary", sizes, FAST)
-    found = [figure(f"peak_mib_ours{end}", mine / 2**20, "MiB above the model", **where)]
+    our_peak = measure(backbone, OBJECTIVES, "boundary", sizes, FAST)
+    entries = [figure(f"peak_mib_ours{end}", our_peak / 2**20, "MiB above the model", **where)]
     if has_libmtl():
-        theirs = measure(backbone, OBJECTIVES, f"libmtl{SEPARATE}", sizes, LIBMTL_WAY)
-        found.append(figure(f"peak_mib_libmtl{end}", theirs / 2**20, "MiB above the model", **where))
-        found.append(figure(f"memory_ratio_libmtl{end}", mine / theirs, "our peak / peer's peak", **where))
-    return found
+        peer_peak = measure(backbone, OBJECTIVES, f"libmtl{SEPARATE}", sizes, LIBMTL_WAY)
+        entries.append(figure(f"peak_mib_libmtl{end}", peer_peak / 2**20, "MiB above the model", **where))
+        entries.append(figure(f"memory_ratio_libmtl{end}", our_peak / peer_peak, "our peak / peer's peak", **where))
+    return entries
 
 
 @torch.inference_mode()
@@ -53,11 +53,11 @@ def padding_share(config: RunConfig, batches: int = PADDING_BATCHES) -> dict[str
     data = open_data(config, "train", objectives, find_tokens(config))
     model, _ = assemble_model(config, objectives, data.slates.manifest)
     order = train_batches(config, data, World())
-    real = computed = positions = 0
+    tokens = computed = positions = 0
     for number in range(batches):
         batch = order[number]
         model.score(batch.model_inputs())
         computed += model.computed_tokens
-        real += int((batch.segment_ids >= 0).sum())
+        tokens += int((batch.segment_ids >= 0).sum())
         positions += batch.segment_ids.numel()
-    return {"linear": 1 - real / computed, "rows": 1 - real / positions}
+    return {"linear": 1 - tokens / computed, "rows": 1 - tokens / positions}

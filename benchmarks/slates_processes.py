@@ -78,14 +78,14 @@ def process_seconds(who: str, backbone: str, sizes: Sizes, processes: int, round
         for rank in range(processes)
     ]
     try:
-        said = [process.communicate(timeout=LONGEST)[0] for process in started]
+        outputs = [process.communicate(timeout=LONGEST)[0] for process in started]
     finally:
         for process in started:
             process.kill()
-    for process, text in zip(started, said, strict=True):
+    for process, text in zip(started, outputs, strict=True):
         if process.returncode:
             raise RuntimeError(f"timing {processes} processes of {who} failed:\n{text[-2000:]}")
-    return statistics.median(json.loads(said[0].splitlines()[-1]))
+    return statistics.median(json.loads(outputs[0].splitlines()[-1]))
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def scoring_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
     }
     seconds = seconds_per_impression(contenders, rounds)
     where, unit = point.circumstances(), "time per impression, one objective on separate prompts / our"
-    found = [
+    entries = [
         figure(
             f"scoring_ratio_separate_prompts{end}",
             **ratio(seconds, "separate_prompts", "ours"),
@@ -50,5 +50,5 @@ def scoring_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
     ]
     for name, values in seconds.items():
         milliseconds = float(np.median(values)) * 1e3
-        found.append(figure(f"scoring_ms_{name}{end}", milliseconds, "ms per impression", **where))
-    return found
+        entries.append(figure(f"scoring_ms_{name}{end}", milliseconds, "ms per impression", **where))
+    return entries

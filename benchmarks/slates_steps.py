@@ -24,13 +24,13 @@ RATIOS = {
 def peers(point: Point) -> dict[str, Contender]:
     """The peers that can run here: one objective on separate prompts, four such models, LibMTL's way."""
     sizes, count = point.separate(), point.prompts
-    found = {
+    contenders = {
         "separate_prompts": Contender(SeparatePrompts(point.backbone, sizes).step, count),
         "separate_models": Contender(SeparateModels(point.backbone, OBJECTIVES, sizes).step, count),
     }
     if has_libmtl():
-        found["libmtl"] = Contender(libmtl_step(point.backbone, OBJECTIVES, sizes), count)
-    return found
+        contenders["libmtl"] = Contender(libmtl_step(point.backbone, OBJECTIVES, sizes), count)
+    return contenders
 
 
 def time_steps(point: Point, rounds: int) -> tuple[dict[str, Contender], dict[str, np.ndarray]]:
@@ -44,19 +44,19 @@ def step_figures(
 ) -> list[dict[str, Any]]:
     """Ratios to the peers, the time of each variant, and what each idea is worth; names end in the backbone's."""
     where, end = point.circumstances(), f"_{point.backbone}"
-    found = [
+    entries = [
         figure(f"{name}{end}", **ratio(seconds, over, under), unit=f"{over} / {under}, time per impression", **where)
         for name, (over, under) in RATIOS.items()
         if over in seconds
     ]
     for idea, instead in WITHOUT.items():
         worth = ratio(seconds, f"without_{idea}", "ours")
-        found.append(figure(f"share_{idea}{end}", **worth, unit="without it / ours", instead=instead, **where))
+        entries.append(figure(f"share_{idea}{end}", **worth, unit="without it / ours", instead=instead, **where))
     for name, values in seconds.items():
-        each, count = float(np.median(values)), contenders[name].impressions
-        found.append(figure(f"step_ms_{name}{end}", each * count * 1e3, "ms", impressions=count, **where))
-        found.append(figure(f"impression_ms_{name}{end}", each * 1e3, "ms per impression", **where))
-    return found
+        seconds_each, count = float(np.median(values)), contenders[name].impressions
+        entries.append(figure(f"step_ms_{name}{end}", seconds_each * count * 1e3, "ms", impressions=count, **where))
+        entries.append(figure(f"impression_ms_{name}{end}", seconds_each * 1e3, "ms per impression", **where))
+    return entries
 
 
 def steps_at(point: Point, rounds: int) -> list[dict[str, Any]]:

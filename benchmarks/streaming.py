@@ -95,7 +95,7 @@ def write_requests(path: Path, requests: int, candidates: int, items: int) -> No
     for start in range(0, requests, GROUP_REQUESTS):
         count = min(GROUP_REQUESTS, requests - start)
         offsets = pa.array(np.arange(count + 1, dtype=np.int32) * candidates)
-        item, seen = rng.integers(0, items, count * candidates), rng.integers(0, 20, count * candidates)
+        item, times_seen = rng.integers(0, items, count * candidates), rng.integers(0, 20, count * candidates)
         table = pa.table(
             {
                 "request_id": [f"r{number}" for number in range(start, start + count)],
@@ -103,7 +103,7 @@ def write_requests(path: Path, requests: int, candidates: int, items: int) -> No
                 "age": rng.integers(18, 80, count),
                 "history": [rng.choice(titles, 3).tolist() for _ in range(count)],
                 "item_id": pa.ListArray.from_arrays(offsets, names.take(pa.array(item))),
-                "seen": pa.ListArray.from_arrays(offsets, pa.array(seen)),
+                "seen": pa.ListArray.from_arrays(offsets, pa.array(times_seen)),
             }
         )
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
@@ -117,18 +117,18 @@ def score(config: RunConfig, requests: Path, items: Path, out: Path) -> Run:
     arguments = [str(config.output), str(requests), str(out), "--items", str(items), "--omega", "diversity=1.0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "equipoise.launch.cli", "score", *arguments],
             env=environment,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            raise RuntimeError(f"scoring {requests} failed:\n{said.read().decode()[-2000:]}")
+            output.seek(0)
+            raise RuntimeError(f"scoring {requests} failed:\n{output.read().decode()[-2000:]}")
     return Run(time.perf_counter() - start, usage.ru_maxrss * 1024)
 
 
@@ -142,9 +142,9 @@ def _measured(config: RunConfig, folder: Path, name: str, requests: int, candida
     source, out = folder / f"{name}.parquet", folder / f"out-{name}"
     write_requests(source, requests, candidates, items)
     run = score(config, source, folder / "items.parquet", out)
-    found = count_rows(out)
-    if found != requests * candidates:
-        raise RuntimeError(f"{found} of {requests * candidates} impressions were scored")
+    rows = count_rows(out)
+    if rows != requests * candidates:
+        raise RuntimeError(f"{rows} of {requests * candidates} impressions were scored")
     return run
 
 

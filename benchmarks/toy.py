@@ -76,9 +76,9 @@ def follow(name: str, steps: int, normalize: str | None = None) -> Path2D:
     methods = [build_method(config) for _ in STARTS]
     adam, preference = Adam(STARTS, RATE), np.ones(len(OBJECTIVES))
     every = max(1, steps // KEPT_POINTS)
-    points, ways = [adam.points], []
+    points, losses_by_step = [adam.points], []
     losses, gradients = losses_and_gradients(adam.points)
-    ways.append(losses)
+    losses_by_step.append(losses)
     begin = time.perf_counter()
     for step in range(steps):
         grams = gradients @ gradients.swapaxes(-1, -2)
@@ -95,8 +95,8 @@ def follow(name: str, steps: int, normalize: str | None = None) -> Path2D:
                 )
         if (step + 1) % every == 0 or step + 1 == steps:
             points.append(adam.points)
-            ways.append(losses)
-    return Path2D(name, np.stack(points), np.stack(ways), time.perf_counter() - begin)
+            losses_by_step.append(losses)
+    return Path2D(name, np.stack(points), np.stack(losses_by_step), time.perf_counter() - begin)
 
 
 def follow_all(names: list[str], steps: int, normalize: str | None = None) -> list[Path2D]:
@@ -107,7 +107,7 @@ def follow_all(names: list[str], steps: int, normalize: str | None = None) -> li
 
 def figures_of(paths: list[Path2D], front: np.ndarray) -> list[dict[str, Any]]:
     """The end points and their distances to the front, per method and start (numbered from 1)."""
-    found = []
+    entries = []
     for path in paths:
         distances = distance_to_front(path.losses[-1], front)
         for start, (end, losses, distance) in enumerate(
@@ -116,11 +116,11 @@ def figures_of(paths: list[Path2D], front: np.ndarray) -> list[dict[str, Any]]:
             where: dict[str, Any] = {"method": path.method, "start": start}
             name = f"{path.method}_start{start}"
             reached = losses.round(4).tolist()
-            found.append(figure(f"{name}_final_x1", end[0], "coordinate", **where))
-            found.append(figure(f"{name}_final_x2", end[1], "coordinate", **where))
-            found.append(figure(f"{name}_distance_to_front", distance, "loss", **where, losses=reached))
-        found.append(figure(f"{path.method}_worst_distance_to_front", distances.max(), "loss", method=path.method))
-    return found
+            entries.append(figure(f"{name}_final_x1", end[0], "coordinate", **where))
+            entries.append(figure(f"{name}_final_x2", end[1], "coordinate", **where))
+            entries.append(figure(f"{name}_distance_to_front", distance, "loss", **where, losses=reached))
+        entries.append(figure(f"{path.method}_worst_distance_to_front", distances.max(), "loss", method=path.method))
+    return entries
 
 
 def _show(paths: list[Path2D], front: np.ndarray) -> None:

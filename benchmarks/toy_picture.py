@@ -32,12 +32,12 @@ def _mean_loss(count: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return side, losses_and_gradients(grid)[0].mean(-1)
 
 
-def _ways(axes: Axes, ways: np.ndarray) -> None:
-    for start, colour in enumerate(COLOURS[: ways.shape[1]]):
-        way = ways[:, start]
-        axes.plot(*way.T, color=colour, linewidth=1.2, zorder=3)
-        axes.plot(*way[0], "o", color="white", markeredgecolor=colour, markersize=5, zorder=4)
-        axes.plot(*way[-1], "*", color=colour, markeredgecolor="black", markeredgewidth=0.5, markersize=10, zorder=5)
+def _ways(axes: Axes, paths: np.ndarray) -> None:
+    for start, colour in enumerate(COLOURS[: paths.shape[1]]):
+        path = paths[:, start]
+        axes.plot(*path.T, color=colour, linewidth=1.2, zorder=3)
+        axes.plot(*path[0], "o", color="white", markeredgecolor=colour, markersize=5, zorder=4)
+        axes.plot(*path[-1], "*", color=colour, markeredgecolor="black", markeredgewidth=0.5, markersize=10, zorder=5)
 
 
 def _parameters(axes: Axes, shown: Shown, levels: tuple[np.ndarray, np.ndarray], pareto: np.ndarray) -> None:

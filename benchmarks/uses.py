@@ -52,8 +52,8 @@ def parts(run: Path, export: Path, quick: bool) -> dict[str, Callable[[], Measur
 
         return measure(export, quick)
 
-    found = (ranking, newcomers, recall, campaign, pricing, explain)
-    return {part.__name__: part for part in found}
+    functions = (ranking, newcomers, recall, campaign, pricing, explain)
+    return {part.__name__: part for part in functions}
 
 
 def chosen_parts(asked: str | None, known: list[str]) -> list[str]:

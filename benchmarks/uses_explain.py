@@ -45,19 +45,19 @@ def cases(recommender: Recommender, prepared: Path, count: int, seed: int = 0) -
     items = pq.read_table(prepared / "items.parquet", columns=["item_id"]).column("item_id").to_pylist()
     places = [(part, row) for part, table in enumerate(rows) for row in range(table.num_rows)]
     rng = np.random.default_rng(seed)
-    found: list[CutRequest] = []
+    cut_requests: list[CutRequest] = []
     for number in rng.permutation(len(places)):
         part, row = places[number]
         table = rows[part].slice(row, 1).to_pylist()[0]
         one = int(rng.integers(len(table["item"])))
-        told = {name: table[column][one] for name, column in numbers.items() if math.isfinite(table[column][one])}
-        candidate = {"item_id": items[table["item"][one]], "context": table["context"][one], "features": told}
+        features = {name: table[column][one] for name, column in numbers.items() if math.isfinite(table[column][one])}
+        candidate = {"item_id": items[table["item"][one]], "context": table["context"][one], "features": features}
         cut = recommender.cut({"prefix": table["prefix"], "candidates": [candidate], "value_weight": 0.0})
         if sum(part.where == "history" for part in cut.shopper) >= MOST_REMOVED + 2:
-            found.append(cut)
-        if len(found) == count:
-            return found
-    raise UserError(f"{prepared} has {len(found)} test requests with long histories, {count} are needed")
+            cut_requests.append(cut)
+        if len(cut_requests) == count:
+            return cut_requests
+    raise UserError(f"{prepared} has {len(cut_requests)} test requests with long histories, {count} are needed")
 
 
 def _scores(recommender: Recommender, cut: CutRequest, variants: list[Variant]) -> np.ndarray:
@@ -70,11 +70,15 @@ def alone(recommender: Recommender, cut: CutRequest) -> tuple[float, list[Part],
     variants = variants_of(cut, [0])
     scores = _scores(recommender, cut, [Variant(0, frozenset()), *variants])
     parts = cut.parts(0)
-    return float(scores[0]), [parts[number] for each in variants for number in each.left_out], scores[0] - scores[1:]
+    return (
+        float(scores[0]),
+        [parts[number] for variant in variants for number in variant.left_out],
+        scores[0] - scores[1:],
+    )
 
 
 def effects(
-    recommender: Recommender, cut: CutRequest, whole: float, single: np.ndarray, rng: np.random.Generator
+    recommender: Recommender, cut: CutRequest, relevance: float, single: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """r minus r without three titles, float64 (2 + DRAWS,): those most for it, those of most effect, random ones.
 
@@ -87,8 +91,8 @@ def effects(
     changes = single[history]
     named = [np.argsort(-key, kind="stable")[:MOST_REMOVED] for key in (changes, np.abs(changes))]
     random = [rng.choice(len(history), MOST_REMOVED, replace=False) for _ in range(DRAWS)]
-    joint = [Variant(0, frozenset(history[place] for place in places)) for places in (*named, *random)]
-    return whole - _scores(recommender, cut, joint)
+    joint = [Variant(0, frozenset(history[index] for index in places)) for places in (*named, *random)]
+    return relevance - _scores(recommender, cut, joint)
 
 
 def measure(
@@ -112,10 +116,10 @@ def measure(
     joint: list[np.ndarray] = []
     moved: dict[str, list[float]] = defaultdict(list)
     for cut in track(chosen, "explaining"):
-        whole, parts, single = alone(recommender, cut)
+        relevance, parts, single = alone(recommender, cut)
         for part, change in zip(parts, np.abs(single), strict=True):
             moved[part.where].append(change)
-        joint.append(effects(recommender, cut, whole, single, rng))
+        joint.append(effects(recommender, cut, relevance, single, rng))
     changes = np.array(joint)
     return [
         _figure("explanation_faithfulness", changes[:, 0], changes[:, 2:], "falls", "most for it"),

@@ -112,11 +112,11 @@ def regret(config: RunConfig, folder: Path, truth: TrueDemand, peer: LogisticDem
             earned["best"] += profits.max()
             earned["logistic"] += profits[((grid - truth.cost[item]) * curve).argmax()]
             prices = {"ours": priced.price, "current": truth.list_price[item], "best_single_price": single[item]}
-            for way, price in prices.items():
-                earned[way] += float(true_profit(truth, shopper, item, price))
+            for method, price in prices.items():
+                earned[method] += float(true_profit(truth, shopper, item, price))
             changes.append(priced.largest_change)
     best = earned.pop("best")
-    regrets = {f"regret_{way}": 1 - profit / best for way, profit in earned.items()}
+    regrets = {f"regret_{method}": 1 - profit / best for method, profit in earned.items()}
     return regrets | {"largest_monotone_change": max(changes)}
 
 
@@ -128,11 +128,11 @@ def true_profit(truth: TrueDemand, shopper: Any, item: Any, price: Any) -> np.nd
 def best_single_prices(truth: TrueDemand) -> np.ndarray:
     """Per item the allowed price with the largest true profit over all shoppers, float64 (N,)."""
     shoppers = np.arange(len(truth.budget))
-    found = []
+    prices = []
     for item, own in enumerate(truth.list_price.tolist()):
         grid = np.round(np.array(FACTORS) * own, 2)
-        found.append(grid[true_profit(truth, shoppers[:, None], item, grid).sum(0).argmax()])
-    return np.array(found)
+        prices.append(grid[true_profit(truth, shoppers[:, None], item, grid).sum(0).argmax()])
+    return np.array(prices)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

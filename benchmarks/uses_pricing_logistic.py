@@ -44,12 +44,12 @@ class LogisticDemand:
         return self.click.predict_proba(table)[:, 1] * self.purchase.predict_proba(table)[:, 1]
 
     def _table(self, users: Any, items: Any, prices: np.ndarray) -> pd.DataFrame:
-        told, sold = self.users.loc[users], self.items.loc[items]
-        columns = {"income": told.income, "attitude": told.attitude, "brand": sold.brand}
+        shoppers, products = self.users.loc[users], self.items.loc[items]
+        columns = {"income": shoppers.income, "attitude": shoppers.attitude, "brand": products.brand}
         table = pd.DataFrame({name: column.to_numpy() for name, column in columns.items()})
-        table["item_id"], table["kind"] = np.asarray(items), (sold.category + " " + sold.tier).to_numpy()
-        table["log_cost"] = np.log(sold.cost.to_numpy())
-        table["dearness"] = np.log(np.asarray(prices) / sold.cost.to_numpy())
+        table["item_id"], table["kind"] = np.asarray(items), (products.category + " " + products.tier).to_numpy()
+        table["log_cost"] = np.log(products.cost.to_numpy())
+        table["dearness"] = np.log(np.asarray(prices) / products.cost.to_numpy())
         for name in SLOPES:
             for value in sorted(self.users[name].unique()):
                 table[f"dearness of {value}"] = table.dearness * (table[name] == value)

@@ -38,15 +38,15 @@ def measure_ranking(run: Path) -> list[dict[str, Any]]:
             f"{path} has no {key} of pure relevance: put {{}} into evaluate.omegas and {CUTOFF} into cutoffs"
         )
     baselines = report["baselines"]["ctr"]
-    found = [
+    entries = [
         figure("rank_ndcg10", plain[key], "", requests=report["requests"]),
         figure("rank_gauc", report["pointwise"]["ctr"]["gauc"], ""),
     ]
     for suffix, name in (("popularity", "popularity"), ("bought_before", "times_bought")):
         if name in baselines:
-            found.append(figure(f"rank_ndcg10_{suffix}", baselines[name][key], ""))
-            found.append(figure(f"rank_gauc_{suffix}", baselines[name]["gauc"], ""))
-    return found
+            entries.append(figure(f"rank_ndcg10_{suffix}", baselines[name][key], ""))
+            entries.append(figure(f"rank_gauc_{suffix}", baselines[name]["gauc"], ""))
+    return entries
 
 
 def measure_cold_start(run: Path, quick: bool) -> list[dict[str, Any]]:
@@ -61,11 +61,11 @@ def measure_cold_start(run: Path, quick: bool) -> list[dict[str, Any]]:
     """
     record = cold_start.measure_cold_start(run, QUICK_REQUESTS if quick else None, [])
     assert record is not None, "one process gathers all scores itself"
-    found = []
+    entries = []
     for group, name in COLD_START_FIGURES.items():
         measured = record["groups"][group]
-        found.append(figure(name, measured["pointwise"]["ctr"]["gauc"], "", requests=measured["requests"]))
+        entries.append(figure(name, measured["pointwise"]["ctr"]["gauc"], "", requests=measured["requests"]))
     popularity = record["groups"]["new, as told"]["baselines"]["ctr"].get("popularity")
     if popularity:
-        found.append(figure("cold_start_gauc_popularity", popularity["gauc"], ""))
-    return [*found, figure("cold_start_gauc_ratio", record["gauc_ratio"], "× known shoppers")]
+        entries.append(figure("cold_start_gauc_popularity", popularity["gauc"], ""))
+    return [*entries, figure("cold_start_gauc_ratio", record["gauc_ratio"], "× known shoppers")]

@@ -59,15 +59,15 @@ def _run(command: list[str]) -> None:
 
 def recalls(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The figures of a report: over all items, and over those never bought before."""
-    found = []
+    entries = []
     for which, suffix in (("all", ""), ("new", "_new")):
         for cutoff in (50, 200):
             name = f"recall{cutoff}"
             ours = report[which]["ours"]
-            found.append(figure(f"{name}{suffix}", ours[name], "", interval=ours[f"{name}_interval"]))
+            entries.append(figure(f"{name}{suffix}", ours[name], "", interval=ours[f"{name}_interval"]))
             for key, short in SHORT.items():
-                found.append(figure(f"{name}{suffix}_{short}", report[which][key][name], ""))
-    return found
+                entries.append(figure(f"{name}{suffix}_{short}", report[which][key][name], ""))
+    return entries
 
 
 def search_times(items: int) -> list[dict[str, Any]]:
@@ -89,9 +89,9 @@ def search_times(items: int) -> list[dict[str, Any]]:
     near = RecallIndex(vectors, bias, exact=False, length=LENGTH)
     built = time.perf_counter() - started
     exact = RecallIndex(vectors, bias, exact=True)
-    quick_ms, found = _timed(near, queries)
+    quick_ms, nearest = _timed(near, queries)
     exact_ms, truth = _timed(exact, queries)
-    shares = [float(np.isin(one, other).mean()) for one, other in zip(truth, found, strict=True)]
+    shares = [float(np.isin(one, other).mean()) for one, other in zip(truth, nearest, strict=True)]
     return [
         figure("recall_search_ms", quick_ms, "ms", items=items),
         figure("recall_search_exact_ms", exact_ms, "ms", items=items),
@@ -102,10 +102,10 @@ def search_times(items: int) -> list[dict[str, Any]]:
 
 def _timed(index: RecallIndex, queries: np.ndarray) -> tuple[float, list[np.ndarray]]:
     index.search(queries[:1], TOP)
-    times, found = [], []
+    times, results = [], []
     for query in queries:
         started = time.perf_counter()
         items, _ = index.search(query[None], TOP)
         times.append((time.perf_counter() - started) * 1000)
-        found.append(items[0])
-    return statistics.median(times), found
+        results.append(items[0])
+    return statistics.median(times), results

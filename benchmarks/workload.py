@@ -309,5 +309,5 @@ def build_balancer(workload: Workload, config: BalancingConfig, world: World | N
 
 def combined_gradient(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     """The `.grad` of parameters end to end, float64 on the CPU."""
-    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    return torch.cat([g.detach().reshape(-1).double().cpu() for g in found])
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    return torch.cat([g.detach().reshape(-1).double().cpu() for g in gradients])

@@ -130,12 +130,12 @@ def _score(
     ):
         for portion, ranked_portion in ranked:
             rankings = [ranking.as_given() for ranking in ranked_portion]
-            found = ranking_columns(objectives, rankings, [identity for _, identity, _ in portion])
+            columns = ranking_columns(objectives, rankings, [identity for _, identity, _ in portion])
             given = [scored for ranking in rankings for scored in ranking.candidates]
-            found |= {name: [getattr(scored, name) for scored in given] for name in MORE}
-            texts = {name: pa.array(found[name], pa.string()) for name in (*requests.maker.names, "item_id")}
-            numbers = {name: pa.array(values) for name, values in found.items() if name not in (*texts, "value")}
-            parts.append(pa.table({**texts, **numbers, "value": pa.array(found["value"], pa.float64())}))
+            columns |= {name: [getattr(scored, name) for scored in given] for name in MORE}
+            texts = {name: pa.array(columns[name], pa.string()) for name in (*requests.maker.names, "item_id")}
+            numbers = {name: pa.array(values) for name, values in columns.items() if name not in (*texts, "value")}
+            parts.append(pa.table({**texts, **numbers, "value": pa.array(columns["value"], pa.float64())}))
             counts += [len(ranking.candidates) for ranking in rankings]
             for _, _, named in portion:
                 for name, values in named.items():
@@ -143,7 +143,7 @@ def _score(
             bar.advance(len(portion))
     shopper = np.repeat(np.arange(len(counts)), counts)
     return CampaignScores(
-        pa.concat_tables(parts), shopper, {name: np.array(each, object) for name, each in groups.items()}
+        pa.concat_tables(parts), shopper, {name: np.array(labels, object) for name, labels in groups.items()}
     )
 
 
@@ -156,13 +156,13 @@ def _caps(campaign: Campaign, scores: CampaignScores, path: Path) -> list[Cap]:
     caps = []
     rows_of = {name: _rows_by_group(values) for name, values in scores.groups.items()}
     for rule in campaign.caps:
-        found = rows_of[rule.attribute]
-        if rule.group is not None and rule.group not in found:
+        rows_by_group = rows_of[rule.attribute]
+        if rule.group is not None and rule.group not in rows_by_group:
             raise UserError(
                 f"{path}: caps name the {rule.attribute} '{rule.group}', which no candidate has: correct its spelling "
                 "or drop the rule"
             )
-        chosen = found if rule.group is None else {rule.group: found[rule.group]}
+        chosen = rows_by_group if rule.group is None else {rule.group: rows_by_group[rule.group]}
         caps += [Cap(f"{rule.attribute} '{group}'", rows, rule.most, rule.least) for group, rows in chosen.items()]
     for boost in campaign.boosts:
         if boost.group not in rows_of[boost.attribute]:
@@ -203,7 +203,7 @@ def _record(
     pointwise = [name for name in ("pctr", "pcvr") if name in scores.table.column_names]
     probability = np.prod([scores.table.column(name).to_numpy() for name in pointwise], axis=0)
     given = scores.table.column("value").to_pylist()
-    value = np.array([1.0 if each is None else each for each in given]) if campaign.value else np.ones(len(given))
+    value = np.array([1.0 if number is None else number for number in given]) if campaign.value else np.ones(len(given))
     greedy = fill(scores.shopper, gain, campaign.top, caps)
     return {
         "campaign": campaign.name,

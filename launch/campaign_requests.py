@@ -38,13 +38,13 @@ class CampaignRequests:
     ) -> None:
         self.campaign, self.recommender, self.table = campaign, recommender, table
         self.common, self.rows = candidates, candidate_rows
-        there = set(table.kinds) if candidates is None else set(candidate_rows[0])
-        place = table.path if candidates is None else candidates_path
-        self.said = _said(campaign, recommender, table, there)
+        columns_read = set(table.kinds) if candidates is None else set(candidate_rows[0])
+        source = table.path if candidates is None else candidates_path
+        self.said = _said(campaign, recommender, table, columns_read)
         self.needed = [name for name in campaign.attributes if name != "item_id"]
         for name in (*self.needed, *([campaign.value] if campaign.value else [])):
-            if name not in there:
-                raise UserError(f"{place} has no column {name}, which the campaign '{campaign.name}' reads: add it")
+            if name not in columns_read:
+                raise UserError(f"{source} has no column {name}, which the campaign '{campaign.name}' reads: add it")
         own = set(table.kinds) - set(self.said)
         self.maker = RequestRows(recommender.reader, own, table.per_candidate, candidates)
         self.maker.worth.pop("value", None)  # what the campaign calls value is put in below
@@ -66,19 +66,19 @@ class CampaignRequests:
             fields = self.recommender.fields
             if "user" in request:
                 request["user"] |= {name: value for name, value in self.said.items() if name in fields["user"]}
-            told = {name: value for name, value in self.said.items() if name in fields["context"]}
+            context = {name: value for name, value in self.said.items() if name in fields["context"]}
             columns = self._columns(rows, len(request["candidates"]))
             groups = {name: [_text(value) for value in columns[name]] for name in self.needed}
             if "item_id" in campaign.attributes:
                 groups["item_id"] = [_text(candidate["item_id"]) for candidate in request["candidates"]]
             candidates = []
-            for place, given in enumerate(request["candidates"]):
+            for index, given in enumerate(request["candidates"]):
                 candidate = dict(given)
-                if told:
-                    candidate["context"] = {**candidate.get("context", {}), **told}
-                if campaign.value and not is_missing(columns[campaign.value][place]):
-                    candidate["value"] = columns[campaign.value][place]
-                added = [boost.add for boost in campaign.boosts if groups[boost.attribute][place] == boost.group]
+                if context:
+                    candidate["context"] = {**candidate.get("context", {}), **context}
+                if campaign.value and not is_missing(columns[campaign.value][index]):
+                    candidate["value"] = columns[campaign.value][index]
+                added = [boost.add for boost in campaign.boosts if groups[boost.attribute][index] == boost.group]
                 if added:
                     candidate["boost"] = candidate.get("boost", 0.0) + sum(added)
                 candidates.append(candidate)
@@ -93,7 +93,7 @@ class CampaignRequests:
             return {name: [row[name] for row in self.rows] for name in names}
         if self.table.per_candidate:
             return {name: [row[name] for row in rows] for name in names}
-        found = {}
+        columns = {}
         for name in names:
             values = rows[0][name]
             if not isinstance(values, list) or len(values) != count:
@@ -101,25 +101,25 @@ class CampaignRequests:
                     f"{self.table.path}: {name} is no list with one value for each of the {count} candidates of "
                     f"'{rows[0][self.table.key]}': make it one"
                 )
-            found[name] = values
-        return found
+            columns[name] = values
+        return columns
 
 
-def _said(campaign: Campaign, recommender: Recommender, table: RequestTable, there: set[str]) -> dict[str, Any]:
+def _said(campaign: Campaign, recommender: Recommender, table: RequestTable, columns_read: set[str]) -> dict[str, Any]:
     """The fields that the campaign puts into prompts; its name and dates only where a prompt reads them."""
     user, context = set(recommender.fields["user"]), set(recommender.fields["context"])
     for name in campaign.fields:
         if name not in user | context:
             known = ", ".join(sorted(user | context)) or "none"
             raise UserError(f"campaign '{campaign.name}': no prompt of this export reads {name}: name one of {known}")
-    said = {name: value for name, value in campaign.dated().items() if name in user | context} | campaign.fields
-    for ready, names, columns in (("prefix", user, set(table.kinds)), ("context", context, there)):
-        if ready in columns and names & said.keys():
+    fields = {name: value for name, value in campaign.dated().items() if name in user | context} | campaign.fields
+    for ready, names, columns in (("prefix", user, set(table.kinds)), ("context", context, columns_read)):
+        if ready in columns and names & fields.keys():
             raise UserError(
                 f"{table.path}: the column {ready} holds ready texts, into which the campaign cannot put "
-                f"{', '.join(sorted(names & said.keys()))}: give the fields instead"
+                f"{', '.join(sorted(names & fields.keys()))}: give the fields instead"
             )
-    return said
+    return fields
 
 
 def _text(value: Any) -> str | None:

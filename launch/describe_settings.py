@@ -85,11 +85,11 @@ def _more(model: Model, prefix: str, when: str) -> Iterator[Setting]:
 
 def all_settings() -> dict[str, list[Setting]]:
     """The settings of all files by key; several where it depends on another setting what a key means."""
-    found: dict[str, list[Setting]] = {}
+    by_key: dict[str, list[Setting]] = {}
     for word, model in files().items():
         for setting in settings_of(model, f"{word}." if word else ""):
-            found.setdefault(setting.key, []).append(setting)
-    return found
+            by_key.setdefault(setting.key, []).append(setting)
+    return by_key
 
 
 def section_of(annotation: Any) -> Model | None:
@@ -98,7 +98,7 @@ def section_of(annotation: Any) -> Model | None:
         return annotation
     if typing.get_origin(annotation) is Literal:
         return None
-    return next((found for part in typing.get_args(annotation) if (found := section_of(part))), None)
+    return next((section for part in typing.get_args(annotation) if (section := section_of(part))), None)
 
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:

@@ -35,33 +35,33 @@ def print_estimate(
         number = given.get(name, min(numbers, default=1))
         if number is not None and number < 1:
             raise UserError(f"{name} {number} is no size: give at least 1")
-    found = estimate(config, slates, candidates)
+    estimated = estimate(config, slates, candidates)
     console = new_console()
-    console.print(parts_table(found))
-    console.print(shape_sentence(config, found), soft_wrap=True, markup=False)
-    console.print(fit_table(found, gpus or PROCESSES, cards or CARDS))
+    console.print(parts_table(estimated))
+    console.print(shape_sentence(config, estimated), soft_wrap=True, markup=False)
+    console.print(fit_table(estimated, gpus or PROCESSES, cards or CARDS))
 
 
-def parts_table(found: Estimate) -> Table:
+def parts_table(estimated: Estimate) -> Table:
     """Parameters, gradients, optimizer state and activations on one process."""
     table = new_table("one process: what a training step holds", ["part"], ["parameters", "size"])
-    sizes = found.sizes
+    sizes = estimated.sizes
     kind = "frozen base, 4-bit" if sizes.quantized else "frozen base"
     table.add_row(kind, f"{sizes.base:,}", _size(sizes.base_bytes))
     for name, elements in sizes.groups.items():
         table.add_row(name, f"{elements:,}", _size(FULL * elements))
     gradients = FULL * sizes.trained
     table.add_row("gradients", "", _size(gradients))
-    table.add_row("optimizer state (AdamW)", "", _size(optimizer_bytes(found)))
-    table.add_row("activations at the peak", "", _size(max(0, found.peak - gradients)))
-    step = sizes.base_bytes + gradients + optimizer_bytes(found) + max(found.peak, gradients)
+    table.add_row("optimizer state (AdamW)", "", _size(optimizer_bytes(estimated)))
+    table.add_row("activations at the peak", "", _size(max(0, estimated.peak - gradients)))
+    step = sizes.base_bytes + gradients + optimizer_bytes(estimated) + max(estimated.peak, gradients)
     table.add_row("all of it", f"{sizes.base + sizes.trained:,}", _size(step), style="bold")
     return table
 
 
-def shape_sentence(config: RunConfig, found: Estimate) -> str:
+def shape_sentence(config: RunConfig, estimated: Estimate) -> str:
     """The micro-batch in words."""
-    shape = found.shape
+    shape = estimated.shape
     checkpointing = "on" if config.backbone.checkpointing else "off"
     return (
         f"micro-batch: {shape.slates} slates × {shape.candidates} candidates of {shape.length} tokens, prefixes of "
@@ -69,11 +69,11 @@ def shape_sentence(config: RunConfig, found: Estimate) -> str:
     )
 
 
-def fit_table(found: Estimate, gpus: Sequence[int], cards: Sequence[int]) -> Table:
+def fit_table(estimated: Estimate, gpus: Sequence[int], cards: Sequence[int]) -> Table:
     """Per engine and number of processes the GiB of each GPU, and which cards hold them."""
     names = [f"{card} GB" for card in cards]
     table = new_table("per GPU (with 0.75 GiB for CUDA itself)", ["engine"], ["GPUs", "GiB per GPU", *names])
-    for fit in fits(found, gpus):
+    for fit in fits(estimated, gpus):
         size = "not with 4bit" if fit.total is None else f"{fit.total / GIB:.1f}"
         marks = ["fits" if fit.holds(card) else "–" for card in cards]
         table.add_row(fit.engine, str(fit.processes), size, *marks)

@@ -28,17 +28,17 @@ def explain_request(export: Path, path: Path, options: ExplainOptions) -> None:
         request["explain"] = list(options.items)
     recommender = Recommender.load(export, device=options.device)
     try:
-        found = recommender.explain_request(request)
+        explanation = recommender.explain_request(request)
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
     console = new_console()
-    for each in found.candidates:
-        _print(console, each)
+    for candidate in explanation.candidates:
+        _print(console, candidate)
     if options.out is not None:
         with atomic_write(options.out) as partial:
-            partial.write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+            partial.write_text(json.dumps(explanation.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
     if options.picture is not None:
-        draw(options.picture, found.candidates)
+        draw(options.picture, explanation.candidates)
         console.print(f"picture: {options.picture}", soft_wrap=True)
 
 
@@ -52,12 +52,12 @@ def _read(path: Path) -> dict[str, Any]:
     return request
 
 
-def _print(console: Console, each: Explained) -> None:
-    for sentence in each.sentences:
+def _print(console: Console, candidate: Explained) -> None:
+    for sentence in candidate.sentences:
         console.print(escape(sentence), soft_wrap=True)
-    objectives = each.contributions[0].objectives if each.contributions else ()
+    objectives = candidate.contributions[0].objectives if candidate.contributions else ()
     table = new_table(None, ["part", "text"], [*objectives, "utility"])
-    for one in each.contributions:
-        numbers = [f"{value:+.3f}" for value in (*one.objectives.values(), one.utility)]
-        table.add_row(one.part.where, escape(one.part.text), *numbers)
+    for contribution in candidate.contributions:
+        numbers = [f"{value:+.3f}" for value in (*contribution.objectives.values(), contribution.utility)]
+        table.add_row(contribution.part.where, escape(contribution.part.text), *numbers)
     console.print(table)

@@ -43,8 +43,8 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
     table = held if items is None else _new_items(items, record["prompt"])
     model = load_export(export, record)
     tokenizer = read_tokenizer(export, record, model.backbone.encoder)
-    known = {item: place for place, item in enumerate(held.column("item_id").to_pylist())}
-    made: dict[str, Path] = {}
+    known = {item: number for number, item in enumerate(held.column("item_id").to_pylist())}
+    new_indices: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=export, prefix=".index-") as room, console.status("encoding items") as status:
         for name, about in record["retrieval"].items():
             texts = table.column("text").to_pylist()
@@ -52,11 +52,11 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
             _, bias, _ = read_vectors(export / about["folder"] / INDEX)
             prior = about["weights"]["prior"]
             log_popularity = _log_popularity(table, known, bias / prior if prior else np.zeros_like(bias))
-            made[about["folder"]] = Path(room) / name
-            index = write_index(made[about["folder"]], vectors, log_popularity, about["weights"], exact)
+            new_indices[about["folder"]] = Path(room) / name
+            index = write_index(new_indices[about["folder"]], vectors, log_popularity, about["weights"], exact)
             console.print(f"{name}: {len(index):,} items, {'exact' if index.exact else 'FAISS'}")
         # Everything is ready: now the files take their places.
-        for folder, new in made.items():
+        for folder, new in new_indices.items():
             replace_dir(new, export / folder / INDEX)
         if items is not None:
             with atomic_write(export / record["catalogue"]["items"]) as partial:
@@ -102,6 +102,6 @@ def _log_popularity(table: pa.Table, known: dict[str, int], log_popularity: np.n
     ]
     if "log_popularity" not in table.column_names:
         return np.array(before, dtype=np.float32)
-    told = table.column("log_popularity").to_pylist()
-    pairs = zip(told, before, strict=True)
+    in_table = table.column("log_popularity").to_pylist()
+    pairs = zip(in_table, before, strict=True)
     return np.array([other if value is None else float(value) for value, other in pairs], dtype=np.float32)

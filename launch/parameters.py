@@ -37,9 +37,9 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        others = {parameter.name for made in built.values() for parameter in _parameters(made)}
+        others = {parameter.name for kind in built.values() for parameter in _parameters(kind)}
         given = {name: value for name, value in values.items() if name not in others}
-        function(**given, **{name: _build(made, values) for name, made in built.items()})
+        function(**given, **{name: _build(kind, values) for name, kind in built.items()})
 
     shown: Any = command
     shown.__signature__ = inspect.Signature(parameters, return_annotation=None)
@@ -70,11 +70,11 @@ def _parameters(made: type) -> Iterator[inspect.Parameter]:
             yield from _parameters(hints[field.name])
 
 
-def _build(made: type, values: dict[str, Any]) -> Any:
-    """The dataclass `made` of what the command line gave."""
-    hints = typing.get_type_hints(made)
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    """The dataclass `kind` of what the command line gave."""
+    hints = typing.get_type_hints(kind)
     given: dict[str, Any] = {}
-    for field in dataclasses.fields(made):
+    for field in dataclasses.fields(kind):
         about: Option | None = field.metadata.get(KEY)
         if about is not None:
             value = values[field.name]
@@ -82,4 +82,4 @@ def _build(made: type, values: dict[str, Any]) -> Any:
             given[field.name] = read(value) if field.default == () else value
         elif dataclasses.is_dataclass(hints[field.name]):
             given[field.name] = _build(hints[field.name], values)
-    return made(**given)
+    return kind(**given)

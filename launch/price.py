@@ -60,12 +60,14 @@ def _prepared(
     table: RequestTable, recommender: Recommender, maker: RequestRows, more: dict[str, Any]
 ) -> Iterator[Prepared]:
     groups = table.requests(maker.columns)
-    while some := list(islice(groups, MAX_TOGETHER)):
+    while requests := list(islice(groups, MAX_TOGETHER)):
         try:
-            found = [(*maker.prepare(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in some]
+            prepared = [
+                (*maker.prepare(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in requests
+            ]
         except RequestError as error:
             raise UserError(f"{table.path}: {error}") from error
-        yield found
+        yield prepared
 
 
 def _schema(names: list[str]) -> pa.Schema:

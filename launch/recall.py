@@ -44,8 +44,8 @@ def recall_items(export: Path, requests: Path, out: Path, options: RecallOptions
 
 def table_words(unknown: Mapping[str, int]) -> str:
     """How many shoppers there were, and what of their pasts the catalogue does not hold."""
-    said, missing = f"{unknown['requests']:,} shoppers", unknown["unknown"]
-    return said + (f" ({missing:,} ids of their pasts are not in the catalogue)" if missing else "")
+    shoppers, missing = f"{unknown['requests']:,} shoppers", unknown["unknown"]
+    return shoppers + (f" ({missing:,} ids of their pasts are not in the catalogue)" if missing else "")
 
 
 def _answers(
@@ -82,11 +82,11 @@ def _write(
         for portion in answers:
             rows = [
                 {**{name: None if row[name] is None else str(row[name]) for name in names}, **item}
-                for row, found in portion
-                for item in found.to_json()["items"]
+                for row, recalled in portion
+                for item in recalled.to_json()["items"]
             ]
             written += write({name: [row[name] for row in rows] for name in schema.names})
             counts["requests"] += len(portion)
-            counts["unknown"] += sum(found.unknown for _, found in portion)
+            counts["unknown"] += sum(recalled.unknown for _, recalled in portion)
             bar.advance(len(portion))
     return written, counts

@@ -92,12 +92,12 @@ def read_token(variable: str | None, file: Path | None) -> str | None:
         return None
     if variable is not None and file is not None:
         raise UserError("--token-env and --token-file name the token twice: give one of them")
-    place = f"--token-env {variable}" if variable is not None else f"--token-file {file}"
+    source = f"--token-env {variable}" if variable is not None else f"--token-file {file}"
     try:
         token = os.environ.get(variable, "") if variable is not None else (file or Path()).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{place} cannot be read as text: name a file with the token in it") from error
+        raise UserError(f"{source} cannot be read as text: name a file with the token in it") from error
     token = token.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(f"{place} holds no token: it needs ASCII characters without spaces")
+        raise UserError(f"{source} holds no token: it needs ASCII characters without spaces")
     return token

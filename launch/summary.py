@@ -20,8 +20,8 @@ def closing_table(evaluation: dict) -> Table:
         for metric, row in evaluation["against_baseline"].get(target, {}).items():
             if row is None:  # one class only, or no baseline
                 continue
-            ours, theirs = f"{row['ours']:.3f}", f"{row['theirs']:.3f}"
-            table.add_row(label, metric.upper(), ours, row["baseline"], theirs, f"{row['difference']:+.3f}")
+            value, baseline = f"{row['ours']:.3f}", f"{row['theirs']:.3f}"
+            table.add_row(label, metric.upper(), value, row["baseline"], baseline, f"{row['difference']:+.3f}")
     return table
 
 
@@ -43,8 +43,8 @@ def main(run: Path, export: Path) -> None:
         "adapters": run / "adapters",
         "export, one folder per objective": export,
     }
-    for name, place in places.items():
-        console.print(f"  {name}: {place}", soft_wrap=True)
+    for name, path in places.items():
+        console.print(f"  {name}: {path}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from benchmarks.compare import Plan, measure
 
 @pytest.mark.slow
 def test_it_measures_what_it_names() -> None:
-    plan = Plan(runs=8, records=10, requests=20, models=2, told=2)
+    plan = Plan(runs=8, records=10, requests=20, models=2, tracked=2)
     figures = {entry["name"]: entry["value"] for entry in measure(plan)}
     assert set(figures) == {
         "seconds_8_runs", "seconds_8_runs_with_png", "seconds_8_runs_without_baseline", "page_bytes",
