@@ -84,10 +84,10 @@ def allocate(
     rows = _worth_asking(shopper, gain, top, caps)
     scale = float(gain[rows].max(initial=0.0)) or 1.0
     constraints = _constraints(shopper, top, caps, rows)
-    solution = _solve(gain[rows] / scale, constraints, whole=False, seconds=seconds)
+    solution = _solve(gain[rows] / scale, constraints, integer=False, seconds=seconds)
     method, bound = "linear", -solution.fun * scale
     if (np.abs(solution.x - solution.x.round()) > WHOLE).any():
-        solution = _solve(gain[rows] / scale, constraints, whole=True, seconds=seconds)
+        solution = _solve(gain[rows] / scale, constraints, integer=True, seconds=seconds)
         method, bound = "branch and bound", min(bound, -solution.mip_dual_bound * scale)
     chosen = np.zeros(len(gain), dtype=bool)
     chosen[rows[solution.x > 0.5]] = True

@@ -121,7 +121,7 @@ def front_points(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> lis
     return list(kept)
 
 
-def rows_of_methods(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> MethodFronts | None:
+def method_fronts(pools: Sequence[SeedPool], axes: Sequence[str], by: str) -> MethodFronts | None:
     """The fronts of all methods; None where fewer than two axes or no point are measured.
 
     The frame is common: the worst and the best value of every axis over the methods' own fronts. The reference point
