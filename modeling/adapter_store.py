@@ -47,6 +47,7 @@ class AdapterInfo:
         links: what the pointwise outputs stand for; one that is not named gives a probability.
         priors: names of the objectives that begin as a prior, in the order of the model's input.
         comparison: sizes of what heads compare, as ComparisonShape; {} where nothing is compared.
+        gguf_sha256: of the file that the base model was read from; None of any other base.
     """
 
     base_path: str
@@ -63,6 +64,7 @@ class AdapterInfo:
     links: dict[str, dict[str, Any]] = field(default_factory=dict)
     priors: list[str] = field(default_factory=list)
     comparison: dict[str, int] = field(default_factory=dict)
+    gguf_sha256: str | None = None
 
     @staticmethod
     def of(
@@ -78,9 +80,10 @@ class AdapterInfo:
         """
         from equipoise.modeling.backbone import config_hash, load_model_config  # transformers loads only here
 
+        base_config = load_model_config(spec.backbone)
         return AdapterInfo(
             base_path=spec.backbone.path,
-            base_hash=config_hash(load_model_config(spec.backbone)),
+            base_hash=config_hash(base_config),
             split=model.backbone.split,
             pointwise=dict(spec.pointwise),
             listwise=list(spec.listwise),
@@ -93,6 +96,7 @@ class AdapterInfo:
             links={name: link.to_json() for name, link in model.relevance.links.items()},
             priors=list(spec.priors),
             comparison=asdict(spec.comparison) if spec.comparison else {},
+            gguf_sha256=getattr(base_config, "gguf_sha256", None),
         )
 
 

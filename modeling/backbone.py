@@ -8,23 +8,22 @@ Shape suffixes: R rows, T tokens of a row, H hidden size.
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.integrations import deepspeed as hf_deepspeed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
 from equipoise.modeling.attention import prefix_split
+from equipoise.modeling.base_files import resolve_path, whole_weights
 from equipoise.modeling.quantized import pack, quantization_config, settle
 
 DROPOUT_KEYS = (
@@ -54,31 +53,11 @@ POSITIONS_AFTER_PADDING = (
 )
 
 
-def resolve_path(path: str) -> str:
-    """Turn `pkg://PACKAGE/FOLDER` into the folder inside the installed package; hub ids and folders stay as they are.
-
-    Raises:
-        UserError: the package or its folder is not installed.
-    """
-    if not path.startswith("pkg://"):
-        return path
-    package, _, inside = path.removeprefix("pkg://").partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"backbone.path: the package '{package}' is not installed: run `pip install {package.replace('_', '-')}`"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not folder.is_dir():
-        raise UserError(f"backbone.path: the package '{package}' has no folder '{inside}': correct the path")
-    return str(folder)
-
-
 def load_model_config(backbone: BackboneConfig) -> Any:
     """The Hugging Face config of the backbone, all dropout of the frozen base switched off.
 
     Raises:
-        UserError: the path holds no loadable config, or names an encoder-decoder.
+        UserError: the path holds no loadable config, names an encoder-decoder, or has fewer than `layers` layers.
     """
     path = resolve_path(backbone.path)
     try:
@@ -91,7 +70,20 @@ def load_model_config(backbone: BackboneConfig) -> Any:
     for key in DROPOUT_KEYS:
         if getattr(config, key, None):
             setattr(config, key, 0.0)
+    if backbone.layers is not None:
+        _keep_layers(config, backbone.layers, backbone.path)
     return config
+
+
+def _keep_layers(config: Any, layers: int, path: str) -> None:
+    """Describe the model of the first layers alone; lists with one entry per layer are cut too."""
+    whole = config.num_hidden_layers
+    if layers > whole:
+        raise UserError(f"backbone.layers: '{path}' has {whole} layers, not {layers}: set at most {whole}, or null")
+    for key, value in list(vars(config).items()):
+        if "layer" in key and isinstance(value, list | tuple) and len(value) == whole:
+            setattr(config, key, value[:layers])
+    config.num_hidden_layers = layers
 
 
 def is_encoder(config: Any) -> bool:
@@ -154,16 +146,14 @@ def choose_attention(wanted: str, config: Any) -> str:
 
 
 @contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Keep transformers from building a model in ZeRO-3's pieces, whose random weights would not follow the seed."""
-    reference = hf_deepspeed._hf_deepspeed_config_weak_ref
-    hf_deepspeed.unset_hf_deepspeed_config()
+def _quiet() -> Iterator[None]:
+    """Keep transformers' warnings back."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        settings = reference() if reference is not None else None
-        if settings is not None:
-            hf_deepspeed.set_hf_deepspeed_config(settings)
+        transformers_logging.set_verbosity(before)
 
 
 def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
@@ -176,7 +166,7 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
     dtype = getattr(torch, backbone.dtype)
     attention = choose_attention(backbone.attention, config)
     if backbone.init == "random":
-        with torch.random.fork_rng(devices=[]), _whole_weights():
+        with torch.random.fork_rng(devices=[]), whole_weights():  # pieces would not follow the seed
             torch.manual_seed(seed)
             model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
         if backbone.quantize:
@@ -185,17 +175,22 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
         path = resolve_path(backbone.path)
         packing = {"quantization_config": quantization_config()} if backbone.quantize else {}
         try:
-            model = AutoModel.from_pretrained(
-                path,
-                config=config,
-                revision=backbone.revision,
-                dtype=dtype,
-                attn_implementation=attention,
-                **packing,
-            )
+            with _quiet() if backbone.layers else nullcontext():  # the report would name each layer that is left out
+                model, report = AutoModel.from_pretrained(
+                    path,
+                    config=config,
+                    revision=backbone.revision,
+                    dtype=dtype,
+                    attn_implementation=attention,
+                    output_loading_info=True,
+                    **packing,
+                )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"backbone.path: the weights in '{path}' cannot be loaded ({reason})") from error
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if backbone.layers and missing:
+            raise UserError(f"backbone.path: '{path}' lacks weights such as {missing[0]}: restore its files")
         if backbone.quantize:
             settle(model)
     if getattr(model, "pooler", None) is not None:

