@@ -6,9 +6,9 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 
 from equipoise.configs.section import Section
 
-ScaleName = Literal["log", "log1p", "none", "category"]
-"""`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts. `none`: any number, such as
-log-odds. `category`: words, such as segments of shoppers or kinds of items."""
+ScaleName = Literal["log", "log1p", "logit", "none", "category"]
+"""`log`: numbers above 0, such as prices. `log1p`: numbers of 0 or more, such as counts. `logit`: numbers between 0 and
+1, such as rates. `none`: any number, such as log-odds. `category`: words, such as segments of shoppers."""
 
 
 MOST_CATEGORIES = 4096
@@ -18,7 +18,8 @@ MOST_CATEGORIES = 4096
 class FeatureConfig(Section):
     """One feature; a plain name stands for `{name: NAME}`.
 
-    `scale`: log (value above 0), log1p (log(1 + value), value 0 or more), none (any number) or category (a text, a
+    `scale`: log (value above 0), log1p (log(1 + value), value 0 or more), logit (log(value / (1 -
+    value)), value above 0 and below 1), none (any number) or category (a text, a
     whole number, true or false). `included: false` masks its values, as where they are unknown. `heads: false` keeps
     them for priors alone. Of a category, `interactions: false` lets each text have its own level but no slopes for the
     numbers, as suits an item's own id, and `max_categories` is how many texts have a column; rarer ones count as
@@ -28,8 +29,8 @@ class FeatureConfig(Section):
     name: str
     """Column of impressions, else of items, else of users."""
     scale: ScaleName = "log"
-    """`log` of numbers above 0, `log1p` of numbers of 0 or more, `none` (any number, as it is), or `category` (texts,
-    whole numbers, booleans)."""
+    """`log` of numbers above 0, `log1p` of numbers of 0 or more, `logit` of those inside (0, 1), `none` (any number as
+    it is), or `category` (texts, whole numbers, booleans)."""
     included: bool = True
     """false masks its values: the heads read them as unknown, as of new shoppers."""
     heads: bool = True

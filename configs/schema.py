@@ -14,6 +14,7 @@ from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.configs.priors import ComparisonConfig
+from equipoise.configs.rates import RateConfig, with_rate_features
 from equipoise.configs.relevance import default_relevance, parse_relevance
 from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
@@ -138,6 +139,8 @@ class DataConfig(Section):
     """Columns of impressions that are kept beside the texts, for baselines, relevance values and operating points."""
     features: list[FeatureConfig] = Field(default_factory=list)
     """Columns that the heads read beside the texts; empty for none."""
+    rates: list[RateConfig] = Field(default_factory=list)
+    """Rates and counts of what happened strictly before each request; where `features` lacks them they are added."""
     comparison: ComparisonConfig | None = None
     """How candidates are compared with each thing of the history; null compares nothing."""
     user_groups: list[str] = Field(default_factory=list)
@@ -161,6 +164,7 @@ class DataConfig(Section):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"features names '{twice[0]}' twice: drop one")
+        object.__setattr__(self, "features", with_rate_features(self.features, self.rates))
         return self
 
     @property

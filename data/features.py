@@ -1,11 +1,11 @@
 """Features that heads read besides the texts: how raw values become numbers of about size 1.
 
-A number is above 0 (a price, a weight; scale `log`), 0 and more (how often, how long; scale `log1p`) or any (log-odds,
-a temperature; scale `none`). It is z = (log v − mean) / std, or the same of log(1 + v) or of v, mean and std over the
-train split's impressions; the heads read x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each
-number what those before it do not predict (rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their
-correlations): expensive items cost the shop more, so that the effects of price and cost
-alone could hardly be separated.
+A number is above 0 (a price, a weight; scale `log`), 0 and more (how often, how long; scale `log1p`), between 0 and 1
+(a rate; scale `logit`) or any (log-odds, a temperature; scale `none`). It is z = (log v − mean) / std, or the same of
+log(1 + v), of log(v / (1 − v)) or of v, mean and std over the train split's impressions; the heads read
+x = Σ_k mix_k z_k over it and the numbers before it, which leaves of each number what those before it do not predict
+(rows of L⁻¹, where L Lᵀ is the Cholesky decomposition of their correlations): expensive items cost the shop more, so
+that the effects of price and cost alone could hardly be separated.
 
 A category is one of the texts that the train split shows most often, and becomes a column for each: 1 − p where it is
 that text and −p elsewhere, p being the fraction of impressions that show it. Where a value is unknown all its columns
@@ -29,26 +29,41 @@ from equipoise.configs.features import FeatureConfig
 RULES = {
     "log": "z = (log(value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
     "log1p": "z = (log(1 + value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
+    "logit": "z = (log(value / (1 - value)) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is "
+    "unknown",
     "none": "z = (value - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
     "category": "a column per text of values: 1 - share where the value is that text, else -share; 0 where unknown; "
     "behind all numbers, those with slopes first",
 }
 UNREAD_RULE = "no column: no head reads it"
 """In place of a rule, where `heads` is false."""
-KINDS = {"log": "number above 0", "log1p": "number of 0 or more", "none": "finite number"}
+KINDS = {
+    "log": "number above 0",
+    "log1p": "number of 0 or more",
+    "logit": "number above 0 and below 1",
+    "none": "finite number",
+}
 """What the values of a numeric feature must be, in words."""
 
 RIDGE = 0.01
 """Share by which correlations are taken for smaller, so that numbers which nearly repeat others stay small."""
 
 
-NumberScaleName = Literal["log", "log1p", "none"]
+NumberScaleName = Literal["log", "log1p", "logit", "none"]
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    return np.log(values) - np.log1p(-values)
+
+
+SCALES = {"log": np.log, "log1p": np.log1p, "logit": _logit, "none": np.asarray}
+"""What is standardised of the values."""
 
 
 def fits(value: float, scale: NumberScaleName) -> bool:
-    """Whether a scale takes a value: finite, and above 0 for `log`, 0 or more for `log1p`."""
-    if scale == "none":
-        return math.isfinite(value)
+    """Whether a scale takes a value: finite, above 0 for `log`, 0 or more for `log1p`, inside (0, 1) for `logit`."""
+    if scale in ("none", "logit"):
+        return math.isfinite(value) and (scale == "none" or 0 < value < 1)
     return (value > 0 or (scale == "log1p" and value == 0)) and value < math.inf
 
 
@@ -56,7 +71,7 @@ class NumberScale(BaseModel):
     """How a numeric feature is standardised, and between which values it was seen in the train split.
 
     Attributes:
-        scale: log (natural), log1p, or none (values as they are).
+        scale: log (natural), log1p, logit (log-odds), or none (values as they are).
         mean, std: of known values on that scale.
         least, most: known values.
         heads: whether heads read it.
@@ -77,14 +92,14 @@ class NumberScale(BaseModel):
         """z, float64 of the shape of `values` (of this scale's kind, NaN where unknown)."""
         values = np.asarray(values, dtype=np.float64)
         known = np.isfinite(values)
-        scaled = {"log": np.log, "log1p": np.log1p, "none": np.asarray}[self.scale](np.where(known, values, 1.0))
+        scaled = SCALES[self.scale](np.where(known, values, 0.5))
         return np.where(known, (scaled - self.mean) / self.std, 0.0)
 
     def read(self, value: Any) -> float | None:
         """A cell of a table as a value: None where it is missing, or text that spells no number.
 
         Raises:
-            ValueError: it is a number that this scale does not take: infinite, for log not above 0, for log1p below 0.
+            ValueError: it is a number that this scale does not take, as `fits` says.
         """
         try:
             number = math.nan if value is None else float(value)

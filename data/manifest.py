@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
+from equipoise.configs.rates import RateConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import LabelStats, columns_of_labels
 
@@ -56,6 +57,7 @@ class Manifest(BaseModel):
     fields: list[str] = Field(default_factory=list)
     features: dict[str, FeatureScale] = Field(default_factory=dict)
     labels: dict[str, LabelStats] = Field(default_factory=dict)
+    rates: list[RateConfig] = Field(default_factory=list)
     untold: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
     hashes: dict[str, str] = Field(default_factory=dict)

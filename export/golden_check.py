@@ -134,7 +134,7 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
 def standardised(serving: Json, values: Json) -> torch.Tensor:
     """The columns (F,) of the features that the heads read: numbers, categories, those without slopes; 0: unknown."""
     scales = serving.get("features", {})
-    logs = {"log": math.log, "log1p": math.log1p, "none": float}
+    logs = {"log": math.log, "log1p": math.log1p, "logit": lambda v: math.log(v) - math.log1p(-v), "none": float}
     z: dict[str, float] = {}
     numbers: list[float] = []
     columns: list[float] = []

@@ -49,7 +49,8 @@ def _shown(tables: Tables, columns: str) -> str:
 
 
 def _log(feature: FeatureConfig, value: str) -> str:
-    return {"log": f"ln({value})", "log1p": f"ln(1 + {value})"}.get(feature.scale, value)
+    scaled = {"log": f"ln({value})", "log1p": f"ln(1 + {value})", "logit": f"ln({value}) - ln(1 - {value})"}
+    return scaled.get(feature.scale, value)
 
 
 def _scale(tables: Tables, feature: FeatureConfig) -> NumberScale:
@@ -135,7 +136,8 @@ def _sides(tables: Tables, name: str) -> list[str]:
 
 def _refuse_bad_value(tables: Tables, feature: FeatureConfig) -> None:
     """Refuse a value that is given but is not a finite number that its scale takes."""
-    name, bound = feature.name, {"log": " > 0", "log1p": " >= 0"}.get(feature.scale, " IS NOT NULL")
+    bounds = {"log": "{0} > 0", "log1p": "{0} >= 0", "logit": "({0} > 0 AND {0} < 1)"}
+    name, bound = feature.name, bounds.get(feature.scale, "{0} IS NOT NULL")
     counts = ", give it `scale: log1p` where 0 may be" if feature.scale == "log" else ""
     counts += ", give it `scale: none` where any number may be" if feature.scale != "none" else ""
     for side in _sides(tables, name):
@@ -145,7 +147,7 @@ def _refuse_bad_value(tables: Tables, feature: FeatureConfig) -> None:
         bad_row = tables.con.execute(
             f"SELECT {column} FROM {table} {side} WHERE {column} IS NOT NULL "
             f"AND lower(trim(CAST({column} AS VARCHAR))) NOT IN ('', 'nan') "
-            f"AND NOT coalesce({number}{bound} AND isfinite({number}), false) LIMIT 1"
+            f"AND NOT coalesce({bound.format(number)} AND isfinite({number}), false) LIMIT 1"
         ).fetchone()
         if bad_row:
             raise UserError(

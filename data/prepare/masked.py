@@ -22,13 +22,14 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfi
     """The same data with an empty history and without the pieces that read one of `fields`, in `FOLDER.NAME`.
 
     A piece that reads several fields goes with the first of them that is masked, as it vanishes where one is missing;
-    a feature of that name is unknown.
+    a feature of that name is unknown, and so is a rate by one of them or by user_id.
 
     Raises:
         UserError: no piece and no feature reads such a field.
     """
     masked = set(fields)
     read = {*piece_fields(data.prompt.prefix), *piece_fields(data.prompt.context), *data.feature_names}
+    read |= {name for rate in data.rates for name in rate.by}
     if masked - read:
         raise UserError(
             f"data.behaviour and data.profile name '{sorted(masked - read)[0]}', which data.prompt.prefix, "
@@ -42,6 +43,8 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfi
         update={"prefix": unmasked(data.prompt.prefix), "context": unmasked(data.prompt.context)},
     )
     history = data.history.model_copy(update={"max_events": 0, "items": False})
+    unknown = {"user_id", *masked}
+    masked |= {name for rate in data.rates if unknown & set(rate.by) for name in (rate.rate, rate.shown)}
     features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})
@@ -57,6 +60,7 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
         manifest.prompt == masked.prompt.model_dump(mode="json")
         and manifest.history == masked.history.model_dump(mode="json")
         and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)
+        and manifest.rates == masked.rates
         and {name: scale.scale for name, scale in manifest.features.items()} == scales
         and manifest.untold == [feature.name for feature in masked.features if not feature.included]
         and manifest.labels == own.labels

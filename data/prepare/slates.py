@@ -22,11 +22,13 @@ from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.labels import check_label_columns, measure_labels
+from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import ShardWriter
 from equipoise.data.prepare.splits import split_column
 from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
+from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.sources import complete_journey, complete_journey_products
 
 ITEM_BATCH = 10_000
@@ -56,6 +58,7 @@ def prepare(
         labels = dict(labels or {})
         _check_names(tables, config)
         check_label_columns(tables, labels)
+        check_rates(tables, config.rates)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
         clean(tables, list(dict.fromkeys(columns)), events=config.history.max_events > 0 or config.history.items)
         on_progress("rendering items", 0.0)
@@ -64,6 +67,8 @@ def prepare(
         write_items(tables, folder / "items.parquet")
         on_progress("splitting requests", 0.0)
         write_requests(tables, config)
+        on_progress("counting rates", 0.0)
+        write_rates(tables, config.rates, folder / RATES_FOLDER)
         _refuse_constant_labels(tables)
         labels = measure_labels(tables, labels)
         on_progress("collecting histories", 0.0)
@@ -115,6 +120,7 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
     check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
     check_columns(tables, "impressions", config.fields, ", which data.fields names")
     known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
+    known |= {name for rate in config.rates for name in (rate.rate, rate.shown)}
     for name in config.feature_names:
         if name not in known:
             raise UserError(
@@ -139,7 +145,7 @@ def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
     """The columns of impressions that anything reads."""
     column = split_column(tables, config.split)
     names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields]
-    names += [*config.feature_names, "position"]
+    names += [*config.feature_names, *rate_columns(config.rates), "position"]
     known = tables.columns("impressions")
     return [name for name in dict.fromkeys([*names, *([column] if column else [])]) if name in known]
 
@@ -247,6 +253,7 @@ def _manifest(
         fields=config.fields,
         features=scales,
         labels=labels,
+        rates=config.rates,
         untold=[feature.name for feature in config.features if not feature.included],
         user_groups=config.user_groups,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},

@@ -1,0 +1,226 @@
+"""Rates and counts of what happened strictly before each request, set-wise in DuckDB, and their last state as files.
+
+A level of a rate is what one choice of columns counts: all impressions, those of the parent's columns, those of `by`.
+Of each level there is a running count per key and moment; an impression looks up the last moment before its request's.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from equipoise.common.errors import UserError
+from equipoise.configs.features import FeatureConfig
+from equipoise.configs.rates import RateConfig
+from equipoise.data.prepare.feature_table import feature_joins, feature_sql
+from equipoise.data.prepare.labels import label_sql
+from equipoise.data.prepare.tables import LABELS, Tables, check_columns, columns_of, nearest, one, quote
+from equipoise.data.rates import LEAST, METADATA, levels_of
+
+STATE_BATCH = 100_000
+DAY = 86_400_000_000
+"""Microseconds."""
+BLOCK = 256
+"""Half-lives of a block: a weight grows to 2^BLOCK within one, and what is older than two blocks counts nothing."""
+
+
+def rate_columns(rates: Sequence[RateConfig]) -> list[str]:
+    """The columns that rates read, each once."""
+    return list(dict.fromkeys(name for rate in rates for name in (*rate.by, *rate.labels)))
+
+
+def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
+    """Refuse rates of columns that the raw tables lack, of labels that are not 0 or 1, or whose names are taken.
+
+    Raises:
+        UserError: names the file, the column, its first bad value and the fix.
+    """
+    label = tables.labels["impressions"]
+    known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
+    for rate in rates:
+        check_columns(tables, "impressions", rate.labels, ", which data.rates reads")
+        for name in rate.by:
+            if name not in known:
+                raise UserError(
+                    f"neither {label} nor {tables.labels['items']} nor a table of users has a column '{name}', which "
+                    f"data.rates names{nearest(name, known)}: add or rename it"
+                )
+        for name in (rate.rate, rate.shown):
+            if name in known:
+                raise UserError(f"{label} has a column '{name}', which data.rates computes: rename it")
+        for name in rate.labels:
+            if name not in LABELS:
+                _refuse_bad_labels(tables, name, rate.given if name != rate.given else None)
+
+
+def _refuse_bad_labels(tables: Tables, name: str, given: str | None) -> None:
+    number, counted = label_sql(name), f"{label_sql(given)} = 1" if given else "true"
+    bad = f"{counted} AND coalesce({number} NOT IN (0, 1), true)"
+    row = tables.con.execute(f"SELECT i.{quote(name)} FROM raw_impressions i WHERE {bad} LIMIT 1").fetchone()
+    if row:
+        value = "" if row[0] is None else row[0]
+        raise UserError(
+            f"{tables.labels['impressions']} (data.tables.impressions) has {name} '{value}', which data.rates "
+            "counts: write 0 or 1, or name with `given` the label of whose impressions it is known"
+        )
+
+
+def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path) -> None:
+    """Add the columns of rates to the table `impressions`, and write their last state to `folder`.
+
+    Impressions of `requests` count alone, each from its own moment (and the rate's delay) on. A rate is NULL where a
+    column of `by` is unknown or nothing is known at all yet, a count where a column is.
+
+    Raises:
+        UserError: no impression of the train split has an earlier one of the same key.
+    """
+    if not rates:
+        return
+    con = tables.con
+    keys = {name: feature_sql(tables, FeatureConfig(name=name, scale="category")) for rate in rates for name in rate.by}
+    labels = {name: label_sql(name) for rate in rates for name in rate.labels}
+    columns = "".join(f", {sql} AS {quote('key_' + name)}" for name, sql in keys.items())
+    columns += "".join(f", {sql} AS {quote('label_' + name)}" for name, sql in labels.items())
+    con.execute(f"""
+        CREATE TABLE rate_rows AS
+        SELECT i.request_id, i.item_id, r.split, epoch_us(r.timestamp) AS moment{columns}
+        FROM impressions i JOIN requests r USING (request_id){feature_joins(tables)}
+    """)
+    folder.mkdir()
+    end = one(con, "SELECT max(moment) FROM rate_rows")[0]
+    for rate in rates:
+        add_rate(con, rate)
+        _refuse_never_repeated(tables, rate)
+        moment = end + delay_of(rate)
+        write_state(con, rate, state_sql(rate, moment), moment, folder / rate.file)
+    names = dict.fromkeys(name for rate in rates for name in (rate.rate, rate.shown))
+    con.execute(f"""
+        CREATE TABLE rated AS
+        SELECT i.*, {", ".join(f"x.{quote(name)}" for name in names)}
+        FROM impressions i LEFT JOIN rate_rows x USING (request_id, item_id)
+    """)
+    con.execute("DROP TABLE rate_rows; DROP TABLE impressions; ALTER TABLE rated RENAME TO impressions")
+
+
+def delay_of(rate: RateConfig) -> int:
+    """Microseconds until a label is known."""
+    return round(rate.delay_days * DAY)
+
+
+def _half_lives(rate: RateConfig, microseconds: str) -> str:
+    return f"({microseconds}) / {rate.half_life_days * DAY if rate.half_life_days else 1.0}::DOUBLE"
+
+
+def _counted(rate: RateConfig, columns: Sequence[str]) -> str:
+    """A query over rate_rows: per key and moment `e` (in microseconds, known by then) shown `n` and positives `p`."""
+    keys = [f"{quote('key_' + name)}" for name in columns]
+    known = [f"{key} IS NOT NULL" for key in keys] + ([f"{quote('label_' + rate.given)} = 1"] if rate.given else [])
+    return f"""
+        SELECT {"".join(f"{key}, " for key in keys)}moment + {delay_of(rate)} AS e,
+               count(*)::DOUBLE AS n, sum({quote("label_" + rate.of)})::DOUBLE AS p
+        FROM rate_rows WHERE {" AND ".join(known) or "true"} GROUP BY ALL
+    """
+
+
+def _running(rate: RateConfig, columns: Sequence[str]) -> str:
+    """A query: per key and moment `e` what was `shown` and `positives` until then, that moment's own included."""
+    keys = "".join(f"{quote('key_' + name)}, " for name in columns)
+    by = f"PARTITION BY {keys.rstrip(', ')}" if columns else ""
+    if rate.half_life_days is None:
+        sums = f"sum(n) OVER ({by} ORDER BY e) AS shown, sum(p) OVER ({by} ORDER BY e) AS positives"
+        return f"SELECT {keys}e, {sums} FROM ({_counted(rate, columns)})"
+    # Weights grow from the start of each block on: what came before it enters by its total, decayed.
+    block = round(BLOCK * rate.half_life_days * DAY)
+    x = _half_lives(rate, f"e - b * {block}")
+    same = "".join(f"own.{quote('key_' + name)} = last.{quote('key_' + name)} AND " for name in columns)
+    within = f"(PARTITION BY {keys}b ORDER BY e)"
+    own = "".join(f"own.{quote('key_' + name)}, " for name in columns)
+    return f"""
+        WITH weighted AS (
+            SELECT *, pow(2, {x}) AS w
+            FROM (SELECT *, CAST(floor(e / {block}) AS BIGINT) AS b FROM ({_counted(rate, columns)}))
+        ), totals AS (SELECT {keys}b, sum(n * w) AS n, sum(p * w) AS p FROM weighted GROUP BY ALL
+        ), sums AS (SELECT {keys}b, e, w, sum(n * w) OVER {within} AS n, sum(p * w) OVER {within} AS p FROM weighted)
+        SELECT {own}own.e, (own.n + coalesce(last.n, 0) * pow(2, -{BLOCK})) / own.w AS shown,
+               (own.p + coalesce(last.p, 0) * pow(2, -{BLOCK})) / own.w AS positives
+        FROM sums own LEFT JOIN totals last ON {same}own.b = last.b + 1
+    """
+
+
+def add_rate(con: duckdb.DuckDBPyConnection, rate: RateConfig) -> None:
+    """Add the columns of a rate to rate_rows (moment in microseconds, key_NAME of `by`, label_NAME of its labels)."""
+    levels = levels_of(rate)
+    names, joins, columns = [f"level{number}" for number in range(len(levels))], "", ""
+    smoothed = ""
+    for name, keys in zip(names, levels, strict=True):
+        con.execute(f"CREATE TEMP TABLE {name} AS {_running(rate, keys)}")
+        same = "".join(f"r.{quote('key_' + key)} = {name}.{quote('key_' + key)} AND " for key in keys)
+        joins += f" ASOF LEFT JOIN {name} ON {same}r.moment > {name}.e"
+        decay = f" * pow(2, -{_half_lives(rate, f'r.moment - {name}.e')})" if rate.half_life_days else ""
+        shown, positives = (f"coalesce({name}.{part}{decay}, 0)" for part in ("shown", "positives"))
+        if not keys:
+            smoothed = f"({positives} + 0.5) / ({shown} + 1)"
+        else:
+            smoothed = f"({positives} + {rate.strength} * ({smoothed})) / ({shown} + {rate.strength})"
+        columns = shown
+    smoothed = f"greatest({LEAST}, least(1 - {LEAST}, {smoothed}))"
+    told = " AND ".join(f"r.{quote('key_' + key)} IS NOT NULL" for key in rate.by)
+    has_shown = rate.shown in columns_of(con, "rate_rows")  # of another label's rate
+    count = "" if has_shown else f", CASE WHEN {told} THEN {columns} END AS {quote(rate.shown)}"
+    con.execute(f"""
+        CREATE TABLE with_rate AS
+        SELECT r.*, CASE WHEN {told} AND {names[0]}.e IS NOT NULL THEN {smoothed} END AS {quote(rate.rate)}{count}
+        FROM rate_rows r{joins}
+    """)
+    con.execute("DROP TABLE rate_rows; ALTER TABLE with_rate RENAME TO rate_rows")
+    for name in names:
+        con.execute(f"DROP TABLE {name}")
+
+
+def _refuse_never_repeated(tables: Tables, rate: RateConfig) -> None:
+    if not one(tables.con, f"SELECT max({quote(rate.shown)}) FROM rate_rows WHERE split = 0")[0]:
+        raise UserError(
+            f"{tables.labels['impressions']} (data.tables.impressions): no impression of the train split has an "
+            f"earlier one with the same {', '.join(rate.by)}, by which data.rates counts {rate.of}: drop that rate"
+        )
+
+
+def state_sql(rate: RateConfig, moment: int) -> str:
+    """A query over rate_rows: the state of a rate at a moment (microseconds, no earlier than any label is known)."""
+    parts = []
+    for number, columns in enumerate(levels_of(rate)):
+        keys = [
+            f"{quote('key_' + name) if name in columns else 'NULL::VARCHAR'} AS {quote('key_' + name)}"
+            for name in rate.by
+        ]
+        weight = f" * pow(2, -{_half_lives(rate, f'{moment} - e')})" if rate.half_life_days else ""
+        parts.append(f"""
+            SELECT {number}::TINYINT AS level, {", ".join(keys)}, sum(n{weight}) AS shown, sum(p{weight}) AS positives
+            FROM ({_counted(rate, columns)}) GROUP BY ALL
+        """)
+    return " UNION ALL ".join(parts)
+
+
+def write_state(con: duckdb.DuckDBPyConnection, rate: RateConfig, query: str, moment: int, path: Path) -> None:
+    """Write the rows of a query as `state_sql` gives them, in the order of their keys.
+
+    Args:
+        con: where the query runs.
+        rate: of the state.
+        query: the rows.
+        moment: of the state, in microseconds.
+        path: of the file.
+    """
+    keys = ", ".join(quote("key_" + name) for name in rate.by)
+    record = {
+        "rate": rate.model_dump(mode="json"),
+        "moment": f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=moment)}",
+    }
+    reader = con.cursor().sql(f"SELECT * FROM ({query}) ORDER BY level, {keys}").to_arrow_reader(STATE_BATCH)
+    schema = reader.schema.with_metadata({METADATA: json.dumps(record)})
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
