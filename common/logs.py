@@ -31,10 +31,12 @@ def show_messages() -> None:
 
 
 def rendered(table: Any) -> str:
-    """A table as a message: as wide, and as colourful, as the terminal allows."""
-    from rich.console import Console  # late, so that a command without tables starts at once
+    """A table as a message, as wide and as colourful as the terminal allows; a sentence as it is."""
+    if isinstance(table, str):
+        return table
+    from equipoise.common.console import new_console  # late, so that a command without tables starts at once
 
-    console = Console(highlight=False)
+    console = new_console()
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")

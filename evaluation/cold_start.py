@@ -4,6 +4,7 @@ The same requests of new shoppers are scored three times: as they were told, wit
 behaviour), and with nothing at all. Nothing is trained again.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from equipoise.common.console import new_console, new_table
+from equipoise.common.console import new_table
 from equipoise.common.errors import UserError
+from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.labels import labels_of
@@ -28,6 +30,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import open_data
 from equipoise.train.validation import spread_rows
 
+log = logging.getLogger(__name__)
 FILE = "newcomers_test.json"
 
 
@@ -49,7 +52,7 @@ GROUPS = (
 
 
 def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[str, Any] | None:
-    """Measure all groups, write `newcomers_test.json` into the run folder and print the table.
+    """Measure all groups, write `newcomers_test.json` into the run folder and log the table.
 
     Raises:
         UserError: the run is unfinished, or its test split has no request of a new, or of a known, shopper.
@@ -57,7 +60,7 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
     config = read_run_config(folder, overrides)
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
-    console, measured, model = new_console(), {}, None
+    measured, model = {}, None
     for group in GROUPS:
         table, model = _scored(config, folder, group, counts, most, model)
         if table is not None:
@@ -66,11 +69,8 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
         return None
     record = {"groups": measured, "gauc_ratio": _ratio(measured, "new, as told"), "cutoffs": config.evaluate.cutoffs}
     write_json(record, folder / FILE)
-    console.print(_shown(measured, max(config.evaluate.cutoffs, default=None)))
-    console.print(
-        f"GAUC of new shoppers over that of known ones: {record['gauc_ratio']:.3f}   report: {folder / FILE}",
-        soft_wrap=True,
-    )
+    log.info(rendered(_shown(measured, max(config.evaluate.cutoffs, default=None))))
+    log.info(f"GAUC of new shoppers over that of known ones: {record['gauc_ratio']:.3f}   report: {folder / FILE}")
     return record
 
 

@@ -3,6 +3,7 @@
 Runs in one process, or in many under `equipoise launch evaluate RUN`.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from equipoise.common.console import new_console
+from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.configs.objective_spec import OwnAxis
 from equipoise.configs.schema import RunConfig
@@ -19,16 +20,19 @@ from equipoise.data.manifest import Manifest
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.example_slates import examples_of
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.recall.recall_of_run import measure_recall, print_recall
-from equipoise.evaluation.report import evaluate_table, json_ready, print_report, write_json
+from equipoise.evaluation.recall.recall_of_run import measure_recall, recall_table, sentences
+from equipoise.evaluation.report import evaluate_table, json_ready, write_json
+from equipoise.evaluation.report_tables import report_parts
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.train.data_record import FILE_NAME as DATA_RECORD
 from equipoise.train.data_record import write_data_record
 from equipoise.train.trackers import mlflow_run, wandb_run
 
+log = logging.getLogger(__name__)
+
 
 def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Score a split of a run's data, write `scores_`, `evaluation_` and `examples_SPLIT`, and print the report.
+    """Score a split of a run's data, write `scores_`, `evaluation_` and `examples_SPLIT`, and log the report.
 
     The evaluation of a run with the objective recall has its recall too.
 
@@ -49,23 +53,24 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     table = scores.score(split)
     if table is None:
         return None
-    console = new_console()
     report = measure(config, table)
     if config.objectives.recall is not None:
-        report["recall"] = measure_recall(scores, split, console)
+        report["recall"] = measure_recall(scores, split)
     write_json(report, folder / f"evaluation_{split}.json")
     write_json(examples_of(config, split, table), folder / f"examples_{split}.json")
     if not (folder / DATA_RECORD).exists():  # a run that was trained before there was one
         write_data_record(Manifest.read(config.data.folder), config.data.folder, folder)
-    print_report(report, console)
+    for part in report_parts(report):
+        log.info(rendered(part))
     if "recall" in report:
-        print_recall(report["recall"], console)
-    console.print(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
+        log.info(rendered(recall_table(report["recall"])))
+        log.info("\n".join(sentences(report["recall"])))
+    log.info(f"scores: {scores.path(split)}   report: {folder / f'evaluation_{split}.json'}")
     plain = json_ready(report)
     hint = wandb_run.tell_evaluation(config, folder, split, plain)
     mlflow_run.tell_evaluation(config, folder, split, report)
     if hint:
-        console.print(f"W&B was offline; send the evaluation with: {hint}", soft_wrap=True)
+        log.info(f"W&B was offline; send the evaluation with: {hint}")
     return plain
 
 

@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from equipoise.common.atomic import atomic_write
-from equipoise.common.console import new_table
 from equipoise.configs.objective_spec import ObjectiveSpec, OwnAxis
 from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
 from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
@@ -32,7 +28,6 @@ Omega = Mapping[str, float]
 RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
 COLUMNS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "ne": "NE", "ece": "ECE", "predicted": "mean p"}
 LOWER_IS_BETTER = ("log_loss", "ne", "ece")
-MOST_GROUPS = 8
 
 
 def default_omegas(names: Sequence[str]) -> list[dict[str, float]]:
@@ -256,69 +251,6 @@ def _point_sentence(point: Mapping[str, Any], plain: Mapping[str, Any], cutoff: 
 def omega_name(omega: Omega) -> str:
     """ "relevance", or the weights such as "diversity 1, fairness 0.5"."""
     return ", ".join(f"{name} {weight:g}" for name, weight in omega.items() if weight) or "relevance"
-
-
-def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Print the report: per target ours and the baselines, the operating points, user groups, the verdict."""
-    console.print(
-        f"{report['rows']:,} impressions in {report['requests']:,} requests, {report['clicks']:,} clicks, "
-        f"{report['clicked_conversions']:,} of them with conversion; baselines from {report['train_rows']:,} "
-        "training impressions"
-    )
-    cutoff = max(report["cutoffs"], default=None)
-    for target, ours in report["pointwise"].items():
-        rows = {"ours": ours, **report["baselines"].get(target, {})}
-        columns = dict(COLUMNS)
-        if cutoff is not None and target in report["baselines"]:
-            columns[f"ndcg@{cutoff}"] = f"NDCG@{cutoff}"
-        console.print(_compared(f"{target_title(target)}, observed rate {_number(ours['observed'])}", rows, columns))
-    if cutoff is not None:
-        console.print(_operating_points(report, cutoff))
-    for attribute, gaps in report["user_groups"].items():
-        console.print(_user_groups(attribute, gaps))
-    for sentence in report["verdict"]:
-        console.print(f"• {sentence}", markup=False, highlight=False)
-
-
-def _compared(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> Table:
-    """One row per predictor; the best of every column is bold with a star, so that it shows in a log file too."""
-    table = new_table(title, [""], list(columns.values()))
-    for name, row in rows.items():
-        cells = []
-        for key in columns:
-            values = [other[key] for other in rows.values() if not math.isnan(other.get(key, math.nan))]
-            best = min(values, default=None) if key in LOWER_IS_BETTER else max(values, default=None)
-            value = row.get(key, math.nan)
-            marked = key != "predicted" and len(values) > 1 and value == best
-            cells.append(f"[bold]{_number(value)}*[/bold]" if marked else f"{_number(value)} ")
-        table.add_row(escape(name), *cells)
-    return table
-
-
-def _operating_points(report: Mapping[str, Any], cutoff: int) -> Table:
-    points = {omega_name(point["omega"]): point for point in report["ranking"]} | dict(report["ranking_baselines"])
-    names = [f"{name}@{cutoff}" for name in ("NDCG", "ILD", "coverage", "exposure min/max")]
-    table = new_table("Operating points", ["ω"], names)
-    for name, point in points.items():
-        ratio = point.get(f"exposure@{cutoff}", {}).get("min_max", math.nan)
-        values = [point.get(f"{key}@{cutoff}", math.nan) for key in ("ndcg", "ild", "coverage")]
-        table.add_row(escape(name), *(_number(value) for value in (*values, ratio)))
-    return table
-
-
-def _user_groups(attribute: str, gaps: Mapping[str, Any]) -> Table:
-    """The largest groups and the gap over all of them."""
-    table = new_table(f"pCTR by {attribute}", [attribute], ["rows", "AUC", "log loss", "NE"])
-    groups = sorted(gaps["groups"].items(), key=lambda pair: -pair[1]["rows"])
-    for name, row in groups[:MOST_GROUPS]:
-        table.add_row(escape(name), f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))
-    gap = gaps["gap"]
-    table.add_row(f"gap of {len(groups)}", "", *(_number(gap[key]) for key in ("auc", "log_loss", "ne")))
-    return table
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
 def json_ready(value: Any) -> Any:

@@ -8,6 +8,7 @@ candidates`. `alora/shared` is ordinary LoRA in the layers below the split, mean
 a prompt on: called with the number of the candidate's tokens it is exactly what was trained.
 """
 
+import logging
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 from peft import TaskType
-from rich.console import Console
 from safetensors.torch import save_file
 
 from equipoise.common.errors import UserError
@@ -39,6 +39,7 @@ from equipoise.modeling.adapters import SHARED, adapter_of
 from equipoise.modeling.backbone import is_encoder, load_model_config
 from equipoise.modeling.model import SlateModel
 
+log = logging.getLogger(__name__)
 NAMES = ("peft", "merged", "onnx")
 MERGED, ACTIVATED = "merged", "alora"
 """Folders in an export."""
@@ -93,7 +94,7 @@ class Formats:
         if self.onnx:
             refuse_onnx(is_encoder(load_model_config(config.backbone)), quantized)
 
-    def check_disk_space(self, model: SlateModel, folder: Path, console: Console) -> None:
+    def check_disk_space(self, model: SlateModel, folder: Path) -> None:
         """Say how much merged checkpoints will take, before any is written.
 
         Raises:
@@ -102,7 +103,7 @@ class Formats:
         if not self.merged:
             return
         size = merged_bytes(model, self.dtype)
-        console.print(f"merged checkpoints will take about {size / 2**20:,.0f} MiB in {self.dtype}")
+        log.info(f"merged checkpoints will take about {size / 2**20:,.0f} MiB in {self.dtype}")
         require_disk_space(folder, size)
 
 

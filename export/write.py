@@ -2,17 +2,18 @@
 
 import gc
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
+from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
@@ -40,6 +41,7 @@ from equipoise.modeling.backbone import load_tokenizer
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 
+log = logging.getLogger(__name__)
 REPORT = "evaluation_test.json"
 SCOPED = (
     "note: these adapters act on candidate tokens alone (lora.scope: candidates), as in check_golden.py; servers that "
@@ -64,7 +66,6 @@ def export_run(
             fails.
     """
     run, out = Path(run), Path(out)
-    console = new_console()
     config = read_run_config(run)
     formats = formats or Formats()
     formats.check(config)
@@ -73,25 +74,26 @@ def export_run(
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
-    with atomic_dir(out) as folder, console.status("exporting") as status:
-        written = _write(run, config, folder, out, golden, formats, console, status.update)
+    with atomic_dir(out) as folder, new_console().status("exporting") as status:
+        written = _write(run, config, folder, out, golden, formats, status.update)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
         differences = run_check(folder)
-    console.print(_summary(written, differences, out))
+    log.info(rendered(_summary(written, differences, out)))
     record = json.loads((out / FILE_NAME).read_text("utf-8"))
-    _print_notes(console, config, record, out)
+    _log_notes(config, record, out)
 
 
-def _print_notes(console: Console, config: RunConfig, record: dict[str, Any], out: Path) -> None:
+def _log_notes(config: RunConfig, record: dict[str, Any], out: Path) -> None:
     """What is not in the summary: how the graphs compare, and who cannot serve the adapters."""
     if "onnx" in record["formats"]:
-        console.print(report_table(json.loads((out / onnx.FOLDER / onnx.REPORT).read_text("utf-8"))))
+        report = json.loads((out / onnx.FOLDER / onnx.REPORT).read_text("utf-8"))
+        log.info(rendered(report_table(report)))
     if config.lora.scope == "candidates":
-        console.print(SCOPED, soft_wrap=True)
+        log.info(SCOPED)
     why = why_not_activated(config.lora.scope, record["mask"] == "prefix", config.backbone.quantize is not None)
     if why:
-        console.print(f"note: no activated-LoRA form is written: {why}", soft_wrap=True)
+        log.info(f"note: no activated-LoRA form is written: {why}")
 
 
 def _check_target(run: Path, out: Path, overwrite: bool) -> None:
@@ -112,7 +114,6 @@ def _write(
     out: Path,
     golden: int,
     formats: Formats,
-    console: Console,
     on_progress: Callable[[str], None],
 ) -> list[ExportedAdapter]:
     """Everything of an export but its check."""
@@ -136,7 +137,7 @@ def _write(
     record |= write_catalogue(folder, slates, config)
     record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run)
-    formats.check_disk_space(model, folder, console)
+    formats.check_disk_space(model, folder)
     record["vllm"] = judge_for_vllm(config, model, served, folder)
     layout, hidden = prompts.layout, model.backbone.config.hidden_size
     invocation = layout.prefix_end_ids or layout.candidate_end_ids

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from rich.console import Console
-
+from equipoise.common.console import new_console
 from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.files import Block
 from equipoise.scoring.folder import ScoreFolder
@@ -16,16 +16,13 @@ class ScoreProgress:
     """Counts finished blocks by their parts, so that processes need not speak with each other.
 
     Args:
-        console: quiet in all processes but one.
         blocks: of all processes.
         folder: where the parts appear.
         earlier: numbers of the blocks that were finished before this call.
         watching: whether this process counts what the others have done.
     """
 
-    def __init__(
-        self, console: Console, blocks: Sequence[Block], folder: ScoreFolder, earlier: set[int], watching: bool
-    ) -> None:
+    def __init__(self, blocks: Sequence[Block], folder: ScoreFolder, earlier: set[int], watching: bool) -> None:
         self.folder, self.watching = folder, watching
         self.sizes = {block.number: block.stop - block.start for block in blocks}
         self.earlier = earlier & set(self.sizes)
@@ -34,8 +31,8 @@ class ScoreProgress:
         self.done = set(self.earlier)
         self.open = (0, 0)  # requests and impressions of the block in work
         self.started = self.looked = time.monotonic()
-        extra = "{rate} impressions/s"
-        self.bar = ProgressBar(unit="requests", extra=extra, console=console, transient=False, disable=not watching)
+        look: dict[str, Any] = {"console": new_console(), "transient": False, "disable": not watching}
+        self.bar = ProgressBar(unit="requests", extra="{rate} impressions/s", **look)
         self.bar.add("scoring", sum(self.sizes.values()), rate="–")
         self.bar.update(self._requests())
 

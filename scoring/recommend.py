@@ -1,5 +1,6 @@
 """equipoise recommend: ranked candidates for every shopper of a file, streaming (docs/recommender.md)."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from rich.console import Console
 
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
@@ -22,6 +22,7 @@ from equipoise.serving.frames import MAX_TOGETHER, RequestRows, candidate_of, ra
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
 
+log = logging.getLogger(__name__)
 Prepared = list[tuple[PreparedRequest, dict[str, str | None]]]
 
 
@@ -35,7 +36,6 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
         raise UserError(f"{out} exists: name another file or add --overwrite")
     if options.top is not None and options.top < 1:
         raise UserError(f"--top {options.top} leaves nothing: give at least 1")
-    console = new_console()
     with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(
@@ -53,10 +53,10 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
         more = {"omega": omega, "value_weight": options.value_weight, "top": options.top}
         ready = _prepared(table, maker, recommender, more)
         started = time.monotonic()
-        requests, rows = _write(recommender, ready, maker.names, out, table.count(), console)
+        requests, rows = _write(recommender, ready, maker.names, out, table.count())
     seconds = max(time.monotonic() - started, 1e-9)
     speed = f"{requests / seconds:,.1f} requests/s"
-    console.print(f"ranked {requests:,} requests in {seconds:,.1f} s ({speed}), {rows:,} rows: {out}", soft_wrap=True)
+    log.info(f"ranked {requests:,} requests in {seconds:,.1f} s ({speed}), {rows:,} rows: {out}")
 
 
 def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: Recommender) -> list[dict[str, Any]]:
@@ -98,14 +98,13 @@ def _write(
     names: list[str],
     out: Path,
     total: int,
-    console: Console,
 ) -> tuple[int, int]:
     """Rank what is ready while a thread prepares the next; returns how many requests and rows were written."""
     requests = rows = 0
     objectives = (recommender.pointwise, recommender.listwise)
     with (
         ranking_file(out, names, *objectives) as write,
-        ProgressBar("ranking", total, "requests", console=console) as bar,
+        ProgressBar("ranking", total, "requests", console=new_console()) as bar,
         closing(recommender.stream(ready, itemgetter(0))) as ranked,
     ):
         for portion, rankings in ranked:

@@ -4,6 +4,7 @@ Many: `equipoise launch score RUN REQUESTS OUT`. Each process scores blocks of i
 with the others at the beginning and the end only. docs/scoring.md describes files and columns.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.load import read_run_config
@@ -34,6 +34,7 @@ from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.world import World
 
+log = logging.getLogger(__name__)
 WAIT_SECONDS = 1.0
 
 
@@ -69,13 +70,12 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     accelerator = make_accelerator(config)
     world = World()
     target = ScoreFolder(out, _record(folder, config, inputs, options, columns))
-    console = new_console(quiet=not accelerator.is_main_process)
     if accelerator.is_main_process:
         target.begin(options.overwrite)
     finished: set[int] = world.gather(target.finished() if accelerator.is_main_process else None)[0]
     pending = [block for block in inputs.blocks if block.number not in finished]
     if not pending:
-        console.print(f"all {sum(file.rows for file in inputs.files):,} requests are scored already: {out}")
+        log.info(f"all {sum(file.rows for file in inputs.files):,} requests are scored already: {out}")
         return
     model = load_run_model(config, folder / "adapters").to(accelerator.device)
     max_tokens = options.max_tokens or config.evaluate.max_tokens
@@ -83,7 +83,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     slates = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
     tokenizer = RequestTokenizer(slates, scales)
     scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, max_tokens, chunk_tokens=max_tokens)
-    showing = ScoreProgress(console, inputs.blocks, target, finished, accelerator.is_main_process)
+    showing = ScoreProgress(inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
         portions = read_portions(pending[world.rank :: world.size], inputs.forms, tokenizer)
         write_scores(scorer, portions, columns, target, progress)
@@ -91,7 +91,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
         while not progress.complete():
             time.sleep(WAIT_SECONDS)
     world.barrier()
-    console.print(progress.closing_line())
+    log.info(progress.closing_line())
 
 
 def write_scores(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 from equipoise.sweep.config import SweepConfig
 from equipoise.sweep.plan import PlannedRun
@@ -24,7 +23,7 @@ def compare_command(sweep: SweepConfig, plan: Sequence[PlannedRun]) -> list[str]
     return [sys.executable, "-m", "equipoise.launch.cli", NAME, *folders, *split, *files]
 
 
-def compare_runs(sweep: SweepConfig, plan: Sequence[PlannedRun], console: Console) -> None:
+def compare_runs(sweep: SweepConfig, plan: Sequence[PlannedRun]) -> None:
     """Compare the runs of a plan.
 
     Raises:
@@ -33,7 +32,6 @@ def compare_runs(sweep: SweepConfig, plan: Sequence[PlannedRun], console: Consol
     code = subprocess.run(compare_command(sweep, plan), check=False).returncode
     if code:
         raise typer.Exit(code)
-    console.print(f"comparison: {sweep.output / f'{NAME}.html'}", soft_wrap=True)
 
 
 MOST_LINES = 20

@@ -5,13 +5,14 @@ process that made it removes. One killed at that moment leaves it behind, and al
 without a word until somebody finds the file.
 """
 
+import logging
 import os
-import sys
 import time
 from pathlib import Path
 
 from torch.utils.cpp_extension import get_default_build_root
 
+log = logging.getLogger(__name__)
 # Older than any build takes: on a shared home folder, the builder may be a process of another machine.
 STALE_AFTER_SECONDS = 120.0
 
@@ -25,7 +26,7 @@ def release_stale_build_locks(root: Path, stale_after: float = STALE_AFTER_SECON
     """Wait for running builds under `root` and remove the locks of dead ones; the removed locks, in order of names.
 
     A lock that a living process of this machine holds open is waited for. One that nobody here holds is removed once it
-    is `stale_after` seconds old, with a line on standard error.
+    is `stale_after` seconds old, with a warning.
     """
     removed = []
     for lock in sorted({*root.glob("*/lock"), *root.glob("*/*/lock")}):
@@ -39,10 +40,10 @@ def release_stale_build_locks(root: Path, stale_after: float = STALE_AFTER_SECON
                 if age >= stale_after:
                     lock.unlink(missing_ok=True)
                     removed.append(lock)
-                    print(f"removed {lock}: left by a job that was killed while it compiled", file=sys.stderr)
+                    log.warning(f"removed {lock}: left by a job that was killed while it compiled")
                     break
                 if not reported:
-                    print(f"waiting for {lock}: removed when it is {stale_after:.0f} s old", file=sys.stderr)
+                    log.warning(f"waiting for {lock}: removed when it is {stale_after:.0f} s old")
                     reported = True
             time.sleep(poll)
     return removed

@@ -1,7 +1,9 @@
 """What a training job tells a person: the start-up table and one tidy line per log interval."""
 
+from collections.abc import Iterator
+
 from accelerate import Accelerator
-from rich.console import Console
+from rich.table import Table
 
 from equipoise.common.console import new_table
 from equipoise.configs.schema import RunConfig
@@ -14,27 +16,25 @@ from equipoise.train.parameters import count_by_group, full_size, trainable
 
 
 def describe(
-    console: Console, config: RunConfig, accelerator: Accelerator, model: SlateModel, batches: TrainBatches
-) -> None:
-    """Print what trains, on what, and how."""
+    config: RunConfig, accelerator: Accelerator, model: SlateModel, batches: TrainBatches
+) -> Iterator[Table | str]:
+    """What trains, on what, and how."""
     table = new_table(f"{config.name}: trainable parameters", ["part"], ["parameters"])
     for group, count in count_by_group(trainable(model).items()).items():
         table.add_row(group, f"{count:,}")
     frozen = sum(full_size(p) for p in model.parameters() if not p.requires_grad)
     table.add_row("frozen base", f"{frozen:,}")
-    console.print(table)
+    yield table
     stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
-    console.print(
+    yield (
         f"{len(batches.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"
         f" ({accelerator.distributed_type.value}{stage}), {_measure(config)} each ×"
-        f" {config.train.accumulate}; method {config.balancing.method}, normalize {config.balancing.normalize}",
-        soft_wrap=True,
+        f" {config.train.accumulate}; method {config.balancing.method}, normalize {config.balancing.normalize}"
     )
     if isinstance(batches.order, BudgetOrder):
-        for line in _plan_lines(batches.order):
-            console.print(line, soft_wrap=True)
+        yield from _plan_lines(batches.order)
     for text, limit, share in _cut_shares(batches.slates.tokens.counts):
-        console.print(f"{share:.1%} of the train split's {text} texts are cut at {limit}: raise it to keep them whole")
+        yield f"{share:.1%} of the train split's {text} texts are cut at {limit}: raise it to keep them whole"
 
 
 def _measure(config: RunConfig) -> str:

@@ -1,5 +1,6 @@
 """One training job from start to end: set up, train, check what moved, and leave a complete run folder."""
 
+import logging
 import shutil
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from accelerate.utils import set_seed
 
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
+from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
@@ -30,6 +32,8 @@ from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import validate
 from equipoise.train.world import World
 
+log = logging.getLogger(__name__)
+
 
 def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
     """Train as configured and return the summary, or None where a signal stopped the run (it can be resumed).
@@ -50,7 +54,6 @@ class Job:
         tokens = find_tokens(config)  # made here if need be, while no process waits for another
         self.accelerator = make_accelerator(config, config.output)
         self.world = World()
-        self.console = new_console(quiet=not self.accelerator.is_main_process)
         self._claim_folder(overwrite)
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)
@@ -71,18 +74,20 @@ class Job:
         batches = train_batches(config, self.data, self.world)
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
         self.loop = Loop(config, self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
-        self.bar = ProgressBar("train", self.loop.total, "steps", console=self.console, transient=False)
+        console = new_console(quiet=self.world.rank > 0)
+        self.bar = ProgressBar("train", self.loop.total, "steps", console=console, transient=False)
 
     def run(self) -> dict[str, Any] | None:
         """Train from the beginning or the last checkpoint."""
-        describe(self.console, self.config, self.accelerator, self.slate_model, self.loop.batches)
+        for part in describe(self.config, self.accelerator, self.slate_model, self.loop.batches):
+            log.info(rendered(part))
         progress = self._start()
         started = time.perf_counter()
         with self.bar:
             progress = self.loop.run(progress)
         seconds = time.perf_counter() - started
         if self.loop.stopped:
-            self.console.print(f"stopped after step {progress.step}; go on with --resume")
+            log.info(f"stopped after step {progress.step}; go on with --resume")
             self.tracking.finish({"finished": False, "steps": progress.step}, self.config.output)
             return None
         return self._finish(progress, seconds)
@@ -108,19 +113,19 @@ class Job:
     def _start(self) -> TrainingState:
         saved = checkpoints(self.config.output) if self.resume else []
         if self.resume and not saved:
-            self.console.print("no checkpoint yet: starting from the beginning")
+            log.info("no checkpoint yet: starting from the beginning")
         if not saved:
             self.best.forget_after(0)
             return TrainingState()
         progress = load_checkpoint(saved[-1], self.accelerator, self.model, self.optimizer, self.world)
         self.tracking.forget_after(progress.step)
         self.best.forget_after(progress.step)
-        self.console.print(f"resumed from {saved[-1]} (step {progress.step})")
+        log.info(f"resumed from {saved[-1]} (step {progress.step})")
         return progress
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         self.tracking.log(step, values)
-        self.console.print(step_line(step, self.loop.total, values), soft_wrap=True)
+        log.info(step_line(step, self.loop.total, values))
 
     def _advance(self, step: int) -> None:
         self.bar.update(step)
@@ -130,7 +135,7 @@ class Job:
         folder = save_checkpoint(
             self.config.output, self.accelerator, self.model, self.optimizer, progress, self.world, keep
         )
-        self.console.print(f"saved {folder}")
+        log.info(f"saved {folder}")
 
     def _evaluate(self, step: int) -> None:
         assert self.valid is not None, "train.eval_every is set, so the valid split is open"
@@ -139,7 +144,7 @@ class Job:
         self.tracking.log(step, values)
         self.best.offer(step, values, lambda: gather(trainable(self.slate_model)), self.info)
         shown = [key for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values]
-        self.console.print("  ".join(f"{key} {values[key]:.4f}" for key in shown))
+        log.info("  ".join(f"{key} {values[key]:.4f}" for key in shown))
 
     def _finish(self, progress: TrainingState, seconds: float) -> dict[str, Any]:
         moved = self.movement.moved()
@@ -163,9 +168,9 @@ class Job:
         if self.best.known is not None:
             summary["best"] = self.best.known
         hint = self.tracking.finish(summary, run)
-        self.console.print(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
-        self.console.print(f"adapters: {run / 'adapters'}")
+        log.info(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
+        log.info(f"adapters: {run / 'adapters'}")
         if hint:
-            self.console.print(f"W&B was offline; send the run with: {hint}", soft_wrap=True)
+            log.info(f"W&B was offline; send the run with: {hint}")
         self.world.barrier()
         return summary

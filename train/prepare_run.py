@@ -1,11 +1,13 @@
 """What training reads: the prepared folder (`equipoise prepare`) and its token ids (`equipoise tokenize`)."""
 
+import logging
 import os
 
 from rich.table import Table
 
-from equipoise.common.console import new_console, new_table
+from equipoise.common.console import new_table
 from equipoise.common.errors import UserError
+from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.labels import labels_of
@@ -13,9 +15,11 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 
+log = logging.getLogger(__name__)
+
 
 def prepare_data(config: RunConfig) -> Manifest:
-    """Prepare `config.data.folder` and print its counts, notes and dropped rows; then tokenise it.
+    """Prepare `config.data.folder` and log its counts, notes and dropped rows; then tokenise it.
 
     Returns:
         What the folder holds: counts, label rates and hashes.
@@ -26,16 +30,15 @@ def prepare_data(config: RunConfig) -> Manifest:
     labels = labels_of(config.objectives)
     with ProgressBar("preparing") as bar:
         manifest = prepare(config.data, bar.stage, labels)
-    out = new_console()
-    out.print(_counts(manifest, f"prepared {config.data.folder}"))
+    log.info(rendered(_counts(manifest, f"prepared {config.data.folder}")))
     for reason, rows in manifest.dropped.items():
-        out.print(f"left out: {rows:,} {reason}", soft_wrap=True)
+        log.info(f"left out: {rows:,} {reason}")
     for note in manifest.notes:
-        out.print(f"note: {note}", soft_wrap=True)
+        log.info(f"note: {note}")
     write_tokens(config)
     if config.train.feature_dropout:
         masked = mask_all_fields(config.data)
-        out.print(f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}")
+        log.info(f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}")
         prepare(masked, labels=labels)
         write_tokens(config.model_copy(update={"data": masked}))
     return manifest
@@ -54,16 +57,14 @@ def write_tokens(config: RunConfig) -> None:
         raise UserError("equipoise tokenize uses all cores by itself: run it once, without a launcher")
     check_lengths(config)
     cache, made = make_tokens(config)
-    out = new_console()
     if not made:
-        out.print(f"nothing to do: {cache.folder} is complete", soft_wrap=True)
+        log.info(f"nothing to do: {cache.folder} is complete")
         return
-    out.print(f"tokens: {cache.folder}", soft_wrap=True)
+    log.info(f"tokens: {cache.folder}")
     for split, counts in cache.counts.items():
-        out.print(
+        log.info(
             f"{split}: {counts.prefixes:,} prefixes ({counts.cut_prefixes:,} cut at tokens.max_prefix), "
-            f"{counts.candidates:,} candidates ({counts.cut_candidates:,} cut at tokens.max_candidate)",
-            soft_wrap=True,
+            f"{counts.candidates:,} candidates ({counts.cut_candidates:,} cut at tokens.max_candidate)"
         )
 
 

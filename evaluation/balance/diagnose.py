@@ -1,33 +1,36 @@
 """`equipoise diagnose RUN`: which objectives conflict, where, since when: two tables, a few sentences and a picture."""
 
+import logging
 import math
 from pathlib import Path
 
 from rich.table import Table
 
-from equipoise.common.console import new_console, new_table
+from equipoise.common.console import new_table
+from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.evaluation.balance.balance_plot import draw
 from equipoise.evaluation.balance.diagnosis import Diagnosis, conclusions, diagnose, read_history, signed
 
+log = logging.getLogger(__name__)
+
 
 def diagnose_run(folder: Path) -> None:
-    """Print the diagnosis of a run folder and write `balance.png` into it.
+    """Log the diagnosis of a run folder and write `balance.png` into it.
 
     Raises:
         UserError: the folder holds no run, or no balance records.
     """
     config = read_run_config(folder)
     diagnosis = diagnose(read_history(folder), list(config.objectives.active()))
-    console = new_console()
     if diagnosis.pairs:
-        console.print(pairs_table(diagnosis))
-    console.print(objectives_table(diagnosis))
+        log.info(rendered(pairs_table(diagnosis)))
+    log.info(rendered(objectives_table(diagnosis)))
     for sentence in conclusions(diagnosis):
-        console.print(sentence, soft_wrap=True, markup=False)
+        log.info(sentence)
     if any(pair.conflicting and not pair.layers for pair in diagnosis.pairs):
-        console.print("Set balancing.probe_every to learn in which trunk layers.", soft_wrap=True)
-    console.print(f"picture: {draw(folder)}", soft_wrap=True, markup=False)
+        log.info("Set balancing.probe_every to learn in which trunk layers.")
+    log.info(f"picture: {draw(folder)}")
 
 
 def pairs_table(diagnosis: Diagnosis) -> Table:

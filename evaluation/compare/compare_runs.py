@@ -1,15 +1,16 @@
 """`equipoise compare RUN…`: compare runs from their folders alone, in the terminal, in files and on one page."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from equipoise.common.console import FILE_WIDTH, new_console, new_table
+from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
+from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.evaluation.compare.comparison import Comparison, compare, kept_for_curves
 from equipoise.evaluation.compare.comparison_page import write_page
@@ -19,11 +20,12 @@ from equipoise.evaluation.compare.tables import Cell, Table, tables, write_csv, 
 from equipoise.evaluation.compare.wandb_runs import read_wandb_runs
 from equipoise.evaluation.options import CompareOptions
 
+log = logging.getLogger(__name__)
 NO_STAR = "\u00a0"  # rich would strip a plain space, and the digits would not stand in line
 
 
 def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Comparison:
-    """Compare the runs among and below the folders, print the tables and write the files that were asked for.
+    """Compare the runs among and below the folders, log the tables and write the files that were asked for.
 
     Raises:
         UserError: no folder holds a run that can be read, or the question names what no run has.
@@ -31,7 +33,6 @@ def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Compari
     split = options.question.split
     if split not in SPLITS:
         raise UserError(f"--split {split}: is no split that is evaluated: write one of {', '.join(SPLITS)}")
-    console = new_console()
     run_folders = find_runs(folders)
     kept = most_points(len(run_folders))
     with ProgressBar("reading runs", len(run_folders), "") as bar:
@@ -48,12 +49,12 @@ def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Compari
             raise UserError("no run can be read: " + "; ".join(one.reason for one in broken[:3]))
         bar.add("resampling requests", len(records) if options.question.baseline else 0)
         comparison = compare(records, broken, options.question, lambda: bar.advance(title="resampling requests"))
-    print_comparison(comparison, console)
-    _write(comparison, options, console)
+    _log(comparison)
+    _write(comparison, options)
     return comparison
 
 
-def _write(comparison: Comparison, options: CompareOptions, console: Console) -> None:
+def _write(comparison: Comparison, options: CompareOptions) -> None:
     if options.markdown is not None:
         write_markdown(comparison, _ready(options.markdown))
     if options.csv is not None:
@@ -62,16 +63,16 @@ def _write(comparison: Comparison, options: CompareOptions, console: Console) ->
         write_page(comparison, _ready(options.html))
     for path in (options.markdown, options.csv, options.html):
         if path is not None:
-            console.print(f"written: {path}", markup=False, soft_wrap=True)
+            log.info(f"written: {path}")
     if options.wandb is not None:
         from equipoise.evaluation.compare.wandb_upload import upload  # W&B loads only here
 
-        console.print(upload(comparison, options.wandb, options.group), markup=False, soft_wrap=True)
+        log.info(upload(comparison, options.wandb, options.group))
     if options.png is not None:  # last, for without an evaluation there is nothing to draw
         from equipoise.evaluation.compare.charts import draw  # matplotlib loads only here
 
         draw(comparison, _ready(options.png))
-        console.print(f"written: {options.png}", markup=False, soft_wrap=True)
+        log.info(f"written: {options.png}")
 
 
 def _ready(path: Path) -> Path:
@@ -79,18 +80,17 @@ def _ready(path: Path) -> Path:
     return path
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def _log(comparison: Comparison) -> None:
     """The tables, each cut into as many as the width of the terminal asks for, and the notes."""
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
+    width = new_console().width
     for table in tables(comparison):
-        for part in _parts(table, console.width):
-            console.print(_rich(part))
+        for part in _parts(table, width):
+            log.info(rendered(_rich(part)))
         for sentence in table.foot:
-            console.print(sentence, markup=False, soft_wrap=True)
-        console.print()
+            log.info(sentence)
+        log.info("")
     for note in comparison.notes:
-        console.print(f"• {note}", markup=False, soft_wrap=True)
+        log.info(f"• {note}")
 
 
 def _parts(table: Table, width: int) -> list[Table]:

@@ -3,6 +3,7 @@
 Runs in one process, or in many under `equipoise launch front RUN`, which share the scoring.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
+from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import ranking_attributes
@@ -25,12 +25,14 @@ from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
-from equipoise.evaluation.front.table import print_choices, print_front
+from equipoise.evaluation.front.table import choices_in_words, front_sentence, front_table
 from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.export.operating_point import check_export, update_export, write_operating_point
 from equipoise.train.trackers import mlflow_run, wandb_run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,10 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     test_table = scores.score("test", reuse=True) if options.test else None
     if table is None:
         return
-    console = new_console()
     began = time.perf_counter()
     measure = TradeOffScorer(table, plan.measured, options.resamples, config.seed)
     measurement = measure(plan.grid.points(), tuple(plan.grid.value))
-    console.print(
+    log.info(
         f"{len(measurement.points):,} trade-offs ({plan.grid.to_json()['way']}) on {measure.requests:,} validation "
         f"requests of {len(table):,} impressions, {options.resamples} resamples: {time.perf_counter() - began:.1f} s"
     )
@@ -156,18 +157,20 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
             TradeOffScorer(test_table, plan.measured, options.resamples, config.seed), measurement, choices, plan
         )
     records = {rule: choice_record(choice, measurement, front, tests.get(rule)) for rule, choice in choices.items()}
-    print_front(console, measurement, front, choices, plan.measured.cutoff)
-    print_choices(console, records, measurement)
+    log.info(front_sentence(front))
+    log.info(rendered(front_table(measurement, front, choices, plan.measured.cutoff)))
+    for part in choices_in_words(records, measurement):
+        log.info(rendered(part))
     about = front_record(config, plan.grid, measure, measurement, front)
     record = {**about, "chosen": options.chosen(), "choices": records}
     write_json(record, folder / "front.json")
     draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff)
     chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
-    _hand_over(console, folder, chosen, options.export)
+    _hand_over(folder, chosen, options.export)
     hint = wandb_run.tell_front(config, folder, json_ready(record))
     mlflow_run.tell_front(config, folder, record)
     if hint:
-        console.print(f"W&B was offline; send the front with: {hint}", soft_wrap=True)
+        log.info(f"W&B was offline; send the front with: {hint}")
 
 
 def _title(config: RunConfig, measure: TradeOffScorer, front: Front) -> str:
@@ -179,13 +182,13 @@ def _title(config: RunConfig, measure: TradeOffScorer, front: Front) -> str:
     )
 
 
-def _hand_over(console: Console, folder: Path, chosen: dict[str, Any], export: Path | None) -> None:
+def _hand_over(folder: Path, chosen: dict[str, Any], export: Path | None) -> None:
     """Write the choice where `equipoise export` finds it, and into an export that is there."""
     point = write_operating_point(folder, chosen)
-    console.print(f"front: {folder / 'front.json'}   picture: {folder / 'front.png'}   choice: {point}", soft_wrap=True)
+    log.info(f"front: {folder / 'front.json'}   picture: {folder / 'front.png'}   choice: {point}")
     if export is not None:
         update_export(export, folder)
-        console.print(f"the choice is in {export / 'serving.json'} and its model card", soft_wrap=True)
+        log.info(f"the choice is in {export / 'serving.json'} and its model card")
 
 
 def _check_defined(measurement: Measurement, plan: Plan) -> None:

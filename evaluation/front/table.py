@@ -1,10 +1,9 @@
 """What `equipoise front` prints: the ends of the front and the chosen points, then each choice on both splits."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -48,30 +47,22 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [f"{row['relevance']:.4f}", f"{row['value']:.4f}", f"{row['difference']:+.4f}", bounds]
 
 
-def print_front(
-    console: Console, measurement: Measurement, front: Front, choices: Mapping[str, Choice], cutoff: int
-) -> None:
-    """The size of the front, its hypervolume, and its points of note."""
+def front_sentence(front: Front) -> str:
+    """The size of the front and its hypervolume."""
     volume = front.covered()
-    console.print(
+    return (
         f"front of {', '.join(front.axes)}: {len(front.points)} points; hypervolume "
         f"{volume['normalised']:.4f} of its box (pure relevance alone {volume['normalised_relevance_alone']:.4f}), "
-        f"{volume['from_zero']:.4f} from zero (pure relevance alone {volume['from_zero_relevance_alone']:.4f})",
-        soft_wrap=True,
+        f"{volume['from_zero']:.4f} from zero (pure relevance alone {volume['from_zero_relevance_alone']:.4f})"
     )
-    console.print(front_table(measurement, front, choices, cutoff))
 
 
-def print_choices(console: Console, records: Mapping[str, Mapping[str, Any]], measurement: Measurement) -> None:
+def choices_in_words(records: Mapping[str, Mapping[str, Any]], measurement: Measurement) -> Iterator[Table | str]:
     """Every choice, how it was made, how sure it is, and its table."""
     for record in records.values():
-        console.print(choice_table(record, measurement.points[record["point"]].words()))
+        yield choice_table(record, measurement.points[record["point"]].words())
         like, same = len(record["front_points_not_told_apart"]), record["same_point_in_resamples"]
         sure = "" if math.isnan(same) else f"; the same point in {same:.0%} of the resamples"
-        console.print(
-            f"  {record['how']}{sure}; {like} other points of the front cannot be told apart from it",
-            soft_wrap=True,
-            markup=False,
-        )
+        yield f"  {record['how']}{sure}; {like} other points of the front cannot be told apart from it"
         if not record["on_front"]:
-            console.print("  it is not on the front: another point is as good on every axis of it", soft_wrap=True)
+            yield "  it is not on the front: another point is as good on every axis of it"

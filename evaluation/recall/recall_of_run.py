@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from equipoise.common.console import new_table
+from equipoise.common.console import new_console, new_table
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.recall_texts import Positives, Texts
@@ -224,20 +223,19 @@ def _against_best(recalls: dict[str, np.ndarray]) -> dict[str, Any]:
     return {"baseline": best, "difference": float(np.nanmean(difference)), "interval": mean_interval(difference)}
 
 
-def measure_recall(scores: SplitScores, split: str, console: Console) -> dict[str, Any]:
+def measure_recall(scores: SplitScores, split: str) -> dict[str, Any]:
     """Measure recall on a split; returns the report of `evaluate_recall`.
 
     Args:
         scores: of the run, with its model.
         split: its name.
-        console: shows the progress.
 
     Raises:
         UserError: the split does not fit the run, or a package is missing.
     """
     folder, tokens = scores.config.data.folder, scores.tokens
     train, slates = SlateSet(folder, "train", tokens), SlateSet(folder, split, tokens)
-    with ProgressBar(unit="", console=console, transient=False) as bar:
+    with ProgressBar(unit="", console=new_console(), transient=False) as bar:
 
         def tell(stage: str, done: int, total: int) -> None:
             bar.add(stage, total)
@@ -246,13 +244,7 @@ def measure_recall(scores: SplitScores, split: str, console: Console) -> dict[st
         return evaluate_recall(scores.config, scores.model, train, slates, tell)
 
 
-def print_recall(report: dict[str, Any], console: Console) -> None:
-    """Print a report of recall: the table and what it says."""
-    console.print(_table(report))
-    console.print("\n".join(sentences(report)))
-
-
-def _table(report: dict[str, Any]) -> Table:
+def recall_table(report: dict[str, Any]) -> Table:
     """A line per ranking: recall over all items, and over those that the shopper had never bought."""
     title = f"recall of what {report['shoppers']:,} shoppers took, out of {report['items']:,} items"
     table = new_table(title, [""], [f"{which} @{cutoff}" for which in TITLES.values() for cutoff in CUTOFFS])

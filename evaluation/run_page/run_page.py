@@ -1,10 +1,10 @@
 """`equipoise report RUN`: one self-contained HTML page of a run, from its folder alone, that needs no server."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from equipoise.common.atomic import atomic_write
-from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.evaluation.compare.curves import GROUPS, curves
 from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, read_run
@@ -22,6 +22,7 @@ from equipoise.evaluation.run_page.parts import (
     slates_part,
 )
 
+log = logging.getLogger(__name__)
 POINTS = 200
 """Of a curve; longer histories are thinned to means over neighbouring records."""
 MORE_GROUPS = {"share in conflict": r"balance/conflict/(.+)", "learning": r"train/(lr|grad_norm)"}
@@ -92,10 +93,9 @@ def report_run(folder: Path, out: Path | None = None, split: str | None = None) 
     Raises:
         UserError: the folder holds no run, or a file in it cannot be read.
     """
-    console = new_console()
     path = out or folder / FILE_NAME
     data = write_report(folder, path, split)
     for part in (data[name] for name in PARTS):
         if part is not None and not held(part):
-            console.print(f"{part['missing']} Run: {part['command']}", soft_wrap=True, markup=False)
-    console.print(f"report: {path}", soft_wrap=True, markup=False)
+            log.info(f"{part['missing']} Run: {part['command']}")
+    log.info(f"report: {path}")

@@ -73,7 +73,7 @@ def sweep(
     arguments: Annotated[list[str] | None, typer.Argument(help="With --trial.", metavar="KEY=VALUE")] = None,
 ) -> None:
     """Train and evaluate many runs: grids, lists, random draws, seeds. Called again, it goes on with what is left."""
-    from equipoise.sweep.command import run_sweep
+    from equipoise.launch.sweep import run_sweep
 
     run_sweep(file, options, arguments or [])
 

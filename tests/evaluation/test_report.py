@@ -13,7 +13,8 @@ from rich.console import Console
 from equipoise.common.errors import UserError
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.metrics import ScoreTable
-from equipoise.evaluation.report import default_omegas, evaluate_table, json_ready, omega_name, print_report, write_json
+from equipoise.evaluation.report import default_omegas, evaluate_table, json_ready, omega_name, write_json
+from equipoise.evaluation.report_tables import report_parts
 
 
 def world(noise: float, seed: int = 0, requests: int = 120, candidates: int = 10) -> ScoreTable:
@@ -63,7 +64,8 @@ def evaluated(table: ScoreTable, **options):
 
 def printed(report, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width)
-    print_report(report, console)
+    for part in report_parts(report):
+        console.print(part, markup=not isinstance(part, str), highlight=False)
     return console.file.getvalue()
 
 

@@ -58,7 +58,7 @@ finished = step == config["train"]["max_steps"]
 # Tables are not read by the stand-in, so nothing is prepared.
 DRIVER = """
 import sys
-import equipoise.sweep.command as command
+import equipoise.launch.sweep as command
 from equipoise.launch.cli import main
 command.make_data = lambda runs: None
 main(["sweep", *sys.argv[1:]])

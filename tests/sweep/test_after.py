@@ -8,9 +8,9 @@ import pytest
 import typer
 import yaml
 
+from equipoise.launch.sweep import run_sweep as sweep_run
 from equipoise.sweep.after import compare_command
 from equipoise.sweep.claim import make_ready
-from equipoise.sweep.command import run_sweep as sweep_run
 from equipoise.sweep.config import SweepConfig, load_sweep
 from equipoise.sweep.options import SweepOptions
 from equipoise.sweep.plan import PlannedRun, make_plan

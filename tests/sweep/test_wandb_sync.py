@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from equipoise.launch.sweep import run_sweep as sweep_run
 from equipoise.sweep.after import MOST_LINES, sync_lines
 from equipoise.sweep.claim import make_ready
-from equipoise.sweep.command import run_sweep as sweep_run
 from equipoise.sweep.options import SweepOptions
 from tests.sweep.test_after import plan_of
 

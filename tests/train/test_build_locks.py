@@ -18,12 +18,12 @@ def aged(lock: Path, seconds: float) -> Path:
     return lock
 
 
-def test_lock_of_a_killed_job_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_of_a_killed_job_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     deep = aged(tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock", 500)
     flat = aged(tmp_path / "cpu_adam" / "lock", 500)
     assert release_stale_build_locks(tmp_path) == [flat, deep]
     assert not deep.exists() and not flat.exists()
-    assert f"removed {deep}" in capsys.readouterr().err
+    assert f"removed {deep}" in caplog.text
 
 
 def test_young_lock_is_given_its_time(tmp_path: Path) -> None:

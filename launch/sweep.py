@@ -11,7 +11,7 @@ from rich.console import Console
 
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
-from equipoise.sweep.after import compare_runs, sync_lines
+from equipoise.sweep.after import NAME, compare_runs, sync_lines
 from equipoise.sweep.board import MOST_ROWS, Board, states_table
 from equipoise.sweep.claim import Claim, claim, make_ready
 from equipoise.sweep.config import SweepConfig, load_sweep
@@ -92,7 +92,8 @@ def _end(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
     if claimed.failed:
         console.print("run failed ones again with --retry-failed")
     if sweep.after == "compare" and claimed.finished:
-        compare_runs(sweep, plan, console)
+        compare_runs(sweep, plan)
+        console.print(f"comparison: {sweep.output / f'{NAME}.html'}", soft_wrap=True)
     lines = sync_lines(sweep.output, plan)
     if lines:
         console.print("W&B was offline; send the runs with:")
