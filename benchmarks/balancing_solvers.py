@@ -3,7 +3,7 @@
 Random Gram matrices of K = 2 … 8 gradients in K, K + 2 or 3K dimensions, norms drawn log-uniformly from 10^±0, 10^±1,
 10^±2 and 10^±4. Conflicts are counted for the methods that promise none: directions d with ⟨e_k, d⟩ < −1e-9 ‖d‖ for
 some unit gradient e_k (`clear`: below −1 %). The residual of a method's own optimality condition is that of
-`equipoise.train.balancing.optimality`, relative and without scale. TorchJD gets the same matrices in float64 and in
+`benchmarks.optimality`, relative and without scale. TorchJD gets the same matrices in float64 and in
 float32.
 """
 
@@ -17,11 +17,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.figures import figure
+from benchmarks.optimality import RESIDUALS, conflicts, residual
 from benchmarks.peers import TORCHJD, has_torchjd
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.train.balancing.balancer import compute_weights
 from equipoise.train.balancing.gradient_stats import GradientStats, condition
-from equipoise.train.balancing.optimality import RESIDUALS, conflicts, residual
 from equipoise.train.balancing.registry import METHODS, build_method
 
 SPREADS = (0, 1, 2, 4)

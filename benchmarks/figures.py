@@ -4,7 +4,6 @@ A figure may carry further keys (method, backbone, objectives, …) that say und
 written whole or not at all; the terminal gets the same figures as a table.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.common.atomic import atomic_write
+from equipoise.train.environment import versions
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scipy", "torchjd", "LibMTL", "matplotlib")
 
@@ -52,17 +52,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Python and the packages that a figure may depend on; null for those that are not installed."""
-    installed: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            installed[package] = None
-    return installed
-
-
 def commit() -> str | None:
     """The commit of this tree, with `+` behind it where files are changed; None outside of git."""
     root = Path(__file__).parent
@@ -91,7 +80,7 @@ def report(benchmark: str, figures: Sequence[Mapping[str, Any]], **settings: Any
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "settings": settings,
         "figures": list(figures),
     }

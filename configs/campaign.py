@@ -4,10 +4,10 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from equipoise.common.errors import UserError
+from equipoise.common.yaml_file import read_yaml
 from equipoise.configs.section import Section
 
 Count = Annotated[int, Field(ge=0)]
@@ -97,13 +97,7 @@ def read_campaign(path: Path) -> Campaign:
     Raises:
         UserError: it is missing or no YAML, or names the key that is wrong.
     """
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as a campaign ({reason}): give a YAML file") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no keys: give at least name and top")
+    content = read_yaml(path, "give a YAML file of a campaign", "give at least name and top")
     try:
         return Campaign(**content)
     except (ValidationError, TypeError) as error:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.yaml_file import read_yaml
 from equipoise.configs.objectives import unknown_objective
 from equipoise.configs.renamed import RENAMED, with_new_names
 from equipoise.configs.schema import RunConfig
@@ -42,16 +43,9 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         UserError: the file is missing, or no YAML mapping.
     """
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: name a config file, such as configs/demo.yaml") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as YAML ({reason}): correct the file") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} holds no settings: start it with `name: …`")
-    return raw
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a config file, such as configs/demo.yaml")
+    return read_yaml(path, "correct the file", "start it with `name: …`")
 
 
 def build_config(settings: dict[str, Any], overrides: Sequence[str], path: Path) -> RunConfig:

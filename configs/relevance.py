@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from equipoise.configs.objective_spec import nearest_name
 
@@ -45,16 +45,6 @@ def parse_relevance(text: str, known: Sequence[str]) -> dict[str, float]:
             raise ValueError(f"relevance '{text}' names {name} twice: give it one term")
         found[name] = sign * exponent
     return found
-
-
-def format_relevance(exponents: Mapping[str, float]) -> str:
-    """The formula that `parse_relevance` reads back."""
-    terms = []
-    for name, exponent in exponents.items():
-        size = f"log({name})" if abs(exponent) == 1 else f"{abs(exponent)!r}*log({name})"
-        terms.append(f"{' - ' if exponent < 0 else ' + '}{size}")
-    text = "".join(terms)
-    return text[3:] if text.startswith(" + ") else f"-{text[3:]}"
 
 
 def _term(node: ast.expr, text: str, known: Sequence[str]) -> tuple[str, float]:

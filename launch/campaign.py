@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from equipoise.launch.options import CampaignOptions
 from equipoise.scoring.ranking_file import ENDINGS, ranking_file
 from equipoise.scoring.recommend import common_candidates
 from equipoise.serving.allocation import Allocation, Cap, allocate, fill, violations
-from equipoise.serving.frames import MAX_TOGETHER, ranking_columns
+from equipoise.serving.frames import prepared_requests, ranking_columns
 from equipoise.serving.recommender import Recommender
-from equipoise.serving.request_error import RequestError
 
 MORE = ("value", "boost")
 REPORT = ".report.json"
@@ -107,16 +105,6 @@ def _requests(
     return CampaignRequests(campaign, recommender, table, candidates, rows, common)
 
 
-def _portions(table: RequestTable, requests: CampaignRequests) -> Iterator[list[tuple]]:
-    """(prepared request, who it is, groups of its candidates by attribute), some requests at a time."""
-    groups = table.requests(requests.columns)
-    while some := list(islice(groups, MAX_TOGETHER)):
-        try:
-            yield [requests.prepare(rows) for rows in some]
-        except RequestError as error:
-            raise UserError(f"{table.path}: {error}") from error
-
-
 def _score(
     recommender: Recommender, requests: CampaignRequests, table: RequestTable, console: Console
 ) -> CampaignScores:
@@ -124,9 +112,10 @@ def _score(
     parts: list[pa.Table] = []
     counts: list[int] = []
     groups: dict[str, list[str | None]] = {name: [] for name in requests.campaign.attributes}
+    prepared = prepared_requests(table, requests.columns, requests.prepare)
     with (
         ProgressBar("scoring", table.count(), "requests", console=console) as bar,
-        closing(recommender.stream(_portions(table, requests), itemgetter(0))) as ranked,
+        closing(recommender.stream(prepared, itemgetter(0))) as ranked,
     ):
         for portion, ranked_portion in ranked:
             rankings = [ranking.as_given() for ranking in ranked_portion]

@@ -13,9 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
-from equipoise.common.errors import UserError, format_error
+from equipoise.common.errors import UserError
+from equipoise.common.yaml_file import read_yaml
 
 COMMANDS = ("train", "evaluate", "score", "front")
 """The commands that share their work among processes."""
@@ -36,7 +35,8 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
         SystemExit: the job failed; the code is that of its first failed process (128 + N for signal N).
     """
     config = None if accelerate is None else config_file(accelerate)
-    settings = {} if config is None else _read_settings(config)
+    hints = ("correct the file", "write one with `accelerate config`")
+    settings = {} if config is None else read_yaml(config, *hints, place="--accelerate ")
     from accelerate.commands.launch import launch_command, launch_command_parser  # loads torch
 
     parser = launch_command_parser()
@@ -79,16 +79,6 @@ def on_cpu(config: Path | None, settings: dict[str, Any]) -> bool:
     if config is None or config.parent != FOLDER:
         return False
     return config.stem.startswith("cpu") and settings.get("distributed_type") != "DEEPSPEED"
-
-
-def _read_settings(config: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--accelerate {config} cannot be read ({format_error(error)}): correct the file") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"--accelerate {config} holds no settings: write one with `accelerate config`")
-    return settings
 
 
 def _run(launch_command: Any, options: Any) -> None:

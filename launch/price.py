@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import pyarrow as pa
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
-from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.data.requests.table import open_requests, request_connection
 from equipoise.launch.options import PriceOptions
 from equipoise.scoring.ranking_file import table_file
-from equipoise.serving.frames import RequestRows
+from equipoise.serving.frames import RequestRows, prepared_requests
 from equipoise.serving.pricing import PriceQuestion, Pricing
 from equipoise.serving.ranking import demand_of
 from equipoise.serving.recommender import PreparedRequest, Recommender
-from equipoise.serving.request_error import RequestError
 
 MAX_TOGETHER = 4
 """Requests that pass the model together: each stands for many candidates."""
@@ -46,7 +44,13 @@ def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions
         recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, extra=EXTRA)
         more = {"prices": allowed, "goal": options.goal, "field": options.field}
-        counts = _write(recommender, _prepared(table, recommender, maker, more), maker.names, out, table.count())
+        ready = prepared_requests(
+            table,
+            maker.columns,
+            lambda rows: (*maker.prepare(recommender.prepare_prices, rows, more), maker.identity(rows)),
+            MAX_TOGETHER,
+        )
+        counts = _write(recommender, ready, maker.names, out, table.count())
     console = new_console()
     console.print(
         f"priced {counts['rows']:,} candidates of {counts['requests']:,} requests: {out}; demand rose with the price "
@@ -54,20 +58,6 @@ def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions
         "those of the training data",
         soft_wrap=True,
     )
-
-
-def _prepared(
-    table: RequestTable, recommender: Recommender, maker: RequestRows, more: dict[str, Any]
-) -> Iterator[Prepared]:
-    groups = table.requests(maker.columns)
-    while requests := list(islice(groups, MAX_TOGETHER)):
-        try:
-            prepared = [
-                (*maker.prepare(recommender.prepare_prices, rows, more), maker.identity(rows)) for rows in requests
-            ]
-        except RequestError as error:
-            raise UserError(f"{table.path}: {error}") from error
-        yield prepared
 
 
 def _schema(names: list[str]) -> pa.Schema:

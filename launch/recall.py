@@ -1,7 +1,6 @@
 """`equipoise recall EXPORT REQUESTS OUT`: the best items of the whole catalogue for every shopper of a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.launch.options import RecallOptions
 from equipoise.scoring.ranking_file import table_file
-from equipoise.serving.recommender import Recommender, RequestError
-from equipoise.serving.retrieve import KEYS, Recalled
+from equipoise.serving.frames import prepared_requests
+from equipoise.serving.recommender import Recommender
+from equipoise.serving.retrieve import KEYS, PreparedRecall, Recalled
 
-MAX_TOGETHER = 64
 LISTS = ("history", "bought", "exclude")
 
 
@@ -53,13 +52,13 @@ def _answers(
 ) -> Iterator[list[tuple[dict[str, Any], Recalled]]]:
     fields = [name for name in recommender.fields["user"] if name in table.kinds]
     beside = [name for name in ("request_id", "user_id", "prefix", *LISTS) if name in table.kinds]
-    groups = table.requests(list(dict.fromkeys([*beside, *fields])))
-    while some := [rows[0] for rows in islice(groups, MAX_TOGETHER)]:
-        try:
-            prepared = [recommender.prepare_recall(_request(row, fields, options)) for row in some]
-        except RequestError as error:
-            raise UserError(f"{table.path}: {error}") from error
-        yield list(zip(some, recommender.recall_prepared(prepared), strict=True))
+
+    def prepare(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], PreparedRecall]:
+        return rows[0], recommender.prepare_recall(_request(rows[0], fields, options))
+
+    for portion in prepared_requests(table, list(dict.fromkeys([*beside, *fields])), prepare):
+        found = recommender.recall_prepared([prepared for _, prepared in portion])
+        yield [(row, recalled) for (row, _), recalled in zip(portion, found, strict=True)]
 
 
 def _request(row: dict[str, Any], fields: list[str], options: RecallOptions) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import duckdb
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
-from equipoise.data.requests.table import RequestTable, open_requests, open_table, request_connection
+from equipoise.data.requests.table import open_requests, open_table, request_connection
 from equipoise.scoring.columns import parse_omega
 from equipoise.scoring.options import RecommendOptions
 from equipoise.scoring.ranking_file import ranking_file
-from equipoise.serving.frames import MAX_TOGETHER, RequestRows, candidate_of, ranking_columns, worth_columns
+from equipoise.serving.frames import RequestRows, candidate_of, prepared_requests, ranking_columns, worth_columns
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
 
@@ -51,7 +50,9 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
             raise UserError(f"{users} has no column item_id: add the candidates, or a common list with --candidates")
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, common)
         more = {"omega": omega, "value_weight": options.value_weight, "top": options.top}
-        ready = _prepared(table, maker, recommender, more)
+        ready = prepared_requests(
+            table, maker.columns, lambda rows: (maker.prepare(recommender.prepare, rows, more), maker.identity(rows))
+        )
         started = time.monotonic()
         requests, rows = _write(recommender, ready, maker.names, out, table.count())
     seconds = max(time.monotonic() - started, 1e-9)
@@ -78,18 +79,6 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
     return candidates
-
-
-def _prepared(
-    table: RequestTable, maker: RequestRows, recommender: Recommender, more: dict[str, Any]
-) -> Iterator[Prepared]:
-    """The requests of a table, ready for the model, some at a time."""
-    groups = table.requests(maker.columns)
-    while some := list(islice(groups, MAX_TOGETHER)):
-        try:
-            yield [(maker.prepare(recommender.prepare, rows, more), maker.identity(rows)) for rows in some]
-        except RequestError as error:
-            raise UserError(f"{table.path}: {error}") from error
 
 
 def _write(

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from equipoise.common.errors import UserError
 from equipoise.data.prompts import is_missing
+from equipoise.data.requests.table import RequestTable
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.request_error import RequestError
 from equipoise.serving.requests import RequestReader
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 MAX_TOGETHER = 64
-"""Most requests of one forward."""
+"""Requests of one forward."""
 
 
 class RequestRows:
@@ -246,6 +249,25 @@ def rank_frame(
         rankings = score([maker.prepare(prepare, group, more) for group in some])
         parts.append(pd.DataFrame(ranking_columns(objectives, rankings, [maker.identity(group) for group in some])))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(ranking_columns(objectives, [], []))
+
+
+def prepared_requests(
+    table: RequestTable,
+    columns: list[str],
+    prepare: Callable[[list[dict[str, Any]]], Made],
+    together: int = MAX_TOGETHER,
+) -> Iterator[list[Made]]:
+    """What `prepare` makes of the rows of each request of a file, some requests at a time.
+
+    Raises:
+        UserError: the file cannot be read, or a request cannot be answered.
+    """
+    groups = table.requests(columns)
+    while some := list(islice(groups, together)):
+        try:
+            yield [prepare(rows) for rows in some]
+        except RequestError as error:
+            raise UserError(f"{table.path}: {error}") from error
 
 
 def _is_list(value: Any) -> bool:

@@ -20,7 +20,6 @@ from equipoise.serving.requests import CANDIDATE_KEYS, ReadCandidate, ReadReques
 from equipoise.serving.values import known_keys, mapping, number
 
 Goal = Literal["profit", "revenue"]
-GOALS = ("profit", "revenue")
 OWN_KEYS = ("cost", "prices")
 """What a candidate says beside the keys of equipoise.serving.requests."""
 

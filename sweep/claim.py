@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from equipoise.common.errors import UserError
+from equipoise.common.yaml_file import read_yaml
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.sweep.config import SweepConfig
@@ -127,14 +127,7 @@ def read_launcher(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or no YAML mapping.
     """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"accelerate: {path} cannot be read ({reason}): name a file of configs/accelerate") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"accelerate: {path} holds no settings: name a file of configs/accelerate")
-    return settings
+    return read_yaml(path, "name a file of configs/accelerate", place="accelerate: ")
 
 
 def is_complete(folder: Path, splits: list[str]) -> bool:

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def environment(processes: int) -> dict[str, Any]:
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(PACKAGES),
         "processes": processes,
         "accelerate": {key: value for key, value in sorted(os.environ.items()) if key.startswith("ACCELERATE_")},
     }
@@ -54,11 +55,12 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Of Python and of packages; None for those that are not installed."""
+    installed: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
         try:
-            versions[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+            installed[package] = None
+    return installed

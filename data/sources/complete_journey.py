@@ -26,14 +26,20 @@ def load(con: duckdb.DuckDBPyConnection, folder: Path | None = None) -> Tables:
 
     Raises UserError where the package is missing.
     """
-    folder = open_package(con, FILES, folder)
-    write_names(con)
-    for statement in (_MAILED, _COVERED, _ITEMS, _BOUGHT, _CLICKS, _CATEGORIES, _POPULARITY, _HOUSEHOLDS, _REDEEMED):
-        con.execute(statement)
-    for statement in (_IMPRESSIONS, USERS, _EVENTS):
-        con.execute(statement)
-    labels = dict.fromkeys(("impressions", "items", "users", "events"), f"{folder}/*.parquet")
+    views = (_MAILED, _COVERED, _ITEMS, _BOUGHT, _CLICKS, _CATEGORIES, _POPULARITY, _HOUSEHOLDS, _REDEEMED)
+    labels = create_tables(con, folder, FILES, (*views, _IMPRESSIONS, USERS, _EVENTS))
     return Tables(con, source="complete_journey", labels=labels, split_column="split", notes=_notes(con))
+
+
+def create_tables(
+    con: duckdb.DuckDBPyConnection, folder: Path | None, files: Sequence[str], statements: Sequence[str]
+) -> dict[str, str]:
+    """Run the statements over the package's views; returns how messages name each of the four tables."""
+    folder = open_package(con, files, folder)
+    write_names(con)
+    for statement in statements:
+        con.execute(statement)
+    return dict.fromkeys(("impressions", "items", "users", "events"), f"{folder}/*.parquet")
 
 
 def open_package(con: duckdb.DuckDBPyConnection, files: Sequence[str], folder: Path | None = None) -> Path:

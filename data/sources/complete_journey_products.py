@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 
 from equipoise.data.prepare.tables import Tables, one
-from equipoise.data.sources.complete_journey import USERS, open_package, write_names
+from equipoise.data.sources.complete_journey import USERS, create_tables
 
 FILES = ("campaigns", "demographics", "products")
 FIRST_DAYS, EVERY_DAYS, WINDOW_DAYS, LATELY_DAYS = 56, 28, 14, 56
@@ -26,13 +26,8 @@ def load(con: duckdb.DuckDBPyConnection, folder: Path | None = None) -> Tables:
 
     Raises UserError where the package is missing.
     """
-    folder = open_package(con, FILES, folder)
-    write_names(con)
-    for statement in (_MOMENTS, _CATALOGUE, _ITEMS, _PURCHASES, _REQUESTS, _BEFORE, _LATELY, _TAKEN, _DRAWN):
-        con.execute(statement)
-    for statement in (_IMPRESSIONS, USERS, _EVENTS):
-        con.execute(statement)
-    labels = dict.fromkeys(("impressions", "items", "users", "events"), f"{folder}/*.parquet")
+    views = (_MOMENTS, _CATALOGUE, _ITEMS, _PURCHASES, _REQUESTS, _BEFORE, _LATELY, _TAKEN, _DRAWN)
+    labels = create_tables(con, folder, FILES, (*views, _IMPRESSIONS, USERS, _EVENTS))
     counted = "SELECT (SELECT count(*) FROM raw_items) / (SELECT count(*) FROM cj_products)"
     share = "SELECT (SELECT count(*) FROM cj_purchases) / (SELECT count(*) FROM cj_transactions)"
     notes = [

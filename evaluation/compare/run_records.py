@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from equipoise.common.errors import UserError
+from equipoise.common.yaml_file import read_yaml
 from equipoise.configs.schema import RunConfig
 
 SPLITS = ("valid", "test")
@@ -90,15 +90,7 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} holds no run ({path.name} is missing): name the folder that `equipoise train` wrote")
-    try:
-        # The C parser reads a config ten times as fast, which counts for hundreds of runs.
-        config = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as YAML ({reason}): train again with --overwrite") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no settings: train again with --overwrite")
-    return with_defaults(config)
+    return with_defaults(read_yaml(path, "train again with --overwrite"))
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:

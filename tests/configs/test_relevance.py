@@ -1,12 +1,13 @@
 """The formula of relevance: what is read, what is refused, and that it reads back what it writes."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.configs.relevance import default_relevance, format_relevance, parse_relevance
+from equipoise.configs.relevance import default_relevance, parse_relevance
 
 NAMES = ["ctr", "cvr", "basket", "visits"]
 
@@ -47,6 +48,16 @@ def test_terms_are_read_with_their_exponents(text: str, exponents: dict[str, flo
 def test_anything_else_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
         parse_relevance(text, NAMES)
+
+
+def format_relevance(exponents: Mapping[str, float]) -> str:
+    """The formula that `parse_relevance` reads back."""
+    terms = []
+    for name, exponent in exponents.items():
+        size = f"log({name})" if abs(exponent) == 1 else f"{abs(exponent)!r}*log({name})"
+        terms.append(f"{' - ' if exponent < 0 else ' + '}{size}")
+    text = "".join(terms)
+    return text[3:] if text.startswith(" + ") else f"-{text[3:]}"
 
 
 @given(

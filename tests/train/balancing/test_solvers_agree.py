@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.optimality import conflicts, residual
 from equipoise.configs.balancing import OWN_SCALE
 from equipoise.train.balancing.common_directions import aligned, cagrad, fairgrad, imtl_g, mgda, nash
 from equipoise.train.balancing.conflict_projections import dualproj, upgrad
 from equipoise.train.balancing.gradient_stats import GradientStats
-from equipoise.train.balancing.optimality import conflicts, residual
 from equipoise.train.balancing.priorities import pe_ltr
 
 Solver = Callable[[GradientStats], np.ndarray]
