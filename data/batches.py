@@ -1,8 +1,8 @@
 """A batch of slates as tensors: where data and modeling meet.
 
-Shape suffixes: R rows, T tokens of a row, N candidates, L tokens of the longest candidate, S slates, M slots of the
+Shape suffixes: R rows, T tokens of a row, N candidates, L tokens of the longest candidate, S slates, M positions of the
 longest slate; of recall B shoppers and C items that compete in a batch. Candidates are numbered slate after slate. A
-slate too long for one row goes on in further rows that repeat its prefix; its slots still name all its candidates.
+slate too long for one row goes on in further rows that repeat its prefix; its positions still name all its candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class SlateBatch:
     Attributes:
         input_ids, position_ids, segment_ids: int64 (R, T); segments: −1 padding, 0 prefix, 1, 2, … candidates.
         candidate_tokens: int64 (N, L), index into the flattened R·T tokens, −1 padding.
-        slots: int64 (S, M), the candidate in each slot, −1 where a slate is shorter.
+        slate_candidates: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
         click, conversion: float32 (N,).
         log_sampling_rate: float32 (N,), log of the rate at which the slate's unclicked candidates were sampled.
         item: int64 (N,), item_index.
@@ -96,7 +96,7 @@ class SlateBatch:
     position_ids: torch.Tensor
     segment_ids: torch.Tensor
     candidate_tokens: torch.Tensor
-    slots: torch.Tensor
+    slate_candidates: torch.Tensor
     click: torch.Tensor
     conversion: torch.Tensor
     log_sampling_rate: torch.Tensor
@@ -112,7 +112,7 @@ class SlateBatch:
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
-        names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slots")
+        names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slate_candidates")
         inputs = {name: getattr(self, name) for name in names}
         inputs |= {name: x for name in ("features", "prior", "compared") if (x := getattr(self, name)) is not None}
         return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
@@ -220,7 +220,7 @@ def build_batch(
         position_ids=_filled(shape, 0, flat_positions, np.repeat(position, lengths) + within),
         segment_ids=_filled(shape, -1, flat_positions, np.repeat(segment, lengths)),
         candidate_tokens=_lined_up(starts[is_candidate], lengths[is_candidate]),
-        slots=_lined_up(np.cumsum(counts) - counts, counts),
+        slate_candidates=_lined_up(np.cumsum(counts) - counts, counts),
         click=torch.from_numpy(np.concatenate([slate.click for slate in slates]).astype(np.float32)),
         conversion=torch.from_numpy(np.concatenate([slate.conversion for slate in slates]).astype(np.float32)),
         log_sampling_rate=torch.from_numpy(np.repeat(per_slate, counts)),

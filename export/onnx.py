@@ -83,7 +83,7 @@ class SlateGraph(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """Outputs (N,), in the order of `output_names`."""
         tensors = (input_ids, position_ids, segment_ids, candidate_tokens, slots)
-        inputs = dict(zip((*PACKED, "slots"), tensors, strict=True))
+        inputs = dict(zip((*PACKED, "slate_candidates"), tensors, strict=True))
         outputs = self.model.score(inputs | ({} if features is None else {"features": features}))
         return tuple(outputs[name] - self.model.offsets.get(name, 0.0) for name in self.model.objectives)
 
@@ -96,7 +96,8 @@ def _example(features: int) -> dict[str, torch.Tensor]:
         candidates = [[4] * (3 + n % 2) for n in range(count)]
         values = np.ones((count, features), dtype=np.float32) if features else None
         slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing, features=values))
-    return build_batch(slates, max_row=16, pad_id=0).model_inputs()
+    inputs = build_batch(slates, max_row=16, pad_id=0).model_inputs()
+    return {"slots" if name == "slate_candidates" else name: values for name, values in inputs.items()}
 
 
 def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class CachedScorer:
         kv = dict(zip(model.objectives, shared, strict=True))
         kv = {name: kv[name] for name in model.pointwise} if pointwise else kv
         packing = tokens.over(layout, trunk_kv)
-        inputs = {"slots": _slots(slates, device), **_beside(slates, device)}
+        inputs = {"slate_candidates": _slate_candidates(slates, device), **_beside(slates, device)}
         return model.score_candidates(packing, kv, inputs, self.most_tokens)
 
     def _states(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> list[PrefixState]:
@@ -126,9 +126,9 @@ def _beside(slates: Sequence[TokenSlate], device: torch.device) -> dict[str, Any
     return inputs
 
 
-def _slots(slates: Sequence[TokenSlate], device: torch.device) -> torch.Tensor:
-    """int64 (S, M), the candidate in each slot, −1 where a slate is shorter."""
+def _slate_candidates(slates: Sequence[TokenSlate], device: torch.device) -> torch.Tensor:
+    """int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter."""
     counts = torch.tensor([len(slate.candidates) for slate in slates])
     column = torch.arange(int(counts.max()))
-    slots_SM = (counts.cumsum(0) - counts)[:, None] + column
-    return torch.where(column < counts[:, None], slots_SM, -1).to(device)
+    candidates_SM = (counts.cumsum(0) - counts)[:, None] + column
+    return torch.where(column < counts[:, None], candidates_SM, -1).to(device)

@@ -73,7 +73,7 @@ class Comparison(nn.Module):
             self.of_candidate.weight.copy_(axes_QD)
             self.of_history.weight.copy_(axes_QD)
 
-    def pool(self, compared: Compared, slots_SM: torch.Tensor) -> torch.Tensor:
+    def pool(self, compared: Compared, candidates_SM: torch.Tensor) -> torch.Tensor:
         """The products of every candidate with its slate's history, pooled: float32 (N, P); 0 without a history."""
         dtype = self.of_candidate.weight.dtype
         history_SH, candidate_N = compared["history"], compared["candidate"]
@@ -81,8 +81,8 @@ class Comparison(nn.Module):
         short = max(BEST) - history_SH.shape[1]
         if short > 0:
             history_SH = nn.functional.pad(history_SH, (0, short), value=-1)
-        filled_SM = slots_SM >= 0
-        candidate_SM = torch.where(filled_SM, candidate_N[slots_SM.clamp(min=0)], -1)
+        filled_SM = candidates_SM >= 0
+        candidate_SM = torch.where(filled_SM, candidate_N[candidates_SM.clamp(min=0)], -1)
         of_history_SHQ = self.of_history(vectors_UD)[history_SH.clamp(min=0)]
         of_candidate_SMQ = self.of_candidate(vectors_UD)[candidate_SM.clamp(min=0)]
         products_SMH = (of_candidate_SMQ @ of_history_SHQ.transpose(1, 2)).float()
@@ -95,18 +95,18 @@ class Comparison(nn.Module):
         mean_SM = products_SMH.masked_fill(left_out_SMH, 0.0).sum(-1) / count_SM.clamp(min=1)
         parts = [soft_SM, mean_SM, count_SM.float().log1p(), *(best_SMB[..., :few].mean(-1) for few in BEST)]
         pooled_SMP = torch.stack(parts, -1).masked_fill((count_SM == 0)[..., None], 0.0)
-        # Back to the candidates' own order: a slate's candidates need not stand in the order of its slots.
+        # Back to the candidates' own order: a slate's candidates need not stand in the order of its positions.
         pooled_NP = pooled_SMP.new_zeros(candidate_N.shape[0], pooled_SMP.shape[-1])
-        return pooled_NP.index_copy(0, slots_SM[filled_SM], pooled_SMP[filled_SM])
+        return pooled_NP.index_copy(0, candidates_SM[filled_SM], pooled_SMP[filled_SM])
 
-    def forward(self, compared: Compared, slots_SM: torch.Tensor, columns_NC: torch.Tensor) -> torch.Tensor:
+    def forward(self, compared: Compared, candidates_SM: torch.Tensor, columns_NC: torch.Tensor) -> torch.Tensor:
         """The residual, float32 (N,).
 
         Args:
             compared: vectors and who is compared with whom.
-            slots_SM: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
+            candidates_SM: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
             columns_NC: float32 (N, columns).
         """
-        read_NC = torch.cat([columns_NC.float(), self.pool(compared, slots_SM)], -1).to(self.enter.weight.dtype)
+        read_NC = torch.cat([columns_NC.float(), self.pool(compared, candidates_SM)], -1).to(self.enter.weight.dtype)
         hidden = nn.functional.gelu(self.mix(nn.functional.gelu(self.enter(read_NC))))
         return self.out(hidden).float()[:, 0]

@@ -67,14 +67,14 @@ class HeadInputs:
     """What heads read of a batch beside their tower's vectors.
 
     Attributes:
-        slots: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
+        slate_candidates: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
         count: N.
         features: float32 (N, X), standardised; None where the model reads none.
         prior: float32 (N,), log-odds of this head's prior; None where it has none.
         compared: vectors and who is compared with whom; None where nothing is compared.
     """
 
-    slots: torch.Tensor
+    slate_candidates: torch.Tensor
     count: int
     features: torch.Tensor | None = None
     prior: torch.Tensor | None = None
@@ -112,7 +112,7 @@ class PointHead(nn.Module):
 
     def beside_text(self, inputs: HeadInputs) -> torch.Tensor:
         """What stands beside the tower's vector, float32 (N,): a · prior + b, and the comparison; 0 without both."""
-        added_N = torch.zeros(inputs.count, device=inputs.slots.device)
+        added_N = torch.zeros(inputs.count, device=inputs.slate_candidates.device)
         columns = [] if inputs.features is None else [inputs.features[:, : self.numbers]]
         if self.moved is not None:
             assert inputs.prior is not None, "SlateModel checks that its priors are there"
@@ -122,7 +122,7 @@ class PointHead(nn.Module):
         if self.comparison is not None:
             assert inputs.compared is not None, "SlateModel checks that what it compares is there"
             columns_NC = torch.cat([added_N[:, None][:, :0], *columns], 1)
-            added_N = added_N + self.comparison(inputs.compared, inputs.slots, columns_NC)
+            added_N = added_N + self.comparison(inputs.compared, inputs.slate_candidates, columns_NC)
         return added_N
 
     def forward(self, pooled_NH: torch.Tensor, inputs: HeadInputs | None = None) -> torch.Tensor:
@@ -155,28 +155,28 @@ class SlateHead(nn.Module):
         self.heads = heads
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, pooled_NH: torch.Tensor, relevance_N: torch.Tensor, slots_SM: torch.Tensor) -> torch.Tensor:
+    def forward(self, pooled_NH: torch.Tensor, relevance_N: torch.Tensor, candidates_SM: torch.Tensor) -> torch.Tensor:
         """δ of every candidate, float32, (N,).
 
         Args:
             pooled_NH: candidate vectors, slate after slate.
             relevance_N: r = Σ log p, without gradient.
-            slots_SM: int64, the candidate (row of pooled_NH) in each slot, −1 where a slate is shorter.
+            candidates_SM: int64, the candidate (row of pooled_NH) at each position, −1 where a slate is shorter.
         """
         dtype = self.enter.weight.dtype
-        filled_SM = slots_SM >= 0
-        index_SM = slots_SM.clamp(min=0)
+        filled_SM = candidates_SM >= 0
+        index_SM = candidates_SM.clamp(min=0)
         entered_NW = self.enter(pooled_NH.to(dtype)) + self.relevance(relevance_N.to(dtype)[:, None])
         x_SMW = entered_NW[index_SM]
-        slates, slots, width = x_SMW.shape
-        qkv = self.qkv(self.norm(x_SMW)).view(slates, slots, 3, self.heads, width // self.heads)
+        slates, positions, width = x_SMW.shape
+        qkv = self.qkv(self.norm(x_SMW)).view(slates, positions, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=filled_SM[:, None, None, :])
-        x_SMW = x_SMW + self.mix(attended.transpose(1, 2).reshape(slates, slots, width))
+        x_SMW = x_SMW + self.mix(attended.transpose(1, 2).reshape(slates, positions, width))
         delta_SM = self.out(nn.functional.gelu(x_SMW)).squeeze(-1).float()
-        # Scatter back to the candidates' own order: a slate's candidates need not stand in the order of its slots.
+        # Scatter back to the candidates' own order: a slate's candidates need not stand in the order of its positions.
         flat = torch.zeros(pooled_NH.shape[0], dtype=delta_SM.dtype, device=delta_SM.device)
-        return flat.scatter(0, slots_SM[filled_SM], delta_SM[filled_SM])
+        return flat.scatter(0, candidates_SM[filled_SM], delta_SM[filled_SM])
 
 
 class VectorHead(nn.Module):

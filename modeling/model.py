@@ -40,7 +40,7 @@ input_ids: int64 (R, T).
 position_ids: int64 (R, T), restarting at the end of the prefix for every candidate.
 segment_ids: int64 (R, T): −1 padding, 0 prefix, 1, 2, … candidates of the row.
 candidate_tokens: int64 (N, L): index of each token of a candidate in the flattened (R·T) batch, −1 padding.
-slots: int64 (S, M): the candidate at each position of a slate, −1 where a slate is shorter.
+slate_candidates: int64 (S, M): the candidate at each position of a slate, −1 where a slate is shorter.
 features: float32 (N, X), standardised, where the model reads some.
 prior: float32 (N, priors), log-odds in the order of `ModelSpec.priors`, where there are some.
 compared: where heads compare candidates with the history, as modeling.comparison gives it.
@@ -188,7 +188,9 @@ class SlateModel(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """One head over what its tower pooled. `earlier` holds the outputs that a list-wise head builds on."""
         if name in self.listwise:
-            return {name: step.guard(name, self.heads[name](pooled_NH, self.relevance(earlier), inputs["slots"]))}
+            return {
+                name: step.guard(name, self.heads[name](pooled_NH, self.relevance(earlier), inputs["slate_candidates"]))
+            }
         scores = self.heads[name](pooled_NH, self.head_inputs(name, inputs, pooled_NH.shape[0]))
         outputs = {name: step.guard(name, scores[:, 0] + self.offsets[name])}
         for extra in range(1, scores.shape[1]):
@@ -199,7 +201,7 @@ class SlateModel(nn.Module):
         """What the head of a pointwise objective reads beside its tower's vectors, of N = `count` candidates."""
         prior_NP = inputs.get("prior")
         own = prior_NP[:, self.priors.index(name)] if prior_NP is not None and name in self.priors else None
-        return HeadInputs(inputs["slots"], count, inputs.get("features"), own, inputs.get("compared"))
+        return HeadInputs(inputs["slate_candidates"], count, inputs.get("features"), own, inputs.get("compared"))
 
     def _check_columns(self, inputs: ModelInputs, candidates: int) -> None:
         """What is left out must not be taken for the mean silently."""
@@ -368,7 +370,7 @@ class SlateModel(nn.Module):
         Args:
             packing: knows the prefixes' keys and values in the trunk.
             kv: those of the upper layers, as each objective sees them; an objective without any is left out.
-            inputs: `slots`, and what heads read beside the tokens, as in ModelInputs.
+            inputs: `slate_candidates`, and what heads read beside the tokens, as in ModelInputs.
             chunk_tokens: at most so many candidate tokens pass at once (one candidate at least).
 
         Returns:

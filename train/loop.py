@@ -176,7 +176,7 @@ class Loop:
     def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
         importance_weight = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).sum()
         tokens = (batch.segment_ids >= 0).sum()
-        known = torch.tensor([batch.click.numel(), batch.slots.shape[0], asked], dtype=torch.float64)
+        known = torch.tensor([batch.click.numel(), batch.slate_candidates.shape[0], asked], dtype=torch.float64)
         local_totals = torch.cat([known.to(tokens.device), torch.stack([importance_weight.double(), tokens.double()])])
         candidates, slates, asking, impressions, tokens_seen = self.world.sum(local_totals).tolist()
         self._seen["tokens"] += tokens_seen

@@ -38,7 +38,7 @@ def separate_prompts(batch: SlateBatch, candidates: list[int]) -> dict[str, torc
         "position_ids": torch.arange(longest, device=ids.device).expand(len(candidates), -1) * (segments >= 0),
         "segment_ids": segments,
         "candidate_tokens": tokens,
-        "slots": torch.arange(len(candidates), device=ids.device)[:, None],
+        "slate_candidates": torch.arange(len(candidates), device=ids.device)[:, None],
         **({} if batch.features is None else {"features": batch.features[candidates]}),
     }
 

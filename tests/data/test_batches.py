@@ -40,7 +40,7 @@ def test_a_batch_by_hand() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 2, 3], [0, 1, 2, 3, 0, 0, 0]]
     assert batch.segment_ids.tolist() == [[0, 0, 1, 1, 2, 3, 3], [0, 1, 1, 1, -1, -1, -1]]
     assert batch.candidate_tokens.tolist() == [[2, 3, -1], [4, -1, -1], [5, 6, -1], [8, 9, 10]]
-    assert batch.slots.tolist() == [[0, 1, 2], [3, -1, -1]]
+    assert batch.slate_candidates.tolist() == [[0, 1, 2], [3, -1, -1]]
     assert batch.click.tolist() == batch.conversion.tolist() == [1.0, 0.0, 0.0, 0.0]
     assert batch.log_sampling_rate.tolist() == [-0.5, -0.5, -0.5, 0.0]
     assert batch.item.tolist() == [4, 0, 2, 1]
@@ -57,14 +57,14 @@ def test_a_long_slate_goes_on_in_rows_that_repeat_its_prefix() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 1, 2, 3, 0], [0, 1, 2, 3, 0]]
     assert batch.segment_ids.tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, -1], [0, 1, 1, 1, -1]]
     assert batch.candidate_tokens.tolist() == [[2, 3, -1], [4, -1, -1], [7, 8, -1], [11, 12, 13]]
-    assert batch.slots.tolist() == [[0, 1, 2], [3, -1, -1]]  # one slate still
+    assert batch.slate_candidates.tolist() == [[0, 1, 2], [3, -1, -1]]  # one slate still
     assert batch.slate.tolist() == [0, 0, 0, 1]
 
 
 def test_a_candidate_longer_than_a_row_has_a_row_of_its_own() -> None:
     batch = build_batch(small(), max_row=1, pad_id=0)
     assert batch.input_ids.shape == (4, 4)
-    assert batch.slots.tolist() == [[0, 1, 2], [3, -1, -1]]
+    assert batch.slate_candidates.tolist() == [[0, 1, 2], [3, -1, -1]]
 
 
 @given(
@@ -101,8 +101,8 @@ def test_every_token_is_where_its_index_says(
     for row in range(len(lengths)):
         alone = (batch.segment_ids[row] > 0).unique().numel() and batch.segment_ids[row].max() == 1
         assert lengths[row] <= max_row or alone
-    assert sorted(batch.slots[batch.slots >= 0].tolist()) == list(range(len(candidates)))
-    assert batch.slate[batch.slots[batch.slots >= 0]].tolist() == [
+    assert sorted(batch.slate_candidates[batch.slate_candidates >= 0].tolist()) == list(range(len(candidates)))
+    assert batch.slate[batch.slate_candidates[batch.slate_candidates >= 0]].tolist() == [
         s for s, slate in enumerate(slates) for _ in slate.candidates
     ]
 

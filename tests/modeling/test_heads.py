@@ -43,14 +43,14 @@ def test_delta_is_exactly_zero_at_the_start_and_can_leave_it() -> None:
 def test_delta_of_a_slate_depends_on_that_slate_alone() -> None:
     head = slate_head()
     pooled, relevance = inputs(6)
-    slots = torch.tensor([[0, 1, 2, 3], [4, 5, -1, -1]])
-    together = head(pooled, relevance, slots)
+    slate_candidates = torch.tensor([[0, 1, 2, 3], [4, 5, -1, -1]])
+    together = head(pooled, relevance, slate_candidates)
     first = head(pooled[:4], relevance[:4], torch.tensor([[0, 1, 2, 3]]))
     second = head(pooled[4:], relevance[4:], torch.tensor([[0, 1]]))
     torch.testing.assert_close(together, torch.cat([first, second]), rtol=1e-6, atol=1e-6)
     changed = pooled.clone()
     changed[1] += 1
-    moved = (head(changed, relevance, slots) - together).abs()
+    moved = (head(changed, relevance, slate_candidates) - together).abs()
     assert moved[:4].min() > 1e-4
     assert moved[4:].max() < 1e-6
 
@@ -60,19 +60,20 @@ def test_delta_follows_its_candidate_whatever_the_order() -> None:
     pooled, relevance = inputs(6)
     before = head(pooled, relevance, torch.tensor([[0, 1, 2, 3], [4, 5, -1, -1]]))
     assert before.std() > 0.05
-    # The same candidates under other numbers, slots in another order, the slates exchanged.
+    # The same candidates under other numbers, positions in another order, the slates exchanged.
     number = torch.tensor([2, 5, 0, 3, 1, 4])  # old candidate 2 is now candidate 0, …
     place = torch.argsort(number)
-    slots = torch.stack([place[torch.tensor([5, 4, 0, 0])], place[torch.tensor([3, 1, 0, 2])]])
-    slots[0, 2:] = -1
-    after = head(pooled[number], relevance[number], slots)
+    slate_candidates = torch.stack([place[torch.tensor([5, 4, 0, 0])], place[torch.tensor([3, 1, 0, 2])]])
+    slate_candidates[0, 2:] = -1
+    after = head(pooled[number], relevance[number], slate_candidates)
     torch.testing.assert_close(after, before[number], rtol=1e-6, atol=1e-6)
 
 
 def test_delta_reads_relevance() -> None:
     head = slate_head()
     pooled, relevance = inputs(3)
-    slots = torch.tensor([[0, 1, 2]])
+    slate_candidates = torch.tensor([[0, 1, 2]])
     assert (
-        head(pooled, relevance + torch.tensor([1.0, 0.0, 0.0]), slots) - head(pooled, relevance, slots)
+        head(pooled, relevance + torch.tensor([1.0, 0.0, 0.0]), slate_candidates)
+        - head(pooled, relevance, slate_candidates)
     ).abs().min() > 1e-5

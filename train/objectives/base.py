@@ -1,6 +1,6 @@
 """What an objective is: the label or attribute it reads, its head, and its loss.
 
-Shape suffixes: N candidates, S slates, M slots of the longest slate, G groups.
+Shape suffixes: N candidates, S slates, M positions of the longest slate, G groups.
 """
 
 import copy
@@ -146,21 +146,21 @@ class Exposure:
     """π = softmax((r + δ) / τ) over each slate, and what it would be without δ.
 
     Attributes:
-        log_pi_SM, log_reference_SM: log π and log π₀, 0 in empty slots.
-        filled_SM: bool, where a slot holds a candidate.
-        slots_SM: int64, its number in the batch, 0 in empty slots.
+        log_pi_SM, log_reference_SM: log π and log π₀, 0 at empty positions.
+        filled_SM: bool, where a position holds a candidate.
+        candidates_SM: int64, its number in the batch, 0 at empty positions.
     """
 
     log_pi_SM: torch.Tensor
     log_reference_SM: torch.Tensor
     filled_SM: torch.Tensor
-    slots_SM: torch.Tensor
+    candidates_SM: torch.Tensor
 
     @staticmethod
     def of(step: Step, name: str, temperature: float) -> "Exposure":
         """The exposure that objective `name` asks for in this batch."""
-        slots = step.batch.slots
-        filled, index = slots >= 0, slots.clamp(min=0)
+        index = step.batch.slate_candidates
+        filled, index = index >= 0, index.clamp(min=0)
         relevance = step.relevance()
 
         def log_softmax(utility_N: torch.Tensor) -> torch.Tensor:
@@ -171,7 +171,7 @@ class Exposure:
 
     @property
     def pi_SM(self) -> torch.Tensor:
-        """π, 0 in empty slots."""
+        """π, 0 at empty positions."""
         return self.log_pi_SM.exp() * self.filled_SM
 
     def kl_S(self) -> torch.Tensor:
@@ -180,7 +180,7 @@ class Exposure:
 
     def by_group(self, weights_SM: torch.Tensor, codes_N: torch.Tensor, groups: int) -> torch.Tensor:
         """Σ of weights over the candidates of each group, (G,)."""
-        codes = codes_N[self.slots_SM][self.filled_SM]
+        codes = codes_N[self.candidates_SM][self.filled_SM]
         return weights_SM.new_zeros(groups).index_add(0, codes, weights_SM[self.filled_SM])
 
 

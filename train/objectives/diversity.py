@@ -37,10 +37,10 @@ class Diversity(ListwiseObjective):
         if self.needs_embeddings:
             embeddings_NH = step.outputs["embeddings"]
             centre_H = step.world.sum(embeddings_NH.sum(0)) / step.totals.candidates
-            similarity_SMM = text_similarity(embeddings_NH, centre_H, exposure.slots_SM)
+            similarity_SMM = text_similarity(embeddings_NH, centre_H, exposure.candidates_SM)
         else:
             codes_NA = torch.stack([step.batch.attributes[name] for name in self.attributes], dim=-1)
-            similarity_SMM = attribute_similarity(codes_NA, exposure.slots_SM)
+            similarity_SMM = attribute_similarity(codes_NA, exposure.candidates_SM)
         pi_SM = exposure.pi_SM
         expected_S = torch.einsum("si,sij,sj->s", pi_SM, similarity_SMM.to(pi_SM.dtype), pi_SM)
         return step.world.scale_to_global_mean(expected_S.sum(), step.totals.slates)

@@ -21,7 +21,9 @@ class Fairness(GroupedObjective):
         exposed_G = self.exposed(step, exposure)
         share = exposure.filled_SM / exposure.filled_SM.sum(1, keepdim=True)
         if self.options.target == "merit":
-            relevance_SM = step.relevance()[exposure.slots_SM]  # its softmax is the share of Π p, without underflow
+            relevance_SM = step.relevance()[
+                exposure.candidates_SM
+            ]  # its softmax is the share of Π p, without underflow
             share = relevance_SM.masked_fill(~exposure.filled_SM, -torch.inf).softmax(1)
         local_G = self.by_group(step, exposure, share.to(exposed_G.dtype))
         due_G = step.world.sum(local_G) / step.totals.slates
