@@ -20,7 +20,7 @@ from benchmarks.figures import figure
 from benchmarks.optimality import RESIDUALS, conflicts, residual
 from benchmarks.peers import TORCHJD, has_torchjd
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.train.balancing.balancer import compute_weights
+from equipoise.train.balancing.balancer import weights_on_gradients
 from equipoise.train.balancing.gradient_stats import GradientStats, condition
 from equipoise.train.balancing.registry import METHODS, build_method
 
@@ -81,7 +81,7 @@ def time_solver(name: str, solves: int) -> dict[int, float]:
             method, gram = build_method(config), stats.gram
             start = time.perf_counter()
             conditioned = condition(gram, str(config.normalize), stats.losses)
-            compute_weights(method, conditioned, stats.names, stats.preference, stats.losses, index)
+            weights_on_gradients(method, conditioned, stats.names, stats.preference, stats.losses, index)
             seconds.append(time.perf_counter() - start)
         medians[count] = float(np.median(seconds)) * 1e3
     return medians

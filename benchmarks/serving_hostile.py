@@ -45,22 +45,22 @@ class Hostile:
 
 DEEP = b"[" * 100_000
 CASES: dict[str, Hostile] = {
-    # no JSON
+    # not JSON
     "empty body": Hostile(post(b""), (400,), "no JSON body"),
-    "blank body": Hostile(post(b"   "), (400,), "no JSON"),
-    "half an object": Hostile(post(b'{"candidates": ['), (400,), "no JSON"),
-    "two objects": Hostile(post(b"{}{}"), (400,), "no JSON"),
-    "invalid UTF-8": Hostile(post(b'{"prefix": "\xff\xfe"}'), (400,), "no UTF-8"),
-    "UTF-16": Hostile(post(json.dumps(GOOD).encode("utf-16")), (400,), "no UTF-8"),
-    "byte order mark": Hostile(post(json.dumps(GOOD).encode("utf-8-sig")), (400,), "no JSON"),
-    "single quotes": Hostile(post(b"{'candidates': []}"), (400,), "no JSON"),
+    "blank body": Hostile(post(b"   "), (400,), "not JSON"),
+    "half an object": Hostile(post(b'{"candidates": ['), (400,), "not JSON"),
+    "two objects": Hostile(post(b"{}{}"), (400,), "not JSON"),
+    "invalid UTF-8": Hostile(post(b'{"prefix": "\xff\xfe"}'), (400,), "not UTF-8"),
+    "UTF-16": Hostile(post(json.dumps(GOOD).encode("utf-16")), (400,), "not UTF-8"),
+    "byte order mark": Hostile(post(json.dumps(GOOD).encode("utf-8-sig")), (400,), "not JSON"),
+    "single quotes": Hostile(post(b"{'candidates': []}"), (400,), "not JSON"),
     "deep lists": Hostile(post(DEEP), (400,), "nested too deeply"),
     "deep objects": Hostile(post(b'{"user":' * 20_000), (400,), "nested too deeply"),
     "deep and closed": Hostile(post(b'{"user":' + DEEP[:400] + b"]" * 400 + b"}"), (422,), "user"),
     # JSON that means nothing good
-    "NaN": Hostile(post(b'{"candidates":[{"item_id":"i1"}],"omega":{"diversity":NaN}}'), (400,), "NaN is no number"),
-    "Infinity": Hostile(post(b'{"user":{"age":Infinity}}'), (400,), "Infinity is no number"),
-    "minus Infinity": Hostile(post(b'{"user":{"age":-Infinity}}'), (400,), "-Infinity is no number"),
+    "NaN": Hostile(post(b'{"candidates":[{"item_id":"i1"}],"omega":{"diversity":NaN}}'), (400,), "NaN is not a number"),
+    "Infinity": Hostile(post(b'{"user":{"age":Infinity}}'), (400,), "Infinity is not a number"),
+    "minus Infinity": Hostile(post(b'{"user":{"age":-Infinity}}'), (400,), "-Infinity is not a number"),
     "number out of range": Hostile(post(b'{"user":{"age":1e999}}'), (400,), "out of range"),
     "thousands of digits": Hostile(post(b'{"user":{"age":' + b"9" * 5000 + b"}}"), (400,), "too many digits"),
     "hundreds of digits": Hostile(with_(user={"age": 10**400}), (422,), "user.age"),
@@ -129,7 +129,7 @@ CASES: dict[str, Hostile] = {
         post(b"").replace(b"content-length: 0", b"content-length: 9" + b"0" * 18), (413,), "more than 256 KiB"
     ),
     "too large in chunks": Hostile(chunked(*[b" " * 1000] * 300), (413,), "more than 256 KiB"),
-    "chunked rubbish": Hostile(chunked(b"{", b'"a":', b"}"), (400,), "no JSON"),
+    "chunked rubbish": Hostile(chunked(b"{", b'"a":', b"}"), (400,), "not JSON"),
     # no route, no method, no HTTP
     "unknown route": Hostile(b"GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", (404,), "no such route"),
     "a slash more": Hostile(post(b"{}", path=b"/rank/"), (404,), "no such route"),

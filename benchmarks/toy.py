@@ -23,7 +23,7 @@ from benchmarks.figures import figure, report, write
 from benchmarks.toy_picture import draw
 from benchmarks.toy_problem import LEAST, OBJECTIVES, STARTS, distance_to_front, losses_and_gradients, pareto_set
 from equipoise.configs.balancing import BalancingConfig
-from equipoise.train.balancing.balancer import compute_weights
+from equipoise.train.balancing.balancer import weights_on_gradients
 from equipoise.train.balancing.gradient_stats import condition
 from equipoise.train.balancing.registry import METHODS, build_method
 
@@ -85,7 +85,7 @@ def follow(name: str, steps: int, normalize: str | None = None) -> Path2D:
         weights = []
         for method, gram, loss in zip(methods, grams, losses, strict=True):
             conditioned = condition(gram, str(config.normalize), loss)
-            weights.append(compute_weights(method, conditioned, OBJECTIVES, preference, loss, step, LEAST))
+            weights.append(weights_on_gradients(method, conditioned, OBJECTIVES, preference, loss, step, LEAST))
         adam.step((np.stack(weights)[:, None] @ gradients)[:, 0])
         before, (losses, gradients) = losses - LEAST, losses_and_gradients(adam.points)
         for method, old, new in zip(methods, before, losses - LEAST, strict=True):

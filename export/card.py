@@ -270,7 +270,7 @@ def _prompts(serving: Mapping[str, Any]) -> str:
     )
 
 
-def _packing(serving: Mapping[str, Any], template: str) -> str:
+def _with_quantization(serving: Mapping[str, Any], template: str) -> str:
     """A template whose code also packs the base, where the trained one was."""
     if not serving["base"]["quantization"]:
         return template
@@ -280,9 +280,9 @@ def _packing(serving: Mapping[str, Any], template: str) -> str:
         "        module.support_avx512bf16_for_cpu = False\n"
     )
     template = template.replace(".eval()\n", ".eval()\n" + exact)
-    packed = 'base, quantization_config=BitsAndBytesConfig(**serving["base"]["quantization"]),\n    revision='
+    quantized = 'base, quantization_config=BitsAndBytesConfig(**serving["base"]["quantization"]),\n    revision='
     return template.replace("from transformers import ", "from transformers import BitsAndBytesConfig, ").replace(
-        "base, revision=", packed
+        "base, revision=", quantized
     )
 
 
@@ -292,9 +292,9 @@ def _pointwise(serving: Mapping[str, Any]) -> str:
         return _LOAD_SCOPED.format(name=name, split=serving["split"])
     base = 'str(export / "base")' if serving["base"]["inside_export"] else 'serving["base"]["path"]'
     if about["form"] == "sequence_classification":
-        return _packing(serving, _LOAD_CLASSIFIER).format(name=name, base=base)
+        return _with_quantization(serving, _LOAD_CLASSIFIER).format(name=name, base=base)
     prefix = serving["mask"] == "prefix"
-    return _packing(serving, _LOAD_FEATURES).format(
+    return _with_quantization(serving, _LOAD_FEATURES).format(
         name=name,
         base=base,
         forward=_FORWARD_PREFIX.format(vector=_VECTORS[serving["pooling"]]) if prefix else _FORWARD_CAUSAL,

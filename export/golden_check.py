@@ -42,7 +42,7 @@ def load_base(folder: Path, serving: Json, form: str) -> Any:
         "dtype": torch.float32,
         "attn_implementation": serving["attn_implementation"],
     }
-    if base.get("quantization"):  # the base as it was trained on: packed by bitsandbytes
+    if base.get("quantization"):  # the base as it was trained on: quantized by bitsandbytes
         options["quantization_config"] = BitsAndBytesConfig(**base["quantization"])
     if form == "features":
         model = AutoModel.from_pretrained(path, **options)

@@ -70,7 +70,7 @@ class PriceOptions:
         try:
             numbers = [float(part) for part in parts]
         except ValueError as error:
-            raise UserError(f"--{name} '{text}' holds something that is no number: write {_FORMS[name]}") from error
+            raise UserError(f"--{name} '{text}' holds something that is not a number: write {_FORMS[name]}") from error
         if name == "bounds":
             if len(numbers) != 3:
                 raise UserError(f"--bounds '{text}' has {len(numbers)} numbers: write {_FORMS[name]}")

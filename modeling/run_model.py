@@ -16,7 +16,7 @@ from equipoise.modeling.relevance import Relevance
 
 
 def compute_as_trained(model: SlateModel, config: RunConfig) -> None:
-    """Let a packed base compute in the run's precision: bfloat16 where `train.precision` is bf16, else float32."""
+    """Let a quantized base compute in the run's precision: bfloat16 where `train.precision` is bf16, else float32."""
     if config.backbone.quantize:
         compute_in(model, torch.bfloat16 if config.train.precision == "bf16" else torch.float32)
 

@@ -110,6 +110,6 @@ class ScoreColumns:
                 index = int(np.argmin(np.isfinite(scores[name])))
                 request = requests[int(np.searchsorted(np.cumsum(sizes), index, side="right"))]
                 raise UserError(
-                    f"request '{request.request_id}' got a score of {name} that is no finite number: "
+                    f"request '{request.request_id}' got a score of {name} that is not a finite number: "
                     "evaluate the run, or score with --set backbone.dtype=float32"
                 )

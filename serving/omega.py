@@ -40,7 +40,7 @@ class OperatingPoint:
             value_weight: ω_value as the request gives it, or None.
 
         Raises:
-            RequestError: it is no number or out of its bounds.
+            RequestError: it is not a number or out of its bounds.
         """
         if value_weight is None:
             return UtilityWeights(omega, self.relevance, self.value_weight)
@@ -53,7 +53,7 @@ class OperatingPoint:
         """ω of a request: what it asks for, and the export's own weight of every objective that it leaves out.
 
         Raises:
-            RequestError: a name is unknown, or a weight is no number or out of its bounds.
+            RequestError: a name is unknown, or a weight is not a number or out of its bounds.
         """
         if given is None:
             return dict(self.omega)

@@ -316,7 +316,7 @@ class Recommender:
     def _rankings(self, requests: Sequence[ReadRequest], scores: Mapping[str, np.ndarray]) -> list[Ranking]:
         for name, values in scores.items():
             if not np.isfinite(values).all():
-                raise UserError(f"the model gave a score of {name} that is no finite number: evaluate the run")
+                raise UserError(f"the model gave a score of {name} that is not a finite number: evaluate the run")
         ends = np.cumsum([len(request.candidates) for request in requests])[:-1]
         parts = {name: [part.tolist() for part in np.split(values, ends)] for name, values in scores.items()}
         return [

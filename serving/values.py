@@ -54,7 +54,7 @@ def number(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RequestError(field, f"is {kind_of(value)}: give a number")
     if not _finite(value):
-        raise RequestError(field, "is no finite number: give one")
+        raise RequestError(field, "is not a finite number: give one")
     return float(value)
 
 
@@ -88,7 +88,7 @@ def plain(field: str, value: Any, max_chars: int) -> Value:
     if not isinstance(value, int | float):
         raise RequestError(field, f"is {kind_of(value)}: give a text, a number, true, false or null")
     if not _finite(value):
-        raise RequestError(field, "is no finite number: give one, or null where it is unknown")
+        raise RequestError(field, "is not a finite number: give one, or null where it is unknown")
     return value
 
 
@@ -96,7 +96,7 @@ def numeric(field: str, value: Value) -> None:
     """Check the value of a field that the prompt turns into words by its size.
 
     Raises:
-        RequestError: it is no finite number, nor text that spells one.
+        RequestError: it is not a finite number, nor text that spells one.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return

@@ -38,7 +38,9 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         project_dir=str(run) if run is not None else None,
     )
     if config.backbone.quantize and zero_stage(accelerator) == 3:
-        raise UserError("ZeRO-3 cannot cut up a packed base: set backbone.quantize=null, or launch with DDP or ZeRO-2")
+        raise UserError(
+            "ZeRO-3 cannot shard a quantized base: set backbone.quantize=null, or launch with DDP or ZeRO-2"
+        )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         # DeepSpeed asks for a number and reads nothing from it here; with a budget of tokens there is none.
@@ -56,7 +58,7 @@ def _trackers(config: RunConfig) -> list[str]:
     for name, wanted in (("tensorboard", config.tensorboard), ("mlflow", config.mlflow)):
         if not wanted:
             continue
-        # Accelerate leaves out a tracker whose package is missing, without a word.
+        # Accelerate leaves out a tracker whose package is missing silently.
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name}: true needs its package: run `pip install equipoise[{name}]`")
         trackers.append(name)

@@ -132,7 +132,7 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         assert settings.max_tokens is not None, "the schema sets one of the two"
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
-    strangers = _strangers(config, slates) if settings.feature_dropout else None
+    masked = _masked_slates(config, slates) if settings.feature_dropout else None
     recall, max_row = config.objectives.recall, config.tokens.max_row
     draws = (
         RecallDraws(slates.tokens, recall.shoppers, recall.negatives, max_row, config.seed, world.rank)
@@ -140,24 +140,24 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         else None
     )
     return TrainBatches(
-        slates, order, settings.negatives, max_row, data.attributes, strangers, settings.feature_dropout, draws
+        slates, order, settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws
     )
 
 
-def _strangers(config: RunConfig, slates: SlateSet) -> SlateSet:
-    """The train split told as of strangers, which `equipoise prepare` has made."""
-    told = mask_all_fields(config.data)
-    if not is_prepared(told, config.data):
+def _masked_slates(config: RunConfig, slates: SlateSet) -> SlateSet:
+    """The train split with all fields of the user masked, which `equipoise prepare` has made."""
+    masked_data = mask_all_fields(config.data)
+    if not is_prepared(masked_data, config.data):
         raise UserError(
-            f"train.feature_dropout needs the same requests as of strangers, but {told.folder} does not hold them: "
+            f"train.feature_dropout needs the requests of anonymous users, but {masked_data.folder} lacks them: "
             "run `equipoise prepare` with this config, or set train.feature_dropout=0"
         )
-    theirs = SlateSet(told.folder, "train", find_tokens(config.model_copy(update={"data": told})))
-    if not np.array_equal(theirs.tokens.item, slates.tokens.item):
+    masked = SlateSet(masked_data.folder, "train", find_tokens(config.model_copy(update={"data": masked_data})))
+    if not np.array_equal(masked.tokens.item, slates.tokens.item):
         raise UserError(
-            f"{told.folder} holds other candidates than {config.data.folder}: run `equipoise prepare` again"
+            f"{masked_data.folder} holds other candidates than {config.data.folder}: run `equipoise prepare` again"
         )
-    return theirs
+    return masked
 
 
 def model_spec(

@@ -110,18 +110,18 @@ def parse_strict(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Refusal(400, f"the body is no UTF-8 (byte {error.start})", "body") from error
+        raise Refusal(400, f"the body is not UTF-8 (byte {error.start})", "body") from error
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
-        if "\\u" in text:  # an escaped half of a surrogate pair is JSON, but no text
+        if "\\u" in text:  # an escaped half of a surrogate pair is JSON, but not text
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Refusal(400, f"the body is no JSON: {error.msg} ({where})", "body") from error
+        raise Refusal(400, f"the body is not JSON: {error.msg} ({where})", "body") from error
     except RecursionError as error:
         raise Refusal(400, "the body is nested too deeply", "body") from error
     except UnicodeEncodeError as error:
-        raise Refusal(400, "the body escapes half of a surrogate pair, which is no character", "body") from error
+        raise Refusal(400, "the body escapes half of a surrogate pair, which is not a character", "body") from error
     except ValueError as error:  # Python refuses to read thousands of digits
         raise Refusal(400, "the body holds a number with too many digits", "body") from error
     return value
@@ -137,7 +137,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> float:
-    raise Refusal(400, f"{name} is no number of JSON: leave the field out or give null", "body")
+    raise Refusal(400, f"{name} is not a number in JSON: leave the field out or give null", "body")
 
 
 def _float(digits: str) -> float:

@@ -77,6 +77,6 @@ def test_it_needs_events(rows: dict, make_config: Make) -> None:
         prepare(make_config(rows, history=HistoryConfig(items=True)))
 
 
-def test_a_stranger_has_bought_nothing(rows: dict, make_config: Make) -> None:
+def test_an_anonymous_user_has_bought_nothing(rows: dict, make_config: Make) -> None:
     config = make_config(rows, history=HistoryConfig(items=True), profile=["age"])
     assert not mask_all_fields(config).history.items

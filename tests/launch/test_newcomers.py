@@ -1,4 +1,4 @@
-"""New shoppers: measured beside the known ones, told ever less about; and slates told as of strangers in training."""
+"""New shoppers: measured next to the known ones with ever fewer fields included; and masked slates in training."""
 
 import json
 from pathlib import Path
@@ -109,12 +109,12 @@ class TestForget:
         data = open_data(config, "train", objectives, find_tokens(config))
         return train_batches(config, data, World()), config
 
-    def test_that_share_of_slates_is_of_strangers(self, tmp_path: Path) -> None:
+    def test_that_fraction_of_slates_is_masked(self, tmp_path: Path) -> None:
         batches, config = self.batches(tmp_path, 0.4)
         rows, epochs = range(len(batches.slates)), range(40)
-        strange = np.array([[batches._source(row, epoch) is batches.masked_slates for row in rows] for epoch in epochs])
-        assert 0.35 < strange.mean() < 0.45
-        assert strange.mean(0).min() > 0 and strange.mean(0).max() < 1  # each slate is told both ways in turn
+        masked = np.array([[batches._source(row, epoch) is batches.masked_slates for row in rows] for epoch in epochs])
+        assert 0.35 < masked.mean() < 0.45
+        assert masked.mean(0).min() > 0 and masked.mean(0).max() < 1  # each slate is masked in some epochs
         again, _ = self.batches_again(config)
         assert all(
             (again._source(row, 3) is again.masked_slates) == (batches._source(row, 3) is batches.masked_slates)
@@ -125,16 +125,16 @@ class TestForget:
         objectives = build_objectives(config.objectives)
         return train_batches(config, open_data(config, "train", objectives, find_tokens(config)), World()), config
 
-    def test_strangers_have_the_same_labels_and_fewer_words(self, tmp_path: Path) -> None:
+    def test_masked_slates_have_the_same_labels_and_fewer_words(self, tmp_path: Path) -> None:
         batches, _ = self.batches(tmp_path, 0.4)
         for row in range(len(batches.slates)):
             known = batches.slates.slate(row, 4, seed=1, epoch=2)
-            strange = batches.masked_slates.slate(row, 4, seed=1, epoch=2)
-            assert known.item.tolist() == strange.item.tolist()
-            assert known.click.tolist() == strange.click.tolist()
-            assert len(strange.prefix) < len(known.prefix)
+            masked = batches.masked_slates.slate(row, 4, seed=1, epoch=2)
+            assert known.item.tolist() == masked.item.tolist()
+            assert known.click.tolist() == masked.click.tolist()
+            assert len(masked.prefix) < len(known.prefix)
 
-    def test_unprepared_strangers_are_asked_for(self, tmp_path: Path) -> None:
+    def test_unprepared_masked_slates_are_asked_for(self, tmp_path: Path) -> None:
         config = load_config(
             write_config(settings_of(tmp_path), tmp_path / "config.yaml"), ["train.feature_dropout=0.2"]
         )

@@ -40,7 +40,7 @@ def test_no_price_leaves_the_bounds(least: float, width: float, step: float) -> 
         ([], "is empty"),
         ([1, -2], r"p\[1\] is -2: give a price above 0"),
         ([1, "2"], r"p\[1\] is a text"),
-        ([1, float("nan")], "no finite number"),
+        ([1, float("nan")], "not a finite number"),
         ([True], "is true or false"),
         (list(range(1, 12)), "has 11 prices: give at most 9"),
         ({"least": 1, "most": 2}, "has no step"),

@@ -132,7 +132,7 @@ def test_one_row_per_request_with_lists(priced_run: Callable, tmp_path: Path) ->
     [
         ({"prices": "1,2", "factors": "1"}, "--prices and --factors exclude each other"),
         ({"bounds": "1:2"}, "--bounds '1:2' has 2 numbers"),
-        ({"prices": "1,x"}, "no number: write them like"),
+        ({"prices": "1,x"}, "not a number: write them like"),
         ({}, "request 'a': prices is missing"),
         ({"prices": "1", "goal": "luck"}, "request 'a': goal is 'luck'"),
     ],

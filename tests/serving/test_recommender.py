@@ -108,7 +108,7 @@ def test_rank_and_score(recommender: Recommender) -> None:
     close(recommender.rank(ready, candidates).given[0].utility, plain.given[0].utility)
 
 
-def test_strangers_and_new_items_have_scores(recommender: Recommender) -> None:
+def test_anonymous_users_and_new_items_have_scores(recommender: Recommender) -> None:
     for user in (None, {}, {"age": None}, ""):
         ranking = recommender.rank(user, [{"text": "something never seen"}, {"item": {"category": "soap"}}])
         assert all(np.isfinite(scored.utility) for scored in ranking.candidates)

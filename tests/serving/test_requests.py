@@ -58,7 +58,7 @@ def test_a_whole_request(reader: RequestReader) -> None:
     assert found.top == 3
 
 
-def test_a_stranger_and_the_defaults(reader: RequestReader) -> None:
+def test_an_anonymous_user_and_the_defaults(reader: RequestReader) -> None:
     found = reader.read({"candidates": ["i1", "i1"]})  # the same item twice: it may be offered in two ways
     assert (found.request_id, found.prefix, found.omega, found.top) == (None, "", POINT.omega, None)
     assert len(found.candidates) == 2
@@ -125,8 +125,8 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"candidates": [{"item_id": "i1", "context": {"seen": "inf"}}]}, "candidates[0].context.seen", "reads a number"),
     ({"candidates": [{"item_id": "i1", "context": {"price": Decimal(1)}}]}, "candidates[0].context.price", "Decimal"),
     ({**ONE, "user": [1]}, "user", "is a list"),
-    ({**ONE, "user": {"age": math.inf}}, "user.age", "no finite number"),
-    ({**ONE, "user": {"age": 10**400}}, "user.age", "no finite number"),
+    ({**ONE, "user": {"age": math.inf}}, "user.age", "not a finite number"),
+    ({**ONE, "user": {"age": 10**400}}, "user.age", "not a finite number"),
     ({**ONE, "user": {"age": {}}}, "user.age", "is an object"),
     ({**ONE, "user": {"visits": "1e999"}}, "user.visits", "reads a number there"),
     ({**ONE, "history": "tea"}, "history", "is a text: give a list"),
@@ -143,10 +143,10 @@ WRONG: list[tuple[Any, str, str]] = [
     ({**ONE, "omega": {"novelty": 1}}, "omega", "names 'novelty', which is no list-wise objective: use diversity"),
     ({**ONE, "omega": {"diversity": 2.1}}, "omega.diversity", "is 2.1: give a number from 0 to 2"),
     ({**ONE, "omega": {"fairness": -2}}, "omega.fairness", "is -2: give a number from -1 to 1"),
-    ({**ONE, "omega": {"diversity": math.nan}}, "omega.diversity", "no finite number"),
+    ({**ONE, "omega": {"diversity": math.nan}}, "omega.diversity", "not a finite number"),
     ({**ONE, "omega": {"diversity": True}}, "omega.diversity", "is true or false"),
     ({**ONE, "omega": {"diversity": "1"}}, "omega.diversity", "is a text"),
-    ({**ONE, "omega": {"diversity": 10**400}}, "omega.diversity", "no finite number"),
+    ({**ONE, "omega": {"diversity": 10**400}}, "omega.diversity", "not a finite number"),
     ({**ONE, "top": 0}, "top", "is 0: give a whole number"),
     ({**ONE, "top": 1.5}, "top", "is 1.5"),
     ({**ONE, "top": True}, "top", "is True"),

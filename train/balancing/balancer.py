@@ -20,7 +20,7 @@ from equipoise.train.balancing.registry import build_method
 from equipoise.train.world import World
 
 
-def compute_weights(
+def weights_on_gradients(
     method: Weighting,
     conditioned: Conditioned,
     names: Sequence[str],
@@ -143,7 +143,7 @@ class Balancer:
             blank(smooth, ~np.isfinite(np.diag(gram)))
         conditioned = condition(smooth, str(self.config.normalize), losses)
         try:
-            weights = compute_weights(
+            weights = weights_on_gradients(
                 self.method, conditioned, self.names, self.preference, losses, step, self.lower_bounds
             )
         except Exception as error:  # whatever it is: the other processes are waiting for the broadcast

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
-from equipoise.train.balancing.balancer import Balancer, compute_weights
+from equipoise.train.balancing.balancer import Balancer, weights_on_gradients
 from equipoise.train.balancing.gradient_stats import condition
 from equipoise.train.balancing.registry import build_method
 from equipoise.train.world import World
@@ -28,7 +28,7 @@ def weights_of(
         done = condition(gram, normalize, np.ones(count))
     names = "abcdefghij"[:count]
     chosen = build_method(BalancingConfig(method=method))
-    return compute_weights(
+    return weights_on_gradients(
         chosen, done, names, np.ones(count) if preference is None else preference, np.ones(count), step
     )
 
