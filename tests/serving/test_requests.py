@@ -116,7 +116,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"candidates": [{"text": 5}]}, "candidates[0].text", "is a number: give a text"),
     ({"candidates": [{"text": "\ud800"}]}, "candidates[0].text", "no valid Unicode"),
     ({"candidates": [{"item_id": "i1", "context": []}]}, "candidates[0].context", "is a list: give an object"),
-    ({"candidates": [{"item_id": "i1", "context": {"seen": math.nan}}]}, "candidates[0].context.seen", "no finite"),
+    ({"candidates": [{"item_id": "i1", "context": {"seen": math.nan}}]}, "candidates[0].context.seen", "not a finite"),
     (
         {"candidates": [{"item_id": "i1", "context": {"seen": "often"}}]},
         "candidates[0].context.seen",
