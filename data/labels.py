@@ -1,6 +1,6 @@
 """Labels besides click and conversion: which columns the objectives read, and what the train split says of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -69,9 +69,30 @@ def labels_of(objectives: ObjectivesConfig) -> dict[str, LabelStats]:
     return labels
 
 
+def labels_read(objectives: ObjectivesConfig) -> tuple[str, ...]:
+    """Which of click and conversion the objectives read; a table may lack the others."""
+    specs = objectives.specs()
+    named = {spec.label for spec in specs.values()} | {"click"}  # candidates are sampled by it
+    named |= {specs[other].label for name in specs for other in chain(specs, name)}
+    return tuple(label for label in KEPT if label in named)
+
+
 def columns_of_labels(labels: Mapping[str, LabelStats]) -> list[str]:
     """The columns to keep besides click and conversion, each once."""
     return [name for name in dict.fromkeys(spec.label for spec in labels.values()) if name not in KEPT]
+
+
+def check_absent(objectives: ObjectivesConfig, absent: Sequence[str], folder: object) -> None:
+    """Refuse a folder whose impressions had no click or no conversion, where an objective reads conversions.
+
+    Raises:
+        UserError: names the label.
+    """
+    if absent and "conversion" in labels_read(objectives):
+        raise UserError(
+            f"{folder} was prepared without {' and '.join(absent)}, which the objectives of this run read: fill that "
+            "column of the impressions and run `equipoise prepare` again"
+        )
 
 
 def check_labels(labels: Mapping[str, LabelStats], prepared: Mapping[str, LabelStats], folder: object) -> None:

@@ -58,6 +58,7 @@ class Manifest(BaseModel):
     features: dict[str, FeatureScale] = Field(default_factory=dict)
     labels: dict[str, LabelStats] = Field(default_factory=dict)
     rates: list[RateConfig] = Field(default_factory=list)
+    absent_labels: list[str] = Field(default_factory=list)
     untold: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
     hashes: dict[str, str] = Field(default_factory=dict)

@@ -18,7 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import DataConfig, RunConfig
-from equipoise.data.labels import labels_of
+from equipoise.data.labels import labels_of, labels_read
 from equipoise.data.prepare.masked import is_prepared, mask_all_fields, mask_behaviour
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.baselines import TrainCounts
@@ -79,7 +79,7 @@ def _scored(
 ) -> tuple[ScoreTable | None, SlateModel]:
     group_data = group.words(config.data)
     if group_data.folder != config.data.folder and not is_prepared(group_data, config.data):
-        prepare(group_data, labels=labels_of(config.objectives))
+        prepare(group_data, labels=labels_of(config.objectives), read=labels_read(config.objectives))
     group_config = config.model_copy(update={"data": group_data})
     scores = SplitScores(group_config, run)
     if model is not None:

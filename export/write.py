@@ -190,10 +190,12 @@ def _copy_report(run: Path, folder: Path) -> dict[str, Any] | None:
 
 def _data_sentence(config: RunConfig, manifest: Manifest) -> str:
     train = manifest.splits["train"]
+    clicks = f"{train.clicks:,} clicks"
+    if "conversion" not in manifest.absent_labels:
+        clicks += f", {train.conversions:,} conversions, {train.clicked_conversions:,} of them after a click"
     return (
         f"Source `{manifest.source}`, prepared in `{config.data.folder}`. Trained on {train.impressions:,} impressions "
-        f"in {train.requests:,} requests from {train.first[:10]} to {train.last[:10]}: {train.clicks:,} clicks, "
-        f"{train.conversions:,} conversions, {train.clicked_conversions:,} of them after a click."
+        f"in {train.requests:,} requests from {train.first[:10]} to {train.last[:10]}: {clicks}."
     )
 
 

@@ -10,7 +10,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.objectives import RecallConfig
 from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.features import FeatureColumns, columns_of, features_of, same_features
-from equipoise.data.labels import check_labels, labels_of, links_of
+from equipoise.data.labels import check_absent, check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import is_prepared, mask_all_fields
 from equipoise.data.recall_texts import RecallDraws
@@ -87,6 +87,7 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
     """
     slates = SlateSet(config.data.folder, split, tokens)
     _check_features(slates.manifest, config.data)
+    check_absent(config.objectives, slates.manifest.absent_labels, config.data.folder)
     check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)
     attributes: dict[str, np.ndarray] = {}
     groups: dict[str, int] = {}

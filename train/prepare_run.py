@@ -10,7 +10,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
-from equipoise.data.labels import labels_of
+from equipoise.data.labels import KEPT, labels_of, labels_read
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
@@ -27,9 +27,9 @@ def prepare_data(config: RunConfig) -> Manifest:
     Raises:
         UserError: bad input, or a backbone whose tokenizer cannot be loaded (the slates are complete then).
     """
-    labels = labels_of(config.objectives)
+    labels, read = labels_of(config.objectives), labels_read(config.objectives)
     with ProgressBar("preparing") as bar:
-        manifest = prepare(config.data, bar.stage, labels)
+        manifest = prepare(config.data, bar.stage, labels, read)
     log.info(rendered(_counts(manifest, f"prepared {config.data.folder}")))
     for reason, rows in manifest.dropped.items():
         log.info(f"left out: {rows:,} {reason}")
@@ -39,7 +39,7 @@ def prepare_data(config: RunConfig) -> Manifest:
     if config.train.feature_dropout:
         masked = mask_all_fields(config.data)
         log.info(f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}")
-        prepare(masked, labels=labels)
+        prepare(masked, labels=labels, read=read)
         write_tokens(config.model_copy(update={"data": masked}))
     return manifest
 
@@ -72,10 +72,11 @@ def _counts(manifest: Manifest, title: str) -> Table:
     """The counts of every split, one column each."""
     table = new_table(title, [""], list(manifest.splits))
     splits = list(manifest.splits.values())
-    for name in ("requests", "slates", "impressions", "clicks", "conversions"):
+    labels = [label for label in KEPT if label not in manifest.absent_labels]
+    for name in ("requests", "slates", "impressions", *(f"{label}s" for label in labels)):
         table.add_row(name, *(f"{getattr(split, name):,}" for split in splits))
-    table.add_row("click rate", *(f"{split.click_rate:.2%}" for split in splits))
-    table.add_row("conversion rate", *(f"{split.conversion_rate:.2%}" for split in splits))
+    for label in labels:
+        table.add_row(f"{label} rate", *(f"{getattr(split, f'{label}_rate'):.2%}" for split in splits))
     table.add_row("first request", *(split.first[:10] for split in splits))
     table.add_row("last request", *(split.last[:10] for split in splits))
     return table

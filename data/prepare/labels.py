@@ -1,10 +1,38 @@
 """Checks the label columns of a run's objectives, and measures them on the train split."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from equipoise.common.errors import UserError
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.prepare.tables import Tables, check_columns, one, quote
+
+
+def fill_absent_labels(tables: Tables, read: Collection[str]) -> None:
+    """Let impressions lack click or conversion where no objective reads it: `read` are those that some read.
+
+    A table without conversions has 0 of them. In one without clicks a conversion counts as the click.
+
+    Raises:
+        UserError: a label that is read is missing, and no other can take its place.
+    """
+    columns = tables.columns("impressions")
+    tables.unread_labels = tuple(label for label in KEPT if label not in read)
+    added = {}
+    if "conversion" not in columns:
+        because = ", which the objectives read (leave objectives.cvr out where nothing converts)"
+        check_columns(tables, "impressions", ["conversion"] if "conversion" in read else [], because)
+        added["conversion"] = "0"
+    if "click" not in columns:
+        if "conversion" not in columns or "conversion" in read:
+            because = " (without it, and without objectives.cvr, a column 'conversion' counts as the click)"
+            check_columns(tables, "impressions", ["click"], because)
+        added["click"] = "conversion"
+        tables.notes.append("impressions has no clicks: a conversion counts as the click, so pCTR is its probability.")
+    if added:
+        con, values = tables.con, ", ".join(f"{value} AS {name}" for name, value in added.items())
+        con.execute("ALTER VIEW raw_impressions RENAME TO given_impressions")
+        con.execute(f"CREATE VIEW raw_impressions AS SELECT *, {values} FROM given_impressions")
+        tables.absent_labels += added
 
 
 def check_label_columns(tables: Tables, labels: Mapping[str, LabelStats]) -> None:

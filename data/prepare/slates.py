@@ -2,7 +2,7 @@
 
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,11 +17,11 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import FeatureScale
-from equipoise.data.labels import LabelStats, columns_of_labels
+from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.history import write_bought, write_histories
-from equipoise.data.prepare.labels import check_label_columns, measure_labels
+from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
 from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import ShardWriter
@@ -42,10 +42,12 @@ def prepare(
     config: DataConfig,
     progress: Callable[[str, float], None] | None = None,
     labels: Mapping[str, LabelStats] | None = None,
+    read: Collection[str] = KEPT,
 ) -> Manifest:
     """Prepare `config.folder` from its source and return the manifest.
 
-    `labels` are those of the run's objectives (`equipoise.data.labels.labels_of`) besides click and conversion.
+    `labels` are those of the run's objectives (`equipoise.data.labels.labels_of`) besides click and conversion, `read`
+    which of these two they read (`labels_read`): the impressions may lack the other.
 
     `progress(stage, fraction)` is called with the stage's name and the fraction done, 0 to 1. An older prepared folder
     is replaced only when the new one is complete. Raises UserError for everything that a user can correct.
@@ -56,6 +58,7 @@ def prepare(
         on_progress("reading the tables", 0.0)
         tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
         labels = dict(labels or {})
+        fill_absent_labels(tables, read)
         _check_names(tables, config)
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
@@ -69,7 +72,7 @@ def prepare(
         write_requests(tables, config)
         on_progress("counting rates", 0.0)
         write_rates(tables, config.rates, folder / RATES_FOLDER)
-        _refuse_constant_labels(tables)
+        _refuse_constant_labels(tables, read)
         labels = measure_labels(tables, labels)
         on_progress("collecting histories", 0.0)
         write_histories(tables, config.history)
@@ -211,8 +214,8 @@ def write_items(tables: Tables, path: Path) -> None:
             writer.write_batch(batch)
 
 
-def _refuse_constant_labels(tables: Tables) -> None:
-    """Refuse a train split in which every click, or every conversion, is the same."""
+def _refuse_constant_labels(tables: Tables, read: Collection[str]) -> None:
+    """Refuse a train split in which every click, or every conversion, is the same, where an objective reads it."""
     rates = one(
         tables.con,
         """
@@ -220,7 +223,7 @@ def _refuse_constant_labels(tables: Tables) -> None:
         """,
     )
     for name, rate in zip(("click", "conversion"), rates, strict=True):
-        if rate in (0.0, 1.0):
+        if name in read and rate in (0.0, 1.0):
             raise UserError(
                 f"{tables.labels['impressions']} (data.tables.impressions) has {name} = {int(rate)} in every row of "
                 "the train split, constant labels that teach nothing: check the column or move data.split"
@@ -254,6 +257,7 @@ def _manifest(
         features=scales,
         labels=labels,
         rates=config.rates,
+        absent_labels=tables.absent_labels,
         untold=[feature.name for feature in config.features if not feature.included],
         user_groups=config.user_groups,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},

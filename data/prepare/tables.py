@@ -38,6 +38,8 @@ class Tables:
     dropped: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     users_seen: int = 0
+    unread_labels: tuple[str, ...] = ()
+    absent_labels: list[str] = field(default_factory=list)
 
     def has(self, table: str) -> bool:
         """Whether the data set has this table."""
@@ -173,6 +175,11 @@ def _stage(tables: Tables, table: str, names: Iterable[str]) -> None:
         tables.con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM raw_{table}")
     except duckdb.Error as error:
         raise unreadable(tables.labels[table], error) from error
+    for name in tables.unread_labels if table == "impressions" else ():
+        column = quote(name)
+        rows = one(tables.con, f"SELECT count(*) FROM {table} WHERE {column} IS NULL")[0]
+        tables.con.execute(f"UPDATE {table} SET {column} = 0 WHERE {column} IS NULL")
+        tables.absent_labels += [name] if rows else []
     for name in REQUIRED[table]:
         # An item without a title may still have a text: the prompt decides.
         if name != "title":
