@@ -41,7 +41,7 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
             if ".lora_B." in name or name.startswith("heads."):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     data = config.data
-    texts = TextTemplates(data.prompt.model_dump(mode="json"), data.history.model_dump(mode="json"))
+    texts = TextTemplates(data.prompt.model_dump(mode="json"), data.model_dump(mode="json")["history"])
     info = AdapterInfo.of(spec, model, texts, scales)
     save_adapters(config.output / "adapters", trainable(model), info)
     save_config(config, config.output / "config.yaml")

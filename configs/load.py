@@ -18,7 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.yaml_file import read_yaml
 from equipoise.configs.objectives import unknown_objective
 from equipoise.configs.renamed import RENAMED, with_new_names
-from equipoise.configs.schema import RunConfig
+from equipoise.configs.schema import LIST_OF_SECTIONS, ONE_SECTION, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
     """One fault of the schema as a clause that names the key and the way out."""
+    fault = {**fault, "loc": tuple(part for part in fault["loc"] if part not in (ONE_SECTION, LIST_OF_SECTIONS))}
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, fault["loc"][:-1])
@@ -165,6 +166,8 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Names of the settings of the section of `model` at `location`."""
     for part in location:
+        if isinstance(part, int):
+            continue
         field = model.model_fields.get(str(part))
         section = _section(field.annotation) if field is not None else None
         if section is None:
@@ -174,6 +177,6 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[st
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return next((found for a in typing.get_args(annotation) if (found := _section(a))), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

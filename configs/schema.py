@@ -4,11 +4,12 @@ Nothing heavy is imported here, so a config is checked in milliseconds and witho
 keys; settings that cannot live together are refused with the name of the one to change.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
@@ -71,9 +72,10 @@ class SplitConfig(Section):
 
 
 class HistoryConfig(Section):
-    """Which events before a request are told in its prefix.
+    """Which events before a request are in its prefix: one section of them, or a list of sections in their order.
 
-    `items`: also keep of which catalogue items they were, and how often, for recall.
+    A list tells kinds apart, as liked and disliked titles. `items`: also keep of which catalogue items they were, and
+    how often, for recall.
     """
 
     max_events: Annotated[int, Field(ge=0)] = 12
@@ -81,11 +83,43 @@ class HistoryConfig(Section):
     order: Literal["recent", "frequent"] = "recent"
     """Which ones come first: the most `recent`, or the most `frequent` items."""
     kinds: list[str] | None = None
-    """Kinds of events (column `kind`) that count; null takes all."""
+    """Kinds of events (column `kind`) that count; null takes all. One that no event has is refused."""
     label: str = "bought before: "
     """Text before the history in the prompt, its last space included."""
+    separator: str = ", "
+    """Text between two titles."""
+    name: str | None = None
+    """What requests call this section of several; null takes the label without its colon."""
     items: bool = False
     """Also keep of which catalogue items the events were, which the objective recall needs."""
+
+    @property
+    def key(self) -> str:
+        """What requests call this section."""
+        return self.name or self.label.strip().rstrip(":").strip() or "history"
+
+
+def _is_list(value: Any) -> str:
+    return LIST_OF_SECTIONS if isinstance(value, list | tuple) else ONE_SECTION
+
+
+ONE_SECTION, LIST_OF_SECTIONS = "one section", "list of sections"
+"""Tags of the two forms of `data.history`, which errors leave out."""
+
+Histories = Annotated[
+    Annotated[HistoryConfig, Tag(ONE_SECTION)] | Annotated[list[HistoryConfig], Tag(LIST_OF_SECTIONS)],
+    Discriminator(_is_list),
+]
+
+
+def sections_of(history: HistoryConfig | Sequence[HistoryConfig]) -> list[HistoryConfig]:
+    """The sections of a history in their order."""
+    return [history] if isinstance(history, HistoryConfig) else list(history)
+
+
+def read_sections(record: Any) -> list[HistoryConfig]:
+    """The sections of a history as JSON holds it, in a manifest or an export."""
+    return [HistoryConfig(**section) for section in ([record] if isinstance(record, dict) else record)]
 
 
 class PromptConfig(Section):
@@ -129,8 +163,8 @@ class DataConfig(Section):
     """Paths of your tables; null for other sources."""
     split: SplitConfig = Field(default_factory=SplitConfig)
     """How requests are split in time."""
-    history: HistoryConfig = Field(default_factory=HistoryConfig)
-    """Which events before a request are in its prefix."""
+    history: Histories = Field(default_factory=HistoryConfig)
+    """Which events before a request are in its prefix; a list where kinds of events are told apart."""
     prompt: PromptConfig = Field(default_factory=PromptConfig)
     """Templates of the texts."""
     max_candidates: Annotated[int, Field(ge=2)] = 512
@@ -166,6 +200,26 @@ class DataConfig(Section):
             raise ValueError(f"features names '{twice[0]}' twice: drop one")
         object.__setattr__(self, "features", with_rate_features(self.features, self.rates))
         return self
+
+    @model_validator(mode="after")
+    def _sections_of_history(self) -> "DataConfig":
+        names = [section.key for section in self.history_sections]
+        twice = [name for name in names if names.count(name) > 1]
+        if not names:
+            raise ValueError("history is an empty list: name a section, or set history.max_events: 0")
+        if twice:
+            raise ValueError(f"history has two sections '{twice[0]}': give one another label, or a name")
+        return self
+
+    @property
+    def history_sections(self) -> list[HistoryConfig]:
+        """The sections of the history in their order."""
+        return sections_of(self.history)
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether it is kept of which catalogue items earlier events were."""
+        return any(section.items for section in self.history_sections)
 
     @property
     def feature_names(self) -> list[str]:

@@ -20,6 +20,11 @@ FILE_NAME = "manifest.json"
 SPLITS = ("train", "valid", "test")
 
 
+def as_list(history: dict[str, Any] | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sections of a history; a single one is a mapping."""
+    return [history] if isinstance(history, dict) else history
+
+
 class SplitCounts(BaseModel):
     """What one split holds: counts, rates per impression, and the ISO timestamps of its first and last request."""
 
@@ -49,7 +54,7 @@ class Manifest(BaseModel):
     created: str
     versions: dict[str, str]
     prompt: dict[str, Any]
-    history: dict[str, Any]
+    history: dict[str, Any] | list[dict[str, Any]]
     counts: dict[str, int]
     splits: dict[str, SplitCounts]
     dropped: dict[str, int] = Field(default_factory=dict)
@@ -62,6 +67,11 @@ class Manifest(BaseModel):
     untold: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
     hashes: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether the slates say of which catalogue items earlier events were."""
+        return any(section.get("items") for section in as_list(self.history))
 
     @property
     def label_columns(self) -> list[str]:

@@ -164,15 +164,15 @@ def render_pieces(pieces: Iterable[str], fields: Mapping[str, Any], separator: s
     return separator.join(text for text in rendered if text)
 
 
-def prefix_text(
-    pieces: Iterable[str], fields: Mapping[str, Any], titles: Iterable[str], label: str, separator: str = ", "
-) -> str:
-    """The prefix of a request: its pieces, then the label and the titles of its history, which vanish together."""
-    text = render_pieces(pieces, fields, separator)
-    history = ", ".join(title for title in (plain_text(title) for title in titles) if title)
-    if not history:
-        return text
-    return f"{text}{separator}{label}{history}" if text else f"{label}{history}"
+def history_text(titles: Iterable[str], label: str, separator: str = ", ") -> str:
+    """A label and the titles of a history, which vanish together."""
+    text = separator.join(title for title in (plain_text(title) for title in titles) if title)
+    return f"{label}{text}" if text else ""
+
+
+def prefix_text(pieces: Iterable[str], fields: Mapping[str, Any], histories: Iterable[str], separator: str) -> str:
+    """The prefix of a request: its pieces, then the sections of its history as `history_text` gives them."""
+    return separator.join(text for text in (render_pieces(pieces, fields, separator), *histories) if text)
 
 
 class ContextRenderer:

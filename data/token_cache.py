@@ -49,7 +49,7 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         "hashes": manifest.hashes,
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
     }
-    if manifest.history.get("items"):
+    if manifest.keeps_items:
         identity["bought"] = True
     if manifest.features:
         identity["features"] = list(manifest.features)

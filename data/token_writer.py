@@ -78,7 +78,7 @@ class _Writer:
         self.codes: dict[str, int] = {}
         self.context_lengths = array("q")
         self._numbers = ("item", "click", "conversion")
-        self.bought = ("bought", "times") if manifest.history.get("items") else ()
+        self.bought = ("bought", "times") if manifest.keeps_items else ()
         self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
         self.done = 0
 

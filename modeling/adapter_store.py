@@ -27,7 +27,7 @@ class TextTemplates:
     """The templates that rendered the training texts, as JSON."""
 
     prompt: dict[str, Any]
-    history: dict[str, Any]
+    history: dict[str, Any] | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AdapterInfo:
     listwise: list[str]
     offsets: dict[str, float]
     prompt: dict[str, Any]
-    history: dict[str, Any]
+    history: dict[str, Any] | list[dict[str, Any]]
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
     retrieval: dict[str, int] = field(default_factory=dict)
     relevance: dict[str, float] = field(default_factory=dict)

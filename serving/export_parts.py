@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.configs.schema import PromptConfig, read_sections
 from equipoise.data.features import Scales
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
@@ -40,7 +40,7 @@ def make_reader(
 ) -> RequestReader:
     """The reader of requests, with the templates and limits of serving.json; `max_candidates`: another limit."""
     limits = Limits(candidates=max_candidates or record["limits"]["candidates"])
-    prompt, history = PromptConfig(**record["prompt"]), HistoryConfig(**record["history"])
+    prompt, history = PromptConfig(**record["prompt"]), read_sections(record["history"])
     return RequestReader(prompt, history, known, point, limits, scales)
 
 

@@ -115,7 +115,7 @@ class RequestRows:
         if not is_missing(prefix := values.get("prefix")):
             return {"prefix": prefix}
         history = values.get("history")
-        titles = history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
+        titles = {key: _titles(each) for key, each in history.items()} if _is_object(history) else _titles(history)
         return {"user": {name: _value(first[name]) for name in self.user}, "history": titles}
 
     def _common(self, row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -153,6 +153,15 @@ class RequestRows:
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
         return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _titles(history: Any) -> Any:
+    """A list of titles without its missing ones; what is no list is for the reader to refuse."""
+    return history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
 
 
 def worth_columns(reader: RequestReader, columns: Collection[str]) -> dict[str, str]:

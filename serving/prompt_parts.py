@@ -6,12 +6,13 @@ separators. A feature goes with the piece that renders it in words; one without 
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from equipoise.configs.schema import HistoryConfig
 from equipoise.data.features import Scales
-from equipoise.data.prompts import parse_piece, piece_fields, plain_text
+from equipoise.data.prompts import history_text, parse_piece, piece_fields, plain_text
 from equipoise.serving.requests import ReadCandidate, ReadRequest, RequestReader
 from equipoise.serving.values import plain
 
@@ -28,11 +29,13 @@ class Part:
         where: `shopper`, `history`, `item`, `context`, `number` or `category`.
         text: as the model reads it; of a feature its name and value.
         fields: that it was rendered from; empty for history and for parts of pre-rendered texts.
+        section: of the history, its number.
     """
 
     where: str
     text: str
     fields: tuple[str, ...] = ()
+    section: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class CutRequest:
         shopper: parts of the prefix, history last.
         items, contexts, numbers: parts of each candidate's two texts, and the features that no piece renders.
         features: names of all features.
-        separator, label: between pieces, and before the history.
+        separator: between pieces.
+        sections: of the history, with the labels before their titles.
     """
 
     read: ReadRequest
@@ -54,7 +58,7 @@ class CutRequest:
     numbers: list[list[Part]]
     features: tuple[str, ...]
     separator: str
-    label: str
+    sections: list[HistoryConfig]
 
     def parts(self, position: int) -> list[Part]:
         """All parts that the candidate at a position is read with."""
@@ -88,10 +92,11 @@ class CutRequest:
         return self.separator.join(part.text for part in parts if part.where == where)
 
     def _prefix(self, parts: list[Part]) -> str:
-        text, titles = self._join(parts, "shopper"), ", ".join(part.text for part in parts if part.where == "history")
-        if not titles:
-            return text
-        return f"{text}{self.separator}{self.label}{titles}" if text else f"{self.label}{titles}"
+        texts = [self._join(parts, "shopper")]
+        for number, section in enumerate(self.sections):
+            titles = [part.text for part in parts if part.where == "history" and part.section == number]
+            texts.append(history_text(titles, section.label, section.separator))
+        return self.separator.join(text for text in texts if text)
 
 
 def _with(read: ReadRequest, position: int, candidate: ReadCandidate) -> ReadRequest:
@@ -107,12 +112,13 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
         request: as JSON.
         read: what the reader made of it.
     """
-    prompt, label = reader.prompt, reader.history.label
+    prompt = reader.prompt
     if request.get("prefix") is None:
         shopper = _pieces("shopper", prompt.prefix, request.get("user") or {})
-        shopper += [Part("history", title) for title in map(plain_text, reader.titles(request.get("history"))) if title]
+        for number, titles in enumerate(reader.titles(request.get("history"))):
+            shopper += [Part("history", title, (), number) for title in map(plain_text, titles) if title]
     else:
-        shopper = _split_prefix(read.prefix, prompt.separator, label)
+        shopper = _split_prefix(read.prefix, prompt.separator, reader.sections)
     items, contexts, numbers = [], [], []
     for given, candidate in zip(request["candidates"], read.candidates, strict=True):
         entry = given if isinstance(given, Mapping) else {}
@@ -123,7 +129,7 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
         else:
             contexts.append(_pieces("context", prompt.context, context or {}))
         numbers.append(_numbers(reader.scales, candidate, [*shopper, *items[-1], *contexts[-1]]))
-    return CutRequest(read, shopper, items, contexts, numbers, reader.features, prompt.separator, label)
+    return CutRequest(read, shopper, items, contexts, numbers, reader.features, prompt.separator, reader.sections)
 
 
 def _item(pieces: list[str], entry: Mapping[str, Any], candidate: ReadCandidate, separator: str) -> list[Part]:
@@ -153,12 +159,15 @@ def _split(where: str, text: str, separator: str) -> list[Part]:
     return [Part(where, part) for part in text.split(separator) if part]
 
 
-def _split_prefix(text: str, separator: str, label: str) -> list[Part]:
-    """A pre-rendered prefix: what follows the history's label, at the start of a piece, are titles."""
-    start = -1
-    if label:
-        start = 0 if text.startswith(label) else text.find(separator + label)
-    if start < 0:
-        return _split("shopper", text, separator)
-    before, titles = text[:start], text[start:].removeprefix(separator).removeprefix(label)
-    return [*_split("shopper", before, separator), *_split("history", titles, ", ")]
+def _split_prefix(text: str, separator: str, sections: Sequence[HistoryConfig]) -> list[Part]:
+    """A pre-rendered prefix: what follows a section's label, at the start of a piece, are titles."""
+    histories: list[Part] = []
+    for number, section in reversed(list(enumerate(sections))):
+        start = -1
+        if section.label:
+            start = 0 if text.startswith(section.label) else text.find(separator + section.label)
+        if start >= 0:
+            titles = text[start:].removeprefix(separator).removeprefix(section.label).split(section.separator)
+            histories = [*(Part("history", title, (), number) for title in titles if title), *histories]
+            text = text[:start]
+    return [*_split("shopper", text, separator), *histories]

@@ -245,7 +245,7 @@ class Recommender:
         prices: Any = None,
         goal: Goal | None = None,
         field: str = "price",
-        history: Sequence[Any] = (),
+        history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
     ) -> Pricing:
         """The best allowed price of every candidate for one shopper, all prices in one pass of the model.
 
@@ -292,7 +292,7 @@ class Recommender:
         user: Mapping[str, Any] | str | None,
         top: int | None = None,
         *,
-        history: Sequence[Any] = (),
+        history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
         bought: Mapping[str, float] | Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         exclude_bought: bool = False,
@@ -347,7 +347,7 @@ class Recommender:
         user: Mapping[str, Any] | str | None,
         candidates: Sequence[Any],
         *,
-        history: Sequence[Any] = (),
+        history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
         top: int | None = None,
@@ -358,6 +358,7 @@ class Recommender:
             user: fields of the shopper and the request, or the prefix as a text, or None for an anonymous user.
             candidates: item_ids, or mappings as in a JSON request.
             history: titles of past events, in the order of the run's data.history; none with such a prefix.
+                Of a data.history with several sections: such a list by the name of each section.
             omega: weights of list-wise objectives; the others keep the export's.
             value_weight: weight of log value, for which every candidate brings its `value`; None keeps the export's.
             top: how many of the best are wanted.
@@ -375,7 +376,7 @@ class Recommender:
         user: Mapping[str, Any] | str | None,
         candidates: Sequence[Any],
         *,
-        history: Sequence[Any] = (),
+        history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
     ) -> Ranking:
@@ -387,7 +388,7 @@ class Recommender:
         user: Mapping[str, Any] | str | None,
         candidates: Sequence[Any],
         *,
-        history: Sequence[Any] = (),
+        history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
         explain: Sequence[int | str] | None = None,

@@ -1,6 +1,7 @@
 """From one request, as JSON or Python objects, to the texts of its prompts: rendered as in training.
 
-    {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}], "prefix"?: text,
+    {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}] or {section: [such]},
+     "prefix"?: text,
      "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text,
                      "features"?: {name: number}, "value"?: number, "boost"?: number} or id],
      "omega"?: {objective: weight}, "value_weight"?: number, "top"?: number}
@@ -16,11 +17,11 @@ item's own; where none of them gives it, it is unknown and adds nothing to a log
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
 from equipoise.data.features import Scales
 from equipoise.data.prompts import is_missing, parse_piece, piece_fields
 from equipoise.data.requests.renderer import PromptRenderer
@@ -103,7 +104,7 @@ class RequestReader:
     def __init__(
         self,
         prompt: PromptConfig,
-        history: HistoryConfig,
+        history: HistoryConfig | Sequence[HistoryConfig],
         items: KnownItems,
         operating_point: OperatingPoint,
         limits: Limits,
@@ -111,7 +112,7 @@ class RequestReader:
     ) -> None:
         self.scales = dict(features or {})
         self.features = tuple(self.scales)
-        self.prompt, self.history, self.items = prompt, history, items
+        self.prompt, self.sections, self.items = prompt, sections_of(history), items
         self.renderer = PromptRenderer(prompt, history)
         self.operating_point, self.limits = operating_point, limits
         self.user, self.item, self.context = map(Template.of, (prompt.prefix, prompt.item, prompt.context))
@@ -129,7 +130,7 @@ class RequestReader:
 
     def with_limits(self, limits: Limits) -> "RequestReader":
         """The same with other limits."""
-        return RequestReader(self.prompt, self.history, self.items, self.operating_point, limits, self.scales)
+        return RequestReader(self.prompt, self.sections, self.items, self.operating_point, limits, self.scales)
 
     def read(self, request: Any) -> ReadRequest:
         """The texts of a request.
@@ -184,13 +185,26 @@ class RequestReader:
         fields = self._fields("user", {} if user is None else user, self.user)
         return self.renderer.prefix(fields, self.titles(history))
 
-    def titles(self, history: Any) -> list[str]:
-        """The titles of a history that the prompt shows: the first `max_events` that are not blank."""
-        history = sequence("history", [] if history is None else history)
-        if len(history) > self.limits.history:
-            raise RequestError("history", f"has {len(history):,} entries: give at most {self.limits.history:,}")
-        titles = [self._title(f"history[{position}]", entry) for position, entry in enumerate(history)]
-        return self.renderer.titles(titles)
+    def titles(self, history: Any) -> list[list[str]]:
+        """The titles of each section of a history that the prompt shows: the first `max_events` that are not blank.
+
+        A list is the only section; of several sections it is an object with a list for each one's name.
+        """
+        try:
+            given = self.renderer.by_section(history)
+        except ValueError as error:
+            raise RequestError("history", str(error)) from error
+        named = isinstance(history, Mapping)
+        fields = [f"history.{section.key}" if named else "history" for section in self.sections]
+        lists = [sequence(field, [] if titles is None else titles) for field, titles in zip(fields, given, strict=True)]
+        if (entries := sum(map(len, lists))) > self.limits.history:
+            raise RequestError("history", f"has {entries:,} entries: give at most {self.limits.history:,}")
+        return self.renderer.titles(
+            [
+                [self._title(f"{field}[{position}]", entry) for position, entry in enumerate(titles)]
+                for field, titles in zip(fields, lists, strict=True)
+            ]
+        )
 
     def _title(self, field: str, entry: Any) -> str:
         if not isinstance(entry, Mapping):

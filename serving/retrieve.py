@@ -1,6 +1,6 @@
 """Item recall: the best of an export's whole catalogue for one shopper.
 
-    {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}], "prefix"?: text,
+    {"request_id"?: id, "user"?: {field: value}, "history"?: as in requests.py, "prefix"?: text,
      "bought"?: {item_id: times} or [item_id], "exclude"?: [item_id], "exclude_bought"?: bool, "top"?: number}
 
 `bought` is how often the shopper has bought which items: a repeat purchase is likelier. With `exclude_bought` none of

@@ -53,6 +53,8 @@ def prepared_otherwise(data: DataConfig) -> str | None:
     for section in IN_MANIFEST:
         before = manifest.get(section, now[section])
         if isinstance(before, dict):  # settings that came later are not in it
+            if not isinstance(now[section], dict):
+                return section
             changed = next((key for key in before if before[key] != now[section].get(key)), None)
             if changed:
                 return f"{section}.{changed}"

@@ -3,12 +3,12 @@
 `write_histories` does it set-wise in DuckDB.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import duckdb
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import HistoryConfig
+from equipoise.configs.schema import HistoryConfig, sections_of
 from equipoise.data.prepare.tables import Tables, literal, one
 
 # A join of requests and events is cut into parts by user, so that no part holds more pairs than this.
@@ -17,43 +17,55 @@ MAX_PAIRS = 20_000_000
 _ORDER = {"recent": "latest DESC, times DESC, title", "frequent": "times DESC, latest DESC, title"}
 
 
-def write_histories(tables: Tables, config: HistoryConfig) -> None:
-    """Create `histories` (ordinal, titles) from `requests` (ordinal, user_id, timestamp) and `events`.
+def write_histories(tables: Tables, history: HistoryConfig | Sequence[HistoryConfig]) -> None:
+    """Create `histories` (ordinal, section, titles) from `requests` (ordinal, user_id, timestamp) and `events`.
 
     Only events with timestamp < the request's timestamp count. Events without a title are left out and counted.
+
+    Raises:
+        UserError: a section names a kind that no event has.
     """
     con = tables.con
-    con.execute("CREATE TABLE histories (ordinal BIGINT, titles VARCHAR[])")
-    if not config.max_events or not tables.has("events"):
+    con.execute("CREATE TABLE histories (ordinal BIGINT, section TINYINT, titles VARCHAR[])")
+    sections = {number: section for number, section in enumerate(sections_of(history)) if section.max_events}
+    if not sections or not tables.has("events"):
         return
-    _write_titled(tables, config)
-    for part, parts in _parts(con):
+    _write_titled(tables, list(sections.values()))
+    for number, section in sections.items():
+        _write_section(tables, number, section)
+    con.execute("DROP TABLE titled_events")
+
+
+def _write_section(tables: Tables, number: int, config: HistoryConfig) -> None:
+    con, of_kinds = tables.con, _of_kinds(tables, config)
+    for part, parts in _parts(con, f"(SELECT * FROM titled_events e WHERE {of_kinds})"):
         con.execute(f"""
             INSERT INTO histories
             WITH titled AS (
                 SELECT r.ordinal, e.title, max(e.timestamp) AS latest, count(*) AS times
                 FROM requests r JOIN titled_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
-                WHERE hash(r.user_id) % {parts} = {part}
+                WHERE hash(r.user_id) % {parts} = {part} AND {of_kinds}
                 GROUP BY r.ordinal, e.title
             ), ranked AS (
                 SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY {_ORDER[config.order]}) AS rank FROM titled
             )
-            SELECT ordinal, list(title ORDER BY rank) FROM ranked WHERE rank <= {config.max_events} GROUP BY ordinal
+            SELECT ordinal, {number}, list(title ORDER BY rank) FROM ranked WHERE rank <= {config.max_events}
+            GROUP BY ordinal
         """)
-    con.execute("DROP TABLE titled_events")
 
 
-def write_bought(tables: Tables, config: HistoryConfig) -> None:
+def write_bought(tables: Tables, history: HistoryConfig | Sequence[HistoryConfig]) -> None:
     """Create `bought` (ordinal, items, times): the catalogue items of a request's earlier events, items ascending.
 
-    Items are numbers of item_numbers. Empty where `config.items` is not set.
+    Items are numbers of item_numbers. Empty where `items` of no section is set.
 
     Raises:
-        UserError: it is set, but there are no events.
+        UserError: it is set, but there are no events, or none of a kind.
     """
     con = tables.con
     con.execute("CREATE TABLE bought (ordinal BIGINT, items INTEGER[], times INTEGER[])")
-    if not config.items:
+    sections = [section for section in sections_of(history) if section.items]
+    if not sections:
         return
     if not tables.has("events"):
         raise UserError("data.history.items needs events: set data.tables.events, or drop it")
@@ -61,7 +73,8 @@ def write_bought(tables: Tables, config: HistoryConfig) -> None:
         CREATE TABLE numbered_events AS
         SELECT e.user_id, e.timestamp, n.item_index AS item
         FROM events e JOIN item_numbers n USING (item_id)
-        SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id WHERE {_of_kinds(tables, config)}
+        SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
+        WHERE {" OR ".join(_of_kinds(tables, section) for section in sections)}
     """)
     for part, parts in _parts(con, "numbered_events"):
         con.execute(f"""
@@ -77,31 +90,46 @@ def write_bought(tables: Tables, config: HistoryConfig) -> None:
 
 
 def _of_kinds(tables: Tables, config: HistoryConfig) -> str:
-    """The SQL condition that an event e is of the configured kinds."""
-    if config.kinds is None or "kind" not in tables.columns("events"):
+    """The SQL condition that an event e is of the kinds of a section.
+
+    Raises:
+        UserError: no event is of one of them.
+    """
+    if config.kinds is None:
         return "true"
-    return f"e.kind IN ({', '.join(literal(kind) for kind in config.kinds)})" if config.kinds else "false"
+    where = f"{tables.labels['events']} (data.tables.events)"
+    if "kind" not in tables.columns("events"):
+        raise UserError(f"{where} has no column 'kind', which data.history.kinds reads: add it or drop kinds")
+    known = {kind for (kind,) in tables.con.execute("SELECT DISTINCT CAST(kind AS VARCHAR) FROM events").fetchall()}
+    for kind in config.kinds:
+        if kind not in known:
+            kinds = ", ".join(sorted(map(str, known - {None}))) or "none"
+            raise UserError(
+                f"{where} has no event of kind '{kind}', which data.history.kinds names (there are {kinds}): correct it"
+            )
+    return f"CAST(e.kind AS VARCHAR) IN ({', '.join(map(literal, config.kinds))})" if config.kinds else "false"
 
 
-def _write_titled(tables: Tables, config: HistoryConfig) -> None:
-    """Create `titled_events` (user_id, timestamp, title): the events' own titles, or those of their items."""
+def _write_titled(tables: Tables, sections: Sequence[HistoryConfig]) -> None:
+    """Create `titled_events` (user_id, timestamp, kind, title): the events' own titles, or those of their items."""
     con = tables.con
     columns = tables.columns("events")
+    kind = "e.kind" if "kind" in columns else "NULL"
     titled = "title" in columns
     title = "e.title" if titled else "i.title"
     join = "" if titled else "LEFT JOIN items i ON i.item_id = e.item_id"
     con.execute(f"""
         CREATE TABLE titled_events AS
-        SELECT e.user_id, e.timestamp, trim(CAST({title} AS VARCHAR)) AS title
+        SELECT e.user_id, e.timestamp, {kind} AS kind, trim(CAST({title} AS VARCHAR)) AS title
         FROM events e {join} SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
-        WHERE {_of_kinds(tables, config)}
+        WHERE {" OR ".join(_of_kinds(tables, section) for section in sections)}
     """)
     untitled = "SELECT count(*) FROM titled_events WHERE title IS NULL OR title = ''"
     tables.drop("events without a title", one(con, untitled)[0])
     con.execute("DELETE FROM titled_events WHERE title IS NULL OR title = ''")
 
 
-def _parts(con: duckdb.DuckDBPyConnection, events: str = "titled_events") -> Iterable[tuple[int, int]]:
+def _parts(con: duckdb.DuckDBPyConnection, events: str) -> Iterable[tuple[int, int]]:
     pairs = one(
         con,
         f"""

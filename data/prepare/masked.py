@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import DataConfig
+from equipoise.configs.schema import DataConfig, read_sections
 from equipoise.data.manifest import FILE_NAME, Manifest
 from equipoise.data.prompts import piece_fields
 
@@ -42,9 +42,11 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfi
     prompt = data.prompt.model_copy(
         update={"prefix": unmasked(data.prompt.prefix), "context": unmasked(data.prompt.context)},
     )
-    history = data.history.model_copy(update={"max_events": 0, "items": False})
     unknown = {"user_id", *masked}
     masked |= {name for rate in data.rates if unknown & set(rate.by) for name in (rate.rate, rate.shown)}
+    unread = {"max_events": 0, "items": False}
+    sections = [section.model_copy(update=unread) for section in data.history_sections]
+    history = sections if isinstance(data.history, list) else sections[0]
     features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})
@@ -58,7 +60,7 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
     scales = {feature.name: feature.scale for feature in masked.features}
     return (
         manifest.prompt == masked.prompt.model_dump(mode="json")
-        and manifest.history == masked.history.model_dump(mode="json")
+        and read_sections(manifest.history) == masked.history_sections
         and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)
         and manifest.rates == masked.rates
         and {name: scale.scale for name, scale in manifest.features.items()} == scales

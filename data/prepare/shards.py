@@ -17,7 +17,7 @@ from equipoise.data.manifest import SPLITS, SplitCounts
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.tables import Tables, one, quote
-from equipoise.data.prompts import ContextRenderer, piece_fields, prefix_text
+from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
 
 BATCH_IMPRESSIONS = 200_000
 
@@ -76,7 +76,7 @@ class ShardWriter:
         )
         self.label_names = columns_of_labels(labels)
         self.schema = slate_schema(
-            config.fields, config.user_groups, config.features, config.history.items, self.label_names
+            config.fields, config.user_groups, config.features, config.keeps_items, self.label_names
         )
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
@@ -166,10 +166,13 @@ class ShardWriter:
         within = f"ordinal >= {low} AND ordinal < {high}"
         rows = con.sql(f"SELECT * FROM sorted_impressions WHERE {within} ORDER BY ordinal, sort_index").to_arrow_table()
         ordinals = rows.column("ordinal").to_numpy()
+        numbers = range(len(self.config.history_sections))
+        titles = "".join(f", any_value(titles) FILTER (section = {number}) AS titles_{number}" for number in numbers)
         requests = con.sql(f"""
-            SELECT r.request_id, r.user_id, r.timestamp, h.titles, coalesce(b.items, []) AS bought,
+            SELECT r.request_id, r.user_id, r.timestamp, h.* EXCLUDE (ordinal), coalesce(b.items, []) AS bought,
                    coalesce(b.times, []) AS times, f.* EXCLUDE (ordinal)
-            FROM requests r JOIN facts f USING (ordinal) LEFT JOIN histories h USING (ordinal)
+            FROM requests r JOIN facts f USING (ordinal)
+            LEFT JOIN (SELECT ordinal{titles} FROM histories WHERE {within} GROUP BY ordinal) h USING (ordinal)
             LEFT JOIN bought b USING (ordinal)
             WHERE r.{within.replace(" AND ", " AND r.")} ORDER BY r.ordinal
         """).to_arrow_table()
@@ -189,24 +192,18 @@ class ShardWriter:
 
     def _request_columns(self, requests: pa.Table, owner: np.ndarray, parts: list[int]) -> dict[str, Any]:
         names = {f"prefix_{name}": name for name in self.prefix_fields}
-        read = requests.select([*names, "titles"]).to_pylist()
-        prompt, label = self.config.prompt, self.config.history.label
-        prefixes = pa.array(
-            [
-                prefix_text(
-                    prompt.prefix,
-                    {name: row[column] for column, name in names.items()},
-                    row["titles"] or (),
-                    label,
-                    prompt.separator,
-                )
-                for row in read
-            ],
-            pa.string(),
-        )
+        sections = {f"titles_{number}": section for number, section in enumerate(self.config.history_sections)}
+        prompt = self.config.prompt
+
+        def prefix(row: dict[str, Any]) -> str:
+            fields = {name: row[column] for column, name in names.items()}
+            histories = [history_text(row[name] or (), s.label, s.separator) for name, s in sections.items()]
+            return prefix_text(prompt.prefix, fields, histories, prompt.separator)
+
+        prefixes = pa.array([prefix(row) for row in requests.select([*names, *sections]).to_pylist()], pa.string())
         take = pa.array(owner)
         kept = ["request_id", "user_id", "timestamp", *(f"user_{name}" for name in self.config.user_groups)]
-        kept += ["bought", "times"] if self.config.history.items else []
+        kept += ["bought", "times"] if self.config.keeps_items else []
         columns = {name: pc.take(requests.column(name), take) for name in kept}
         return columns | {"prefix": pc.take(prefixes, take), "part": pa.array(parts, pa.int32())}
 

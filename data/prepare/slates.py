@@ -63,7 +63,11 @@ def prepare(
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
-        clean(tables, list(dict.fromkeys(columns)), events=config.history.max_events > 0 or config.history.items)
+        clean(
+            tables,
+            list(dict.fromkeys(columns)),
+            events=config.keeps_items or any(section.max_events for section in config.history_sections),
+        )
         on_progress("rendering items", 0.0)
         write_item_texts(tables, config)
         _drop_impressions(tables)
@@ -75,8 +79,8 @@ def prepare(
         _refuse_constant_labels(tables, read)
         labels = measure_labels(tables, labels)
         on_progress("collecting histories", 0.0)
-        write_histories(tables, config.history)
-        write_bought(tables, config.history)
+        write_histories(tables, config.history_sections)
+        write_bought(tables, config.history_sections)
         scales = scales_of(tables, config.features)
         splits = ShardWriter(tables, config, folder, on_progress, labels).write()
         con.close()
@@ -248,7 +252,7 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"equipoise": _own_version(), "duckdb": duckdb.__version__, "python": platform.python_version()},
         prompt=config.prompt.model_dump(mode="json"),
-        history=config.history.model_dump(mode="json"),
+        history=config.model_dump(mode="json")["history"],
         counts={**counts, "items": items, "users": tables.users_seen},
         splits={name: splits[name] for name in SPLITS},
         dropped=tables.dropped,

@@ -219,7 +219,8 @@ class RawForm(RequestForm):
                 f"{self.path} has item_id of lists of {self.kinds['item_id'].value_type}: write ids as text or whole "
                 "numbers"
             )
-        self._must_be_list("history", "the titles of past events")
+        if not pa.types.is_struct(self.kinds.get("history", pa.null())):
+            self._must_be_list("history", "the titles of past events")
         for name in self.renderer.context_fields:
             self._must_be_list(name, "one value per candidate")
         self.prefix_fields = [name for name in fields if name in self.columns]
@@ -236,9 +237,16 @@ class RawForm(RequestForm):
         requests = []
         ends = list(accumulate(sizes))
         for row, (end, size) in enumerate(zip(ends, sizes, strict=True)):
-            span, prefix = slice(end - size, end), self.renderer.prefix(fields[row], histories[row] or ())
+            span, prefix = slice(end - size, end), self._prefix(ids[row], fields[row], histories[row])
             requests.append(Request(ids[row], users[row], None, prefix, items[span], contexts[span]))
         return with_features(requests, self._feature_values(batch, ids, sizes, items))
+
+    def _prefix(self, name: str, fields: dict[str, Any], history: Any) -> str:
+        try:
+            histories = self.renderer.by_section(history)
+        except ValueError as error:
+            raise self._fault(name, f"has a history that {error}") from error
+        return self.renderer.prefix(fields, [titles or () for titles in histories])
 
     def _items(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[int]:
         names = as_text(batch.column("item_id").flatten(), str(self.path), "item_id").to_pylist()

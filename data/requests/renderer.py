@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from equipoise.configs.schema import HistoryConfig, PromptConfig
-from equipoise.data.prompts import ContextRenderer, is_missing, prefix_text, render_pieces
+from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
+from equipoise.data.prompts import ContextRenderer, history_text, is_missing, prefix_text, render_pieces
 
 
 class PromptRenderer:
@@ -14,8 +14,8 @@ class PromptRenderer:
         prompt, history: the templates of the run.
     """
 
-    def __init__(self, prompt: PromptConfig, history: HistoryConfig) -> None:
-        self.prompt, self.history = prompt, history
+    def __init__(self, prompt: PromptConfig, history: HistoryConfig | Sequence[HistoryConfig]) -> None:
+        self.prompt, self.sections = prompt, sections_of(history)
         self._contexts = ContextRenderer(prompt.context, prompt.separator)
 
     @property
@@ -23,14 +23,36 @@ class PromptRenderer:
         """The fields that contexts read, in the order in which `contexts` takes them."""
         return self._contexts.names
 
-    def titles(self, history: Sequence[Any]) -> list[Any]:
-        """What a prefix says of a history: its first `max_events` titles that are not blank."""
-        return [title for title in history if not is_missing(title)][: self.history.max_events]
+    def by_section(self, history: Any) -> list[Any]:
+        """What a history holds for each section: a list is the only one's, a mapping names them.
 
-    def prefix(self, fields: Mapping[str, Any], history: Sequence[Any]) -> str:
-        """The shopper's text: from fields, and titles of past events."""
-        titles = self.titles(history)
-        return prefix_text(self.prompt.prefix, fields, titles, self.history.label, self.prompt.separator)
+        Raises:
+            ValueError: a list where there are several sections, or an unknown one.
+        """
+        if history is None:
+            return [None] * len(self.sections)
+        keys = [section.key for section in self.sections]
+        if isinstance(history, Mapping):
+            for key in history:
+                if key not in keys:
+                    raise ValueError(f"has no section '{str(key)[:40]}': use {', '.join(keys)}")
+            return [history.get(key) for key in keys]
+        if len(keys) > 1:
+            raise ValueError(f"has several sections: give an object with {', '.join(keys)}, each a list of titles")
+        return [history]
+
+    def titles(self, histories: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """What a prefix says of each section of a history: its first `max_events` titles that are not blank."""
+        return [
+            [title for title in titles if not is_missing(title)][: section.max_events]
+            for section, titles in zip(self.sections, histories, strict=True)
+        ]
+
+    def prefix(self, fields: Mapping[str, Any], histories: Sequence[Sequence[Any]]) -> str:
+        """The shopper's text: from fields, and titles of past events by section."""
+        sections = zip(self.sections, self.titles(histories), strict=True)
+        texts = [history_text(titles, section.label, section.separator) for section, titles in sections]
+        return prefix_text(self.prompt.prefix, fields, texts, self.prompt.separator)
 
     def item(self, fields: Mapping[str, Any]) -> str:
         """An item's text; "" where its fields say nothing."""

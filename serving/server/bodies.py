@@ -98,6 +98,7 @@ Fields = Annotated[dict[Name, Value], Field(max_length=MAX_FIELDS), WithJsonSche
 Text = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
 Id = Annotated[Any, AfterValidator(check_id), WithJsonSchema(ID)]
 Event = Annotated[Any, AfterValidator(check_event), WithJsonSchema({"anyOf": [TEXT, KNOWN_ITEM]})]
+Events = Annotated[list[Event], Field(max_length=MAX_EVENTS)]
 Context = Annotated[Any, AfterValidator(check_context), WithJsonSchema({"anyOf": [FIELDS, TEXT]})]
 Weight = Annotated[Any, AfterValidator(check_value), WithJsonSchema(NUMBER)]
 Positive = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 1e-15})]
@@ -132,8 +133,10 @@ class ShopperRequest(Strict):
 
     request_id: Id | None = Field(None, description="Handed through.")
     user: Fields | None = Field(None, description="Fields of the shopper.")
-    history: Annotated[list[Event], Field(max_length=MAX_EVENTS)] | None = Field(
-        None, description="Past events in the order of training: titles, or ids of the export's items."
+    history: Events | dict[StrictStr, Events | None] | None = Field(
+        None,
+        description="Past events in the order of training: titles, or ids of the export's items. Where the export "
+        "tells kinds of events apart, an object with such a list for the name of each section.",
     )
     prefix: Annotated[StrictStr, Field(max_length=MAX_PREFIX)] | None = Field(
         None, description="The shopper as ready text, instead of `user` and `history`."

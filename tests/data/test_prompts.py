@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from equipoise.common.errors import UserError
 from equipoise.data.prompts import (
     FILTERS,
+    history_text,
     is_missing,
     parse_piece,
     piece_fields,
@@ -74,10 +75,16 @@ def test_a_filter_on_text_names_piece_and_value() -> None:
 
 def test_prefix_tells_the_history_last() -> None:
     fields = {"age": 30.0}
-    assert prefix_text(["age {age}"], fields, ["tea", "jam"], "bought: ") == "age 30, bought: tea, jam"
-    assert prefix_text(["age {age}"], fields, [], "bought: ") == "age 30"
-    assert prefix_text(["age {age}"], {}, ["tea"], "bought: ") == "bought: tea"
-    assert prefix_text([], {}, [], "bought: ") == ""
+
+    def prefix(pieces: list[str], fields: dict, *histories: list[str]) -> str:
+        return prefix_text(pieces, fields, [history_text(titles, "bought: ") for titles in histories], ", ")
+
+    assert prefix(["age {age}"], fields, ["tea", "jam"]) == "age 30, bought: tea, jam"
+    assert prefix(["age {age}"], fields, []) == "age 30"
+    assert prefix(["age {age}"], {}, ["tea"]) == "bought: tea"
+    assert prefix([], {}, []) == ""
+    assert prefix(["age {age}"], fields, ["tea"], [], ["jam"]) == "age 30, bought: tea, bought: jam"
+    assert history_text(["tea", "  ", "jam"], "liked: ", " / ") == "liked: tea / jam"
 
 
 def test_fields_are_listed_once_in_order() -> None:
