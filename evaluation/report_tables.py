@@ -16,9 +16,10 @@ MOST_GROUPS = 8
 
 def report_parts(report: Mapping[str, Any]) -> Iterator[Table | str]:
     """The report in tables and sentences: per target ours and the baselines, operating points, user groups, verdict."""
+    both = f"{report['clicked_conversions']:,} of them with conversion; " if report["conversions"] else ""
     yield (
         f"{report['rows']:,} impressions in {report['requests']:,} requests, {report['clicks']:,} clicks, "
-        f"{report['clicked_conversions']:,} of them with conversion; baselines from {report['train_rows']:,} "
+        f"{both}baselines from {report['train_rows']:,} "
         "training impressions"
     )
     cutoff = max(report["cutoffs"], default=None)
