@@ -117,6 +117,9 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
         settings, _ = with_new_names(settings)  # silently, for nobody is to edit what a run has written
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    evaluate = settings.setdefault("evaluate", {})
+    if isinstance(evaluate, dict):
+        evaluate.setdefault("adapters", "last")  # of a run from before there was a choice
     return build_config(settings, overrides, path)
 
 

@@ -4,6 +4,8 @@ Nothing heavy is imported here, so a config is checked in milliseconds and witho
 keys; settings that cannot live together are refused with the name of the one to change.
 """
 
+import math
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
 
 DEFAULT_MAX_TOKENS = 8192
+DEFAULT_SELECT = "valid/ctr/gauc"
 
 
 class TablesConfig(Section):
@@ -355,7 +358,18 @@ class TrainConfig(Section):
     log_every: PositiveInt = 10
     """Steps between two lines of the log."""
     eval_every: PositiveInt | None = None
-    """Steps between two validations; null validates at no step. The best adapters are kept."""
+    """Steps between two validations, the first before step 1; null validates at no step. The best adapters are kept."""
+    select: str | dict[str, float] = DEFAULT_SELECT
+    """Measure of a validation by which the best adapters are chosen, such as valid/ctr/log_loss (it is known whether
+    less or more is better), or weights above 0 of several, {valid/ctr/auc: 1, valid/ctcvr/auc: 0.5}."""
+    patience: PositiveInt | None = None
+    """Validations in a row without a better one after which training ends; null trains all steps."""
+    average: Annotated[int, Field(ge=0)] = 0
+    """The mean of the weights at this many last validations is validated at the end too, and kept where it is best; 0
+    averages nothing."""
+    calibration: Literal["none", "platt", "isotonic"] = "none"
+    """After training, correct each objective's probabilities on the valid split (`evaluate.max_requests` of it) by a
+    line through the logits (`platt`) or a rising curve (`isotonic`), where cross-fitting says that it helps."""
     eval_requests: PositiveInt = 64
     """Validation requests of each, spread over the split."""
     save_every: PositiveInt | None = None
@@ -375,6 +389,26 @@ class TrainConfig(Section):
             object.__setattr__(self, "max_tokens", DEFAULT_MAX_TOKENS)
         return self
 
+    @model_validator(mode="after")
+    def _choosing_needs_validations(self) -> "TrainConfig":
+        if not self.eval_every:
+            given = [name for name in ("patience", "average") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]} goes by validations: set eval_every too")
+        if self.average == 1:
+            raise ValueError("average: 1 is the last weights alone: set 2 or more, or 0")
+        weights = self.select if isinstance(self.select, dict) else {self.select: 1.0}
+        for name, weight in weights.items():
+            if not re.fullmatch(r"valid/[^/]+/[^/]+", name):
+                raise ValueError(f"select names '{name}': name a measure of validations, such as {DEFAULT_SELECT}")
+            if not 0 < weight < math.inf:
+                raise ValueError(
+                    f"select weighs '{name}' by {weight:g}: give a weight above 0, also where less is better"
+                )
+        if not weights:
+            raise ValueError(f"select names no measure: name one, such as {DEFAULT_SELECT}")
+        return self
+
 
 class EvaluateConfig(Section):
     """Offline evaluation, in batches of `max_tokens`. `omegas` are operating points: {} is pure relevance."""
@@ -387,8 +421,16 @@ class EvaluateConfig(Section):
     """Requests of the split that are scored, spread over it; null scores all."""
     max_tokens: PositiveInt = 16_384
     """Tokens per batch; more than in training fit, for nothing is kept for a backward pass."""
+    adapters: Literal["best", "last"] = "best"
+    """Which adapters of the run are evaluated, scored with and exported: those of its `best` validation, where it had
+    any (`train.eval_every`), or the `last` ones."""
     field_baselines: list[str] = Field(default_factory=list)
     """Columns of `data.fields` that are ranked by as they are, as baselines."""
+    baselines: list[Literal["trees", "linear"]] = Field(default_factory=lambda: ["trees", "linear"])
+    """Models that are fitted on the columns of `data.features` and compared with on the same rows: boosted `trees`
+    (LightGBM, extra `trees`) and `linear` (logistic regression); [] for none."""
+    bought_before: str | None = None
+    """Column of `data.fields` that says how often a shopper had bought the item: the baseline "bought before"."""
 
 
 class WandbConfig(Section):
@@ -457,6 +499,7 @@ class RunConfig(Section):
         if self.backbone.dtype == "bfloat16" and self.train.precision == "fp32":
             raise ValueError("backbone.dtype: bfloat16 needs train.precision: bf16, or set backbone.dtype: float32")
         self.relevance_exponents()
+        self._selected_targets()
         for name in self.balancing.named_objectives():
             if name not in self.objectives.active():
                 raise ValueError(
@@ -467,6 +510,9 @@ class RunConfig(Section):
         if missing:
             name = sorted(missing)[0]
             raise ValueError(f"evaluate.field_baselines names '{name}', which is not kept: add it to data.fields")
+        bought = self.evaluate.bought_before
+        if bought is not None and bought not in self.data.fields:
+            raise ValueError(f"evaluate.bought_before names '{bought}', which is not kept: add it to data.fields")
         listwise = self.objectives.of_kind("listwise")
         for omega in self.evaluate.omegas or []:
             for name in omega:
@@ -476,6 +522,16 @@ class RunConfig(Section):
                         "add it to objectives or drop it from the operating point"
                     )
         return self
+
+    def _selected_targets(self) -> None:
+        """Refuse a `train.select` of a target that this run does not have."""
+        specs = self.objectives.specs()
+        targets = [name for name, spec in specs.items() if spec.kind == "pointwise"]
+        targets += ["ctcvr"] if "cvr" in targets else []
+        for measure in [self.train.select] if isinstance(self.train.select, str) else self.train.select:
+            target = measure.split("/")[1]
+            if target not in targets:
+                raise ValueError(f"train.select names '{measure}', but this run's targets are {', '.join(targets)}")
 
     def relevance_exponents(self) -> dict[str, float]:
         """v of the objectives in r = Σ v log p: those of `relevance`, or 1 of ctr and cvr.

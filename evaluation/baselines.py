@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics
-from equipoise.evaluation.metrics.pointwise import auc, gauc, target_metrics
+from equipoise.evaluation.metrics.pointwise import auc, gauc, target_metrics, uauc
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
 STRENGTH = 20.0
@@ -143,13 +143,18 @@ def baseline_metrics(
     label: np.ndarray,
     request: np.ndarray,
     ranking_metrics: RankingMetrics,
+    user: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of each baseline: all pointwise ones for rates, AUC and GAUC for rankings, NDCG for both."""
+    """Metrics of each baseline: all pointwise ones for rates, AUC and GAUC for rankings, NDCG for both.
+
+    With `user`, (N,), UAUC too.
+    """
     metrics: dict[str, dict[str, Any]] = {}
     for name, probability in rates.items():
-        metrics[name] = target_metrics(label, probability, request) | ranking_metrics.ndcgs(probability)
+        metrics[name] = target_metrics(label, probability, request, user) | ranking_metrics.ndcgs(probability)
     for name, score in rankings.items():
         metrics[name] = {"auc": auc(label, score), "gauc": gauc(label, score, request)} | ranking_metrics.ndcgs(score)
+        metrics[name] |= {} if user is None else {"uauc": uauc(label, score, user)}
     return metrics
 
 

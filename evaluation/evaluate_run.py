@@ -4,7 +4,7 @@ Runs in one process, or in many under `equipoise launch evaluate RUN`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ from equipoise.configs.load import read_run_config
 from equipoise.configs.objective_spec import OwnAxis
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
+from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.example_slates import examples_of
+from equipoise.evaluation.fitted_baselines import FittedBaselines
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.recall.recall_of_run import measure_recall, recall_table, sentences
 from equipoise.evaluation.report import evaluate_table, json_ready, write_json
 from equipoise.evaluation.report_tables import report_parts
-from equipoise.evaluation.split_scores import SplitScores
+from equipoise.evaluation.rivals import PRIOR
+from equipoise.evaluation.split_scores import SplitScores, table_positions
 from equipoise.train.data_record import FILE_NAME as DATA_RECORD
 from equipoise.train.data_record import write_data_record
 from equipoise.train.trackers import mlflow_run, wandb_run
@@ -53,7 +56,7 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     table = scores.score(split)
     if table is None:
         return None
-    report = measure(config, table)
+    report = measure(config, table, fitted_rivals(scores, split, table))
     if config.objectives.recall is not None:
         report["recall"] = measure_recall(scores, split)
     write_json(report, folder / f"evaluation_{split}.json")
@@ -74,8 +77,40 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     return plain
 
 
-def measure(config: RunConfig, table: ScoreTable) -> dict:
-    """All metrics of a score table as the run is configured, beside the baselines of its train split."""
+def fitted_rivals(scores: SplitScores, split: str, table: ScoreTable) -> dict[str, dict[str, np.ndarray]]:
+    """Target → trees, linear, and the run's prior → probabilities of the rows of a split's score table, (N,)."""
+    config = scores.config
+    slates, rows = scores.rows(split)
+    positions = table_positions(slates, rows)
+    targets = ["ctr", *(["ctcvr"] if table.pcvr is not None else [])]
+    train = scores.rows("train")[0]
+    valid = scores.rows("valid")[0] if "valid" in train.manifest.splits else None
+    baselines = FittedBaselines(config, scores.run, train, valid, targets)
+    found = baselines.log_odds(slates.tokens, positions)
+    probabilities = {
+        target: {name: 1 / (1 + np.exp(-logit)) for name, logit in models.items()} for target, models in found.items()
+    }
+    for target, probability in prior_probabilities(config, slates, positions).items():
+        probabilities[target] = {PRIOR: probability, **probabilities.get(target, {})}
+    return probabilities
+
+
+def prior_probabilities(config: RunConfig, slates: SlateSet, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """Target → what the run's priors alone say of some impressions of a split, (N,); nothing of a run without."""
+    if slates.prior is None:
+        return {}
+    names = [name for name, options in config.objectives.active().items() if getattr(options, "prior", None)]
+    log_odds = np.asarray(slates.prior[positions], np.float64)
+    alone = {name: 1 / (1 + np.exp(-log_odds[:, index])) for index, name in enumerate(names)}
+    found = {"ctr": alone["ctr"]} if "ctr" in alone else {}
+    return found | ({"ctcvr": alone["ctr"] * alone["cvr"]} if {"ctr", "cvr"} <= alone.keys() else {})
+
+
+def measure(config: RunConfig, table: ScoreTable, fitted: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> dict:
+    """All metrics of a score table as the run is configured, beside the baselines of its train split.
+
+    `fitted`: as `evaluate_table` takes it.
+    """
     attributes = ranking_attributes(config)
     return evaluate_table(
         table,
@@ -89,6 +124,8 @@ def measure(config: RunConfig, table: ScoreTable) -> dict:
         seed=config.seed,
         specs=config.objectives.specs(),
         own_axes=attributes.own,
+        fitted=fitted,
+        bought_before=config.evaluate.bought_before,
     )
 
 

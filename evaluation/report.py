@@ -13,8 +13,23 @@ import numpy as np
 
 from equipoise.common.atomic import atomic_write
 from equipoise.configs.objective_spec import ObjectiveSpec, OwnAxis
-from equipoise.evaluation.baselines import TARGETS, TrainCounts, baseline_metrics, baseline_scores, popularity
-from equipoise.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, interval, resampled_auc, resampled_gauc
+from equipoise.evaluation.baselines import (
+    TARGETS,
+    TrainCounts,
+    baseline_metrics,
+    baseline_scores,
+    field_ranking,
+    popularity,
+)
+from equipoise.evaluation.metrics.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    interval,
+    resampled_auc,
+    resampled_gauc,
+    resampled_mean,
+    resampled_ne,
+)
 from equipoise.evaluation.metrics.calibration import calibration_bins
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
 from equipoise.evaluation.metrics.metric_names import target_title
@@ -22,11 +37,20 @@ from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
 from equipoise.evaluation.metrics.pointwise import target_metrics, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.metrics.user_groups import user_group_gaps
+from equipoise.evaluation.rivals import BOUGHT, POPULARITY, compare_with_rivals
 
 Omega = Mapping[str, float]
 
 RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
-COLUMNS = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "ne": "NE", "ece": "ECE", "predicted": "mean p"}
+COLUMNS = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "uauc": "UAUC",
+    "log_loss": "log loss",
+    "ne": "NE",
+    "ece": "ECE",
+    "predicted": "mean p",
+}
 LOWER_IS_BETTER = ("log_loss", "ne", "ece")
 
 
@@ -49,6 +73,8 @@ def evaluate_table(
     seed: int = 0,
     specs: Mapping[str, ObjectiveSpec] | None = None,
     own_axes: Sequence[OwnAxis] = (),
+    fitted: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    bought_before: str | None = None,
 ) -> dict[str, Any]:
     """Everything that is measured on one split, as a JSON-ready dict (NaN where a metric is undefined).
 
@@ -65,12 +91,15 @@ def evaluate_table(
         seed: of the resamples.
         specs: of the run's objectives; those beside ctr and cvr are measured on targets of their own.
         own_axes: measures of users' own list-wise objectives.
+        fitted: target → name among `RIVALS` → probabilities of models that were fitted on the run's columns, (N,).
+        bought_before: the raw field that says how often a shopper had bought the item.
 
     Returns:
         rows, requests, users, items, clicks, conversions, clicked_conversions, train_rows, cutoffs; pointwise (target →
         metric → value); regression (the same of values and counts, where there are any); calibration (target → bins);
         baselines (target → baseline → metric → value); against_baseline (target → metric → the best baseline, the
-        difference, its interval); ranking (one dict per operating point); ranking_baselines; user_groups; verdict
+        difference, its interval); comparisons (target → rival → metric → ours, theirs, difference, its interval);
+        ranking (one dict per operating point); ranking_baselines; user_groups; verdict
         (sentences).
 
     Raises:
@@ -78,21 +107,27 @@ def evaluate_table(
     """
     metrics = RankingMetrics(table, cutoffs, diversity_attributes, category_attribute, provider_attribute, own_axes)
     report = _counts(table, train_counts) | {"cutoffs": list(cutoffs), "pointwise": {}, "calibration": {}}
-    report |= {"baselines": {}, "against_baseline": {}}
+    report |= {"baselines": {}, "against_baseline": {}, "comparisons": {}}
     scored = targets(table.click, table.conversion, table.pctr, table.pcvr, table.request)
     for target, (label, probability, request) in scored.items():
-        ours: dict[str, Any] = target_metrics(label, probability, request)
+        user = table.user if target in TARGETS else None  # on clicked rows alone no user has much to rank
+        ours: dict[str, Any] = target_metrics(label, probability, request, user)
         report["pointwise"][target] = ours
         report["calibration"][target] = calibration_bins(label, probability)
         if target not in TARGETS:
             continue  # on clicked rows alone there is no ranking, and the baselines are of all impressions
         ours |= metrics.ndcgs(probability)
         rates, rankings = baseline_scores(table, train_counts, target, field_baselines)
-        report["baselines"][target] = baseline_metrics(rates, rankings, label, request, metrics)
+        report["baselines"][target] = baseline_metrics(rates, rankings, label, request, metrics, table.user)
         report["against_baseline"][target] = {
             metric: _against_best(metric, target, report, rates | rankings, scored[target], resamples, seed)
             for metric in RESAMPLED
         }
+        models = dict((fitted or {}).get(target, {}))
+        report["baselines"][target] |= baseline_metrics(models, {}, label, request, metrics, table.user)
+        known = {POPULARITY: rankings["item popularity"]} if "item popularity" in rankings else {}
+        known |= {BOUGHT: field_ranking(table, bought_before)} if bought_before is not None else {}
+        report["comparisons"][target] = compare_with_rivals(scored[target], models, known, metrics, resamples, seed)
     report |= _own_targets(report, table, specs or {})
     points = default_omegas(list(table.delta)) if omegas is None else omegas
     report["ranking"] = [{"omega": dict(omega), **metrics(utility(table, omega))} for omega in points]
@@ -100,6 +135,10 @@ def evaluate_table(
     if train_counts is not None:
         report["ranking_baselines"]["item popularity"] = metrics(popularity(train_counts, table.item))
     report["user_groups"] = user_group_gaps(table)
+    report["ndcg_difference"] = _ndcg_difference(report, table, metrics, train_counts, field_baselines, resamples, seed)
+    report["ne_interval"] = {
+        target: interval(resampled_ne(*rows, resamples, seed)) for target, rows in scored.items() if resamples
+    }
     report["verdict"] = verdict(report)
     return report
 
@@ -166,7 +205,8 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             sentences.append(_against_sentence(f"{target_title(target)} {COLUMNS[metric]}", row))
     for target, ours in report["pointwise"].items():
         if not math.isnan(ours["ne"]):
-            word = "better" if ours["ne"] < 1 else "no better"
+            _, high = report["ne_interval"].get(target, (math.nan, math.nan))
+            word = "better" if high < 1 else "no better"
             sentences.append(
                 f"{target_title(target)} NE {ours['ne']:.3f}: {word} than always saying the observed rate "
                 f"{ours['observed']:.4f} (mean prediction {ours['predicted']:.4f})"
@@ -199,32 +239,54 @@ def _ranking_sentences(report: Mapping[str, Any], cutoff: int) -> list[str]:
 
 
 def _ndcg_sentence(report: Mapping[str, Any], plain: Mapping[str, Any], cutoff: int) -> str:
-    """Pure relevance against the best of all baselines, whatever target they were counted for."""
-    ours, key = plain[f"ndcg@{cutoff}"], f"ndcg@{cutoff}"
-    rows = {
-        f"{name} ({target})": row
-        for target, baselines in report["baselines"].items()
-        for name, row in baselines.items()
-    }
-    values = {name: row[key] for name, row in rows.items() if not math.isnan(row[key])}
-    if not values or math.isnan(ours):
+    """Pure relevance against the best of all trivial baselines, whatever target they were counted for."""
+    ours, row = plain[f"ndcg@{cutoff}"], report.get("ndcg_difference")
+    if row is None or math.isnan(ours):
         return f"NDCG@{cutoff}: not defined here, or there is no baseline to compare with"
-    best = max(values, key=lambda name: values[name])
-    text = (
-        f"NDCG@{cutoff} of pure relevance {ours:.3f} against {values[best]:.3f} of {best}: {ours - values[best]:+.3f}"
-    )
-    return text + (": the baseline wins" if ours < values[best] else "")
+    text = f"NDCG@{cutoff} of pure relevance {ours:.3f} against {row['theirs']:.3f} of {row['baseline']}: "
+    return f"{text}{row['difference']:+.3f}{_by_interval(row)}"
+
+
+def _ndcg_difference(
+    report: Mapping[str, Any],
+    table: ScoreTable,
+    metrics: RankingMetrics,
+    train_counts: TrainCounts | None,
+    fields: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """NDCG@k, k the largest cutoff, of pure relevance less that of the best trivial baseline; None without either."""
+    if not metrics.cutoffs:
+        return None
+    cutoff = max(metrics.cutoffs)
+    scores: dict[str, np.ndarray] = {}
+    for target in report["baselines"]:
+        rates, rankings = baseline_scores(table, train_counts, target, fields)
+        scores |= {f"{name} ({target})": score for name, score in (rates | rankings).items()}
+    each = {name: metrics.request_ndcgs(score, cutoff) for name, score in scores.items()}
+    mine = metrics.request_ndcgs(utility(table, {}), cutoff)
+    if not each or not np.isfinite(mine).any():
+        return None
+    best = max(each, key=lambda name: np.nanmean(each[name]))
+    ours, theirs = float(np.nanmean(mine)), float(np.nanmean(each[best]))
+    found: dict[str, Any] = {"baseline": best, "ours": ours, "theirs": theirs, "difference": ours - theirs}
+    if resamples:
+        found["difference_interval"] = interval(resampled_mean(mine - each[best], resamples, seed))
+    return found
 
 
 def _against_sentence(name: str, row: Mapping[str, Any] | None) -> str:
     if row is None:
         return f"{name}: not defined here, or there is no baseline to compare with"
     text = f"{name} {row['ours']:.3f} against {row['theirs']:.3f} of {row['baseline']}: {row['difference']:+.3f}"
-    low, high = row.get("difference_interval", (float("nan"), float("nan")))
-    if math.isnan(low):
-        return text + (": the baseline wins" if row["difference"] < 0 else "")
-    text += f" ({LEVEL:.0%} interval {low:+.3f} to {high:+.3f})"
-    return f"{text}: {winner(low, high)}"
+    return text + _by_interval(row)
+
+
+def _by_interval(row: Mapping[str, Any]) -> str:
+    """The interval of a difference and who wins by it; nothing without one."""
+    low, high = row.get("difference_interval", (math.nan, math.nan))
+    return "" if math.isnan(low) else f" ({LEVEL:.0%} interval {low:+.3f} to {high:+.3f}): {winner(low, high)}"
 
 
 def winner(low: float, high: float) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from equipoise.common.console import new_table
 from equipoise.evaluation.metrics.metric_names import target_title
 from equipoise.evaluation.report import COLUMNS, LOWER_IS_BETTER, omega_name
+from equipoise.evaluation.rivals import rival_sentences
 
 MOST_GROUPS = 8
 
@@ -33,7 +34,7 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[Table | str]:
         yield _operating_points(report, cutoff)
     for attribute, gaps in report["user_groups"].items():
         yield _user_groups(attribute, gaps)
-    for sentence in report["verdict"]:
+    for sentence in [*rival_sentences(report["comparisons"]), *report["verdict"]]:
         yield f"• {sentence}"
 
 

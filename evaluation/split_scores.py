@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.common.calibration import with_calibration
 from equipoise.common.console import new_console
 from equipoise.common.hashing import file_hash
 from equipoise.common.progress import ProgressBar
@@ -17,11 +19,13 @@ from equipoise.data.labels import KEPT
 from equipoise.data.manifest import FILE_NAME
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
-from equipoise.modeling.adapter_store import adapters_hash, read_info
+from equipoise.modeling.adapter_store import adapters_hash
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.assemble import open_data
+from equipoise.train.best_adapters import run_adapters, which_adapters
+from equipoise.train.calibration import read_calibrations
 from equipoise.train.objectives.base import Objective
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
@@ -29,6 +33,8 @@ from equipoise.train.scoring import score_slates
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.validation import labels_and_predictions, spread_rows
 from equipoise.train.world import World
+
+log = logging.getLogger(__name__)
 
 
 class SplitScores:
@@ -43,7 +49,8 @@ class SplitScores:
     """
 
     def __init__(self, config: RunConfig, run: Path) -> None:
-        read_info(run / "adapters")
+        self.adapters = run_adapters(run, config)
+        self.calibrations = read_calibrations(run, self.adapters)
         self.config, self.run = config, run
         self.tokens = find_tokens(config)
         self.accelerator = make_accelerator(config)
@@ -57,8 +64,15 @@ class SplitScores:
     @cached_property
     def model(self) -> SlateModel:
         """The trained model on this process's device."""
+        log.info(which_adapters(self.adapters))
         with memory_advice(self.config, "scoring"):
-            return load_run_model(self.config, self.run / "adapters").to(self.accelerator.device)
+            return load_run_model(self.config, self.adapters).to(self.accelerator.device)
+
+    def rows(self, split: str) -> tuple[SlateSet, list[int]]:
+        """The slates of a split, and which of them are scored: `evaluate.max_requests`, spread over it."""
+        data = open_data(self.config, split, self.objectives, self.tokens)
+        self.objectives = data.objectives
+        return data.slates, spread_rows(len(data.slates), self.config.evaluate.max_requests)
 
     def score(self, split: str, reuse: bool = False) -> ScoreTable | None:
         """The score table of a split, also written to the run folder; None on all processes but the first.
@@ -70,14 +84,12 @@ class SplitScores:
         Raises:
             UserError: the run is unfinished, does not fit its data, or memory runs out.
         """
-        data = open_data(self.config, split, self.objectives, self.tokens)
-        self.objectives = data.objectives
-        rows = spread_rows(len(data.slates), self.config.evaluate.max_requests)
+        slates, rows = self.rows(split)
         origin = self.origin(split, rows)
         path, first = self.path(split), self.world.rank == 0
         if self.world.gather(reuse and first and read_origin(path) == origin)[0]:
             return ScoreTable.load(path) if first else None
-        table = self.score_rows(data.slates, rows, f"scoring {split}")
+        table = self.score_rows(slates, rows, f"scoring {split}")
         if table is not None:
             table.save(path, origin)
         return table
@@ -100,6 +112,7 @@ class SplitScores:
                 world=self.world,
                 progress=bar.advance,
             )
+        scores = with_calibration(scores, self.calibrations)
         return score_table(self.config, self.objectives, slates, rows, scores) if first else None
 
     def origin(self, split: str, rows: Sequence[int]) -> dict[str, Any]:
@@ -107,11 +120,13 @@ class SplitScores:
         config = self.config.model_dump(mode="json")
         settings = {name: config[name] for name in ("tokens", "backbone", "lora", "objectives")}
         settings |= {"relevance": config["relevance"]} if config["relevance"] else {}
+        if self.calibrations:
+            settings["calibration"] = {name: each.to_json() for name, each in self.calibrations.items()}
         kept = {name: config["data"][name] for name in ("fields", "user_groups")}
         return {
             "split": split,
             "rows": _digest(list(rows)),
-            "adapters": adapters_hash(self.run / "adapters"),
+            "adapters": adapters_hash(self.adapters),
             "data": file_hash(self.config.data.folder / FILE_NAME),
             "settings": _digest({**settings, **kept, "precision": config["train"]["precision"]}),
         }
@@ -130,8 +145,8 @@ def score_table(
 ) -> ScoreTable:
     """Join the scores with what the slates know of users, fields and items."""
     records = slates.rows.select(list(rows))
-    request = np.unique(np.array(records["request_id"]), return_inverse=True)[1]
     counts = [len(items) for items in records["item"]]
+    request, order = _requests_together(records["request_id"], counts)
 
     def per_row(values: Sequence) -> np.ndarray:
         return np.repeat(np.array(values, dtype=object), counts)
@@ -141,9 +156,8 @@ def score_table(
     names |= set(own_attributes(config))
     labels, predictions = labels_and_predictions(scores, objectives)
     fields = {name: np.concatenate(records[f"field_{name}"]).astype(np.float64) for name in config.data.fields}
-    order = np.argsort(np.repeat(request, counts), kind="stable")  # parts of a cut request come together
     return ScoreTable(
-        request=np.repeat(request, counts)[order],
+        request=request[order],
         item=scores["item"][order],
         user=per_row(records["user_id"])[order],
         click=scores["click"][order],
@@ -158,6 +172,21 @@ def score_table(
         labels={name: values[order] for name, values in labels.items() if name not in KEPT},
         exponents=config.relevance_exponents() if config.relevance else None,
     )
+
+
+def _requests_together(request_ids: Sequence[str], counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each candidate's request, and the order in which parts of a cut request come together; (N,)."""
+    request = np.repeat(np.unique(np.array(request_ids), return_inverse=True)[1], counts)
+    return request, np.argsort(request, kind="stable")
+
+
+def table_positions(slates: SlateSet, rows: Sequence[int]) -> np.ndarray:
+    """Of each row of the score table of some slates its position among the split's impressions, int64 (N,)."""
+    first = np.asarray(slates.tokens.first)
+    positions = np.concatenate([np.arange(first[row], first[row + 1]) for row in rows] or [np.empty(0, np.int64)])
+    chosen = slates.rows.select(list(rows))["request_id"]
+    order = _requests_together(chosen, [int(first[row + 1] - first[row]) for row in rows])[1]
+    return positions[order]
 
 
 def own_attributes(config: RunConfig) -> list[str]:

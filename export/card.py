@@ -193,6 +193,7 @@ def render_card(
         f"## Data\n\n{counts}\n",
         _prompts(serving),
         "## Loading\n\n" + _pointwise(serving),
+        _calibrated(objectives),
         _listwise(objectives, hidden),
         serving_section(serving, slate),
         _operating_point(serving),
@@ -222,6 +223,20 @@ def _objectives_table(objectives: Mapping[str, Any]) -> str:
     return "\n".join(lines) + (
         "\n\nEach folder is an ordinary PEFT LoRA adapter: its lower layers are the `shared` adapter of the training, "
         "the same in every folder, its upper layers are the objective's own.\n"
+    )
+
+
+def _calibrated(objectives: Mapping[str, Any]) -> str:
+    """How calibrated logits come from raw ones; nothing where no objective has a calibration."""
+    rules = {about["calibration"]["rule"]: None for about in objectives.values() if "calibration" in about}
+    names = ", ".join(f"`{name}`" for name, about in objectives.items() if "calibration" in about)
+    if not rules:
+        return ""
+    return (
+        f"## Calibration\n\nThe logits of {names} were corrected on validation data after training. Take the sigmoid "
+        "of the corrected logit for the probability: " + "; ".join(rules) + ". The numbers are in "
+        "`objectives.NAME.calibration` of `serving.json`, `calibrated` in `golden.jsonl` holds what comes out; the "
+        "server and `equipoise recommend` do it by themselves. Adjustments δ read the logits without it.\n"
     )
 
 

@@ -1,6 +1,7 @@
 """Golden prompts of an export with the trained model's own scores, and the check of them without this project."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from equipoise.common.calibration import Calibrations
 from equipoise.common.errors import UserError
 from equipoise.common.link import Link
 from equipoise.configs.schema import RunConfig
@@ -126,7 +128,12 @@ def choose_candidates(rows: list[int], sizes: list[int], count: int) -> list[tup
 
 
 def write_golden(
-    folder: Path, model: SlateModel, prompts: Sequence[Prompt], slate: Sequence[Prompt], scales: Scales | None = None
+    folder: Path,
+    model: SlateModel,
+    prompts: Sequence[Prompt],
+    slate: Sequence[Prompt],
+    scales: Scales | None = None,
+    calibrations: Calibrations | None = None,
 ) -> None:
     """Score and write golden.jsonl (prompts) and golden_slate.json (one slate, with δ where there are towers for it).
 
@@ -136,12 +143,13 @@ def write_golden(
         prompts: at least one.
         slate: candidates of one slate.
         scales: how the model's features are standardised.
+        calibrations: corrections of logits, whose probabilities stand beside the plain ones.
 
     Raises:
         UserError: the packed slate and its single prompts disagree.
     """
     with torch.inference_mode():
-        lines = [_prompt_record(model, prompt, scales or {}) for prompt in prompts]
+        lines = [_prompt_record(model, prompt, scales or {}, calibrations or {}) for prompt in prompts]
         packed = _slate_record(model, slate, scales or {})
     (folder / PROMPTS).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     (folder / SLATE).write_text(json.dumps(packed, ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -159,8 +167,10 @@ def _score_slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -
     return model.score(build_batch([slate], max_row=row, pad_id=0).model_inputs())
 
 
-def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[str, Any]:
+def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales, calibrations: Calibrations) -> dict[str, Any]:
     outputs = _score_slate(model, [prompt], scales)
+    corrected = {name: each(outputs[name].double().numpy()).item() for name, each in calibrations.items()}
+    calibrated = {name: 1 / (1 + math.exp(-logit)) for name, logit in corrected.items()}
     return {
         "slate": prompt.slate,
         "prefix": prompt.prefix,
@@ -171,6 +181,7 @@ def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales) -> dict[st
         **({"features": prompt.features} if scales else {}),
         "logit": {name: outputs[name].item() - model.offsets[name] for name in model.pointwise},
         **_numbers(model, outputs),
+        **({"calibrated": calibrated} if calibrated else {}),
     }
 
 

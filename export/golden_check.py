@@ -228,6 +228,19 @@ def number(about: Json, logit: float) -> float:
     return about.get("scale", 1.0) * links[about.get("link", "sigmoid")](x).item()
 
 
+def calibrated(about: Json, logit: float) -> float:
+    """The probability after the calibration in serving.json, from a raw logit."""
+    x, rule = logit + about["logit_offset"], about["calibration"]
+    if rule["method"] == "platt":
+        x = rule["slope"] * x + rule["intercept"]
+    else:
+        knots = list(zip(rule["logits"], rule["calibrated"], strict=True))
+        after = next((i for i, (knot, _) in enumerate(knots) if knot > x), len(knots))
+        (left, low), (right, high) = knots[max(after - 1, 0)], knots[min(after, len(knots) - 1)]
+        x = low + (x - left) * ((high - low) / (right - left) if right > left else 1.0)
+    return 1 / (1 + math.exp(-x))
+
+
 def difference(value: float, golden: float) -> float:
     """Absolute below 1, relative above; NaN counts as infinite."""
     distance = abs(value - golden) / max(1.0, abs(golden))
@@ -259,6 +272,8 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
     for value, prompt in zip(logits, prompts, strict=True):
         expected = prompt["prediction" if "link" in about else "probability"][name]
         worst.append(difference(number(about, value), expected))
+        if "calibration" in about:
+            worst.append(difference(calibrated(about, value), prompt["calibrated"][name]))
     if head is None:
         rows = prompts[:8]
         width = max(len(prompt["input_ids"]) for prompt in rows)

@@ -21,30 +21,32 @@ MORE = ("relevance_weights", "value_exponents")
 """What an earlier choice may have left in an export."""
 
 
-def write_operating_point(run: Path, point: Mapping[str, Any]) -> Path:
+def write_operating_point(run: Path, point: Mapping[str, Any], adapters: Path | None = None) -> Path:
     """Write RUN/operating_point.json, whole or not at all, with the hash of the adapters that it was chosen for.
 
     Args:
         run: the run folder.
         point: `omega` (list-wise objective → ω), `bounds` (→ [lowest, largest] ω that was measured), `note`, and,
             where the choice has them, `relevance_weights` and `value_exponents`.
+        adapters: the folder of those adapters; RUN/adapters where nothing is said.
     """
     path = run / POINT_FILE
-    record = {**point, "adapters": adapters_hash(run / "adapters")}
+    record = {**point, "adapters": adapters_hash(adapters or run / "adapters")}
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 
-def read_operating_point(run: Path) -> dict[str, Any]:
+def read_operating_point(run: Path, adapters: Path | None = None) -> dict[str, Any]:
     """What a run's chosen point changes in `operating_point` of serving.json.
 
-    omega, bounds, note, utility and what else the choice weighs, where that has an effect; {} without a choice.
+    omega, bounds, note, utility and what else the choice weighs, where that has an effect; {} without a choice. It must
+    have been made for these `adapters`, RUN/adapters where nothing is said.
 
     Raises:
         UserError: the file cannot be read, or was chosen for other adapters.
     """
-    path = run / POINT_FILE
+    path, adapters = run / POINT_FILE, adapters or run / "adapters"
     if not path.is_file():
         return {}
     way_out = f"run `equipoise front {run}` again, or delete the file"
@@ -60,10 +62,10 @@ def read_operating_point(run: Path) -> dict[str, Any]:
         chosen_for = record["adapters"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as an operating point: {way_out}") from error
-    if chosen_for != adapters_hash(run / "adapters"):
-        raise UserError(f"{path} was chosen for other adapters than the run holds now: {way_out}")
+    if chosen_for != adapters_hash(adapters):
+        raise UserError(f"{path} was chosen for other adapters than the run holds now ({adapters}): {way_out}")
     utility = "u = r + Σ ω_k δ_k"
-    plain = read_info(run / "adapters").relevance
+    plain = read_info(adapters).relevance
     if any(weight != (plain.get(name, 0.0) if plain else 1.0) for name, weight in relevance.items()):
         point["relevance_weights"] = relevance
         utility = "u = " + " + ".join(f"{weight:g} · log p_{name}" for name, weight in relevance.items())
@@ -83,8 +85,8 @@ def _weight(value: Any) -> float:
     return number
 
 
-def check_export(export: Path, run: Path) -> dict[str, Any]:
-    """The serving.json of an export of this very run, whose slate heads are those of its adapters.
+def check_export(export: Path, run: Path, adapters: Path | None = None) -> dict[str, Any]:
+    """The serving.json of an export of this very run, whose slate heads are those of its `adapters`.
 
     Raises:
         UserError: the folder is not an export, or one of other adapters.
@@ -101,7 +103,7 @@ def check_export(export: Path, run: Path) -> dict[str, Any]:
         ) from error
     if not has_point:
         raise UserError(f"{export} is not a complete export: run `equipoise export {run} {export} --overwrite`")
-    tensors = load_file(run / "adapters" / TENSORS)
+    tensors = load_file((adapters or run / "adapters") / TENSORS)
     for name, folder in listwise.items():
         prefix = f"heads.{name}."
         ours = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -115,15 +117,15 @@ def check_export(export: Path, run: Path) -> dict[str, Any]:
     return serving
 
 
-def update_export(export: Path, run: Path) -> None:
+def update_export(export: Path, run: Path, adapters: Path | None = None) -> None:
     """Write the run's chosen point into an export's serving.json and model card, each whole or not at all.
 
     Raises:
         UserError: as `read_operating_point` and `check_export`.
     """
-    serving = check_export(export, run)
+    serving = check_export(export, run, adapters)
     kept = {key: value for key, value in serving["operating_point"].items() if key not in MORE}
-    serving["operating_point"] = kept | read_operating_point(run)
+    serving["operating_point"] = kept | read_operating_point(run, adapters)
     try:
         card = with_operating_point((export / CARD).read_text("utf-8"), serving)
     except ValueError as error:

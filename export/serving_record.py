@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from equipoise.common.calibration import Calibration
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.common.link import Link
@@ -190,6 +191,12 @@ def read_serving_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path} is not of version {SCHEMA_VERSION}: export the run again with this equipoise")
     return record
+
+
+def calibrations_of(record: Mapping[str, Any]) -> dict[str, Calibration]:
+    """The calibrations in serving.json, by objective."""
+    objectives: Mapping[str, Mapping[str, Any]] = record["objectives"]
+    return {name: Calibration.of(about["calibration"]) for name, about in objectives.items() if "calibration" in about}
 
 
 def _objective(name: str, spec: ObjectiveSpec, model: SlateModel, served: ServedClass) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ from equipoise.modeling.adapter_store import read_info
 from equipoise.modeling.backbone import load_tokenizer
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
+from equipoise.train.best_adapters import run_adapters, which_adapters
+from equipoise.train.calibration import read_calibrations
 
 log = logging.getLogger(__name__)
 REPORT = "evaluation_test.json"
@@ -50,7 +52,12 @@ SCOPED = (
 
 
 def export_run(
-    run: str | Path, out: str | Path, golden: int = 32, overwrite: bool = False, formats: Formats | None = None
+    run: str | Path,
+    out: str | Path,
+    golden: int = 32,
+    overwrite: bool = False,
+    formats: Formats | None = None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Export the adapters of a finished run to `out`, which appears only once its golden check has passed.
 
@@ -60,22 +67,24 @@ def export_run(
         golden: number of golden prompts from the test split.
         overwrite: replace an earlier export in `out`.
         formats: what to write besides the adapters.
+        overrides: settings to change, as `key.sub=value`, such as evaluate.adapters=last.
 
     Raises:
         UserError: the run is incomplete or does not fit its base model, data or a format, `out` exists, or the check
             fails.
     """
     run, out = Path(run), Path(out)
-    config = read_run_config(run)
+    config = read_run_config(run, overrides)
     formats = formats or Formats()
     formats.check(config)
-    read_info(run / "adapters")
-    read_operating_point(run)  # one that does not fit is refused before the model is loaded
+    adapters = run_adapters(run, config)
+    log.info(which_adapters(adapters))
+    read_operating_point(run, adapters)  # one that does not fit is refused before the model is loaded
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
     with atomic_dir(out) as folder, new_console().status("exporting") as status:
-        written = _write(run, config, folder, out, golden, formats, status.update)
+        written = _write(run, config, adapters, folder, out, golden, formats, status.update)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
         differences = run_check(folder)
@@ -110,6 +119,7 @@ def _check_target(run: Path, out: Path, overwrite: bool) -> None:
 def _write(
     run: Path,
     config: RunConfig,
+    adapters: Path,
     folder: Path,
     out: Path,
     golden: int,
@@ -125,18 +135,21 @@ def _write(
         "train": config.train.model_copy(update={"precision": "fp32"}),
     }
     served_config = config.model_copy(update=full_precision)
-    model = load_run_model(served_config, run / "adapters")
+    model = load_run_model(served_config, adapters)
     tokenizer = load_tokenizer(config.backbone)
     tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
     prompts = read_prompts(slates, tokenizer, config, model.backbone.encoder, golden)
-    write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features)
+    calibrations = read_calibrations(run, adapters)
+    write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features, calibrations)
     written, served = _write_adapters(config, model, folder, out)
     pad_id = choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
-    info = read_info(run / "adapters")
+    info = read_info(adapters)
     record = serving_record(config, info, model, served, prompts.layout, pad_id, folder)
+    for name, each in calibrations.items():
+        record["objectives"][name]["calibration"] = each.to_json()
     record |= write_catalogue(folder, slates, config)
     record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, on_progress)
-    record["operating_point"] |= read_operating_point(run)
+    record["operating_point"] |= read_operating_point(run, adapters)
     formats.check_disk_space(model, folder)
     record["vllm"] = judge_for_vllm(config, model, served, folder)
     layout, hidden = prompts.layout, model.backbone.config.hidden_size

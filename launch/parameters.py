@@ -16,7 +16,16 @@ ConfigArgument = Annotated[Path, typer.Argument(help="Run configuration (YAML)."
 RunArgument = Annotated[Path, typer.Argument(help="Run folder that `train` wrote.", metavar="RUN")]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `export` wrote.", metavar="EXPORT")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.sub=value.", metavar="KEY=VALUE")]
+Adapters = Annotated[
+    str | None,
+    typer.Option(help="best (of the validations) or last.", show_default="evaluate.adapters of the run"),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Settings to change: key.sub=value.")]
+
+
+def with_adapters(overrides: list[str] | None, adapters: str | None) -> list[str]:
+    """The overrides, and the choice of --adapters as one of them."""
+    return [*(overrides or []), *([f"evaluate.adapters={adapters}"] if adapters is not None else [])]
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -31,6 +31,8 @@ from equipoise.scoring.portions import Portion, read_portions
 from equipoise.scoring.progress import ScoreProgress
 from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.train.accelerate_setup import make_accelerator
+from equipoise.train.best_adapters import run_adapters, which_adapters
+from equipoise.train.calibration import read_calibrations
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.world import World
 
@@ -60,7 +62,8 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
         UserError: the run is unfinished, the requests cannot be read, or `out` holds something else.
     """
     config = read_run_config(folder, overrides)
-    info = read_info(folder / "adapters")
+    adapters = run_adapters(folder, config)
+    info = read_info(adapters)
     omega = parse_omega(options.omega, info.listwise)
     scales = read_scales(info.features)
     inputs = _open(config, requests, options, scales)
@@ -77,12 +80,15 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     if not pending:
         log.info(f"all {sum(file.rows for file in inputs.files):,} requests are scored already: {out}")
         return
-    model = load_run_model(config, folder / "adapters").to(accelerator.device)
+    log.info(which_adapters(adapters))
+    model = load_run_model(config, adapters).to(accelerator.device)
     max_tokens = options.max_tokens or config.evaluate.max_tokens
     encoder = is_encoder(load_model_config(config.backbone))
     slates = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
     tokenizer = RequestTokenizer(slates, scales)
-    scorer = RequestScorer(model, slates.pad_id, config.tokens.max_row, max_tokens, chunk_tokens=max_tokens)
+    sizes = (config.tokens.max_row, max_tokens)
+    calibrations = read_calibrations(folder, adapters)
+    scorer = RequestScorer(model, slates.pad_id, *sizes, chunk_tokens=max_tokens, calibrations=calibrations)
     showing = ScoreProgress(inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
         portions = read_portions(pending[world.rank :: world.size], inputs.forms, tokenizer)
@@ -159,10 +165,13 @@ def _record(
     """What determines the scores. The token budget does not: one that was too large may be lowered to go on."""
     included = {"tokens": ..., "backbone": ..., "lora": ..., "data": {"prompt": ..., "history": ...}}
     items = options.items or inputs.catalogue.path
+    adapters = run_adapters(folder, config)
+    calibrations = {name: each.to_json() for name, each in read_calibrations(folder, adapters).items()}
     return {
         "schema_version": 1,
         "run": str(folder.resolve()),
-        "adapters": file_hash(folder / "adapters" / TENSORS),
+        "adapters": file_hash(adapters / TENSORS),
+        **({"calibration": calibrations} if calibrations else {}),
         "requests": [
             {"file": str(file.path.resolve()), "bytes": file.size, "rows": file.rows, "tail_sha256": file.tail}
             for file in inputs.files

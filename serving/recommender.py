@@ -17,7 +17,7 @@ from equipoise.common.errors import UserError
 from equipoise.data.features import NumberScale, Scales, read_scales
 from equipoise.data.recall_texts import TextLayout
 from equipoise.export.load import load_export
-from equipoise.export.serving_record import read_serving_record
+from equipoise.export.serving_record import calibrations_of, read_serving_record
 from equipoise.modeling.cached_scorer import TokenSlate
 from equipoise.modeling.folded import fold_shared
 from equipoise.modeling.prefix_cache import PrefixCache
@@ -120,7 +120,9 @@ class Recommender:
         point = read_operating_point(record, model.listwise, model.pointwise)
         reader = make_reader(record, known, point, scales, max_candidates)
         cache = PrefixCache(cache_mb << 20)
-        scorer = RequestScorer(model, tokenizer.pad_id, record["limits"]["max_row"], cache=cache)
+        calibrations = calibrations_of(record)
+        max_row = record["limits"]["max_row"]
+        scorer = RequestScorer(model, tokenizer.pad_id, max_row, cache=cache, calibrations=calibrations)
         catalogue = open_catalogue(folder, record, known)
         tokens = RequestTokenizer(tokenizer, scales)
         return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from equipoise.common.calibration import Calibrations, with_calibration
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prefetch import prefetched
@@ -91,6 +92,7 @@ class RequestScorer:
         max_tokens: most tokens of a forward; a longer slate is alone.
         cache: of prefixes, for `split` attention, used with this model alone; None encodes every prefix.
         chunk_tokens: without a cache, at most so many candidate tokens pass at once; None: all of a forward.
+        calibrations: corrections of logits.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class RequestScorer:
         max_tokens: int = MAX_TOKENS,
         cache: PrefixCache | None = None,
         chunk_tokens: int | None = None,
+        calibrations: Calibrations | None = None,
     ) -> None:
+        self.calibrations = calibrations or {}
         split = model.backbone.attention == "split"
         self.model, self.cache, self.pad_id, self.max_tokens = model, cache, pad_id, max_tokens
         self.max_row, self.chunk_tokens = sys.maxsize if split else max_row, chunk_tokens
@@ -115,7 +119,7 @@ class RequestScorer:
         return GroupedSlates(slates, groups, batches, pointwise)
 
     def forward(self, grouped: GroupedSlates) -> dict[str, np.ndarray]:
-        """Logits and adjustments of all candidates in the order of the slates, float64 (N,) by objective.
+        """Logits, calibrated, and adjustments of all candidates in the order of the slates, float64 (N,) by objective.
 
         Not for several threads at once. With `pointwise` there are logits only.
         """
@@ -128,7 +132,7 @@ class RequestScorer:
             positions = np.concatenate([np.arange(starts[index], starts[index] + counts[index]) for index in group])
             for name in names:
                 scores[name][positions] = outputs[name].double().cpu().numpy()
-        return scores
+        return with_calibration(scores, self.calibrations)
 
     def stream(
         self, portions: Iterable[P], slates: Callable[[P], Sequence[TokenSlate]], pointwise: bool = False

@@ -4,10 +4,14 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DEFAULT_SELECT, RunConfig
+from equipoise.evaluation.metrics.metric_names import direction
 
 if TYPE_CHECKING:
     import torch  # which those who only read what was kept do not wait for
@@ -15,9 +19,51 @@ if TYPE_CHECKING:
     from equipoise.modeling.adapter_store import AdapterInfo
     from equipoise.train.world import World
 
-FOLDER, ABOUT = "best", "best.json"
-MEASURE = "valid/ctr/gauc"
-"""What is best: the highest GAUC of pCTR on `train.eval_requests` of the valid split, the earliest of equal ones."""
+FOLDER, ABOUT, LAST = "best", "best.json", "adapters"
+MEASURE = DEFAULT_SELECT
+"""What is best unless `train.select` says otherwise: the highest GAUC of pCTR, the earliest of equal ones."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What makes one validation better than another.
+
+    Attributes:
+        weights: measure → weight above 0; one where less is better counts negative in a sum of several.
+    """
+
+    weights: Mapping[str, float]
+
+    @staticmethod
+    def of(select: str | Mapping[str, float] = MEASURE) -> "Selection":
+        """As `train.select` gives it.
+
+        Raises:
+            UserError: a measure has no better and worse.
+        """
+        weights = {select: 1.0} if isinstance(select, str) else dict(select)
+        for name in weights:
+            if direction(name) == 0:
+                raise UserError(f"train.select names '{name}', of which neither more nor less is better: name another")
+        return Selection(weights)
+
+    @property
+    def name(self) -> str:
+        """The measure, or the weighted sum in words."""
+        if len(self.weights) == 1:
+            return next(iter(self.weights))
+        signed = [f"{direction(name) * weight:+g} {name}" for name, weight in self.weights.items()]
+        return " ".join(signed).removeprefix("+")
+
+    def value(self, values: Mapping[str, float]) -> float:
+        """The number of a validation: the measure as it is, or the weighted sum; NaN where one is undefined."""
+        if len(self.weights) == 1:
+            return values.get(self.name, math.nan)
+        return sum(direction(name) * weight * values.get(name, math.nan) for name, weight in self.weights.items())
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether a number of one validation beats that of another."""
+        return value < than if len(self.weights) == 1 and direction(self.name) < 0 else value > than
 
 
 class BestAdapters:
@@ -26,18 +72,24 @@ class BestAdapters:
     Args:
         run: the run folder.
         world: of the job.
+        selection: what is best.
     """
 
-    def __init__(self, run: Path, world: "World") -> None:
-        self.run, self.world = run, world
+    def __init__(self, run: Path, world: "World", selection: Selection | None = None) -> None:
+        self.run, self.world, self.selection = run, world, selection or Selection.of()
         self.known = world.gather(read_best(run))[0]
 
     def forget_after(self, step: int) -> None:
-        """Drop what a resumed run will validate again."""
-        if self.known is not None and self.known["step"] > step:
-            self.known = None
-            if self.world.rank == 0:
-                shutil.rmtree(self.run / FOLDER)
+        """Drop what a resumed run will validate again, and what was chosen by another measure."""
+        known = self.known
+        if known is not None and (known["step"] > step or known["measure"] != self.selection.name):
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop what is kept."""
+        self.known = None
+        if self.world.rank == 0:
+            shutil.rmtree(self.run / FOLDER, ignore_errors=True)
 
     def offer(
         self,
@@ -45,19 +97,22 @@ class BestAdapters:
         values: Mapping[str, float],
         tensors: Callable[[], Mapping[str, "torch.Tensor"]],
         info: "AdapterInfo",
-    ) -> None:
-        """Keep the adapters of this step if their validation is better than all before.
+        **more: Any,
+    ) -> bool:
+        """Keep the adapters of this step if their validation is better than all before; returns whether it was.
 
         Args:
             step: optimizer steps done.
-            values: of the validation; without a finite MEASURE nothing is kept.
+            values: of the validation; without a finite number of the selection nothing is kept.
             tensors: gives the trained tensors, gathered from all processes; called only if they are kept.
             info: what they belong to.
+            more: what else best.json is to say of them.
         """
-        value = values.get(MEASURE, math.nan)
-        if not math.isfinite(value) or (self.known is not None and value <= self.known["value"]):
-            return
-        self.known = {"measure": MEASURE, "value": value, "step": step}
+        value = self.selection.value(values)
+        known = self.known
+        if not math.isfinite(value) or (known is not None and not self.selection.better(value, known["value"])):
+            return False
+        self.known = {"measure": self.selection.name, "value": value, "step": step, **more}
         from equipoise.modeling.adapter_store import save_adapters
 
         gathered = tensors()
@@ -65,6 +120,11 @@ class BestAdapters:
             save_adapters(self.run / FOLDER, gathered, info)
             with atomic_write(self.run / FOLDER / ABOUT) as partial:
                 partial.write_text(json.dumps(self.known, indent=2))
+        return True
+
+    def waited(self, step: int, eval_every: int) -> int:
+        """Validations since the best one up to `step`, whatever was stopped and resumed between; 0 without a best."""
+        return 0 if self.known is None else step // eval_every - self.known["step"] // eval_every
 
 
 def read_best(run: Path) -> dict[str, Any] | None:
@@ -73,3 +133,24 @@ def read_best(run: Path) -> dict[str, Any] | None:
         return json.loads((run / FOLDER / ABOUT).read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def run_adapters(run: Path, config: RunConfig) -> Path:
+    """The folder of a finished run's adapters that `evaluate.adapters` names: `best/`, or `adapters/`.
+
+    Raises:
+        UserError: the run is unfinished.
+    """
+    from equipoise.modeling.adapter_store import read_info
+
+    read_info(run / LAST)
+    return run / (FOLDER if config.evaluate.adapters == "best" and read_best(run) else LAST)
+
+
+def which_adapters(folder: Path) -> str:
+    """One line on which adapters `run_adapters` gave."""
+    best = read_best(folder.parent)
+    if folder.name != FOLDER or best is None:
+        return f"adapters: {folder}, the last ones"
+    other = "the others: --adapters last"
+    return f"adapters: {folder}, of step {best['step']} ({best['measure']} {best['value']:.4f}; {other})"

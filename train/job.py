@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from safetensors.torch import load_file
 
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
@@ -14,11 +15,12 @@ from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
-from equipoise.modeling.adapter_store import save_adapters
+from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into, save_adapters
 from equipoise.modeling.model import SlateModel
 from equipoise.train.accelerate_setup import make_accelerator, zero_stage
 from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
-from equipoise.train.best_adapters import BestAdapters
+from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
+from equipoise.train.calibration import calibration_rows, write_calibrations
 from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
@@ -29,7 +31,8 @@ from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
-from equipoise.train.validation import validate
+from equipoise.train.validation import score_rows, spread_rows, users_of, validate
+from equipoise.train.weight_average import WeightAverage
 from equipoise.train.world import World
 
 log = logging.getLogger(__name__)
@@ -61,7 +64,8 @@ class Job:
         objectives = self.data.objectives
         if self.accelerator.is_main_process:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
-        self.valid = open_split(self.data, "valid") if config.train.eval_every else None
+        needs_valid = config.train.eval_every or config.train.calibration != "none"
+        self.valid = open_split(self.data, "valid") if needs_valid else None
         model, self.info = assemble_model(
             config, objectives, self.data.slates.manifest, partial_last_layer=zero_stage(self.accelerator) != 3
         )
@@ -70,7 +74,9 @@ class Job:
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)
         self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
-        self.best = BestAdapters(config.output, self.world)
+        self.best = BestAdapters(config.output, self.world, Selection.of(config.train.select))
+        self.average = WeightAverage(config.output, self.world, config.train.average)
+        self._refuse_whole_weights()
         batches = train_batches(config, self.data, self.world)
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
         self.loop = Loop(config, self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
@@ -84,13 +90,31 @@ class Job:
         progress = self._start()
         started = time.perf_counter()
         with self.bar:
-            progress = self.loop.run(progress)
+            if self.config.train.eval_every and not progress.step:
+                self._evaluate(0)  # what training starts from takes part in the choice
+            if not self._out_of_patience(progress.step):
+                progress = self.loop.run(progress)
         seconds = time.perf_counter() - started
         if self.loop.stopped:
             log.info(f"stopped after step {progress.step}; go on with --resume")
             self.tracking.finish({"finished": False, "steps": progress.step}, self.config.output)
             return None
         return self._finish(progress, seconds)
+
+    def _refuse_whole_weights(self) -> None:
+        config = self.config.train
+        if zero_stage(self.accelerator) == 3 and (config.average or config.calibration != "none"):
+            raise UserError(
+                "under ZeRO-3 no process holds whole weights to average or to calibrate: set train.average=0 and "
+                "train.calibration=none, or launch with ZeRO-2"
+            )
+
+    def _out_of_patience(self, step: int) -> bool:
+        """Whether training ends because no validation has been better for long enough."""
+        config = self.config.train
+        if config.patience is None or config.eval_every is None:
+            return False
+        return self.best.waited(step, config.eval_every) >= config.patience
 
     def _claim_folder(self, overwrite: bool) -> None:
         """Make the run folder ours, refusing to mix two runs; all processes learn of a refusal."""
@@ -115,11 +139,13 @@ class Job:
         if self.resume and not saved:
             log.info("no checkpoint yet: starting from the beginning")
         if not saved:
-            self.best.forget_after(0)
+            self.best.forget()
+            self.average.forget_after(-1)
             return TrainingState()
         progress = load_checkpoint(saved[-1], self.accelerator, self.model, self.optimizer, self.world)
         self.tracking.forget_after(progress.step)
         self.best.forget_after(progress.step)
+        self.average.forget_after(progress.step)
         log.info(f"resumed from {saved[-1]} (step {progress.step})")
         return progress
 
@@ -137,14 +163,38 @@ class Job:
         )
         log.info(f"saved {folder}")
 
-    def _evaluate(self, step: int) -> None:
+    def _validate(self) -> dict[str, float]:
         assert self.valid is not None, "train.eval_every is set, so the valid split is open"
         with memory_advice(self.config, "evaluation"):
-            values = validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
+            return validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
+
+    def _evaluate(self, step: int) -> bool:
+        values = self._validate()
         self.tracking.log(step, values)
         self.best.offer(step, values, lambda: gather(trainable(self.slate_model)), self.info)
-        shown = [key for key in ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc") if key in values]
-        log.info("  ".join(f"{key} {values[key]:.4f}" for key in shown))
+        if self.average.count:
+            self.average.keep(step, gather(trainable(self.slate_model)))
+        self._print_validation(values)
+        return self._out_of_patience(step)
+
+    def _print_validation(self, values: dict[str, float], title: str = "") -> None:
+        usual = ("valid/ctr/auc", "valid/ctr/gauc", "valid/ctcvr/auc")
+        shown = [key for key in dict.fromkeys((*usual, *self.best.selection.weights)) if key in values]
+        log.info(title + "  ".join(f"{key} {values[key]:.4f}" for key in shown))
+
+    def _offer_average(self, step: int) -> None:
+        """Validate the mean of the last validations' weights, which is kept where it is the best, and drop it."""
+        self.world.barrier()
+        steps = self.average.steps()
+        if self.average.count and len(steps) > 1:
+            last, mean = gather(trainable(self.slate_model)), self.average.mean()
+            copy_into(self.slate_model, mean, str(self.average.folder))
+            values = self._validate()
+            copy_into(self.slate_model, last, "the last weights")
+            self._print_validation(values, f"mean of the weights at steps {', '.join(map(str, steps))}: ")
+            self.best.offer(step, values, lambda: mean, self.info, average=steps)
+        self.world.barrier()
+        self.average.forget_after(-1)
 
     def _finish(self, progress: TrainingState, seconds: float) -> dict[str, Any]:
         moved = self.movement.moved()
@@ -156,10 +206,14 @@ class Job:
         run = self.config.output
         if self.accelerator.is_main_process:
             save_adapters(run / "adapters", tensors, self.info)
+        self._offer_average(progress.step)
+        if self.config.train.calibration != "none":
+            self._calibrate()
         summary = {
             "finished": True,
             "name": self.config.name,
             "steps": progress.step,
+            "ended": self._why_ended(progress.step),
             "seconds": round(seconds, 1),
             "processes": self.world.size,
             "peak_memory_bytes": max(self.world.gather(peak_memory_bytes())),
@@ -167,6 +221,7 @@ class Job:
         }
         if self.best.known is not None:
             summary["best"] = self.best.known
+            log.info(self._which_is_best(self.best.known))
         hint = self.tracking.finish(summary, run)
         log.info(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
         log.info(f"adapters: {run / 'adapters'}")
@@ -174,3 +229,41 @@ class Job:
             log.info(f"W&B was offline; send the run with: {hint}")
         self.world.barrier()
         return summary
+
+    def _why_ended(self, step: int) -> str:
+        if step < self.loop.total and self.best.known is not None:
+            return (
+                f"after step {step} of {self.loop.total}, because {self.config.train.patience} validations in a row "
+                f"were not better than that of step {self.best.known['step']} (train.patience)"
+            )
+        return f"after all {step} steps"
+
+    def _calibrate(self) -> None:
+        """Calibrate what `evaluate.adapters` names on the valid split, and say what that gave."""
+        self.world.barrier()
+        config, run = self.config, self.config.output
+        assert self.valid is not None, "train.calibration is set, so the valid split is open"
+        adapters = run_adapters(run, config)
+        last = gather(trainable(self.slate_model))
+        copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
+        slates = self.valid.slates
+        rows = spread_rows(len(slates), config.evaluate.max_requests)
+        with memory_advice(config, "scoring"):
+            scores = score_rows(config, self.model, slates, rows, self.accelerator.device, self.world)
+        copy_into(self.slate_model, last, "the last weights")
+        if self.accelerator.is_main_process:
+            labelled = calibration_rows(
+                scores, users_of(slates, rows, scores), self.valid.objectives, config.objectives.specs()
+            )
+            method, identity = config.train.calibration, adapters_hash(adapters)
+            found = write_calibrations(run, labelled, method, config.seed, identity)
+            for name, about in found.items():
+                log.info(f"calibration of {name} ({method}) {about['why']}")
+
+    def _which_is_best(self, best: dict[str, Any]) -> str:
+        what = f"step {best['step']}"
+        if best["step"] == 0:
+            what += ", the start: training has not improved on it"
+        elif "average" in best:
+            what = f"the mean of the weights at steps {', '.join(map(str, best['average']))}"
+        return f"best validation: {what} ({best['measure']} {best['value']:.4f}), kept in {self.config.output / 'best'}"

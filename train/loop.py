@@ -62,7 +62,7 @@ class Hooks:
     """What the loop calls between steps: each gets the number of optimizer steps done."""
 
     log: Callable[[int, dict[str, float]], None]
-    evaluate: Callable[[int], None]
+    evaluate: Callable[[int], bool | None]  # true ends the training
     save: Callable[[TrainingState], None]
     advance: Callable[[int], None]
 
@@ -135,7 +135,8 @@ class Loop:
                 if progress.micro % config.accumulate:
                     continue
                 progress.step += 1
-                self._after_step(progress)
+                if self._after_step(progress):
+                    break
                 if asked and progress.step < self.total:
                     self.stopped = True
                     self._save(progress)
@@ -147,16 +148,19 @@ class Loop:
     def _self_check(self, batch: SlateBatch) -> float:
         return self_check(self.model, self.slate_model, batch, self.world, self.config.train.precision)
 
-    def _after_step(self, progress: TrainingState) -> None:
+    def _after_step(self, progress: TrainingState) -> bool:
+        """Log, validate and save as configured; whether the validation ended the training."""
         config, step, last = self.config.train, progress.step, progress.step == self.total
+        ended = False
         self.hooks.advance(step)
         if step % config.log_every == 0 or last:
             self._log(step)
         if config.eval_every and (step % config.eval_every == 0 or last):
-            self.hooks.evaluate(step)
+            ended = bool(self.hooks.evaluate(step)) and not last
             self._clock = time.perf_counter()
-        if config.save_every and (step % config.save_every == 0 or last):
+        if config.save_every and (step % config.save_every == 0 or last or ended):
             self._save(progress)
+        return ended
 
     def _save(self, progress: TrainingState) -> None:
         progress.extra = {

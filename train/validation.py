@@ -1,12 +1,13 @@
 """Pointwise metrics on a few validation requests during training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from equipoise.configs.schema import RunConfig
+from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics import pointwise_metrics
 from equipoise.evaluation.metrics.own_targets import BUILT_IN_TARGETS, own_metrics, own_targets
 from equipoise.train.assemble import DataParts
@@ -32,22 +33,30 @@ def labels_and_predictions(
     return labels, {name: objectives[name].link.value(scores[name]) for name in own}
 
 
+def score_rows(
+    config: RunConfig, model: nn.Module, slates: SlateSet, rows: Sequence[int], device: torch.device, world: World
+) -> dict[str, np.ndarray]:
+    """`score_slates` in the batches of evaluation."""
+    sizes = {"max_tokens": config.evaluate.max_tokens, "max_row": config.tokens.max_row}
+    return score_slates(model, slates, rows, device=device, world=world, **sizes)
+
+
+def users_of(slates: SlateSet, rows: Sequence[int], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """user_id of every candidate that `score_slates` gives of these rows, str (N,)."""
+    users = dict(zip(rows, slates.rows.select(list(rows))["user_id"], strict=True))
+    return np.array([users[row] for row in scores["row"].tolist()], dtype=str)
+
+
 def validate(
     config: RunConfig, model: nn.Module, data: DataParts, device: torch.device, world: World
 ) -> dict[str, float]:
     """`valid/…` metrics on `train.eval_requests` slates spread over the valid split."""
-    scores = score_slates(
-        model,
-        data.slates,
-        spread_rows(len(data.slates), config.train.eval_requests),
-        max_tokens=config.evaluate.max_tokens,
-        max_row=config.tokens.max_row,
-        device=device,
-        world=world,
-    )
+    rows = spread_rows(len(data.slates), config.train.eval_requests)
+    scores = score_rows(config, model, data.slates, rows, device, world)
     pctr = 1 / (1 + np.exp(-scores["ctr"]))
     pcvr = 1 / (1 + np.exp(-scores["cvr"])) if "cvr" in scores else None
-    metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"])
+    user = users_of(data.slates, rows, scores)
+    metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"], user)
     targets = own_targets(config.objectives.specs(), *labels_and_predictions(scores, data.objectives), scores["row"])
     for name, values in own_metrics(config.objectives.specs(), targets).items():
         metrics |= {f"{name}/{metric}": value for metric, value in values.items()}

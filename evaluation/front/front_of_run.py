@@ -136,7 +136,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     plan = make_plan(config, options)
     scores = SplitScores(config, folder)
     if options.export is not None:
-        check_export(options.export, folder)
+        check_export(options.export, folder, scores.adapters)
     table = scores.score("valid", reuse=True)
     test_table = scores.score("test", reuse=True) if options.test else None
     if table is None:
@@ -166,7 +166,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     write_json(record, folder / "front.json")
     draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff)
     chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
-    _hand_over(folder, chosen, options.export)
+    _hand_over(folder, chosen, options.export, scores.adapters)
     hint = wandb_run.tell_front(config, folder, json_ready(record))
     mlflow_run.tell_front(config, folder, record)
     if hint:
@@ -182,12 +182,12 @@ def _title(config: RunConfig, measure: TradeOffScorer, front: Front) -> str:
     )
 
 
-def _hand_over(folder: Path, chosen: dict[str, Any], export: Path | None) -> None:
+def _hand_over(folder: Path, chosen: dict[str, Any], export: Path | None, adapters: Path) -> None:
     """Write the choice where `equipoise export` finds it, and into an export that is there."""
-    point = write_operating_point(folder, chosen)
+    point = write_operating_point(folder, chosen, adapters)
     log.info(f"front: {folder / 'front.json'}   picture: {folder / 'front.png'}   choice: {point}")
     if export is not None:
-        update_export(export, folder)
+        update_export(export, folder, adapters)
         log.info(f"the choice is in {export / 'serving.json'} and its model card")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import sparse
 
-from equipoise.evaluation.metrics.pointwise import request_auc, weighted_gauc
+from equipoise.evaluation.metrics.pointwise import CLIP, request_auc, weighted_gauc
 
 RESAMPLES = 200
 LEVEL = 0.95
@@ -76,6 +76,31 @@ def resampled_gauc(
     if not len(aucs):
         return np.full(resamples, np.nan)
     return np.array([weighted_gauc(aucs, weights * times) for times in request_draws(len(aucs), resamples, seed)])
+
+
+def resampled_ne(
+    label: np.ndarray, probability: np.ndarray, request: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """NE of every resample of the requests, float64 (resamples,), NaN where a resample has one class only."""
+    segment = np.unique(request, return_inverse=True)[1]
+    if not len(segment) or not resamples:
+        return np.full(resamples, np.nan)
+    clipped = np.clip(np.asarray(probability, np.float64), CLIP, 1 - CLIP)
+    losses = -np.where(label == 1, np.log(clipped), np.log1p(-clipped))
+    sums_3R = np.stack([np.bincount(segment, values) for values in (losses, label, np.ones(len(label)))])
+    loss, positives, rows = np.stack([sums_3R @ n for n in request_draws(sums_3R.shape[1], resamples, seed)], axis=1)
+    rate = positives / rows
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+        return np.where((rate > 0) & (rate < 1), loss / rows / entropy, np.nan)
+
+
+def resampled_mean(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """The mean of one number per request (R,), those that are NaN left out, of every resample: float64 (resamples,)."""
+    if not len(values):
+        return np.full(resamples, np.nan)
+    ones = np.ones(len(values))
+    return np.array([weighted_gauc(values, ones * times) for times in request_draws(len(values), resamples, seed)])
 
 
 def interval(samples: np.ndarray, level: float = LEVEL) -> list[float]:

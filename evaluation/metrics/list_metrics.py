@@ -17,6 +17,7 @@ from equipoise.evaluation.metrics.ranking import (
     ndcg,
     path_codes,
     rank_requests,
+    request_ndcg,
 )
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
@@ -67,6 +68,10 @@ class RankingMetrics:
         """NDCG of a ranking by `score` (N,): "ndcg@K" at every cutoff, and "ndcg" over whole lists."""
         ranking = rank_requests(self.request, score)
         return {_key("ndcg", cutoff): ndcg(ranking, self.gain, cutoff) for cutoff in (*self.cutoffs, None)}
+
+    def request_ndcgs(self, score: np.ndarray, cutoff: int) -> np.ndarray:
+        """NDCG@k of each request's ranking by `score` (N,), float64 (R,), NaN without a click."""
+        return request_ndcg(rank_requests(self.request, score), self.gain, cutoff)
 
     def __call__(self, score: np.ndarray) -> dict[str, Any]:
         """All metrics of a ranking by `score` (N,): ndcg, ild, exposure, each also @K, and coverage@K."""

@@ -19,6 +19,7 @@ NEITHER = ("predicted", "observed", "rmse_of_mean", "mae_of_mean")
 WORDS = {
     "auc": "AUC",
     "gauc": "GAUC",
+    "uauc": "UAUC",
     "log_loss": "log loss",
     "ne": "NE",
     "ece": "ECE",
@@ -37,7 +38,9 @@ WORDS = {
 RECALL = {"all": "", "new": " of never bought items"}
 TARGETS = {"ctr": BUILT_IN["ctr"].title, "ctcvr": "pCTCVR", "cvr": BUILT_IN["cvr"].title}
 """Targets of the built-in objectives and of their product; further ones are called by their objectives' names."""
-POINTWISE = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed", "rmse", "mae", "spearman", "deviance")
+POINTWISE = (
+    "auc", "gauc", "uauc", "log_loss", "ne", "ece", "predicted", "observed", "rmse", "mae", "spearman", "deviance"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

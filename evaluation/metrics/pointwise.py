@@ -65,6 +65,20 @@ def gauc(label: np.ndarray, score: np.ndarray, request: np.ndarray) -> float:
     return weighted_gauc(*request_auc(label, score, request))
 
 
+def uauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float:
+    """AUC per user over all requests, averaged without weights over users with both labels.
+
+    Args:
+        label: 0 or 1, (N,).
+        score: any real score, (N,).
+        user: number or name of each row's user, (N,), in any order.
+    """
+    if not np.isfinite(score).all():
+        return float("nan")
+    aucs, _ = request_auc(label, score, np.unique(user, return_inverse=True)[1])
+    return weighted_gauc(aucs, np.ones(len(aucs)))
+
+
 def weighted_gauc(aucs: np.ndarray, weights: np.ndarray) -> float:
     """The mean of per-request AUCs (R,) with weights (R,), leaving out those that are NaN."""
     kept = np.isfinite(aucs)
@@ -108,13 +122,16 @@ def tied_labels(label: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray,
     return values, np.bincount(run, label) / counts, counts
 
 
-def target_metrics(label: np.ndarray, probability: np.ndarray, request: np.ndarray) -> dict[str, float]:
+def target_metrics(
+    label: np.ndarray, probability: np.ndarray, request: np.ndarray, user: np.ndarray | None = None
+) -> dict[str, float]:
     """All metrics of one target, keyed as METRICS; `predicted` and `observed` are the mean probability and label.
 
     Args:
         label: 0 or 1, (N,).
         probability: in [0, 1], (N,).
         request: request number, (N,).
+        user: number or name of each row's user, (N,), for `uauc` beside the others.
     """
     label = np.asarray(label)
     probability = np.asarray(probability, np.float64)
@@ -122,6 +139,7 @@ def target_metrics(label: np.ndarray, probability: np.ndarray, request: np.ndarr
     return {
         "auc": auc(label, probability),
         "gauc": gauc(label, probability, request),
+        **({} if user is None else {"uauc": uauc(label, probability, user)}),
         "log_loss": log_loss(label, probability),
         "ne": normalized_entropy(label, probability),
         "ece": calibration_error(label, probability),
@@ -146,7 +164,12 @@ def targets(
 
 
 def pointwise_metrics(
-    click: np.ndarray, conversion: np.ndarray, pctr: np.ndarray, pcvr: np.ndarray | None, request: np.ndarray
+    click: np.ndarray,
+    conversion: np.ndarray,
+    pctr: np.ndarray,
+    pcvr: np.ndarray | None,
+    request: np.ndarray,
+    user: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The metrics of all targets in one flat dict, for validation while training: "ctr/auc", "ctcvr/ne", …
 
@@ -155,6 +178,7 @@ def pointwise_metrics(
         pctr: probability of a click, (N,).
         pcvr: probability of a conversion given a click, (N,), or None.
         request: request number, (N,), in any order.
+        user: number or name of each row's user, (N,), for the UAUC of the targets of all rows.
 
     Returns:
         TARGET/METRIC → value; NaN where undefined, also where a prediction is NaN.
@@ -162,7 +186,7 @@ def pointwise_metrics(
     return {
         f"{target}/{metric}": value
         for target, arrays in targets(click, conversion, pctr, pcvr, request).items()
-        for metric, value in target_metrics(*arrays).items()
+        for metric, value in target_metrics(*arrays, None if target == "cvr" else user).items()
     }
 
 

@@ -67,13 +67,19 @@ def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> f
         gain: gain of each row of the table, (N,).
         cutoff: k, or None for the whole list.
     """
+    each = request_ndcg(ranking, gain, cutoff)
+    kept = np.isfinite(each)
+    return float(each[kept].mean()) if kept.any() else float("nan")
+
+
+def request_ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> np.ndarray:
+    """NDCG@k of each request, float64 (R,) by ascending request number; NaN without any gain. See `ndcg`."""
     discount = np.where(ranking.top(cutoff), 1 / np.log2(ranking.rank + 2), 0.0)
     shared = (np.bincount(ranking.tie, discount) / np.bincount(ranking.tie))[ranking.tie]
     best = np.lexsort((-gain[ranking.row], ranking.segment))
     dcg = np.bincount(ranking.segment, gain[ranking.row] * shared, ranking.requests)
     ideal = np.bincount(ranking.segment, gain[ranking.row][best] * discount, ranking.requests)
-    kept = ideal > 0
-    return float((dcg[kept] / ideal[kept]).mean()) if kept.any() else float("nan")
+    return np.divide(dcg, ideal, out=np.full(len(ideal), np.nan), where=ideal > 0)
 
 
 def path_codes(table: ScoreTable, attributes: Sequence[str]) -> np.ndarray:

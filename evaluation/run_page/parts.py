@@ -14,6 +14,7 @@ from equipoise.evaluation.front.trade_off import TradeOff
 from equipoise.evaluation.metrics.metric_names import LOWER, TARGETS, WORDS
 from equipoise.evaluation.recall.recall_of_run import CUTOFFS, TITLES, sentences
 from equipoise.evaluation.report import default_omegas, json_ready, omega_name
+from equipoise.evaluation.rivals import rival_sentences
 from equipoise.train.data_record import FILE_NAME as DATA
 from equipoise.train.environment import FILE_NAME as ENVIRONMENT
 
@@ -100,7 +101,7 @@ def balance_part(record: RunRecord) -> dict[str, Any]:
     )
 
 
-COLUMNS = ("auc", "gauc", "log_loss", "ne", "ece", "predicted", "observed")
+COLUMNS = ("auc", "gauc", "uauc", "log_loss", "ne", "ece", "predicted", "observed")
 
 
 def evaluation_part(record: RunRecord, split: str) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def evaluation_part(record: RunRecord, split: str) -> dict[str, Any]:
         "targets": [_target(evaluation, target, command) for target in evaluation.get("pointwise") or {}],
         "points": _points(evaluation, cutoff),
         "user_groups": evaluation.get("user_groups") or {},
-        "verdict": evaluation.get("verdict") or [],
+        "verdict": [*rival_sentences(evaluation.get("comparisons") or {}), *(evaluation.get("verdict") or [])],
     }
 
 

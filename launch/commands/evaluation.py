@@ -7,26 +7,27 @@ import typer
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.options import CompareOptions, FrontOptions
-from equipoise.launch.parameters import RunArgument, Set, with_options
+from equipoise.launch.parameters import Adapters, RunArgument, Set, with_adapters, with_options
 
 
 def evaluate(
     run: RunArgument,
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    adapters: Adapters = None,
     overrides: Set = None,
 ) -> None:
     """Score a split and compare with trivial baselines: calibration, ranking, groups, operating points."""
     from equipoise.evaluation.evaluate_run import evaluate_run
 
-    evaluate_run(run, split, overrides or [])
+    evaluate_run(run, split, with_adapters(overrides, adapters))
 
 
 @with_options
-def front(run: RunArgument, options: FrontOptions, overrides: Set = None) -> None:
+def front(run: RunArgument, options: FrontOptions, adapters: Adapters = None, overrides: Set = None) -> None:
     """Measure the Pareto front of trade-offs without training again, and choose the operating point (default: knee)."""
     from equipoise.evaluation.front.front_of_run import measure_front
 
-    measure_front(run, options, overrides or [])
+    measure_front(run, options, with_adapters(overrides, adapters))
 
 
 def diagnose(run: RunArgument) -> None:
@@ -52,12 +53,13 @@ def report(
 def newcomers(
     run: RunArgument,
     requests: Annotated[int | None, typer.Option(help="Most requests per group; default: max_requests.")] = None,
+    adapters: Adapters = None,
     overrides: Set = None,
 ) -> None:
     """Measure shoppers unseen in training beside the known ones: as told, with their profile only, with nothing."""
     from equipoise.evaluation.cold_start import measure_cold_start
 
-    measure_cold_start(run, requests, overrides or [])
+    measure_cold_start(run, requests, with_adapters(overrides, adapters))
 
 
 @with_options

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from equipoise.launch.options import CampaignOptions, ExplainOptions, PriceOptions, RecallOptions
-from equipoise.launch.parameters import ExportArgument, RunArgument, Set, with_options
+from equipoise.launch.parameters import Adapters, ExportArgument, RunArgument, Set, with_adapters, with_options
 from equipoise.scoring.options import RecommendOptions, ScoreOptions
 from equipoise.serving.server.options import ServerOptions
 
@@ -20,12 +20,13 @@ def score(
     requests: Annotated[Path, typer.Argument(help="Parquet file of requests, or a folder.", metavar="REQUESTS")],
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
     options: ScoreOptions,
+    adapters: Adapters = None,
     overrides: Set = None,
 ) -> None:
     """Score any number of requests, streaming; called again, go on. Also `-m equipoise.launch.score`."""
     from equipoise.scoring.score_run import score_run
 
-    score_run(run, requests, out, options, overrides or [])
+    score_run(run, requests, out, options, with_adapters(overrides, adapters))
 
 
 def export(
@@ -36,12 +37,14 @@ def export(
     formats: Annotated[str, typer.Option("--format", help="peft (always written), merged, onnx.")] = "peft",
     dtype: Annotated[str, typer.Option(help="Of merged checkpoints: float32 or bfloat16.")] = "float32",
     int8: Annotated[bool, typer.Option("--int8", help="Also an ONNX graph in int8, measured.")] = False,
+    adapters: Adapters = None,
 ) -> None:
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
     from equipoise.export.formats import Formats
     from equipoise.export.write import export_run
 
-    export_run(run, out, golden=golden, overwrite=overwrite, formats=Formats.parse(formats, dtype, int8))
+    kinds = Formats.parse(formats, dtype, int8)
+    export_run(run, out, golden, overwrite, kinds, with_adapters(None, adapters))
 
 
 @with_options

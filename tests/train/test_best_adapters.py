@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from equipoise.common.errors import UserError
 from equipoise.modeling.adapter_store import TENSORS, AdapterInfo
-from equipoise.train.best_adapters import MEASURE, BestAdapters, read_best
+from equipoise.train.best_adapters import MEASURE, BestAdapters, Selection, read_best
+from equipoise.train.weight_average import WeightAverage
 from equipoise.train.world import World
 
 INFO = AdapterInfo("base", "hash", 1, {"ctr": 1}, [], {}, {}, {})
@@ -66,3 +68,40 @@ def test_nothing_was_kept(tmp_path: Path) -> None:
     assert read_best(tmp_path) is None and BestAdapters(tmp_path, World()).known is None
     with pytest.raises(FileNotFoundError):
         kept(tmp_path)
+
+
+def test_lower_is_better_where_it_is_and_sums_weigh(tmp_path: Path) -> None:
+    loss = BestAdapters(tmp_path / "loss", World(), Selection.of("valid/ctr/log_loss"))
+    for step, value in enumerate((0.5, 0.4, 0.45)):
+        loss.offer(step, {"valid/ctr/log_loss": value}, lambda: {"a": torch.ones(1)}, INFO)
+    assert loss.known == {"measure": "valid/ctr/log_loss", "value": 0.4, "step": 1}
+    both = Selection.of({"valid/ctr/auc": 1.0, "valid/ctr/ece": 2.0})
+    assert both.name == "1 valid/ctr/auc -2 valid/ctr/ece"
+    good, bad = {"valid/ctr/auc": 0.7, "valid/ctr/ece": 0.01}, {"valid/ctr/auc": 0.71, "valid/ctr/ece": 0.02}
+    assert both.value(good) == pytest.approx(0.68) and both.better(both.value(good), both.value(bad))
+    best = BestAdapters(tmp_path / "both", World(), both)
+    best.offer(1, {"valid/ctr/auc": 0.7}, dict, INFO)
+    assert best.known is None
+    with pytest.raises(UserError, match="neither more nor less"):
+        Selection.of("valid/ctr/predicted")
+
+
+def test_waiting_counts_validations_and_another_measure_starts_again(tmp_path: Path) -> None:
+    best = BestAdapters(tmp_path, World())
+    assert best.waited(100, 10) == 0
+    offered(best, (0, 0.6), (10, 0.5), (20, 0.4))
+    assert best.waited(20, 10) == 2 and best.waited(25, 10) == 2
+    other = BestAdapters(tmp_path, World(), Selection.of("valid/ctr/auc"))
+    other.forget_after(20)
+    assert other.known is None and read_best(tmp_path) is None
+
+
+def test_average_keeps_the_last_and_gives_their_mean(tmp_path: Path) -> None:
+    average = WeightAverage(tmp_path, World(), 2)
+    for step in (0, 5, 10):
+        average.keep(step, {"a": torch.full((2,), float(step))})
+    assert average.steps() == [5, 10] and average.mean()["a"].tolist() == [7.5, 7.5]
+    average.forget_after(5)
+    assert average.steps() == [5]
+    average.forget_after(-1)
+    assert average.steps() == [] and not (tmp_path / "average").exists()

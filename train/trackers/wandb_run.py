@@ -74,7 +74,7 @@ def end(accelerator: "Accelerator", config: RunConfig, summary: dict[str, Any], 
     wandb_run.summary.update(summary)
     if (run / "adapters").is_dir() and summary.get("finished"):
         best = read_best(run)
-        last_is_best = best is not None and best["step"] == summary.get("steps")
+        last_is_best = best is not None and best["step"] == summary.get("steps") and "average" not in best
         if best is not None and not last_is_best:
             logged = _log_adapters(wandb_run, config, run / BEST, ["best"], best)
             if config.wandb.mode == "online":

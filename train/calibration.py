@@ -1,0 +1,151 @@
+"""Calibration after training: fitted on the valid split, kept in the run folder where it helps, read by later commands.
+
+Whether it helps is measured by cross-fitting over users: every row is corrected by a fit that saw no row of its user.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.common.atomic import atomic_write
+from equipoise.common.calibration import Calibration
+from equipoise.common.errors import UserError
+from equipoise.configs.objective_spec import ObjectiveSpec
+from equipoise.evaluation.metrics.own_targets import own_targets
+
+if TYPE_CHECKING:
+    from equipoise.train.objectives.base import Objective
+
+FILE_NAME = "calibration.json"
+FOLDS = 5
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Label, logit and user of the rows of one objective, (N,) each."""
+
+
+def fit_platt(label: np.ndarray, logit: np.ndarray) -> Calibration | None:
+    """The line of the lowest log loss; None where that falls, and would turn the order around."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=1e6).fit(logit[:, None], label)
+    slope = float(fitted.coef_[0, 0])
+    return Calibration("platt", slope=slope, intercept=float(fitted.intercept_[0])) if slope > 0 else None
+
+
+def fit_isotonic(label: np.ndarray, logit: np.ndarray) -> Calibration | None:
+    """The rising curve of the lowest squared error, through the centres of its steps (Oron & Flournoy 2017)."""
+    from sklearn.isotonic import IsotonicRegression
+
+    steps = IsotonicRegression().fit_transform(logit, label)
+    _, step = np.unique(steps, return_inverse=True)
+    rows = np.bincount(step)
+    base = label.mean()
+    # A step that saw one class only must not say 0 or 1: a row at the base rate is added to each.
+    rate = np.maximum.accumulate((np.bincount(step, label) + base) / (rows + 1))
+    centre = np.bincount(step, logit) / rows
+    kept = np.r_[True, np.diff(centre) > 0]
+    return Calibration(
+        "isotonic",
+        logits=tuple(centre[kept].tolist()),
+        calibrated=tuple((np.log(rate) - np.log1p(-rate))[kept].tolist()),
+    )
+
+
+FITS: dict[str, Callable[[np.ndarray, np.ndarray], Calibration | None]] = {
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
+
+
+def calibrate(rows: Rows, method: str, seed: int) -> dict[str, Any]:
+    """Fit one objective, and measure by cross-fitting whether that lowers its log loss.
+
+    Args:
+        rows: of the valid split.
+        method: platt or isotonic.
+        seed: of which user is in which fold.
+
+    Returns:
+        rows; kept; log_loss (before and, cross-fitted, after; null where undefined); why, one sentence; calibration
+        (`Calibration.to_json`) where it is kept.
+    """
+    label, logit, user = rows
+    record: dict[str, Any] = {"method": method, "rows": len(label), "kept": False, "log_loss": None}
+    codes = np.unique(user, return_inverse=True)[1]
+    users = int(codes.max()) + 1 if len(codes) else 0
+    fold = (np.random.default_rng(seed).permutation(users) % FOLDS)[codes] if users else codes
+    inside = [fold == number for number in range(min(FOLDS, users))]
+    if users < FOLDS or any(len(np.unique(label[~part])) < 2 for part in inside):
+        return record | {"why": f"off: {len(label):,} rows of {users} users are too few to tell whether it helps"}
+    found = np.empty(len(label))
+    for part in inside:
+        fitted = FITS[method](label[~part], logit[~part])
+        found[part] = logit[part] if fitted is None else fitted(logit[part])
+    before, after = _log_loss(label, logit), _log_loss(label, found)
+    record["log_loss"] = {"before": before, "after": after}
+    whole = FITS[method](label, logit)
+    if whole is None or not after < before:
+        return record | {"why": f"off: the cross-fitted log loss is {after:.5f}, not below {before:.5f} without it"}
+    why = f"on: the cross-fitted log loss is {after:.5f} instead of {before:.5f}"
+    return record | {"kept": True, "why": why, "calibration": whole.to_json()}
+
+
+def calibration_rows(
+    scores: Mapping[str, np.ndarray],
+    user: np.ndarray,
+    objectives: Mapping[str, "Objective"],
+    specs: Mapping[str, ObjectiveSpec],
+) -> dict[str, Rows]:
+    """Rows of each objective that gives a probability, from `score_slates`: those of its own target.
+
+    Args:
+        scores: of all rows.
+        user: user_id of each row, (N,).
+        objectives, specs: of the run.
+    """
+    from equipoise.train.validation import labels_and_predictions
+
+    label, predictions = labels_and_predictions(scores, objectives)
+    clicked = label["click"] == 1
+    rows: dict[str, Rows] = {"ctr": (label["click"].astype(np.float64), scores["ctr"], user)}
+    if "cvr" in scores:
+        rows["cvr"] = (label["conversion"][clicked].astype(np.float64), scores["cvr"][clicked], user[clicked])
+    binary = {name: scores[name] for name in predictions if specs[name].form == "binary"}
+    return rows | own_targets(specs, label, binary, user)
+
+
+def write_calibrations(
+    run: Path, rows: Mapping[str, Rows], method: str, seed: int, adapters: str
+) -> dict[str, dict[str, Any]]:
+    """Fit all objectives and write calibration.json, which holds for the adapters of this sha256 alone."""
+    found = {name: calibrate(each, method, seed) for name, each in rows.items()}
+    with atomic_write(run / FILE_NAME) as partial:
+        partial.write_text(json.dumps({"adapters": adapters, "objectives": found}, indent=2) + "\n")
+    return found
+
+
+def read_calibrations(run: Path, adapters: Path) -> dict[str, Calibration]:
+    """The calibrations of a run that were fitted for these adapters and help; none where there is no such file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    from equipoise.modeling.adapter_store import adapters_hash
+
+    path = run / FILE_NAME
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record["adapters"] != adapters_hash(adapters):
+            return {}
+        kept = {name: about for name, about in record["objectives"].items() if about["kept"]}
+        return {name: Calibration.of(about["calibration"]) for name, about in kept.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read: delete it to go without calibration, or train again") from error
+
+
+def _log_loss(label: np.ndarray, logit: np.ndarray) -> float:
+    return float(np.mean(np.logaddexp(0.0, logit) - label * logit))
