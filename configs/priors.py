@@ -66,3 +66,7 @@ class ComparisonConfig(Section):
     """Days after which a shopper's taking two things counts half; null lets it count for ever."""
     width: PositiveInt = 256
     """Length of the learned projections of the vectors; at most that of the backbone's vectors."""
+
+    def prepared(self) -> dict[str, Any]:
+        """The settings that decide what a prepared folder holds: all but the width."""
+        return self.model_dump(mode="json", exclude={"width"})

@@ -14,10 +14,13 @@ from equipoise.common.hashing import file_hash
 from equipoise.configs.rates import RateConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import LabelStats, columns_of_labels
+from equipoise.data.thing_columns import TOGETHER
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
 SPLITS = ("train", "valid", "test")
+THINGS = "things.parquet"
+CO_PURCHASE = "co_purchase.npz"
 
 
 def as_list(history: dict[str, Any] | list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,6 +69,7 @@ class Manifest(BaseModel):
     absent_labels: list[str] = Field(default_factory=list)
     untold: list[str] = Field(default_factory=list)
     user_groups: list[str] = Field(default_factory=list)
+    comparison: dict[str, Any] | None = None
     hashes: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -77,6 +81,11 @@ class Manifest(BaseModel):
     def label_columns(self) -> list[str]:
         """The label columns besides click and conversion."""
         return columns_of_labels(self.labels)
+
+    @property
+    def computed(self) -> list[str]:
+        """The columns of the shards that priors read beside the features."""
+        return list(TOGETHER) if self.comparison and self.comparison["co_purchase"] else []
 
     @classmethod
     def read(cls, folder: Path | str, verify: bool = False) -> "Manifest":

@@ -55,6 +55,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         identity["features"] = list(manifest.features)
         categories = {n: s.values for n, s in manifest.features.items() if isinstance(s, CategoryScale)}
         identity |= {"categories": categories} if categories else {}
+    if manifest.comparison is not None:
+        identity |= {"things": True, "computed": manifest.computed}
     if manifest.label_columns:
         identity["labels"] = manifest.label_columns
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

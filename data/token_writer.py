@@ -78,12 +78,15 @@ class _Writer:
         self.codes: dict[str, int] = {}
         self.context_lengths = array("q")
         self._numbers = ("item", "click", "conversion")
-        self.bought = ("bought", "times") if manifest.keeps_items else ()
+        bought = ("bought", "times") if manifest.keeps_items else ()
+        self.lists = (*bought, *(["things"] if manifest.comparison is not None else []))
         self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
         self.done = 0
 
     def write(self) -> None:
         self._write_items()
+        if "things" in self.lists:
+            self._write_item_things()
         with RaggedWriter(self.out, "contexts") as self.contexts:
             self._add_contexts([""])
             counts = {name: vars(self._write_split(name)) for name in self.manifest.splits}
@@ -97,7 +100,9 @@ class _Writer:
             "counts": counts,
             "features": list(self.manifest.features),
             "labels": self.manifest.label_columns,
-            "bought": bool(self.bought),
+            "bought": "bought" in self.lists,
+            "things": "things" in self.lists,
+            "computed": self.manifest.computed,
             "files": files,
         }
         (self.out / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -117,6 +122,13 @@ class _Writer:
                 self._advance("tokenising items", len(ids))
         self.item_lengths = np.concatenate([self.item_lengths, *lengths])
 
+    def _write_item_things(self) -> None:
+        """The number of every item's thing, −1 where it has none."""
+        column = pq.read_table(self.prepared / "items.parquet", columns=["thing_index"]).column(0)
+        things = pc.fill_null(column, -1).to_numpy().astype(np.int32)
+        with GrowingArray(self.out / "item_things.npy", np.int32) as array:
+            array.append(things)
+
     def _add_contexts(self, texts: list[str]) -> None:
         """Give contexts that are new their numbers and write their ids."""
         new = [text for text in texts if text not in self.codes]
@@ -128,19 +140,20 @@ class _Writer:
         seen, cut, cut_candidates = self.tokenizer.seen, self.tokenizer.cut, 0
         seen["prefix"] = cut["prefix"] = 0
         kinds = {"first": np.int64, "item": np.int32, "context": np.int32, "length": np.int32, "click": np.int8}
-        features = {f"feature_{feature}": np.float32 for feature in self.manifest.features}
-        labels = {f"label_{label}": np.float32 for label in self.manifest.label_columns}
+        named = {"feature": self.manifest.features, "label": self.manifest.label_columns}
+        named["computed"] = self.manifest.computed
+        numbers = {f"{kind}_{column}": np.float32 for kind, columns in named.items() for column in columns}
         with ExitStack() as stack:
             prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
-            lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.bought}
+            lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.lists}
             arrays = {
                 key: stack.enter_context(GrowingArray(self.out / f"{name}.{key}.npy", kind))
-                for key, kind in {**kinds, "conversion": np.int8, **features, **labels}.items()
+                for key, kind in {**kinds, "conversion": np.int8, **numbers}.items()
             }
             arrays["first"].append([0])
             for path, shard in open_shards(self.prepared, self.manifest, name):
                 with _readable(self.manifest, self.prepared, path):
-                    columns = ["prefix", "item", "context", "click", "conversion", *features, *labels, *self.bought]
+                    columns = ["prefix", "item", "context", "click", "conversion", *numbers, *self.lists]
                     for batch in shard.iter_batches(SLATE_BATCH, columns=columns):
                         prefixes.append(self.tokenizer.prefixes(batch.column("prefix").to_pylist()))
                         for key, writer in lists.items():
@@ -157,8 +170,9 @@ class _Writer:
         values = {key: column.to_numpy(zero_copy_only=False) for key, column in flat.items()}
         for name, scale in self.manifest.features.items():
             values[f"feature_{name}"] = _raw(scale, batch.column(f"feature_{name}").flatten())
-        for name in self.manifest.label_columns:
-            values[f"label_{name}"] = batch.column(f"label_{name}").flatten().to_numpy(zero_copy_only=False)
+        plain = [f"label_{name}" for name in self.manifest.label_columns]
+        plain += [f"computed_{name}" for name in self.manifest.computed]
+        values |= {key: batch.column(key).flatten().to_numpy(zero_copy_only=False) for key in plain}
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()
         self._add_contexts(texts)

@@ -88,6 +88,7 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
     slates = SlateSet(config.data.folder, split, tokens)
     _check_features(slates.manifest, config.data)
     check_absent(config.objectives, slates.manifest.absent_labels, config.data.folder)
+    _check_comparison(slates.manifest, config.data)
     check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)
     attributes: dict[str, np.ndarray] = {}
     groups: dict[str, int] = {}
@@ -107,6 +108,14 @@ def _check_features(manifest: Manifest, data: DataConfig) -> None:
         raise UserError(
             f"{data.folder} was prepared with data.features {found}, the config has {wanted}: run `equipoise prepare` "
             "again"
+        )
+
+
+def _check_comparison(manifest: Manifest, data: DataConfig) -> None:
+    if data.comparison is not None and manifest.comparison != data.comparison.prepared():
+        raise UserError(
+            f"{data.folder} was prepared with data.comparison {manifest.comparison}, the config has "
+            f"{data.comparison.prepared()}: run `equipoise prepare` again"
         )
 
 

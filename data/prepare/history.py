@@ -37,14 +37,14 @@ def write_histories(tables: Tables, history: HistoryConfig | Sequence[HistoryCon
 
 
 def _write_section(tables: Tables, number: int, config: HistoryConfig) -> None:
-    con, of_kinds = tables.con, _of_kinds(tables, config)
-    for part, parts in _parts(con, f"(SELECT * FROM titled_events e WHERE {of_kinds})"):
+    con, condition = tables.con, of_kinds(tables, config)
+    for part, parts in request_parts(con, f"(SELECT * FROM titled_events e WHERE {condition})"):
         con.execute(f"""
             INSERT INTO histories
             WITH titled AS (
                 SELECT r.ordinal, e.title, max(e.timestamp) AS latest, count(*) AS times
                 FROM requests r JOIN titled_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
-                WHERE hash(r.user_id) % {parts} = {part} AND {of_kinds}
+                WHERE hash(r.user_id) % {parts} = {part} AND {condition}
                 GROUP BY r.ordinal, e.title
             ), ranked AS (
                 SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY {_ORDER[config.order]}) AS rank FROM titled
@@ -74,9 +74,9 @@ def write_bought(tables: Tables, history: HistoryConfig | Sequence[HistoryConfig
         SELECT e.user_id, e.timestamp, n.item_index AS item
         FROM events e JOIN item_numbers n USING (item_id)
         SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
-        WHERE {" OR ".join(_of_kinds(tables, section) for section in sections)}
+        WHERE {" OR ".join(of_kinds(tables, section) for section in sections)}
     """)
-    for part, parts in _parts(con, "numbered_events"):
+    for part, parts in request_parts(con, "numbered_events"):
         con.execute(f"""
             INSERT INTO bought
             SELECT ordinal, list(item ORDER BY item), list(times ORDER BY item)
@@ -89,7 +89,7 @@ def write_bought(tables: Tables, history: HistoryConfig | Sequence[HistoryConfig
     con.execute("DROP TABLE numbered_events")
 
 
-def _of_kinds(tables: Tables, config: HistoryConfig) -> str:
+def of_kinds(tables: Tables, config: HistoryConfig) -> str:
     """The SQL condition that an event e is of the kinds of a section.
 
     Raises:
@@ -122,14 +122,14 @@ def _write_titled(tables: Tables, sections: Sequence[HistoryConfig]) -> None:
         CREATE TABLE titled_events AS
         SELECT e.user_id, e.timestamp, {kind} AS kind, trim(CAST({title} AS VARCHAR)) AS title
         FROM events e {join} SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
-        WHERE {" OR ".join(_of_kinds(tables, section) for section in sections)}
+        WHERE {" OR ".join(of_kinds(tables, section) for section in sections)}
     """)
     untitled = "SELECT count(*) FROM titled_events WHERE title IS NULL OR title = ''"
     tables.drop("events without a title", one(con, untitled)[0])
     con.execute("DELETE FROM titled_events WHERE title IS NULL OR title = ''")
 
 
-def _parts(con: duckdb.DuckDBPyConnection, events: str) -> Iterable[tuple[int, int]]:
+def request_parts(con: duckdb.DuckDBPyConnection, events: str) -> Iterable[tuple[int, int]]:
     pairs = one(
         con,
         f"""

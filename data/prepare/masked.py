@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig, read_sections
-from equipoise.data.manifest import FILE_NAME, Manifest
+from equipoise.data.manifest import FILE_NAME, THINGS, Manifest
 from equipoise.data.prompts import piece_fields
 
 
@@ -47,9 +47,12 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfi
     unread = {"max_events": 0, "items": False}
     sections = [section.model_copy(update=unread) for section in data.history_sections]
     history = sections if isinstance(data.history, list) else sections[0]
+    # No thing of the history is left, but things keep their numbers.
+    comparison = data.comparison and data.comparison.model_copy(update={"max_events": 0})
     features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
-    return data.model_copy(update={"folder": folder, "prompt": prompt, "history": history, "features": features})
+    masked_parts = {"prompt": prompt, "history": history, "features": features, "comparison": comparison}
+    return data.model_copy(update={"folder": folder, **masked_parts})
 
 
 def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
@@ -61,11 +64,12 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
     return (
         manifest.prompt == masked.prompt.model_dump(mode="json")
         and read_sections(manifest.history) == masked.history_sections
+        and manifest.comparison == (masked.comparison.prepared() if masked.comparison is not None else None)
         and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)
         and manifest.rates == masked.rates
         and {name: scale.scale for name, scale in manifest.features.items()} == scales
         and manifest.untold == [feature.name for feature in masked.features if not feature.included]
         and manifest.labels == own.labels
         and (manifest.counts, manifest.splits) == (own.counts, own.splits)
-        and manifest.hashes["items.parquet"] == own.hashes["items.parquet"]
+        and all(manifest.hashes.get(name) == own.hashes.get(name) for name in ("items.parquet", THINGS))
     )

@@ -13,12 +13,16 @@ from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig
 from equipoise.data.labels import LabelStats, columns_of_labels
-from equipoise.data.manifest import SPLITS, SplitCounts
+from equipoise.data.manifest import CO_PURCHASE, SPLITS, SplitCounts
+from equipoise.data.prepare.co_purchase import co_purchase_columns
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.tables import Tables, one, quote
 from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
+from equipoise.data.thing_columns import TOGETHER
 
+WORK = ".work"
+"""Folder of what is there while the slates are written."""
 BATCH_IMPRESSIONS = 200_000
 
 
@@ -28,6 +32,8 @@ def slate_schema(
     features: Sequence[FeatureConfig] = (),
     bought: bool = False,
     labels: Sequence[str] = (),
+    things: bool = False,
+    computed: Sequence[str] = (),
 ) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
@@ -45,7 +51,9 @@ def slate_schema(
     columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
     kinds = {"category": pa.string()}
     columns += [(f"feature_{f.name}", pa.list_(kinds.get(f.scale, pa.float32()))) for f in features]
+    columns += [(f"computed_{name}", pa.list_(pa.float32())) for name in computed]
     columns += [(name, pa.list_(pa.int32())) for name in (("bought", "times") if bought else ())]
+    columns += [("things", pa.list_(pa.int32()))] if things else []
     columns += [(f"user_{name}", pa.string()) for name in user_groups]
     return pa.schema(columns)
 
@@ -75,15 +83,20 @@ class ShardWriter:
             labels,
         )
         self.label_names = columns_of_labels(labels)
+        compared = config.comparison
+        self.computed = TOGETHER if compared is not None and compared.co_purchase else ()
         self.schema = slate_schema(
-            config.fields, config.user_groups, config.features, config.keeps_items, self.label_names
-        )
+            config.fields, config.user_groups, config.features, config.keeps_items, self.label_names,
+            things=compared is not None, computed=self.computed,
+        )  # fmt: skip
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
     def write(self) -> dict[str, SplitCounts]:
         """Write every split; returns what each holds."""
         self._sort_impressions()
+        if self.computed:
+            self._count_co_purchases()
         (self.folder / "slates").mkdir()
         return {name: self._write_split(number, name) for number, name in enumerate(SPLITS)}
 
@@ -108,6 +121,17 @@ class ShardWriter:
             FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id){joins}
             ORDER BY sort_index
         """)
+
+    def _count_co_purchases(self) -> None:
+        """Write co_purchase.npz, and keep the columns TOGETHER of all impressions in a file of the work folder."""
+        assert self.config.comparison is not None
+        con = self.tables.con
+        shape = (one(con, "SELECT count(*) FROM sorted_impressions")[0], len(TOGETHER))
+        self.together = np.lib.format.open_memmap(self.folder / WORK / "together.npy", "w+", np.float32, shape)
+        self.together[:] = np.nan
+        if self.config.comparison.max_events:  # of anonymous users, all stay unknown
+            counts = co_purchase_columns(con, self.config.comparison, self.together, self.on_progress)
+            counts.write(self.folder / CO_PURCHASE)
 
     def _refuse_text_field(self, name: str) -> None:
         column = quote(name)
@@ -170,10 +194,10 @@ class ShardWriter:
         titles = "".join(f", any_value(titles) FILTER (section = {number}) AS titles_{number}" for number in numbers)
         requests = con.sql(f"""
             SELECT r.request_id, r.user_id, r.timestamp, h.* EXCLUDE (ordinal), coalesce(b.items, []) AS bought,
-                   coalesce(b.times, []) AS times, f.* EXCLUDE (ordinal)
+                   coalesce(b.times, []) AS times, coalesce(s.things, []) AS things, f.* EXCLUDE (ordinal)
             FROM requests r JOIN facts f USING (ordinal)
             LEFT JOIN (SELECT ordinal{titles} FROM histories WHERE {within} GROUP BY ordinal) h USING (ordinal)
-            LEFT JOIN bought b USING (ordinal)
+            LEFT JOIN bought b USING (ordinal) LEFT JOIN slate_things s USING (ordinal)
             WHERE r.{within.replace(" AND ", " AND r.")} ORDER BY r.ordinal
         """).to_arrow_table()
         sizes = np.bincount(ordinals - low, minlength=high - low)
@@ -204,6 +228,7 @@ class ShardWriter:
         take = pa.array(owner)
         kept = ["request_id", "user_id", "timestamp", *(f"user_{name}" for name in self.config.user_groups)]
         kept += ["bought", "times"] if self.config.keeps_items else []
+        kept += ["things"] if self.config.comparison is not None else []
         columns = {name: pc.take(requests.column(name), take) for name in kept}
         return columns | {"prefix": pc.take(prefixes, take), "part": pa.array(parts, pa.int32())}
 
@@ -221,6 +246,9 @@ class ShardWriter:
             column = rows.column(name)
             words = pa.types.is_string(self.schema.field(name).type.value_type)
             values[name] = column if words else pc.fill_null(column, float("nan"))
+        if self.computed:
+            index = rows.column("sort_index").to_numpy() - 1
+            values |= {f"computed_{n}": pa.array(self.together[index, k]) for k, n in enumerate(self.computed)}
         lists = {}
         for name, column in values.items():
             flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

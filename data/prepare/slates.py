@@ -18,15 +18,16 @@ from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
-from equipoise.data.manifest import FILE_NAME, SPLITS, Manifest, SplitCounts
+from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
 from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
-from equipoise.data.prepare.shards import ShardWriter
+from equipoise.data.prepare.shards import WORK, ShardWriter
 from equipoise.data.prepare.splits import split_column
 from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
+from equipoise.data.prepare.things import number_things, write_slate_things, write_things
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.sources import complete_journey, complete_journey_products
@@ -54,7 +55,7 @@ def prepare(
     """
     on_progress = progress or (lambda stage, fraction: None)
     _refuse_foreign_folder(config.folder)
-    with atomic_dir(config.folder) as folder, _database(folder / ".work", config.memory_limit) as con:
+    with atomic_dir(config.folder) as folder, _database(folder / WORK, config.memory_limit) as con:
         on_progress("reading the tables", 0.0)
         tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
         labels = dict(labels or {})
@@ -63,15 +64,17 @@ def prepare(
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
-        clean(
-            tables,
-            list(dict.fromkeys(columns)),
-            events=config.keeps_items or any(section.max_events for section in config.history_sections),
-        )
+        reads_events = config.keeps_items or any(section.max_events for section in config.history_sections)
+        reads_events = reads_events or config.comparison is not None
+        clean(tables, list(dict.fromkeys(columns)), events=reads_events)
         on_progress("rendering items", 0.0)
         write_item_texts(tables, config)
         _drop_impressions(tables)
-        write_items(tables, folder / "items.parquet")
+        number_items(tables)
+        if config.comparison is not None:
+            number_things(tables, config.comparison, config.history_sections)
+            write_things(tables, folder / THINGS)
+        write_items(tables, folder / "items.parquet", things=config.comparison is not None)
         on_progress("splitting requests", 0.0)
         write_requests(tables, config)
         on_progress("counting rates", 0.0)
@@ -81,10 +84,11 @@ def prepare(
         on_progress("collecting histories", 0.0)
         write_histories(tables, config.history_sections)
         write_bought(tables, config.history_sections)
+        write_slate_things(tables, config.comparison)
         scales = scales_of(tables, config.features)
         splits = ShardWriter(tables, config, folder, on_progress, labels).write()
         con.close()
-        shutil.rmtree(folder / ".work")
+        shutil.rmtree(folder / WORK)
         manifest = _manifest(tables, config, splits, scales, labels, folder)
         manifest.write(folder)
         on_progress("done", 1.0)
@@ -126,6 +130,8 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
     check_columns(tables, "items", piece_fields(prompt.item), ", which data.prompt.item reads")
     check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
     check_columns(tables, "impressions", config.fields, ", which data.fields names")
+    if config.comparison is not None:
+        check_columns(tables, "items", [config.comparison.item], ", which data.comparison.item names")
     known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
     known |= {name for rate in config.rates for name in (rate.rate, rate.shown)}
     for name in config.feature_names:
@@ -199,19 +205,24 @@ def _drop_impressions(tables: Tables) -> None:
         )
 
 
-def write_items(tables: Tables, path: Path) -> None:
-    """Write items.parquet: the items that occur in an impression, numbered by item_id; also the table item_numbers."""
-    con = tables.con
-    con.execute("""
+def number_items(tables: Tables) -> None:
+    """Create item_numbers (item_id, item_index): the items that occur in an impression, numbered by item_id."""
+    tables.con.execute("""
         CREATE TABLE item_numbers AS
         SELECT item_id, CAST(row_number() OVER (ORDER BY item_id) - 1 AS INTEGER) AS item_index
         FROM (SELECT DISTINCT item_id FROM impressions)
     """)
-    taken = ("item_id", "item_index", "text")
+
+
+def write_items(tables: Tables, path: Path, things: bool = False) -> None:
+    """Write items.parquet: the items of item_numbers with their texts, and with their `things`."""
+    con = tables.con
+    taken = ("item_id", "item_index", "text", *(["thing_index"] if things else []))
+    own, join = (", h.thing_index", "LEFT JOIN item_things h USING (item_id)") if things else ("", "")
     others = "".join(f", i.{quote(name)}" for name in tables.columns("items") if name not in taken)
     reader = con.sql(f"""
-        SELECT n.item_index, n.item_id, t.text{others}
-        FROM item_numbers n JOIN items i USING (item_id) JOIN item_texts t USING (item_id) ORDER BY n.item_index
+        SELECT n.item_index, n.item_id, t.text{own}{others}
+        FROM item_numbers n JOIN items i USING (item_id) JOIN item_texts t USING (item_id) {join} ORDER BY n.item_index
     """).to_arrow_reader(ITEM_BATCH)
     with pq.ParquetWriter(path, reader.schema) as writer:
         for batch in reader:
@@ -264,6 +275,7 @@ def _manifest(
         absent_labels=tables.absent_labels,
         untold=[feature.name for feature in config.features if not feature.included],
         user_groups=config.user_groups,
+        comparison=config.comparison.prepared() if config.comparison is not None else None,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},
     )
 
