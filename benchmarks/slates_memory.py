@@ -51,7 +51,7 @@ def padding_share(config: RunConfig, batches: int = PADDING_BATCHES) -> dict[str
     """
     objectives = build_objectives(config.objectives)
     data = open_data(config, "train", objectives, find_tokens(config))
-    model, _ = assemble_model(config, objectives, data.slates.manifest)
+    model, _ = assemble_model(config, data)
     order = train_batches(config, data, World())
     tokens = computed = positions = 0
     for number in range(batches):

@@ -130,6 +130,28 @@ class SlateBatch:
 
 
 @dataclass(frozen=True)
+class ColumnBatch:
+    """What heads read beside texts, and the labels, of whole slates; attributes as those of SlateBatch."""
+
+    slate_candidates: torch.Tensor
+    click: torch.Tensor
+    conversion: torch.Tensor
+    labels: dict[str, torch.Tensor]
+    features: torch.Tensor | None = None
+    prior: torch.Tensor | None = None
+    compared: dict[str, torch.Tensor] | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What heads read, by argument name."""
+        names = ("slate_candidates", "features", "prior", "compared")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def label(self, column: str) -> torch.Tensor:
+        """A label of every candidate, float32 (N,), NaN where there is none."""
+        return {"click": self.click, "conversion": self.conversion, **self.labels}[column]
+
+
+@dataclass(frozen=True)
 class _Layout:
     """Where every piece (a prefix or a candidate) of a batch is: lists with one entry per piece, in row order."""
 
@@ -189,6 +211,28 @@ def _columns(slates: Sequence[Slate], name: str) -> torch.Tensor | None:
     return torch.from_numpy(np.concatenate(values).astype(np.float32)) if values else None
 
 
+def build_columns(slates: Sequence[Slate]) -> ColumnBatch:
+    """All of a batch but tokens.
+
+    Args:
+        slates: at least one, each with at least one candidate.
+    """
+    counts = np.array([len(slate.item) for slate in slates], dtype=np.int64)
+    things = _all_or_none(slates, "things")
+    return ColumnBatch(
+        slate_candidates=_lined_up(np.cumsum(counts) - counts, counts),
+        click=torch.from_numpy(np.concatenate([slate.click for slate in slates]).astype(np.float32)),
+        conversion=torch.from_numpy(np.concatenate([slate.conversion for slate in slates]).astype(np.float32)),
+        labels={
+            name: torch.from_numpy(np.concatenate([slate.labels[name] for slate in slates]).astype(np.float32))
+            for name in slates[0].labels
+        },
+        features=_columns(slates, "features"),
+        prior=_columns(slates, "prior"),
+        compared=join_things(things) if things else None,
+    )
+
+
 def build_batch(
     slates: Sequence[Slate], max_row: int, pad_id: int, attributes: dict[str, np.ndarray] | None = None
 ) -> SlateBatch:
@@ -211,7 +255,6 @@ def build_batch(
     is_candidate = segment > 0
     counts = np.array([len(slate.candidates) for slate in slates], dtype=np.int64)
     item = np.concatenate([slate.item for slate in slates]).astype(np.int64)
-    things = _all_or_none(slates, "things")
     per_slate = np.array([slate.log_sampling_rate for slate in slates], dtype=np.float32)
     return SlateBatch(
         input_ids=_filled(
@@ -220,19 +263,10 @@ def build_batch(
         position_ids=_filled(shape, 0, flat_positions, np.repeat(position, lengths) + within),
         segment_ids=_filled(shape, -1, flat_positions, np.repeat(segment, lengths)),
         candidate_tokens=_lined_up(starts[is_candidate], lengths[is_candidate]),
-        slate_candidates=_lined_up(np.cumsum(counts) - counts, counts),
-        click=torch.from_numpy(np.concatenate([slate.click for slate in slates]).astype(np.float32)),
-        conversion=torch.from_numpy(np.concatenate([slate.conversion for slate in slates]).astype(np.float32)),
         log_sampling_rate=torch.from_numpy(np.repeat(per_slate, counts)),
         item=torch.from_numpy(item),
         slate=torch.from_numpy(np.repeat(np.arange(len(slates)), counts)),
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
-        features=_columns(slates, "features"),
-        prior=_columns(slates, "prior"),
-        compared=join_things(things) if things else None,
-        labels={
-            name: torch.from_numpy(np.concatenate([slate.labels[name] for slate in slates]).astype(np.float32))
-            for name in slates[0].labels
-        },
+        **vars(build_columns(slates)),
     )

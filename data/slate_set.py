@@ -151,10 +151,22 @@ class SlateSet:
         first, stop = int(tokens.first[row]), int(tokens.first[row + 1])
         keep, log_sampling_rate = sample_candidates(tokens.click[first:stop], negatives, seed, epoch, row)
         positions = first + keep
+        return self._slate(row, positions, tokens.prefix[row], tokens.candidates(positions), log_sampling_rate)
+
+    def columns(self, row: int) -> Slate:
+        """Slate `row` with all its candidates, but without token ids."""
+        tokens = self.tokens
+        positions = np.arange(int(tokens.first[row]), int(tokens.first[row + 1]))
+        return self._slate(int(row), positions, [], [])
+
+    def _slate(
+        self, row: int, positions: np.ndarray, prefix: Any, candidates: list[np.ndarray], log_sampling_rate: float = 0.0
+    ) -> Slate:
+        tokens = self.tokens
         return Slate(
             row=row,
-            prefix=tokens.prefix[row],
-            candidates=tokens.candidates(positions),
+            prefix=prefix,
+            candidates=candidates,
             item=tokens.item[positions].astype(np.int64),
             click=tokens.click[positions],
             conversion=tokens.conversion[positions],

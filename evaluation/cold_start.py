@@ -84,7 +84,7 @@ def _scored(
     scores = SplitScores(group_config, run)
     if model is not None:
         scores.model = model  # the same adapters: only the words differ
-    slates = open_data(group_config, "test", scores.objectives, scores.tokens).slates
+    slates = open_data(group_config, "test", scores.objectives, scores.tokens, scores.run).slates
     users = slates.rows["user_id"]
     rows = [row for row in range(len(slates)) if (str(users[row]) not in counts.users) == group.new]
     if not rows:

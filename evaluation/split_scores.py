@@ -70,7 +70,7 @@ class SplitScores:
 
     def rows(self, split: str) -> tuple[SlateSet, list[int]]:
         """The slates of a split, and which of them are scored: `evaluate.max_requests`, spread over it."""
-        data = open_data(self.config, split, self.objectives, self.tokens)
+        data = open_data(self.config, split, self.objectives, self.tokens, self.run)
         self.objectives = data.objectives
         return data.slates, spread_rows(len(data.slates), self.config.evaluate.max_requests)
 

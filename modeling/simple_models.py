@@ -144,8 +144,11 @@ def out_of_fold(
     *,
     folds: int = FOLDS,
     seed: int = 0,
-) -> np.ndarray:
+    shown_as: Sequence[np.ndarray] = (),
+) -> list[np.ndarray]:
     """Log-odds of the training rows, float64 (N,), each by a model of the same settings that saw no row of its user.
+
+    The first array is of the columns themselves, further ones of the same rows as `shown_as` tells them.
 
     Args:
         model: fitted on all rows, for its settings; none of its weights or leaves is used.
@@ -153,6 +156,7 @@ def out_of_fold(
         groups: a number or name of each row's user, (N,).
         folds: models fitted, at most the number of users.
         seed: of draws, that of which user is in which fold among them.
+        shown_as: the same rows with other columns, such as those of a shopper of whom nothing is known.
 
     Raises:
         UserError: fewer than two users, or the rows outside of a fold have one class only.
@@ -163,10 +167,13 @@ def out_of_fold(
     if users < 2:
         raise UserError("out-of-fold predictions need at least two users in the train split: prepare more data")
     fold = (np.random.default_rng(seed).permutation(users) % min(folds, users))[codes]
-    predictions = np.empty(len(label))
+    tables = [columns, *(np.asarray(table, np.float32) for table in shown_as)]
+    predictions = [np.empty(len(label)) for _ in tables]
     for number in range(int(fold.max()) + 1):
         inside = fold == number
-        predictions[inside] = log_odds(_refit(model, columns[~inside], label[~inside], seed), columns[inside])
+        refitted = _refit(model, columns[~inside], label[~inside], seed)
+        for values, table in zip(predictions, tables, strict=True):
+            values[inside] = log_odds(refitted, table[inside])
     return predictions
 
 

@@ -1,8 +1,10 @@
 """From a configuration and a prepared folder to the parts of a job: data, objectives, model."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -20,22 +22,77 @@ from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TokenCache
 from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates
 from equipoise.modeling.backbone import load_model_config, max_positions
+from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
+from equipoise.modeling.priors import Priors
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
 from equipoise.train.objectives.base import Objective
+from equipoise.train.priors import FOLDER as PRIORS
+from equipoise.train.priors import PriorStore, find_priors, read_columns, split_columns
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.world import World
 
 
 @dataclass(frozen=True)
 class DataParts:
-    """Data of a job: the split's slates, the codes of the item attributes that losses read, the bound objectives."""
+    """Data of a job.
+
+    Attributes:
+        slates: of the split.
+        tokens: of the prepared folder.
+        beside: what heads read beside texts and features.
+        attributes: codes of the item attributes that losses read.
+        objectives: bound to the data.
+    """
 
     slates: SlateSet
     tokens: TokenCache
+    beside: "Beside"
     attributes: dict[str, np.ndarray]
     objectives: dict[str, Objective]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Priors and compared vectors of a prepared folder.
+
+    Attributes:
+        priors: the models; without any where the run has none.
+        store: where the training rows' log-odds lie; None without priors.
+        vectors: of things, float (T, D); None where nothing is compared.
+    """
+
+    priors: Priors
+    store: PriorStore | None = None
+    vectors: np.ndarray | None = None
+
+    def slates(self, folder: Path, split: str, tokens: TokenCache, masked: bool = False) -> SlateSet:
+        """The slates of a split with their priors: out of fold of the train split, else the models' own.
+
+        `masked`: the folder holds the slates as of anonymous users.
+        """
+        prior = None
+        if self.store is not None and split == "train":
+            prior = self.store.training_rows(masked)
+        elif self.priors.names:
+            columns = split_columns(Manifest.read(folder), tokens.split(split))
+            prior = self.priors.log_odds(read_columns(columns, self.priors.columns))
+        return SlateSet(folder, split, tokens, prior, self.vectors)
+
+
+def open_beside(config: RunConfig, tokens: TokenCache, run: Path | None = None) -> Beside:
+    """What heads read beside texts and features, of a job that trains, or of a run that has trained.
+
+    Args:
+        run: the run folder, whose priors are read; None: those of the prepared folder, fitted here if need be.
+
+    Raises:
+        UserError: something is missing and the job has several processes.
+    """
+    store = find_priors(config, tokens) if run is None else None
+    priors = store.priors if store else Priors.read((run or config.output) / PRIORS)
+    return Beside(priors, store)
 
 
 def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, float]:
@@ -79,16 +136,23 @@ def check_lengths(config: RunConfig) -> None:
         )
 
 
-def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], tokens: TokenCache) -> DataParts:
+def open_data(
+    config: RunConfig, split: str, objectives: dict[str, Objective], tokens: TokenCache, run: Path | None = None
+) -> DataParts:
     """Open one split with its tokens, and bind the objectives to it: their groups, and what their outputs stand for.
+
+    Args:
+        run: the folder of a run that has trained, whose priors are used; None in training, which fits them.
 
     Raises:
         UserError: the prepared folder does not fit the config.
     """
-    slates = SlateSet(config.data.folder, split, tokens)
-    _check_features(slates.manifest, config.data)
-    check_absent(config.objectives, slates.manifest.absent_labels, config.data.folder)
-    _check_comparison(slates.manifest, config.data)
+    manifest = Manifest.read(config.data.folder)
+    _check_features(manifest, config.data)
+    check_absent(config.objectives, manifest.absent_labels, config.data.folder)
+    _check_comparison(manifest, config.data)
+    beside = open_beside(config, tokens, run)
+    slates = beside.slates(config.data.folder, split, tokens)
     check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)
     attributes: dict[str, np.ndarray] = {}
     groups: dict[str, int] = {}
@@ -97,7 +161,7 @@ def open_data(config: RunConfig, split: str, objectives: dict[str, Objective], t
         groups[name] = len(values)
     links = links_of(config.objectives.specs(), slates.manifest.labels)
     bound = {name: objective.bind(groups, links) for name, objective in objectives.items()}
-    return DataParts(slates, tokens, attributes, bound)
+    return DataParts(slates, tokens, beside, attributes, bound)
 
 
 def _check_features(manifest: Manifest, data: DataConfig) -> None:
@@ -125,7 +189,7 @@ def open_split(data: DataParts, split: str) -> DataParts:
     Raises:
         UserError: the folder has no such split.
     """
-    return replace(data, slates=SlateSet(data.slates.folder, split, data.tokens))
+    return replace(data, slates=data.beside.slates(data.slates.folder, split, data.tokens))
 
 
 def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatches:
@@ -142,7 +206,7 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         assert settings.max_tokens is not None, "the schema sets one of the two"
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
-    masked = _masked_slates(config, slates) if settings.feature_dropout else None
+    masked = _masked_slates(config, data) if settings.feature_dropout else None
     recall, max_row = config.objectives.recall, config.tokens.max_row
     draws = (
         RecallDraws(slates.tokens, recall.shoppers, recall.negatives, max_row, config.seed, world.rank)
@@ -154,20 +218,21 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
     )
 
 
-def _masked_slates(config: RunConfig, slates: SlateSet) -> SlateSet:
-    """The train split with all fields of the user masked, which `equipoise prepare` has made."""
-    masked_data = mask_all_fields(config.data)
-    if not is_prepared(masked_data, config.data):
+def _masked_slates(config: RunConfig, data: DataParts) -> SlateSet:
+    """The train split as of anonymous users, which `equipoise prepare` has made."""
+    masked = mask_all_fields(config.data)
+    if not is_prepared(masked, config.data):
         raise UserError(
-            f"train.feature_dropout needs the requests of anonymous users, but {masked_data.folder} lacks them: "
-            "run `equipoise prepare` with this config, or set train.feature_dropout=0"
+            f"train.feature_dropout needs the same requests as of anonymous users, but {masked.folder} does not hold "
+            "them: run `equipoise prepare` with this config, or set train.feature_dropout=0"
         )
-    masked = SlateSet(masked_data.folder, "train", find_tokens(config.model_copy(update={"data": masked_data})))
-    if not np.array_equal(masked.tokens.item, slates.tokens.item):
+    tokens = find_tokens(config.model_copy(update={"data": masked}))
+    masked_slates = data.beside.slates(masked.folder, "train", tokens, masked=True)
+    if not np.array_equal(masked_slates.tokens.item, data.slates.tokens.item):
         raise UserError(
-            f"{masked_data.folder} holds other candidates than {config.data.folder}: run `equipoise prepare` again"
+            f"{masked.folder} holds other candidates than {config.data.folder}: run `equipoise prepare` again"
         )
-    return masked
+    return masked_slates
 
 
 def model_spec(
@@ -176,6 +241,8 @@ def model_spec(
     offsets: dict[str, float],
     features: FeatureColumns,
     relevance: Relevance | None = None,
+    priors: Sequence[str] = (),
+    comparison: ComparisonShape | None = None,
 ) -> ModelSpec:
     """What the model of a run is built from."""
     return ModelSpec(
@@ -189,17 +256,24 @@ def model_spec(
         features=features,
         retrieval={n: o.options.dimension for n, o in objectives.items() if isinstance(o.options, RecallConfig)},
         relevance=relevance,
+        priors=priors,
+        comparison=comparison,
     )
 
 
 def assemble_model(
-    config: RunConfig, objectives: dict[str, Objective], manifest: Manifest, partial_last_layer: bool = True
+    config: RunConfig, data: DataParts, partial_last_layer: bool = True
 ) -> tuple[SlateModel, AdapterInfo]:
     """Build the model of a run, and say what its adapters belong to; `partial_last_layer` as for `build_model`."""
+    objectives, manifest, vectors = data.objectives, data.slates.manifest, data.beside.vectors
     pointwise = [name for name, o in objectives.items() if o.kind == "pointwise"]
     relevance = Relevance(config.relevance_exponents(), links_of(config.objectives.specs(), manifest.labels))
-    offsets = base_rate_offsets(manifest, pointwise)
-    spec = model_spec(config, objectives, offsets, columns_of(manifest.features), relevance)
+    priors = data.beside.priors.names
+    offsets = base_rate_offsets(manifest, pointwise) | dict.fromkeys(priors, 0.0)
+    comparison = None
+    if vectors is not None and config.data.comparison is not None:
+        comparison = ComparisonShape(vectors.shape[1], min(config.data.comparison.width, vectors.shape[1]))
+    spec = model_spec(config, objectives, offsets, columns_of(manifest.features), relevance, priors, comparison)
     model = build_model(spec, partial_last_layer)
     compute_as_trained(model, config)
     scales = {name: scale.model_dump() for name, scale in manifest.features.items()}

@@ -5,6 +5,7 @@ import shutil
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
@@ -25,10 +26,12 @@ from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoi
 from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
+from equipoise.train.head_phase import fit_heads, start_comparisons
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
+from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -64,11 +67,12 @@ class Job:
         objectives = self.data.objectives
         if self.accelerator.is_main_process:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
+            if self.data.beside.priors.names:
+                self.data.beside.priors.write(config.output / PRIORS)
         needs_valid = config.train.eval_every or config.train.calibration != "none"
         self.valid = open_split(self.data, "valid") if needs_valid else None
-        model, self.info = assemble_model(
-            config, objectives, self.data.slates.manifest, partial_last_layer=zero_stage(self.accelerator) != 3
-        )
+        model, self.info = assemble_model(config, self.data, partial_last_layer=zero_stage(self.accelerator) != 3)
+        self._start_heads(model)
         optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
@@ -115,6 +119,31 @@ class Job:
         if config.patience is None or config.eval_every is None:
             return False
         return self.best.waited(step, config.eval_every) >= config.patience
+
+    def _start_heads(self, model: SlateModel) -> None:
+        """Let heads with a prior or a comparison learn alone, on frozen vectors; every process does the same."""
+        data, epochs = self.data, self.config.train.head_epochs
+        goes_on = self.resume and checkpoints(self.config.output)  # a checkpoint holds what they learned
+        if goes_on or not epochs or not (model.priors or model.compares):
+            return
+        if data.beside.vectors is not None:
+            start_comparisons(model, data.beside.vectors)
+        with ProgressBar("heads", 100, "%", console=new_console(quiet=self.world.rank > 0)) as bar:
+            losses = fit_heads(
+                model,
+                self.config.objectives.specs(),
+                data.slates,
+                open_split(data, "valid").slates,
+                epochs,
+                self.config.seed,
+                lambda fraction: bar.update(int(100 * fraction)),
+            )
+        for name, values in losses.items():
+            best = int(np.argmin(values))
+            log.info(
+                f"{name}: log loss on valid {values[0]:.4f} as its prior, {min(values):.4f} after {best} of {epochs} "
+                "passes of its head alone"
+            )
 
     def _claim_folder(self, overwrite: bool) -> None:
         """Make the run folder ours, refusing to mix two runs; all processes learn of a refusal."""

@@ -35,21 +35,37 @@ def prepare_data(config: RunConfig) -> Manifest:
         log.info(f"left out: {rows:,} {reason}")
     for note in manifest.notes:
         log.info(f"note: {note}")
-    write_tokens(config)
+    _write_token_cache(config)
     if config.train.feature_dropout:
         masked = mask_all_fields(config.data)
         log.info(f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}")
         prepare(masked, labels=labels, read=read)
-        write_tokens(config.model_copy(update={"data": masked}))
+        _write_token_cache(config.model_copy(update={"data": masked}))
+    _fit_priors(config)
     return manifest
 
 
 def write_tokens(config: RunConfig) -> None:
-    """Write the token cache of `config`, or say that it is there.
+    """Write the token cache of `config` and fit its priors, or say that they are there.
 
     Raises:
         UserError: the folder is not prepared, the limits do not fit the backbone, or several processes were launched.
     """
+    _write_token_cache(config)
+    _fit_priors(config)
+
+
+def _fit_priors(config: RunConfig) -> None:
+    from equipoise.train.priors import find_priors
+    from equipoise.train.token_caches import find_tokens
+
+    store = find_priors(config, find_tokens(config))
+    if store is not None:
+        names = ", ".join(f"{name} ({spec.method})" for name, spec in store.priors.specs.items())
+        log.info(f"priors: {store.folder}: {names}")
+
+
+def _write_token_cache(config: RunConfig) -> None:
     from equipoise.train.assemble import check_lengths  # torch and transformers load only now
     from equipoise.train.token_caches import make_tokens
 

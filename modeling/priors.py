@@ -1,0 +1,165 @@
+"""The simple models that objectives begin as, on disk and in use: raw columns of candidates become log-odds.
+
+A folder of priors holds priors.json (names of the columns, and what each objective's prior reads) and NAME.txt, the
+text of a model (`equipoise.modeling.simple_models`). One class serves training, evaluation and requests, so that all
+get the same numbers.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.common.errors import UserError
+from equipoise.modeling.simple_models import LinearModel, from_text, log_odds
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+FILE = "priors.json"
+LARGEST_SHARE = 0.95
+"""Of an objective that is given another: its probability is at most this share, where both models are rough."""
+FARTHEST = 12.0
+"""Log-odds are kept between −12 and 12, a chance of six in a million, so that a score of ours stays a finite number."""
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """What the prior of one objective is.
+
+    Attributes:
+        method: trees, linear or column.
+        columns: names of what it reads, in its own order.
+        categories: those of them that are categories.
+        before: objectives whose probability its model's one is divided by, as that is of the whole chain.
+        scale: of a column: log_odds or probability.
+    """
+
+    method: str
+    columns: list[str]
+    categories: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    scale: str = "log_odds"
+
+
+class Priors:
+    """The priors of a run, in the order of the model's input.
+
+    Args:
+        folder: that holds them.
+        specs: by the names of the objectives.
+
+    Attributes:
+        columns: names of all columns that any of them reads, in the order of `log_odds`.
+    """
+
+    def __init__(self, folder: Path, specs: Mapping[str, PriorSpec]) -> None:
+        self.folder, self.specs = folder, dict(specs)
+        self.columns = list(dict.fromkeys(column for spec in self.specs.values() for column in spec.columns))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Priors":
+        """The priors of a folder; none where there is no such folder.
+
+        Raises:
+            UserError: its record is broken.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            return cls(folder, {})
+        try:
+            record = json.loads(path.read_text("utf-8"))
+            return cls(folder, {name: PriorSpec(**about) for name, about in record["priors"].items()})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is broken: train again or restore the file") from error
+
+    @property
+    def names(self) -> list[str]:
+        """The objectives that have one."""
+        return list(self.specs)
+
+    def write(self, folder: Path) -> None:
+        """Write record and models into a folder that is new, or replaces what it held."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, spec in self.specs.items():
+            if spec.method != "column":
+                shutil.copyfile(self.folder / f"{name}.txt", folder / f"{name}.txt")
+        (folder / FILE).write_text(json.dumps(self.record(), indent=2) + "\n", "utf-8")
+
+    def record(self) -> dict[str, Any]:
+        """What priors.json holds."""
+        return {"format": 1, "priors": {name: asdict(spec) for name, spec in self.specs.items()}}
+
+    @cached_property
+    def models(self) -> dict[str, "Booster | LinearModel"]:
+        """The fitted models, read when they are asked for.
+
+        Raises:
+            UserError: a file is missing or broken, or LightGBM is not installed.
+        """
+        models = {}
+        for name, spec in self.specs.items():
+            path = self.folder / f"{name}.txt"
+            if spec.method == "column":
+                continue
+            try:
+                models[name] = from_text(path.read_text("utf-8"))
+            except OSError as error:
+                raise UserError(f"{path} is missing: train again or restore the file") from error
+        return models
+
+    def own_columns(self, name: str, columns_NF: np.ndarray) -> np.ndarray:
+        """What the prior of one objective reads, of all `columns`."""
+        return columns_NF[:, [self.columns.index(column) for column in self.specs[name].columns]]
+
+    def log_odds(self, columns_NF: np.ndarray) -> np.ndarray:
+        """Log-odds of every objective, float32 (N, priors).
+
+        Args:
+            columns_NF: raw values, float (N, F) in the order of `columns`; categories as the index of their text, NaN
+                where unknown.
+        """
+        models = {name: self._own(name, columns_NF) for name in self.specs}
+        return join_chains(self.specs, models)
+
+    def _own(self, name: str, columns_NF: np.ndarray) -> np.ndarray:
+        """Log-odds of one model, float64 (N,); of a chain those of the whole chain."""
+        own_NF = self.own_columns(name, columns_NF)
+        if self.specs[name].method == "column":
+            return from_column(own_NF[:, 0], self.specs[name].scale)
+        return log_odds(self.models[name], own_NF)
+
+
+def from_column(values_N: np.ndarray, scale: str) -> np.ndarray:
+    """Log-odds of a column of scores, float64 (N,); 0 where it is unknown."""
+    values_N = np.asarray(values_N, np.float64)
+    if scale == "probability":
+        clipped = np.clip(values_N, 1e-6, 1 - 1e-6)
+        values_N = np.log(clipped) - np.log1p(-clipped)
+    return np.nan_to_num(values_N, nan=0.0)
+
+
+def join_chains(specs: Mapping[str, PriorSpec], own: Mapping[str, np.ndarray]) -> np.ndarray:
+    """From each model's log-odds to those of its objective, float32 (N, priors).
+
+    P(conversion | click) = P(click and conversion) / P(click): the model of a chain is divided by those before it.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, spec in specs.items():
+        logit_N = np.clip(own[name], -FARTHEST, FARTHEST)
+        if spec.before:
+            log_before_N = sum(-np.logaddexp(0.0, -found[other]) for other in spec.before)
+            log_share_N = np.minimum(-np.logaddexp(0.0, -logit_N) - log_before_N, np.log(LARGEST_SHARE))
+            logit_N = np.clip(log_share_N - np.log1p(-np.exp(log_share_N)), -FARTHEST, FARTHEST)
+        found[name] = logit_N
+    return np.stack([found[name] for name in specs], axis=1).astype(np.float32)
+
+
+def chain_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """The label of a whole chain, float32 (N,): 1 where all of them are; a missing one was not observed, so 0."""
+    return np.prod([np.nan_to_num(np.asarray(label, np.float32)) for label in labels], axis=0)

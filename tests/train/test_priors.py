@@ -1,0 +1,154 @@
+"""Priors: a run begins exactly as them, no row sees its own label, and what cannot be fitted is told in a sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
+from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
+from equipoise.train.head_phase import fit_heads
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.priors import find_priors
+from equipoise.train.token_caches import find_tokens
+from tests.tiny_run import run_settings
+
+FEATURES = [{"name": "seen_before", "scale": "log1p"}, {"name": "category", "scale": "category"}]
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
+
+
+@pytest.fixture(scope="module")
+def make_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
+    """The tiny run's config, prepared; priors by objective."""
+
+    def make(data: dict[str, Any] | None = None, **priors: Any) -> RunConfig:
+        settings = run_settings(tmp_path_factory.mktemp("priors"))
+        settings["data"] |= {"features": FEATURES, **(data or {})}
+        for name, prior in priors.items():
+            settings["objectives"][name] = {"prior": prior}
+        config = RunConfig.model_validate(settings)
+        prepare(config.data)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def linear(make_config: Callable[..., RunConfig]) -> RunConfig:
+    return make_config(ctr="linear", cvr="linear")
+
+
+def open_train(config: RunConfig) -> DataParts:
+    return open_data(config, "train", build_objectives(config.objectives), find_tokens(config))
+
+
+def test_the_first_scores_are_those_of_the_priors(linear: RunConfig) -> None:
+    data = open_train(linear)
+    model, info = assemble_model(linear, data)
+    assert info.priors == ["ctr", "cvr"] and info.offsets == {"ctr": 0.0, "cvr": 0.0}
+    valid = open_split(data, "valid")
+    from equipoise.data.batches import build_batch
+
+    batch = build_batch([valid.slates.slate(row) for row in range(3)], 256, 0)
+    with torch.inference_mode():
+        scores = model.eval().score(batch.model_inputs())
+    expected = np.concatenate([valid.slates.prior[8 * row : 8 * row + 8] for row in range(3)])  # type: ignore[index]
+    for column, name in enumerate(("ctr", "cvr")):
+        torch.testing.assert_close(scores[name], torch.from_numpy(expected[:, column]), atol=1e-6, rtol=0)
+
+
+def test_training_rows_are_scored_by_models_that_saw_no_row_of_their_user(linear: RunConfig) -> None:
+    """The labels of one user are turned round: the model of all rows changes, that user's own scores do not."""
+    data = open_train(linear)
+    rows, tokens = data.slates.rows["user_id"], data.slates.tokens
+    users = np.repeat(np.array(rows), np.diff(tokens.first))
+    own = users == users[0]
+    before = np.array(data.slates.prior)
+    from equipoise.train import priors as module
+
+    fit = module._Fit(linear, find_tokens(linear), linear.data.folder)
+    click = np.array(tokens.click)
+    click[own] = 1 - click[own]
+    fit.train.tokens.click = click
+    spec = fit._spec("ctr")
+    # Folds and the strength of the penalty are the same; only this user's labels differ.
+    changed = fit._log_odds("ctr", spec)[0]
+    assert np.allclose(changed[own], before[own, 0], atol=1e-3)
+    assert np.abs(changed[~own] - before[~own, 0]).max() > 1e-2
+    find_priors(linear, find_tokens(linear))
+
+
+def test_a_chain_is_divided_by_what_comes_before() -> None:
+    specs = {"ctr": PriorSpec("linear", ["a"]), "cvr": PriorSpec("linear", ["a"], before=["ctr"])}
+    own = {"ctr": np.array([-1.0, 0.5, -2.0]), "cvr": np.array([-3.0, -1.0, 4.0])}
+    ctr, cvr = sigmoid(join_chains(specs, own).astype(np.float64)).T
+    np.testing.assert_allclose((ctr * cvr)[:2], sigmoid(own["cvr"])[:2], rtol=1e-5)
+    assert cvr[2] == pytest.approx(0.95)  # more conversions than clicks: the rough models do not fit each other
+
+
+def test_a_column_is_taken_as_it_is() -> None:
+    np.testing.assert_allclose(from_column(np.array([0.5, 0.2, np.nan]), "probability"), [0, np.log(0.25), 0])
+    np.testing.assert_allclose(from_column(np.array([1.5, np.nan]), "log_odds"), [1.5, 0])
+
+
+def test_a_shops_own_score_is_where_training_begins(make_config: Callable[..., RunConfig]) -> None:
+    config = make_config({"features": [{"name": "seen_before", "scale": "none"}]}, ctr={"column": "seen_before"})
+    data = open_train(config)
+    assert np.array_equal(np.array(data.slates.prior)[:, 0], data.slates.tokens.features["seen_before"])
+
+
+def test_written_priors_give_the_same_log_odds(linear: RunConfig, tmp_path: Path) -> None:
+    data = open_train(linear)
+    data.beside.priors.write(tmp_path / "priors")
+    valid = open_split(data, "valid").slates
+    columns = np.stack([valid.tokens.features[name] for name in ("seen_before", "category")], axis=1)
+    again = Priors.read(tmp_path / "priors")
+    assert again.columns == ["seen_before", "category"]
+    np.testing.assert_array_equal(again.log_odds(columns), valid.prior)
+    (tmp_path / "priors" / "ctr.txt").unlink()
+    with pytest.raises(UserError, match=r"ctr\.txt is missing"):
+        Priors.read(tmp_path / "priors").log_odds(columns)
+
+
+def test_heads_keep_their_prior_where_a_pass_makes_it_worse(linear: RunConfig) -> None:
+    """On sixty requests four passes overfit or help: either way the state that is kept is the best on valid."""
+    data = open_train(linear)
+    model, _ = assemble_model(linear, data)
+    losses = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 3, 17)
+    assert set(losses) == {"ctr", "cvr"} and all(len(values) == 4 for values in losses.values())
+    again = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 1, 17)
+    for name in losses:
+        assert again[name][0] == pytest.approx(min(losses[name]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("priors", "words"),
+    [
+        ({"cvr": "linear"}, r"divided by that of ctr, which has none: add objectives\.ctr\.prior"),
+        ({"ctr": {"column": "seen_befor"}}, r"reads 'seen_befor'.*did you mean 'seen_before'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(make_config: Callable[..., RunConfig], priors: Any, words: str) -> None:
+    config = make_config(**priors)
+    with pytest.raises(UserError, match=words):
+        find_priors(config, find_tokens(config))
+    assert not list((config.data.folder / "priors").glob("*/priors.json"))
+
+
+def test_several_processes_ask_for_priors_and_never_fit_them(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(ctr="linear")
+    tokens = find_tokens(config)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="holds no priors for these objectives: run `equipoise tokenize CONFIG`"):
+        find_priors(config, tokens)

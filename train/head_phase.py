@@ -1,0 +1,148 @@
+"""Before the first step, the heads of binary objectives learn what needs no backbone: prior, numbers and comparison.
+
+Frozen vectors are looked up, so that whole passes over the training slates take seconds where a pass of the backbone
+takes hours. After every pass each head is judged on the valid split; it goes on from its best state, which may be the
+one that it began with. The result depends on the seed alone, not on the number of processes: each does the same.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from equipoise.configs.objective_spec import ObjectiveSpec
+from equipoise.configs.objectives import chain
+from equipoise.data.batches import ColumnBatch, build_columns
+from equipoise.data.slate_set import SlateSet
+from equipoise.data.thing_columns import principal_axes
+from equipoise.modeling.heads import PointHead
+from equipoise.modeling.model import SlateModel
+from equipoise.train.objectives.pointwise import chain_loss
+from equipoise.train.validation import spread_rows
+
+SLATES = 64
+"""Of a batch."""
+PROJECTION_RATE, RATE, DECAY = 3e-4, 1e-3, 1e-3
+"""Learning rates of the projections and of the rest, and AdamW's weight decay; those of the prototype's figures."""
+MOST_VALID = 2_000
+"""Slates of the valid split that judge."""
+
+
+def fit_heads(
+    model: SlateModel,
+    specs: Mapping[str, ObjectiveSpec],
+    train: SlateSet,
+    valid: SlateSet,
+    epochs: int,
+    seed: int,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, list[float]]:
+    """Let the heads learn without the towers; the best state of each stays in the model.
+
+    Args:
+        model: on the CPU, newly built.
+        specs: of the objectives.
+        train, valid: slates with their priors and things.
+        epochs: passes over the training slates.
+        seed: of the order of slates.
+        progress: is told the fraction that is done, 0 to 1.
+
+    Returns:
+        per objective its log loss on the valid split, in nats per impression: at first, then after every pass.
+    """
+    heads = {name: cast(PointHead, model.heads[name]) for name in _with_own_parts(model, specs)}
+    if not heads or not epochs:
+        return {}
+    judged = spread_rows(len(valid), MOST_VALID)
+    losses = {name: [loss] for name, loss in _judge(heads, specs, model, valid, judged).items()}
+    best = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
+    optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)
+    batches = -(-len(train) // SLATES)
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch, SLATES]).permutation(len(train))
+        for number, batch in enumerate(_batches(train, order)):
+            loss = sum(_losses(heads, specs, model, batch).values())
+            optimizer.zero_grad()
+            cast(torch.Tensor, loss).backward()
+            optimizer.step()
+            progress((epoch + (number + 1) / batches) / epochs)
+        for name, value in _judge(heads, specs, model, valid, judged).items():
+            if value < min(losses[name]):
+                best[name] = copy.deepcopy(heads[name].state_dict())
+            losses[name].append(value)
+    for name, head in heads.items():
+        head.load_state_dict(best[name])
+        head.zero_grad(set_to_none=True)
+    return losses
+
+
+def start_comparisons(model: SlateModel, vectors: np.ndarray) -> None:
+    """Let all comparisons begin as the principal axes of the vectors of things, float (T, D)."""
+    for head in model.heads.values():
+        if isinstance(head, PointHead) and head.comparison is not None:
+            width = head.comparison.of_candidate.out_features
+            head.comparison.start(torch.from_numpy(principal_axes(vectors, width)))
+
+
+def _with_own_parts(model: SlateModel, specs: Mapping[str, ObjectiveSpec]) -> list[str]:
+    """Binary objectives whose head has a prior or compares."""
+    binary = [name for name in model.pointwise if specs[name].form == "binary"]
+    return [name for name in binary if name in model.priors or model.compares]
+
+
+def _groups(heads: Mapping[str, PointHead]) -> list[dict]:
+    """AdamW's groups: projections, and what reads them; the tower's own map and the features' response wait."""
+    projections: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for head in heads.values():
+        others += [head.moved] if head.moved is not None else []
+        for name, parameter in head.comparison.named_parameters() if head.comparison is not None else ():
+            (projections if name.startswith("of_") else others).append(parameter)
+    return [{"params": projections, "lr": PROJECTION_RATE}, {"params": others, "lr": RATE}]
+
+
+def _batches(slates: SlateSet, rows: np.ndarray | list[int]) -> Iterator[ColumnBatch]:
+    for begin in range(0, len(rows), SLATES):
+        yield build_columns([slates.columns(int(row)) for row in rows[begin : begin + SLATES]])
+
+
+def _losses(
+    heads: Mapping[str, PointHead], specs: Mapping[str, ObjectiveSpec], model: SlateModel, batch: ColumnBatch
+) -> dict[str, torch.Tensor]:
+    """Mean log loss of each head's chain over the candidates of a batch; earlier logits of a chain without gradient."""
+    inputs, count = batch.inputs(), batch.click.shape[0]
+    logits = {
+        name: head.beside_text(model.head_inputs(name, inputs, count)) + model.offsets[name]
+        for name, head in heads.items()
+    }
+    losses = {}
+    for name in heads:
+        names = [*chain(specs, name), name]
+        if not set(names) <= set(heads):
+            continue
+        label_N = torch.stack([batch.label(str(specs[each].label)) for each in names]).nan_to_num().prod(0)
+        chained = [logits[each].detach() for each in names[:-1]] + [logits[name]]
+        losses[name] = chain_loss(chained, label_N).mean()
+    return losses
+
+
+@torch.no_grad()
+def _judge(
+    heads: Mapping[str, PointHead],
+    specs: Mapping[str, ObjectiveSpec],
+    model: SlateModel,
+    slates: SlateSet,
+    rows: list[int],
+) -> dict[str, float]:
+    """Mean log loss per impression on some slates."""
+    sums: dict[str, float] = {}
+    count = 0
+    for batch in _batches(slates, rows):
+        size = batch.click.shape[0]
+        count += size
+        for name, loss in _losses(heads, specs, model, batch).items():
+            sums[name] = sums.get(name, 0.0) + size * float(loss)
+    return {name: total / count for name, total in sums.items()}

@@ -1,0 +1,231 @@
+"""Fits the simple models that objectives begin as, and gives every row its log-odds: out of fold where it trains.
+
+They lie in PREPARED/priors/KEY, which a single process makes: priors.json and NAME.txt (`equipoise.modeling.priors`),
+train.npy with the log-odds of the training rows, float32 (I, priors), and, where training shows some rows as of
+anonymous users, masked.npy with those of the same rows as they are shown then.
+
+Shape suffixes: I impressions of a split, F columns.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.common.atomic import atomic_dir
+from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
+from equipoise.configs.objective_spec import nearest_name
+from equipoise.configs.objectives import chain
+from equipoise.configs.priors import PriorConfig
+from equipoise.configs.schema import RunConfig
+from equipoise.data.features import CategoryScale
+from equipoise.data.manifest import Manifest
+from equipoise.data.prepare.masked import mask_all_fields
+from equipoise.data.slate_set import SlateSet
+from equipoise.data.token_cache import SplitTokens, TokenCache
+from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
+from equipoise.modeling.simple_models import fit_linear, fit_trees, out_of_fold, to_text
+from equipoise.train.token_caches import find_tokens
+
+FOLDER = "priors"
+TRAIN, MASKED = "train.npy", "masked.npy"
+SEED = 0
+"""Of folds and trees: a prior is a property of the data, so that runs of several seeds share it."""
+
+
+def prior_configs(config: RunConfig) -> dict[str, PriorConfig]:
+    """The priors that a run asks for, by objective, in the order of the objectives."""
+    options = config.objectives.active()
+    return {name: prior for name in options if (prior := getattr(options[name], "prior", None)) is not None}
+
+
+def split_columns(manifest: Manifest, tokens: SplitTokens) -> dict[str, np.ndarray]:
+    """All columns that priors may read of a split, float32 (I,) each, by name: features, then computed ones."""
+    return {name: tokens.features[name] for name in manifest.features} | dict(tokens.computed)
+
+
+def read_columns(columns: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
+    """Some columns side by side, float32 (I, F)."""
+    return np.stack([np.asarray(columns[name], np.float32) for name in names], axis=1)
+
+
+@dataclass(frozen=True)
+class PriorStore:
+    """The priors of a configuration and the log-odds of its training rows.
+
+    Attributes:
+        folder: PREPARED/priors/KEY.
+    """
+
+    folder: Path
+
+    @cached_property
+    def priors(self) -> Priors:
+        """The models."""
+        return Priors.read(self.folder)
+
+    def training_rows(self, masked: bool = False) -> np.ndarray:
+        """Out-of-fold log-odds of the train split, float32 (I, priors), mapped.
+
+        Raises:
+            UserError: the file is missing.
+        """
+        path = self.folder / (MASKED if masked else TRAIN)
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is missing or broken: delete {self.folder} and prepare again") from error
+
+
+def find_priors(config: RunConfig, tokens: TokenCache) -> PriorStore | None:
+    """The priors of a job, before its processes meet; a single process fits those that are missing; None without any.
+
+    Raises:
+        UserError: they are missing and the job has several processes, or what they read is.
+    """
+    if not prior_configs(config):
+        return None
+    store = PriorStore(config.data.folder / FOLDER / _key(config))
+    if (store.folder / FILE).is_file():
+        return store
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{config.data.folder} holds no priors for these objectives: run `equipoise tokenize CONFIG` with the same "
+            "settings, then launch again"
+        )
+    with atomic_dir(store.folder) as building, ProgressBar("fitting priors") as bar:
+        _Fit(config, tokens, building).write(bar)
+    return store
+
+
+def _key(config: RunConfig) -> str:
+    """What determines the priors: equal keys, equal priors."""
+    manifest = Manifest.read(config.data.folder)
+    configs = {name: prior.model_dump(mode="json") for name, prior in prior_configs(config).items()}
+    labels = {name: config.objectives.specs()[name].label for name in configs}
+    described = [configs, labels, manifest.hashes, list(manifest.features), bool(config.train.feature_dropout), SEED]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Fit:
+    """Fits the priors of a configuration, one objective after another."""
+
+    def __init__(self, config: RunConfig, tokens: TokenCache, folder: Path) -> None:
+        self.config, self.folder, self.configs = config, folder, prior_configs(config)
+        self.train, self.valid = (SlateSet(config.data.folder, split, tokens) for split in ("train", "valid"))
+        self.manifest, self.objectives = self.train.manifest, config.objectives.specs()
+        self.columns = split_columns(self.manifest, self.train.tokens)
+        self.valid_columns = split_columns(self.manifest, self.valid.tokens)
+        self.masked_columns: dict[str, np.ndarray] = {}
+        if config.train.feature_dropout:
+            masked = config.model_copy(update={"data": mask_all_fields(config.data)})
+            shown = SlateSet(masked.data.folder, "train", find_tokens(masked))
+            self.masked_columns = split_columns(shown.manifest, shown.tokens)
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """A number for the user of every training row, int64 (I,)."""
+        codes = np.unique(np.array(self.train.rows["user_id"]), return_inverse=True)[1]
+        return np.repeat(codes, np.diff(self.train.tokens.first))
+
+    def write(self, bar: ProgressBar) -> None:
+        """Fit all, and write models, record and log-odds."""
+        specs: dict[str, PriorSpec] = {}
+        rows: dict[str, list[np.ndarray]] = {}
+        for number, name in enumerate(self.configs):
+            bar.stage(f"fitting the prior of {name}", number / len(self.configs))
+            specs[name] = self._spec(name)
+            rows[name] = self._log_odds(name, specs[name])
+        files = [TRAIN, *([MASKED] if self.masked_columns else [])]
+        for index, file in enumerate(files):
+            own = {name: np.asarray(values[index], np.float64) for name, values in rows.items()}
+            np.save(self.folder / file, join_chains(specs, own))
+        record = Priors(self.folder, specs).record()
+        (self.folder / FILE).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+    def _spec(self, name: str) -> PriorSpec:
+        prior = self.configs[name]
+        names = [prior.column] if prior.column else prior.columns
+        known = list(self.columns)
+        for column in names or []:
+            if column not in known:
+                raise UserError(
+                    f"objectives.{name}.prior reads '{column}', which the prepared folder does not hold"
+                    f"{nearest_name(column, known)}: add it to data.features and prepare again"
+                )
+        if not known:
+            raise UserError(
+                f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
+            )
+        chosen = [str(column) for column in names or known]
+        scales = self.manifest.features
+        categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
+        before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
+        return PriorSpec(prior.method, chosen, categories, before, prior.scale)
+
+    def _before(self, name: str) -> list[str]:
+        before = chain(self.objectives, name)
+        for other in before:
+            if other not in self.configs:
+                raise UserError(
+                    f"objectives.{name}.prior over the entire space is divided by that of {other}, which has none: add "
+                    f"objectives.{other}.prior, or set objectives.{name}.prior.space: given"
+                )
+        return before
+
+    def _labels(self, name: str, tokens: SplitTokens) -> list[np.ndarray]:
+        """Labels of the chain of an objective, its own the last."""
+        columns = {"click": tokens.click, "conversion": tokens.conversion, **tokens.labels}
+        return [columns[str(self.objectives[each].label)] for each in (*chain(self.objectives, name), name)]
+
+    def _log_odds(self, name: str, spec: PriorSpec) -> list[np.ndarray]:
+        """Fit one model and write it; log-odds of the training rows, as they are and as they are shown masked."""
+        train = read_columns(self.columns, spec.columns)
+        masked = [read_columns(self.masked_columns, spec.columns)] if self.masked_columns else []
+        if spec.method == "column":
+            return [from_column(table[:, 0], spec.scale) for table in (train, *masked)]
+        labels, valid_labels = self._labels(name, self.train.tokens), self._labels(name, self.valid.tokens)
+        entire = self.configs[name].space == "entire"
+        observed, observed_valid = (
+            slice(None) if entire else chain_labels([np.ones(len(each[-1])), *each[:-1]]) == 1
+            for each in (labels, valid_labels)
+        )
+        valid = read_columns(self.valid_columns, spec.columns)
+        positions = [spec.columns.index(column) for column in spec.categories]
+        fit = fit_trees if spec.method == "trees" else fit_linear
+        label = chain_labels(labels)
+        tuning = (valid[observed_valid], chain_labels(valid_labels)[observed_valid])
+        model = fit(train[observed], label[observed], categories=positions, valid=tuning, seed=SEED)
+        (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
+        folds = self.configs[name].folds
+        everyone = [train, *masked]
+        if entire:
+            return out_of_fold(model, train, label, self.users, folds=folds, seed=SEED, shown_as=masked)
+        return self._given(model, everyone, label, np.asarray(observed), folds)
+
+    def _given(
+        self, model: object, tables: list[np.ndarray], label: np.ndarray, observed: np.ndarray, folds: int
+    ) -> list[np.ndarray]:
+        """Out-of-fold log-odds where the label was observed; the model's own elsewhere, whose labels it never saw."""
+        from equipoise.modeling.simple_models import log_odds
+
+        train, *masked = tables
+        found = [log_odds(model, table) for table in tables]  # type: ignore[arg-type]
+        inside = out_of_fold(
+            model,  # type: ignore[arg-type]
+            train[observed],
+            label[observed],
+            self.users[observed],
+            folds=folds,
+            seed=SEED,
+            shown_as=[table[observed] for table in masked],
+        )
+        for values, own in zip(found, inside, strict=True):
+            values[observed] = own
+        return found
