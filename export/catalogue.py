@@ -1,6 +1,7 @@
 """What a server needs next to the adapters: items by id, vectors of the catalogue, limits, and requests to try."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 from equipoise.configs.schema import LoraConfig, RunConfig
 from equipoise.data.features import CategoryScale
 from equipoise.data.prompts import is_missing
+from equipoise.data.rates import FOLDER as RATES_FOLDER
+from equipoise.data.rates import key_text
 from equipoise.data.recall_texts import Positives, TextLayout
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.tokens import SlateTokenizer
@@ -32,7 +35,7 @@ EXAMPLE_CANDIDATES = 30
 
 
 def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[str, Any]:
-    """Write items.parquet and examples.jsonl into an export; returns their part of serving.json.
+    """Write items.parquet, examples.jsonl and the states of rates into an export; returns their part of serving.json.
 
     Args:
         folder: of the export.
@@ -52,7 +55,15 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
             rest = table.drop_columns(name) if name in columns else table
             kind = pa.string() if isinstance(scale, CategoryScale) else pa.float64()
             table = rest.append_column(name, pa.array(values, kind))
+    rates = slates.manifest.rates
+    for name in dict.fromkeys(name for rate in rates for name in rate.by if name in items.column_names):
+        # Beside a feature of that name, which holds the texts that training shows most alone.
+        keys = [key_text(value) for value in items.column(name).to_pylist()]
+        table = table.append_column(f"key_{name}", pa.array(keys, pa.string()))
     pq.write_table(table, folder / ITEMS, compression="zstd")
+    for rate in rates:
+        (folder / RATES_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(config.data.folder / RATES_FOLDER / rate.file, folder / RATES_FOLDER / rate.file)
     ids = items.column("item_id").to_pylist()
     examples = [_make_example(slates.rows[row], ids, features) for row in spread_rows(len(slates), MAX_EXAMPLES)]
     lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
@@ -60,6 +71,7 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     return {
         "catalogue": {"items": ITEMS, "count": len(ids), "examples": EXAMPLES},
         "limits": {"candidates": config.data.max_candidates, "max_row": config.tokens.max_row},
+        "rates": [rate.file for rate in rates],
     }
 
 

@@ -26,6 +26,10 @@ config = typer.Typer(
 for command in settings.CONFIG_COMMANDS:
     config.command()(command)
 app.add_typer(config)
+rates = typer.Typer(name="rates", help="The state that an export's rates go by.", no_args_is_help=True)
+for command in exports.RATES_COMMANDS:
+    rates.command()(command)
+app.add_typer(rates)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -72,7 +72,8 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
     texts = [name for name in ("text", "context") if name in kinds]
     fields = [name for name in recommender.fields["context"] if name in kinds]
     worth = worth_columns(recommender.reader, kinds)
-    features = [name for name in recommender.fields["features"] if name in kinds]
+    keys = [name for name in recommender.reader.rates.keys if name != "item_id"]
+    features = [name for name in dict.fromkeys([*recommender.fields["features"], *keys]) if name in kinds]
     candidates = [candidate_of(row, texts, fields, worth, features) for row in rows]
     try:
         recommender.prepare({"candidates": candidates, "value_weight": 0.0})

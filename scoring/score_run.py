@@ -17,6 +17,8 @@ from equipoise.common.hashing import file_hash
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import Scales, read_scales
+from equipoise.data.rates import FOLDER as RATES_FOLDER
+from equipoise.data.rates import RateLookup
 from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepared_catalogue
 from equipoise.data.requests.files import Block, RequestFile, cut_blocks, find_request_files
 from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
@@ -130,11 +132,13 @@ def _open(config: RunConfig, requests: Path, options: ScoreOptions, scales: Scal
         if value is not None and value < 1:
             raise UserError(f"{name} {value} leaves room for nothing: give at least 1")
     files = find_request_files(requests)
+    rates = RateLookup.read(config.data.folder / RATES_FOLDER / rate.file for rate in config.data.rates)
+    read = [*scales, *rates.keys]
     if options.items is not None:
-        catalogue = given_catalogue(options.items, config.data.prompt, list(scales))
+        catalogue = given_catalogue(options.items, config.data.prompt, read)
     else:
-        catalogue = prepared_catalogue(config.data.folder, list(scales))
-    forms = {file.path: form_of(file, catalogue, config.data, scales) for file in files}
+        catalogue = prepared_catalogue(config.data.folder, read)
+    forms = {file.path: form_of(file, catalogue, config.data, scales, rates) for file in files}
     first = next(iter(forms.values()))
     for form in forms.values():
         if type(form) is not type(first) or _ids(form) != _ids(first):

@@ -8,6 +8,7 @@ from typing import Any
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import PromptConfig, read_sections
 from equipoise.data.features import Scales
+from equipoise.data.rates import RateLookup
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
@@ -37,11 +38,13 @@ def make_reader(
     point: OperatingPoint,
     scales: Scales,
     max_candidates: int | None = None,
+    rates: RateLookup | None = None,
 ) -> RequestReader:
-    """The reader of requests, with the templates and limits of serving.json; `max_candidates`: another limit."""
+    """The reader of requests, with the templates and limits of serving.json; `max_candidates`: another limit; `rates`:
+    the last state of the rates among the features."""
     limits = Limits(candidates=max_candidates or record["limits"]["candidates"])
     prompt, history = PromptConfig(**record["prompt"]), read_sections(record["history"])
-    return RequestReader(prompt, history, known, point, limits, scales)
+    return RequestReader(prompt, history, known, point, limits, scales, rates)
 
 
 def read_examples(path: Path) -> list[dict[str, Any]]:

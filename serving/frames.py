@@ -63,9 +63,12 @@ class RequestRows:
         self.user = [name for name in fields["user"] if name in columns]
         self.context = [name for name in fields["context"] if name in columns and candidates is None]
         features = [
-            name for name in fields["features"] if name in columns and name != "item_id"
+            name
+            for name in dict.fromkeys([*fields["features"], *reader.rates.keys])
+            if name in columns and name != "item_id"
         ]  # an id is read anyway
-        self.categories = [name for name in features if reader.scales[name].scale == "category"]
+        keys = set(reader.rates.keys)  # of rates: they may stand once per request, as categories may
+        self.categories = [name for name in features if name in keys or reader.scales[name].scale == "category"]
         self.features = features if candidates is None else []
         self.ready = [name for name in ("prefix", "history") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]

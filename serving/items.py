@@ -1,6 +1,6 @@
 """The items that an export knows by id."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
 from equipoise.data.features import FeatureScale, Scales
+from equipoise.data.rates import key_text
 
 FILE_NAME = "items.parquet"
 
@@ -17,16 +18,18 @@ FILE_NAME = "items.parquet"
 class KnownItems:
     """Texts, as `prepare` rendered them, and titles, as histories tell them, by item_id; no titles where unknown.
 
-    `values`: by the name of a feature the items' own raw values of it, where they are known.
+    `values`: by the name of a feature the items' own raw values of it, where they are known. `keys`: by the name of a
+    column that rates count by the items' texts in it.
     """
 
     texts: dict[str, str]
     titles: dict[str, str]
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    keys: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def read_items(path: Path, features: Scales | None = None) -> KnownItems:
-    """Read items.parquet of an export: item_id, text and, where the data had them, title and values of `features`.
+def read_items(path: Path, features: Scales | None = None, keys: Iterable[str] = ()) -> KnownItems:
+    """Read items.parquet of an export: item_id, text and, where the data had them, title, values of `features`, `keys`.
 
     Raises:
         UserError: it is missing or broken.
@@ -41,7 +44,13 @@ def read_items(path: Path, features: Scales | None = None) -> KnownItems:
     known_titles = {item: title for item, title in zip(ids, titles, strict=False) if title}
     own = {name: scale for name, scale in (features or {}).items() if name in table.column_names}
     values = {name: _values(table, name, ids, scale) for name, scale in own.items()}
-    return KnownItems(dict(zip(ids, texts, strict=True)), known_titles, values)
+    texts_of_keys = {name: _keys(table, f"key_{name}", ids) for name in keys if f"key_{name}" in table.column_names}
+    return KnownItems(dict(zip(ids, texts, strict=True)), known_titles, values, texts_of_keys)
+
+
+def _keys(table: pa.Table, name: str, ids: Sequence[str]) -> dict[str, str]:
+    column = map(key_text, table.column(name).to_pylist())
+    return {item: text for item, text in zip(ids, column, strict=True) if text is not None}
 
 
 def _values(table: pa.Table, name: str, ids: Sequence[str], scale: FeatureScale) -> dict[str, float]:

@@ -15,6 +15,8 @@ import torch
 
 from equipoise.common.errors import UserError
 from equipoise.data.features import NumberScale, Scales, read_scales
+from equipoise.data.rates import FOLDER as RATES_FOLDER
+from equipoise.data.rates import RateLookup
 from equipoise.data.recall_texts import TextLayout
 from equipoise.export.load import load_export
 from equipoise.export.serving_record import calibrations_of, read_serving_record
@@ -85,7 +87,13 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, export: str | Path, *, device: str = "cpu", cache_mb: int = 256, max_candidates: int | None = None
+        cls,
+        export: str | Path,
+        *,
+        device: str = "cpu",
+        cache_mb: int = 256,
+        max_candidates: int | None = None,
+        rates: str | Path | None = None,
     ) -> "Recommender":
         """Load an export and the base model that it belongs to.
 
@@ -94,6 +102,7 @@ class Recommender:
             device: of the model, by torch's name.
             cache_mb: MiB of the kv_cache of prefixes; 0 keeps none.
             max_candidates: of one request; None leaves the export's own limit.
+            rates: the folder that `equipoise rates update --out` wrote; None takes the export's own.
 
         Raises:
             UserError: the folder is no whole export, the base model is missing or another one, or there is no such
@@ -107,7 +116,9 @@ class Recommender:
         if cache_mb < 0:
             raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
         scales = read_scales(record.get("features", {}))
-        known = read_items(folder / record["catalogue"]["items"], scales)
+        own = Path(rates) if rates is not None else folder / RATES_FOLDER
+        lookup = RateLookup.read(own / name for name in record.get("rates", []))
+        known = read_items(folder / record["catalogue"]["items"], scales, lookup.keys)
         examples = read_examples(folder / record["catalogue"]["examples"])
         model = load_export(folder, record)
         fold_shared(model)
@@ -118,7 +129,7 @@ class Recommender:
             raise UserError(f"device '{device}' cannot be used ({reason}): take cpu or another one") from error
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
-        reader = make_reader(record, known, point, scales, max_candidates)
+        reader = make_reader(record, known, point, scales, max_candidates, lookup)
         cache = PrefixCache(cache_mb << 20)
         calibrations = calibrations_of(record)
         max_row = record["limits"]["max_row"]

@@ -13,7 +13,9 @@ utility as it is.
 Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
 refused. The same item may stand among the candidates twice, for it can be offered in two ways. A feature of
 the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
-item's own; where none of them gives it, it is unknown and adds nothing to a logit.
+item's own; where none of them gives it, it is unknown and adds nothing to a logit. A rate (data.rates) that is not
+given is that of the export's last state, by the columns that it counts by, read from the same places: item_id is the
+candidate's own, user_id may be a field of `user`.
 """
 
 import math
@@ -24,6 +26,7 @@ from typing import Any
 from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
 from equipoise.data.features import Scales
 from equipoise.data.prompts import is_missing, parse_piece, piece_fields
+from equipoise.data.rates import RateLookup
 from equipoise.data.requests.renderer import PromptRenderer
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
@@ -99,6 +102,7 @@ class RequestReader:
         operating_point: its weights ω and their bounds.
         limits: what one request may hold.
         features: scales of the features that the heads read, by name.
+        rates: the last state of the rates among them.
     """
 
     def __init__(
@@ -109,7 +113,9 @@ class RequestReader:
         operating_point: OperatingPoint,
         limits: Limits,
         features: Scales | None = None,
+        rates: RateLookup | None = None,
     ) -> None:
+        self.rates = rates or RateLookup()
         self.scales = dict(features or {})
         self.features = tuple(self.scales)
         self.prompt, self.sections, self.items = prompt, sections_of(history), items
@@ -130,7 +136,8 @@ class RequestReader:
 
     def with_limits(self, limits: Limits) -> "RequestReader":
         """The same with other limits."""
-        return RequestReader(self.prompt, self.sections, self.items, self.operating_point, limits, self.scales)
+        shared = (self.prompt, self.sections, self.items, self.operating_point)
+        return RequestReader(*shared, limits, self.scales, self.rates)
 
     def read(self, request: Any) -> ReadRequest:
         """The texts of a request.
@@ -301,6 +308,8 @@ class RequestReader:
                 value = self.items.values.get(name, {}).get(item_id or "")
             if value is None:
                 value = self._feature(name, [("user", shopper)])
+            if value is None and name in self.rates:
+                value = self.rates.value(name, lambda key: self._key(key, [*sources, ("user", shopper)], item_id))
             raw.append(math.nan if value is None else value)
         return tuple(raw)
 
@@ -311,6 +320,19 @@ class RequestReader:
             if not is_missing(value):
                 return feature(f"{source}.{name}", value, self.scales[name])
         return None
+
+    def _key(self, name: str, sources: list[tuple[str, Mapping[str, Any]]], item_id: str | None) -> Any:
+        """The value of a column that rates count by, None where nothing gives it: sources, the shopper's last."""
+        if name == "item_id":
+            return item_id
+        *of_candidate, of_shopper = sources
+        for where, fields in of_candidate:
+            value = plain(f"{where}.{name}", fields.get(name), self.limits.text_chars)
+            if not is_missing(value):
+                return value
+        own = self.items.keys.get(name, {}).get(item_id or "")
+        where, fields = of_shopper
+        return own if own is not None else plain(f"{where}.{name}", fields.get(name), self.limits.text_chars)
 
     def _item_text(self, field: str, item: Any) -> str:
         fields = self._fields(field, item, self.item)

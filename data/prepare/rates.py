@@ -23,6 +23,7 @@ from equipoise.data.rates import LEAST, METADATA, levels_of
 STATE_BATCH = 100_000
 DAY = 86_400_000_000
 """Microseconds."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BLOCK = 256
 """Half-lives of a block: a weight grows to 2^BLOCK within one, and what is older than two blocks counts nothing."""
 
@@ -53,10 +54,15 @@ def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
                 raise UserError(f"{label} has a column '{name}', which data.rates computes: rename it")
         for name in rate.labels:
             if name not in LABELS:
-                _refuse_bad_labels(tables, name, rate.given if name != rate.given else None)
+                refuse_bad_labels(tables, name, rate.given if name != rate.given else None)
 
 
-def _refuse_bad_labels(tables: Tables, name: str, given: str | None) -> None:
+def refuse_bad_labels(tables: Tables, name: str, given: str | None) -> None:
+    """Refuse a label that is not 0 or 1 in a raw impression where `given` is 1 (in any, where it is None).
+
+    Raises:
+        UserError: names the file, the column, the first such value and the fix.
+    """
     number, counted = label_sql(name), f"{label_sql(given)} = 1" if given else "true"
     bad = f"{counted} AND coalesce({number} NOT IN (0, 1), true)"
     row = tables.con.execute(f"SELECT i.{quote(name)} FROM raw_impressions i WHERE {bad} LIMIT 1").fetchone()
@@ -110,6 +116,21 @@ def delay_of(rate: RateConfig) -> int:
     return round(rate.delay_days * DAY)
 
 
+def microseconds_of(moment: datetime) -> int:
+    """Microseconds from 1970 to a moment (UTC)."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def moment_of(microseconds: int) -> datetime:
+    """The moment (UTC) so many microseconds after 1970."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+def decay_sql(rate: RateConfig, microseconds: str) -> str:
+    """What an impression of such an age counts, in SQL; the rate has a half-life."""
+    return f"pow(2, -({_half_lives(rate, microseconds)}))"
+
+
 def _half_lives(rate: RateConfig, microseconds: str) -> str:
     return f"({microseconds}) / {rate.half_life_days * DAY if rate.half_life_days else 1.0}::DOUBLE"
 
@@ -159,7 +180,7 @@ def add_rate(con: duckdb.DuckDBPyConnection, rate: RateConfig) -> None:
         con.execute(f"CREATE TEMP TABLE {name} AS {_running(rate, keys)}")
         same = "".join(f"r.{quote('key_' + key)} = {name}.{quote('key_' + key)} AND " for key in keys)
         joins += f" ASOF LEFT JOIN {name} ON {same}r.moment > {name}.e"
-        decay = f" * pow(2, -{_half_lives(rate, f'r.moment - {name}.e')})" if rate.half_life_days else ""
+        decay = f" * {decay_sql(rate, f'r.moment - {name}.e')}" if rate.half_life_days else ""
         shown, positives = (f"coalesce({name}.{part}{decay}, 0)" for part in ("shown", "positives"))
         if not keys:
             smoothed = f"({positives} + 0.5) / ({shown} + 1)"
@@ -196,7 +217,7 @@ def state_sql(rate: RateConfig, moment: int) -> str:
             f"{quote('key_' + name) if name in columns else 'NULL::VARCHAR'} AS {quote('key_' + name)}"
             for name in rate.by
         ]
-        weight = f" * pow(2, -{_half_lives(rate, f'{moment} - e')})" if rate.half_life_days else ""
+        weight = f" * {decay_sql(rate, f'{moment} - e')}" if rate.half_life_days else ""
         parts.append(f"""
             SELECT {number}::TINYINT AS level, {", ".join(keys)}, sum(n{weight}) AS shown, sum(p{weight}) AS positives
             FROM ({_counted(rate, columns)}) GROUP BY ALL
@@ -215,10 +236,7 @@ def write_state(con: duckdb.DuckDBPyConnection, rate: RateConfig, query: str, mo
         path: of the file.
     """
     keys = ", ".join(quote("key_" + name) for name in rate.by)
-    record = {
-        "rate": rate.model_dump(mode="json"),
-        "moment": f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=moment)}",
-    }
+    record = {"rate": rate.model_dump(mode="json"), "moment": moment_of(moment).isoformat()}
     reader = con.cursor().sql(f"SELECT * FROM ({query}) ORDER BY level, {keys}").to_arrow_reader(STATE_BATCH)
     schema = reader.schema.with_metadata({METADATA: json.dumps(record)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

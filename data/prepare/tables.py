@@ -150,22 +150,26 @@ def clean(tables: Tables, impression_columns: Iterable[str], events: bool) -> No
     for table in tables.labels:
         check_columns(tables, table, REQUIRED[table])
     extra = [name for name in impression_columns if name not in REQUIRED["impressions"]]
-    _stage(tables, "impressions", [*REQUIRED["impressions"], *extra])
-    _stage(tables, "items", tables.columns("items"))
+    stage(tables, "impressions", [*REQUIRED["impressions"], *extra])
+    stage(tables, "items", tables.columns("items"))
     if tables.has("users"):
-        _stage(tables, "users", tables.columns("users"))
+        stage(tables, "users", tables.columns("users"))
     else:
         tables.con.execute("CREATE TABLE users (user_id VARCHAR)")
     if events and tables.has("events"):
         optional = [name for name in ("title", "kind") if name in tables.columns("events")]
-        _stage(tables, "events", [*REQUIRED["events"], *optional])
+        stage(tables, "events", [*REQUIRED["events"], *optional])
     for table in KEYS:
         if tables.has(table):
             _refuse_duplicates(tables, table)
 
 
-def _stage(tables: Tables, table: str, names: Iterable[str]) -> None:
-    """Create the clean table from the raw one: typed columns, rows without a required value dropped and counted."""
+def stage(tables: Tables, table: str, names: Iterable[str]) -> None:
+    """Create the clean table from the raw one: typed columns, rows without a required value dropped and counted.
+
+    Raises:
+        UserError: a timestamp or label cannot be read, or no row is left.
+    """
     kinds = tables.columns(table)
     names = list(names)
     columns = ", ".join(f"{_typed(name, kinds[name])} AS {quote(name)}" for name in names)
@@ -182,7 +186,7 @@ def _stage(tables: Tables, table: str, names: Iterable[str]) -> None:
         tables.absent_labels += [name] if rows else []
     for name in REQUIRED[table]:
         # An item without a title may still have a text: the prompt decides.
-        if name != "title":
+        if name != "title" and name in names:
             rows = one(tables.con, f"SELECT count(*) FROM {table} WHERE {quote(name)} IS NULL")[0]
             tables.con.execute(f"DELETE FROM {table} WHERE {quote(name)} IS NULL")
             tables.drop(f"{table} without {name}", rows)

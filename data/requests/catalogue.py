@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,13 +59,16 @@ class Catalogue:
         Raises:
             UserError: one is infinite, or not what its scale takes.
         """
-        if name not in self.rows.column_names:
-            return [None] * len(numbers)
-        column = self.rows.column(name).take(pa.array(numbers, pa.int64())).to_pylist()
         try:
-            return [scale.read(value) for value in column]
+            return [scale.read(value) for value in self.cells(name, numbers)]
         except ValueError as error:
             raise UserError(f"{self.path} has a {name} of which {error}: correct it, or leave it empty") from error
+
+    def cells(self, name: str, numbers: Sequence[int]) -> list[Any]:
+        """The items' values in a column as they are, None where the table lacks it."""
+        if name not in self.rows.column_names:
+            return [None] * len(numbers)
+        return self.rows.column(name).take(pa.array(numbers, pa.int64())).to_pylist()
 
     @cached_property
     def numbers(self) -> dict[str, int]:

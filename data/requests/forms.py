@@ -18,6 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import CategoryScale, FeatureScale, Scales
 from equipoise.data.prompts import piece_fields
+from equipoise.data.rates import RateLookup
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.files import RequestFile
 from equipoise.data.requests.identifiers import as_text, is_identifier
@@ -58,6 +59,7 @@ class RequestForm(ABC):
         features: scales of the features; where the column of one is missing, items give the value. A category may
             stand once per request.
         label: what its column is called before its name.
+        rates: the last state of rates among the features, for those without a column.
 
     Raises:
         UserError: a column has a type that cannot be read.
@@ -67,12 +69,19 @@ class RequestForm(ABC):
     """The column with one list of candidates per row."""
 
     def __init__(
-        self, file: RequestFile, catalogue: Catalogue, columns_read: Sequence[str], features: Scales, label: str = ""
+        self,
+        file: RequestFile,
+        catalogue: Catalogue,
+        columns_read: Sequence[str],
+        features: Scales,
+        label: str = "",
+        rates: RateLookup | None = None,
     ) -> None:
+        self.rates = rates or RateLookup()
         self.path, self.catalogue, self.features = file.path, catalogue, dict(features)
         self.column_of = {name: f"{label}{name}" for name in features}
         self.kinds = {field.name: field.type for field in file.schema}
-        columns = dict.fromkeys([*columns_read, *self.column_of.values()])
+        columns = dict.fromkeys([*columns_read, *self.column_of.values(), *self.rates.keys])
         self.columns = [name for name in columns if name in self.kinds]
         for name, column in self.column_of.items():
             if not isinstance(self.features[name], CategoryScale):
@@ -130,8 +139,30 @@ class RequestForm(ABC):
                     self._feature(v, column, request, scale) for vs, n, request in lists for v in (vs or [None] * n)
                 ]
                 known = [own if value is None else value for value, own in zip(given, known, strict=True)]
+            elif name in self.rates:
+                known = self._rates(name, batch, ids, sizes, items)
             columns.append([math.nan if value is None else value for value in known])
         return np.array(columns, dtype=np.float64).T
+
+    def _rates(
+        self, name: str, batch: pa.RecordBatch, ids: list[str], sizes: list[int], items: Sequence[int]
+    ) -> list[float | None]:
+        """A rate or count of all candidates by the columns that it counts by: the file's, else the items'."""
+        cells: dict[str, list[Any]] = {}
+        for key in self.rates.keys_of(name):
+            cells[key] = self.catalogue.cells(key, items)
+            if key in self.columns and key != self.items:
+                column = batch.column(key).to_pylist()
+                if is_list(self.kinds[key]):
+                    self._same_lengths(batch, key, ids, sizes)
+                lists = [
+                    value if isinstance(value, list) else [value] * size
+                    for value, size in zip(column, sizes, strict=True)
+                ]
+                given = [value for values in lists for value in values]
+                cells[key] = [own if value is None else value for value, own in zip(given, cells[key], strict=True)]
+        rows = (dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True))
+        return [self.rates.value(name, row.__getitem__) for row in rows]
 
     def _feature(self, value: Any, column: str, request: str, scale: FeatureScale) -> float | None:
         try:
@@ -164,8 +195,10 @@ class PreparedForm(RequestForm):
 
     items = "item"
 
-    def __init__(self, file: RequestFile, catalogue: Catalogue, features: Scales) -> None:
-        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED], features, "feature_")
+    def __init__(
+        self, file: RequestFile, catalogue: Catalogue, features: Scales, rates: RateLookup | None = None
+    ) -> None:
+        super().__init__(file, catalogue, ["request_id", "user_id", "part", *PREPARED], features, "feature_", rates)
         self._must_be_list("context", "one text per candidate")
         value = self.kinds["item"].value_type
         if not pa.types.is_integer(value):
@@ -209,11 +242,18 @@ class RawForm(RequestForm):
 
     items = "item_id"
 
-    def __init__(self, file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales) -> None:
+    def __init__(
+        self,
+        file: RequestFile,
+        catalogue: Catalogue,
+        config: DataConfig,
+        features: Scales,
+        rates: RateLookup | None = None,
+    ) -> None:
         self.renderer = PromptRenderer(config.prompt, config.history)
         fields = piece_fields(config.prompt.prefix)
         columns_read = ["request_id", "user_id", "item_id", "history", *fields, *self.renderer.context_fields]
-        super().__init__(file, catalogue, columns_read, features)
+        super().__init__(file, catalogue, columns_read, features, rates=rates)
         if not is_identifier(self.kinds["item_id"].value_type):
             raise UserError(
                 f"{self.path} has item_id of lists of {self.kinds['item_id'].value_type}: write ids as text or whole "
@@ -286,17 +326,23 @@ def with_features(requests: list[Request], features: np.ndarray | None) -> list[
     ]
 
 
-def form_of(file: RequestFile, catalogue: Catalogue, config: DataConfig, features: Scales | None = None) -> RequestForm:
-    """The form of a file, recognised by its columns; `features`: scales of the features that the heads read.
+def form_of(
+    file: RequestFile,
+    catalogue: Catalogue,
+    config: DataConfig,
+    features: Scales | None = None,
+    rates: RateLookup | None = None,
+) -> RequestForm:
+    """The form of a file, recognised by its columns; `features`: scales of the features; `rates`: their last state.
 
     Raises:
         UserError: it has the columns of neither form, or columns of types that cannot be read.
     """
     names = set(file.schema.names)
     if "request_id" in names and names.issuperset(PREPARED):
-        return PreparedForm(file, catalogue, features or {})
+        return PreparedForm(file, catalogue, features or {}, rates)
     if names.issuperset(("request_id", "item_id")):
-        return RawForm(file, catalogue, config, features or {})
+        return RawForm(file, catalogue, config, features or {}, rates)
     raise UserError(
         f"{file.path} holds neither prepared slates (request_id, {', '.join(PREPARED)}) nor raw requests (request_id, "
         "item_id): add the missing columns"

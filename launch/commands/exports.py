@@ -135,4 +135,18 @@ def explain(
     explain_request(export, request, options)
 
 
+def update(
+    export: ExportArgument,
+    impressions: Annotated[Path, typer.Option(help="Later impressions: Parquet, CSV or JSONL.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the state.", show_default="the export's own, EXPORT/rates")
+    ] = None,
+) -> None:
+    """Add later impressions to the state of an export's rates, so that requests get rates of today without training."""
+    from equipoise.launch.rates import update_rates
+
+    update_rates(export, impressions, out)
+
+
+RATES_COMMANDS = (update,)
 COMMANDS = (score, export, serve, recommend, recall, index, campaign, price, explain)

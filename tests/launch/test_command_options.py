@@ -35,7 +35,8 @@ def command_options() -> list[str]:
     group: Any = typer.main.get_command(app)
     lines: list[str] = []
     commands = dict(group.commands)
-    commands |= {f"config {name}": command for name, command in commands.pop("config").commands.items()}
+    for inner in ("config", "rates"):
+        commands |= {f"{inner} {name}": command for name, command in commands.pop(inner).commands.items()}
     for name, command in sorted(commands.items()):
         signature = inspect.signature(command.callback).parameters
         shown = [(p.param_type_name, _line(name, p, signature[p.name].annotation)) for p in command.params]

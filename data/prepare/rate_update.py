@@ -1,0 +1,138 @@
+"""Adds later impressions to the last state of rates, so that it is what `prepare` would have written of them all."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from equipoise.common.atomic import atomic_dir
+from equipoise.common.errors import UserError
+from equipoise.configs.features import FeatureConfig
+from equipoise.configs.rates import RateConfig
+from equipoise.data.prepare.feature_table import feature_sql
+from equipoise.data.prepare.labels import label_sql
+from equipoise.data.prepare.rates import (
+    decay_sql,
+    delay_of,
+    microseconds_of,
+    moment_of,
+    rate_columns,
+    refuse_bad_labels,
+    state_sql,
+    write_state,
+)
+from equipoise.data.prepare.tables import (
+    ID_COLUMNS,
+    LABELS,
+    REQUIRED,
+    Tables,
+    file_relation,
+    literal,
+    nearest,
+    one,
+    quote,
+    stage,
+    unreadable,
+)
+from equipoise.data.rates import read_metadata
+
+MEMORY = "4GB"
+TIME = "%Y-%m-%d %H:%M:%S"
+
+
+def update_states(
+    states: Sequence[Path], impressions: Path, items: Path, item_keys: Mapping[str, str], out: Path
+) -> tuple[int, datetime]:
+    """Write the files of `states` with the impressions of a table added to a folder, whole or not at all.
+
+    Args:
+        states: files of rates.
+        impressions: Parquet, CSV or JSONL: `timestamp`, the rates' labels, and the columns that they count by as far as
+            items do not have them.
+        items: Parquet file with `item_id` and columns of items.
+        item_keys: of columns that rates count by their names in `items`.
+        out: folder of the new files, which may be that of the old ones.
+
+    Returns:
+        How many impressions were counted, and the moment of the last (UTC).
+
+    Raises:
+        UserError: a column is missing, a value cannot be read, or an impression is not later than the state.
+    """
+    rates = {path: read_metadata(path) for path in states}
+    with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect(str(Path(spill) / "work.duckdb"))) as con:
+        con.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {literal(spill)}; SET TimeZone = 'UTC'")
+        con.execute("SET enable_progress_bar = false")
+        tables = _open(con, impressions, items, item_keys)
+        _write_rows(tables, [rate for rate, _ in rates.values()])
+        count, first, last = one(con, "SELECT count(*), min(moment), max(moment) FROM rate_rows")
+        for rate, reached in rates.values():
+            if first + delay_of(rate) <= microseconds_of(reached):
+                counted = moment_of(microseconds_of(reached) - delay_of(rate))
+                raise UserError(
+                    f"{impressions} has an impression of {moment_of(first):{TIME}}, but {rate.rate} counts those until "
+                    f"{counted:{TIME}} already: give later ones alone"
+                )
+        with atomic_dir(out) as folder:
+            for path, (rate, reached) in rates.items():
+                moment = last + delay_of(rate)
+                write_state(con, rate, _added(rate, path, moment, microseconds_of(reached)), moment, folder / path.name)
+    return count, moment_of(last)
+
+
+def _open(con: duckdb.DuckDBPyConnection, impressions: Path, items: Path, keys: Mapping[str, str]) -> Tables:
+    """The file as raw_impressions, and the table items."""
+    if not impressions.is_file():
+        raise UserError(f"{impressions} does not exist: name a .parquet, .csv or .jsonl file of impressions")
+    try:
+        relation = file_relation(con, impressions, (*REQUIRED["impressions"], *ID_COLUMNS))
+        con.execute(f"CREATE VIEW raw_impressions AS SELECT * FROM {relation}")
+    except duckdb.Error as error:
+        raise unreadable(impressions, error) from error
+    columns = "".join(f", {quote(column)} AS {quote(name)}" for name, column in keys.items() if name != "item_id")
+    con.execute(f"CREATE TABLE items AS SELECT item_id{columns} FROM read_parquet({literal(str(items))})")
+    return Tables(con, source="rates", labels={"impressions": str(impressions), "items": str(items)})
+
+
+def _write_rows(tables: Tables, rates: Sequence[RateConfig]) -> None:
+    """Create rate_rows as `add_rate` and `state_sql` read it."""
+    con = tables.con
+    given = tables.columns("impressions")
+    of_items = [name for name, *_ in con.execute("DESCRIBE items").fetchall()]
+    needed = ["timestamp", *rate_columns(rates)]
+    if any(name in of_items and name not in given for name in needed):
+        needed.append("item_id")
+    for name in needed:
+        if name not in given and (name not in of_items or name == "item_id"):
+            raise UserError(
+                f"{tables.labels['impressions']} has no column '{name}', which the rates need{nearest(name, given)}: "
+                "add it"
+            )
+    names = dict.fromkeys([*REQUIRED["impressions"], *needed])
+    stage(tables, "impressions", [name for name in names if name in given])
+    for rate in rates:
+        for name in rate.labels:
+            if name not in LABELS:
+                refuse_bad_labels(tables, name, rate.given if name != rate.given else None)
+    columns = ""
+    for name in dict.fromkeys(name for rate in rates for name in rate.by):
+        columns += f", {feature_sql(tables, FeatureConfig(name=name, scale='category'))} AS {quote('key_' + name)}"
+    for name in dict.fromkeys(name for rate in rates for name in rate.labels):
+        columns += f", {label_sql(name)} AS {quote('label_' + name)}"
+    join = "LEFT JOIN items t USING (item_id)" if "item_id" in given else "LEFT JOIN items t ON false"
+    con.execute(f"CREATE TABLE rate_rows AS SELECT epoch_us(i.timestamp) AS moment{columns} FROM impressions i {join}")
+
+
+def _added(rate: RateConfig, path: Path, moment: int, reached: int) -> str:
+    """A query: the state of a file, decayed to a moment, and what rate_rows adds to it."""
+    keys = ", ".join(quote("key_" + name) for name in rate.by)
+    weight = f" * {decay_sql(rate, str(moment - reached))}" if rate.half_life_days else ""
+    old = f"SELECT level, {keys}, shown{weight} AS shown, positives{weight} AS positives"
+    old += f" FROM read_parquet({literal(str(path))})"
+    return f"""
+        SELECT level, {keys}, sum(shown) AS shown, sum(positives) AS positives
+        FROM ({old} UNION ALL {state_sql(rate, moment)}) GROUP BY ALL
+    """
