@@ -160,8 +160,11 @@ class DataConfig(Section):
 
     folder: Path
     """Folder of the prepared slates, which `equipoise prepare` writes and training reads."""
-    source: Literal["tables", "complete_journey", "complete_journey_products"] = "tables"
-    """Where the tables come from: your own (`tables`), or a public set that an installed package brings."""
+    source: Literal["tables", "complete_journey", "complete_journey_products", "online_retail"] = "tables"
+    """Where the tables come from: your own (`tables`), a public set that an installed package brings, or one whose file
+    you have downloaded (`online_retail`)."""
+    file: Path | None = None
+    """The downloaded file of `source: online_retail`: xlsx, csv or parquet; null for other sources."""
     tables: TablesConfig | None = None
     """Paths of your tables; null for other sources."""
     split: SplitConfig = Field(default_factory=SplitConfig)
@@ -197,6 +200,8 @@ class DataConfig(Section):
             raise ValueError("source: tables needs data.tables.impressions and data.tables.items")
         if self.source != "tables" and self.tables is not None:
             raise ValueError(f"source: {self.source} brings its own tables: drop data.tables or set source: tables")
+        if (self.source == "online_retail") != (self.file is not None):
+            raise ValueError("source: online_retail and data.file belong together: set both or neither")
         names = self.feature_names
         twice = [name for name in names if names.count(name) > 1]
         if twice:

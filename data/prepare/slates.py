@@ -30,7 +30,7 @@ from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean
 from equipoise.data.prepare.things import number_things, write_slate_things, write_things
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
 from equipoise.data.rates import FOLDER as RATES_FOLDER
-from equipoise.data.sources import complete_journey, complete_journey_products
+from equipoise.data.sources import complete_journey, complete_journey_products, online_retail
 
 ITEM_BATCH = 10_000
 SOURCES = {
@@ -57,7 +57,7 @@ def prepare(
     _refuse_foreign_folder(config.folder)
     with atomic_dir(config.folder) as folder, _database(folder / WORK, config.memory_limit) as con:
         on_progress("reading the tables", 0.0)
-        tables = open_files(con, config.tables) if config.tables else SOURCES[config.source](con)
+        tables = _open_source(con, config)
         labels = dict(labels or {})
         fill_absent_labels(tables, read)
         _check_names(tables, config)
@@ -93,6 +93,12 @@ def prepare(
         manifest.write(folder)
         on_progress("done", 1.0)
     return manifest
+
+
+def _open_source(con: duckdb.DuckDBPyConnection, config: DataConfig) -> Tables:
+    if config.tables is not None:
+        return open_files(con, config.tables)
+    return online_retail.load(con, config.file) if config.file is not None else SOURCES[config.source](con)
 
 
 def _refuse_foreign_folder(folder: Path) -> None:
