@@ -46,13 +46,27 @@ def prepare_data(config: RunConfig) -> Manifest:
 
 
 def write_tokens(config: RunConfig) -> None:
-    """Write the token cache of `config` and fit its priors, or say that they are there.
+    """Write the token cache of `config`, the vectors of its things and its priors, or say that they are there.
 
     Raises:
         UserError: the folder is not prepared, the limits do not fit the backbone, or several processes were launched.
     """
     _write_token_cache(config)
+    if config.data.comparison is not None:
+        _write_vectors(config)
     _fit_priors(config)
+
+
+def _write_vectors(config: RunConfig) -> None:
+    from equipoise.train.thing_vectors import make_vectors, thing_columns
+    from equipoise.train.token_caches import find_tokens
+
+    vectors, made = make_vectors(config)
+    if made:
+        log.info(f"vectors of {len(vectors.vectors):,} things: {vectors.folder}")
+    tokens = find_tokens(config)
+    for split in tokens.counts:
+        thing_columns(tokens, vectors, split)
 
 
 def _fit_priors(config: RunConfig) -> None:

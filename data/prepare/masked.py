@@ -1,21 +1,30 @@
 """Data configs with fields of the user masked: what is unknown of a cold-start or an anonymous user."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig, read_sections
 from equipoise.data.manifest import FILE_NAME, THINGS, Manifest
 from equipoise.data.prompts import piece_fields
 
+PROFILE_ONLY, NOTHING = "profile_only", "nothing_told"
+"""Endings of the folders of masked data."""
+
+
+def unmasked_folder(folder: Path) -> Path:
+    """The prepared folder from which one of masked data was made; another one as it is."""
+    return folder.with_suffix("") if folder.suffix.removeprefix(".") in (PROFILE_ONLY, NOTHING) else folder
+
 
 def mask_behaviour(data: DataConfig) -> DataConfig:
     """The same data without history and `data.behaviour`; see `mask_fields`."""
-    return mask_fields(data, data.behaviour, "profile_only")
+    return mask_fields(data, data.behaviour, PROFILE_ONLY)
 
 
 def mask_all_fields(data: DataConfig) -> DataConfig:
     """The same data without history, `data.behaviour` and `data.profile`; see `mask_fields`."""
-    return mask_fields(data, [*data.behaviour, *data.profile], "nothing_told")
+    return mask_fields(data, [*data.behaviour, *data.profile], NOTHING)
 
 
 def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:

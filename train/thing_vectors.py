@@ -1,0 +1,192 @@
+"""Frozen vectors of all things of a prepared folder, and the similarity columns that follow from them: made once.
+
+They are in PREPARED/vectors/KEY: `things.npy`, and `SPLIT.similar.npy` of each split that was asked for. The folder of
+the same data as of anonymous users has the same things, and reads the vectors of the original.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from equipoise.common.atomic import atomic_write
+from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
+from equipoise.configs.schema import BackboneConfig, RunConfig
+from equipoise.data.manifest import THINGS, Manifest
+from equipoise.data.prepare.masked import unmasked_folder
+from equipoise.data.thing_columns import SIMILAR, left_out, pool
+from equipoise.data.token_cache import SplitTokens, TokenCache
+from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_files import resolve_path
+from equipoise.modeling.frozen_text import MAX_TOKENS, FrozenText
+
+FOLDER = "vectors"
+FILE_NAME = "things.npy"
+BLOCK_TEXTS = 65_536
+BLOCK_COSINES = 4_000_000
+"""Cosines that are pooled at once."""
+EDGE = 1 << 20
+"""Bytes at both ends of a file by which weights are recognised."""
+
+
+@dataclass(frozen=True)
+class ThingVectors:
+    """Vectors of all things.
+
+    Attributes:
+        folder: where they are.
+        vectors: float32 (T, D), of unit length, mapped into memory, by thing_index.
+    """
+
+    folder: Path
+    vectors: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> "ThingVectors":
+        """Map the vectors of a folder that is complete."""
+        return cls(folder, np.asarray(np.load(folder / FILE_NAME, mmap_mode="r")))
+
+    def __reduce__(self) -> tuple:
+        return ThingVectors.open, (self.folder,)  # another process maps the file itself
+
+
+def find_vectors(config: RunConfig) -> ThingVectors:
+    """The vectors that a job compares by, before its processes meet; a single process makes those that are missing.
+
+    Raises:
+        UserError: the folder was prepared without `data.comparison`, or the job has several processes and they are
+            missing.
+    """
+    folder = vectors_folder(config)
+    if (folder / FILE_NAME).is_file():
+        return ThingVectors.open(folder)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{config.data.folder} holds no vectors of its things for this backbone: run `equipoise tokenize CONFIG` "
+            "with the same settings, then launch again"
+        )
+    return make_vectors(config)[0]
+
+
+def make_vectors(config: RunConfig) -> tuple[ThingVectors, bool]:
+    """The vectors of a configuration, and whether they had to be made.
+
+    Raises:
+        UserError: the folder was prepared without `data.comparison`, or the backbone cannot be loaded.
+    """
+    folder = vectors_folder(config)
+    if (folder / FILE_NAME).is_file():
+        return ThingVectors.open(folder), False
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = FrozenText(config.backbone, config.seed, device="cuda" if torch.cuda.is_available() else "cpu")
+    with ProgressBar("vectors of things") as bar, atomic_write(folder / FILE_NAME) as partial:
+        _write_vectors(partial, config.data.folder / THINGS, frozen, bar.stage)
+    return ThingVectors.open(folder), True
+
+
+def _write_vectors(path: Path, things: Path, frozen: FrozenText, on_progress: Callable[[str, float], None]) -> None:
+    with pq.ParquetFile(things) as file:
+        shape = (file.metadata.num_rows, frozen.size)
+        vectors = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        first = 0
+        for batch in file.iter_batches(BLOCK_TEXTS, columns=["text"]):
+            stop = first + batch.num_rows
+
+            def progress(fraction: float, first: int = first, size: int = batch.num_rows) -> None:
+                on_progress("vectors of things", (first + fraction * size) / shape[0])
+
+            vectors[first:stop] = frozen.vectors(batch.column(0).to_pylist(), progress)
+            first = stop
+        vectors.flush()
+
+
+def vectors_folder(config: RunConfig) -> Path:
+    """Where the vectors of a configuration are, or will be: named by what decides them.
+
+    Raises:
+        UserError: the folder was prepared without `data.comparison`.
+    """
+    data = config.data.folder
+    manifest = Manifest.read(data)
+    if manifest.comparison is None:
+        raise UserError(f"{data} was prepared without data.comparison: run `equipoise prepare` again")
+    identity = [base_identity(config.backbone, config.seed), MAX_TOKENS, manifest.hashes[THINGS]]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    original = unmasked_folder(data)
+    return (original if original.is_dir() else data) / FOLDER / key
+
+
+def base_identity(backbone: BackboneConfig, seed: int) -> list[str]:
+    """What decides the vectors that a frozen base makes: its architecture, weights and tokenizer.
+
+    Files count by name, size and both ends, so that a copy elsewhere is recognised; a hub id by its revision.
+    """
+    config = load_model_config(backbone)
+    identity = [config_hash(config), str(backbone.quantize)]
+    if backbone.init == "random":
+        identity += [f"seed {seed}", backbone.dtype]
+    for path in dict.fromkeys([backbone.path, backbone.tokenizer or backbone.path]):
+        folder = Path(resolve_path(path))
+        if not folder.is_dir():
+            identity.append(f"{path} {backbone.revision} {getattr(config, '_commit_hash', None)}")
+            continue
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        identity += [f"{file.name} {_fingerprint(file)}" for file in files]
+    return identity
+
+
+def _fingerprint(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(EDGE))
+        file.seek(max(size - EDGE, 0))
+        digest.update(file.read(EDGE))
+    return f"{size} {digest.hexdigest()}"
+
+
+def thing_columns(tokens: TokenCache, vectors: ThingVectors, split: str) -> dict[str, np.ndarray]:
+    """The columns SIMILAR of a split, float32 (I,) each: NaN where a candidate is compared with nothing.
+
+    They are computed once and kept beside the vectors. Of anonymous users all are NaN.
+    """
+    split_tokens = tokens.split(split)
+    assert split_tokens.things is not None, "the folder compares nothing"
+    if not len(split_tokens.things.values):
+        columns_I3 = np.full((len(split_tokens.item), len(SIMILAR)), np.nan, np.float32)
+    else:
+        path = vectors.folder / f"{split}.similar.npy"
+        if not path.is_file():
+            with atomic_write(path) as partial, partial.open("wb") as file:
+                np.save(file, _similar_columns(split_tokens, vectors.vectors))
+        columns_I3 = np.load(path, mmap_mode="r")
+    return {name: np.ascontiguousarray(columns_I3[:, index]) for index, name in enumerate(SIMILAR)}
+
+
+def _similar_columns(tokens: SplitTokens, vectors_TD: np.ndarray) -> np.ndarray:
+    """The columns SIMILAR, float32 (I, 3), slates in blocks of about BLOCK_COSINES cosines."""
+    things, item_things, first = tokens.things, tokens.cache.item_things, tokens.first
+    assert things is not None and item_things is not None
+    columns_I3 = np.full((len(tokens.item), len(SIMILAR)), np.nan, np.float32)
+    longest = max(int(things.lengths().max(initial=0)), 1)
+    low = 0
+    while low < len(tokens):
+        most = first[low] + max(BLOCK_COSINES // longest, 1)
+        high = min(max(int(np.searchsorted(first, most, side="right")) - 1, low + 1), len(tokens))
+        begin, stop = int(first[low]), int(first[high])
+        candidate_N = item_things[tokens.item[begin:stop]].astype(np.int64)
+        history_NH = np.full((stop - begin, longest), -1, np.int64)
+        cosines_NH = np.zeros((stop - begin, longest), np.float32)
+        for row in range(low, high):
+            rows, history = slice(int(first[row]) - begin, int(first[row + 1]) - begin), things[row]
+            history_NH[rows, : len(history)] = history
+            cosines_NH[rows, : len(history)] = vectors_TD[candidate_N[rows]] @ vectors_TD[history].T
+        columns_I3[begin:stop] = pool(cosines_NH, left_out(history_NH, candidate_N), 3)
+        low = high
+    return columns_I3
