@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # One worker per core, each with the tests of whole files, the longest files first (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
+# Tests start a hundred interpreters: without byte code on the disk each would compile torch and Transformers for 30 s.
+export PYTHONDONTWRITEBYTECODE :=
 # What DeepSpeed compiles stays in this environment: another checkout has other paths and would compile it anew.
 export TORCH_EXTENSIONS_DIR := $(abspath $(VENV))/torch_extensions
 
