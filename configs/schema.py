@@ -39,11 +39,25 @@ class TablesConfig(Section):
     """File of past purchases or other events, for histories; null leaves histories out."""
 
 
+class HoldoutItems(Section):
+    """Items that are kept out of train and valid; a plain number stands for `{fraction: NUMBER}`."""
+
+    fraction: Share
+    """Fraction of the values of `by` that are held out: 0 to below 1."""
+    by: str = "item_id"
+    """Column of the items whose values are drawn: an item's id, or such as product_type for whole kinds of items."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_fraction(cls, value: Any) -> Any:
+        return {"fraction": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class SplitConfig(Section):
     """How requests are split in time: by a column of `impressions`, by two dates, or by shares of the latest ones.
 
     `holdout_users`: that share of all users is kept out of train and valid, so that their test requests are of new
-    shoppers.
+    shoppers. `holdout_items` does so for items, which test shows as on their first day (`data.item_behaviour`).
     """
 
     column: str | None = None
@@ -58,6 +72,8 @@ class SplitConfig(Section):
     """Fraction of requests, the latest of all, for the test: 0 to below 1, with the other below 1 in sum."""
     holdout_users: Share = 0.0
     """Fraction of users kept out of train and valid, so that test has shoppers never seen; 0 keeps none out."""
+    holdout_items: HoldoutItems | None = None
+    """Items kept out of train and valid, so that test has products never seen; null keeps none out."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "SplitConfig":
@@ -189,6 +205,11 @@ class DataConfig(Section):
     """Fields and features that only a shopper with a past has; left out for anonymous users."""
     profile: list[str] = Field(default_factory=list)
     """Fields and features that a new shopper may have given; left out for anonymous users without a profile."""
+    item_behaviour: list[str] = Field(default_factory=list)
+    """Columns of impressions and items that a new item cannot have; unknown of held-out items. Rates by item_id too."""
+    item_dropout: Share = 0.0
+    """Fraction of the train split's impressions that are shown as of a new item, without `item_behaviour`, so that
+    priors and towers know what to do: 0 to below 1."""
     shard_requests: PositiveInt = 20_000
     """Requests per Parquet file of the prepared folder; the size changes no slate."""
     memory_limit: str = "4GB"
@@ -206,6 +227,8 @@ class DataConfig(Section):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"features names '{twice[0]}' twice: drop one")
+        if self.item_dropout and not self.item_behaviour and not self.rates:
+            raise ValueError("item_dropout leaves out nothing: name data.item_behaviour, or drop it")
         object.__setattr__(self, "features", with_rate_features(self.features, self.rates))
         return self
 

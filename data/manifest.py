@@ -68,6 +68,8 @@ class Manifest(BaseModel):
     rates: list[RateConfig] = Field(default_factory=list)
     absent_labels: list[str] = Field(default_factory=list)
     untold: list[str] = Field(default_factory=list)
+    item_behaviour: list[str] = Field(default_factory=list)
+    item_dropout: float = 0.0
     user_groups: list[str] = Field(default_factory=list)
     comparison: dict[str, Any] | None = None
     hashes: dict[str, str] = Field(default_factory=dict)

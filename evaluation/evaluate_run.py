@@ -26,6 +26,7 @@ from equipoise.evaluation.recall.recall_of_run import measure_recall, recall_tab
 from equipoise.evaluation.report import evaluate_table, json_ready, write_json
 from equipoise.evaluation.report_tables import report_parts
 from equipoise.evaluation.rivals import PRIOR
+from equipoise.evaluation.slices import slice_metrics, slices_of
 from equipoise.evaluation.split_scores import SplitScores, table_positions
 from equipoise.train.data_record import FILE_NAME as DATA_RECORD
 from equipoise.train.data_record import write_data_record
@@ -57,6 +58,7 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     if table is None:
         return None
     report = measure(config, table, fitted_rivals(scores, split, table))
+    report["slices"] = slice_metrics(table, slices_of(config.data.folder, table))
     if config.objectives.recall is not None:
         report["recall"] = measure_recall(scores, split)
     write_json(report, folder / f"evaluation_{split}.json")

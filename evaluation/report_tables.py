@@ -32,6 +32,8 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[Table | str]:
         yield _compared(f"{target_title(target)}, observed rate {_number(ours['observed'])}", rows, columns)
     if cutoff is not None:
         yield _operating_points(report, cutoff)
+    if report.get("slices"):
+        yield _slices(report["slices"])
     for attribute, gaps in report["user_groups"].items():
         yield _user_groups(attribute, gaps)
     for sentence in [*rival_sentences(report["comparisons"]), *report["verdict"]]:
@@ -72,6 +74,16 @@ def _user_groups(attribute: str, gaps: Mapping[str, Any]) -> Table:
         table.add_row(escape(name), f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))
     gap = gaps["gap"]
     table.add_row(f"gap of {len(groups)}", "", *(_number(gap[key]) for key in ("auc", "log_loss", "ne")))
+    return table
+
+
+def _slices(slices: Mapping[str, Any]) -> Table:
+    columns = {"auc": "AUC", "gauc": "GAUC", "ne": "NE"}
+    table = new_table("Slices of the requests", ["rows of", "target"], ["rows", *columns.values()])
+    for name, part in slices.items():
+        for target, metrics in part["pointwise"].items():
+            cells = (_number(metrics[key]) for key in columns)
+            table.add_row(escape(name), target_title(target), f"{part['rows']:,}", *cells)
     return table
 
 

@@ -17,6 +17,7 @@ from equipoise.data.manifest import CO_PURCHASE, SPLITS, SplitCounts
 from equipoise.data.prepare.co_purchase import co_purchase_columns
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.labels import label_columns
+from equipoise.data.prepare.new_items import is_new, item_behaviour
 from equipoise.data.prepare.tables import Tables, one, quote
 from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
 from equipoise.data.thing_columns import TOGETHER
@@ -104,14 +105,21 @@ class ShardWriter:
         """Create sorted_impressions in the order of the shards, so that a range of requests is read in one piece."""
         con = self.tables.con
         position = "TRY_CAST(i.position AS DOUBLE), " if "position" in self.tables.columns("impressions") else ""
-        context = "".join(f", i.{quote(name)} AS {quote('context_' + name)}" for name in self.contexts.names)
+        new, masked = is_new(self.tables, self.config), item_behaviour(self.config)
+
+        def known(name: str, value: str) -> str:
+            return f"CASE WHEN {new} THEN NULL ELSE {value} END" if new != "false" and name in masked else value
+
+        names = self.contexts.names
+        context = "".join(f", {known(name, f'i.{quote(name)}')} AS {quote('context_' + name)}" for name in names)
         numbers = "".join(label_columns(self.labels))
         for name in self.config.fields:
             self._refuse_text_field(name)
-            numbers += f", CAST(TRY_CAST(i.{quote(name)} AS DOUBLE) AS FLOAT) AS {quote('field_' + name)}"
+            value = known(name, f"TRY_CAST(i.{quote(name)} AS DOUBLE)")
+            numbers += f", CAST({value} AS FLOAT) AS {quote('field_' + name)}"
         joins = feature_joins(self.tables) if self.config.features else ""
         for feature in self.config.features:
-            value = feature_sql(self.tables, feature) if feature.included else "NULL"
+            value = known(feature.name, feature_sql(self.tables, feature)) if feature.included else "NULL"
             kind = "VARCHAR" if feature.scale == "category" else "FLOAT"
             numbers += f", CAST({value} AS {kind}) AS {quote('feature_' + feature.name)}"
         con.execute(f"""

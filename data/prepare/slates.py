@@ -22,6 +22,7 @@ from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCo
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
+from equipoise.data.prepare.new_items import HELD_OUT, check_new_items, item_behaviour, mark_held_out
 from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import WORK, ShardWriter
@@ -63,18 +64,20 @@ def prepare(
         _check_names(tables, config)
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
+        check_new_items(tables, config)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
         reads_events = config.keeps_items or any(section.max_events for section in config.history_sections)
         reads_events = reads_events or config.comparison is not None
         clean(tables, list(dict.fromkeys(columns)), events=reads_events)
         on_progress("rendering items", 0.0)
+        mark_held_out(tables, config)
         write_item_texts(tables, config)
         _drop_impressions(tables)
         number_items(tables)
         if config.comparison is not None:
             number_things(tables, config.comparison, config.history_sections)
             write_things(tables, folder / THINGS)
-        write_items(tables, folder / "items.parquet", things=config.comparison is not None)
+        write_items(tables, config, folder / "items.parquet")
         on_progress("splitting requests", 0.0)
         write_requests(tables, config)
         on_progress("counting rates", 0.0)
@@ -220,14 +223,24 @@ def number_items(tables: Tables) -> None:
     """)
 
 
-def write_items(tables: Tables, path: Path, things: bool = False) -> None:
-    """Write items.parquet: the items of item_numbers with their texts, and with their `things`."""
-    con = tables.con
-    taken = ("item_id", "item_index", "text", *(["thing_index"] if things else []))
-    own, join = (", h.thing_index", "LEFT JOIN item_things h USING (item_id)") if things else ("", "")
+def write_items(tables: Tables, config: DataConfig, path: Path) -> None:
+    """Write items.parquet: the items of item_numbers with texts, things, and which are held out, where there are such.
+
+    Args:
+        tables: with item_texts, item_numbers, held_out_items and, for a comparison, item_things.
+        config: of the data.
+        path: of the file.
+    """
+    con, own, join = tables.con, {}, ""
+    if config.comparison is not None:
+        own["thing_index"], join = "h.thing_index", "LEFT JOIN item_things h USING (item_id)"
+    if config.split.holdout_items is not None:
+        own[HELD_OUT] = "n.item_id IN (FROM held_out_items)"
+    taken = ("item_id", "item_index", "text", *own)
     others = "".join(f", i.{quote(name)}" for name in tables.columns("items") if name not in taken)
+    added = "".join(f", {value} AS {name}" for name, value in own.items())
     reader = con.sql(f"""
-        SELECT n.item_index, n.item_id, t.text{own}{others}
+        SELECT n.item_index, n.item_id, t.text{added}{others}
         FROM item_numbers n JOIN items i USING (item_id) JOIN item_texts t USING (item_id) {join} ORDER BY n.item_index
     """).to_arrow_reader(ITEM_BATCH)
     with pq.ParquetWriter(path, reader.schema) as writer:
@@ -280,6 +293,8 @@ def _manifest(
         rates=config.rates,
         absent_labels=tables.absent_labels,
         untold=[feature.name for feature in config.features if not feature.included],
+        item_behaviour=item_behaviour(config),
+        item_dropout=config.item_dropout,
         user_groups=config.user_groups,
         comparison=config.comparison.prepared() if config.comparison is not None else None,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},

@@ -12,12 +12,18 @@ from equipoise.data.manifest import SPLITS
 from equipoise.data.prepare.tables import Tables, literal, one, quote
 
 
+def chosen(value: str, fraction: float) -> str:
+    """The SQL condition that a text is among a fraction of all texts, by a hash; false where there is none."""
+    # The first eight hexadecimal digits of the md5, as a fraction of all values that they can take.
+    return f"coalesce(CAST('0x' || substr(md5({value}), 1, 8) AS UBIGINT) < {fraction} * {16**8}, false)"
+
+
 def split_column(tables: Tables, config: SplitConfig) -> str | None:
     """The column of impressions that holds the split, if it is split that way.
 
     A source that brings its own split is followed unless the config asks for another one.
     """
-    who = {"holdout_users"}  # says nothing of when
+    who = {"holdout_users", "holdout_items"}  # says nothing of when
     configured = config.model_dump(exclude=who) != SplitConfig().model_dump(exclude=who)
     return config.column if configured else tables.split_column
 
@@ -32,6 +38,7 @@ def write_splits(tables: Tables, config: SplitConfig) -> None:
     else:
         _by_dates(tables, *_dates_of_fractions(tables, config))
     drop_held_out(tables, config.holdout_users)
+    drop_held_out_items(tables)
     present = {row[0] for row in tables.con.execute("SELECT DISTINCT split FROM requests").fetchall()}
     for number, name in enumerate(SPLITS):
         if number not in present:
@@ -41,6 +48,8 @@ def write_splits(tables: Tables, config: SplitConfig) -> None:
 def _way_out(config: SplitConfig, column: str | None) -> str:
     if config.holdout_users > 0.5:
         return "lower data.split.holdout_users"
+    if config.holdout_items and config.holdout_items.fraction > 0.5:
+        return "lower data.split.holdout_items.fraction"
     if column:
         return f"column '{column}' must hold train, valid and test"
     if config.valid_from:
@@ -102,10 +111,35 @@ def drop_held_out(tables: Tables, fraction: float) -> None:
     if not fraction:
         return
     con = tables.con
-    # The first eight hexadecimal digits of the md5, as a fraction of all values that they can take.
-    is_held_out = f"CAST('0x' || substr(md5(user_id), 1, 8) AS UBIGINT) < {fraction} * {16**8}"
+    is_held_out = chosen("user_id", fraction)
     left_out = one(con, f"SELECT count(*) FROM requests WHERE split < 2 AND {is_held_out}")[0]
     users = one(con, f"SELECT count(DISTINCT user_id) FROM requests WHERE {is_held_out}")[0]
     con.execute(f"DELETE FROM requests WHERE split < 2 AND {is_held_out}")
     tables.drop("train and valid requests of held-out users", left_out)
     tables.notes.append(f"{users} users are held out (data.split.holdout_users): only their test requests are kept.")
+
+
+def drop_held_out_items(tables: Tables) -> None:
+    """Leave impressions of held-out items out of the requests of train and valid, and requests that have no other.
+
+    Raises:
+        UserError: no impression, or no test impression of a held-out item, is left.
+    """
+    con = tables.con
+    items = one(con, "SELECT count(*) FROM held_out_items")[0]
+    if not items:
+        return
+    before = one(con, "SELECT count(*) FROM impressions")[0]
+    con.execute("""
+        DELETE FROM impressions USING requests r
+        WHERE impressions.request_id = r.request_id AND r.split < 2 AND impressions.item_id IN (FROM held_out_items)
+    """)
+    con.execute("DELETE FROM requests WHERE request_id NOT IN (SELECT request_id FROM impressions)")
+    after = one(con, "SELECT count(*) FROM impressions")[0]
+    tables.drop("train and valid impressions of held-out items", before - after)
+    left = one(con, "SELECT count(*) FROM impressions WHERE item_id IN (FROM held_out_items)")[0]
+    if not left:
+        raise UserError("data.split.holdout_items leaves no test impression of a held-out item: raise its fraction")
+    tables.notes.append(
+        f"{items} items are held out (data.split.holdout_items): only their {left} test impressions are kept."
+    )

@@ -11,10 +11,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictInt,
     StrictStr,
+    Tag,
     WithJsonSchema,
 )
 
@@ -99,6 +101,13 @@ Text = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
 Id = Annotated[Any, AfterValidator(check_id), WithJsonSchema(ID)]
 Event = Annotated[Any, AfterValidator(check_event), WithJsonSchema({"anyOf": [TEXT, KNOWN_ITEM]})]
 Events = Annotated[list[Event], Field(max_length=MAX_EVENTS)]
+HISTORY_FORMS = ("list of events", "events by section")
+"""Tags of the two forms of a history, which paths leave out."""
+History = Annotated[
+    Annotated[Events, Tag(HISTORY_FORMS[0])]
+    | Annotated[dict[Name, Events | None], Field(max_length=MAX_FIELDS), Tag(HISTORY_FORMS[1])],
+    Discriminator(lambda value: HISTORY_FORMS[isinstance(value, dict)]),
+]
 Context = Annotated[Any, AfterValidator(check_context), WithJsonSchema({"anyOf": [FIELDS, TEXT]})]
 Weight = Annotated[Any, AfterValidator(check_value), WithJsonSchema(NUMBER)]
 Positive = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 1e-15})]
@@ -133,7 +142,7 @@ class ShopperRequest(Strict):
 
     request_id: Id | None = Field(None, description="Handed through.")
     user: Fields | None = Field(None, description="Fields of the shopper.")
-    history: Events | dict[StrictStr, Events | None] | None = Field(
+    history: History | None = Field(
         None,
         description="Past events in the order of training: titles, or ids of the export's items. Where the export "
         "tells kinds of events apart, an object with such a list for the name of each section.",

@@ -9,6 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteException
 
+from equipoise.serving.server.bodies import HISTORY_FORMS
+
 CLIENT_GONE = 499
 """What nginx calls a client that left before its answer; nobody receives it, the metrics count it."""
 
@@ -60,6 +62,8 @@ def path_of(location: Sequence[Any]) -> str:
     """("body", "candidates", 3, "item_id") as `candidates[3].item_id`; the body itself as `body`."""
     path = ""
     for part in location[1:] if location and location[0] == "body" else location:
+        if part in HISTORY_FORMS:
+            continue
         path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{str(part)[:100]}"
     return path or "body"
 
