@@ -42,7 +42,8 @@ def load(con: duckdb.DuckDBPyConnection, path: Path) -> Tables:
     """
     for name, frame in tables_of(read_lines(path)).items():
         con.register("online_retail_frame", frame)
-        con.execute(f"CREATE TABLE raw_{name} AS SELECT * FROM online_retail_frame")
+        con.execute(f"CREATE TABLE online_retail_{name} AS SELECT * FROM online_retail_frame")
+        con.execute(f"CREATE VIEW raw_{name} AS SELECT * FROM online_retail_{name}")
         con.unregister("online_retail_frame")
     labels = dict.fromkeys(("impressions", "items", "users", "events"), str(path))
     return Tables(con, source="online_retail", labels=labels, split_column="split")

@@ -1,0 +1,67 @@
+"""The figures of the benchmark of quality: names, means over seeds, paired differences to trees, and configurations."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import SETS, find_retail, settings_of
+from benchmarks.quality_measure import Systems, quality_figures
+from equipoise.evaluation.metrics.pointwise import auc, uauc
+from equipoise.evaluation.metrics.ranking import gains
+
+
+def _systems() -> Systems:
+    generator = np.random.default_rng(0)
+    request = np.repeat(np.arange(80), 8)
+    logit = generator.normal(-1, 1.5, 640)
+    click = (generator.random(640) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+    both = click * (generator.random(640) < 0.5)
+
+    def seen(noise: float) -> np.ndarray:
+        return 1 / (1 + np.exp(-logit - noise * generator.normal(size=640)))
+
+    clicks = {"ours": [seen(0.1), seen(0.1)], "trees": [seen(2.0)], "popularity": [generator.random(640)]}
+    scores = {"ctr": clicks, "ctcvr": {"ours": [seen(1.0)] * 2, "trees": [seen(1.0)]}}
+    slices = {"never": np.arange(640) < 300, "unseen": np.zeros(640, bool)}
+    labels = {"ctr": click, "ctcvr": both}
+    return Systems(request, request // 4, labels, gains(click, both), scores, slices=slices)
+
+
+def test_figures_of_systems_on_the_same_rows() -> None:
+    systems = _systems()
+    figures = quality_figures(systems, "retail_", resamples=60)
+    found = {entry["name"].removeprefix("retail_"): entry["value"] for entry in figures}
+    assert len(found) == len(figures)
+    label, ours = systems.labels["ctr"], systems.scores["ctr"]["ours"]
+    assert found["ours_ctr_auc"] == pytest.approx(np.mean([auc(label, score) for score in ours]))
+    assert found["ours_ctr_uauc"] == pytest.approx(np.mean([uauc(label, score, systems.user) for score in ours]))
+    assert found["ours_ctr_auc_diff"] == pytest.approx(found["ours_ctr_auc"] - found["trees_ctr_auc"])
+    for name in ("ctr_auc", "ctr_gauc", "ctr_uauc", "ndcg10", "never_auc"):
+        assert 0 < found[f"ours_{name}_low"] < found[f"ours_{name}_diff"] < found[f"ours_{name}_high"]
+    assert found["ours_ctr_ne_high"] < 0
+    assert {"ours_ctcvr_auc", "ours_ctcvr_gauc", "ours_ctcvr_ne", "ours_ctr_ece", "popularity_ctr_gauc"} <= set(found)
+    assert not {"popularity_ctr_ne", "popularity_ctr_ece", "trees_ctr_auc_diff", "ours_unseen_auc"} & set(found)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_text_only_reads_no_columns(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "online_retail.csv" if name == "retail" else None
+    ours, text = (settings_of(name, tmp_path, 18, True, file, text_only=only) for only in (False, True))
+    assert ours.data.features and ours.evaluate.bought_before in ours.data.fields
+    assert not text.data.features and text.data.comparison is None and text.seed == 18
+    assert all(getattr(options, "prior", None) is None for options in text.objectives.active().values())
+    assert ours.output != text.output and ours.data.folder != text.data.folder
+    assert settings_of(name, tmp_path, 17, False, file, False).evaluate.max_requests is None
+
+
+def test_without_a_file_the_second_set_is_left_out(tmp_path: Path) -> None:
+    assert find_retail(tmp_path) is None
+    (tmp_path / "Online Retail.xlsx").touch()
+    assert find_retail(tmp_path) == tmp_path / "Online Retail.xlsx"
+    command = [sys.executable, "-m", "benchmarks.quality", "--only", "retail", "--json", str(tmp_path / "out.json")]
+    done = subprocess.run([*command, "--retail", str(tmp_path / "none")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "holds no Online Retail" in done.stdout and (tmp_path / "out.json").is_file()
