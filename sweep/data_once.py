@@ -18,7 +18,7 @@ from equipoise.sweep.plan import PlannedRun, digest
 from equipoise.sweep.record import CONFIG
 
 MANIFEST = "manifest.json"
-IN_MANIFEST = ("prompt", "history", "fields", "user_groups", "item_dropout")
+IN_MANIFEST = ("prompt", "history", "fields", "rates", "user_groups", "item_dropout")
 
 
 def check_folders(plan: list[PlannedRun]) -> None:

@@ -173,6 +173,10 @@ def _check_features(manifest: Manifest, data: DataConfig) -> None:
             f"{data.folder} was prepared with data.features {found}, the config has {wanted}: run `equipoise prepare` "
             "again"
         )
+    if manifest.rates != data.rates:
+        raise UserError(
+            f"{data.folder} was prepared with other data.rates than the config: run `equipoise prepare` again"
+        )
 
 
 def _check_comparison(manifest: Manifest, data: DataConfig) -> None:

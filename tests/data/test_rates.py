@@ -210,6 +210,21 @@ def test_prepare_makes_features_of_rates(rows: dict, make_config: Callable[..., 
     assert lookup.keys == ["item_id", "age", "brand"]
 
 
+def test_a_label_of_ones_own_counts_where_it_is_known(rows: dict, make_config: Callable[..., DataConfig]) -> None:
+    for number, row in enumerate(rows["impressions"]):
+        row["liked"] = number % 2 if row["click"] else None
+    rate = {"of": "liked", "given": "click", "by": "user_id", "strength": 1}
+    config = make_config(rows, rates=[rate])
+    prepare(config)
+    shown = feature(config.folder, "test", "shown_given_click_by_user_id")
+    assert set(shown.values()) == {2.0}  # u1 clicked on b in r1, and in r3
+    everything = (0 + 0 + 0 + 1 + 0.5) / 5  # rows 0, 2, 6 and 7
+    found = feature(config.folder, "test", "rate_liked_given_click_by_user_id")
+    assert found["r5", 0] == pytest.approx((0 + everything) / 3)
+    with pytest.raises(UserError, match=r"has liked '', which data\.rates counts"):
+        prepare(make_config(rows, rates=[{"of": "liked", "by": "user_id"}]))
+
+
 def test_held_out_users_count_where_they_are_kept(rows: dict, make_config: Callable[..., DataConfig]) -> None:
     config = make_config(rows, rates=[{"of": "click", "by": "user_id"}])
     config.split.holdout_users = 0.4

@@ -22,6 +22,7 @@ from equipoise.scoring.options import RecommendOptions, ScoreOptions
 from equipoise.scoring.recommend import recommend_file
 from equipoise.scoring.score_run import score_run
 from equipoise.serving.recommender import Recommender
+from equipoise.train.job import train
 from tests.tiny_run import run_settings, write_config
 
 RATES = [
@@ -153,6 +154,13 @@ def test_an_update_gives_the_state_of_the_whole_log(early: tuple[Path, Path], ra
     )
     main_ok(["rates", "update", str(export), "--impressions", str(late)])
     same_states(export / FOLDER, rated.config.data.folder / FOLDER)
+
+
+def test_data_prepared_with_other_rates_are_refused(rated: Rated, tmp_path: Path) -> None:
+    data = rated.config.data
+    other = data.model_copy(update={"rates": [data.rates[0].model_copy(update={"strength": 1.0}), data.rates[1]]})
+    with pytest.raises(UserError, match=r"prepared with other data\.rates"):
+        train(rated.config.model_copy(update={"data": other, "output": tmp_path / "run"}))
 
 
 def main_ok(arguments: list[str]) -> None:
