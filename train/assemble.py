@@ -30,6 +30,7 @@ from equipoise.modeling.run_model import compute_as_trained
 from equipoise.train.objectives.base import Objective
 from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.priors import PriorStore, find_priors, read_columns, split_columns
+from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.world import World
 
@@ -60,12 +61,12 @@ class Beside:
     Attributes:
         priors: the models; without any where the run has none.
         store: where the training rows' log-odds lie; None without priors.
-        vectors: of things, float (T, D); None where nothing is compared.
+        vectors: of things; None where nothing is compared.
     """
 
     priors: Priors
     store: PriorStore | None = None
-    vectors: np.ndarray | None = None
+    vectors: ThingVectors | None = None
 
     def slates(self, folder: Path, split: str, tokens: TokenCache, masked: bool = False) -> SlateSet:
         """The slates of a split with their priors: out of fold of the train split, else the models' own.
@@ -76,9 +77,9 @@ class Beside:
         if self.store is not None and split == "train":
             prior = self.store.training_rows(masked)
         elif self.priors.names:
-            columns = split_columns(Manifest.read(folder), tokens.split(split))
+            columns = split_columns(Manifest.read(folder), tokens, split, self.vectors)
             prior = self.priors.log_odds(read_columns(columns, self.priors.columns))
-        return SlateSet(folder, split, tokens, prior, self.vectors)
+        return SlateSet(folder, split, tokens, prior, self.vectors.vectors if self.vectors else None)
 
 
 def open_beside(config: RunConfig, tokens: TokenCache, run: Path | None = None) -> Beside:
@@ -90,9 +91,11 @@ def open_beside(config: RunConfig, tokens: TokenCache, run: Path | None = None) 
     Raises:
         UserError: something is missing and the job has several processes.
     """
-    store = find_priors(config, tokens) if run is None else None
-    priors = store.priors if store else Priors.read((run or config.output) / PRIORS)
-    return Beside(priors, store)
+    vectors = find_vectors(config) if config.data.comparison is not None else None
+    if run is not None:
+        return Beside(Priors.read(run / PRIORS), vectors=vectors)
+    store = find_priors(config, tokens, vectors)
+    return Beside(store.priors if store else Priors(config.output, {}), store, vectors)
 
 
 def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, float]:
@@ -276,7 +279,8 @@ def assemble_model(
     offsets = base_rate_offsets(manifest, pointwise) | dict.fromkeys(priors, 0.0)
     comparison = None
     if vectors is not None and config.data.comparison is not None:
-        comparison = ComparisonShape(vectors.shape[1], min(config.data.comparison.width, vectors.shape[1]))
+        size = vectors.vectors.shape[1]
+        comparison = ComparisonShape(size, min(config.data.comparison.width, size))
     spec = model_spec(config, objectives, offsets, columns_of(manifest.features), relevance, priors, comparison)
     model = build_model(spec, partial_last_layer)
     compute_as_trained(model, config)

@@ -127,7 +127,7 @@ class Job:
         if goes_on or not epochs or not (model.priors or model.compares):
             return
         if data.beside.vectors is not None:
-            start_comparisons(model, data.beside.vectors)
+            start_comparisons(model, data.beside.vectors.vectors)
         with ProgressBar("heads", 100, "%", console=new_console(quiet=self.world.rank > 0)) as bar:
             losses = fit_heads(
                 model,

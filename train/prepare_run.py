@@ -41,7 +41,7 @@ def prepare_data(config: RunConfig) -> Manifest:
         log.info(f"train.feature_dropout: the same requests, as of anonymous users, in {masked.folder}")
         prepare(masked, labels=labels, read=read)
         _write_token_cache(config.model_copy(update={"data": masked}))
-    _fit_priors(config)
+    _write_beside(config)
     return manifest
 
 
@@ -52,6 +52,11 @@ def write_tokens(config: RunConfig) -> None:
         UserError: the folder is not prepared, the limits do not fit the backbone, or several processes were launched.
     """
     _write_token_cache(config)
+    _write_beside(config)
+
+
+def _write_beside(config: RunConfig) -> None:
+    """What heads read beside texts and features: vectors of things, then the priors, which read their similarities."""
     if config.data.comparison is not None:
         _write_vectors(config)
     _fit_priors(config)
@@ -71,9 +76,11 @@ def _write_vectors(config: RunConfig) -> None:
 
 def _fit_priors(config: RunConfig) -> None:
     from equipoise.train.priors import find_priors
+    from equipoise.train.thing_vectors import find_vectors
     from equipoise.train.token_caches import find_tokens
 
-    store = find_priors(config, find_tokens(config))
+    vectors = find_vectors(config) if config.data.comparison is not None else None
+    store = find_priors(config, find_tokens(config), vectors)
     if store is not None:
         names = ", ".join(f"{name} ({spec.method})" for name, spec in store.priors.specs.items())
         log.info(f"priors: {store.folder}: {names}")

@@ -31,6 +31,7 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
 from equipoise.modeling.simple_models import fit_linear, fit_trees, out_of_fold, to_text
+from equipoise.train.thing_vectors import ThingVectors, thing_columns
 from equipoise.train.token_caches import find_tokens
 
 FOLDER = "priors"
@@ -45,9 +46,13 @@ def prior_configs(config: RunConfig) -> dict[str, PriorConfig]:
     return {name: prior for name in options if (prior := getattr(options[name], "prior", None)) is not None}
 
 
-def split_columns(manifest: Manifest, tokens: SplitTokens) -> dict[str, np.ndarray]:
+def split_columns(
+    manifest: Manifest, tokens: TokenCache, split: str, vectors: ThingVectors | None
+) -> dict[str, np.ndarray]:
     """All columns that priors may read of a split, float32 (I,) each, by name: features, then computed ones."""
-    return {name: tokens.features[name] for name in manifest.features} | dict(tokens.computed)
+    of_split = tokens.split(split)
+    columns = {name: of_split.features[name] for name in manifest.features} | dict(of_split.computed)
+    return columns if vectors is None else columns | thing_columns(tokens, vectors, split)
 
 
 def read_columns(columns: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
@@ -83,15 +88,20 @@ class PriorStore:
             raise UserError(f"{path} is missing or broken: delete {self.folder} and prepare again") from error
 
 
-def find_priors(config: RunConfig, tokens: TokenCache) -> PriorStore | None:
+def find_priors(config: RunConfig, tokens: TokenCache, vectors: ThingVectors | None = None) -> PriorStore | None:
     """The priors of a job, before its processes meet; a single process fits those that are missing; None without any.
+
+    Args:
+        config: of the run.
+        tokens: of its prepared folder.
+        vectors: of its things; None where nothing is compared.
 
     Raises:
         UserError: they are missing and the job has several processes, or what they read is.
     """
     if not prior_configs(config):
         return None
-    store = PriorStore(config.data.folder / FOLDER / _key(config))
+    store = PriorStore(config.data.folder / FOLDER / _key(config, vectors))
     if (store.folder / FILE).is_file():
         return store
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -100,33 +110,37 @@ def find_priors(config: RunConfig, tokens: TokenCache) -> PriorStore | None:
             "settings, then launch again"
         )
     with atomic_dir(store.folder) as building, ProgressBar("fitting priors") as bar:
-        _Fit(config, tokens, building).write(bar)
+        _Fit(config, tokens, building, vectors).write(bar)
     return store
 
 
-def _key(config: RunConfig) -> str:
+def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     """What determines the priors: equal keys, equal priors."""
     manifest = Manifest.read(config.data.folder)
     configs = {name: prior.model_dump(mode="json") for name, prior in prior_configs(config).items()}
     labels = {name: config.objectives.specs()[name].label for name in configs}
+    compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), bool(config.train.feature_dropout), SEED]
+    described.append(compared)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class _Fit:
     """Fits the priors of a configuration, one objective after another."""
 
-    def __init__(self, config: RunConfig, tokens: TokenCache, folder: Path) -> None:
+    def __init__(
+        self, config: RunConfig, tokens: TokenCache, folder: Path, vectors: ThingVectors | None = None
+    ) -> None:
         self.config, self.folder, self.configs = config, folder, prior_configs(config)
         self.train, self.valid = (SlateSet(config.data.folder, split, tokens) for split in ("train", "valid"))
         self.manifest, self.objectives = self.train.manifest, config.objectives.specs()
-        self.columns = split_columns(self.manifest, self.train.tokens)
-        self.valid_columns = split_columns(self.manifest, self.valid.tokens)
+        self.columns = split_columns(self.manifest, tokens, "train", vectors)
+        self.valid_columns = split_columns(self.manifest, tokens, "valid", vectors)
         self.masked_columns: dict[str, np.ndarray] = {}
         if config.train.feature_dropout:
             masked = config.model_copy(update={"data": mask_all_fields(config.data)})
-            shown = SlateSet(masked.data.folder, "train", find_tokens(masked))
-            self.masked_columns = split_columns(shown.manifest, shown.tokens)
+            shown = Manifest.read(masked.data.folder)
+            self.masked_columns = split_columns(shown, find_tokens(masked), "train", vectors)
 
     @cached_property
     def users(self) -> np.ndarray:

@@ -30,7 +30,9 @@ def fill_absent_labels(tables: Tables, read: Collection[str]) -> None:
         tables.notes.append("impressions has no clicks: a conversion counts as the click, so pCTR is its probability.")
     if added:
         con, values = tables.con, ", ".join(f"{value} AS {name}" for name, value in added.items())
-        con.execute("ALTER VIEW raw_impressions RENAME TO given_impressions")
+        views = "SELECT count(*) FROM duckdb_views() WHERE view_name = 'raw_impressions'"
+        kind = "VIEW" if one(con, views)[0] else "TABLE"  # files are views, sources make tables
+        con.execute(f"ALTER {kind} raw_impressions RENAME TO given_impressions")
         con.execute(f"CREATE VIEW raw_impressions AS SELECT *, {values} FROM given_impressions")
         tables.absent_labels += added
 
