@@ -28,8 +28,8 @@ class RateConfig(Section):
     """Impressions that the start is worth: at so many of its own, a key's rate is halfway to what they say."""
     half_life_days: PositiveFloat | None = None
     """Days after which an impression counts half; null counts all alike."""
-    delay_days: Annotated[float, Field(ge=0.0)] = 0.0
-    """Days after which a label is known; younger impressions do not count yet."""
+    delay_days: Annotated[float, Field(ge=0.0)] | str = 0.0
+    """Days after which a label is known, or the column of impressions that holds them; until then it does not count."""
 
     @field_validator("by", "parent", mode="before")
     @classmethod
@@ -49,7 +49,8 @@ class RateConfig(Section):
     @property
     def _key(self) -> str:
         days = "" if self.half_life_days is None else f"_{self.half_life_days:g}d"
-        return f"by_{'_'.join(self.by)}{days}{f'_after_{self.delay_days:g}d' if self.delay_days else ''}"
+        delay = self.delay_column or f"{self.delay_days:g}d"
+        return f"by_{'_'.join(self.by)}{days}{f'_after_{delay}' if self.delay_days else ''}"
 
     @property
     def _given(self) -> str:
@@ -64,6 +65,11 @@ class RateConfig(Section):
     def shown(self) -> str:
         """Name of the feature with the number of impressions that were counted, decayed by the half-life."""
         return f"shown{self._given}_{self._key}"
+
+    @property
+    def delay_column(self) -> str | None:
+        """The column that holds each impression's delay, None where it is the same for all."""
+        return self.delay_days if isinstance(self.delay_days, str) else None
 
     @property
     def labels(self) -> list[str]:

@@ -16,7 +16,7 @@ A feature that no head reads (`heads: false`) is raw values alone: it has no col
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -56,7 +56,12 @@ def _logit(values: np.ndarray) -> np.ndarray:
     return np.log(values) - np.log1p(-values)
 
 
-SCALES = {"log": np.log, "log1p": np.log1p, "logit": _logit, "none": np.asarray}
+SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "log": np.log,
+    "log1p": np.log1p,
+    "logit": _logit,
+    "none": np.asarray,
+}
 """What is standardised of the values."""
 
 

@@ -41,7 +41,7 @@ class RateState:
 
     Attributes:
         rate: what is counted.
-        moment: of the last impression, UTC, its delay added.
+        moment: when the last label was known, UTC, to which counts are decayed.
         levels: per level the row of each key.
         shown, positives: float64, of all rows.
     """
@@ -77,7 +77,7 @@ def read_state(path: Path) -> RateState:
     Raises:
         UserError: it is missing or broken.
     """
-    rate, moment = read_metadata(path)
+    rate, moment, _ = read_metadata(path)
     table = pq.read_table(path)
     level = table.column("level").to_numpy()
     levels = []
@@ -89,15 +89,16 @@ def read_state(path: Path) -> RateState:
     return RateState(rate, moment, levels, table.column("shown").to_numpy(), table.column("positives").to_numpy())
 
 
-def read_metadata(path: Path) -> tuple[RateConfig, datetime]:
-    """The rate of a file of a state, and its moment (UTC).
+def read_metadata(path: Path) -> tuple[RateConfig, datetime, datetime]:
+    """The rate of a file of a state, its moment, and the timestamp of its last impression (UTC).
 
     Raises:
         UserError: it is missing or broken.
     """
     try:
         record = json.loads(pq.read_schema(path).metadata[METADATA])
-        return RateConfig(**record["rate"]), datetime.fromisoformat(record["moment"])
+        moment, last = (datetime.fromisoformat(record[name]) for name in ("moment", "last"))
+        return RateConfig(**record["rate"]), moment, last
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, ValidationError) as error:
         raise UserError(f"{path} is missing or holds no state of a rate: prepare or export again") from error
 

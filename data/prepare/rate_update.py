@@ -10,23 +10,17 @@ import duckdb
 
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
-from equipoise.configs.features import FeatureConfig
 from equipoise.configs.rates import RateConfig
-from equipoise.data.prepare.feature_table import feature_sql
-from equipoise.data.prepare.labels import label_sql
 from equipoise.data.prepare.rates import (
-    decay_sql,
-    delay_of,
     microseconds_of,
     moment_of,
     rate_columns,
-    refuse_bad_labels,
-    state_sql,
+    read_columns,
+    refuse_bad_values,
     write_state,
 )
 from equipoise.data.prepare.tables import (
     ID_COLUMNS,
-    LABELS,
     REQUIRED,
     Tables,
     file_relation,
@@ -67,19 +61,17 @@ def update_states(
         con.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {literal(spill)}; SET TimeZone = 'UTC'")
         con.execute("SET enable_progress_bar = false")
         tables = _open(con, impressions, items, item_keys)
-        _write_rows(tables, [rate for rate, _ in rates.values()])
+        _write_rows(tables, [rate for rate, *_ in rates.values()])
         count, first, last = one(con, "SELECT count(*), min(moment), max(moment) FROM rate_rows")
-        for rate, reached in rates.values():
-            if first + delay_of(rate) <= microseconds_of(reached):
-                counted = moment_of(microseconds_of(reached) - delay_of(rate))
+        for rate, _, counted in rates.values():
+            if first <= microseconds_of(counted):
                 raise UserError(
                     f"{impressions} has an impression of {moment_of(first):{TIME}}, but {rate.rate} counts those until "
                     f"{counted:{TIME}} already: give later ones alone"
                 )
         with atomic_dir(out) as folder:
-            for path, (rate, reached) in rates.items():
-                moment = last + delay_of(rate)
-                write_state(con, rate, _added(rate, path, moment, microseconds_of(reached)), moment, folder / path.name)
+            for path, (rate, *_) in rates.items():
+                write_state(con, rate, folder / path.name, before=path)
     return count, moment_of(last)
 
 
@@ -114,25 +106,7 @@ def _write_rows(tables: Tables, rates: Sequence[RateConfig]) -> None:
     names = dict.fromkeys([*REQUIRED["impressions"], *needed])
     stage(tables, "impressions", [name for name in names if name in given])
     for rate in rates:
-        for name in rate.labels:
-            if name not in LABELS:
-                refuse_bad_labels(tables, name, rate.given if name != rate.given else None)
-    columns = ""
-    for name in dict.fromkeys(name for rate in rates for name in rate.by):
-        columns += f", {feature_sql(tables, FeatureConfig(name=name, scale='category'))} AS {quote('key_' + name)}"
-    for name in dict.fromkeys(name for rate in rates for name in rate.labels):
-        columns += f", {label_sql(name)} AS {quote('label_' + name)}"
+        refuse_bad_values(tables, rate)
     join = "LEFT JOIN items t USING (item_id)" if "item_id" in given else "LEFT JOIN items t ON false"
-    con.execute(f"CREATE TABLE rate_rows AS SELECT epoch_us(i.timestamp) AS moment{columns} FROM impressions i {join}")
-
-
-def _added(rate: RateConfig, path: Path, moment: int, reached: int) -> str:
-    """A query: the state of a file, decayed to a moment, and what rate_rows adds to it."""
-    keys = ", ".join(quote("key_" + name) for name in rate.by)
-    weight = f" * {decay_sql(rate, str(moment - reached))}" if rate.half_life_days else ""
-    old = f"SELECT level, {keys}, shown{weight} AS shown, positives{weight} AS positives"
-    old += f" FROM read_parquet({literal(str(path))})"
-    return f"""
-        SELECT level, {keys}, sum(shown) AS shown, sum(positives) AS positives
-        FROM ({old} UNION ALL {state_sql(rate, moment)}) GROUP BY ALL
-    """
+    columns = f"epoch_us(i.timestamp) AS moment{read_columns(tables, rates)}"
+    con.execute(f"CREATE TABLE rate_rows AS SELECT {columns} FROM impressions i {join}")

@@ -17,8 +17,8 @@ from equipoise.configs.features import FeatureConfig
 from equipoise.configs.rates import RateConfig
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.labels import label_sql
-from equipoise.data.prepare.tables import LABELS, Tables, check_columns, columns_of, nearest, one, quote
-from equipoise.data.rates import LEAST, METADATA, levels_of
+from equipoise.data.prepare.tables import LABELS, Tables, check_columns, columns_of, literal, nearest, one, quote
+from equipoise.data.rates import LEAST, METADATA, levels_of, read_metadata
 
 STATE_BATCH = 100_000
 DAY = 86_400_000_000
@@ -30,7 +30,8 @@ BLOCK = 256
 
 def rate_columns(rates: Sequence[RateConfig]) -> list[str]:
     """The columns that rates read, each once."""
-    return list(dict.fromkeys(name for rate in rates for name in (*rate.by, *rate.labels)))
+    delays = [rate.delay_column for rate in rates if rate.delay_column is not None]
+    return list(dict.fromkeys([*(name for rate in rates for name in (*rate.by, *rate.labels)), *delays]))
 
 
 def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
@@ -42,7 +43,8 @@ def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
     label = tables.labels["impressions"]
     known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
     for rate in rates:
-        check_columns(tables, "impressions", rate.labels, ", which data.rates reads")
+        own = [*rate.labels, *([rate.delay_column] if rate.delay_column else [])]
+        check_columns(tables, "impressions", own, ", which data.rates reads")
         for name in rate.by:
             if name not in known:
                 raise UserError(
@@ -52,17 +54,29 @@ def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
         for name in (rate.rate, rate.shown):
             if name in known:
                 raise UserError(f"{label} has a column '{name}', which data.rates computes: rename it")
-        for name in rate.labels:
-            if name not in LABELS:
-                refuse_bad_labels(tables, name, rate.given if name != rate.given else None)
+        refuse_bad_values(tables, rate)
 
 
-def refuse_bad_labels(tables: Tables, name: str, given: str | None) -> None:
-    """Refuse a label that is not 0 or 1 in a raw impression where `given` is 1 (in any, where it is None).
+def refuse_bad_values(tables: Tables, rate: RateConfig) -> None:
+    """Refuse a label that is not 0 or 1 in a raw impression that counts, and a delay below 0.
 
     Raises:
         UserError: names the file, the column, the first such value and the fix.
     """
+    for name in rate.labels:
+        if name not in LABELS:
+            _refuse_bad_label(tables, name, rate.given if name != rate.given else None)
+    if rate.delay_column is not None:
+        delay = f"i.{quote(rate.delay_column)}"
+        query = f"SELECT {delay} FROM raw_impressions i WHERE NOT TRY_CAST({delay} AS DOUBLE) BETWEEN 0 AND 1e5 LIMIT 1"
+        if row := tables.con.execute(query).fetchone():
+            raise UserError(
+                f"{tables.labels['impressions']} (data.tables.impressions) has {rate.delay_column} '{row[0]}', after "
+                "which data.rates takes a label for known: write days, 0 to 100000, or nothing where it never is"
+            )
+
+
+def _refuse_bad_label(tables: Tables, name: str, given: str | None) -> None:
     number, counted = label_sql(name), f"{label_sql(given)} = 1" if given else "true"
     bad = f"{counted} AND coalesce({number} NOT IN (0, 1), true)"
     row = tables.con.execute(f"SELECT i.{quote(name)} FROM raw_impressions i WHERE {bad} LIMIT 1").fetchone()
@@ -86,22 +100,16 @@ def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path) -> No
     if not rates:
         return
     con = tables.con
-    keys = {name: feature_sql(tables, FeatureConfig(name=name, scale="category")) for rate in rates for name in rate.by}
-    labels = {name: label_sql(name) for rate in rates for name in rate.labels}
-    columns = "".join(f", {sql} AS {quote('key_' + name)}" for name, sql in keys.items())
-    columns += "".join(f", {sql} AS {quote('label_' + name)}" for name, sql in labels.items())
     con.execute(f"""
         CREATE TABLE rate_rows AS
-        SELECT i.request_id, i.item_id, r.split, epoch_us(r.timestamp) AS moment{columns}
+        SELECT i.request_id, i.item_id, r.split, epoch_us(r.timestamp) AS moment{read_columns(tables, rates)}
         FROM impressions i JOIN requests r USING (request_id){feature_joins(tables)}
     """)
     folder.mkdir()
-    end = one(con, "SELECT max(moment) FROM rate_rows")[0]
     for rate in rates:
         add_rate(con, rate)
         _refuse_never_repeated(tables, rate)
-        moment = end + delay_of(rate)
-        write_state(con, rate, state_sql(rate, moment), moment, folder / rate.file)
+        write_state(con, rate, folder / rate.file)
     names = dict.fromkeys(name for rate in rates for name in (rate.rate, rate.shown))
     con.execute(f"""
         CREATE TABLE rated AS
@@ -111,9 +119,21 @@ def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path) -> No
     con.execute("DROP TABLE rate_rows; DROP TABLE impressions; ALTER TABLE rated RENAME TO impressions")
 
 
-def delay_of(rate: RateConfig) -> int:
-    """Microseconds until a label is known."""
-    return round(rate.delay_days * DAY)
+def read_columns(tables: Tables, rates: Sequence[RateConfig]) -> str:
+    """What rate_rows holds of impressions `i`, items `t` and users `u`: key_NAME, label_NAME and delay_NAME, in SQL."""
+    keys = {name: feature_sql(tables, FeatureConfig(name=name, scale="category")) for rate in rates for name in rate.by}
+    named = {f"key_{name}": sql for name, sql in keys.items()}
+    named |= {f"label_{name}": label_sql(name) for rate in rates for name in rate.labels}
+    delays = [rate.delay_column for rate in rates if rate.delay_column is not None]
+    named |= {f"delay_{name}": f"TRY_CAST(i.{quote(name)} AS DOUBLE)" for name in delays}
+    return "".join(f", {sql} AS {quote(name)}" for name, sql in named.items())
+
+
+def _known(rate: RateConfig) -> str:
+    """The moment in microseconds from which on a row of rate_rows counts, in SQL; NULL where its delay is unknown."""
+    if isinstance(rate.delay_days, str):
+        return f"moment + CAST(round({quote('delay_' + rate.delay_days)} * {DAY}) AS BIGINT)"
+    return f"moment + {round(rate.delay_days * DAY)}"
 
 
 def microseconds_of(moment: datetime) -> int:
@@ -140,9 +160,9 @@ def _counted(rate: RateConfig, columns: Sequence[str]) -> str:
     keys = [f"{quote('key_' + name)}" for name in columns]
     known = [f"{key} IS NOT NULL" for key in keys] + ([f"{quote('label_' + rate.given)} = 1"] if rate.given else [])
     return f"""
-        SELECT {"".join(f"{key}, " for key in keys)}moment + {delay_of(rate)} AS e,
+        SELECT {"".join(f"{key}, " for key in keys)}{_known(rate)} AS e,
                count(*)::DOUBLE AS n, sum({quote("label_" + rate.of)})::DOUBLE AS p
-        FROM rate_rows WHERE {" AND ".join(known) or "true"} GROUP BY ALL
+        FROM rate_rows WHERE {" AND ".join([f"{_known(rate)} IS NOT NULL", *known])} GROUP BY ALL
     """
 
 
@@ -225,20 +245,23 @@ def state_sql(rate: RateConfig, moment: int) -> str:
     return " UNION ALL ".join(parts)
 
 
-def write_state(con: duckdb.DuckDBPyConnection, rate: RateConfig, query: str, moment: int, path: Path) -> None:
-    """Write the rows of a query as `state_sql` gives them, in the order of their keys.
-
-    Args:
-        con: where the query runs.
-        rate: of the state.
-        query: the rows.
-        moment: of the state, in microseconds.
-        path: of the file.
-    """
+def write_state(con: duckdb.DuckDBPyConnection, rate: RateConfig, path: Path, before: Path | None = None) -> None:
+    """Write the state of a rate after rate_rows, ordered by key; `before`: the state that these rows follow."""
     keys = ", ".join(quote("key_" + name) for name in rate.by)
-    record = {"rate": rate.model_dump(mode="json"), "moment": moment_of(moment).isoformat()}
+    last, moment = one(con.cursor(), f"SELECT max(moment), max({_known(rate)}) FROM rate_rows")
+    reached = microseconds_of(read_metadata(before)[1]) if before is not None else last
+    moment = max(reached, moment or last)
+    query = state_sql(rate, moment)
+    if before is not None:
+        weight = f" * {decay_sql(rate, str(moment - reached))}" if rate.half_life_days else ""
+        old = f"level, {keys}, shown{weight} AS shown, positives{weight} AS positives"
+        query = f"""
+            SELECT level, {keys}, sum(shown) AS shown, sum(positives) AS positives
+            FROM (SELECT {old} FROM read_parquet({literal(str(before))}) UNION ALL {query}) GROUP BY ALL
+        """
+    record = {"rate": rate.model_dump(mode="json"), "moment": moment_of(moment), "last": moment_of(last)}
     reader = con.cursor().sql(f"SELECT * FROM ({query}) ORDER BY level, {keys}").to_arrow_reader(STATE_BATCH)
-    schema = reader.schema.with_metadata({METADATA: json.dumps(record)})
+    schema = reader.schema.with_metadata({METADATA: json.dumps(record, default=datetime.isoformat)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in reader:
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))

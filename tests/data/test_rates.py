@@ -21,7 +21,7 @@ from equipoise.configs.rates import RateConfig
 from equipoise.configs.schema import DataConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import mask_all_fields, mask_behaviour
-from equipoise.data.prepare.rates import DAY, add_rate, state_sql, write_state
+from equipoise.data.prepare.rates import DAY, add_rate, write_state
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.rates import FOLDER, RateLookup, read_state
 
@@ -35,6 +35,7 @@ RATES = [
     RateConfig(of="click", by=["a", "b"], parent="a", strength=3.0),
     RateConfig(of="conversion", by="a", given="click", half_life_days=2.0),
     RateConfig(of="click", by=["b", "a"], parent="b", half_life_days=0.01, delay_days=3),
+    RateConfig(of="click", by="a", half_life_days=4, delay_days="wait"),
 ]
 
 ROW = st.tuples(
@@ -59,6 +60,8 @@ def write_rows(rows: list[Row]) -> None:
     kinds = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.float64())
     columns = zip(*((day * DAY, *rest) for day, *rest in rows), strict=True) if rows else [[]] * 5
     table = pa.table({n: pa.array(list(c), k) for n, c, k in zip(names, columns, kinds, strict=True)})
+    wait = [None if b == "q" else 1.0 + 2 * conversion for _, _, b, _, conversion in rows]
+    table = table.append_column("delay_wait", pa.array(wait, pa.float64()))
     CON.register("given_rows", table.append_column("row", pa.array(range(len(rows)))))
     CON.execute("CREATE OR REPLACE TABLE rate_rows AS SELECT * FROM given_rows")
 
@@ -72,7 +75,7 @@ def brute_force(rows: list[Row], rate: RateConfig, at: float, a: str | None, b: 
     def counts(columns: list[str]) -> tuple[float, float, bool]:
         shown, positives, any_row = 0.0, 0.0, False
         for day, row_a, row_b, click, conversion in rows:
-            known, own = day + rate.delay_days, {"a": row_a, "b": row_b}
+            known, own = known_at(rate, day, row_b, conversion), {"a": row_a, "b": row_b}
             if known < at and (rate.given is None or click) and all(own[name] == cells[name] for name in columns):
                 weight = 2 ** -((at - known) / rate.half_life_days) if rate.half_life_days else 1.0
                 shown += weight
@@ -86,6 +89,13 @@ def brute_force(rows: list[Row], rate: RateConfig, at: float, a: str | None, b: 
         shown, positives, _ = counts(columns)
         q = (positives + rate.strength * q) / (shown + rate.strength)
     return (q if any_row else None), shown
+
+
+def known_at(rate: RateConfig, day: float, b: str | None, conversion: int) -> float:
+    """When a row's label is known; never of some, where rows have delays of their own."""
+    if rate.delay_column is None:
+        return day + float(rate.delay_days)
+    return np.inf if b == "q" else day + 1.0 + 2 * conversion
 
 
 def same(found: Any, expected: Any, rel: float = 1e-9) -> bool:
@@ -134,10 +144,10 @@ def test_the_state_gives_what_a_later_request_would_get(
     rate: RateConfig, rows: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("state") / rate.file
-    end = max(row[0] for row in rows) + rate.delay_days
+    known = [known_at(rate, day, b, conversion) for day, _, b, _, conversion in rows]
+    end = max([row[0] for row in rows] + [at for at in known if at < np.inf])
     write_rows(rows)
-    moment = round(end * DAY)
-    write_state(CON, rate, state_sql(rate, moment), moment, path)
+    write_state(CON, rate, path)
     state = read_state(path)
     assert state.rate == rate and state.moment == datetime.fromtimestamp(end * 86400, UTC)
     lookup = RateLookup([state])
@@ -253,6 +263,8 @@ def test_anonymous_shoppers_have_no_rates_of_their_own(rows: dict, make_config: 
         ([{"of": "click", "by": "brnd"}], {}, "did you mean 'brand'"),
         ([{"of": "click", "by": "item_id"}], {"shown_by_item_id": 1}, "which data.rates computes: rename it"),
         ([{"of": "liked", "by": "item_id"}], {"liked": 2}, "has liked '2'"),
+        ([{"of": "click", "by": "item_id", "delay_days": "bought"}], {"bought": -1}, "has bought '-1', after which"),
+        ([{"of": "click", "by": "item_id", "delay_days": "days"}], {}, "has no column 'days'"),
         ([{"of": "click", "by": "request_id"}], {}, "earlier one with the same request_id"),
     ],
 )

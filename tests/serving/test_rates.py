@@ -28,6 +28,7 @@ from tests.tiny_run import run_settings, write_config
 RATES = [
     {"of": "click", "by": "item_id"},
     {"of": "conversion", "by": ["user_id", "category"], "parent": "category", "half_life_days": 5},
+    {"of": "click", "by": "category", "half_life_days": 3, "delay_days": "seen_before"},
 ]
 ITEMS = ["i3", "i4", "i17"]
 
@@ -116,7 +117,7 @@ def parts(rated: Rated, tmp_path: Path, day: str) -> tuple[Path, Path]:
     """The log before and from a moment on, as files."""
     early, late = rated.log[rated.log.timestamp < day], rated.log[rated.log.timestamp >= day]
     early.to_csv(tmp_path / "early.csv", index=False)
-    late.drop(columns=["request_id", "seen_before"]).to_parquet(tmp_path / "late.parquet")
+    late.drop(columns="request_id").to_parquet(tmp_path / "late.parquet")
     return tmp_path / "early.csv", tmp_path / "late.parquet"
 
 
