@@ -7,10 +7,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import copy
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -220,6 +220,16 @@ def tiny_run_builders() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_checks() -> Iterator[None]:
+    """Checks of exports fork from a process without the project; test_export.py starts new ones, one per backbone."""
+    from tests import isolated
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("equipoise.export.golden.subprocess", SimpleNamespace(run=isolated.run))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 A process of a tiny job spends most of its time on imports. These start with them, and else alike: own process, own
 arguments, own environment, exit code. What starts real processes (the `equipoise` command, `accelerate launch`, an
-export's check) is tested with real ones where it is the subject, and at least once per engine.
+export's check) is tested with real ones where it is the subject, and at least once for DDP and for DeepSpeed.
 """
 
 import argparse
@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 PRELOADED = [
     "equipoise.train.job",
@@ -48,11 +49,49 @@ def launch_forked(
     return _fork(_accelerate, arguments, timeout, ROOT, environment)
 
 
+class ForkedPython:
+    """In place of the module `subprocess` where a benchmark starts `[sys.executable, "-m", MODULE, …]`: forks it."""
+
+    PIPE, STDOUT = subprocess.PIPE, subprocess.STDOUT
+
+    @staticmethod
+    def run(command: Sequence[str], env: Mapping[str, str] = os.environ, **_: Any) -> subprocess.CompletedProcess[str]:
+        """Like `subprocess.run(command, env=env, capture_output=True, text=True)`."""
+        return _fork(_module, command[2:], 600, ROOT, dict(env))
+
+    class Popen:
+        """One process whose output is kept and read as a whole."""
+
+        returncode: int | None = None
+
+        def __init__(self, command: Sequence[str], **options: Any) -> None:
+            self._thread = threading.Thread(target=self._run, args=(command, options))
+            self._thread.start()
+
+        def _run(self, command: Sequence[str], options: dict[str, Any]) -> None:
+            self._done = ForkedPython.run(command, **options)
+
+        def communicate(self, timeout: float) -> tuple[str, None]:
+            """What it printed, once it has ended."""
+            self._thread.join(timeout)
+            self.returncode = self._done.returncode
+            return self._done.stderr + self._done.stdout, None
+
+        def kill(self) -> None:
+            """Nothing: it has ended by itself or by its time limit."""
+
+
+def forkserver() -> Any:
+    """The context of processes that begin with what PRELOADED names."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)  # a server that runs already keeps what it has imported
+    return context
+
+
 def _fork(
     job: Callable[[list[str]], None], arguments: Sequence[str], timeout: float, folder: Path, changes: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)  # a server that runs already keeps what it has imported
+    context = forkserver()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **changes}
     with tempfile.TemporaryDirectory() as printed_to:
@@ -89,6 +128,12 @@ def _equipoise(arguments: list[str]) -> None:
 
     sys.argv = ["equipoise", *arguments]
     main(arguments)
+
+
+def _module(arguments: list[str]) -> None:
+    name = arguments[0]
+    sys.argv = list(arguments)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _accelerate(arguments: list[str]) -> None:

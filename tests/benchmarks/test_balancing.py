@@ -1,5 +1,7 @@
 """The pieces of `benchmarks.balancing` on a tiny model: peers do the same work, and every promised figure is there."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from benchmarks.workload import (
     separate_prompts,
 )
 from equipoise.configs.balancing import BalancingConfig
+from tests.forked_job import ForkedPython, forkserver
 
 SIZES = Sizes(2, 3, 9, 4)
 PEERS = [
@@ -133,7 +136,12 @@ def test_the_summary_is_the_worst_for_us():
 
 
 @pytest.mark.slow
-def test_all_promised_figures_are_there():
+def test_all_promised_figures_are_there(monkeypatch):
+    # Forked, for the sake of their imports; test_slates.py measures the memory of a fresh process.
+    forkserver()
+    monkeypatch.setattr("benchmarks.balancing_memory.subprocess", ForkedPython)
+    forked = partial(torch.multiprocessing.start_processes, start_method="forkserver")
+    monkeypatch.setattr("benchmarks.balancing_bytes.mp.spawn", forked)
     figures = measure(TINY, ["bytes", "solvers", "agreement", "memory", "steps"])
     values = {entry["name"]: entry["value"] for entry in figures}
     assert len(values) == len(figures)

@@ -24,6 +24,7 @@ from benchmarks.slates_steps import step_figures
 from benchmarks.workload import Sizes, Way, build_workload, resized, separate_prompts
 from equipoise.data.batches import Slate, build_batch
 from equipoise.modeling.attention import memory_efficient
+from tests.forked_job import ForkedPython
 
 SIZES = Sizes(2, 3, 9, 4)
 PROMPTS = separate_prompts(SIZES)
@@ -90,6 +91,7 @@ def test_the_peer_trains_all_its_layers_and_times_its_steps_alone():
     assert {int(entry["step"]) for entry in state.values()} == {2}  # the optimizer goes on from call to call
 
 
+@pytest.mark.slow
 def test_separate_models_share_nothing():
     peer = SeparateModels("tiny", 3, Sizes(2, 1, 9, 4))
     assert peer.step() == pytest.approx(sum(tune.clock.seconds[0] for tune in peer.tunes))
@@ -230,6 +232,7 @@ def test_ways_of_a_step_are_timed_at_every_size():
     assert min(found.values()) > 0
 
 
+@pytest.mark.slow
 def test_large_backbones_are_measured_in_half_precision():
     found = {entry["name"]: entry for entry in gpu_figures(point("tiny", SIZES), 1)}
     assert found["time_ratio_separate_prompts_tiny"]["value"] > 0
@@ -279,7 +282,12 @@ def test_the_command_refuses_what_it_cannot_do(wrong, says, monkeypatch, capsys)
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_all_promised_figures_are_there(tmp_path):
+def test_all_promised_figures_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.slates_processes.subprocess", ForkedPython)  # for the sake of their imports
+    if has_estimate():
+        from benchmarks import estimate
+
+        monkeypatch.setattr(estimate, "QUICK", [estimate.Case("tiny", False, 2)])
     figures = measure(TINY, list(PARTS))
     values = {entry["name"]: entry["value"] for entry in figures}
     assert len(values) == len(figures)

@@ -5,9 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from transformers import AutoConfig, AutoModel
 from equipoise.common.errors import UserError
 from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
-from tests import isolated
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -31,14 +29,6 @@ from tests.export_run import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forked_checks() -> Iterator[None]:
-    """Checks of exports fork from a process without the project; one per kind of backbone starts anew instead."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("equipoise.export.golden.subprocess", SimpleNamespace(run=isolated.run))
-        yield
 
 
 @pytest.fixture(scope="module")

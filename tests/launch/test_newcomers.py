@@ -56,6 +56,7 @@ def test_what_a_new_shopper_has_no_words_for(trained: RunConfig) -> None:
         mask_all_fields(wrong)
 
 
+@pytest.mark.slow
 def test_every_group_is_measured(trained: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     main_arguments = ["newcomers", str(trained.output)]
     with pytest.raises(SystemExit) as ended:
@@ -109,6 +110,7 @@ class TestForget:
         data = open_data(config, "train", objectives, find_tokens(config))
         return train_batches(config, data, World()), config
 
+    @pytest.mark.slow
     def test_that_fraction_of_slates_is_masked(self, tmp_path: Path) -> None:
         batches, config = self.batches(tmp_path, 0.4)
         rows, epochs = range(len(batches.slates)), range(40)

@@ -174,6 +174,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_what_is_refused(exported: Path, users: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.parquet"
     rows = pq.read_table(users).to_pylist()[:3]

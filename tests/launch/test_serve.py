@@ -134,6 +134,7 @@ def test_tokens_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_token("GOOD", tmp_path / "token")
 
 
+@pytest.mark.slow
 def test_a_missing_extra_names_it(tmp_path: Path) -> None:
     """In a process where fastapi cannot be imported."""
     hidden = "import sys; sys.modules['fastapi'] = None\nfrom equipoise.launch.cli import main"

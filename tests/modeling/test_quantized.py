@@ -66,6 +66,7 @@ def steps_of(model: SlateModel, batch: SlateBatch, steps: int, bf16: bool, lr: f
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_trains_through_the_packed_base(
