@@ -32,6 +32,8 @@ FILE_NAME = "things.npy"
 BLOCK_TEXTS = 65_536
 BLOCK_COSINES = 4_000_000
 """Cosines that are pooled at once."""
+ALL_COSINES = 8_192
+"""Things up to which the cosines of all pairs are computed at once, in 256 MiB."""
 EDGE = 1 << 20
 """Bytes at both ends of a file by which weights are recognised."""
 
@@ -175,6 +177,8 @@ def _similar_columns(tokens: SplitTokens, vectors_TD: np.ndarray) -> np.ndarray:
     assert things is not None and item_things is not None
     columns_I3 = np.full((len(tokens.item), len(SIMILAR)), np.nan, np.float32)
     longest = max(int(things.lengths().max(initial=0)), 1)
+    # One large product is quicker than thousands of small ones, which threads share badly.
+    cosines_TT = vectors_TD @ vectors_TD.T if len(vectors_TD) <= ALL_COSINES else None
     low = 0
     while low < len(tokens):
         most = first[low] + max(BLOCK_COSINES // longest, 1)
@@ -182,11 +186,16 @@ def _similar_columns(tokens: SplitTokens, vectors_TD: np.ndarray) -> np.ndarray:
         begin, stop = int(first[low]), int(first[high])
         candidate_N = item_things[tokens.item[begin:stop]].astype(np.int64)
         history_NH = np.full((stop - begin, longest), -1, np.int64)
-        cosines_NH = np.zeros((stop - begin, longest), np.float32)
         for row in range(low, high):
-            rows, history = slice(int(first[row]) - begin, int(first[row + 1]) - begin), things[row]
-            history_NH[rows, : len(history)] = history
-            cosines_NH[rows, : len(history)] = vectors_TD[candidate_N[rows]] @ vectors_TD[history].T
+            rows = slice(int(first[row]) - begin, int(first[row + 1]) - begin)
+            history_NH[rows, : len(things[row])] = things[row]
+        if cosines_TT is not None:
+            cosines_NH = cosines_TT[candidate_N[:, None], history_NH]  # where one is −1, it is left out below
+        else:
+            cosines_NH = np.zeros(history_NH.shape, np.float32)
+            for row in range(low, high):
+                rows, history = slice(int(first[row]) - begin, int(first[row + 1]) - begin), things[row]
+                cosines_NH[rows, : len(history)] = vectors_TD[candidate_N[rows]] @ vectors_TD[history].T
         columns_I3[begin:stop] = pool(cosines_NH, left_out(history_NH, candidate_N), 3)
         low = high
     return columns_I3

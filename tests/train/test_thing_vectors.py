@@ -52,9 +52,12 @@ def test_one_process_makes_them_and_others_ask(config: RunConfig, monkeypatch: p
     assert np.array_equal(find_vectors(config).vectors, vectors.vectors)
 
 
-@pytest.mark.parametrize("cosines", [1, 40, 4_000_000])
-def test_columns_are_those_of_single_requests(config: RunConfig, cosines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cosines", "things"), [(1, 0), (40, 0), (40, 8_192), (4_000_000, 8_192)])
+def test_columns_are_those_of_single_requests(
+    config: RunConfig, cosines: int, things: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(thing_vectors, "BLOCK_COSINES", cosines)
+    monkeypatch.setattr(thing_vectors, "ALL_COSINES", things)
     tokens, vectors = find_tokens(config), find_vectors(config)
     train = tokens.split("train")
     for split in ("train", "valid", "test"):
