@@ -1,7 +1,7 @@
 """The things that a slate's candidates are compared with: numbers of texts, and the frozen vectors of those texts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -47,3 +47,18 @@ def join_things(slates: Sequence[SlateThings]) -> dict[str, torch.Tensor]:
         "history": torch.from_numpy(np.stack(histories)),
         "candidate": torch.from_numpy(np.concatenate(candidates)),
     }
+
+
+@dataclass(frozen=True)
+class ThingTexts:
+    """What the candidates of a request are compared with, as texts.
+
+    Attributes:
+        history: of the shopper's events, the latest first; blank and repeated ones do not count.
+        candidates: of every candidate, "" where nothing is known of its thing.
+        computed: columns float32 (C,) that are known already, as of a prepared slate, by name.
+    """
+
+    history: Sequence[str]
+    candidates: Sequence[str]
+    computed: Mapping[str, np.ndarray] = field(default_factory=dict)

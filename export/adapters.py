@@ -167,7 +167,8 @@ def write_heads(
         return {}, head
     score = head["score.weight"][:1].contiguous()  # output 0 is the logit, the others only serve training
     if served.form == "features":
-        head_file = {"score.weight": score} | {key: head[key] for key in head if key.startswith("response.")}
+        beside = ("response.", "moved", "comparison.")
+        head_file = {"score.weight": score} | {key: head[key] for key in head if key.startswith(beside)}
         save_file(head_file, folder / POINT_HEAD)
         return {}, head_file
     return {f"{PEFT_PREFIX}score.weight": score}, {}

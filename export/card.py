@@ -89,7 +89,7 @@ about = serving["objectives"]["{name}"]
 model = load_adapter(export, serving, "{name}")
 head = load_file(export / "{name}" / about["head"]) if about["head"] else None
 with torch.inference_mode():
-    value = logit(model, serving, head, golden["input_ids"], golden["prefix_tokens"])
+    value = logit(model, serving, "{name}", head, golden)
 probability = torch.sigmoid(torch.tensor(value + about["logit_offset"]))
 print("{name}", value, golden["logit"]["{name}"])
 ```
@@ -193,6 +193,7 @@ def render_card(
         f"## Data\n\n{counts}\n",
         _prompts(serving),
         "## Loading\n\n" + _pointwise(serving),
+        _beside_text(serving),
         _calibrated(objectives),
         _listwise(objectives, hidden),
         serving_section(serving, slate),
@@ -223,6 +224,34 @@ def _objectives_table(objectives: Mapping[str, Any]) -> str:
     return "\n".join(lines) + (
         "\n\nEach folder is an ordinary PEFT LoRA adapter: its lower layers are the `shared` adapter of the training, "
         "the same in every folder, its upper layers are the objective's own.\n"
+    )
+
+
+def _beside_text(serving: Mapping[str, Any]) -> str:
+    """What a logit holds beside the text; nothing where it is the text's alone."""
+    priors, compared = serving.get("priors"), serving.get("comparison")
+    parts = []
+    for name, about in (priors or {}).get("objectives", {}).items():
+        kind = {"trees": "boosted trees", "linear": "a logistic regression", "column": "a score of the request"}
+        source = f"in `{about['file']}`" if about["file"] else f"in the feature `{about['columns'][0]}`"
+        chain = f", divided by the probability of {', '.join(about['before'])}" if about["before"] else ""
+        listed = ", ".join(f"`{column}`" for column in about["columns"])
+        parts.append(
+            f"- `{name}` begins as {kind[about['method']]} {source}{chain}: its logit holds {about['weight']:.3f} · "
+            f"log-odds {about['bias']:+.3f}. Columns: {listed}."
+        )
+    if compared:
+        parts.append(
+            f"- Every pointwise logit also holds a comparison of the candidate's `{compared['item']}` with what the "
+            f"shopper took (at most {compared['max_events']} texts): {compared['rule']}."
+        )
+    if not parts:
+        return ""
+    return (
+        "## Beside the text\n\n" + "\n".join(parts) + "\n\nAdapter and `score.weight` alone give the text's part of "
+        "a logit: `logit` in `check_golden.py` gives the whole of a golden prompt on which `read_beside` was called "
+        "(with LightGBM where a prior is boosted trees); the server and `equipoise recommend` do it by themselves. "
+        "Requests bring what the shopper took as `recent`, by default it is their `history`.\n"
     )
 
 

@@ -19,6 +19,7 @@ from equipoise.data.recall_texts import Positives, TextLayout
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.export.adapters import VECTOR_HEAD, ServedClass, serve_as, write_adapter
+from equipoise.export.beside_text import PreparedThings
 from equipoise.export.item_index import RecallIndex, write_vectors
 from equipoise.modeling.heads import VectorHead
 from equipoise.modeling.model import SlateModel
@@ -27,6 +28,8 @@ from equipoise.train.token_caches import find_tokens
 from equipoise.train.validation import spread_rows
 
 ITEMS = "items.parquet"
+THING = "thing"
+"""Column of what items are compared by."""
 EXAMPLES = "examples.jsonl"
 INDEX = "index"
 SCORE = "scale * dot(u, v_i) + prior * log p_i + repeat * log(1 + times bought); u, v unit vectors"
@@ -60,12 +63,17 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
         # Beside a feature of that name, which holds the texts that training shows most alone.
         keys = [key_text(value) for value in items.column(name).to_pylist()]
         table = table.append_column(f"key_{name}", pa.array(keys, pa.string()))
+    things = PreparedThings(slates.folder) if config.data.comparison is not None else None
+    if things is not None:
+        compared = [things.item(number) for number in range(len(items))]
+        table = table.append_column(THING, pa.array(compared, pa.string()))
     pq.write_table(table, folder / ITEMS, compression="zstd")
     for rate in rates:
         (folder / RATES_FOLDER).mkdir(exist_ok=True)
         shutil.copyfile(config.data.folder / RATES_FOLDER / rate.file, folder / RATES_FOLDER / rate.file)
     ids = items.column("item_id").to_pylist()
-    examples = [_make_example(slates.rows[row], ids, features) for row in spread_rows(len(slates), MAX_EXAMPLES)]
+    rows = [slates.rows[row] for row in spread_rows(len(slates), MAX_EXAMPLES)]
+    examples = [_make_example(row, ids, features) | _recent(row, things) for row in rows]
     lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
     (folder / EXAMPLES).write_text("".join(lines), "utf-8")
     return {
@@ -97,6 +105,11 @@ def _make_example(record: dict[str, Any], ids: list[str], features: list[str]) -
         "clicked": clicked,
         "converted": converted,
     }
+
+
+def _recent(row: dict[str, Any], things: PreparedThings | None) -> dict[str, Any]:
+    """What the candidates of an example are compared with."""
+    return {} if things is None else {"recent": list(things.of(row, []).history)}
 
 
 def _choose_shown(click: list[int]) -> list[int]:

@@ -52,7 +52,11 @@ def check_activated(folder: Path, serving: Json, prompts: list[Json], slate: Jso
                 ids, offset = torch.tensor([prompt["input_ids"]]), len(prompt["input_ids"]) - prompt["prefix_tokens"]
                 output = model(input_ids=ids, alora_offsets=[offset])
                 features = standardised(serving, prompt.get("features", {}))
-                value = output.logits[0, 0].item() if head is None else head_logit(head, output[0][0, -1], features)
+                value = (
+                    output.logits[0, 0].item()
+                    if head is None
+                    else head_logit(head, output[0][0, -1], features, name, prompt.get("beside"))
+                )
                 scores.append(value)
             golden = [prompt["logit"][name] for prompt in prompts]
         else:
@@ -114,6 +118,28 @@ def onnx_inputs(prefix: list[int], candidates: list[list[int]]) -> dict[str, Any
     return {key: np.array(value, np.int64) for key, value in rows.items()}
 
 
+def beside_inputs(serving: Json, beside: list[Json]) -> dict[str, Any]:
+    """The graph's inputs beside the text of one slate: log-odds of priors, and what candidates are compared with."""
+    import numpy as np
+
+    inputs: dict[str, Any] = {}
+    if serving.get("priors"):
+        order = list(serving["priors"]["objectives"])
+        inputs["prior"] = np.array([[each["prior"][name] for name in order] for each in beside], np.float32)
+    if serving.get("comparison"):
+        vectors: dict[str, Any] = dict(beside[0]["taken"])
+        history = list(range(len(vectors)))
+        for each in beside:
+            if each["candidate"] is not None:
+                vectors.setdefault(each["thing"], each["candidate"])
+        rows = {text: row for row, text in enumerate(vectors)}
+        size = serving["comparison"]["vectors"]
+        inputs["vectors"] = np.stack([vector.numpy() for vector in vectors.values()] or [np.zeros(size, np.float32)])
+        inputs["history"] = np.array([history + [-1] * (5 - len(history))], np.int64)
+        inputs["thing"] = np.array([rows.get(each["thing"], -1) for each in beside], np.int64)
+    return inputs
+
+
 def check_onnx(folder: Path, serving: Json, prompts: list[Json], slate: Json) -> dict[str, float]:
     """The float32 graph: every golden prompt alone, and the golden slate packed."""
     import onnxruntime
@@ -123,18 +149,21 @@ def check_onnx(folder: Path, serving: Json, prompts: list[Json], slate: Json) ->
         str(folder / about["folder"] / about["graph"]), providers=["CPUExecutionProvider"]
     )
 
-    def run(prefix: list[int], candidates: list[list[int]], features: list[Json]) -> dict[str, list[float]]:
-        inputs = onnx_inputs(prefix, candidates)
+    def run(
+        prefix: list[int], candidates: list[list[int]], features: list[Json], beside: list[Json]
+    ) -> dict[str, list[float]]:
+        inputs = onnx_inputs(prefix, candidates) | beside_inputs(serving, beside)
         if any(scale.get("heads", True) for scale in serving.get("features", {}).values()):
             inputs["features"] = torch.stack([standardised(serving, values) for values in features]).numpy()
         values = session.run(about["outputs"], inputs)
         return {name: value.tolist() for name, value in zip(about["outputs"], values, strict=True)}
 
-    packed = run(slate["prefix_ids"], slate["candidate_ids"], slate.get("features", []))
-    alone = [
-        run(p["input_ids"][: p["prefix_tokens"]], [p["input_ids"][p["prefix_tokens"] :]], [p.get("features", {})])
-        for p in prompts
-    ]
+    packed = run(slate["prefix_ids"], slate["candidate_ids"], slate.get("features", []), slate.get("beside", []))
+    alone = []
+    for prompt in prompts:
+        ids, prefix_len = prompt["input_ids"], prompt["prefix_tokens"]
+        features, beside = [prompt.get("features", {})], [prompt.get("beside", {})]
+        alone.append(run(ids[:prefix_len], [ids[prefix_len:]], features, beside))
     worst = {}
     for name, objective in serving["objectives"].items():
         if objective["kind"] == "pointwise":

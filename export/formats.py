@@ -118,7 +118,10 @@ def judge_for_vllm(
     verdicts: dict[str, Any] = {}
     for name in model.objectives:
         backbone, features = model.backbone, model.features.features if name in model.pointwise else []
-        why = why_not_vllm(served[name].form, config.lora.scope, backbone.config.model_type, backbone.encoder, features)
+        beside = ["its prior's log-odds"] if name in model.priors else []
+        beside += ["a comparison with the history"] if model.compares and name in model.pointwise else []
+        kind = (served[name].form, config.lora.scope, backbone.config.model_type, backbone.encoder)
+        why = why_not_vllm(*kind, features, beside)
         rank = None if why else check_adapter(folder / name, served[name].layers_name)
         verdicts[name] = {"serves": why is None, "why_not": why, "max_lora_rank": rank}
     return verdicts

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from equipoise.data.batches import Slate, build_batch
 from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prompts import is_missing
 from equipoise.data.slate_set import SlateSet
+from equipoise.data.things import ThingTexts
 from equipoise.data.tokens import SlateTokenizer
+from equipoise.export.beside_text import PreparedThings
 from equipoise.export.serving_record import TOLERANCE, PromptLayout
+from equipoise.modeling.beside_text import NO_TEXTS, BesideText
 from equipoise.modeling.model import SlateModel
 
 PROMPTS = "golden.jsonl"
@@ -55,7 +58,10 @@ runpy.run_path({script!r}, run_name="__main__")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One candidate of one slate: its texts, their token ids, and its features as cells of a table (None: unknown)."""
+    """One candidate of one slate: its texts, their token ids, and its features as cells of a table (None: unknown).
+
+    `things`: what it is compared with, where the model has priors or compares.
+    """
 
     slate: int
     prefix: str
@@ -64,6 +70,7 @@ class Prompt:
     prefix_ids: list[int]
     candidate_ids: list[int]
     features: dict[str, float | str | None] = field(default_factory=dict)
+    things: ThingTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
     texts = slates.items.table.column("text").take(used).to_pylist()
     text_index = {item: number for number, item in enumerate(used)}
     ids = SlateTokenizer(tokenizer, config.tokens, encoder, texts)  # of the used items alone
+    compared = PreparedThings(slates.folder) if config.data.comparison is not None else None
 
     def prompt(row: int, candidate: int) -> Prompt:
         record = records[row]
@@ -104,7 +112,8 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
         values = {name: record[f"feature_{name}"][candidate] for name in slates.manifest.features}
         features = {name: None if is_missing(value) else value for name, value in values.items()}
         candidate_ids = ids.candidates([item], [context])[0]
-        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), candidate_ids, features)
+        things = None if compared is None else compared.of(record, [candidate])
+        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), candidate_ids, features, things)
 
     layout = PromptLayout(
         start_ids=list(ids.start),
@@ -127,12 +136,63 @@ def choose_candidates(rows: list[int], sizes: list[int], count: int) -> list[tup
     return pairs
 
 
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores prompts with the model and what it reads beside them."""
+
+    model: SlateModel
+    scales: Scales
+    beside: BesideText | None
+
+    def raw(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Raw features, float64 (M, features), NaN where unknown."""
+        cells = [[scale.read(p.features[name]) for name, scale in self.scales.items()] for p in prompts]
+        return np.array(cells, dtype=np.float64)  # None becomes NaN
+
+    def score(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """All outputs (M,) of one slate in one row; pointwise ones with their offset."""
+        nothing = np.zeros(len(prompts), dtype=np.int64)
+        candidates = [prompt.candidate_ids for prompt in prompts]
+        row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
+        raw = self.raw(prompts)
+        features = standardised(self.scales, raw) if read_by_heads(self.scales) else None
+        slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
+        if self.beside is not None:
+            prior, things = self.beside.of(raw, join_texts(prompts))
+            slate = replace(slate, prior=prior, things=things)
+        return self.model.score(build_batch([slate], max_row=row, pad_id=0).model_inputs())
+
+    def beside_record(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """What the check needs to make priors and comparisons again, of all prompts."""
+        if self.beside is None:
+            return {}
+        texts, record = join_texts(prompts), {}
+        if self.beside.compares:
+            record = {"history": list(texts.history), "things": list(texts.candidates)}
+        if self.beside.priors is not None:
+            columns_MF = self.beside.columns(self.raw(prompts), texts)[0]
+            known = [[None if np.isnan(cell) else float(cell) for cell in row] for row in columns_MF]
+            log_odds = self.beside.priors.log_odds(columns_MF)
+            names = self.beside.priors.names
+            record |= {"columns": known, "prior": {n: log_odds[:, k].tolist() for k, n in enumerate(names)}}
+        return record
+
+
+def join_texts(prompts: Sequence[Prompt]) -> ThingTexts:
+    """What the prompts of one slate are compared with."""
+    given = [prompt.things or NO_TEXTS for prompt in prompts]
+    candidates = [next(iter(things.candidates), "") for things in given]
+    computed = {name: np.concatenate([things.computed[name] for things in given]) for name in given[0].computed}
+    return ThingTexts(given[0].history, candidates, computed)
+
+
 def write_golden(
     folder: Path,
     model: SlateModel,
     prompts: Sequence[Prompt],
     slate: Sequence[Prompt],
     scales: Scales | None = None,
+    beside: BesideText | None = None,
     calibrations: Calibrations | None = None,
 ) -> None:
     """Score and write golden.jsonl (prompts) and golden_slate.json (one slate, with δ where there are towers for it).
@@ -143,32 +203,22 @@ def write_golden(
         prompts: at least one.
         slate: candidates of one slate.
         scales: how the model's features are standardised.
+        beside: reads priors and things of the export; None where the model has neither.
         calibrations: corrections of logits, whose probabilities stand beside the plain ones.
 
     Raises:
         UserError: the packed slate and its single prompts disagree.
     """
     with torch.inference_mode():
-        lines = [_prompt_record(model, prompt, scales or {}, calibrations or {}) for prompt in prompts]
-        packed = _slate_record(model, slate, scales or {})
+        scorer = _Scorer(model, scales or {}, beside)
+        lines = [_prompt_record(scorer, prompt, calibrations or {}) for prompt in prompts]
+        packed = _slate_record(scorer, slate)
     (folder / PROMPTS).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
     (folder / SLATE).write_text(json.dumps(packed, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def _score_slate(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, torch.Tensor]:
-    """All outputs (M,) of one slate in one row; pointwise ones with their offset."""
-    nothing = np.zeros(len(prompts), dtype=np.int64)
-    candidates = [prompt.candidate_ids for prompt in prompts]
-    row = len(prompts[0].prefix_ids) + sum(len(ids) for ids in candidates)
-    cells = [[scale.read(p.features[name]) for name, scale in scales.items()] for p in prompts]
-    raw = np.array(cells, dtype=np.float64)  # None becomes NaN
-    features = standardised(scales, raw) if read_by_heads(scales) else None
-    slate = Slate(0, prompts[0].prefix_ids, candidates, nothing, nothing, nothing, features=features)
-    return model.score(build_batch([slate], max_row=row, pad_id=0).model_inputs())
-
-
-def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales, calibrations: Calibrations) -> dict[str, Any]:
-    outputs = _score_slate(model, [prompt], scales)
+def _prompt_record(scorer: _Scorer, prompt: Prompt, calibrations: Calibrations) -> dict[str, Any]:
+    model, outputs = scorer.model, scorer.score([prompt])
     corrected = {name: each(outputs[name].double().numpy()).item() for name, each in calibrations.items()}
     calibrated = {name: 1 / (1 + math.exp(-logit)) for name, logit in corrected.items()}
     return {
@@ -178,7 +228,8 @@ def _prompt_record(model: SlateModel, prompt: Prompt, scales: Scales, calibratio
         "context": prompt.context,
         "input_ids": [*prompt.prefix_ids, *prompt.candidate_ids],
         "prefix_tokens": len(prompt.prefix_ids),
-        **({"features": prompt.features} if scales else {}),
+        **({"features": prompt.features} if scorer.scales else {}),
+        **scorer.beside_record([prompt]),
         "logit": {name: outputs[name].item() - model.offsets[name] for name in model.pointwise},
         **_numbers(model, outputs),
         **({"calibrated": calibrated} if calibrated else {}),
@@ -193,9 +244,9 @@ def _numbers(model: SlateModel, outputs: Mapping[str, torch.Tensor]) -> dict[str
     return {"probability": probabilities, **({"prediction": others} if others else {})}
 
 
-def _slate_record(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) -> dict[str, Any]:
-    packed = _score_slate(model, prompts, scales)
-    single = [_score_slate(model, [prompt], scales) for prompt in prompts]
+def _slate_record(scorer: _Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    model, packed = scorer.model, scorer.score(prompts)
+    single = [scorer.score([prompt]) for prompt in prompts]
     for name in model.pointwise:
         alone = torch.cat([outputs[name] for outputs in single])
         worst = ((packed[name] - alone).abs() / alone.abs().clamp(min=1)).max().item()
@@ -211,7 +262,8 @@ def _slate_record(model: SlateModel, prompts: Sequence[Prompt], scales: Scales) 
         "contexts": [prompt.context for prompt in prompts],
         "prefix_ids": prompts[0].prefix_ids,
         "candidate_ids": [prompt.candidate_ids for prompt in prompts],
-        **({"features": [prompt.features for prompt in prompts]} if scales else {}),
+        **({"features": [prompt.features for prompt in prompts]} if scorer.scales else {}),
+        **scorer.beside_record(prompts),
         "logit": {name: (packed[name] - model.offsets[name]).tolist() for name in model.pointwise},
         "delta": {name: packed[name].tolist() for name in model.listwise},
     }

@@ -1,4 +1,5 @@
-"""Checks an export with plain torch, transformers and peft: `python check_golden.py [FOLDER]`.
+"""Checks an export with plain torch, transformers and peft (and LightGBM, where priors are boosted trees):
+`python check_golden.py [FOLDER]`.
 
 Loads every adapter of the folder, compares its scores with the golden ones, and prints one line with the largest
 difference (relative where a score is above 1). Exit code 1 if it is above the tolerance or a tensor was not loaded.
@@ -27,6 +28,11 @@ Json = dict[str, Any]
 
 CATEGORY_SPEED = 2.0
 """Factor before what categories add, as in training."""
+
+BEST, SHARPNESS, LOWEST = (1, 3, 5), 6.0, -2.0
+"""Of comparisons: the best few that are averaged, and the soft maximum log Σ exp(s·x) / s with its least value."""
+FARTHEST, LARGEST_SHARE = 12.0, 0.95
+"""Of priors: log-odds are kept between −12 and 12; P(B | A) = P(A and B) / P(A) is at most 0.95."""
 
 
 def load_base(folder: Path, serving: Json, form: str) -> Any:
@@ -155,8 +161,138 @@ def standardised(serving: Json, values: Json) -> torch.Tensor:
     return torch.tensor([*numbers, *columns, *levels])
 
 
-def head_logit(head: Json, vector_H: torch.Tensor, features_F: torch.Tensor) -> float:
-    """Raw output of a pointwise head that lies beside an adapter: its linear map, and what features add."""
+def linear_log_odds(model: Json, row: list[float | None]) -> float:
+    """Log-odds of a logistic regression on signed log1p'd numbers, flags of unknown ones, and categories."""
+    numbers = [column for column in range(len(row)) if column not in model["categories"]]
+    parts: list[float] = []
+    for column, mean, std in zip(numbers, model["mean"], model["std"], strict=True):
+        value = row[column]
+        scaled = 0.0 if value is None else (math.copysign(math.log1p(abs(value)), value) - mean) / std
+        parts.append(scaled)
+    parts += [float(row[column] is None) for column in model["missing"]]
+    for column, texts in zip(model["categories"], model["texts"], strict=True):
+        parts += [float(row[column] == number) for number in range(texts)]
+    return sum(part * weight for part, weight in zip(parts, model["weights"], strict=True)) + model["intercept"]
+
+
+def prior_log_odds(folder: Path, serving: Json, rows: list[list[float | None]]) -> dict[str, list[float]]:
+    """Log-odds of every objective's prior, of rows of the columns that serving.json names; None is unknown."""
+    columns = serving["priors"]["columns"]
+    log_odds: dict[str, list[float]] = {}
+    for name, about in serving["priors"]["objectives"].items():
+        own = [[row[columns.index(column)] for column in about["columns"]] for row in rows]
+        if about["method"] == "column":
+            values = [row[0] for row in own]
+            if about["scale"] == "probability":
+                clipped = [v if v is None else min(max(v, 1e-6), 1 - 1e-6) for v in values]
+                values = [v if v is None else math.log(v) - math.log1p(-v) for v in clipped]
+            found = [0.0 if value is None else value for value in values]
+        elif about["method"] == "linear":
+            model = json.loads((folder / about["file"]).read_text("utf-8"))
+            found = [linear_log_odds(model, row) for row in own]
+        else:
+            import lightgbm  # only where a prior is boosted trees
+            import numpy as np
+
+            booster = lightgbm.Booster(model_file=str(folder / about["file"]))
+            table = np.array([[math.nan if cell is None else cell for cell in row] for row in own], np.float32)
+            found = booster.predict(table, raw_score=True).tolist()
+        log_odds[name] = [min(max(value, -FARTHEST), FARTHEST) for value in found]
+        if about["before"]:  # its model is of the whole chain
+            log_odds[name] = [
+                _divided(row, [log_odds[o][n] for o in about["before"]]) for n, row in enumerate(log_odds[name])
+            ]
+    return log_odds
+
+
+def _divided(chain: float, before: list[float]) -> float:
+    """Log-odds of P(chain) / Π P(before)."""
+
+    def log_p(x: float) -> float:
+        return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
+
+    log_share = min(log_p(chain) - sum(map(log_p, before)), math.log(LARGEST_SHARE))
+    return min(max(log_share - math.log1p(-math.exp(log_share)), -FARTHEST), FARTHEST)
+
+
+def text_vectors(folder: Path, serving: Json, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Unit vectors (D,) of texts by the base without any adapter: the mean over all of a text's tokens."""
+    model = load_base(folder, serving, "features").eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / serving["tokenizer"]["path"]))
+    longest = serving["comparison"]["max_tokens"]
+    vectors = {}
+    for text in dict.fromkeys(texts):
+        ids = tokenizer([text], truncation=True, max_length=longest, split_special_tokens=True)["input_ids"]
+        if ids[0]:
+            mean_D = model(input_ids=torch.tensor(ids)).last_hidden_state[0].mean(0)
+            vectors[text] = nn.functional.normalize(mean_D, dim=0)
+    return vectors
+
+
+def read_beside(folder: Path, serving: Json, prompts: list[Json], slate: Json) -> float:
+    """Make priors and vectors of all golden candidates again, as `beside` of each; largest difference of a prior.
+
+    Of prompts `beside` is a dict: `prior` by objective, `thing`, its vector `candidate` (D,), by text those of all that
+    was `taken`, and in `history` those that it is compared with. Of the slate it is a list of these.
+    """
+    if not serving.get("priors") and not serving.get("comparison"):
+        return 0.0
+    everything = [*prompts, slate]
+    vectors: dict[str, torch.Tensor] = {}
+    if serving.get("comparison"):
+        texts = [text for each in everything for text in (*each["history"], *each["things"]) if text]
+        vectors = text_vectors(folder, serving, texts)
+    worst = 0.0
+    for each in everything:
+        priors = prior_log_odds(folder, serving, each["columns"]) if serving.get("priors") else {}
+        for name, values in priors.items():
+            worst = max(worst, *(difference(a, b) for a, b in zip(values, each["prior"][name], strict=True)))
+        count = len(each["columns"] if serving.get("priors") else each["things"])
+        beside: list[Json] = [{"prior": {name: row[n] for name, row in priors.items()}} for n in range(count)]
+        for entry, text in zip(beside, each.get("things", []), strict=False):
+            taken = {past: vectors[past] for past in each["history"] if past in vectors}
+            entry |= {"thing": text, "candidate": vectors.get(text), "taken": taken}
+            entry["history"] = [vector for past, vector in taken.items() if past != text] if text in vectors else []
+        each["beside"] = beside if each is slate else beside[0]
+    return worst
+
+
+def pooled(head: Json, beside: Json) -> list[float]:
+    """The products of a candidate with each thing of its history, pooled."""
+    if not beside["history"]:
+        return [0.0] * (3 + len(BEST))
+    of_candidate_Q = head["comparison.of_candidate.weight"] @ beside["candidate"]
+    products_H = torch.stack(beside["history"]) @ head["comparison.of_history.weight"].T @ of_candidate_Q
+    soft = max((torch.logsumexp(SHARPNESS * products_H, 0) / SHARPNESS).item(), LOWEST)
+    ordered = [max(value, -1.0) for value in products_H.sort(descending=True).values.tolist()]
+    ordered += [-1.0] * (max(BEST) - len(ordered))
+    means = [sum(ordered[:few]) / few for few in BEST]
+    return [soft, products_H.mean().item(), math.log1p(len(products_H)), *means]
+
+
+def beside_text(head: Json, name: str, beside: Json, x_F: torch.Tensor) -> torch.Tensor:
+    """What stands beside the text of one candidate: a · prior + b, and the comparison with the history."""
+    total, columns = torch.zeros(()), x_F.tolist()
+    if "moved" in head:
+        prior = beside["prior"][name]
+        total = total + (1.0 + head["moved"][0]) * prior + head["moved"][1]
+        columns.append(prior)
+    if "comparison.out.weight" in head:
+        read = torch.tensor([*columns, *pooled(head, beside)])
+        for layer in ("enter", "mix"):
+            weight, bias = head[f"comparison.{layer}.weight"], head[f"comparison.{layer}.bias"]
+            read = nn.functional.gelu(nn.functional.linear(read, weight, bias))
+        total = total + nn.functional.linear(read, head["comparison.out.weight"], head["comparison.out.bias"])[0]
+    return total
+
+
+def head_logit(
+    head: Json, vector_H: torch.Tensor, features_F: torch.Tensor, name: str = "", beside: Json | None = None
+) -> float:
+    """Raw output of a pointwise head that lies beside an adapter: its linear map, and what features add.
+
+    Of an objective `name` with a prior or a comparison, `beside` holds what `read_beside` made.
+    """
     total = head["score.weight"][0] @ vector_H
     numbers = len(head.get("response.out.bias", ()))
     sloping = head["response.cross.weight"].shape[1] if "response.cross.weight" in head else 0
@@ -172,21 +308,21 @@ def head_logit(head: Json, vector_H: torch.Tensor, features_F: torch.Tensor) -> 
         total = total + own[:numbers] @ x_F + own[numbers]
     if len(w_L):
         total = total + CATEGORY_SPEED * head["response.level.weight"][0] @ w_L
-    return total.item()
+    return (total + beside_text(head, name, beside or {}, x_F)).item()
 
 
-def logit(
-    model: Any, serving: Json, head: Json | None, input_ids: list[int], prefix_tokens: int, features: Json | None = None
-) -> float:
+def logit(model: Any, serving: Json, name: str, head: Json | None, prompt: Json) -> float:
     """Raw head output of a pointwise objective for one prompt; `head` is the file beside a `features` adapter.
 
-    `features` holds the values of serving.json's features as tables tell them, null where unknown.
+    A prompt holds `input_ids`, `prefix_tokens` and, where the head reads them, `features`, the values of serving.json's
+    features as tables tell them, null where unknown, and what `read_beside` made.
     """
+    input_ids, prefix_tokens = prompt["input_ids"], prompt["prefix_tokens"]
     if head is None:
         with acting(model, serving, [prefix_tokens]):
             return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
     vector = candidate_vector(model, serving, input_ids, prefix_tokens)
-    return head_logit(head, vector, standardised(serving, features or {}))
+    return head_logit(head, vector, standardised(serving, prompt.get("features", {})), name, prompt.get("beside"))
 
 
 def slate_delta(head: Json, heads: int, vectors_MH: torch.Tensor, relevance_M: torch.Tensor) -> torch.Tensor:
@@ -267,7 +403,7 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
     """Largest difference of one pointwise objective's logits and probabilities; classifiers also in padded batches."""
     about = serving["objectives"][name]
     golden = [prompt["logit"][name] for prompt in prompts]
-    logits = [logit(model, serving, head, p["input_ids"], p["prefix_tokens"], p.get("features")) for p in prompts]
+    logits = [logit(model, serving, name, head, prompt) for prompt in prompts]
     worst = [difference(a, b) for a, b in zip(logits, golden, strict=True)]
     for value, prompt in zip(logits, prompts, strict=True):
         expected = prompt["prediction" if "link" in about else "probability"][name]
@@ -312,12 +448,15 @@ def main(folder: Path) -> int:
     check_tokens(folder, serving, prompts)
     tolerance: dict[str, float] = {}
     with torch.inference_mode():
+        priors = read_beside(folder, serving, prompts, slate)
         worst = {name: check_adapter(folder, serving, name, prompts, slate) for name in serving["objectives"]}
         if serving.get("formats"):
             from check_formats import check_formats  # beside this file, where there is more than adapters
 
             further, tolerance = check_formats(folder, serving, prompts, slate)
             worst |= further
+    if serving.get("priors"):
+        worst["priors"] = priors
     passed = all(value <= tolerance.get(name, serving["tolerance"]) for name, value in worst.items())
     differences = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
     verdict = "passed" if passed else "FAILED"

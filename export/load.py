@@ -18,12 +18,16 @@ from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.export.adapters import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
-from equipoise.export.serving_record import read_serving_record
+from equipoise.export.serving_record import TOKENIZER_FOLDER, read_serving_record
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import config_hash, load_model_config
 from equipoise.modeling.base_files import resolve_path
+from equipoise.modeling.beside_text import BesideText, Things
+from equipoise.modeling.comparison import ComparisonShape
+from equipoise.modeling.frozen_text import FrozenText
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
+from equipoise.modeling.priors import Priors
 from equipoise.modeling.quantized import compute_in
 from equipoise.modeling.relevance import Relevance
 
@@ -55,6 +59,7 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     offsets = {name: float(objectives[name]["logit_offset"]) for name in pointwise}
     features = columns_of(read_scales(record.get("features", {})))
     retrieval = {name: int(about["dimension"]) for name, about in searching.items()}
+    compared = record.get("comparison")
     spec = ModelSpec(
         backbone,
         lora,
@@ -64,6 +69,8 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
         features=features,
         retrieval=retrieval,
         relevance=Relevance.read(record.get("relevance_exponents", {}), objectives, pointwise),
+        priors=list(record.get("priors", {}).get("objectives", {})),
+        comparison=ComparisonShape(compared["vectors"], compared["width"]) if compared else None,
     )
     model = build_model(spec)
     layers = f"backbone.trunk.{model.backbone.layers_name}."
@@ -77,17 +84,38 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     return model.requires_grad_(False).eval()
 
 
+def open_beside_text(
+    folder: Path, record: Mapping[str, Any], backbone: BackboneConfig | None = None, device: str = "cpu"
+) -> BesideText | None:
+    """What heads read of a request beside its prompts; None where the export has no prior and compares nothing.
+
+    Args:
+        folder: of the export.
+        record: its serving.json, or those parts of it.
+        backbone: its base; None reads it from the record, without comparing fingerprints, as `load_export` does.
+        device: on which the vectors of texts that the export does not hold are made.
+
+    Raises:
+        UserError: a file is missing, broken, or not the one that was exported.
+    """
+    own_priors, compared = record.get("priors"), record.get("comparison")
+    if not own_priors and not compared:
+        return None
+    for name, about in (own_priors or {}).get("objectives", {}).items():
+        if about["file"] and file_hash(folder / about["file"]) != about["sha256"]:
+            raise UserError(f"{folder / about['file']} is not the prior of {name} that was exported: export again")
+    things = None
+    if compared:
+        backbone = backbone or _configured(folder, record)
+        plain = backbone.model_copy(update={"tokenizer": str(folder / TOKENIZER_FOLDER)})
+        things = Things.read(folder, compared["max_events"], FrozenText(plain, device=device))
+    priors = Priors.read(folder / own_priors["folder"]) if own_priors else None
+    return BesideText(list(record["features"]), priors, things)
+
+
 def _backbone(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
     """The base as the golden logits were made with it, after its fingerprints have been compared."""
-    base = record["base"]
-    backbone = BackboneConfig(
-        path=_base_path(folder, base),
-        revision=base["revision"],
-        split=record["split"],
-        pooling=record["pooling"],
-        attention=record.get("attention", "auto"),
-        quantize="4bit" if base["quantization"] else None,
-    )
+    base, backbone = record["base"], _configured(folder, record)
     base_hash = config_hash(load_model_config(backbone))
     if base_hash != base["config_hash"]:
         raise UserError(
@@ -99,6 +127,18 @@ def _backbone(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
         if not path.is_file() or file_hash(path) != expected:
             raise UserError(f"{path} is not the base model that {folder} was trained on: put the right file there")
     return backbone
+
+
+def _configured(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
+    base = record["base"]
+    return BackboneConfig(
+        path=_base_path(folder, base),
+        revision=base["revision"],
+        split=record["split"],
+        pooling=record["pooling"],
+        attention=record.get("attention", "auto"),
+        quantize="4bit" if base["quantization"] else None,
+    )
 
 
 def _base_path(folder: Path, base: Mapping[str, Any]) -> str:

@@ -6,13 +6,17 @@ All dimensions are dynamic. onnx, onnxscript and onnxruntime are the extra `onnx
 
 Inputs, int64 (shape suffixes as in modeling/model.py): input_ids, position_ids, segment_ids (R, T), candidate_tokens
 (N, L), slots (S, M); float32 features (N, F), standardised, where the heads read some. Outputs, float32 (N,):
-logit_NAME per pointwise objective, without its logit_offset; delta_NAME per list-wise objective."""
+logit_NAME per pointwise objective, without its logit_offset; delta_NAME per list-wise objective.
+
+Where objectives begin as priors, float32 prior (N, priors), log-odds in the order of serving.json; where heads compare,
+float32 vectors (U, D), int64 history (S, H) of at least 5 columns, and thing (N,), rows of vectors, -1 for none."""
 
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from torch.export import Dim
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
+from equipoise.data.things import SlateThings
+from equipoise.modeling.comparison import BEST
 from equipoise.modeling.model import PACKED, ForwardRequest, SlateModel
 
 FOLDER = "onnx"
@@ -80,24 +86,49 @@ class SlateGraph(nn.Module):
         candidate_tokens: torch.Tensor,
         slots: torch.Tensor,
         features: torch.Tensor | None = None,
+        prior: torch.Tensor | None = None,
+        vectors: torch.Tensor | None = None,
+        history: torch.Tensor | None = None,
+        thing: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Outputs (N,), in the order of `output_names`."""
         tensors = (input_ids, position_ids, segment_ids, candidate_tokens, slots)
-        inputs = dict(zip((*PACKED, "slate_candidates"), tensors, strict=True))
-        outputs = self.model.score(inputs | ({} if features is None else {"features": features}))
+        inputs: dict[str, Any] = dict(zip((*PACKED, "slate_candidates"), tensors, strict=True))
+        inputs |= {} if features is None else {"features": features}
+        inputs |= {} if prior is None else {"prior": prior}
+        if vectors is not None:
+            inputs["compared"] = {"vectors": vectors, "history": history, "candidate": thing}
+        outputs = self.model.score(inputs)
         return tuple(outputs[name] - self.model.offsets.get(name, 0.0) for name in self.model.objectives)
 
 
-def _example(features: int) -> dict[str, torch.Tensor]:
+def graph_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A batch as the graph reads it: by its own names, `compared` as inputs of their own."""
+    tensors = {"slots" if name == "slate_candidates" else name: values for name, values in inputs.items()}
+    compared = tensors.pop("compared", None)
+    if compared is not None:
+        short = max(0, max(BEST) - compared["history"].shape[1])
+        history = nn.functional.pad(compared["history"], (0, short), value=-1)
+        tensors |= {"vectors": compared["vectors"], "history": history, "thing": compared["candidate"]}
+    return tensors
+
+
+def _example(model: SlateModel) -> dict[str, torch.Tensor]:
     """Two slates of unlike sizes over several rows, so that no dimension looks like a constant."""
-    slates = []
+    slates, features, priors = [], len(model.features), len(model.priors)
+    comparison = getattr(model.heads[model.pointwise[0]], "comparison", None)
     for length, count in ((5, 4), (7, 3)):
         nothing = np.zeros(count, dtype=np.int64)
         candidates = [[4] * (3 + n % 2) for n in range(count)]
         values = np.ones((count, features), dtype=np.float32) if features else None
-        slates.append(Slate(0, [3] * length, candidates, nothing, nothing, nothing, features=values))
-    inputs = build_batch(slates, max_row=16, pad_id=0).model_inputs()
-    return {"slots" if name == "slate_candidates" else name: values for name, values in inputs.items()}
+        prior = np.ones((count, priors), dtype=np.float32) if priors else None
+        things = None
+        if comparison is not None:
+            vectors = np.eye(9, comparison.of_history.in_features, dtype=np.float32)
+            things = SlateThings(np.arange(length), np.arange(count) + 2, vectors)
+        slate = Slate(0, [3] * length, candidates, nothing, nothing, nothing, features=values)
+        slates.append(replace(slate, prior=prior, things=things))
+    return graph_inputs(build_batch(slates, max_row=16, pad_id=0).model_inputs())
 
 
 def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
@@ -109,10 +140,11 @@ def write_graph(folder: Path, model: SlateModel) -> dict[str, Any]:
     """
     target = folder / FOLDER
     target.mkdir()
-    names, example = output_names(model), _example(len(model.features))
+    names, example = output_names(model), _example(model)
     dynamic: dict[str, Any] = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in INPUTS}
-    if model.features:
-        dynamic["features"] = {0: Dim.DYNAMIC}
+    beside: dict[str, Any] = {"features": {0: Dim.DYNAMIC}, "prior": {0: Dim.DYNAMIC}, "vectors": {0: Dim.DYNAMIC}}
+    beside |= {"history": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "thing": {0: Dim.DYNAMIC}}
+    dynamic |= {name: shape for name, shape in beside.items() if name in example}
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     with model.backbone.using("sdpa"), torch.no_grad(), _quiet("torch.onnx"):
         program = torch.onnx.export(
@@ -205,7 +237,7 @@ class OnnxModel(nn.Module):
     def forward(self, request: ForwardRequest) -> dict[str, torch.Tensor]:
         """As SlateModel: float32 (N,) per objective, pointwise ones with their offset."""
         names = [output.name for output in self.session.get_outputs()]
-        values = self.session.run(None, {name: tensor.numpy() for name, tensor in request.inputs.items()})
+        values = self.session.run(None, {name: tensor.numpy() for name, tensor in graph_inputs(request.inputs).items()})
         outputs = {}
         for name, value in zip(names, values, strict=True):
             kind, _, objective = name.partition("_")

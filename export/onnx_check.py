@@ -19,6 +19,7 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.pointwise import auc
 from equipoise.export.onnx import FOLDER, GRAPH, INT8, REPORT, OnnxModel
 from equipoise.modeling.model import ForwardRequest, SlateModel
+from equipoise.train.assemble import open_beside
 from equipoise.train.scoring import score_slates
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.validation import spread_rows
@@ -47,7 +48,8 @@ def measure_graphs(config: RunConfig, model: SlateModel, folder: Path, int8: boo
     Raises:
         UserError: the prepared folder does not fit the config.
     """
-    slates = SlateSet(config.data.folder, "test", find_tokens(config))
+    tokens = find_tokens(config)
+    slates = open_beside(config, tokens, folder).slates(config.data.folder, "test", tokens)
     rows = spread_rows(len(slates), SAMPLE)
     threads = torch.get_num_threads()
     engines: dict[str, nn.Module] = {"torch": model}
@@ -105,8 +107,13 @@ def _latency(engines: Mapping[str, nn.Module], slates: SlateSet, rows: list[int]
 def _cut(slate: Slate, candidates: int) -> Slate:
     """The first candidates of a slate."""
     names = ("candidates", "item", "click", "conversion")
-    features = None if slate.features is None else slate.features[:candidates]
-    return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names}, features=features)
+    beside: dict[str, Any] = {
+        name: None if getattr(slate, name) is None else getattr(slate, name)[:candidates]
+        for name in ("features", "prior")
+    }
+    if slate.things is not None:
+        beside["things"] = replace(slate.things, candidate=slate.things.candidate[:candidates])
+    return replace(slate, **{name: getattr(slate, name)[:candidates] for name in names}, **beside)
 
 
 def _counts(scores: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -176,7 +176,14 @@ RULES: tuple[Callable[[AdapterFile], str | None], ...] = (
 )
 
 
-def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool, features: Sequence[str] = ()) -> str | None:
+def why_not_vllm(
+    form: str,
+    scope: str,
+    model_type: str,
+    encoder: bool,
+    features: Sequence[str] = (),
+    beside: Sequence[str] = (),
+) -> str | None:
     """Why vLLM cannot serve an adapter of this kind at all, however it is written; None where it can.
 
     Args:
@@ -185,6 +192,7 @@ def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool, features
         model_type: of the base.
         encoder: whether the base is one.
         features: that the heads read.
+        beside: what else a logit holds beside the text, in words.
     """
     if encoder:
         return "an encoder's prefix must not see the candidate, and vLLM has no such mask"
@@ -192,6 +200,8 @@ def why_not_vllm(form: str, scope: str, model_type: str, encoder: bool, features
         return "lora.scope: candidates; vLLM applies LoRA to every token, and refuses activated LoRA"
     if features:
         return f"the heads read features ({', '.join(features)}), which no stock classifier has"
+    if beside:
+        return f"the logit holds {' and '.join(beside)}, which no stock classifier has"
     if form != "sequence_classification":
         return "δ needs the vectors of a whole slate and a head of its own"
     if model_type in WITHOUT_LORA:

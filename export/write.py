@@ -20,10 +20,12 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
 from equipoise.export import onnx
 from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, write_adapter
+from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import export_recall, write_catalogue
 from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
 from equipoise.export.golden import read_prompts, run_check, write_check, write_golden
+from equipoise.export.load import open_beside_text
 from equipoise.export.onnx_check import report_table
 from equipoise.export.operating_point import read_operating_point
 from equipoise.export.serving_record import (
@@ -42,6 +44,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibrations
+from equipoise.train.thing_vectors import find_vectors
 
 log = logging.getLogger(__name__)
 REPORT = "evaluation_test.json"
@@ -140,14 +143,18 @@ def _write(
     tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
     prompts = read_prompts(slates, tokenizer, config, model.backbone.encoder, golden)
     calibrations = read_calibrations(run, adapters)
-    write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features, calibrations)
+    vectors = find_vectors(config).vectors if model.compares else None
+    beside_record = write_beside_text(folder, run, config, model, vectors)
+    own = {"features": slates.manifest.features, **beside_record}
+    beside = open_beside_text(folder, own, golden_backbone(config.backbone, folder))
+    write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features, beside, calibrations)
     written, served = _write_adapters(config, model, folder, out)
     pad_id = choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
     info = read_info(adapters)
     record = serving_record(config, info, model, served, prompts.layout, pad_id, folder)
     for name, each in calibrations.items():
         record["objectives"][name]["calibration"] = each.to_json()
-    record |= write_catalogue(folder, slates, config)
+    record |= beside_record | write_catalogue(folder, slates, config)
     record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run, adapters)
     formats.check_disk_space(model, folder)
@@ -183,7 +190,8 @@ def _write_adapters(
     base_config, targets = model.backbone.config, config.lora.targets
     features = serve_as(base_config, "features", targets)
     assert features is not None, "every backbone has a class without head"
-    stock = not model.backbone.encoder and not model.features  # a stock classifier reads no features
+    # A stock classifier reads its text alone.
+    stock = not (model.backbone.encoder or model.features or model.priors or model.compares)
     classifier = serve_as(base_config, "sequence_classification", targets) if stock else None
     served = {name: (name in model.pointwise and classifier) or features for name in model.objectives}
     base, revision = _base_of(config, out)

@@ -40,5 +40,7 @@ def read_portions(
             first = start
             for requests in form.requests(rows, start):
                 first += len(requests)
-                slates = [tokenizer.slate(one.prefix, one.items, one.contexts, one.features) for one in requests]
+                slates = [
+                    tokenizer.slate(one.prefix, one.items, one.contexts, one.features, one.things) for one in requests
+                ]
                 yield Portion(block, requests, slates, first == block.stop)

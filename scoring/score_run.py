@@ -23,8 +23,11 @@ from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepar
 from equipoise.data.requests.files import Block, RequestFile, cut_blocks, find_request_files
 from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
 from equipoise.data.tokens import SlateTokenizer
-from equipoise.modeling.adapter_store import TENSORS, read_info
+from equipoise.modeling.adapter_store import TENSORS, AdapterInfo, read_info
 from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
+from equipoise.modeling.beside_text import BesideText, Things
+from equipoise.modeling.frozen_text import FrozenText
+from equipoise.modeling.priors import Priors
 from equipoise.modeling.run_model import load_run_model
 from equipoise.scoring.columns import ScoreColumns, parse_omega
 from equipoise.scoring.folder import ScoreFolder
@@ -36,6 +39,8 @@ from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibrations
 from equipoise.train.out_of_memory import memory_advice
+from equipoise.train.priors import FOLDER as PRIORS
+from equipoise.train.thing_vectors import find_vectors
 from equipoise.train.world import World
 
 log = logging.getLogger(__name__)
@@ -87,7 +92,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     max_tokens = options.max_tokens or config.evaluate.max_tokens
     encoder = is_encoder(load_model_config(config.backbone))
     slates = SlateTokenizer(load_tokenizer(config.backbone), config.tokens, encoder, inputs.catalogue.texts)
-    tokenizer = RequestTokenizer(slates, scales)
+    tokenizer = RequestTokenizer(slates, scales, open_run_beside(config, folder, info))
     sizes = (config.tokens.max_row, max_tokens)
     calibrations = read_calibrations(folder, adapters)
     scorer = RequestScorer(model, slates.pad_id, *sizes, chunk_tokens=max_tokens, calibrations=calibrations)
@@ -100,6 +105,21 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
             time.sleep(WAIT_SECONDS)
     world.barrier()
     log.info(progress.closing_line())
+
+
+def open_run_beside(config: RunConfig, run: Path, info: AdapterInfo) -> BesideText | None:
+    """What the heads of a run read of requests beside their prompts; None where they read nothing.
+
+    Raises:
+        UserError: the run's priors, or the things of its prepared folder, are missing or broken.
+    """
+    if not info.priors and not info.comparison:
+        return None
+    things, compared = None, config.data.comparison
+    if compared is not None and info.comparison:
+        frozen = FrozenText(config.backbone, config.seed)
+        things = Things.read(config.data.folder, compared.max_events, frozen, find_vectors(config).vectors)
+    return BesideText(list(info.features), Priors.read(run / PRIORS) if info.priors else None, things)
 
 
 def write_scores(
@@ -133,7 +153,8 @@ def _open(config: RunConfig, requests: Path, options: ScoreOptions, scales: Scal
             raise UserError(f"{name} {value} leaves room for nothing: give at least 1")
     files = find_request_files(requests)
     rates = RateLookup.read(config.data.folder / RATES_FOLDER / rate.file for rate in config.data.rates)
-    read = [*scales, *rates.keys]
+    compared = [config.data.comparison.item] if config.data.comparison is not None else []
+    read = [*scales, *rates.keys, *compared]
     if options.items is not None:
         catalogue = given_catalogue(options.items, config.data.prompt, read)
     else:
@@ -167,7 +188,9 @@ def _record(
     folder: Path, config: RunConfig, inputs: Inputs, options: ScoreOptions, columns: ScoreColumns
 ) -> dict[str, Any]:
     """What determines the scores. The token budget does not: one that was too large may be lowered to go on."""
-    included = {"tokens": ..., "backbone": ..., "lora": ..., "data": {"prompt": ..., "history": ...}}
+    included: dict[str, Any] = {"tokens": ..., "backbone": ..., "lora": ..., "data": {"prompt": ..., "history": ...}}
+    if config.data.comparison is not None:
+        included["data"]["comparison"] = ...
     items = options.items or inputs.catalogue.path
     adapters = run_adapters(folder, config)
     calibrations = {name: each.to_json() for name, each in read_calibrations(folder, adapters).items()}

@@ -9,10 +9,11 @@ all of these are requests of one list, which the model takes in as few passes as
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from equipoise.serving.limits import Limits
+from equipoise.serving.prior_terms import PriorTerms
 from equipoise.serving.prompt_parts import CutRequest, Part, cut
 from equipoise.serving.ranking import Ranking, Scored
 from equipoise.serving.request_error import RequestError
@@ -55,6 +56,7 @@ class Explained:
         terms: of its utility by name; they add up to it.
         contributions: of all parts, in the order of the prompt.
         sentences: the same in words.
+        priors: what each column adds to the simple model that an objective begins as.
     """
 
     scored: Scored
@@ -62,6 +64,7 @@ class Explained:
     terms: dict[str, float]
     contributions: list[Contribution]
     sentences: list[str]
+    priors: list[PriorTerms] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -76,6 +79,7 @@ class Explained:
             "terms": self.terms,
             "contributions": [entry.to_json() for entry in self.contributions],
             "sentences": self.sentences,
+            **({"priors": [terms.to_json() for terms in self.priors]} if self.priors else {}),
         }
 
 
@@ -176,6 +180,7 @@ def explanation(
     ranking: Ranking,
     variants: Sequence[Variant],
     rankings: Sequence[Ranking],
+    prior_terms: Callable[[ReadRequest, int], list[PriorTerms]] = lambda read, position: [],
 ) -> Explanation:
     """Put the scores of the whole request and of its variants together.
 
@@ -185,6 +190,7 @@ def explanation(
         ranking: of the whole request.
         variants: from `variants_of`.
         rankings: of the variants.
+        prior_terms: of a request's candidate at a position.
     """
     explained = []
     for position in positions:
@@ -193,7 +199,7 @@ def explanation(
             (number,) = variant.left_out
             if number < len(cut.shopper) or variant.position == position:
                 contributions.append(contribution(parts[number], ranking.given[position], without.given[position]))
-        explained.append(_explained(cut, ranking, position, contributions))
+        explained.append(_explained(cut, ranking, position, contributions, prior_terms(cut.read, position)))
     return Explanation(cut.read.request_id, explained)
 
 
@@ -204,12 +210,26 @@ def contribution(part: Part, full: Scored, without: Scored) -> Contribution:
     return Contribution(part, objectives, full.utility - without.utility)
 
 
-def _explained(cut: CutRequest, ranking: Ranking, position: int, contributions: list[Contribution]) -> Explained:
+def _explained(
+    cut: CutRequest, ranking: Ranking, position: int, contributions: list[Contribution], priors: list[PriorTerms]
+) -> Explained:
     scored = ranking.given[position]
     terms = ranking.weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost)
     text = cut.read.candidates[position].text
     sentences = _sentences(scored, text, terms, contributions, len(ranking.given))
-    return Explained(scored, text, terms, contributions, sentences)
+    sentences += [sentence for prior in priors if (sentence := prior_sentence(prior))]
+    return Explained(scored, text, terms, contributions, sentences, priors)
+
+
+def prior_sentence(prior: PriorTerms) -> str | None:
+    """What most moves a prior, in words; None where no column does."""
+    shown = [term for term in prior.terms if abs(term.adds) >= SMALL][:MAX_NAMED]
+    if not shown:
+        return None
+    columns = ", ".join(
+        f"{term.column}{'' if term.value is None else f' {term.value:g}'} ({term.adds:+.2f})" for term in shown
+    )
+    return f"The numbers alone say {prior.log_odds:+.2f} for {prior.objective}, most of all by {columns}."
 
 
 def _sentences(
@@ -242,7 +262,10 @@ def _percent(value: float) -> str:
 
 
 def explain_request(
-    reader: RequestReader, request: Mapping[str, Any], score: Callable[[Sequence[ReadRequest]], list[Ranking]]
+    reader: RequestReader,
+    request: Mapping[str, Any],
+    score: Callable[[Sequence[ReadRequest]], list[Ranking]],
+    prior_terms: Callable[[ReadRequest, int], list[PriorTerms]] = lambda read, position: [],
 ) -> Explanation:
     """Explain candidates of one request.
 
@@ -250,6 +273,7 @@ def explain_request(
         reader: of the export.
         request: as for `Recommender.prepare`, and `explain`: positions or item_ids, or null for the first by rank.
         score: ranks read requests with the model.
+        prior_terms: of a request's candidate at a position.
 
     Raises:
         RequestError: names the field that is wrong and the way out.
@@ -261,4 +285,4 @@ def explain_request(
     ranking = score([full.read])[0]
     positions = positions_of(reader.limits, full, named, ranking)
     variants = variants_of(full, positions)
-    return explanation(full, positions, ranking, variants, score(without_parts(full, variants)))
+    return explanation(full, positions, ranking, variants, score(without_parts(full, variants)), prior_terms)

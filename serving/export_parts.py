@@ -44,7 +44,8 @@ def make_reader(
     the last state of the rates among the features."""
     limits = Limits(candidates=max_candidates or record["limits"]["candidates"])
     prompt, history = PromptConfig(**record["prompt"]), read_sections(record["history"])
-    return RequestReader(prompt, history, known, point, limits, scales, rates)
+    compared = record["comparison"]["item"] if record.get("comparison") else None
+    return RequestReader(prompt, history, known, point, limits, scales, rates, compared)
 
 
 def read_examples(path: Path) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """Requests as rows of a table, and rankings as rows.
 
 Columns of requests: `request_id` or `user_id` names the request; `user_id` is handed through. The shopper: `history`
-(list of titles) and the fields of the export's prefix templates, or `prefix`, its text. The candidates: `item_id`, and
-optionally `text` of the item, fields of the context templates, or `context`, its text, features, `value` (or
-the field that the export's operating point names as value) and `boost`. One row is one request, and then the
-candidates' columns hold lists; or one row is one candidate (`item_id` holds no lists), and then the shopper's columns
-are the same in all rows of a request. A missing value makes its piece of the prompt vanish.
+(list of titles) and the fields of the export's prefix templates, or `prefix`, its text; `recent` (list of titles), what
+it took, the latest first, where that is not the history. The candidates: `item_id`, and optionally `text` of the item,
+fields of the context templates, or `context`, its text, features, `value` (or the field that the export's operating
+point names as value) and `boost`. One row is one request, and then the candidates' columns hold lists; or one row is
+one candidate (`item_id` holds no lists), and then the shopper's columns are the same in all rows of a request. A
+missing value makes its piece of the prompt vanish.
 
 Columns of rankings, one row per candidate: `request_id` and `user_id` where they were given, `rank`, `position` (the
 index among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` …, `relevance`, `delta_NAME`.
@@ -70,7 +71,7 @@ class RequestRows:
         keys = set(reader.rates.keys)  # of rates: they may stand once per request, as categories may
         self.categories = [name for name in features if name in keys or reader.scales[name].scale == "category"]
         self.features = features if candidates is None else []
-        self.ready = [name for name in ("prefix", "history") if name in columns]
+        self.ready = [name for name in ("prefix", "history", "recent") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         self.worth = worth_columns(reader, columns) if candidates is None else {}
         own = ["item_id"] if candidates is None else []
@@ -115,11 +116,13 @@ class RequestRows:
             if any(str(row[name]) != str(first[name]) for row in rows[1:]):
                 raise RequestError(name, "has several values: give all rows of a request the same")
         values = {name: first[name] for name in self.ready}
+        recent = _titles(values.get("recent"))
+        taken = {} if recent is None else {"recent": recent}
         if not is_missing(prefix := values.get("prefix")):
-            return {"prefix": prefix}
+            return {"prefix": prefix, **taken}
         history = values.get("history")
         titles = {key: _titles(each) for key, each in history.items()} if _is_object(history) else _titles(history)
-        return {"user": {name: _value(first[name]) for name in self.user}, "history": titles}
+        return {"user": {name: _value(first[name]) for name in self.user}, "history": titles, **taken}
 
     def _common(self, row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """The candidates of all requests, each with the categories of this one's shopper unless it has its own."""

@@ -12,6 +12,8 @@ from equipoise.data.features import FeatureScale, Scales
 from equipoise.data.rates import key_text
 
 FILE_NAME = "items.parquet"
+THING = "thing"
+"""Column of what items are compared by."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,14 @@ class KnownItems:
     """Texts, as `prepare` rendered them, and titles, as histories tell them, by item_id; no titles where unknown.
 
     `values`: by the name of a feature the items' own raw values of it, where they are known. `keys`: by the name of a
-    column that rates count by the items' texts in it.
+    column that rates count by the items' texts in it. `things`: what items are compared by, where the export compares.
     """
 
     texts: dict[str, str]
     titles: dict[str, str]
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
+    things: dict[str, str] = field(default_factory=dict)
 
 
 def read_items(path: Path, features: Scales | None = None, keys: Iterable[str] = ()) -> KnownItems:
@@ -45,7 +48,9 @@ def read_items(path: Path, features: Scales | None = None, keys: Iterable[str] =
     own = {name: scale for name, scale in (features or {}).items() if name in table.column_names}
     values = {name: _values(table, name, ids, scale) for name, scale in own.items()}
     texts_of_keys = {name: _keys(table, f"key_{name}", ids) for name in keys if f"key_{name}" in table.column_names}
-    return KnownItems(dict(zip(ids, texts, strict=True)), known_titles, values, texts_of_keys)
+    things = table.column(THING).to_pylist() if THING in table.column_names else []
+    known_things = {item: thing for item, thing in zip(ids, things, strict=False) if thing}
+    return KnownItems(dict(zip(ids, texts, strict=True)), known_titles, values, texts_of_keys, known_things)
 
 
 def _keys(table: pa.Table, name: str, ids: Sequence[str]) -> dict[str, str]:

@@ -161,7 +161,7 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
         RequestError: names the field, what is wrong with it and the way out.
     """
     request = mapping("the request", request)
-    keys = ("request_id", "user", "history", "prefix", "candidates", "prices", "goal", "field")
+    keys = ("request_id", "user", "history", "prefix", "recent", "candidates", "prices", "goal", "field")
     known_keys("the request", request, keys)
     name = _field(reader, request.get("field"))
     entries, plain_request = _apart(request)
@@ -186,7 +186,7 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
             )
         pairs += [reader.candidate(field, _at(entry, name, price), request.get("user")) for price in question.asked]
         questions.append(question)
-    priced_request = ReadRequest(read.request_id, read.prefix, pairs, {}, None)
+    priced_request = ReadRequest(read.request_id, read.prefix, pairs, {}, None, recent=read.recent)
     return PriceQuestion(priced_request, goal, tuple(questions), seen.get(name))
 
 

@@ -49,6 +49,7 @@ class CutRequest:
         features: names of all features.
         separator: between pieces.
         sections: of the history, with the labels before their titles.
+        compared: the field of items that is compared with histories.
     """
 
     read: ReadRequest
@@ -59,6 +60,7 @@ class CutRequest:
     features: tuple[str, ...]
     separator: str
     sections: list[HistoryConfig]
+    compared: str | None = None
 
     def parts(self, position: int) -> list[Part]:
         """All parts that the candidate at a position is read with."""
@@ -78,7 +80,13 @@ class CutRequest:
             if any(number >= shopper + item for number in left_out):
                 candidate = replace(candidate, context=self._join(kept, "context"))
             read = _with(read, position, candidate)
-        gone = {field for number in left_out for field in self.parts(position)[number].fields}
+        parts = [self.parts(position)[number] for number in left_out]
+        titles = {part.text for part in parts if part.where == "history"}
+        if titles and read.recent:
+            read = replace(read, recent=tuple(thing for thing in read.recent if plain_text(thing) not in titles))
+        gone = {field for part in parts for field in part.fields}
+        if self.compared in {field for part in parts if part.where == "item" for field in part.fields}:
+            read = _with(read, position, replace(read.candidates[position], thing=""))
         if gone & set(self.features):
             candidate = read.candidates[position]
             read = _with(read, position, replace(candidate, features=self._known(candidate, gone)))
@@ -129,7 +137,10 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
         else:
             contexts.append(_pieces("context", prompt.context, context or {}))
         numbers.append(_numbers(reader.scales, candidate, [*shopper, *items[-1], *contexts[-1]]))
-    return CutRequest(read, shopper, items, contexts, numbers, reader.features, prompt.separator, reader.sections)
+    sections = reader.sections
+    return CutRequest(
+        read, shopper, items, contexts, numbers, reader.features, prompt.separator, sections, reader.compared
+    )
 
 
 def _item(pieces: list[str], entry: Mapping[str, Any], candidate: ReadCandidate, separator: str) -> list[Part]:

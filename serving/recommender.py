@@ -18,7 +18,7 @@ from equipoise.data.features import NumberScale, Scales, read_scales
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import RateLookup
 from equipoise.data.recall_texts import TextLayout
-from equipoise.export.load import load_export
+from equipoise.export.load import load_export, open_beside_text
 from equipoise.export.serving_record import calibrations_of, read_serving_record
 from equipoise.modeling.cached_scorer import TokenSlate
 from equipoise.modeling.folded import fold_shared
@@ -30,6 +30,7 @@ from equipoise.serving.items import read_items
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import read_operating_point
 from equipoise.serving.pricing import Goal, PriceQuestion, Pricing, read_question
+from equipoise.serving.prior_terms import PriorTerms, terms_of
 from equipoise.serving.prompt_parts import CutRequest, cut
 from equipoise.serving.ranking import Ranking, demand_of
 from equipoise.serving.request_error import RequestError
@@ -135,7 +136,7 @@ class Recommender:
         max_row = record["limits"]["max_row"]
         scorer = RequestScorer(model, tokenizer.pad_id, max_row, cache=cache, calibrations=calibrations)
         catalogue = open_catalogue(folder, record, known)
-        tokens = RequestTokenizer(tokenizer, scales)
+        tokens = RequestTokenizer(tokenizer, scales, open_beside_text(folder, record, device=device))
         return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue)
 
     def with_limits(self, limits: Limits) -> "Recommender":
@@ -199,7 +200,8 @@ class Recommender:
         """The token ids of a read request, in any thread."""
         texts, contexts = [c.text for c in read.candidates], [c.context for c in read.candidates]
         features = [candidate.features for candidate in read.candidates]
-        return PreparedRequest(read, self._tokenizer.slate(read.prefix, texts, contexts, features))
+        slate = self._tokenizer.slate(read.prefix, texts, contexts, features, read.things)
+        return PreparedRequest(read, slate)
 
     def score_prepared(self, prepared: Sequence[PreparedRequest]) -> list[Ranking]:
         """Rank the candidates of several requests in one forward; not for several threads at once.
@@ -259,11 +261,12 @@ class Recommender:
         goal: Goal | None = None,
         field: str = "price",
         history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
+        recent: Sequence[Any] | None = None,
     ) -> Pricing:
         """The best allowed price of every candidate for one shopper, all prices in one pass of the model.
 
         Args:
-            user, history: as `rank` takes them.
+            user, history, recent: as `rank` takes them.
             candidates: as `rank` takes them, mappings also with `cost` and `prices`.
             prices: allowed ones of all candidates without their own: a list, or a mapping (price_grid.py).
             goal: profit or revenue; by default profit where a candidate has a cost.
@@ -273,6 +276,7 @@ class Recommender:
             RequestError: names the field that is wrong and the way out.
         """
         request = {"history": history or None, "candidates": candidates, "prices": prices, "goal": goal, "field": field}
+        request["recent"] = recent
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         question, prepared = self.prepare_prices(request)
         return question.answer(demand_of(self.score_prepared([prepared])[0]))
@@ -361,6 +365,7 @@ class Recommender:
         candidates: Sequence[Any],
         *,
         history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
+        recent: Sequence[Any] | None = None,
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
         top: int | None = None,
@@ -372,6 +377,8 @@ class Recommender:
             candidates: item_ids, or mappings as in a JSON request.
             history: titles of past events, in the order of the run's data.history; none with such a prefix.
                 Of a data.history with several sections: such a list by the name of each section.
+            recent: titles (or `{"item_id": …}`) of what the shopper took, the latest first, where heads compare; None:
+                the history.
             omega: weights of list-wise objectives; the others keep the export's.
             value_weight: weight of log value, for which every candidate brings its `value`; None keeps the export's.
             top: how many of the best are wanted.
@@ -381,7 +388,7 @@ class Recommender:
         """
         request: dict[str, Any] = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
-        request["value_weight"] = value_weight
+        request |= {"value_weight": value_weight, "recent": recent}
         return self.score_prepared([self.prepare(request)])[0]
 
     def score(
@@ -390,11 +397,13 @@ class Recommender:
         candidates: Sequence[Any],
         *,
         history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
+        recent: Sequence[Any] | None = None,
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
     ) -> Ranking:
         """As `rank`, but all candidates stand in the order in which they were given."""
-        return self.rank(user, candidates, history=history, omega=omega, value_weight=value_weight).as_given()
+        ranking = self.rank(user, candidates, history=history, recent=recent, omega=omega, value_weight=value_weight)
+        return ranking.as_given()
 
     def explain(
         self,
@@ -402,6 +411,7 @@ class Recommender:
         candidates: Sequence[Any],
         *,
         history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
+        recent: Sequence[Any] | None = None,
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
         explain: Sequence[int | str] | None = None,
@@ -409,7 +419,7 @@ class Recommender:
         """Why candidates get their scores; equipoise.serving.explain gives the meaning.
 
         Args:
-            user, candidates, history, omega, value_weight: as for `rank`.
+            user, candidates, history, recent, omega, value_weight: as for `rank`.
             explain: positions or item_ids of at most `limits.explained` candidates; None for the one ranked first.
 
         Raises:
@@ -417,13 +427,20 @@ class Recommender:
         """
         request = {"history": history or None, "candidates": candidates, "omega": omega, "value_weight": value_weight}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
+        request["recent"] = recent
         return self.explain_request(request | {"explain": explain})
 
     def explain_request(self, request: Mapping[str, Any]) -> "Explanation":
         """Explain candidates of one request as JSON with a key `explain`; errors as those of `explain`."""
         from equipoise.serving.explain import explain_request
 
-        return explain_request(self.reader, request, self._score_read)
+        return explain_request(self.reader, request, self._score_read, self.prior_terms)
+
+    def prior_terms(self, read: ReadRequest, position: int) -> list[PriorTerms]:
+        """What the columns of each prior add to the log-odds of one candidate; none where there are no priors."""
+        features = [candidate.features for candidate in read.candidates]
+        model, beside = self._scorer.model, self._tokenizer.beside
+        return [] if beside is None else terms_of(model, beside, features, read.things, position)
 
     def _score_read(self, reads: Sequence[ReadRequest]) -> list[Ranking]:
         return self.score_prepared([self.tokenized(read) for read in reads])

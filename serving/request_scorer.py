@@ -14,8 +14,10 @@ from equipoise.common.calibration import Calibrations, with_calibration
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prefetch import prefetched
+from equipoise.data.things import ThingTexts
 from equipoise.data.token_budget import token_groups
 from equipoise.data.tokens import SlateTokenizer
+from equipoise.modeling.beside_text import BesideText
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.prefix_cache import PrefixCache
@@ -32,10 +34,11 @@ class RequestTokenizer:
     Args:
         tokenizer: whose items are what `slate` is given.
         scales: how the features are standardised, by name; empty where the heads read none.
+        beside: reads priors and things; None where the model has neither.
     """
 
-    def __init__(self, tokenizer: SlateTokenizer, scales: Scales) -> None:
-        self.tokenizer, self.scales = tokenizer, scales
+    def __init__(self, tokenizer: SlateTokenizer, scales: Scales, beside: BesideText | None = None) -> None:
+        self.tokenizer, self.scales, self.beside = tokenizer, scales, beside
         self._lock = Lock()  # what the tokenizer remembers is shared by all threads
 
     def slate(
@@ -44,6 +47,7 @@ class RequestTokenizer:
         items: Sequence[Any],
         contexts: Sequence[str],
         features: Sequence[Sequence[float]] | np.ndarray | None,
+        things: ThingTexts | None = None,
     ) -> TokenSlate:
         """One request.
 
@@ -51,13 +55,20 @@ class RequestTokenizer:
             prefix: text of the shopper.
             items: of each candidate, as the tokenizer names them.
             contexts: text of each candidate.
-            features: raw values, float64 (C, features), NaN where unknown; read where heads read some.
+            features: raw values, float64 (C, features), NaN where unknown; read where heads or priors read some.
+            things: what candidates are compared with; None where nothing is known of it.
         """
         with self._lock:
             prefix_ids = self.tokenizer.prefix(prefix)
             candidate_ids = self.tokenizer.candidates(items, contexts)
         read = features is not None and bool(read_by_heads(self.scales))
-        return TokenSlate(prefix_ids, candidate_ids, standardised(self.scales, features) if read else None)  # type: ignore[arg-type]
+        scaled = standardised(self.scales, features) if read else None  # type: ignore[arg-type]
+        if self.beside is None:
+            return TokenSlate(prefix_ids, candidate_ids, scaled)
+        if things is None:
+            things = ThingTexts((), [""] * len(items))
+        prior, compared = self.beside.of(features, things)
+        return TokenSlate(prefix_ids, candidate_ids, scaled, prior, compared)
 
     def prefix(self, text: str) -> list[int]:
         """The token ids of a prefix."""
@@ -163,7 +174,15 @@ class RequestScorer:
     def _batch(self, slates: Sequence[TokenSlate]) -> SlateBatch:
         nothing = [np.zeros(len(slate.candidates), dtype=np.int64) for slate in slates]
         full = [
-            Slate(0, slate.prefix, slate.candidates, zeros, zeros, zeros, features=slate.features)
+            Slate(
+                0,
+                slate.prefix,
+                slate.candidates,
+                *(zeros, zeros, zeros),
+                features=slate.features,
+                prior=slate.prior,
+                things=slate.things,
+            )
             for slate, zeros in zip(slates, nothing, strict=True)
         ]
         return build_batch(full, self.max_row, self.pad_id)

@@ -1,7 +1,7 @@
 """From one request, as JSON or Python objects, to the texts of its prompts: rendered as in training.
 
     {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}] or {section: [such]},
-     "prefix"?: text,
+     "prefix"?: text, "recent"?: [title or {"item_id": id}],
      "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text,
                      "features"?: {name: number}, "value"?: number, "boost"?: number} or id],
      "omega"?: {objective: weight}, "value_weight"?: number, "top"?: number}
@@ -16,6 +16,10 @@ the export, such as price, is read from `features`, else from the fields of cont
 item's own; where none of them gives it, it is unknown and adds nothing to a logit. A rate (data.rates) that is not
 given is that of the export's last state, by the columns that it counts by, read from the same places: item_id is the
 candidate's own, user_id may be a field of `user`.
+
+Where the export compares candidates with what the shopper took, `recent` says what that was, the latest first; without
+it, `history` does. A candidate's own thing is the field of its `item` that the export compares, else the known item's,
+else its text.
 """
 
 import math
@@ -28,6 +32,7 @@ from equipoise.data.features import Scales
 from equipoise.data.prompts import is_missing, parse_piece, piece_fields
 from equipoise.data.rates import RateLookup
 from equipoise.data.requests.renderer import PromptRenderer
+from equipoise.data.things import ThingTexts
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
@@ -46,7 +51,7 @@ from equipoise.serving.values import (
     text,
 )
 
-KEYS = ("request_id", "user", "history", "prefix", "candidates", "omega", "value_weight", "top")
+KEYS = ("request_id", "user", "history", "prefix", "recent", "candidates", "omega", "value_weight", "top")
 EXAMPLE_KEYS = ("name", "clicked", "converted")
 """What an example of an export holds next to its request; it is not read here."""
 CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "value", "boost")
@@ -56,7 +61,7 @@ CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "value", "bo
 class ReadCandidate:
     """One candidate: its item_id, if it has one, the two texts of its prompt, its value, its boost, and its features.
 
-    A feature that is not known is NaN.
+    A feature that is not known is NaN. `thing` is what is compared with the history, "" where nothing is.
     """
 
     item_id: str | None
@@ -65,11 +70,15 @@ class ReadCandidate:
     value: float | None = None
     boost: float = 0.0
     features: tuple[float, ...] = ()
+    thing: str = ""
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """A request as texts, with the weights of its utility and the number of candidates that it wants."""
+    """A request as texts, with the weights of its utility and the number of candidates that it wants.
+
+    `recent`: the things that the shopper took, the latest first.
+    """
 
     request_id: str | None
     prefix: str
@@ -77,6 +86,12 @@ class ReadRequest:
     omega: dict[str, float]
     top: int | None
     weights: UtilityWeights = field(default_factory=UtilityWeights)
+    recent: tuple[str, ...] = ()
+
+    @property
+    def things(self) -> ThingTexts:
+        """What the candidates are compared with."""
+        return ThingTexts(self.recent, [candidate.thing for candidate in self.candidates])
 
 
 @dataclass(frozen=True)
@@ -101,8 +116,9 @@ class RequestReader:
         items: the items that it knows by id.
         operating_point: its weights ω and their bounds.
         limits: what one request may hold.
-        features: scales of the features that the heads read, by name.
+        features: scales of the features that heads and priors read, by name.
         rates: the last state of the rates among them.
+        compared: the field of items that is compared with histories; None where nothing is compared.
     """
 
     def __init__(
@@ -114,8 +130,9 @@ class RequestReader:
         limits: Limits,
         features: Scales | None = None,
         rates: RateLookup | None = None,
+        compared: str | None = None,
     ) -> None:
-        self.rates = rates or RateLookup()
+        self.rates, self.compared = rates or RateLookup(), compared
         self.scales = dict(features or {})
         self.features = tuple(self.scales)
         self.prompt, self.sections, self.items = prompt, sections_of(history), items
@@ -137,7 +154,7 @@ class RequestReader:
     def with_limits(self, limits: Limits) -> "RequestReader":
         """The same with other limits."""
         shared = (self.prompt, self.sections, self.items, self.operating_point)
-        return RequestReader(*shared, limits, self.scales, self.rates)
+        return RequestReader(*shared, limits, self.scales, self.rates, self.compared)
 
     def read(self, request: Any) -> ReadRequest:
         """The texts of a request.
@@ -159,6 +176,7 @@ class RequestReader:
             omega=omega,
             top=self._top(request.get("top")),
             weights=weights,
+            recent=self.recent(request),
         )
         if weights.value:
             self._all_have_values(read.candidates)
@@ -212,6 +230,41 @@ class RequestReader:
                 for field, titles in zip(fields, lists, strict=True)
             ]
         )
+
+    def recent(self, request: Mapping[str, Any]) -> tuple[str, ...]:
+        """The things that a shopper took, by `recent`, else by `history`; none where the export compares nothing."""
+        if self.compared is None:
+            return ()
+        if request.get("recent") is not None:
+            lists = {"recent": sequence("recent", request["recent"])}
+        elif isinstance(history := request.get("history"), Mapping):
+            lists = {f"history.{key}": entries or [] for key, entries in history.items()}
+        else:
+            lists = {"history": history or []}
+        if (entries := sum(map(len, lists.values()))) > self.limits.history:
+            raise RequestError("recent", f"has {entries:,} entries: give at most {self.limits.history:,}")
+        return tuple(
+            self._taken(f"{name}[{position}]", entry)
+            for name, given in lists.items()
+            for position, entry in enumerate(given)
+        )
+
+    def _taken(self, field: str, entry: Any) -> str:
+        if isinstance(entry, Mapping) and isinstance(entry.get("item_id"), str | int) and set(entry) == {"item_id"}:
+            item = identifier(f"{field}.item_id", entry["item_id"], self.limits.text_chars)
+            if (thing := self.items.things.get(item)) is not None:
+                return thing
+        return self._title(field, entry)
+
+    def _thing(self, entry: Mapping[str, Any], item_id: str | None, words: str) -> str:
+        """What a candidate is compared by; its fields have been checked."""
+        if self.compared is None:
+            return ""
+        item = entry.get("item")
+        own = item.get(self.compared) if isinstance(item, Mapping) else None
+        if not is_missing(own):
+            return str(own)
+        return self.items.things.get(item_id or "", words)
 
     def _title(self, field: str, entry: Any) -> str:
         if not isinstance(entry, Mapping):
@@ -269,6 +322,7 @@ class RequestReader:
             self._value(field, entry),
             self._boost(field, entry.get("boost")),
             self._features(field, entry, item_id, user),
+            self._thing(entry, item_id, words),
         )
 
     def _value(self, field: str, entry: Mapping[str, Any]) -> float | None:

@@ -23,6 +23,8 @@ from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.files import RequestFile
 from equipoise.data.requests.identifiers import as_text, is_identifier
 from equipoise.data.requests.renderer import PromptRenderer
+from equipoise.data.requests.things import ThingColumns
+from equipoise.data.things import ThingTexts
 
 PREPARED = ("prefix", "item", "context")
 MOST_CANDIDATES = 4096
@@ -32,7 +34,8 @@ MOST_CANDIDATES = 4096
 class Request:
     """One row of a file: its ids, its prefix as text, and number (in the catalogue) and context of each candidate.
 
-    `features`: raw values of the features, float64 (C, F), NaN where unknown; None where the heads read none.
+    `features`: raw values of the features, float64 (C, F), NaN where unknown; None where the heads read none. `things`:
+    what the candidates are compared with; None where nothing is compared.
     """
 
     request_id: str
@@ -42,6 +45,7 @@ class Request:
     items: list[int]
     contexts: list[str]
     features: np.ndarray | None = None
+    things: ThingTexts | None = None
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -78,6 +82,7 @@ class RequestForm(ABC):
         rates: RateLookup | None = None,
     ) -> None:
         self.rates = rates or RateLookup()
+        self.things: ThingColumns | None = None
         self.path, self.catalogue, self.features = file.path, catalogue, dict(features)
         self.column_of = {name: f"{label}{name}" for name in features}
         self.kinds = {field.name: field.type for field in file.schema}
@@ -110,10 +115,25 @@ class RequestForm(ABC):
         start, filled = 0, 0
         for row, size in enumerate(sizes):
             if row > start and filled + size > MOST_CANDIDATES:
-                yield self._read(batch.slice(start, row - start), ids[start:row], sizes[start:row])
+                yield self._compared(batch.slice(start, row - start), ids[start:row], sizes[start:row])
                 start, filled = row, 0
             filled += size
-        yield self._read(batch.slice(start), ids[start:], sizes[start:])
+        yield self._compared(batch.slice(start), ids[start:], sizes[start:])
+
+    def _compared(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
+        """The rows of a small batch, with what their candidates are compared with."""
+        requests = self._read(batch, ids, sizes)
+        if self.things is None:
+            return requests
+        things = self.things.read(batch, [request.items for request in requests])
+        return [replace(request, things=own) for request, own in zip(requests, things, strict=True)]
+
+    def compare(self, item: str) -> None:
+        """Also read what candidates are compared with; `item`: the column of items that is compared."""
+        self.things = ThingColumns(self.path, self.kinds, self.catalogue, item, isinstance(self, PreparedForm))
+        self.columns = list(dict.fromkeys([*self.columns, *self.things.columns]))
+        for name in {"recent", "things"} & set(self.things.columns):
+            self._must_be_list(name, "what the shopper took, the latest first")
 
     @abstractmethod
     def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
@@ -340,10 +360,14 @@ def form_of(
     """
     names = set(file.schema.names)
     if "request_id" in names and names.issuperset(PREPARED):
-        return PreparedForm(file, catalogue, features or {}, rates)
-    if names.issuperset(("request_id", "item_id")):
-        return RawForm(file, catalogue, config, features or {}, rates)
-    raise UserError(
-        f"{file.path} holds neither prepared slates (request_id, {', '.join(PREPARED)}) nor raw requests (request_id, "
-        "item_id): add the missing columns"
-    )
+        form: RequestForm = PreparedForm(file, catalogue, features or {}, rates)
+    elif names.issuperset(("request_id", "item_id")):
+        form = RawForm(file, catalogue, config, features or {}, rates)
+    else:
+        raise UserError(
+            f"{file.path} holds neither prepared slates (request_id, {', '.join(PREPARED)}) nor raw requests "
+            "(request_id, item_id): add the missing columns"
+        )
+    if config.comparison is not None:
+        form.compare(config.comparison.item)
+    return form

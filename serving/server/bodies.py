@@ -137,6 +137,12 @@ class Candidate(Strict):
     )
 
 
+Recent = Annotated[
+    Annotated[list[Event], Field(max_length=MAX_EVENTS)] | None,
+    Field(description="What the shopper took, the latest first, to compare candidates with; by default `history`."),
+]
+
+
 class ShopperRequest(Strict):
     """One shopper, in fields or as ready text."""
 
@@ -154,6 +160,8 @@ class ShopperRequest(Strict):
 
 class SlateRequest(ShopperRequest):
     """One shopper and the candidates to choose from."""
+
+    recent: Recent = None
 
     candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
     omega: Annotated[dict[Name, Weight], Field(max_length=MAX_FIELDS)] | None = Field(
@@ -222,6 +230,7 @@ class PriceCandidate(Candidate):
 class PriceRequest(ShopperRequest):
     """One shopper, and the candidates whose prices are to be chosen."""
 
+    recent: Recent = None
     candidates: Annotated[list[PriceCandidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
     prices: Prices | None = Field(
         None, description="Allowed prices: a list, least, most and step, or factors of each current price."

@@ -174,6 +174,9 @@ class ExplainedAnswer(BaseModel):
     terms: dict[str, float] = Field(description="Of the utility; they add up to it.")
     contributions: list[PartAnswer] = Field(description="In the order of the prompt.")
     sentences: list[str] = Field(description="The same in words.")
+    priors: list[dict[str, Any]] | None = Field(
+        None, description="Of each objective that begins as a simple model: what its columns add to the log-odds."
+    )
 
 
 class ExplanationAnswer(BaseModel):

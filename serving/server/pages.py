@@ -69,6 +69,8 @@ def read_example(service: Service, example: dict[str, Any]) -> Example:
     request.setdefault("value_weight", 0.0)  # examples carry no values
     read = service.recommender.prepare(request).request
     places = {label: [place for place in example.get(label, []) if place < most] for label in beside[1:]}
+    if service.recommender.reader.compared is not None:  # what stands in the history is compared, too
+        request["recent"] = list(read.recent)
     for replaced in ("user", "history"):
         request.pop(replaced, None)
     return Example(

@@ -172,7 +172,8 @@ class Service:
         finally:
             for task in tasks:
                 task.cancel()
-        return explanation(cut, positions, ranking, variants, rankings)
+        terms = {each: self.recommender.prior_terms(cut.read, each) for each in positions}
+        return explanation(cut, positions, ranking, variants, rankings, lambda read, position: terms[position])
 
     @asynccontextmanager
     async def _limited(self, batcher: MicroBatcher) -> AsyncIterator[None]:

@@ -137,6 +137,10 @@ class StandIn:
         """As the real one, but for the token ids."""
         return Prepared(read)
 
+    def prior_terms(self, read: ReadRequest, position: int) -> list[Any]:
+        """It begins as no simple model."""
+        return []
+
     def score_prepared(self, prepared: Sequence[Prepared]) -> list[Ranking]:
         """Scores that depend on the texts alone."""
         assert self.busy.acquire(blocking=False), "two passes at once"
