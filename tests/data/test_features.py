@@ -37,6 +37,16 @@ def test_a_count_is_standardised_by_the_logarithm_of_one_more() -> None:
     np.testing.assert_allclose(found, [[0.0, 0.0], [-0.5, -0.5], [2.0, 2.0], [-0.5, 0.0]], atol=1e-6)
 
 
+def test_a_rate_is_standardised_by_its_log_odds() -> None:
+    rate = NumberScale(scale="logit", mean=1.0, std=2.0, least=0.1, most=0.9)
+    odds = np.array([np.e, 1.0, np.e**5])
+    found = standardised({"a": rate}, [*(odds / (1 + odds))[:, None], [np.nan]])
+    np.testing.assert_allclose(found, [[0.0], [-0.5], [2.0], [0.0]], atol=1e-6)
+    for value in (0.0, 1.0, 1.5, np.inf):
+        with pytest.raises(ValueError, match="is not a number above 0 and below 1"):
+            rate.read(value)
+
+
 def test_of_a_number_the_heads_read_what_those_before_it_do_not_tell() -> None:
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=(2, 4000))
