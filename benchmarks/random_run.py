@@ -27,7 +27,14 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
     listwise = config.objectives.of_kind("listwise")
     offsets = {name: OFFSETS[name] for name in pointwise}
     scales: dict = features or {
-        feature.name: {**CATEGORY, "heads": feature.heads, "slopes": feature.interactions}
+        feature.name: {
+            **CATEGORY,
+            "heads": feature.heads,
+            "slopes": feature.interactions,
+            "levels": feature.levels,
+            "hashed": feature.hashed,
+            "rate": feature.rate,
+        }
         if feature.scale == "category"
         else {**SCALE, "heads": feature.heads, "scale": feature.scale}
         for feature in config.data.features

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler, PositiveFloat, model_validator
 
 from equipoise.configs.section import Section
 
@@ -11,6 +11,8 @@ ScaleName = Literal["log", "log1p", "logit", "none", "category"]
 1, such as rates. `none`: any number, such as log-odds. `category`: words, such as segments of shoppers."""
 
 
+MOST_LEVELS = 2**24
+"""Levels that are looked up by number: float32 holds every whole number up to this."""
 MOST_CATEGORIES = 4096
 """Every text is a column of each candidate: more would crowd out the tokens."""
 
@@ -23,7 +25,8 @@ class FeatureConfig(Section):
     whole number, true or false). `included: false` masks its values, as where they are unknown. `heads: false` keeps
     them for priors alone. Of a category, `interactions: false` lets each text have its own level but no slopes for the
     numbers, as suits an item's own id, and `max_categories` is how many texts have a column; rarer ones count as
-    unknown.
+    unknown. With `levels` or `hashed` there are as many levels as that says, each looked up by its number instead of a
+    column, so that there may be millions.
     """
 
     name: str
@@ -40,6 +43,14 @@ class FeatureConfig(Section):
     own id."""
     max_categories: Annotated[int, Field(ge=2, le=MOST_CATEGORIES)] = 64
     """Of a category: how many values, the most frequent, have a column; rarer ones count as unknown."""
+    levels: Annotated[int, Field(ge=2, le=MOST_LEVELS)] | None = None
+    """Of a category with `interactions: false`: how many values, the most frequent, have a level, looked up by number;
+    null gives each of `max_categories` a column."""
+    hashed: Annotated[int, Field(ge=2, le=MOST_LEVELS)] | None = None
+    """Of a category with `interactions: false`: levels that values share by a hash, so that new ones have one too; null
+    hashes nothing."""
+    rate: PositiveFloat = 10.0
+    """Learning-rate multiplier of `levels` or `hashed` ones: each is seen in few rows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +64,8 @@ class FeatureConfig(Section):
     @property
     def _of_category(self) -> dict[str, Any]:
         """What is set of a category; a saved config spells every default, so these do not count."""
-        plain = {name: FeatureConfig.model_fields[name].default for name in ("interactions", "max_categories")}
+        names = ("interactions", "max_categories", "levels", "hashed", "rate")
+        plain = {name: FeatureConfig.model_fields[name].default for name in names}
         return {name: value for name in plain if (value := getattr(self, name)) != plain[name]}
 
     @model_validator(mode="after")
@@ -62,6 +74,12 @@ class FeatureConfig(Section):
             raise ValueError(
                 f"{next(iter(self._of_category))} is of categories, not of numbers like {self.name}: add `scale: "
                 "category` or drop it"
+            )
+        if self.levels and self.hashed:
+            raise ValueError(f"levels and hashed of {self.name} exclude each other: drop one")
+        if (self.levels or self.hashed) and self.interactions:
+            raise ValueError(
+                f"levels and hashed have no interactions with numbers: give {self.name} interactions: false"
             )
         return self
 

@@ -15,11 +15,12 @@ nothing else; its columns come last.
 A feature that no head reads (`heads: false`) is raw values alone: it has no column and is in no mix.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +36,11 @@ RULES = {
     "category": "a column per text of values: 1 - share where the value is that text, else -share; 0 where unknown; "
     "behind all numbers, those with slopes first",
 }
+INDEXED_RULE = (
+    "a column, behind all others: the index of that text among values, or where hashed is given the first eight bytes "
+    "of its md5 (big-endian) modulo hashed; -1 where unknown; the logit gains rate * weight[index], nothing at -1"
+)
+"""In place of the rule of categories, where levels are looked up by number."""
 UNREAD_RULE = "no column: no head reads it"
 """In place of a rule, where `heads` is false."""
 KINDS = {
@@ -129,7 +135,10 @@ class CategoryScale(BaseModel):
         shares: fraction of each among the train split's impressions whose value is known.
         heads: whether heads read it.
         slopes: whether each text has its own slopes for the numbers, besides its own bias.
-        max_categories: how many texts there may be.
+        max_categories: how many texts may have a column.
+        levels: how many texts may have a level that is looked up by number; None: each has a column.
+        hashed: levels that texts share by a hash; `values` is empty then.
+        rate: learning-rate multiplier of such levels.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -140,24 +149,41 @@ class CategoryScale(BaseModel):
     shares: list[float]
     slopes: bool = True
     max_categories: int = 64
+    levels: int | None = None
+    hashed: int | None = None
+    rate: float = 10.0
+
+    @property
+    def indexed(self) -> int:
+        """How many levels are looked up by number; 0 where each text has a column."""
+        return self.hashed or (len(self.values) if self.levels else 0)
 
     @cached_property
     def _codes(self) -> dict[str, int]:
         return {text: code for code, text in enumerate(self.values)}
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
-        """(C,) indices, NaN where unknown, as columns, float64 (C, values)."""
+        """(C,) indices, NaN where unknown, as columns, float64 (C, values); of levels by number (C, 1), −1: unknown."""
         values = np.asarray(values, dtype=np.float64)
+        if self.indexed:
+            return np.where(np.isfinite(values), values, -1.0)[:, None]
         columns = (values[:, None] == np.arange(len(self.values))) - np.array(self.shares)
         return np.where(np.isfinite(values)[:, None], columns, 0.0)
 
     def read(self, value: Any) -> float | None:
         """A cell of a table as a value: None where it is missing, or a text that the train split does not show."""
-        return None if value is None else self._codes.get(category_text(value))
+        if value is None:
+            return None
+        text = category_text(value)
+        if self.hashed:
+            return bucket_of(text, self.hashed) if text not in ("", "nan") else None
+        return self._codes.get(text)
 
     def to_cell(self, value: float) -> str | None:
-        """A value as `read` takes it, None where it is NaN."""
-        return None if math.isnan(value) else self.values[int(value)]
+        """A value as `read` takes it, None where it is NaN; of hashed texts the number of their level."""
+        if math.isnan(value):
+            return None
+        return f"#{int(value)}" if self.hashed else self.values[int(value)]
 
 
 FeatureScale = NumberScale | CategoryScale
@@ -173,23 +199,44 @@ def category_text(value: Any) -> str:
     return str(value).strip()
 
 
+def bucket_of(text: str, buckets: int) -> int:
+    """The number of a text among `buckets`: the first eight bytes of its md5, modulo."""
+    return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8], "big") % buckets
+
+
+class IndexedLevels(NamedTuple):
+    """A category whose levels are looked up by number: its name, how many there are, their learning-rate multiplier."""
+
+    name: str
+    count: int
+    rate: float
+
+
 @dataclass(frozen=True)
 class FeatureColumns:
     """Names of the columns that `standardised` gives: numbers, then of each category one per text, those with slopes
-    first, then those with a level alone."""
+    first, then those with a level alone, and at last one with the numbers of levels for each category of `indexed`."""
 
     numbers: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
+    indexed: tuple[IndexedLevels, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.numbers) + len(self.categories) + len(self.levels)
+        return len(self.numbers) + len(self.categories) + len(self.levels) + len(self.indexed)
 
     @property
     def features(self) -> list[str]:
         """Names of the features that the columns are made of."""
         named = (column.partition("=")[0] for column in (*self.categories, *self.levels))
-        return [*self.numbers, *dict.fromkeys(named)]
+        return [*self.numbers, *dict.fromkeys(named), *(levels.name for levels in self.indexed)]
+
+
+def rule_of(scale: FeatureScale) -> str:
+    """How heads read a feature, in words."""
+    if not scale.heads:
+        return UNREAD_RULE
+    return INDEXED_RULE if isinstance(scale, CategoryScale) and scale.indexed else RULES[scale.scale]
 
 
 def read_by_heads(scales: Scales) -> Scales:
@@ -205,12 +252,14 @@ def columns_of(scales: Scales) -> FeatureColumns:
         slopes: tuple(
             f"{name}={text}"
             for name, scale in scales.items()
-            if isinstance(scale, CategoryScale) and scale.slopes == slopes
+            if isinstance(scale, CategoryScale) and not scale.indexed and scale.slopes == slopes
             for text in scale.values
         )
         for slopes in (True, False)
     }
-    return FeatureColumns(numbers, texts[True], texts[False])
+    categories = {name: scale for name, scale in scales.items() if isinstance(scale, CategoryScale)}
+    indexed = tuple(IndexedLevels(name, s.indexed, s.rate) for name, s in categories.items() if s.indexed)
+    return FeatureColumns(numbers, texts[True], texts[False], indexed)
 
 
 def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
@@ -224,7 +273,8 @@ def read_scales(record: Mapping[str, Any]) -> dict[str, FeatureScale]:
 
 def features_of(scales: Scales) -> list[FeatureConfig]:
     """The features as the config named them when their scales were made; not whether prompts include them."""
-    kept = {"scale": "scale", "heads": "heads", "slopes": "interactions", "max_categories": "max_categories"}
+    same = ("scale", "heads", "max_categories", "levels", "hashed", "rate")
+    kept = {"slopes": "interactions", **{name: name for name in same}}
     return [
         FeatureConfig(name=name, **{new: getattr(scale, key) for key, new in kept.items() if hasattr(scale, key)})
         for name, scale in scales.items()
@@ -247,13 +297,13 @@ def standardised(scales: Scales, values: Sequence[Sequence[float]] | np.ndarray)
     raw = np.asarray(values, dtype=np.float64).reshape(len(values), len(scales))
     read = {column: name for column, name in enumerate(scales) if scales[name].heads}
     columns = {name: scales[name].standardise(raw[:, column]) for column, name in read.items()}
-    numbers, categories, levels = ([np.zeros((len(raw), 0))] for _ in range(3))
+    numbers, categories, levels, indexed = ([np.zeros((len(raw), 0))] for _ in range(4))
     for column, name in read.items():
         scale = scales[name]
         if isinstance(scale, CategoryScale):
-            (categories if scale.slopes else levels).append(columns[name])
+            (indexed if scale.indexed else categories if scale.slopes else levels).append(columns[name])
             continue
         mixed = sum((part * columns[other] for other, part in scale.mix.items()), np.zeros(len(raw)))
         number = np.where(np.isfinite(raw[:, column]), mixed, 0.0) if scale.mix else columns[name]
         numbers.append(number[:, None])
-    return np.concatenate([*numbers, *categories, *levels], axis=1).astype(np.float32)
+    return np.concatenate([*numbers, *categories, *levels, *indexed], axis=1).astype(np.float32)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.configs.schema import LoraConfig, RunConfig
-from equipoise.data.features import CategoryScale
+from equipoise.data.features import CategoryScale, category_text
 from equipoise.data.prompts import is_missing
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import key_text
@@ -53,8 +53,14 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     for name in features:
         if name in items.column_names:
             scale = scales[name]
-            read = [scale.read(value) for value in items.column(name).to_pylist()]
-            values = [None if value is None else scale.to_cell(value) for value in read]
+            if isinstance(scale, CategoryScale) and name in columns:
+                continue  # an id or a title is there as it is
+            cells = items.column(name).to_pylist()
+            if isinstance(scale, CategoryScale) and scale.hashed:
+                values: list[Any] = [None if cell is None else category_text(cell) for cell in cells]
+            else:
+                read = [scale.read(cell) for cell in cells]
+                values = [None if value is None else scale.to_cell(value) for value in read]
             rest = table.drop_columns(name) if name in columns else table
             kind = pa.string() if isinstance(scale, CategoryScale) else pa.float64()
             table = rest.append_column(name, pa.array(values, kind))

@@ -17,6 +17,7 @@ from check_golden import (
     difference,
     head_logit,
     load_base,
+    rates_of,
     read_head,
     slate_delta,
     standardised,
@@ -55,7 +56,7 @@ def check_activated(folder: Path, serving: Json, prompts: list[Json], slate: Jso
                 value = (
                     output.logits[0, 0].item()
                     if head is None
-                    else head_logit(head, output[0][0, -1], features, name, prompt.get("beside"))
+                    else head_logit(head, output[0][0, -1], features, rates_of(serving), name, prompt.get("beside"))
                 )
                 scores.append(value)
             golden = [prompt["logit"][name] for prompt in prompts]

@@ -145,11 +145,15 @@ def standardised(serving: Json, values: Json) -> torch.Tensor:
     numbers: list[float] = []
     columns: list[float] = []
     levels: list[float] = []
+    indexed: list[float] = []
     for name, scale in scales.items():
         if not scale.get("heads", True):
             continue
         value = values[name]
         if scale["scale"] == "category":
+            if scale.get("hashed") or scale.get("levels"):
+                indexed.append(level_number(scale, value))
+                continue
             known = value in scale["values"]
             shares = zip(scale["values"], scale["shares"], strict=True)
             found = [(text == value) - share if known else 0.0 for text, share in shares]
@@ -158,7 +162,7 @@ def standardised(serving: Json, values: Json) -> torch.Tensor:
         z[name] = 0.0 if value is None else (logs[scale["scale"]](value) - scale["mean"]) / scale["std"]
         mix = scale.get("mix") or {name: 1.0}
         numbers.append(0.0 if value is None else sum(part * z[other] for other, part in mix.items()))
-    return torch.tensor([*numbers, *columns, *levels])
+    return torch.tensor([*numbers, *columns, *levels, *indexed])
 
 
 def linear_log_odds(model: Json, row: list[float | None]) -> float:
@@ -286,17 +290,38 @@ def beside_text(head: Json, name: str, beside: Json, x_F: torch.Tensor) -> torch
     return total
 
 
+def level_number(scale: Json, value: str | None) -> int:
+    """The number of a text's level, −1 where it has none."""
+    if value is None:
+        return -1
+    if scale.get("hashed"):
+        return int.from_bytes(hashlib.md5(value.encode()).digest()[:8], "big") % scale["hashed"]
+    return scale["values"].index(value) if value in scale["values"] else -1
+
+
+def rates_of(serving: Json) -> list[float]:
+    """The factors before levels that are looked up by number, in the order of their columns."""
+    read = [scale for scale in serving.get("features", {}).values() if scale.get("heads", True)]
+    return [scale["rate"] for scale in read if scale.get("hashed") or scale.get("levels")]
+
+
 def head_logit(
-    head: Json, vector_H: torch.Tensor, features_F: torch.Tensor, name: str = "", beside: Json | None = None
+    head: Json,
+    vector_H: torch.Tensor,
+    features_F: torch.Tensor,
+    rates: list[float],
+    name: str = "",
+    beside: Json | None = None,
 ) -> float:
     """Raw output of a pointwise head that lies beside an adapter: its linear map, and what features add.
 
-    Of an objective `name` with a prior or a comparison, `beside` holds what `read_beside` made.
+    `rates`: from `rates_of`. Of an objective `name` with a prior or a comparison, `beside` holds what `read_beside` made.
     """
     total = head["score.weight"][0] @ vector_H
     numbers = len(head.get("response.out.bias", ()))
     sloping = head["response.cross.weight"].shape[1] if "response.cross.weight" in head else 0
-    x_F, y_C, w_L = features_F.split([numbers, sloping, len(features_F) - numbers - sloping])
+    biased = len(features_F) - numbers - sloping - len(rates)
+    x_F, y_C, w_L, index_I = features_F.split([numbers, sloping, biased, len(rates)])
     if numbers:
         entered = nn.functional.linear(vector_H, head["response.enter.weight"], head["response.enter.bias"])
         slopes_F = nn.functional.linear(
@@ -308,6 +333,9 @@ def head_logit(
         total = total + own[:numbers] @ x_F + own[numbers]
     if len(w_L):
         total = total + CATEGORY_SPEED * head["response.level.weight"][0] @ w_L
+    for position, (index, rate) in enumerate(zip(index_I.long().tolist(), rates, strict=True)):
+        if index >= 0:
+            total = total + rate * head[f"response.indexed.{position}.weight"][index, 0]
     return (total + beside_text(head, name, beside or {}, x_F)).item()
 
 
@@ -322,7 +350,8 @@ def logit(model: Any, serving: Json, name: str, head: Json | None, prompt: Json)
         with acting(model, serving, [prefix_tokens]):
             return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
     vector = candidate_vector(model, serving, input_ids, prefix_tokens)
-    return head_logit(head, vector, standardised(serving, prompt.get("features", {})), name, prompt.get("beside"))
+    features = standardised(serving, prompt.get("features", {}))
+    return head_logit(head, vector, features, rates_of(serving), name, prompt.get("beside"))
 
 
 def slate_delta(head: Json, heads: int, vectors_MH: torch.Tensor, relevance_M: torch.Tensor) -> torch.Tensor:

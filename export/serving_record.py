@@ -14,7 +14,7 @@ from equipoise.common.hashing import file_hash
 from equipoise.common.link import Link
 from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.schema import BackboneConfig, RunConfig
-from equipoise.data.features import RULES, UNREAD_RULE, read_scales
+from equipoise.data.features import read_scales, rule_of
 from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
 from equipoise.modeling.backbone import load_backbone, load_model_config
@@ -152,8 +152,7 @@ def serving_record(
         "history": info.history,
         "layout": layout.to_json(),
         "features": {
-            name: {**scale.model_dump(), "rule": RULES[scale.scale] if scale.heads else UNREAD_RULE}
-            for name, scale in read_scales(info.features).items()
+            name: {**scale.model_dump(), "rule": rule_of(scale)} for name, scale in read_scales(info.features).items()
         },
         "mask": "prefix" if encoder else "causal",
         "pooling": model.backbone.pooling,

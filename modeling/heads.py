@@ -2,16 +2,18 @@
 per text for recall.
 
 Shape suffixes as in modeling/model.py. The X columns of features are V numbers, then Y categories that interact with
-them, then B categories with a bias alone. D is the dimension of a vector, W the width of a slate head.
+them, then B categories with a bias alone, then I numbers of levels. D is the dimension of a vector, W the width of a
+slate head.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from equipoise.data.features import FeatureColumns
+from equipoise.data.features import FeatureColumns, IndexedLevels
 from equipoise.modeling.comparison import Compared, Comparison, ComparisonShape
 
 NO_FEATURES = FeatureColumns()
@@ -20,18 +22,20 @@ RESPONSE_WIDTH = 32
 
 
 class FeatureResponse(nn.Module):
-    """What features add to a logit: Σ_f x_f · (s_f(v) + Σ_c B_fc y_c) + Σ_c a_c y_c + Σ_l b_l w_l; 0 at first.
+    """What features add to a logit: Σ_f x_f (s_f(v) + Σ_c B_fc y_c) + Σ_c a_c y_c + Σ_l b_l w_l + Σ_i e_i; 0 at first.
 
     x are numeric features, y categories and w those without interactions (data.features), v is the candidate's vector,
     s = out(GELU(enter(v))). So every category has its own bias a and its own interactions B: the elasticity of a
     segment of shoppers, say. The response to a number goes on beyond those of the training data as a logit in log
-    price does.
+    price does. e are levels that are looked up by their number, the last columns, and 0 where that is −1.
     """
 
     RATE_MULTIPLIER = 2.0
     """Learning-rate multiplier: few numbers say what a category does; at the rate of thousands of weights they lag."""
 
-    def __init__(self, hidden: int, numbers: int, categories: int = 0, levels: int = 0) -> None:
+    def __init__(
+        self, hidden: int, numbers: int, categories: int = 0, levels: int = 0, indexed: Sequence[IndexedLevels] = ()
+    ) -> None:
         super().__init__()
         self.numbers, self.categories = numbers, categories
         if numbers:
@@ -45,11 +49,17 @@ class FeatureResponse(nn.Module):
         self.level = nn.Linear(levels, 1, bias=False) if levels else None
         if self.level is not None:
             nn.init.zeros_(self.level.weight)
+        self.indexed = nn.ModuleList(nn.Embedding(levels.count, 1) for levels in indexed)
+        self.rates = [levels.rate for levels in indexed]
+        for table in self.indexed:
+            nn.init.zeros_(table.weight)
 
     def forward(self, pooled_NH: torch.Tensor, features_NX: torch.Tensor) -> torch.Tensor:
         """What is added to the logit, float32 (N,)."""
         numbers_NV, categories = features_NX[:, : self.numbers].float(), features_NX[:, self.numbers :]
         interacting_NY, biased_NB = categories[:, : self.categories], categories[:, self.categories :]
+        if self.rates:
+            biased_NB, numbers_NI = biased_NB[:, : -len(self.rates)], biased_NB[:, -len(self.rates) :].long()
         added_N = torch.zeros(pooled_NH.shape[0], device=pooled_NH.device)
         if self.numbers:
             slopes_NV = self.out(nn.functional.gelu(self.enter(pooled_NH.to(self.enter.weight.dtype))))
@@ -59,6 +69,9 @@ class FeatureResponse(nn.Module):
             added_N = added_N + (crossed_NV1[:, : self.numbers] * numbers_NV).sum(-1) + crossed_NV1[:, self.numbers]
         if self.level is not None:
             added_N = added_N + self.RATE_MULTIPLIER * self.level(biased_NB.to(self.level.weight.dtype)).float()[:, 0]
+        for column, (table, rate) in enumerate(zip(self.indexed, self.rates, strict=True)):
+            number_N = numbers_NI[:, column]
+            added_N = added_N + rate * table(number_N.clamp(min=0))[:, 0].float() * (number_N >= 0)
         return added_N
 
 
@@ -101,7 +114,8 @@ class PointHead(nn.Module):
         numbers, categories, levels = len(columns.numbers), len(columns.categories), len(columns.levels)
         self.score = nn.Linear(hidden, outputs, bias=False)
         nn.init.normal_(self.score.weight, std=1.0 / hidden)  # the first logit is the base rate's, give or take 0.05
-        self.response = FeatureResponse(hidden, numbers, categories, levels) if len(columns) else None
+        parts = (hidden, numbers, categories, levels, columns.indexed)
+        self.response = FeatureResponse(*parts) if len(columns) else None
         self.moved = nn.Parameter(torch.zeros(2)) if prior else None
         """a − 1 and b."""
         if prior:

@@ -177,8 +177,10 @@ class _Fit:
             raise UserError(
                 f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
             )
-        chosen = [str(column) for column in names or known]
         scales = self.manifest.features
+        # Levels of thousands of ids are for the heads: as categories of trees or a regression they are learnt by heart.
+        read = [column for column in known if not getattr(scales.get(column), "indexed", 0)]
+        chosen = [str(column) for column in names or read]
         categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
         before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
         return PriorSpec(prior.method, chosen, categories, before, prior.scale)

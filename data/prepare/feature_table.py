@@ -69,24 +69,26 @@ def _scale(tables: Tables, feature: FeatureConfig) -> NumberScale:
 
 def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
     shown = _shown(tables, f"{feature_sql(tables, feature)} AS v")
+    most = 2 if feature.hashed else feature.levels or feature.max_categories
     counts = tables.con.execute(
         f"SELECT v, count(*) AS n, sum(n) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v "
-        f"LIMIT {feature.max_categories + 1}"
+        f"LIMIT {most + 1}"
     ).fetchall()
     if len(counts) < 2 and feature.heads:
         _refuse_constant(tables, feature, f"'{counts[0][0]}'" if counts else None)
-    if len(counts) > feature.max_categories:
-        tables.notes.append(
-            f"{feature.name} has more than {feature.max_categories} texts (max_categories): its rarer ones count as "
-            "unknown"
-        )
-    kept = counts[: feature.max_categories]
+    if len(counts) > most and not feature.hashed:
+        setting = "levels" if feature.levels else "max_categories"
+        tables.notes.append(f"{feature.name} has more than {most} texts ({setting}): its rarer ones count as unknown")
+    kept = [] if feature.hashed else counts[:most]
     return CategoryScale(
         values=[text for text, *_ in kept],
-        shares=[n / known for _, n, known in kept],
+        shares=[] if feature.levels else [n / known for _, n, known in kept],
         heads=feature.heads,
         slopes=feature.interactions,
         max_categories=feature.max_categories,
+        levels=feature.levels,
+        hashed=feature.hashed,
+        rate=feature.rate,
     )
 
 

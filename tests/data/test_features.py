@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from equipoise.configs.load import build_config
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import (
     CategoryScale,
+    IndexedLevels,
     NumberScale,
+    bucket_of,
     columns_of,
     decorrelating,
     read_scales,
+    rule_of,
     same_features,
     standardised,
 )
@@ -337,3 +341,49 @@ def test_a_feature_that_no_table_has_is_refused(tmp_path: Path) -> None:
     config = tables(tmp_path / "data", ["prize"])
     with pytest.raises(UserError, match=r"has a column 'prize', which data.features names \(did you mean 'price'\?\)"):
         prepare(config)
+
+
+IDS = {"name": "seller", "scale": "category", "interactions": False}
+
+
+def test_levels_are_looked_up_by_number_without_a_limit_of_columns(tmp_path: Path) -> None:
+    sellers: list = [None, *[f"s{n // 2}" for n in range(1, 60)]]
+    features = ["price", {**IDS, "levels": 5000}]
+    manifest = prepare(tables(tmp_path / "data", features, impressions__seller=sellers))
+    scale, columns = manifest.features["seller"], columns_of(manifest.features)
+    assert isinstance(scale, CategoryScale) and scale.shares == [] and scale.indexed == len(scale.values) > 10
+    assert columns.indexed == (IndexedLevels("seller", scale.indexed, 10.0),) and len(columns) == 2
+    assert columns.features == ["price", "seller"] and not columns.levels
+    raw = [[2.0, scale.read("s1")], [2.0, np.nan]]
+    np.testing.assert_array_equal(standardised(manifest.features, raw)[:, 1], [scale.values.index("s1"), -1])
+    assert scale.read("new") is None
+    few = prepare(tables(tmp_path / "few", [{**IDS, "levels": 2, "rate": 3}], impressions__seller=sellers))
+    assert len(few.features["seller"].values) == 2 and any("more than 2 texts (levels)" in note for note in few.notes)
+    assert same_features(few.features, [FeatureConfig(**IDS, levels=2, rate=3)])
+    assert not same_features(few.features, [FeatureConfig(**IDS, levels=2)])
+
+
+def test_hashed_levels_have_a_place_for_every_text(tmp_path: Path) -> None:
+    sellers = [n // 2 for n in range(60)]
+    config = tables(tmp_path / "data", [{**IDS, "hashed": 7}], impressions__seller=sellers)
+    scale = prepare(config).features["seller"]
+    assert isinstance(scale, CategoryScale) and scale.values == [] and scale.indexed == 7
+    assert scale.read(3) == scale.read("3") == scale.read(3.0) == bucket_of("3", 7)
+    digest = hashlib.md5(b"never seen").digest()
+    assert scale.read("never seen") == int.from_bytes(digest[:8], "big") % 7 and scale.read("") is None
+    assert read_scales({"seller": {**scale.model_dump(), "rule": rule_of(scale)}}) == {"seller": scale}
+    with pytest.raises(UserError, match="seller is '1' in every known impression"):
+        prepare(tables(tmp_path / "same", [{**IDS, "hashed": 7}], impressions__seller=[1] * 60))
+
+
+@pytest.mark.parametrize(
+    ("feature", "sentence"),
+    [
+        ({**IDS, "levels": 9, "hashed": 9}, "levels and hashed of seller exclude each other"),
+        ({"name": "seller", "scale": "category", "levels": 9}, "give seller interactions: false"),
+        ({"name": "seller", "levels": 9}, "levels is of categories, not of numbers like seller"),
+    ],
+)
+def test_levels_are_of_categories_without_interactions(feature: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        FeatureConfig.model_validate(feature)

@@ -6,7 +6,7 @@ import torch
 
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.batches import Slate, build_batch
-from equipoise.data.features import FeatureColumns
+from equipoise.data.features import FeatureColumns, IndexedLevels
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
 from equipoise.modeling.heads import FeatureResponse, HeadInputs, PointHead
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
@@ -143,3 +143,18 @@ def test_a_batch_has_features_for_all_slates_or_for_none(make_slate: Callable) -
     batch = build_batch(told, 96, 0).to("cpu")
     assert batch.features is not None and batch.features.shape == (5, 4)
     np.testing.assert_array_equal(batch.features[3:].numpy(), told[1].features)
+
+
+def test_levels_by_number_add_their_weight_and_nothing_where_unknown() -> None:
+    torch.manual_seed(0)
+    response = FeatureResponse(8, 1, 0, 0, [IndexedLevels("seller", 5, 10.0), IndexedLevels("item", 3, 2.0)])
+    pooled = torch.randn(4, 8)
+    features = torch.tensor([[0.5, 4, 0], [0.5, -1, 2], [0.5, 0, -1], [0.5, -1, -1]])
+    assert not response(pooled, features).any()
+    for table in response.indexed:
+        torch.nn.init.normal_(table.weight)
+    sellers, items = (table.weight[:, 0] for table in response.indexed)
+    expected = torch.stack([10 * sellers[4] + 2 * items[0], 2 * items[2], 10 * sellers[0], torch.tensor(0.0)])
+    torch.testing.assert_close(response(pooled, features), expected)
+    response(pooled, features).sum().backward()
+    assert response.indexed[0].weight.grad[:, 0].tolist() == [10.0, 0.0, 0.0, 0.0, 10.0]

@@ -49,6 +49,7 @@ def priced_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Priced
     impressions = pd.read_parquet(folder / "shop" / "impressions.parquet")
     numbers = np.arange(len(impressions))
     impressions = impressions.assign(bought=numbers % 4, log_odds=(numbers % 7) - 3.5, seen=numbers % 5)
+    impressions = impressions.assign(brand_id=numbers % 11, seller=[f"seller {n % 37}" for n in numbers])
     impressions.to_parquet(folder / "shop" / "impressions.parquet")
     made: dict[str, PricedRun] = {}
 

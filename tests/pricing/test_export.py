@@ -165,6 +165,46 @@ def test_any_number_is_a_feature_and_one_that_no_head_reads_is_kept_beside(
     assert np.abs(scored(log_odds=-9.0) - scored()).max() > 1e-4
 
 
+LEVELS = (
+    {"name": "brand_id", "scale": "category", "interactions": False, "levels": 5000, "rate": 3.0},
+    {"name": "seller", "scale": "category", "interactions": False, "hashed": 64},
+)
+
+
+@pytest.mark.parametrize(("arch", "formats"), [("llama", "peft"), pytest.param("bert", "onnx", marks=pytest.mark.slow)])
+def test_levels_by_number_go_into_exports(priced_run: Callable, tmp_path: Path, arch: str, formats: str) -> None:
+    run = priced_run(arch, formats=formats, further=LEVELS)  # the golden check without this project has passed
+    record = json.loads((run.export / "serving.json").read_text())["features"]
+    assert (record["seller"]["hashed"], record["seller"]["values"], record["brand_id"]["levels"]) == (64, [], 5000)
+    assert record["seller"]["rule"].startswith("a column, behind all others: the index")
+    head = load_file(run.export / "ctr" / "head.safetensors")
+    tables = [tuple(head[f"response.indexed.{number}.weight"].shape) for number in range(2)]
+    assert tables == [(len(record["brand_id"]["values"]), 1), (64, 1)]
+    prepared = run.config.data.folder / "slates" / "test-00000.parquet"
+    slate = pd.read_parquet(prepared).iloc[0]
+    ids = pd.read_parquet(run.config.data.folder / "items.parquet").item_id
+    names = [ids[number] for number in slate["item"]]
+    recommender = Recommender.load(run.export)
+
+    def features(position: int) -> dict:
+        values = {key: slate[f"feature_{key}"][position] for key in record}
+        return {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+
+    def scored(**changed: str) -> np.ndarray:
+        candidates = [
+            {"item_id": name, "context": slate.context[n], "features": features(n) | changed}
+            for n, name in enumerate(names)
+        ]
+        return np.array([one.probabilities["ctr"] for one in recommender.score(slate.prefix, candidates).given])
+
+    score(run.config.output, prepared, tmp_path / "scores", ScoreOptions())
+    found = pd.read_parquet(sorted((tmp_path / "scores").glob("*.parquet")))
+    mine = found[found.request_id == slate.request_id].set_index("item_id").loc[names]
+    np.testing.assert_allclose(mine.pctr, scored(), rtol=1e-4)
+    assert np.abs(mine.pctr.to_numpy() - scored(seller="never seen")).max() > 1e-4
+    assert np.abs(mine.pctr.to_numpy() - scored(brand_id="never seen")).max() > 1e-4
+
+
 @pytest.mark.slow
 def test_a_run_with_features_trains_evaluates_and_exports(priced_run: Callable, tmp_path: Path) -> None:
     config = priced_run("bert", "candidates", "onnx").config.model_copy(update={"output": tmp_path / "run"})
