@@ -315,7 +315,8 @@ def head_logit(
 ) -> float:
     """Raw output of a pointwise head that lies beside an adapter: its linear map, and what features add.
 
-    `rates`: from `rates_of`. Of an objective `name` with a prior or a comparison, `beside` holds what `read_beside` made.
+    `rates`: from `rates_of`. Of an objective `name` with a prior or a comparison, `beside` holds what `read_beside`
+    made.
     """
     total = head["score.weight"][0] @ vector_H
     numbers = len(head.get("response.out.bias", ()))
