@@ -180,6 +180,19 @@ def co_purchase_columns(
     return counts.finish(one(con, "SELECT coalesce(epoch_us(max(timestamp)), 0) FROM thing_events")[0])
 
 
+def new_things(con: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """The impressions that are shown as of a new item whose thing no other known item has: int64, among all."""
+    rows = con.execute("""
+        SELECT i.sort_index - 1 AS index
+        FROM sorted_impressions i JOIN item_numbers n ON n.item_index = i.item JOIN item_things t USING (item_id)
+        WHERE i.new AND NOT EXISTS (
+            SELECT 1 FROM item_things o WHERE o.thing_index = t.thing_index AND o.item_id <> n.item_id
+            AND o.item_id NOT IN (FROM held_out_items)
+        ) ORDER BY 1
+    """).fetchnumpy()
+    return np.asarray(rows["index"], dtype=np.int64)
+
+
 def _blocks(
     con: duckdb.DuckDBPyConnection, takings: _Takings, things: int, half_life: float | None
 ) -> Iterator[tuple[int, int]]:

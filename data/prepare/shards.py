@@ -14,7 +14,7 @@ from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig
 from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.manifest import CO_PURCHASE, SPLITS, SplitCounts
-from equipoise.data.prepare.co_purchase import co_purchase_columns
+from equipoise.data.prepare.co_purchase import co_purchase_columns, new_things
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.new_items import is_new, item_behaviour
@@ -125,7 +125,7 @@ class ShardWriter:
         con.execute(f"""
             CREATE TABLE sorted_impressions AS
             SELECT r.ordinal, row_number() OVER (ORDER BY r.ordinal, {position}i.item_id) AS sort_index,
-                   n.item_index AS item, i.click, i.conversion{context}{numbers}
+                   n.item_index AS item, i.click, i.conversion, {new} AS new{context}{numbers}
             FROM impressions i JOIN requests r USING (request_id) JOIN item_numbers n USING (item_id){joins}
             ORDER BY sort_index
         """)
@@ -140,6 +140,8 @@ class ShardWriter:
         if self.config.comparison.max_events:  # of anonymous users, all stay unknown
             counts = co_purchase_columns(con, self.config.comparison, self.together, self.on_progress)
             counts.write(self.folder / CO_PURCHASE)
+            index = new_things(con)  # which nobody has taken yet
+            self.together[index] = np.where(np.isnan(self.together[index]), np.float32(np.nan), np.float32(0))
 
     def _refuse_text_field(self, name: str) -> None:
         column = quote(name)

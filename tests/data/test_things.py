@@ -188,6 +188,7 @@ def test_tokens_keep_things_and_the_key_knows(rows: dict, make_config: Make, wor
     for name in TOGETHER:
         flat = [value for slate in slates for value in slate[f"computed_{name}"]]
         np.testing.assert_array_equal(train.computed[name], np.array(flat, np.float32))
+    assert manifest.comparison is not None
     plain = manifest.model_copy(update={"comparison": None})
     without = manifest.model_copy(update={"comparison": {**manifest.comparison, "co_purchase": False}})
     assert len({cache_key(wordpiece, limits, True, m) for m in (manifest, plain, without)}) == 3
@@ -204,6 +205,20 @@ def test_anonymous_users_have_no_things(rows: dict, make_config: Make) -> None:
         assert row["things"] == [] and np.isnan(row["computed_together_mean"]).all()
     own, theirs = (pq.read_table(folder / "things.parquet") for folder in (config.folder, masked.folder))
     assert own == theirs and not (masked.folder / "co_purchase.npz").exists()
+
+
+def test_nobody_has_taken_a_new_item(rows: dict, make_config: Make) -> None:
+    tables = []
+    for dropout in (0.0, 0.9):
+        config = make_config(rows, comparison=COMPARED, item_behaviour=["bought"], item_dropout=dropout)
+        prepare(config)
+        tables.append({key: np.array(row["computed_together_max"]) for key, row in slates_of(config).items()})
+    plain, shown = tables
+    train = np.concatenate([shown[key] for key in ("r1/0", "r2/0", "r3/0")])
+    before = np.concatenate([plain[key] for key in ("r1/0", "r2/0", "r3/0")])
+    np.testing.assert_array_equal(np.isnan(train), np.isnan(before))
+    assert ((train == before) | (train == 0) | np.isnan(train)).all() and (train < before).any()
+    np.testing.assert_array_equal(plain["r5/0"], shown["r5/0"])
 
 
 def test_without_it_nothing_is_kept(rows: dict, make_config: Make) -> None:
