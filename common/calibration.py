@@ -48,9 +48,8 @@ class Calibration:
     @staticmethod
     def of(record: Mapping[str, Any]) -> "Calibration":
         """From `to_json`."""
-        line = {name: float(record[name]) for name in ("slope", "intercept") if name in record}
-        curve = {name: tuple(map(float, record[name])) for name in ("logits", "calibrated") if name in record}
-        return Calibration(record["method"], **line, **curve)
+        knots = (tuple(map(float, record.get(name, ()))) for name in ("logits", "calibrated"))
+        return Calibration(record["method"], record.get("slope", 1.0), record.get("intercept", 0.0), *knots)
 
 
 Calibrations = Mapping[str, Calibration]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from equipoise.common.link import Link
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics import pointwise_metrics
@@ -53,8 +54,8 @@ def validate(
     """`valid/…` metrics on `train.eval_requests` slates spread over the valid split."""
     rows = spread_rows(len(data.slates), config.train.eval_requests)
     scores = score_rows(config, model, data.slates, rows, device, world)
-    pctr = 1 / (1 + np.exp(-scores["ctr"]))
-    pcvr = 1 / (1 + np.exp(-scores["cvr"])) if "cvr" in scores else None
+    pctr, pcvr = (Link().value(scores[name]) if name in scores else None for name in ("ctr", "cvr"))
+    assert pctr is not None, "every run has ctr"
     user = users_of(data.slates, rows, scores)
     metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"], user)
     targets = own_targets(config.objectives.specs(), *labels_and_predictions(scores, data.objectives), scores["row"])
