@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 MOST_TREES = 800
+TUNING_ROWS = 250_000
+"""Training rows on which settings are tried; the chosen one is fitted on all."""
 PATIENCE = 40
 FOLDS = 5
 MOST_CATEGORIES = 64
@@ -103,9 +105,12 @@ def fit_trees(
     base["categorical_column"] = list(categories)
     if valid is None or not _two_classes(valid[1]):
         return _boost(base | TREE_SETTINGS[0], DEFAULT_TREES, columns, label)
-    tried = [_boost(base | setting, MOST_TREES, columns, label, valid) for setting in TREE_SETTINGS]
-    losses = [cross_entropy(valid[1], log_odds(model, valid[0])) for model in tried]
-    return tried[int(np.argmin(losses))]
+    few = _sampled(columns, label, seed)
+    tried = [_boost(base | setting, MOST_TREES, *few, valid) for setting in TREE_SETTINGS]
+    best = int(np.argmin([cross_entropy(valid[1], log_odds(model, valid[0])) for model in tried]))
+    if len(few[1]) == len(label):
+        return tried[best]
+    return _boost(base | TREE_SETTINGS[best], MOST_TREES, columns, label, valid)
 
 
 def fit_linear(
@@ -121,9 +126,12 @@ def fit_linear(
     scales = _scales(columns, sorted(categories))
     if valid is None or not _two_classes(valid[1]):
         return _regress(scales, columns, label, INVERSE_PENALTIES[-1], seed)
-    tried = [_regress(scales, columns, label, penalty, seed) for penalty in INVERSE_PENALTIES]
-    losses = [cross_entropy(valid[1], log_odds(model, valid[0])) for model in tried]
-    return tried[int(np.argmin(losses))]
+    few = _sampled(columns, label, seed)
+    tried = [_regress(scales, *few, penalty, seed) for penalty in INVERSE_PENALTIES]
+    best = int(np.argmin([cross_entropy(valid[1], log_odds(model, valid[0])) for model in tried]))
+    if len(few[1]) == len(label):
+        return tried[best]
+    return _regress(scales, columns, label, INVERSE_PENALTIES[best], seed)
 
 
 def log_odds(model: "Booster | LinearModel", columns: np.ndarray) -> np.ndarray:
@@ -231,6 +239,14 @@ def _held_out(columns: np.ndarray, label: np.ndarray, groups: np.ndarray, seed: 
     chosen = np.random.default_rng(seed).permutation(len(names)) < len(names) / 10
     inside = chosen[codes]
     return (columns[inside], label[inside]), ~inside
+
+
+def _sampled(columns: np.ndarray, label: np.ndarray, seed: int) -> Rows:
+    """The rows on which settings are tried: all, or `TUNING_ROWS` of more, of both labels."""
+    if len(label) <= TUNING_ROWS:
+        return columns, label
+    rows = np.sort(np.random.default_rng(seed).choice(len(label), TUNING_ROWS, replace=False))
+    return (columns[rows], label[rows]) if _two_classes(label[rows]) else (columns, label)
 
 
 def _boost(

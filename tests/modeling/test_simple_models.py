@@ -5,6 +5,7 @@ import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.pointwise import auc
+from equipoise.modeling import simple_models
 from equipoise.modeling.simple_models import (
     LinearModel,
     cross_entropy,
@@ -93,3 +94,14 @@ def test_broken_texts_are_refused() -> None:
     for text in ('{"a": 1}', "{", "tree\nversion=v4\nnonsense"):
         with pytest.raises(UserError, match="fit"):
             from_text(text)
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_settings_of_many_rows_are_tried_on_some(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, label = _rows(3000)
+    valid = _rows(1000, 1)
+    whole = FITS[kind](columns, label, categories=[2], valid=valid, seed=3)
+    monkeypatch.setattr(simple_models, "TUNING_ROWS", 1000)
+    sampled = FITS[kind](columns, label, categories=[2], valid=valid, seed=3)
+    losses = [cross_entropy(valid[1], log_odds(model, valid[0])) for model in (whole, sampled)]
+    assert losses[1] < losses[0] + 0.01
