@@ -137,7 +137,7 @@ def test_the_summary_is_the_worst_for_us():
 
 @pytest.mark.slow
 def test_all_promised_figures_are_there(monkeypatch):
-    # Forked, for the sake of their imports; test_slates.py measures the memory of a fresh process.
+    # Forked, for the sake of their imports; test_slates.py measures a fresh process.
     forkserver()
     monkeypatch.setattr("benchmarks.balancing_memory.subprocess", ForkedPython)
     forked = partial(torch.multiprocessing.start_processes, start_method="forkserver")

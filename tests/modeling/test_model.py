@@ -17,7 +17,9 @@ from equipoise.modeling.adapters import lora_layers
 from equipoise.modeling.boundary import StepContext
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 
-ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert"]
+RELATIVES = ["qwen3", "mistral"]
+"""Close to llama: left out by `make test-quick` where a test takes all architectures."""
+ARCHITECTURES = ["llama", *(pytest.param(arch, marks=pytest.mark.slow) for arch in RELATIVES), "gpt2", "bert"]
 LENGTHS = [5, 3, 7, 1, 4, 6]
 
 
@@ -82,7 +84,11 @@ def stock_logit(stock: nn.Module, model: SlateModel, slate: Slate, index: int, t
 
 @pytest.mark.parametrize(
     ("arch", "pooling"),
-    [*((arch, "last") for arch in (*ARCHITECTURES, "roberta")), ("bert", "mean"), ("roberta", "mean")],
+    [
+        *((arch, "last") for arch in ("llama", *RELATIVES, "gpt2", "bert", "roberta")),
+        ("bert", "mean"),
+        ("roberta", "mean"),
+    ],
 )
 def test_packed_scores_are_those_of_the_stock_model(
     arch: str, pooling: str, make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]

@@ -9,8 +9,11 @@ from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.modeling.model import SlateModel
 
-ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2", "bert", "roberta"]
-READINGS = [*((arch, "last") for arch in ARCHITECTURES), ("bert", "mean"), ("roberta", "mean")]
+RELATIVES = [("qwen3", "last"), ("mistral", "last"), ("roberta", "last"), ("roberta", "mean")]
+READINGS = [
+    *[("llama", "last"), ("gpt2", "last"), ("bert", "last"), ("bert", "mean")],
+    *(pytest.param(*reading, marks=pytest.mark.slow) for reading in RELATIVES),  # left out by `make test-quick`
+]
 """Architectures and what their heads read."""
 
 
@@ -96,7 +99,9 @@ def test_one_by_one_and_checkpointing_change_nothing(
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])
 @pytest.mark.parametrize(("arch", "pooling"), [("llama", "last"), ("gpt2", "last"), ("bert", "last"), ("bert", "mean")])
-@pytest.mark.parametrize("most", [1, 8, 20, 1000])
+@pytest.mark.parametrize(
+    "most", [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(20, marks=pytest.mark.slow), 1000]
+)
 def test_scores_in_chunks(
     arch: str, pooling: str, scope: str, most: int, make_model: Callable[..., SlateModel], batch: SlateBatch
 ) -> None:

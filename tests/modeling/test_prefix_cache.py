@@ -13,10 +13,10 @@ from equipoise.modeling.prefix_cache import PrefixCache, PrefixState
 KINDS = [
     ("llama", "last"),
     ("gpt2", "last"),
-    ("qwen3", "last"),
+    pytest.param("qwen3", "last", marks=pytest.mark.slow),
     ("bert", "last"),
     ("bert", "mean"),
-    ("roberta", "last"),
+    pytest.param("roberta", "last", marks=pytest.mark.slow),
 ]
 SHAPES = [(9, [3, 5, 2]), (4, [6]), (9, [4, 4, 4, 1, 2]), (1, [2, 7])]
 
@@ -38,7 +38,7 @@ def assert_scores(model: SlateModel, slates: list[Slate], found: dict[str, torch
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("most", [1, 9, 1000])
+@pytest.mark.parametrize("most", [pytest.param(1, marks=pytest.mark.slow), 9, 1000])
 @pytest.mark.parametrize("scope", ["all", "candidates"])
 @pytest.mark.parametrize(("arch", "pooling"), KINDS)
 def test_hits_misses_and_both_together(
