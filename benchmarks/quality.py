@@ -132,7 +132,9 @@ def measure_set(name: str, work: Path, seeds: int, quick: bool, file: Path | Non
         found |= {system: [values] for system, values in (rivals[target] | simple).items()}
     prefix = SETS[name][1]
     figures = quality_figures(systems, prefix)
-    figures += [figure(f"{prefix}{system}_seconds", np.mean(each), "s of training") for system, each in seconds.items()]
+    figures += [
+        figure(f"{prefix}{system}_seconds", float(np.mean(each)), "s of training") for system, each in seconds.items()
+    ]
     return [*figures, figure(f"{prefix}requests", len(np.unique(first.request)), "test requests", rows=len(first))]
 
 

@@ -116,14 +116,14 @@ def _with_differences(
         measured[system] = (float(np.mean(values)), np.mean(samples, axis=0) if samples else None, values)
     reference = measured.get(REFERENCE)
     found = []
-    for system, (value, samples, values) in measured.items():
+    for system, (value, sampled, values) in measured.items():
         seeds = {"seeds": [round(one, 5) for one in values]} if len(values) > 1 else {}
         found.append(figure(f"{prefix}{system}_{name}", value, "", **circumstances, **seeds))
         if reference is None or system == REFERENCE:
             continue
         found.append(figure(f"{prefix}{system}_{name}_diff", value - reference[0], f"less {REFERENCE}"))
-        if samples is not None and reference[1] is not None:
-            for end, bound in zip(("low", "high"), interval(samples - reference[1]), strict=True):
+        if sampled is not None and reference[1] is not None:
+            for end, bound in zip(("low", "high"), interval(sampled - reference[1]), strict=True):
                 found.append(figure(f"{prefix}{system}_{name}_{end}", bound, f"less {REFERENCE}, 95 % interval"))
     return found
 

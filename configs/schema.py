@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
@@ -23,6 +23,7 @@ from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
 
 DEFAULT_MAX_TOKENS = 8192
+BaselineName = Literal["trees", "linear"]
 DEFAULT_SELECT = "valid/ctr/gauc"
 
 
@@ -454,7 +455,7 @@ class EvaluateConfig(Section):
     any (`train.eval_every`), or the `last` ones."""
     field_baselines: list[str] = Field(default_factory=list)
     """Columns of `data.fields` that are ranked by as they are, as baselines."""
-    baselines: list[Literal["trees", "linear"]] = Field(default_factory=lambda: ["trees", "linear"])
+    baselines: list[BaselineName] = Field(default_factory=lambda: list(get_args(BaselineName)))
     """Models that are fitted on the columns of `data.features` and compared with on the same rows: boosted `trees`
     (LightGBM, extra `trees`) and `linear` (logistic regression); [] for none."""
     bought_before: str | None = None

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -204,7 +204,8 @@ def bucket_of(text: str, buckets: int) -> int:
     return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8], "big") % buckets
 
 
-class IndexedLevels(NamedTuple):
+@dataclass(frozen=True)
+class IndexedLevels:
     """A category whose levels are looked up by number: its name, how many there are, their learning-rate multiplier."""
 
     name: str

@@ -7,7 +7,7 @@ second evaluation of the same data fits nothing.
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FOLDER, RECORD = "baselines", "baselines.json"
 MOST_ROWS = 2_000_000
 """Training impressions that are read; of more, whole slates evenly spread over the split."""
-FITS = {"trees": fit_trees, "linear": fit_linear}
+FITS: dict[str, Callable[..., Any]] = {"trees": fit_trees, "linear": fit_linear}
 SEED = 0
 
 

@@ -166,7 +166,8 @@ class _Scorer:
         """What the check needs to make priors and comparisons again, of all prompts."""
         if self.beside is None:
             return {}
-        texts, record = join_texts(prompts), {}
+        texts = join_texts(prompts)
+        record: dict[str, Any] = {}
         if self.beside.compares:
             record = {"history": list(texts.history), "things": list(texts.candidates)}
         if self.beside.priors is not None:

@@ -200,7 +200,7 @@ def prior_log_odds(folder: Path, serving: Json, rows: list[list[float | None]]) 
 
             booster = lightgbm.Booster(model_file=str(folder / about["file"]))
             table = np.array([[math.nan if cell is None else cell for cell in row] for row in own], np.float32)
-            found = booster.predict(table, raw_score=True).tolist()
+            found = np.asarray(booster.predict(table, raw_score=True)).tolist()
         log_odds[name] = [min(max(value, -FARTHEST), FARTHEST) for value in found]
         if about["before"]:  # its model is of the whole chain
             log_odds[name] = [

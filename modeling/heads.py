@@ -51,8 +51,8 @@ class FeatureResponse(nn.Module):
             nn.init.zeros_(self.level.weight)
         self.indexed = nn.ModuleList(nn.Embedding(levels.count, 1) for levels in indexed)
         self.rates = [levels.rate for levels in indexed]
-        for table in self.indexed:
-            nn.init.zeros_(table.weight)
+        for parameter in self.indexed.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, pooled_NH: torch.Tensor, features_NX: torch.Tensor) -> torch.Tensor:
         """What is added to the logit, float32 (N,)."""

@@ -121,7 +121,9 @@ class RequestRows:
         if not is_missing(prefix := values.get("prefix")):
             return {"prefix": prefix, **taken}
         history = values.get("history")
-        titles = {key: _titles(each) for key, each in history.items()} if _is_object(history) else _titles(history)
+        titles = (
+            {key: _titles(each) for key, each in history.items()} if isinstance(history, Mapping) else _titles(history)
+        )
         return {"user": {name: _value(first[name]) for name in self.user}, "history": titles, **taken}
 
     def _common(self, row: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -159,10 +161,6 @@ class RequestRows:
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
         return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _titles(history: Any) -> Any:

@@ -60,7 +60,7 @@ def prepared_otherwise(data: DataConfig) -> str | None:
                 return f"{section}.{changed}"
         elif before != now[section]:
             return section
-    compared = now["comparison"] and data.comparison.prepared()
+    compared = data.comparison.prepared() if data.comparison is not None else None
     if compared and manifest.get("comparison") != compared:
         return "comparison"
     return None if same_features(read_scales(manifest.get("features", {})), data.features) else "features"

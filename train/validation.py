@@ -38,8 +38,15 @@ def score_rows(
     config: RunConfig, model: nn.Module, slates: SlateSet, rows: Sequence[int], device: torch.device, world: World
 ) -> dict[str, np.ndarray]:
     """`score_slates` in the batches of evaluation."""
-    sizes = {"max_tokens": config.evaluate.max_tokens, "max_row": config.tokens.max_row}
-    return score_slates(model, slates, rows, device=device, world=world, **sizes)
+    return score_slates(
+        model,
+        slates,
+        rows,
+        max_tokens=config.evaluate.max_tokens,
+        max_row=config.tokens.max_row,
+        device=device,
+        world=world,
+    )
 
 
 def users_of(slates: SlateSet, rows: Sequence[int], scores: Mapping[str, np.ndarray]) -> np.ndarray:

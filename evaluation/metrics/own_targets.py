@@ -3,7 +3,7 @@
 Every number is NaN where it is undefined.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -45,7 +45,11 @@ def own_targets(
 
 def own_metrics(specs: Mapping[str, ObjectiveSpec], targets: Mapping[str, Target]) -> dict[str, dict[str, float]]:
     """The metrics of each target by its form: those of ctr for binary ones, else `value_metrics` or `count_metrics`."""
-    measures = {"binary": target_metrics, "value": value_metrics, "count": count_metrics}
+    measures: dict[str, Callable[..., dict[str, float]]] = {
+        "binary": target_metrics,
+        "value": value_metrics,
+        "count": count_metrics,
+    }
     return {name: measures[str(specs[name].form)](*target) for name, target in targets.items()}
 
 
