@@ -51,8 +51,10 @@ def split_columns(
 ) -> dict[str, np.ndarray]:
     """All columns that priors may read of a split, float32 (I,) each, by name: features, then computed ones."""
     of_split = tokens.split(split)
-    columns = {name: of_split.features[name] for name in manifest.features} | dict(of_split.computed)
-    return columns if vectors is None else columns | thing_columns(tokens, vectors, split)
+    columns = {name: of_split.features[name] for name in manifest.features}
+    if vectors is None:
+        return columns  # nothing is compared, even where the folder holds what could be
+    return columns | dict(of_split.computed) | thing_columns(tokens, vectors, split)
 
 
 def read_columns(columns: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
