@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    callback=show_messages,
 )
 for command in (*settings.COMMANDS, *data.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *exports.COMMANDS):
     app.command()(command)
@@ -34,7 +35,6 @@ app.add_typer(rates)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one sentence on stderr and exit code 2."""
-    show_messages()
     try:
         app(arguments)
     except UserError as error:

@@ -120,13 +120,14 @@ def test_everything_is_written(fronted: Path) -> None:
     assert imread(fronted / "front.png").std() > 0.05
 
 
-def test_the_w_and_b_run_of_the_training_is_told(run: Path, fronted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_w_and_b_run_of_the_training_is_told(run: Path, fronted: Path, caplog: pytest.LogCaptureFixture) -> None:
     import wandb
 
+    caplog.set_level("INFO", "equipoise")
     (run / "wandb.json").write_text(json.dumps({"id": "abc", "project": "p", "entity": None}))
     front(run, THREE, ["wandb.mode=offline"])
     (folder,) = (run / "wandb").glob("offline-run-*-abc")
-    assert f"send the front with: wandb sync {folder}" in capsys.readouterr().out
+    assert f"send the front with: wandb sync {folder}" in caplog.text
     (told,) = whole_records(folder)
     wandb.teardown()  # it would keep this run's folder for later tests
     (artifact,) = (each.artifact for each in told if each.WhichOneof("record_type") == "artifact")
