@@ -99,7 +99,7 @@ def write_prior_run(config: RunConfig) -> SlateModel:
     return model.eval()
 
 
-def test_slates(config: RunConfig) -> SlateSet:
+def slates_of_test(config: RunConfig) -> SlateSet:
     """The test split as evaluation reads it."""
     priors = Priors.read(config.output / "priors")
     known = split_columns(config, "test")

@@ -16,13 +16,13 @@ serving            → export, modeling, data, configs, common
 export             → evaluation.metrics, train, modeling, data, configs, common
 train              → evaluation.metrics, modeling, data, configs, common
 evaluation.metrics → configs, common
-modeling           → data (data.features, data.recall_texts, data.things alone), configs, common
+modeling           → data (data.features, data.recall_texts, data.things, data.thing_columns alone), configs, common
 data               → configs, common
 configs            → common
 common             → nothing
 """
 ROOMS = [line.split("→")[0].strip() for line in CONTRACT.strip().splitlines()]
-MODELING_READS_OF_DATA = {"equipoise.data.features", "equipoise.data.recall_texts", "equipoise.data.things"}
+MODELING_READS_OF_DATA = {f"equipoise.data.{name}" for name in ("features", "recall_texts", "things", "thing_columns")}
 
 
 def _room(module: str) -> str:

@@ -20,7 +20,7 @@ from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run
 from equipoise.serving.ranking import Scored
 from equipoise.serving.recommender import Recommender
-from tests.prior_run import prior_config, test_slates, write_prior_run
+from tests.prior_run import prior_config, slates_of_test, write_prior_run
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     folder = tmp_path_factory.mktemp(request.param)
     config = prior_config(folder, request.param)
     model = write_prior_run(config)
-    slates = test_slates(config)
+    slates = slates_of_test(config)
     with torch.inference_mode():
         outputs = [
             model.score(build_batch([slates.slate(row)], 128, slates.pad_id).model_inputs())
