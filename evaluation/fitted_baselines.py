@@ -21,6 +21,7 @@ from equipoise.data.features import CategoryScale
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens
 from equipoise.modeling.simple_models import fit_linear, fit_trees, from_text, log_odds, to_text
+from equipoise.train.priors import read_columns
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class FittedBaselines:
     ) -> None:
         self.config, self.run, self.train, self.valid, self.targets = config, run, train, valid, tuple(targets)
         scales = train.manifest.features
-        self.columns = column_names(train.tokens)
+        self.columns = list(columns_of(train.tokens))
         self.categories = [
             position for position, name in enumerate(self.columns) if isinstance(scales.get(name), CategoryScale)
         ]
@@ -68,7 +69,7 @@ class FittedBaselines:
             log.info("no trees and no linear model beside this run: data.features lists no column for them")
             return {}
         texts = self._texts()
-        columns = read_columns(tokens, self.columns, positions)
+        columns = read_columns(columns_of(tokens), self.columns, positions)
         found: dict[str, dict[str, np.ndarray]] = {target: {} for target in self.targets}
         for target in self.targets:
             for kind in kinds:
@@ -101,11 +102,11 @@ class FittedBaselines:
 
     def _fit(self) -> dict[str, str]:
         positions = _spread_positions(self.train.tokens, MOST_ROWS)
-        columns = read_columns(self.train.tokens, self.columns, positions)
+        columns = read_columns(columns_of(self.train.tokens), self.columns, positions)
         valid = None
         if self.valid is not None:
             every = _spread_positions(self.valid.tokens, MOST_ROWS)
-            valid = (read_columns(self.valid.tokens, self.columns, every), every)
+            valid = (read_columns(columns_of(self.valid.tokens), self.columns, every), every)
         texts = {}
         for target in self.targets:
             label = target_label(self.train.tokens, target)[positions]
@@ -120,18 +121,9 @@ class FittedBaselines:
         return texts
 
 
-def column_names(tokens: SplitTokens) -> list[str]:
+def columns_of(tokens: SplitTokens) -> dict[str, np.ndarray]:
     """All columns that simple models may read of a split: features, and what is computed from earlier events."""
-    return [*tokens.features, *getattr(tokens, "computed", {})]
-
-
-def read_columns(tokens: SplitTokens, names: Sequence[str], positions: np.ndarray) -> np.ndarray:
-    """Columns of some impressions of a split side by side, float32 (N, F), NaN where unknown."""
-    every = {**tokens.features, **getattr(tokens, "computed", {})}
-    columns = np.empty((len(positions), len(names)), np.float32)
-    for index, name in enumerate(names):
-        columns[:, index] = np.asarray(every[name])[positions]
-    return columns
+    return {**tokens.features, **tokens.computed}
 
 
 def target_label(tokens: SplitTokens, target: str) -> np.ndarray:

@@ -32,7 +32,7 @@ from equipoise.evaluation.metrics.bootstrap import (
 )
 from equipoise.evaluation.metrics.calibration import calibration_bins
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
-from equipoise.evaluation.metrics.metric_names import target_title
+from equipoise.evaluation.metrics.metric_names import WORDS, target_title
 from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
 from equipoise.evaluation.metrics.pointwise import target_metrics, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -42,16 +42,7 @@ from equipoise.evaluation.rivals import BOUGHT, POPULARITY, compare_with_rivals
 Omega = Mapping[str, float]
 
 RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
-COLUMNS = {
-    "auc": "AUC",
-    "gauc": "GAUC",
-    "uauc": "UAUC",
-    "log_loss": "log loss",
-    "ne": "NE",
-    "ece": "ECE",
-    "predicted": "mean p",
-}
-LOWER_IS_BETTER = ("log_loss", "ne", "ece")
+COLUMNS = {name: WORDS[name] for name in ("auc", "gauc", "uauc", "log_loss", "ne", "ece", "predicted")}
 
 
 def default_omegas(names: Sequence[str]) -> list[dict[str, float]]:

@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from equipoise.common.console import new_table
-from equipoise.evaluation.metrics.metric_names import target_title
-from equipoise.evaluation.report import COLUMNS, LOWER_IS_BETTER, omega_name
+from equipoise.evaluation.metrics.metric_names import LOWER, target_title
+from equipoise.evaluation.report import COLUMNS, omega_name
 from equipoise.evaluation.rivals import rival_sentences
 
 MOST_GROUPS = 8
@@ -47,7 +47,7 @@ def _compared(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapp
         cells = []
         for key in columns:
             values = [other[key] for other in rows.values() if not math.isnan(other.get(key, math.nan))]
-            best = min(values, default=None) if key in LOWER_IS_BETTER else max(values, default=None)
+            best = min(values, default=None) if key in LOWER else max(values, default=None)
             value = row.get(key, math.nan)
             marked = key != "predicted" and len(values) > 1 and value == best
             cells.append(f"[bold]{_number(value)}*[/bold]" if marked else f"{_number(value)} ")

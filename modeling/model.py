@@ -48,8 +48,6 @@ texts: the first four once more, of a slate of shoppers' and items' texts behind
     retrieval do not run.
 """
 
-BESIDE = ("features", "prior", "compared")
-"""What heads read beside the tokens."""
 PACKED = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
 
 

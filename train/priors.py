@@ -10,10 +10,11 @@ Shape suffixes: I impressions of a split, F columns.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,9 +31,12 @@ from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
-from equipoise.modeling.simple_models import fit_linear, fit_trees, out_of_fold, to_text
+from equipoise.modeling.simple_models import LinearModel, fit_linear, fit_trees, log_odds, out_of_fold, to_text
 from equipoise.train.thing_vectors import ThingVectors, thing_columns
 from equipoise.train.token_caches import find_tokens
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
 
 FOLDER = "priors"
 TRAIN, MASKED = "train.npy", "masked.npy"
@@ -57,9 +61,14 @@ def split_columns(
     return columns | dict(of_split.computed) | thing_columns(tokens, vectors, split)
 
 
-def read_columns(columns: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
-    """Some columns side by side, float32 (I, F)."""
-    return np.stack([np.asarray(columns[name], np.float32) for name in names], axis=1)
+def read_columns(
+    columns: Mapping[str, np.ndarray], names: Sequence[str], positions: np.ndarray | slice = slice(None)
+) -> np.ndarray:
+    """Some columns side by side, float32 (N, F), NaN where unknown; `positions`: of some impressions alone."""
+    table = np.empty((len(columns[names[0]][positions]), len(names)), np.float32)
+    for index, name in enumerate(names):
+        table[:, index] = columns[name][positions]
+    return table
 
 
 @dataclass(frozen=True)
@@ -222,21 +231,23 @@ class _Fit:
         model = fit(train[observed], label[observed], categories=positions, valid=tuning, seed=SEED)
         (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         folds = self.configs[name].folds
-        everyone = [train, *masked]
         if entire:
             return out_of_fold(model, train, label, self.users, folds=folds, seed=SEED, shown_as=masked)
-        return self._given(model, everyone, label, np.asarray(observed), folds)
+        return self._given(model, [train, *masked], label, np.asarray(observed), folds)
 
     def _given(
-        self, model: object, tables: list[np.ndarray], label: np.ndarray, observed: np.ndarray, folds: int
+        self,
+        model: "Booster | LinearModel",
+        tables: list[np.ndarray],
+        label: np.ndarray,
+        observed: np.ndarray,
+        folds: int,
     ) -> list[np.ndarray]:
         """Out-of-fold log-odds where the label was observed; the model's own elsewhere, whose labels it never saw."""
-        from equipoise.modeling.simple_models import log_odds
-
         train, *masked = tables
-        found = [log_odds(model, table) for table in tables]  # type: ignore[arg-type]
+        found = [log_odds(model, table) for table in tables]
         inside = out_of_fold(
-            model,  # type: ignore[arg-type]
+            model,
             train[observed],
             label[observed],
             self.users[observed],
