@@ -117,6 +117,17 @@ class SlateBatch:
         inputs |= {name: x for name in ("features", "prior", "compared") if (x := getattr(self, name)) is not None}
         return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
 
+    def head_columns(self, candidates: Sequence[int]) -> dict[str, Any]:
+        """What heads read of some candidates beside texts, each as a slate of its own, by argument name."""
+        rows = list(candidates)
+        columns: dict[str, Any] = {
+            name: values[rows] for name in ("features", "prior") if (values := getattr(self, name)) is not None
+        }
+        if self.compared is not None:
+            history, candidate = self.compared["history"][self.slate[rows]], self.compared["candidate"][rows]
+            columns["compared"] = {**self.compared, "history": history, "candidate": candidate}
+        return columns
+
     def to(self, device: torch.device | str) -> "SlateBatch":
         """The same batch on another device."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -28,6 +28,7 @@ from equipoise.evaluation.report_tables import report_parts
 from equipoise.evaluation.rivals import PRIOR
 from equipoise.evaluation.slices import slice_metrics, slices_of
 from equipoise.evaluation.split_scores import SplitScores, table_positions
+from equipoise.train.assemble import open_beside
 from equipoise.train.data_record import FILE_NAME as DATA_RECORD
 from equipoise.train.data_record import write_data_record
 from equipoise.train.trackers import mlflow_run, wandb_run
@@ -85,10 +86,10 @@ def fitted_rivals(scores: SplitScores, split: str, table: ScoreTable) -> dict[st
     slates, rows = scores.rows(split)
     positions = table_positions(slates, rows)
     targets = ["ctr", *(["ctcvr"] if table.pcvr is not None else [])]
-    train = scores.rows("train")[0]
-    valid = scores.rows("valid")[0] if "valid" in train.manifest.splits else None
-    baselines = FittedBaselines(config, scores.run, train, valid, targets)
-    found = baselines.log_odds(slates.tokens, positions)
+    beside = open_beside(config, scores.tokens, scores.run)
+    manifest = Manifest.read(config.data.folder)
+    baselines = FittedBaselines(config, scores.run, manifest, scores.tokens, beside.priors, beside.vectors, targets)
+    found = baselines.log_odds(split, positions)
     probabilities = {
         target: {name: 1 / (1 + np.exp(-logit)) for name, logit in models.items()} for target, models in found.items()
     }

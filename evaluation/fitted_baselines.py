@@ -1,7 +1,7 @@
-"""Boosted trees and logistic regression as baselines of a run, on the columns of its own `data.features`.
+"""Boosted trees and logistic regression as baselines of a run, on every column that its priors may read.
 
 They are fitted on all impressions of the train split, tuned on the valid split, and kept in RUN/baselines, so that a
-second evaluation of the same data fits nothing.
+second evaluation of the same data fits nothing. A prior of the run that is the same model is not fitted again.
 """
 
 import hashlib
@@ -18,10 +18,12 @@ from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import CategoryScale
-from equipoise.data.slate_set import SlateSet
-from equipoise.data.token_cache import SplitTokens
+from equipoise.data.manifest import Manifest
+from equipoise.data.token_cache import SplitTokens, TokenCache
+from equipoise.modeling.priors import Priors
 from equipoise.modeling.simple_models import fit_linear, fit_trees, from_text, log_odds, to_text
-from equipoise.train.priors import read_columns
+from equipoise.train.priors import columns_to_read, read_columns, split_columns
+from equipoise.train.thing_vectors import ThingVectors
 
 log = logging.getLogger(__name__)
 
@@ -38,28 +40,35 @@ class FittedBaselines:
     Args:
         config: of the run.
         run: its folder, where they are kept.
-        train, valid: splits of its data.
+        manifest, tokens: of its data.
+        priors: the run's own.
+        vectors: of things; None where nothing is compared.
         targets: "ctr" and, for a run with cvr, "ctcvr".
     """
 
     def __init__(
-        self, config: RunConfig, run: Path, train: SlateSet, valid: SlateSet | None, targets: Sequence[str]
+        self,
+        config: RunConfig,
+        run: Path,
+        manifest: Manifest,
+        tokens: TokenCache,
+        priors: Priors,
+        vectors: ThingVectors | None,
+        targets: Sequence[str],
     ) -> None:
-        self.config, self.run, self.train, self.valid, self.targets = config, run, train, valid, tuple(targets)
-        scales = train.manifest.features
-        self.columns = list(columns_of(train.tokens))
-        self.categories = [
-            position for position, name in enumerate(self.columns) if isinstance(scales.get(name), CategoryScale)
-        ]
+        self.config, self.run, self.manifest, self.tokens, self.targets = config, run, manifest, tokens, tuple(targets)
+        self.priors, self.vectors = priors, vectors
+        self.columns = columns_to_read(manifest, split_columns(manifest, tokens, "train", vectors))
+        self.categories = [name for name in self.columns if isinstance(manifest.features.get(name), CategoryScale)]
 
-    def log_odds(self, tokens: SplitTokens, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    def log_odds(self, split: str, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Target → baseline → log-odds, float64 (N,), of impressions of a split.
 
         Without a column, or where one cannot be fitted (LightGBM is not installed, one class only), it is left out,
         which is said.
 
         Args:
-            tokens: of the split.
+            split: its name.
             positions: of the impressions among those of the split, int64 (N,).
         """
         kinds = self.config.evaluate.baselines
@@ -69,7 +78,7 @@ class FittedBaselines:
             log.info("no trees and no linear model beside this run: data.features lists no column for them")
             return {}
         texts = self._texts()
-        columns = read_columns(columns_of(tokens), self.columns, positions)
+        columns = self._table(split, positions)
         found: dict[str, dict[str, np.ndarray]] = {target: {} for target in self.targets}
         for target in self.targets:
             for kind in kinds:
@@ -93,37 +102,58 @@ class FittedBaselines:
             (building / RECORD).write_text(json.dumps({"key": key, "columns": self.columns}, indent=2) + "\n", "utf-8")
         return texts
 
+    def _table(self, split: str, positions: np.ndarray) -> np.ndarray:
+        """The columns of some impressions of a split, float32 (N, F)."""
+        return read_columns(split_columns(self.manifest, self.tokens, split, self.vectors), self.columns, positions)
+
     def _key(self) -> str:
-        manifest = self.train.manifest
-        splits = {name: split.model_dump(mode="json") for name, split in manifest.splits.items()}
-        described: list[Any] = [manifest.hashes, splits, self.columns, self.categories, list(self.targets), SEED]
-        described.append(list(self.config.evaluate.baselines))
+        splits = {name: split.model_dump(mode="json") for name, split in self.manifest.splits.items()}
+        described: list[Any] = [self.manifest.hashes, splits, self.columns, self.categories, list(self.targets), SEED]
+        described += [list(self.config.evaluate.baselines), self.vectors.folder.name if self.vectors else None]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def _fit(self) -> dict[str, str]:
-        positions = _spread_positions(self.train.tokens, MOST_ROWS)
-        columns = read_columns(columns_of(self.train.tokens), self.columns, positions)
-        valid = None
-        if self.valid is not None:
-            every = _spread_positions(self.valid.tokens, MOST_ROWS)
-            valid = (read_columns(columns_of(self.valid.tokens), self.columns, every), every)
         texts = {}
+        unfitted = []
         for target in self.targets:
-            label = target_label(self.train.tokens, target)[positions]
-            tuned = None if valid is None else (valid[0], target_label(self.valid.tokens, target)[valid[1]])  # type: ignore[union-attr]
             for kind in self.config.evaluate.baselines:
-                try:
-                    model = FITS[kind](columns, label, categories=self.categories, valid=tuned, seed=SEED)
-                except UserError as error:
-                    log.info(f"no {kind} beside {target}: {error}")
-                    continue
-                texts[f"{kind}.{target}"] = to_text(model)
+                text = self._fitted_as_prior(kind, target)
+                if text is not None:
+                    texts[f"{kind}.{target}"] = text
+                else:
+                    unfitted.append((kind, target))
+        return texts | (self._newly_fitted(unfitted) if unfitted else {})
+
+    def _fitted_as_prior(self, kind: str, target: str) -> str | None:
+        """The text of the prior that is this very model: of the same kind, columns, label and rows."""
+        name, before = {"ctr": ("ctr", []), "ctcvr": ("cvr", ["ctr"])}[target]
+        spec = self.priors.specs.get(name)
+        if spec is None or (spec.method, spec.columns, spec.before) != (kind, self.columns, before):
+            return None
+        if int(self.tokens.split("train").first[-1]) > MOST_ROWS:
+            return None
+        return (self.priors.folder / f"{name}.txt").read_text("utf-8")
+
+    def _newly_fitted(self, wanted: Sequence[tuple[str, str]]) -> dict[str, str]:
+        train = self.tokens.split("train")
+        positions = _spread_positions(train, MOST_ROWS)
+        columns = self._table("train", positions)
+        valid = None
+        if "valid" in self.manifest.splits:
+            every = _spread_positions(self.tokens.split("valid"), MOST_ROWS)
+            valid = (self._table("valid", every), every)
+        categories = [self.columns.index(name) for name in self.categories]
+        texts = {}
+        for kind, target in wanted:
+            label = target_label(train, target)[positions]
+            tuned = None if valid is None else (valid[0], target_label(self.tokens.split("valid"), target)[valid[1]])
+            try:
+                model = FITS[kind](columns, label, categories=categories, valid=tuned, seed=SEED)
+            except UserError as error:
+                log.info(f"no {kind} beside {target}: {error}")
+                continue
+            texts[f"{kind}.{target}"] = to_text(model)
         return texts
-
-
-def columns_of(tokens: SplitTokens) -> dict[str, np.ndarray]:
-    """All columns that simple models may read of a split: features, and what is computed from earlier events."""
-    return {**tokens.features, **tokens.computed}
 
 
 def target_label(tokens: SplitTokens, target: str) -> np.ndarray:

@@ -282,7 +282,9 @@ def beside_text(head: Json, name: str, beside: Json, x_F: torch.Tensor) -> torch
         total = total + (1.0 + head["moved"][0]) * prior + head["moved"][1]
         columns.append(prior)
     if "comparison.out.weight" in head:
-        read = torch.tensor([*columns, *pooled(head, beside)])
+        products = pooled(head, beside)
+        read = torch.tensor([*columns, *products])
+        total = total + head["comparison.straight.weight"][0] @ torch.tensor(products)
         for layer in ("enter", "mix"):
             weight, bias = head[f"comparison.{layer}.weight"], head[f"comparison.{layer}.bias"]
             read = nn.functional.gelu(nn.functional.linear(read, weight, bias))

@@ -228,9 +228,9 @@ class Job:
     def _finish(self, progress: TrainingState, seconds: float) -> dict[str, Any]:
         moved = self.movement.moved()
         frozen = [name for names in self.world.gather(self.movement.changed_frozen()) for name in names]
-        # A head that begins as its prior reads its tower from the second step on: the first moves the head alone.
-        waiting = {f"adapter {name}" for name in self.slate_model.priors} if progress.step < 2 else set()
-        still = [name for name, change in moved.items() if change == 0.0 and name not in waiting]
+        # A head that begins as its prior reads its tower from the second step on: the first moves heads alone.
+        waits = bool(self.slate_model.priors) and progress.step < 2
+        still = [name for name, change in moved.items() if change == 0.0 and not (waits and name.startswith("adapter"))]
         if still or frozen:
             raise RuntimeError(f"after training, unmoved: {still}; frozen weights that moved: {frozen[:3]}")
         tensors = gather(trainable(self.slate_model))

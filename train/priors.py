@@ -61,6 +61,14 @@ def split_columns(
     return columns | dict(of_split.computed) | thing_columns(tokens, vectors, split)
 
 
+def columns_to_read(manifest: Manifest, columns: Mapping[str, np.ndarray]) -> list[str]:
+    """The columns that trees and linear models read by default: all but levels of thousands of ids.
+
+    Those are for the heads: as categories of trees or of a regression they are learnt by heart.
+    """
+    return [name for name in columns if not getattr(manifest.features.get(name), "indexed", 0)]
+
+
 def read_columns(
     columns: Mapping[str, np.ndarray], names: Sequence[str], positions: np.ndarray | slice = slice(None)
 ) -> np.ndarray:
@@ -189,9 +197,7 @@ class _Fit:
                 f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
             )
         scales = self.manifest.features
-        # Levels of thousands of ids are for the heads: as categories of trees or a regression they are learnt by heart.
-        read = [column for column in known if not getattr(scales.get(column), "indexed", 0)]
-        chosen = [str(column) for column in names or read]
+        chosen = [str(column) for column in names or columns_to_read(self.manifest, self.columns)]
         categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
         before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
         return PriorSpec(prior.method, chosen, categories, before, prior.scale)

@@ -39,7 +39,7 @@ def separate_prompts(batch: SlateBatch, candidates: list[int]) -> dict[str, torc
         "segment_ids": segments,
         "candidate_tokens": tokens,
         "slate_candidates": torch.arange(len(candidates), device=ids.device)[:, None],
-        **({} if batch.features is None else {"features": batch.features[candidates]}),
+        **batch.head_columns(candidates),
     }
 
 

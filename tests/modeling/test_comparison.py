@@ -46,6 +46,7 @@ def test_pooled_products_equal_brute_force() -> None:
 def test_a_candidate_does_not_depend_on_other_slates() -> None:
     comparison = Comparison(ComparisonShape(12, 8), 0)
     torch.nn.init.normal_(comparison.out.weight)
+    torch.nn.init.normal_(comparison.straight.weight)
     nothing = torch.zeros(9, 0)
     together = comparison(join_things(SLATES), SLOTS, nothing)
     alone = [
@@ -89,7 +90,7 @@ def test_gradients_reach_prior_comparison_and_tower(build: Callable, make_slate:
     batch = build_batch(slates, 96, 0)
     model.score(batch.model_inputs())["ctr"].square().sum().backward()
     head = model.heads["ctr"]
-    for parameter in (head.moved, head.score.weight, head.comparison.out.weight):
+    for parameter in (head.moved, head.score.weight, head.comparison.out.weight, head.comparison.straight.weight):
         assert parameter.grad is not None and parameter.grad.abs().max() > 0
 
 
