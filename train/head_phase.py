@@ -27,8 +27,8 @@ SLATES = 64
 """Of a batch."""
 PROJECTION_RATE, RATE, DECAY = 3e-4, 1e-3, 1e-3
 """Learning rates of the projections and of the rest, and AdamW's weight decay; those of the prototype's figures."""
-MOST_VALID = 2_000
-"""Slates of the valid split that judge."""
+MOST_VALID = 100_000
+"""Impressions of the valid split that judge, about: whole slates, spread over it."""
 
 
 def fit_heads(
@@ -56,7 +56,9 @@ def fit_heads(
     heads = {name: cast(PointHead, model.heads[name]) for name in _with_own_parts(model, specs)}
     if not heads or not epochs:
         return {}
-    judged = spread_rows(len(valid), MOST_VALID)
+    first = valid.tokens.first
+    judged = spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(first[-1]), 1)))
+    judged.sort(key=lambda row: first[row + 1] - first[row])  # slates of one size pad each other least
     losses = {name: [loss] for name, loss in _judge(heads, specs, model, valid, judged).items()}
     best = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
     optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)

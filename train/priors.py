@@ -31,7 +31,18 @@ from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
-from equipoise.modeling.simple_models import LinearModel, fit_linear, fit_trees, log_odds, out_of_fold, to_text
+from equipoise.modeling.simple_models import (
+    INVERSE_PENALTIES,
+    MOST_TREES,
+    PATIENCE,
+    TREE_SETTINGS,
+    LinearModel,
+    fit_linear,
+    fit_trees,
+    log_odds,
+    out_of_fold,
+    to_text,
+)
 from equipoise.train.thing_vectors import ThingVectors, thing_columns
 from equipoise.train.token_caches import find_tokens
 
@@ -140,7 +151,7 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     labels = {name: config.objectives.specs()[name].label for name in configs}
     compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), bool(config.train.feature_dropout), SEED]
-    described.append(compared)
+    described += [compared, TREE_SETTINGS, MOST_TREES, PATIENCE, INVERSE_PENALTIES]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

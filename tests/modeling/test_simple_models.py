@@ -63,6 +63,21 @@ def test_no_row_sees_its_own_label_out_of_fold(kind: str) -> None:
     assert np.array_equal(out_of_fold(model, noise, changed, users, seed=1)[0][own], scores[own])
 
 
+def test_a_column_of_noise_gives_no_optimism_on_train_and_no_gain_on_test() -> None:
+    """A number that is another in every row: trees learn it by heart, out of fold and on test it says nothing."""
+    generator = np.random.default_rng(5)
+    noise = generator.normal(size=(12_000, 1)).astype(np.float32)
+    label = (generator.random(12_000) < 0.3).astype(np.float64)
+    users = np.repeat(np.arange(600), 20)
+    train, test = slice(0, 8000), slice(8000, None)
+    model = fit_trees(noise[train], label[train], seed=1)  # untuned, so that it fits what it can
+    assert auc(label[train], log_odds(model, noise[train])) > 0.57
+    outside = out_of_fold(model, noise[train], label[train], users[train], seed=1)[0]
+    # The standard error of an AUC of 8,000 and 4,000 rows is 0.007 and 0.010.
+    assert abs(auc(label[train], outside) - 0.5) < 0.025
+    assert abs(auc(label[test], log_odds(model, noise[test])) - 0.5) < 0.035
+
+
 def test_equal_seeds_give_equal_trees() -> None:
     columns, label = _rows(1000)
     users = np.arange(1000) // 10
