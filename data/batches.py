@@ -71,50 +71,67 @@ class RecallBatch:
         return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
 
 
-@dataclass(frozen=True)
-class SlateBatch:
-    """Tensors of a batch; the model reads the first five, and features, prior and compared where there are some.
+@dataclass(frozen=True, kw_only=True)
+class ColumnBatch:
+    """What heads read beside texts, and the labels, of whole slates.
+
+    Attributes:
+        slate_candidates: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
+        click, conversion: float32 (N,).
+        labels: further labels by column, float32 (N,), NaN where there is none.
+        features: standardised features, float32 (N, F), or None.
+        prior: log-odds of the objectives' priors, float32 (N, priors), or None.
+        compared: what candidates are compared with, as `join_things` gives it, or None.
+    """
+
+    slate_candidates: torch.Tensor
+    click: torch.Tensor
+    conversion: torch.Tensor
+    labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    features: torch.Tensor | None = None
+    prior: torch.Tensor | None = None
+    compared: dict[str, torch.Tensor] | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What heads read, by argument name."""
+        names = ("slate_candidates", "features", "prior", "compared")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def label(self, column: str) -> torch.Tensor:
+        """A label of every candidate, float32 (N,), NaN where there is none."""
+        return {"click": self.click, "conversion": self.conversion, **self.labels}[column]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlateBatch(ColumnBatch):
+    """Tensors of a batch: those of its columns, and tokens, of which the model reads the first four.
 
     Attributes:
         input_ids, position_ids, segment_ids: int64 (R, T); segments: −1 padding, 0 prefix, 1, 2, … candidates.
         candidate_tokens: int64 (N, L), index into the flattened R·T tokens, −1 padding.
-        slate_candidates: int64 (S, M), the candidate at each position of a slate, −1 where a slate is shorter.
-        click, conversion: float32 (N,).
         log_sampling_rate: float32 (N,), log of the rate at which the slate's unclicked candidates were sampled.
         item: int64 (N,), item_index.
         slate: int64 (N,), which slate of the batch.
         row: int64 (S,), the slate's number in its split.
         attributes: per item attribute its code, int64 (N,).
-        features: standardised features, float32 (N, F), or None.
         recall: shoppers and items of the recall objective, where the run has it.
-        labels: further labels by column, float32 (N,), NaN where there is none.
-        prior: log-odds of the objectives' priors, float32 (N, priors), or None.
-        compared: what candidates are compared with, as `join_things` gives it, or None.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     segment_ids: torch.Tensor
     candidate_tokens: torch.Tensor
-    slate_candidates: torch.Tensor
-    click: torch.Tensor
-    conversion: torch.Tensor
     log_sampling_rate: torch.Tensor
     item: torch.Tensor
     slate: torch.Tensor
     row: torch.Tensor
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
-    features: torch.Tensor | None = None
     recall: RecallBatch | None = None
-    labels: dict[str, torch.Tensor] = field(default_factory=dict)
-    prior: torch.Tensor | None = None
-    compared: dict[str, torch.Tensor] | None = None
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
-        names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens", "slate_candidates")
-        inputs = {name: getattr(self, name) for name in names}
-        inputs |= {name: x for name in ("features", "prior", "compared") if (x := getattr(self, name)) is not None}
+        names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
+        inputs = {name: getattr(self, name) for name in names} | self.inputs()
         return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
 
     def head_columns(self, candidates: Sequence[int]) -> dict[str, Any]:
@@ -138,28 +155,6 @@ class SlateBatch:
         }
         moved |= {name: value.to(device) for name, value in held.items() if value is not None}
         return replace(self, **moved)
-
-
-@dataclass(frozen=True)
-class ColumnBatch:
-    """What heads read beside texts, and the labels, of whole slates; attributes as those of SlateBatch."""
-
-    slate_candidates: torch.Tensor
-    click: torch.Tensor
-    conversion: torch.Tensor
-    labels: dict[str, torch.Tensor]
-    features: torch.Tensor | None = None
-    prior: torch.Tensor | None = None
-    compared: dict[str, torch.Tensor] | None = None
-
-    def inputs(self) -> dict[str, Any]:
-        """What heads read, by argument name."""
-        names = ("slate_candidates", "features", "prior", "compared")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def label(self, column: str) -> torch.Tensor:
-        """A label of every candidate, float32 (N,), NaN where there is none."""
-        return {"click": self.click, "conversion": self.conversion, **self.labels}[column]
 
 
 @dataclass(frozen=True)

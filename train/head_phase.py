@@ -56,9 +56,8 @@ def fit_heads(
     heads = {name: cast(PointHead, model.heads[name]) for name in _with_own_parts(model, specs)}
     if not heads or not epochs:
         return {}
-    first = valid.tokens.first
-    judged = spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(first[-1]), 1)))
-    judged.sort(key=lambda row: first[row + 1] - first[row])  # slates of one size pad each other least
+    judged = np.array(spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(valid.tokens.first[-1]), 1))))
+    judged = judged[np.argsort(np.diff(valid.tokens.first)[judged], kind="stable")]
     losses = {name: [loss] for name, loss in _judge(heads, specs, model, valid, judged).items()}
     best = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
     optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)
@@ -106,7 +105,7 @@ def _groups(heads: Mapping[str, PointHead]) -> list[dict]:
     return [{"params": projections, "lr": PROJECTION_RATE}, {"params": others, "lr": RATE}]
 
 
-def _batches(slates: SlateSet, rows: np.ndarray | list[int]) -> Iterator[ColumnBatch]:
+def _batches(slates: SlateSet, rows: np.ndarray) -> Iterator[ColumnBatch]:
     for begin in range(0, len(rows), SLATES):
         yield build_columns([slates.columns(int(row)) for row in rows[begin : begin + SLATES]])
 
@@ -137,7 +136,7 @@ def _judge(
     specs: Mapping[str, ObjectiveSpec],
     model: SlateModel,
     slates: SlateSet,
-    rows: list[int],
+    rows: np.ndarray,
 ) -> dict[str, float]:
     """Mean log loss per impression on some slates."""
     sums: dict[str, float] = {}

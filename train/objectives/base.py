@@ -54,14 +54,7 @@ class Step:
 
     def label(self, column: str | None) -> torch.Tensor:
         """A label of every candidate, float32 (N,), NaN where the data have none."""
-        batch = self.batch
-        return (
-            batch.click
-            if column == "click"
-            else batch.conversion
-            if column == "conversion"
-            else batch.labels[str(column)]
-        )
+        return self.batch.label(str(column))
 
     def importance_weights(self) -> torch.Tensor:
         """How many impressions each sampled candidate stands for, float32 (N,): 1 where it was clicked."""
