@@ -67,6 +67,11 @@ class RateConfig(Section):
         return f"shown{self._given}_{self._key}"
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Names of both features."""
+        return self.rate, self.shown
+
+    @property
     def delay_column(self) -> str | None:
         """The column that holds each impression's delay, None where it is the same for all."""
         return self.delay_days if isinstance(self.delay_days, str) else None

@@ -113,7 +113,7 @@ class RateLookup:
     def __init__(self, states: Sequence[RateState] = ()) -> None:
         self._of: dict[str, tuple[RateState, int]] = {}
         for state in states:
-            for place, name in enumerate((state.rate.rate, state.rate.shown)):
+            for place, name in enumerate(state.rate.names):
                 self._of.setdefault(name, (state, place))
 
     @classmethod

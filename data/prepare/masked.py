@@ -52,7 +52,7 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfi
         update={"prefix": unmasked(data.prompt.prefix), "context": unmasked(data.prompt.context)},
     )
     unknown = {"user_id", *masked}
-    masked |= {name for rate in data.rates if unknown & set(rate.by) for name in (rate.rate, rate.shown)}
+    masked |= {name for rate in data.rates if unknown & set(rate.by) for name in rate.names}
     unread = {"max_events": 0, "items": False}
     sections = [section.model_copy(update=unread) for section in data.history_sections]
     history = sections if isinstance(data.history, list) else sections[0]

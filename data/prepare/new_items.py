@@ -15,7 +15,7 @@ HELD_OUT = "held_out"
 
 def item_behaviour(config: DataConfig) -> list[str]:
     """The columns that a new item cannot have: those that are named, and the rates of each item."""
-    rates = [name for rate in config.rates if "item_id" in rate.by for name in (rate.rate, rate.shown)]
+    rates = [name for rate in config.rates if "item_id" in rate.by for name in rate.names]
     return list(dict.fromkeys([*config.item_behaviour, *rates]))
 
 
@@ -32,7 +32,7 @@ def check_new_items(tables: Tables, config: DataConfig) -> None:
             f"data.split.holdout_items.by names{nearest(holdout.by, items)}: add or rename it"
         )
     known = {*items, *tables.columns("impressions")}
-    known |= {name for rate in config.rates for name in (rate.rate, rate.shown)}
+    known |= {name for rate in config.rates for name in rate.names}
     for name in config.item_behaviour:
         if name not in known:
             raise UserError(

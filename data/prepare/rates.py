@@ -51,7 +51,7 @@ def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
                     f"neither {label} nor {tables.labels['items']} nor a table of users has a column '{name}', which "
                     f"data.rates names{nearest(name, known)}: add or rename it"
                 )
-        for name in (rate.rate, rate.shown):
+        for name in rate.names:
             if name in known:
                 raise UserError(f"{label} has a column '{name}', which data.rates computes: rename it")
         refuse_bad_values(tables, rate)
@@ -110,7 +110,7 @@ def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path) -> No
         add_rate(con, rate)
         _refuse_never_repeated(tables, rate)
         write_state(con, rate, folder / rate.file)
-    names = dict.fromkeys(name for rate in rates for name in (rate.rate, rate.shown))
+    names = dict.fromkeys(name for rate in rates for name in rate.names)
     con.execute(f"""
         CREATE TABLE rated AS
         SELECT i.*, {", ".join(f"x.{quote(name)}" for name in names)}

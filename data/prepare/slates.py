@@ -142,7 +142,7 @@ def _check_names(tables: Tables, config: DataConfig) -> None:
     if config.comparison is not None:
         check_columns(tables, "items", [config.comparison.item], ", which data.comparison.item names")
     known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
-    known |= {name for rate in config.rates for name in (rate.rate, rate.shown)}
+    known |= {name for rate in config.rates for name in rate.names}
     for name in config.feature_names:
         if name not in known:
             raise UserError(

@@ -154,7 +154,7 @@ def test_the_state_gives_what_a_later_request_would_get(
     for a in ("x", "new", None):
         for b in ("p", None):
             cells = {"a": a, "b": b}
-            found = [lookup.value(name, cells.__getitem__) for name in (rate.rate, rate.shown)]
+            found = [lookup.value(name, cells.__getitem__) for name in rate.names]
             expected = list(brute_force(rows, rate, end + 1e-9, a, b))
             assert all(same(f, e, 1e-5) for f, e in zip(found, expected, strict=True))
     assert lookup.value("price", cells.__getitem__) is None and lookup.keys == rate.by
