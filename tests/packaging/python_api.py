@@ -30,8 +30,8 @@ export_run(config.output, "exports/my_shop")
 ranking = Recommender.load("exports/my_shop").rank({"age": 40}, ["i1", "i2"])
 ```
 
-What the commands print, these functions log to the logger `equipoise`, and Python shows of it what your logging asks for:
-`logging.basicConfig(level="INFO")` is enough. Every mistake that a user can fix raises `UserError` with one sentence. Many processes are started from the command line
+What the commands print, these functions log to the logger `equipoise`; `logging.basicConfig(level="INFO")` shows it.
+Every mistake that a user can fix raises `UserError` with one sentence. Many processes are started from the command line
 (`equipoise launch --accelerate NAME train CONFIG`). [recommender.md](recommender.md) shows `Recommender` at work,
 [configuration.md](configuration.md) the settings of a `RunConfig`, [balancing.md](balancing.md) the methods.
 """
