@@ -88,8 +88,8 @@ def fitted_rivals(scores: SplitScores, split: str, table: ScoreTable) -> dict[st
     targets = ["ctr", *(["ctcvr"] if table.pcvr is not None else [])]
     beside = open_beside(config, scores.tokens, scores.run)
     manifest = Manifest.read(config.data.folder)
-    baselines = FittedBaselines(config, scores.run, manifest, scores.tokens, beside.priors, beside.vectors, targets)
-    found = baselines.log_odds(split, positions)
+    parts = (manifest, scores.tokens, beside.priors, beside.vectors)
+    found = FittedBaselines(config, scores.run, *parts, targets, split).log_odds(positions)
     probabilities = {
         target: {name: 1 / (1 + np.exp(-logit)) for name, logit in models.items()} for target, models in found.items()
     }

@@ -44,6 +44,7 @@ class FittedBaselines:
         priors: the run's own.
         vectors: of things; None where nothing is compared.
         targets: "ctr" and, for a run with cvr, "ctcvr".
+        split: that is scored.
     """
 
     def __init__(
@@ -55,20 +56,21 @@ class FittedBaselines:
         priors: Priors,
         vectors: ThingVectors | None,
         targets: Sequence[str],
+        split: str,
     ) -> None:
         self.config, self.run, self.manifest, self.tokens, self.targets = config, run, manifest, tokens, tuple(targets)
         self.priors, self.vectors = priors, vectors
-        self.columns = columns_to_read(manifest, split_columns(manifest, tokens, "train", vectors))
+        self.scored = split_columns(manifest, tokens, split, vectors)
+        self.columns = columns_to_read(manifest, self.scored)
         self.categories = [name for name in self.columns if isinstance(manifest.features.get(name), CategoryScale)]
 
-    def log_odds(self, split: str, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    def log_odds(self, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Target → baseline → log-odds, float64 (N,), of impressions of a split.
 
         Without a column, or where one cannot be fitted (LightGBM is not installed, one class only), it is left out,
         which is said.
 
         Args:
-            split: its name.
             positions: of the impressions among those of the split, int64 (N,).
         """
         kinds = self.config.evaluate.baselines
@@ -78,7 +80,7 @@ class FittedBaselines:
             log.info("no trees and no linear model beside this run: data.features lists no column for them")
             return {}
         texts = self._texts()
-        columns = self._table(split, positions)
+        columns = read_columns(self.scored, self.columns, positions)
         found: dict[str, dict[str, np.ndarray]] = {target: {} for target in self.targets}
         for target in self.targets:
             for kind in kinds:

@@ -1,10 +1,12 @@
 """A tiny run that begins as priors and compares with the history, its adapters and heads large random numbers."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModel
 
@@ -105,3 +107,23 @@ def slates_of_test(config: RunConfig) -> SlateSet:
     known = split_columns(config, "test")
     log_odds = priors.log_odds(np.stack([known[column] for column in priors.columns], 1))
     return SlateSet(config.data.folder, "test", find_tokens(config), log_odds, find_vectors(config).vectors)
+
+
+def requests_of(prepared: Path, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Slates as JSON requests: ready prefixes and contexts, features, and the things that shoppers took."""
+    texts = pq.read_table(prepared / "things.parquet").column("text").to_pylist()
+    items = pq.read_table(prepared / "items.parquet").column("item_id").to_pylist()
+    for row in rows:
+        # The category is of the item, which the export knows.
+        names = [name for name in row if name.startswith("feature_") and name != "feature_category"]
+        candidates = [
+            {
+                "item_id": items[item],
+                "context": row["context"][n],
+                "features": {
+                    name.removeprefix("feature_"): row[name][n] for name in names if not np.isnan(row[name][n])
+                },
+            }
+            for n, item in enumerate(row["item"])
+        ]
+        yield {"prefix": row["prefix"], "candidates": candidates, "recent": [texts[thing] for thing in row["things"]]}

@@ -1,7 +1,6 @@
 """A run that begins as trees and a regression and compares with the history, from its tables to its server."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from equipoise.train.job import train
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.prepare_run import prepare_data
 from equipoise.train.token_caches import find_tokens
+from tests.prior_run import requests_of
 from tests.tiny_run import run_settings
 
 
@@ -106,23 +106,3 @@ def test_export_score_and_server_agree_with_evaluation(trained: RunConfig, tmp_p
         ranking = server.score(request["prefix"], request["candidates"], recent=request["recent"])
         served += [np.exp(each.log_probabilities["ctr"]) for each in ranking.given]
     np.testing.assert_allclose(served, table.pctr, atol=1e-5)
-
-
-def requests_of(prepared: Path, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Slates as JSON requests: ready prefixes and contexts, features, and the things that shoppers took."""
-    texts = pq.read_table(prepared / "things.parquet").column("text").to_pylist()
-    items = pq.read_table(prepared / "items.parquet").column("item_id").to_pylist()
-    for row in rows:
-        # The category is of the item, which the export knows.
-        names = [name for name in row if name.startswith("feature_") and name != "feature_category"]
-        candidates = [
-            {
-                "item_id": items[item],
-                "context": row["context"][n],
-                "features": {
-                    name.removeprefix("feature_"): row[name][n] for name in names if not np.isnan(row[name][n])
-                },
-            }
-            for n, item in enumerate(row["item"])
-        ]
-        yield {"prefix": row["prefix"], "candidates": candidates, "recent": [texts[thing] for thing in row["things"]]}

@@ -20,6 +20,7 @@ from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run
 from equipoise.serving.ranking import Scored
 from equipoise.serving.recommender import Recommender
+from tests import prior_run
 from tests.prior_run import prior_config, slates_of_test, write_prior_run
 
 
@@ -59,22 +60,8 @@ def log_odds(scored: Scored, name: str) -> float:
 
 
 def requests_of(tried: Tried) -> list[dict[str, Any]]:
-    """The test requests as JSON: ready prefixes, contexts, features, and the things that shoppers took."""
-    items = tried.slates.items.table.column("item_id").to_pylist()
-    texts = pq.read_table(tried.config.data.folder / "things.parquet").column("text").to_pylist()
-    requests = []
-    for row in tried.slates.rows:
-        candidates = [
-            {
-                "item_id": items[item],
-                "context": context,
-                "features": {} if np.isnan(seen) else {"seen_before": seen},
-            }
-            for item, context, seen in zip(row["item"], row["context"], row["feature_seen_before"], strict=True)
-        ]
-        recent = [texts[thing] for thing in row["things"]]
-        requests.append({"prefix": row["prefix"], "recent": recent, "candidates": candidates})
-    return requests
+    """The test requests as JSON."""
+    return list(prior_run.requests_of(tried.config.data.folder, tried.slates.rows))
 
 
 def test_prepared_slates_are_scored_as_evaluated(tried: Tried, tmp_path: Path) -> None:
