@@ -1,16 +1,20 @@
-"""How well a run ranks and how true its probabilities are, beside what a shop would use instead, on two real sets.
+"""How well a run ranks and how true its probabilities are, beside what a shop would use instead.
 
-    python -m benchmarks.quality [--quick] [--seeds 3] [--only coupons|retail] [--retail FOLDER] --json FILE
+    python -m benchmarks.quality [--quick] [--ablation] [--seeds 3] [--only coupons|retail|simulated] --json FILE
 
 The Complete Journey's coupons as in configs/demo.yaml, and Online Retail as in configs/online_retail.yaml (figures
-`retail_…`), all test requests of each. SYSTEM is `ours`, `text_only` (the same without prior, features and comparison),
-`prior`, `trees`, `linear`, `popularity`, `bought_before`; those but `trees` have paired 95 % intervals of their
-difference to `trees`. Finished trainings lie in --work and are not repeated.
+`retail_…`), all test requests of each. SYSTEM is `ours`, `text_only` (the same without prior, features and comparison;
+the first seed alone), `prior`, `trees`, `linear`, `popularity`, `bought_before`; those but `trees` have paired 95 %
+intervals of their difference to `trees`. A simulated shop (`simulated_…`) is measured beside its true probabilities,
+see quality_simulated. `--ablation` measures the variants of quality_variants with one part left out each, differences
+to `ours`. Finished trainings lie in --work and are not repeated.
 """
 
 import argparse
 import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,24 @@ import yaml
 
 from benchmarks.figures import figure, report, show, write
 from benchmarks.quality_measure import Systems, quality_figures
+from benchmarks.quality_simulated import measure_simulated
+from benchmarks.quality_variants import ABLATION, SAME_DATA, VARIANTS
 from equipoise.common.errors import UserError
 from equipoise.common.logs import show_messages
 from equipoise.configs.load import as_override, build_config
 from equipoise.configs.schema import RunConfig
+from equipoise.evaluation.baselines import field_ranking, popularity
+from equipoise.evaluation.evaluate_run import fitted_rivals, train_counts
+from equipoise.evaluation.metrics.ranking import gains
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.split_scores import SplitScores
 
 ROOT = Path(__file__).resolve().parents[1]
 RETAIL = ROOT / ".." / "shared" / "data" / "online_retail"
 SETS = {"coupons": ("demo.yaml", ""), "retail": ("online_retail.yaml", "retail_")}
 """Name → config, and what figures begin with."""
+SIMULATED = "simulated"
+FIRST_SEED = 17
 QUICK = {"train.max_steps": 20, "train.eval_every": 20, "evaluate.max_requests": 100}
 FEW = 3
 """Purchases up to which an item is bought a few times, in slices."""
@@ -39,7 +52,9 @@ def find_retail(folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def settings_of(name: str, work: Path, seed: int, quick: bool, file: Path | None, text_only: bool) -> RunConfig:
+def settings_of(
+    name: str, work: Path, seed: int, quick: bool, file: Path | None, variant: str = "ours", requests: int | None = None
+) -> RunConfig:
     """The configuration of one training.
 
     Args:
@@ -48,20 +63,15 @@ def settings_of(name: str, work: Path, seed: int, quick: bool, file: Path | None
         seed: of the run.
         quick: few steps and requests.
         file: of Online Retail.
-        text_only: without prior, features and comparison.
+        variant: one of VARIANTS.
+        requests: test requests that are scored, spread over all; None scores all.
     """
     path = ROOT / "configs" / SETS[name][0]
     settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    data, system = settings["data"], "text_only" if text_only else "ours"
-    if text_only:
-        for key in ("features", "rates", "comparison", "behaviour", "profile"):
-            data.pop(key, None)
-        for options in settings["objectives"].values():
-            if options:
-                options.pop("prior", None)
-    changed: dict[str, Any] = {"seed": seed, "output": str(work / name / f"{system}-{seed}")}
-    changed["data.folder"] = str(work / name / ("prepared_text" if text_only else "prepared"))
-    changed["evaluate.max_requests"] = None
+    VARIANTS[variant](settings)
+    changed: dict[str, Any] = {"seed": seed, "output": str(work / name / f"{variant}-{seed}")}
+    changed["data.folder"] = str(work / name / "prepared" / SAME_DATA.get(variant, variant))
+    changed["evaluate.max_requests"] = requests
     changed |= {"data.file": str(file)} if file is not None else {}
     changed |= QUICK if quick else {}
     return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
@@ -84,40 +94,62 @@ def trained(config: RunConfig) -> Path:
     return run
 
 
-def measure_set(name: str, work: Path, seeds: int, quick: bool, file: Path | None) -> list[dict[str, Any]]:
-    """Train what is missing, score all test requests, and measure every system on them."""
-    from equipoise.evaluation.baselines import field_ranking, popularity
-    from equipoise.evaluation.evaluate_run import fitted_rivals, train_counts
-    from equipoise.evaluation.metrics.ranking import gains
-    from equipoise.evaluation.metrics.score_table import ScoreTable
-    from equipoise.evaluation.split_scores import SplitScores
+@dataclass
+class Scored:
+    """What the runs of some variants said of the same test rows.
 
-    scored: dict[str, list[ScoreTable]] = {"ours": [], "text_only": []}
-    seconds: dict[str, list[float]] = {system: [] for system in scored}
-    rivals: dict[str, dict[str, np.ndarray]] = {}
-    for seed in range(17, 17 + seeds):
-        for system, tables in scored.items():
-            config = settings_of(name, work, seed, quick, file, text_only=system == "text_only")
+    Attributes:
+        tables: variant → a score table of each seed.
+        seconds: variant → training times.
+        rivals: target → simple model → probabilities (N,).
+        config: of the whole.
+    """
+
+    tables: dict[str, list[ScoreTable]]
+    seconds: dict[str, list[float]]
+    rivals: dict[str, dict[str, np.ndarray]]
+    config: RunConfig
+
+
+def score_variants(settings: Callable[[str, int], RunConfig], seeds: Mapping[str, int]) -> Scored:
+    """Train what is missing of each variant, as many seeds as are asked for, and score the test requests.
+
+    Args:
+        settings: the configuration of a variant and seed.
+        seeds: variant → trainings; `ours` is among them.
+    """
+    found = Scored({name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings("ours", FIRST_SEED))
+    for variant, count in seeds.items():
+        for seed in range(FIRST_SEED, FIRST_SEED + count):
+            print(f"{variant}, seed {seed}: {found.config.data.folder.parent.parent.name}", flush=True)
+            config = settings(variant, seed)
             run = trained(config)
-            seconds[system].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
+            found.seconds[variant].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
             scores = SplitScores(config, run)
             table = scores.score("test", reuse=True)
             assert table is not None, "one process gathers all scores itself"
-            tables.append(table)
-            if system == "ours" and not rivals:
-                rivals, whole = fitted_rivals(scores, "test", table), config
-    first = scored["ours"][0]
-    for tables in scored.values():
+            found.tables[variant].append(table)
+            if variant == "ours" and not found.rivals:
+                found.rivals = fitted_rivals(scores, "test", table)
+    return found
+
+
+def measure_set(found: Scored, prefix: str, ablation: bool) -> list[dict[str, Any]]:
+    """The figures of a set: variants beside simple models, differences to trees; in an ablation variants, to ours."""
+    first = found.tables["ours"][0]
+    for tables in found.tables.values():
         assert all(np.array_equal(table.item, first.item) for table in tables), "systems score the same rows"
-    counts = train_counts(whole)
-    bought = first.fields[str(whole.evaluate.bought_before)]
+    config = found.config
+    counts = train_counts(config)
+    bought = first.fields[str(config.evaluate.bought_before)]
     item_rows = np.append(counts.item_rows, 0)[np.minimum(first.item, len(counts.item_rows))]
     systems = Systems(
         request=first.request,
         user=first.user,
         labels={"ctr": first.click, "ctcvr": first.clicked_conversion},
         gain=gains(first.click, first.conversion),
-        scores={target: {} for target in rivals},
+        scores={target: {} for target in found.rivals},
+        reference="ours" if ablation else "trees",
         slices={
             "never": ~(bought > 0),
             "few": (bought > 0) & (bought <= FEW),
@@ -126,47 +158,64 @@ def measure_set(name: str, work: Path, seeds: int, quick: bool, file: Path | Non
         },
     )
     simple = {"popularity": popularity(counts, first.item)}
-    simple["bought_before"] = field_ranking(first, str(whole.evaluate.bought_before))
-    for target, found in systems.scores.items():
-        found |= {system: [_probability(table, target) for table in tables] for system, tables in scored.items()}
-        found |= {system: [values] for system, values in (rivals[target] | simple).items()}
-    prefix = SETS[name][1]
+    simple["bought_before"] = field_ranking(first, str(config.evaluate.bought_before))
+    for target, scores in systems.scores.items():
+        scores |= {name: [_probability(table, target) for table in each] for name, each in found.tables.items()}
+        if not ablation:
+            scores |= {system: [values] for system, values in (found.rivals[target] | simple).items()}
     figures = quality_figures(systems, prefix)
     figures += [
-        figure(f"{prefix}{system}_seconds", float(np.mean(each)), "s of training") for system, each in seconds.items()
+        figure(f"{prefix}{name}_seconds", float(np.mean(each)), "s of training") for name, each in found.seconds.items()
     ]
     return [*figures, figure(f"{prefix}requests", len(np.unique(first.request)), "test requests", rows=len(first))]
 
 
-def _probability(table: Any, target: str) -> np.ndarray:
+def _probability(table: ScoreTable, target: str) -> np.ndarray:
     return table.pctr if target == "ctr" else table.pctr * table.pcvr
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Quality beside what a shop would use instead, on two real sets.")
+    parser = argparse.ArgumentParser(description="Quality beside what a shop would use instead.")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps and requests: whether it runs at all")
+    parser.add_argument("--ablation", action="store_true", help="without one part each, on both real sets")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each system")
-    parser.add_argument("--only", choices=list(SETS), help="one of the sets")
+    parser.add_argument("--requests", type=int, help="test requests that are scored, spread over all; all by default")
+    parser.add_argument("--only", choices=[*SETS, SIMULATED], help="one of the sets")
     parser.add_argument("--retail", type=Path, default=RETAIL, help="folder with Online Retail's file")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="prepared data and runs")
     asked = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     show_messages()
-    seeds, file = 1 if asked.quick else asked.seeds, find_retail(asked.retail)
-    work = asked.work / "quick" if asked.quick else asked.work
+    asked.seeds = 1 if asked.quick else asked.seeds
+    asked.work = asked.work / "quick" if asked.quick else asked.work
     figures: list[dict[str, Any]] = []
     try:
-        for name in [asked.only] if asked.only else SETS:
-            if name == "retail" and file is None:
-                print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")
-                continue
-            figures += measure_set(name, work, seeds, asked.quick, file if name == "retail" else None)
+        for name in [asked.only] if asked.only else [*SETS, *([] if asked.ablation else [SIMULATED])]:
+            figures += figures_of(name, asked)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
-    write(asked.json, report("quality", figures, quick=asked.quick, seeds=seeds, only=asked.only))
+    circumstances = {key: getattr(asked, key) for key in ("quick", "ablation", "seeds", "requests", "only")}
+    write(asked.json, report("quality", figures, **circumstances))
     show("Quality beside what a shop would use instead", figures)
+
+
+def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """The figures of one set, as the command line asks."""
+    if name == SIMULATED:
+        path, seeds = ROOT / "configs" / SETS["coupons"][0], range(FIRST_SEED, FIRST_SEED + asked.seeds)
+        return measure_simulated(path, asked.work / name, seeds, asked.quick)
+    file = find_retail(asked.retail) if name == "retail" else None
+    if name == "retail" and file is None:
+        print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")
+        return []
+    variants = dict.fromkeys(ABLATION, asked.seeds) if asked.ablation else {"ours": asked.seeds, "text_only": 1}
+
+    def settings(variant: str, seed: int) -> RunConfig:
+        return settings_of(name, asked.work, seed, asked.quick, file, variant, asked.requests)
+
+    return measure_set(score_variants(settings, variants), SETS[name][1], asked.ablation)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A system may have scores of several seeds: its metric is the mean over them, and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from equipoise.evaluation.metrics.pointwise import (
 )
 from equipoise.evaluation.metrics.ranking import rank_requests, request_ndcg
 
-REFERENCE, CUTOFF, RESAMPLES, SEED = "trees", 10, 200, 0
+CUTOFF, RESAMPLES, SEED = 10, 200, 0
 METRICS = {"ctr": ("auc", "gauc", "uauc", "ne", "ece"), "ctcvr": ("auc", "gauc", "ne")}
 OF_PROBABILITIES = ("ne", "ece")
 Scores = list[np.ndarray]
@@ -44,6 +44,7 @@ class Systems:
         gain: of each row, for NDCG.
         scores: target → system → scores by seed.
         rankings: systems whose scores are no probabilities.
+        reference: the system that others are compared with.
         slices: name → rows in it, bool (N,); measured in AUC of clicks.
     """
 
@@ -53,6 +54,7 @@ class Systems:
     gain: np.ndarray
     scores: dict[str, dict[str, Scores]]
     rankings: frozenset[str] = frozenset({"popularity", "bought_before"})
+    reference: str = "trees"
     slices: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -69,15 +71,17 @@ def quality_figures(systems: Systems, prefix: str = "", resamples: int = RESAMPL
                 if metric not in OF_PROBABILITIES or name not in systems.rankings
             }
             measure = _measures(systems, systems.labels[target], resamples)[metric]
-            found += _with_differences(suited, f"{target}_{metric}", measure, prefix)
+            found += _with_differences(suited, f"{target}_{metric}", measure, prefix, systems.reference)
     clicks = systems.scores["ctr"]
-    found += _with_differences(clicks, f"ndcg{CUTOFF}", _ndcg(systems, resamples), prefix)
+    found += _with_differences(clicks, f"ndcg{CUTOFF}", _ndcg(systems, resamples), prefix, systems.reference)
     for name, rows in systems.slices.items():
         part = _part_of(systems, rows)
         if not 0 < part.labels["ctr"].sum() < len(part.request):
             continue
         measure = _measures(part, part.labels["ctr"], resamples)["auc"]
-        found += _with_differences(part.scores["ctr"], f"{name}_auc", measure, prefix, rows=int(rows.sum()))
+        found += _with_differences(
+            part.scores["ctr"], f"{name}_auc", measure, prefix, systems.reference, rows=int(rows.sum())
+        )
     return found
 
 
@@ -105,7 +109,12 @@ def _ndcg(systems: Systems, resamples: int) -> Measure:
 
 
 def _with_differences(
-    systems: Mapping[str, Sequence[np.ndarray]], name: str, measure: Measure, prefix: str, **circumstances: Any
+    systems: Mapping[str, Sequence[np.ndarray]],
+    name: str,
+    measure: Measure,
+    prefix: str,
+    against: str,
+    **circumstances: Any,
 ) -> list[dict[str, Any]]:
     """SYSTEM_NAME of each system, and …_diff, …_low, …_high of all but the reference."""
     measured = {}
@@ -114,17 +123,17 @@ def _with_differences(
         samples = [resampled for _, resampled in each if resampled is not None]
         values = [value for value, _ in each]
         measured[system] = (float(np.mean(values)), np.mean(samples, axis=0) if samples else None, values)
-    reference = measured.get(REFERENCE)
+    reference = measured.get(against)
     found = []
     for system, (value, sampled, values) in measured.items():
         seeds = {"seeds": [round(one, 5) for one in values]} if len(values) > 1 else {}
         found.append(figure(f"{prefix}{system}_{name}", value, "", **circumstances, **seeds))
-        if reference is None or system == REFERENCE:
+        if reference is None or system == against:
             continue
-        found.append(figure(f"{prefix}{system}_{name}_diff", value - reference[0], f"less {REFERENCE}"))
+        found.append(figure(f"{prefix}{system}_{name}_diff", value - reference[0], f"less {against}"))
         if sampled is not None and reference[1] is not None:
             for end, bound in zip(("low", "high"), interval(sampled - reference[1]), strict=True):
-                found.append(figure(f"{prefix}{system}_{name}_{end}", bound, f"less {REFERENCE}, 95 % interval"))
+                found.append(figure(f"{prefix}{system}_{name}_{end}", bound, f"less {against}, 95 % interval"))
     return found
 
 
@@ -134,4 +143,11 @@ def _part_of(systems: Systems, rows: np.ndarray) -> Systems:
         for target, found in systems.scores.items()
     }
     labels = {target: label[rows] for target, label in systems.labels.items()}
-    return Systems(systems.request[rows], systems.user[rows], labels, systems.gain[rows], scores)
+    return replace(
+        systems,
+        request=systems.request[rows],
+        user=systems.user[rows],
+        labels=labels,
+        gain=systems.gain[rows],
+        scores=scores,
+    )

@@ -30,6 +30,8 @@ class RateConfig(Section):
     """Days after which an impression counts half; null counts all alike."""
     delay_days: Annotated[float, Field(ge=0.0)] | str = 0.0
     """Days after which a label is known, or the column of impressions that holds them; until then it does not count."""
+    heads: bool = True
+    """false keeps both features from the heads, as of `data.features`: priors alone read them."""
 
     @field_validator("by", "parent", mode="before")
     @classmethod
@@ -89,11 +91,12 @@ class RateConfig(Section):
     @property
     def features(self) -> list[FeatureConfig]:
         """The two features, as they are added to `data.features`."""
-        return [FeatureConfig(name=self.rate, scale="logit"), FeatureConfig(name=self.shown, scale="log1p")]
+        scales = ((self.rate, "logit"), (self.shown, "log1p"))
+        return [FeatureConfig(name=name, scale=scale, heads=self.heads) for name, scale in scales]
 
 
 def with_rate_features(features: list[FeatureConfig], rates: list[RateConfig]) -> list[FeatureConfig]:
-    """The features, and those of rates that they do not name.
+    """The features, and those of rates that they do not name; a count that several rates share is read if one says so.
 
     Raises:
         ValueError: two rates have one name.
@@ -102,6 +105,6 @@ def with_rate_features(features: list[FeatureConfig], rates: list[RateConfig]) -
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"rates has '{twice[0]}' twice: drop one")
-    added = {feature.name: feature for rate in rates for feature in rate.features}
+    added = {feature.name: feature for rate in sorted(rates, key=lambda rate: rate.heads) for feature in rate.features}
     known = {feature.name for feature in features}
     return [*features, *(feature for name, feature in added.items() if name not in known)]

@@ -372,6 +372,9 @@ class TrainConfig(Section):
     """Learning rate of the adapters at its peak; 1e-3 suits LoRA, ten times that of full fine-tuning."""
     head_lr: PositiveFloat = 1e-3
     """Learning rate of the heads at its peak."""
+    learned_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Learning rate of what heads have learned alone (`head_epochs`), as a fraction of `head_lr`: whole passes at large
+    batches found it, and small batches at the full rate lose it again. 0 leaves it as it is."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay; 0 is none."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05

@@ -169,12 +169,16 @@ def open_data(
 
 def _check_features(manifest: Manifest, data: DataConfig) -> None:
     if not same_features(manifest.features, data.features):
-        found, wanted = (
+        prepared, wanted = (
             [str(feature) for feature in named] for named in (features_of(manifest.features), data.features)
         )
+        only_prepared, only_wanted = (
+            ", ".join(name for name in named if name not in other) or "none other"
+            for named, other in ((prepared, wanted), (wanted, prepared))
+        )
         raise UserError(
-            f"{data.folder} was prepared with data.features {found}, the config has {wanted}: run `equipoise prepare` "
-            "again"
+            f"{data.folder} was prepared with other data.features than the config: {only_prepared} there, "
+            f"{only_wanted} here (or in another order): run `equipoise prepare` again"
         )
     if manifest.rates != data.rates:
         raise UserError(

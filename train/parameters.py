@@ -11,6 +11,9 @@ from equipoise.configs.schema import TrainConfig
 from equipoise.modeling.adapters import adapter_of
 from equipoise.train.world import World
 
+LEARNED_ALONE = ("comparison", "moved")
+"""Parts of heads that `train.head_phase` fits to all training slates before the first step."""
+
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
@@ -24,11 +27,13 @@ def group_of(name: str) -> str:
 
 
 def optimizer_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW's groups: adapters at `lr`, heads at `head_lr`."""
-    named = trainable(model)
-    adapters = [p for name, p in named.items() if adapter_of(name)]
-    heads = [p for name, p in named.items() if not adapter_of(name)]
-    return [{"params": adapters, "lr": config.lr}, {"params": heads, "lr": config.head_lr}]
+    """AdamW's groups: adapters at `lr`, heads at `head_lr`; what heads have learned alone at a fraction of that."""
+    groups: dict[str, list[nn.Parameter]] = {"adapters": [], "heads": [], "learned": []}
+    for name, parameter in trainable(model).items():
+        learned = config.head_epochs > 0 and name.startswith("heads.") and name.split(".")[2] in LEARNED_ALONE
+        groups["adapters" if adapter_of(name) else "learned" if learned else "heads"].append(parameter)
+    rates = {"adapters": config.lr, "heads": config.head_lr, "learned": config.head_lr * config.learned_lr_ratio}
+    return [{"params": groups[name], "lr": rate} for name, rate in rates.items() if groups[name] or name != "learned"]
 
 
 def full_size(parameter: nn.Parameter) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.quality import SETS, find_retail, settings_of
 from benchmarks.quality_measure import Systems, quality_figures
+from benchmarks.quality_variants import ABLATION
 from equipoise.evaluation.metrics.pointwise import auc, uauc
 from equipoise.evaluation.metrics.ranking import gains
 
@@ -49,12 +50,30 @@ def test_figures_of_systems_on_the_same_rows() -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_text_only_reads_no_columns(name: str, tmp_path: Path) -> None:
     file = tmp_path / "online_retail.csv" if name == "retail" else None
-    ours, text = (settings_of(name, tmp_path, 18, True, file, text_only=only) for only in (False, True))
+    ours, text = (settings_of(name, tmp_path, 18, True, file, variant) for variant in ("ours", "text_only"))
     assert ours.data.features and ours.evaluate.bought_before in ours.data.fields
     assert not text.data.features and text.data.comparison is None and text.seed == 18
     assert all(getattr(options, "prior", None) is None for options in text.objectives.active().values())
     assert ours.output != text.output and ours.data.folder != text.data.folder
-    assert settings_of(name, tmp_path, 17, False, file, False).evaluate.max_requests is None
+    assert settings_of(name, tmp_path, 17, False, file).evaluate.max_requests is None
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_an_ablation_leaves_out_one_part_each(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "online_retail.csv" if name == "retail" else None
+    found = {variant: settings_of(name, tmp_path, 17, False, file, variant, 50) for variant in ABLATION}
+    whole = found["ours"]
+    assert whole.data.rates and whole.data.comparison is not None and whole.data.comparison.co_purchase
+    assert not found["no_rates"].data.rates and found["no_comparison"].data.comparison is None
+    compared = found["no_co_purchase"].data.comparison
+    assert compared is not None and not compared.co_purchase
+    assert all(getattr(options, "prior", None) is None for options in found["no_prior"].objectives.active().values())
+    ids = [feature for feature in found["with_ids"].data.features if feature.name == "item_id"]
+    assert len(ids) == 1 and ids[0].levels and "item_id" not in {feature.name for feature in whole.data.features}
+    assert "{" not in "".join(found["no_text"].data.prompt.prefix + found["no_text"].data.prompt.item)
+    folders = [config.data.folder for config in found.values()]
+    assert len(set(folders)) == len(folders) - 1 and found["no_prior"].data.folder == whole.data.folder
+    assert {config.evaluate.max_requests for config in found.values()} == {50}
 
 
 def test_without_a_file_the_second_set_is_left_out(tmp_path: Path) -> None:

@@ -276,6 +276,15 @@ def test_rates_that_cannot_be_are_refused(
         prepare(make_config(rows, rates=rates))
 
 
+def test_rates_may_be_of_priors_alone(rows: dict, make_config: Callable[..., DataConfig]) -> None:
+    own, read = {"of": "click", "by": "item_id", "heads": False}, {"of": "conversion", "by": "item_id"}
+    features = {feature.name: feature.heads for feature in make_config(rows, rates=[read, own]).features}
+    assert features == {
+        "rate_click_by_item_id": False, "rate_conversion_by_item_id": True, "shown_by_item_id": True,
+    }  # fmt: skip
+    assert not any(feature.heads for feature in make_config(rows, rates=[own]).features)
+
+
 def test_a_listed_feature_keeps_its_settings(rows: dict, make_config: Callable[..., DataConfig]) -> None:
     own = FeatureConfig(name="rate_click_by_item_id", scale="log1p")
     config = make_config(rows, rates=[{"of": "click", "by": "item_id"}], features=[own])

@@ -15,6 +15,7 @@ from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chain
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
 from equipoise.train.head_phase import fit_heads
 from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.parameters import optimizer_groups, trainable
 from equipoise.train.priors import find_priors
 from equipoise.train.token_caches import find_tokens
 from tests.tiny_run import run_settings
@@ -128,6 +129,34 @@ def test_heads_keep_their_prior_where_a_pass_makes_it_worse(linear: RunConfig) -
     again = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 1, 17)
     for name in losses:
         assert again[name][0] == pytest.approx(min(losses[name]), abs=1e-6)
+
+
+def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
+    model, _ = assemble_model(linear, open_train(linear))
+
+    def rates(**train: Any) -> dict[str, float]:
+        settings = linear.train.model_copy(update={"lr": 1.0, "head_lr": 0.5, "learned_lr_ratio": 0.1, **train})
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return {
+            names[id(p)]: group["lr"] for group in optimizer_groups(model, settings) for p in group["params"]
+        }  # fmt: skip
+
+    slow, full = rates(), rates(head_epochs=0)
+    assert slow.keys() == full.keys() == trainable(model).keys()
+    assert {name for name in slow if slow[name] != full[name]} == {"heads.ctr.moved", "heads.cvr.moved"}
+    assert (
+        slow["heads.ctr.moved"] == pytest.approx(0.05)
+        and full["heads.ctr.moved"] == slow["heads.ctr.score.weight"] == 0.5
+    )
+
+
+def test_a_folder_prepared_with_other_features_is_told_by_the_difference(linear: RunConfig) -> None:
+    other = linear.model_copy(deep=True)
+    other.data.features.append(other.data.features[0].model_copy(update={"name": "price"}))
+    with pytest.raises(
+        UserError, match=r"none other there, price \(log1p\) here \(or in another order\): run `equipoise"
+    ):
+        open_train(other)
 
 
 @pytest.mark.parametrize(

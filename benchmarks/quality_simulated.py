@@ -1,0 +1,131 @@
+"""A simulated shop whose clicks follow from items and shoppers themselves, of which no text tells, and are known.
+
+The log-odds of a click are a constant, an effect of the item and one of the shopper, both normal. Titles are random
+words. Rates by item and by shopper are all that can be known, and the probabilities themselves are the measure.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from benchmarks.figures import figure
+from equipoise.common.atomic import atomic_dir
+from equipoise.configs.load import as_override, build_config
+from equipoise.configs.schema import RunConfig
+from equipoise.evaluation.evaluate_run import fitted_rivals
+from equipoise.evaluation.metrics.pointwise import auc, calibration_error, gauc, normalized_entropy
+from equipoise.evaluation.split_scores import SplitScores
+
+PREFIX = "simulated_"
+ITEMS, USERS, REQUESTS, CANDIDATES = 150, 300, 18_000, 16
+ITEM_SPREAD, USER_SPREAD, BASE = 1.0, 0.7, -1.6
+WORDS = ("amber", "basil", "cedar", "delta", "frost", "grove", "ivory", "jasper", "kelp", "linen", "maple", "ocean")
+TRUTH = "truth"
+"""The field that carries each impression's probability."""
+FEWER = {"train.max_steps": 10, "train.eval_every": 10, "evaluate.max_requests": 60}
+TESTED = 600
+"""Test requests that are scored."""
+
+
+def simulate(folder: Path, seed: int = 0) -> None:
+    """Write impressions, items and users: a request every half minute, each click beside its probability."""
+    draw = np.random.default_rng(seed)
+    item_effect, user_effect = ITEM_SPREAD * draw.normal(size=ITEMS), USER_SPREAD * draw.normal(size=USERS)
+    user = draw.integers(USERS, size=REQUESTS)
+    item = np.argsort(draw.random((REQUESTS, ITEMS)), axis=1)[:, :CANDIDATES]
+    probability = 1 / (1 + np.exp(-(BASE + item_effect[item] + user_effect[user][:, None])))
+    moment = np.datetime64("2026-01-01T00:00:00", "us") + np.arange(REQUESTS) * np.timedelta64(30, "s")
+    with atomic_dir(folder) as building:
+        impressions = {
+            "request_id": [f"r{number}" for number in np.repeat(np.arange(REQUESTS), CANDIDATES)],
+            "timestamp": np.repeat(moment, CANDIDATES),
+            "user_id": [f"u{number}" for number in np.repeat(user, CANDIDATES)],
+            "item_id": [f"i{number}" for number in item.ravel()],
+            "click": (draw.random(item.size) < probability.ravel()).astype(np.int8),
+            TRUTH: probability.ravel(),
+        }
+        pq.write_table(pa.table(impressions), building / "impressions.parquet")
+        titles = [" ".join(draw.choice(WORDS, 3)) for _ in range(ITEMS)]
+        pq.write_table(
+            pa.table({"item_id": [f"i{n}" for n in range(ITEMS)], "title": titles}), building / "items.parquet"
+        )
+        pq.write_table(pa.table({"user_id": [f"u{n}" for n in range(USERS)]}), building / "users.parquet")
+
+
+def simulated_config(path: Path, work: Path, seed: int, quick: bool, text_only: bool) -> RunConfig:
+    """The configuration of one training: the settings of `path`, with this shop's tables and rates as its data.
+
+    Args:
+        path: a run configuration, of which backbone, tokens, adapters and training are taken.
+        work: folder of tables, prepared data and runs.
+        seed: of the run.
+        quick: few steps and requests.
+        text_only: without rates and prior.
+    """
+    settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    tables = {name: str(work / "tables" / f"{name}.parquet") for name in ("impressions", "items", "users")}
+    rates = [{"of": "click", "by": "item_id"}, {"of": "click", "by": "user_id"}]
+    system = "text_only" if text_only else "ours"
+    settings["data"] = {"source": "tables", "tables": tables, "prompt": {"prefix": ["a shopper"], "item": ["{title}"]}}
+    settings["data"] |= {"folder": str(work / ("prepared_text" if text_only else "prepared")), "fields": [TRUTH]}
+    settings["data"] |= {} if text_only else {"rates": rates}
+    settings["objectives"] = {"ctr": {} if text_only else {"prior": "trees"}}
+    settings["evaluate"] = {"max_requests": TESTED}
+    changed = {"seed": seed, "output": str(work / f"{system}-{seed}"), **(FEWER if quick else {})}
+    return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
+
+
+def measure_simulated(path: Path, work: Path, seeds: range, quick: bool) -> list[dict[str, Any]]:
+    """AUC, GAUC, NE and ECE of ours, text alone, the prior and the true probabilities, on the same test rows.
+
+    Ours and its prior as means over the seeds; `…_ctr_auc_diff` is the difference to the truth's AUC.
+    """
+    from benchmarks.quality import trained
+
+    if not (work / "tables").is_dir():
+        simulate(work / "tables")
+    scores: dict[str, list[np.ndarray]] = {"ours": [], "text_only": [], "prior": [], "truth": []}
+    seconds: list[float] = []
+    table = None
+    for seed in seeds:
+        for system in ("ours", "text_only"):
+            if scores["text_only"] and system == "text_only":
+                continue
+            config = simulated_config(path, work, seed, quick, system == "text_only")
+            run = trained(config)
+            found = SplitScores(config, run)
+            table = found.score("test", reuse=True)
+            assert table is not None, "one process gathers all scores itself"
+            scores[system].append(table.pctr)
+            if system == "ours":
+                seconds.append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
+            if not scores["prior"]:
+                scores["prior"].append(fitted_rivals(found, "test", table)["ctr"]["prior"])
+                scores["truth"].append(table.fields[TRUTH].astype(np.float64))
+    assert table is not None
+    label, request = table.click, table.request
+    measures = {
+        "auc": lambda score: auc(label, score),
+        "gauc": lambda score: gauc(label, score, request),
+        "ne": lambda score: normalized_entropy(label, score),
+        "ece": lambda score: calibration_error(label, score),
+    }
+    figures = []
+    for metric, measure in measures.items():
+        truth = measure(scores["truth"][0])
+        for system, each in scores.items():
+            values = [measure(score) for score in each]
+            several = {"seeds": [round(value, 5) for value in values]} if len(values) > 1 else {}
+            figures.append(figure(f"{PREFIX}{system}_ctr_{metric}", float(np.mean(values)), "", **several))
+            if system != "truth":
+                difference = float(np.mean(values)) - truth
+                figures.append(
+                    figure(f"{PREFIX}{system}_ctr_{metric}_diff", difference, "less the true probabilities'")
+                )
+    figures.append(figure(f"{PREFIX}ours_seconds", float(np.mean(seconds)), "s of training"))
+    return [*figures, figure(f"{PREFIX}requests", len(np.unique(request)), "test requests", rows=len(table))]
