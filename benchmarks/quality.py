@@ -1,18 +1,21 @@
 """How well a run ranks and how true its probabilities are, beside what a shop would use instead.
 
-    python -m benchmarks.quality [--quick] [--ablation] [--seeds 3] [--only coupons|retail|simulated] --json FILE
+    python -m benchmarks.quality [--quick] [--seeds 3] [--only coupons|retail|simulated] --json FILE
+    python -m benchmarks.quality --ablation heads|whole [--seeds 3] [--only coupons|retail] --json FILE
 
 The Complete Journey's coupons as in configs/demo.yaml, and Online Retail as in configs/online_retail.yaml (figures
 `retail_…`), all test requests of each. SYSTEM is `ours`, `text_only` (the same without prior, features and comparison;
 the first seed alone), `prior`, `trees`, `linear`, `popularity`, `bought_before`; those but `trees` have paired 95 %
 intervals of their difference to `trees`. A simulated shop (`simulated_…`) is measured beside its true probabilities,
-see quality_simulated. `--ablation` measures the variants of quality_variants with one part left out each, differences
-to `ours`. Finished trainings lie in --work and are not repeated.
+see quality_simulated. An ablation measures variants with one part left out each and their differences to `ours`: of
+whole trainings, or of their start, priors and heads that learned alone, which takes minutes each. Finished trainings
+lie in --work and are not repeated.
 """
 
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +25,21 @@ import numpy as np
 import yaml
 
 from benchmarks.figures import figure, report, show, write
+from benchmarks.quality_heads import score_heads
 from benchmarks.quality_measure import Systems, quality_figures
 from benchmarks.quality_simulated import measure_simulated
-from benchmarks.quality_variants import ABLATION, SAME_DATA, VARIANTS
+from benchmarks.quality_variants import HEADS, SAME_DATA, VARIANTS, WHOLE
 from equipoise.common.errors import UserError
 from equipoise.common.logs import show_messages
-from equipoise.configs.load import as_override, build_config
+from equipoise.configs.load import as_override, build_config, read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.baselines import field_ranking, popularity
 from equipoise.evaluation.evaluate_run import fitted_rivals, train_counts
 from equipoise.evaluation.metrics.ranking import gains
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.split_scores import SplitScores
+from equipoise.train.job import train
+from equipoise.train.prepare_run import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]
 RETAIL = ROOT / ".." / "shared" / "data" / "online_retail"
@@ -79,19 +85,20 @@ def settings_of(
 
 def trained(config: RunConfig) -> Path:
     """The folder of a finished run of this configuration, trained now or before."""
-    from equipoise.configs.load import read_run_config
-    from equipoise.train.job import train
-    from equipoise.train.prepare_run import prepare_data
-
     run = config.output
     summary = run / "summary.json"
     finished = summary.is_file() and json.loads(summary.read_text("utf-8")).get("finished")
     if finished and read_run_config(run) == config:
         return run
-    if not (config.data.folder / "manifest.json").is_file():
-        prepare_data(config)
+    prepared(config)
     train(config, overwrite=True)
     return run
+
+
+def prepared(config: RunConfig) -> None:
+    """Prepare the data of a configuration where they are not yet."""
+    if not (config.data.folder / "manifest.json").is_file():
+        prepare_data(config)
 
 
 @dataclass
@@ -111,18 +118,25 @@ class Scored:
     config: RunConfig
 
 
-def score_variants(settings: Callable[[str, int], RunConfig], seeds: Mapping[str, int]) -> Scored:
+def score_variants(settings: Callable[[str, int], RunConfig], seeds: Mapping[str, int], heads: bool = False) -> Scored:
     """Train what is missing of each variant, as many seeds as are asked for, and score the test requests.
 
     Args:
         settings: the configuration of a variant and seed.
         seeds: variant → trainings; `ours` is among them.
+        heads: score heads that learned alone instead; nothing is trained, and no rival fitted.
     """
     found = Scored({name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings("ours", FIRST_SEED))
     for variant, count in seeds.items():
         for seed in range(FIRST_SEED, FIRST_SEED + count):
             print(f"{variant}, seed {seed}: {found.config.data.folder.parent.parent.name}", flush=True)
             config = settings(variant, seed)
+            if heads:
+                prepared(config)
+                begun = time.perf_counter()
+                found.tables[variant].append(score_heads(config))
+                found.seconds[variant].append(time.perf_counter() - begun)
+                continue
             run = trained(config)
             found.seconds[variant].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
             scores = SplitScores(config, run)
@@ -148,7 +162,7 @@ def measure_set(found: Scored, prefix: str, ablation: bool) -> list[dict[str, An
         user=first.user,
         labels={"ctr": first.click, "ctcvr": first.clicked_conversion},
         gain=gains(first.click, first.conversion),
-        scores={target: {} for target in found.rivals},
+        scores={target: {} for target in ("ctr", *(["ctcvr"] if first.pcvr is not None else []))},
         reference="ours" if ablation else "trees",
         slices={
             "never": ~(bought > 0),
@@ -179,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quality beside what a shop would use instead.")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps and requests: whether it runs at all")
-    parser.add_argument("--ablation", action="store_true", help="without one part each, on both real sets")
+    parser.add_argument("--ablation", choices=["heads", "whole"], help="without one part each")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each system")
     parser.add_argument("--requests", type=int, help="test requests that are scored, spread over all; all by default")
     parser.add_argument("--only", choices=[*SETS, SIMULATED], help="one of the sets")
@@ -210,12 +224,16 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
     if name == "retail" and file is None:
         print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")
         return []
-    variants = dict.fromkeys(ABLATION, asked.seeds) if asked.ablation else {"ours": asked.seeds, "text_only": 1}
+    if asked.ablation:
+        variants = dict.fromkeys(HEADS if asked.ablation == "heads" else WHOLE, asked.seeds)
+    else:
+        variants = {"ours": asked.seeds, "text_only": 1}
 
     def settings(variant: str, seed: int) -> RunConfig:
         return settings_of(name, asked.work, seed, asked.quick, file, variant, asked.requests)
 
-    return measure_set(score_variants(settings, variants), SETS[name][1], asked.ablation)
+    found = score_variants(settings, variants, heads=asked.ablation == "heads")
+    return measure_set(found, SETS[name][1], bool(asked.ablation))
 
 
 if __name__ == "__main__":

@@ -55,4 +55,6 @@ VARIANTS: dict[str, Callable[[Settings], None]] = {
 }
 SAME_DATA = {"no_prior": "ours"}
 """Variants that read the prepared folder of another."""
-ABLATION = [name for name in VARIANTS if name != "text_only"]
+WHOLE = [name for name in VARIANTS if name != "text_only"]
+HEADS = [name for name in WHOLE if name not in ("no_text", "with_ids")]
+"""Variants of an ablation: of whole trainings, and of heads alone, which read no prompt and learn no levels."""

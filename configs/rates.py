@@ -91,8 +91,10 @@ class RateConfig(Section):
     @property
     def features(self) -> list[FeatureConfig]:
         """The two features, as they are added to `data.features`."""
-        scales = ((self.rate, "logit"), (self.shown, "log1p"))
-        return [FeatureConfig(name=name, scale=scale, heads=self.heads) for name, scale in scales]
+        return [
+            FeatureConfig(name=self.rate, scale="logit", heads=self.heads),
+            FeatureConfig(name=self.shown, scale="log1p", heads=self.heads),
+        ]
 
 
 def with_rate_features(features: list[FeatureConfig], rates: list[RateConfig]) -> list[FeatureConfig]:

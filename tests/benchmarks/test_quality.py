@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.quality import SETS, find_retail, settings_of
 from benchmarks.quality_measure import Systems, quality_figures
-from benchmarks.quality_variants import ABLATION
+from benchmarks.quality_variants import WHOLE
 from equipoise.evaluation.metrics.pointwise import auc, uauc
 from equipoise.evaluation.metrics.ranking import gains
 
@@ -61,7 +61,7 @@ def test_text_only_reads_no_columns(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_an_ablation_leaves_out_one_part_each(name: str, tmp_path: Path) -> None:
     file = tmp_path / "online_retail.csv" if name == "retail" else None
-    found = {variant: settings_of(name, tmp_path, 17, False, file, variant, 50) for variant in ABLATION}
+    found = {variant: settings_of(name, tmp_path, 17, False, file, variant, 50) for variant in WHOLE}
     whole = found["ours"]
     assert whole.data.rates and whole.data.comparison is not None and whole.data.comparison.co_purchase
     assert not found["no_rates"].data.rates and found["no_comparison"].data.comparison is None
