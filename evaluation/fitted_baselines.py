@@ -21,7 +21,7 @@ from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import Priors
-from equipoise.modeling.simple_models import fit_linear, fit_trees, from_text, log_odds, to_text
+from equipoise.modeling.simple_models import TRIED, fit_linear, fit_trees, from_text, log_odds, to_text
 from equipoise.train.priors import columns_to_read, read_columns, split_columns
 from equipoise.train.thing_vectors import ThingVectors
 
@@ -111,7 +111,7 @@ class FittedBaselines:
     def _key(self) -> str:
         splits = {name: split.model_dump(mode="json") for name, split in self.manifest.splits.items()}
         described: list[Any] = [self.manifest.hashes, splits, self.columns, self.categories, list(self.targets), SEED]
-        described += [list(self.config.evaluate.baselines), self.vectors.folder.name if self.vectors else None]
+        described += [list(self.config.evaluate.baselines), self.vectors.folder.name if self.vectors else None, TRIED]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def _fit(self) -> dict[str, str]:

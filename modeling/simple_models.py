@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 MOST_TREES = 800
-TUNING_ROWS = 250_000
+TUNING_ROWS = 100_000
 """Training rows on which settings are tried; the chosen one is fitted on all."""
 PATIENCE = 40
 FOLDS = 5
@@ -48,6 +48,8 @@ TREE_SETTINGS: tuple[dict[str, Any], ...] = (
 """What is tried on the validation rows; the first is the default without them, the last two are for rare labels."""
 DEFAULT_TREES = 300
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
+TRIED = (TREE_SETTINGS, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES)
+"""What decides a fitted model beside its rows."""
 Rows = tuple[np.ndarray, np.ndarray]
 
 

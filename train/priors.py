@@ -32,10 +32,7 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
 from equipoise.modeling.simple_models import (
-    INVERSE_PENALTIES,
-    MOST_TREES,
-    PATIENCE,
-    TREE_SETTINGS,
+    TRIED,
     LinearModel,
     fit_linear,
     fit_trees,
@@ -151,7 +148,7 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     labels = {name: config.objectives.specs()[name].label for name in configs}
     compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), bool(config.train.feature_dropout), SEED]
-    described += [compared, TREE_SETTINGS, MOST_TREES, PATIENCE, INVERSE_PENALTIES]
+    described += [compared, TRIED]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
