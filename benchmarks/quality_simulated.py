@@ -22,13 +22,13 @@ from equipoise.evaluation.metrics.pointwise import auc, calibration_error, gauc,
 from equipoise.evaluation.split_scores import SplitScores
 
 PREFIX = "simulated_"
-ITEMS, USERS, REQUESTS, CANDIDATES = 150, 300, 18_000, 16
+ITEMS, USERS, REQUESTS, CANDIDATES = 100, 120, 18_000, 16
 ITEM_SPREAD, USER_SPREAD, BASE = 1.0, 0.7, -1.6
 WORDS = ("amber", "basil", "cedar", "delta", "frost", "grove", "ivory", "jasper", "kelp", "linen", "maple", "ocean")
 TRUTH = "truth"
 """The field that carries each impression's probability."""
 FEWER = {"train.max_steps": 10, "train.eval_every": 10, "evaluate.max_requests": 60}
-TESTED = 600
+TESTED = 2400
 """Test requests that are scored."""
 
 

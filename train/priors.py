@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,7 +32,6 @@ from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
 from equipoise.modeling.simple_models import (
     TRIED,
-    LinearModel,
     fit_linear,
     fit_trees,
     log_odds,
@@ -42,9 +40,6 @@ from equipoise.modeling.simple_models import (
 )
 from equipoise.train.thing_vectors import ThingVectors, thing_columns
 from equipoise.train.token_caches import find_tokens
-
-if TYPE_CHECKING:
-    from lightgbm import Booster
 
 FOLDER = "priors"
 TRAIN, MASKED = "train.npy", "masked.npy"
@@ -147,7 +142,7 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     configs = {name: prior.model_dump(mode="json") for name, prior in prior_configs(config).items()}
     labels = {name: config.objectives.specs()[name].label for name in configs}
     compared = vectors.folder.name if vectors is not None else None
-    described = [configs, labels, manifest.hashes, list(manifest.features), bool(config.train.feature_dropout), SEED]
+    described = [configs, labels, manifest.hashes, list(manifest.features), config.train.feature_dropout, SEED]
     described += [compared, TRIED]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -174,6 +169,12 @@ class _Fit:
         """A number for the user of every training row, int64 (I,)."""
         codes = np.unique(np.array(self.train.rows["user_id"]), return_inverse=True)[1]
         return np.repeat(codes, np.diff(self.train.tokens.first))
+
+    @cached_property
+    def untold(self) -> np.ndarray:
+        """Which training rows are fitted as of a new shopper, bool (I,): `train.feature_dropout` of the slates."""
+        slates = np.random.default_rng(SEED).random(len(self.train)) < self.config.train.feature_dropout
+        return np.repeat(slates, np.diff(self.train.tokens.first))
 
     def write(self, bar: ProgressBar) -> None:
         """Fit all, and write models, record and log-odds."""
@@ -226,7 +227,11 @@ class _Fit:
         return [columns[str(self.objectives[each].label)] for each in (*chain(self.objectives, name), name)]
 
     def _log_odds(self, name: str, spec: PriorSpec) -> list[np.ndarray]:
-        """Fit one model and write it; log-odds of the training rows, as they are and as they are shown masked."""
+        """Fit one model and write it; log-odds of the training rows, as they are and as of new shoppers.
+
+        With `train.feature_dropout` that share of slates is fitted as of a new shopper: trees alone would send what is
+        unknown where they saw least of it.
+        """
         train = read_columns(self.columns, spec.columns)
         masked = [read_columns(self.masked_columns, spec.columns)] if self.masked_columns else []
         if spec.method == "column":
@@ -242,33 +247,18 @@ class _Fit:
         fit = fit_trees if spec.method == "trees" else fit_linear
         label = chain_labels(labels)
         tuning = (valid[observed_valid], chain_labels(valid_labels)[observed_valid])
-        model = fit(train[observed], label[observed], categories=positions, valid=tuning, seed=SEED)
+        fitted = np.where(self.untold[:, None], masked[0], train) if masked else train
+        model = fit(fitted[observed], label[observed], categories=positions, valid=tuning, seed=SEED)
         (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
-        folds = self.configs[name].folds
-        if entire:
-            return out_of_fold(model, train, label, self.users, folds=folds, seed=SEED, shown_as=masked)
-        return self._given(model, [train, *masked], label, np.asarray(observed), folds)
-
-    def _given(
-        self,
-        model: "Booster | LinearModel",
-        tables: list[np.ndarray],
-        label: np.ndarray,
-        observed: np.ndarray,
-        folds: int,
-    ) -> list[np.ndarray]:
-        """Out-of-fold log-odds where the label was observed; the model's own elsewhere, whose labels it never saw."""
-        train, *masked = tables
-        found = [log_odds(model, table) for table in tables]
-        inside = out_of_fold(
-            model,
-            train[observed],
-            label[observed],
-            self.users[observed],
-            folds=folds,
-            seed=SEED,
-            shown_as=[table[observed] for table in masked],
+        folds, tables = self.configs[name].folds, [train, *masked]
+        shown = [table[observed] for table in tables] if masked else []
+        predictions = out_of_fold(
+            model, fitted[observed], label[observed], self.users[observed], folds=folds, seed=SEED, shown_as=shown
         )
+        inside = predictions[-len(tables) :]
+        if entire:
+            return inside
+        found = [log_odds(model, table) for table in tables]
         for values, own in zip(found, inside, strict=True):
-            values[observed] = own
+            values[observed] = own  # elsewhere the label was not observed, and the model never saw it
         return found

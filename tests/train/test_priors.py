@@ -10,8 +10,11 @@ import torch
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
+from equipoise.modeling.simple_models import fit_linear
+from equipoise.train import priors
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
 from equipoise.train.head_phase import fit_heads
 from equipoise.train.objectives.registry import build_objectives
@@ -129,6 +132,33 @@ def test_heads_keep_their_prior_where_a_pass_makes_it_worse(linear: RunConfig) -
     again = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 1, 17)
     for name in losses:
         assert again[name][0] == pytest.approx(min(losses[name]), abs=1e-6)
+
+
+def test_a_share_of_slates_is_fitted_as_of_new_shoppers(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole slates lose their behaviour in the fit; log-odds are of all rows as they are, and of all as of new ones."""
+    config = make_config({"behaviour": ["seen_before"]}, ctr="linear")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"feature_dropout": 0.4})})
+    prepare(mask_all_fields(config.data))
+    seen: list[np.ndarray] = []
+
+    def spy(columns: np.ndarray, *arguments: Any, **settings: Any) -> Any:
+        seen.append(columns)
+        return fit_linear(columns, *arguments, **settings)
+
+    monkeypatch.setattr(priors, "fit_linear", spy)
+    data = open_train(config)
+    first = data.slates.tokens.first
+    told = np.asarray(data.slates.tokens.features["seen_before"])
+    untold = np.array([np.isnan(seen[0][first[row] : first[row + 1], 0]).all() for row in range(len(data.slates))])
+    np.testing.assert_array_equal(
+        seen[0][~np.repeat(untold, np.diff(first)), 0], told[~np.repeat(untold, np.diff(first))]
+    )
+    assert 0.25 < untold.mean() < 0.55 and not np.isnan(told).all()
+    masked, store = np.load(data.beside.priors.folder / "masked.npy"), data.slates.prior
+    assert store is not None and len(masked) == len(store) == len(told)
+    assert np.abs(masked - store).max() > 0.01
 
 
 def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
