@@ -76,6 +76,7 @@ def simulated_config(path: Path, work: Path, seed: int, quick: bool, text_only: 
     settings["data"] |= {} if text_only else {"rates": rates}
     settings["objectives"] = {"ctr": {} if text_only else {"prior": "trees"}}
     settings["evaluate"] = {"max_requests": TESTED}
+    settings.pop("relevance", None)
     changed = {"seed": seed, "output": str(work / f"{system}-{seed}"), **(FEWER if quick else {})}
     return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
 
