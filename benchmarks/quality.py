@@ -75,7 +75,8 @@ def settings_of(
     path = ROOT / "configs" / SETS[name][0]
     settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     VARIANTS[variant](settings)
-    changed: dict[str, Any] = {"seed": seed, "output": str(work / name / f"{variant}-{seed}")}
+    run = f"{variant}-{seed}{f'-{requests}' if requests else ''}"
+    changed: dict[str, Any] = {"seed": seed, "output": str(work / name / run)}
     changed["data.folder"] = str(work / name / "prepared" / SAME_DATA.get(variant, variant))
     changed["evaluate.max_requests"] = requests
     changed |= {"data.file": str(file)} if file is not None else {}

@@ -84,7 +84,7 @@ def simulated_config(path: Path, work: Path, seed: int, quick: bool, text_only: 
 def measure_simulated(path: Path, work: Path, seeds: range, quick: bool) -> list[dict[str, Any]]:
     """AUC, GAUC, NE and ECE of ours, text alone, the prior and the true probabilities, on the same test rows.
 
-    Ours and its prior as means over the seeds; `…_ctr_auc_diff` is the difference to the truth's AUC.
+    Ours as the mean over the seeds, whose prior is the same; `…_ctr_auc_diff` is the difference to the truth's AUC.
     """
     from benchmarks.quality import trained
 

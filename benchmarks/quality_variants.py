@@ -30,7 +30,8 @@ def _text_only(settings: Settings) -> None:
 def _drop_text(settings: Settings) -> None:
     """The backbone reads the same two words everywhere; nothing is compared by titles."""
     settings["data"]["prompt"] = {"prefix": ["a shopper"], "item": ["an item"]}
-    _drop_from_data("comparison", "history")(settings)
+    settings["data"]["history"] = {"max_events": 0}
+    _drop_from_data("comparison")(settings)
 
 
 def _drop_co_purchase(settings: Settings) -> None:

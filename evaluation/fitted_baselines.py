@@ -112,6 +112,7 @@ class FittedBaselines:
         splits = {name: split.model_dump(mode="json") for name, split in self.manifest.splits.items()}
         described: list[Any] = [self.manifest.hashes, splits, self.columns, self.categories, list(self.targets), SEED]
         described += [list(self.config.evaluate.baselines), self.vectors.folder.name if self.vectors else None, TRIED]
+        described.append(bool(self.config.train.feature_dropout))
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def _fit(self) -> dict[str, str]:
@@ -130,6 +131,8 @@ class FittedBaselines:
         """The text of the prior that is this very model: of the same kind, columns, label and rows."""
         name, before = {"ctr": ("ctr", []), "ctcvr": ("cvr", ["ctr"])}[target]
         spec = self.priors.specs.get(name)
+        if self.config.train.feature_dropout:  # a share of the prior's rows told nothing
+            return None
         if spec is None or (spec.method, spec.columns, spec.before) != (kind, self.columns, before):
             return None
         if int(self.tokens.split("train").first[-1]) > MOST_ROWS:

@@ -41,7 +41,7 @@ TREE_SETTINGS: tuple[dict[str, Any], ...] = (
 """What is tried on the validation rows; the first is the default without them, the last is for rare labels."""
 DEFAULT_TREES = 300
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
-TRIED = (TREE_SETTINGS, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES)
+TRIED = (TREE_SETTINGS, DEFAULT_TREES, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES, MOST_CATEGORIES)
 """What decides a fitted model beside its rows."""
 Rows = tuple[np.ndarray, np.ndarray]
 

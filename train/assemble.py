@@ -14,7 +14,7 @@ from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.features import FeatureColumns, columns_of, features_of, same_features
 from equipoise.data.labels import check_absent, check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
-from equipoise.data.prepare.masked import is_prepared, mask_all_fields
+from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.recall_texts import RecallDraws
 from equipoise.data.sampling import BatchOrder
 from equipoise.data.slate_set import SlateSet, TrainBatches
@@ -231,12 +231,7 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
 
 def _masked_slates(config: RunConfig, data: DataParts) -> SlateSet:
     """The train split as of anonymous users, which `equipoise prepare` has made."""
-    masked = mask_all_fields(config.data)
-    if not is_prepared(masked, config.data):
-        raise UserError(
-            f"train.feature_dropout needs the same requests as of anonymous users, but {masked.folder} does not hold "
-            "them: run `equipoise prepare` with this config, or set train.feature_dropout=0"
-        )
+    masked = anonymous_data(config.data)
     tokens = find_tokens(config.model_copy(update={"data": masked}))
     masked_slates = data.beside.slates(masked.folder, "train", tokens, masked=True)
     if not np.array_equal(masked_slates.tokens.item, data.slates.tokens.item):

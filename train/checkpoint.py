@@ -80,6 +80,7 @@ def save_checkpoint(
             "processes": world.size,
             "zero_stage": zero_stage(accelerator),
             "deepspeed": is_deepspeed(accelerator),
+            "groups": len(optimizer.param_groups),
             "files": files,
         }
         (temporary / STATE).write_text(json.dumps(state, indent=2))
@@ -114,6 +115,12 @@ def load_checkpoint(
     """
     state = _read_state(folder)
     current = {"processes": world.size, "deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
+    groups = len(optimizer.param_groups)
+    if state.get("groups", groups) != groups:
+        raise UserError(
+            f"{folder} was written with {state['groups']} learning rates, this job has {groups}: its priors or "
+            "data.comparison have changed; start anew with --overwrite"
+        )
     for key, value in current.items():
         if state[key] != value:
             raise UserError(
@@ -126,7 +133,12 @@ def load_checkpoint(
             raise UserError(f"{folder} holds no DeepSpeed state that can be loaded: remove it to resume from another")
     else:
         copy_into(accelerator.unwrap_model(model), load_file(folder / "trainable.safetensors"), str(folder))
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+        try:
+            optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+        except ValueError as error:  # written before "groups" was recorded
+            raise UserError(
+                f"{folder} holds the state of another optimizer ({error}): start anew with --overwrite"
+            ) from error
     states = torch.load(folder / f"random-{world.rank}.pt", weights_only=True)
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():

@@ -53,7 +53,7 @@ def fit_heads(
     Returns:
         per objective its log loss on the valid split, in nats per impression: at first, then after every pass.
     """
-    heads = {name: cast(PointHead, model.heads[name]) for name in _with_own_parts(model, specs)}
+    heads = {name: cast(PointHead, model.heads[name]) for name in _learning(model, specs)}
     if not heads or not epochs:
         return {}
     judged = np.array(spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(valid.tokens.first[-1]), 1))))
@@ -88,10 +88,16 @@ def start_comparisons(model: SlateModel, vectors: np.ndarray) -> None:
             head.comparison.start(torch.from_numpy(principal_axes(vectors, width)))
 
 
-def _with_own_parts(model: SlateModel, specs: Mapping[str, ObjectiveSpec]) -> list[str]:
-    """Binary objectives whose head has a prior or compares."""
+def learned_parts(model: SlateModel, specs: Mapping[str, ObjectiveSpec]) -> list[str]:
+    """What names of the parameters begin with that `fit_heads` fits."""
+    return [f"heads.{name}.{part}" for name in _learning(model, specs) for part in ("comparison.", "moved")]
+
+
+def _learning(model: SlateModel, specs: Mapping[str, ObjectiveSpec]) -> list[str]:
+    """Binary objectives whose head, and those of the chain before it, have a prior or compare."""
     binary = [name for name in model.pointwise if specs[name].form == "binary"]
-    return [name for name in binary if name in model.priors or model.compares]
+    own = [name for name in binary if name in model.priors or model.compares]
+    return [name for name in own if set(chain(specs, name)) <= set(own)]
 
 
 def _groups(heads: Mapping[str, PointHead]) -> list[dict]:
@@ -122,8 +128,6 @@ def _losses(
     losses = {}
     for name in heads:
         names = [*chain(specs, name), name]
-        if not set(names) <= set(heads):
-            continue
         label_N = torch.stack([batch.label(str(specs[each].label)) for each in names]).nan_to_num().prod(0)
         chained = [logits[each].detach() for each in names[:-1]] + [logits[name]]
         losses[name] = chain_loss(chained, label_N).mean()

@@ -26,7 +26,7 @@ from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoi
 from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
-from equipoise.train.head_phase import fit_heads, start_comparisons
+from equipoise.train.head_phase import fit_heads, learned_parts, start_comparisons
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
@@ -73,7 +73,8 @@ class Job:
         self.valid = open_split(self.data, "valid") if needs_valid else None
         model, self.info = assemble_model(config, self.data, partial_last_layer=zero_stage(self.accelerator) != 3)
         self._start_heads(model)
-        optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=config.train.weight_decay)
+        groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -10,9 +10,6 @@ from torch import nn
 from equipoise.configs.schema import TrainConfig
 from equipoise.modeling.adapters import adapter_of
 from equipoise.train.world import World
-
-LEARNED_ALONE = ("comparison", "moved")
-"""Parts of heads that `train.head_phase` fits to all training slates before the first step."""
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -26,13 +23,20 @@ def group_of(name: str) -> str:
     return f"adapter {adapter}" if adapter else f"head {name.removeprefix('heads.').split('.')[0]}"
 
 
-def optimizer_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """AdamW's groups: adapters at `lr`, heads at `head_lr`; what heads have learned alone at a fraction of that."""
+def optimizer_groups(model: nn.Module, config: TrainConfig, learned_parts: Sequence[str] = ()) -> list[dict]:
+    """AdamW's groups: adapters at `lr`, heads at `head_lr`; what heads have learned alone at a fraction of that.
+
+    Args:
+        model: with its adapters and heads.
+        config: learning rates.
+        learned_parts: what names of parameters begin with that learned alone; without any there are two groups.
+    """
     groups: dict[str, list[nn.Parameter]] = {"adapters": [], "heads": [], "learned": []}
     for name, parameter in trainable(model).items():
-        learned = config.head_epochs > 0 and name.startswith("heads.") and name.split(".")[2] in LEARNED_ALONE
+        learned = name.startswith(tuple(learned_parts))
         groups["adapters" if adapter_of(name) else "learned" if learned else "heads"].append(parameter)
-    rates = {"adapters": config.lr, "heads": config.head_lr, "learned": config.head_lr * config.learned_lr_ratio}
+    slower = config.learned_lr_ratio if config.head_epochs else 1.0
+    rates = {"adapters": config.lr, "heads": config.head_lr, "learned": config.head_lr * slower}
     return [{"params": groups[name], "lr": rate} for name, rate in rates.items() if groups[name] or name != "learned"]
 
 

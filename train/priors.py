@@ -26,7 +26,7 @@ from equipoise.configs.priors import PriorConfig
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
-from equipoise.data.prepare.masked import mask_all_fields
+from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
@@ -144,6 +144,9 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), config.train.feature_dropout, SEED]
     described += [compared, TRIED]
+    if config.train.feature_dropout:
+        masked = Manifest.read(anonymous_data(config.data).folder)
+        described += [masked.hashes, masked.untold]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -160,7 +163,7 @@ class _Fit:
         self.valid_columns = split_columns(self.manifest, tokens, "valid", vectors)
         self.masked_columns: dict[str, np.ndarray] = {}
         if config.train.feature_dropout:
-            masked = config.model_copy(update={"data": mask_all_fields(config.data)})
+            masked = config.model_copy(update={"data": anonymous_data(config.data)})
             shown = Manifest.read(masked.data.folder)
             self.masked_columns = split_columns(shown, find_tokens(masked), "train", vectors)
 

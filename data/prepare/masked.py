@@ -82,3 +82,18 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
         and (manifest.counts, manifest.splits) == (own.counts, own.splits)
         and all(manifest.hashes.get(name) == own.hashes.get(name) for name in ("items.parquet", THINGS))
     )
+
+
+def anonymous_data(data: DataConfig) -> DataConfig:
+    """The same requests as of anonymous users, which `equipoise prepare` has made for `train.feature_dropout`.
+
+    Raises:
+        UserError: it has not, or otherwise.
+    """
+    masked = mask_all_fields(data)
+    if not is_prepared(masked, data):
+        raise UserError(
+            f"train.feature_dropout needs the same requests as of anonymous users, but {masked.folder} does not hold "
+            "them: run `equipoise prepare` with this config, or set train.feature_dropout=0"
+        )
+    return masked

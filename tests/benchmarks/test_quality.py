@@ -71,9 +71,11 @@ def test_an_ablation_leaves_out_one_part_each(name: str, tmp_path: Path) -> None
     ids = [feature for feature in found["with_ids"].data.features if feature.name == "item_id"]
     assert len(ids) == 1 and ids[0].levels and "item_id" not in {feature.name for feature in whole.data.features}
     assert "{" not in "".join(found["no_text"].data.prompt.prefix + found["no_text"].data.prompt.item)
+    assert all(section.max_events == 0 for section in found["no_text"].data.history_sections)
     folders = [config.data.folder for config in found.values()]
     assert len(set(folders)) == len(folders) - 1 and found["no_prior"].data.folder == whole.data.folder
     assert {config.evaluate.max_requests for config in found.values()} == {50}
+    assert whole.output != settings_of(name, tmp_path, 17, False, file).output
 
 
 def test_without_a_file_the_second_set_is_left_out(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Priors: a run begins exactly as them, no row sees its own label, and what cannot be fitted is told in a sentence."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
-from equipoise.modeling.simple_models import fit_linear
+from equipoise.modeling.simple_models import out_of_fold
 from equipoise.train import priors
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
-from equipoise.train.head_phase import fit_heads
+from equipoise.train.head_phase import fit_heads, learned_parts
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import optimizer_groups, trainable
 from equipoise.train.priors import find_priors
@@ -134,41 +135,49 @@ def test_heads_keep_their_prior_where_a_pass_makes_it_worse(linear: RunConfig) -
         assert again[name][0] == pytest.approx(min(losses[name]), abs=1e-6)
 
 
+@pytest.mark.parametrize("prior", ["linear", {"method": "trees", "folds": 2}])
 def test_a_share_of_slates_is_fitted_as_of_new_shoppers(
-    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, prior: Any
 ) -> None:
     """Whole slates lose their behaviour in the fit; log-odds are of all rows as they are, and of all as of new ones."""
-    config = make_config({"behaviour": ["seen_before"]}, ctr="linear")
+    config = make_config({"behaviour": ["seen_before"]}, ctr=prior, cvr={"method": "linear", "space": "given"})
     config = config.model_copy(update={"train": config.train.model_copy(update={"feature_dropout": 0.4})})
     prepare(mask_all_fields(config.data))
-    seen: list[np.ndarray] = []
+    fits: list[tuple[np.ndarray, Any]] = []
 
-    def spy(columns: np.ndarray, *arguments: Any, **settings: Any) -> Any:
-        seen.append(columns)
-        return fit_linear(columns, *arguments, **settings)
+    def spy(model: Any, columns: np.ndarray, *arguments: Any, **settings: Any) -> Any:
+        found = out_of_fold(model, columns, *arguments, **settings)
+        fits.append((columns, found))
+        return found
 
-    monkeypatch.setattr(priors, "fit_linear", spy)
+    monkeypatch.setattr(priors, "out_of_fold", spy)
     data = open_train(config)
-    first = data.slates.tokens.first
+    first, click = data.slates.tokens.first, np.asarray(data.slates.tokens.click) == 1
     told = np.asarray(data.slates.tokens.features["seen_before"])
-    untold = np.array([np.isnan(seen[0][first[row] : first[row + 1], 0]).all() for row in range(len(data.slates))])
-    np.testing.assert_array_equal(
-        seen[0][~np.repeat(untold, np.diff(first)), 0], told[~np.repeat(untold, np.diff(first))]
-    )
+    (fitted, (_, as_told, as_new)), (given, (_, given_told, _)) = fits
+    untold = np.array([np.isnan(fitted[first[row] : first[row + 1], 0]).all() for row in range(len(data.slates))])
+    rows = ~np.repeat(untold, np.diff(first))
+    np.testing.assert_array_equal(fitted[rows, 0], told[rows])
+    np.testing.assert_array_equal(given, fitted[click])
     assert 0.25 < untold.mean() < 0.55 and not np.isnan(told).all()
-    masked, store = np.load(data.beside.priors.folder / "masked.npy"), data.slates.prior
-    assert store is not None and len(masked) == len(store) == len(told)
-    assert np.abs(masked - store).max() > 0.01
+    masked, prior_I2 = np.load(data.beside.priors.folder / "masked.npy"), data.slates.prior
+    assert prior_I2 is not None and np.abs(as_told - as_new).max() > 0.01
+    np.testing.assert_allclose(prior_I2[:, 0], as_told, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(masked[:, 0], as_new, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(prior_I2[click, 1], given_told, rtol=1e-5, atol=1e-6)
 
 
 def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
     model, _ = assemble_model(linear, open_train(linear))
+    specs = linear.objectives.specs()
+    parts = learned_parts(model, specs)
+    assert learned_parts(model, specs | {"cvr": replace(specs["cvr"], form="value")}) == parts[:2]
 
     def rates(**train: Any) -> dict[str, float]:
         settings = linear.train.model_copy(update={"lr": 1.0, "head_lr": 0.5, "learned_lr_ratio": 0.1, **train})
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         return {
-            names[id(p)]: group["lr"] for group in optimizer_groups(model, settings) for p in group["params"]
+            names[id(p)]: group["lr"] for group in optimizer_groups(model, settings, parts) for p in group["params"]
         }  # fmt: skip
 
     slow, full = rates(), rates(head_epochs=0)
