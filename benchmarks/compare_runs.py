@@ -54,8 +54,8 @@ def made(number: int, requests: int, candidates: int) -> Made:
 
 
 def settings(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config of the demo with some dotted keys changed; a section set to None is left out."""
-    config = load_config(ROOT / "configs" / "demo.yaml").model_dump(mode="json")
+    """The resolved config of the demo, its lists by pCTR · pCVR, with some dotted keys changed; None leaves one out."""
+    config = load_config(ROOT / "configs" / "demo.yaml").model_dump(mode="json") | {"relevance": None}
     for key, value in changes.items():
         *parents, last = key.split(".")
         section = config

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
+from equipoise.configs.relevance import default_relevance, parse_relevance
 from equipoise.evaluation.compare.differences import setting
 from equipoise.evaluation.compare.run_records import RunRecord
 from equipoise.evaluation.front.axes import Measured
@@ -56,11 +57,17 @@ class RunScores:
     pcvr: np.ndarray | None
     delta: dict[str, np.ndarray]
 
-    def relevance(self) -> np.ndarray:
-        """As `ScoreTable.relevance`."""
+    def relevance(self, formula: str | None) -> np.ndarray | None:
+        """As `ScoreTable.relevance`; None where the formula names more than is here."""
         smallest = np.finfo(np.float64).tiny
-        total = np.log(np.maximum(self.pctr, smallest))
-        return total if self.pcvr is None else total + np.log(np.maximum(self.pcvr, smallest))
+        logs = {"ctr": np.log(np.maximum(self.pctr, smallest))}
+        logs |= {} if self.pcvr is None else {"cvr": np.log(np.maximum(self.pcvr, smallest))}
+        try:
+            exponents = parse_relevance(formula or default_relevance(list(logs)), list(logs))
+        except ValueError:
+            return None
+        first, *others = (exponent * logs[name] for name, exponent in exponents.items())
+        return sum(others, first)
 
 
 class Resampler:
@@ -135,8 +142,6 @@ class Rows:
         target, _, name = metric.rpartition("/")
         if target in TARGETS:
             return self._pointwise(target, name, scores) if name in POINTWISE else None
-        if setting(run.config, "relevance"):
-            return None  # its lists are ranked by another formula than the score file tells here
         axis, cutoff = name.partition("@")[0], cutoff_of(name)
         if axis not in LISTS or cutoff is None or target.startswith("user_gap/") or set(omega) - set(scores.delta):
             return None
@@ -151,7 +156,9 @@ class Rows:
             self._measures[measured] = measure
         if axis not in measure.axes:
             return None
-        utility = scores.relevance()
+        utility = scores.relevance(setting(run.config, "relevance"))
+        if utility is None:
+            return None
         for objective, weight in omega.items():
             utility = utility + weight * scores.delta[objective]
         return measure.axes_of(utility, [axis])[0]

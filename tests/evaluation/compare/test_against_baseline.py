@@ -17,7 +17,7 @@ from equipoise.evaluation.compare.seeds import pool_runs
 from equipoise.evaluation.metrics.bootstrap import interval, request_draws
 from equipoise.evaluation.metrics.metric_names import metrics_of, operating_points
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.report import evaluate_table
+from equipoise.evaluation.report import evaluate_table, json_ready
 
 METRICS = (
     "ctr/auc", "ctr/gauc", "ctr/log_loss", "ctr/ne", "ctcvr/auc", "ctcvr/ne", "cvr/gauc", "cvr/log_loss",
@@ -25,7 +25,7 @@ METRICS = (
 )  # fmt: skip
 
 
-def repeated(table: ScoreTable, times: np.ndarray) -> ScoreTable:
+def repeated(table: ScoreTable, times: np.ndarray, exponents: dict[str, float] | None = None) -> ScoreTable:
     """The table with every request as often as `times` says, each copy as a request of its own."""
     numbers = np.unique(table.request)
     copies = [np.flatnonzero(table.request == r) for r, count in zip(numbers, times, strict=True) for _ in range(count)]
@@ -33,18 +33,26 @@ def repeated(table: ScoreTable, times: np.ndarray) -> ScoreTable:
     names = np.repeat(np.arange(len(copies)), [len(copy) for copy in copies])
     held = {name: getattr(table, name)[rows] for name in ("item", "user", "click", "conversion", "pctr", "pcvr")}
     delta = {name: values[rows] for name, values in table.delta.items()}
-    return ScoreTable(names, **held, delta=delta, items=table.items)
+    return ScoreTable(names, **held, delta=delta, items=table.items, exponents=exponents)
 
 
-def test_resamples_are_the_metrics_of_resampled_requests(runs: Path, models: Any) -> None:
-    run = read_run(runs / "pcgrad-seed1")
+def evaluated(table: ScoreTable) -> dict[str, Any]:
+    attributes = ("department", "category")
+    return evaluate_table(table, None, (5, 10), OMEGAS, (), attributes, "category", "provider", 0)
+
+
+@pytest.mark.parametrize("exponents", [None, {"ctr": 1.0, "cvr": 0.3}])
+def test_resamples_are_the_metrics_of_resampled_requests(runs: Path, models: Any, exponents: Any) -> None:
+    run, table = read_run(runs / "pcgrad-seed1"), models[0].table
+    if exponents is not None:
+        whole = json_ready(evaluated(dataclasses.replace(table, exponents=exponents)))
+        config = {**run.config, "relevance": "log(ctr) + 0.3*log(cvr)"}
+        run = dataclasses.replace(run, config=config, evaluations={"test": whole})
     omegas = {point.name: point.omega for point in operating_points(run.evaluations["test"])}
     samples = Resampler("test", 3, seed=0)(run, {name: omegas.get(name.rpartition("/")[0], {}) for name in METRICS})
     assert set(samples.values) == set(METRICS)
     for number, times in enumerate(request_draws(40, 3, 0)):
-        report = evaluate_table(repeated(models[0].table, times), None, (5, 10), OMEGAS, (), ("department", "category"),
-                                "category", "provider", 0)  # fmt: skip
-        truth = metrics_of(report)
+        truth = metrics_of(evaluated(repeated(table, times, exponents)))
         for name in METRICS:
             assert samples.values[name][number] == pytest.approx(truth[name]), name
 
