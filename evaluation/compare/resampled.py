@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
-from equipoise.configs.relevance import default_relevance, parse_relevance
+from equipoise.configs.relevance import parse_relevance
 from equipoise.evaluation.compare.differences import setting
 from equipoise.evaluation.compare.run_records import RunRecord
 from equipoise.evaluation.front.axes import Measured
@@ -21,7 +21,7 @@ from equipoise.evaluation.front.points import TradeOffScorer
 from equipoise.evaluation.metrics.bootstrap import auc_by_counts, request_draws
 from equipoise.evaluation.metrics.metric_names import TARGETS, cutoff_of, metrics_of, words
 from equipoise.evaluation.metrics.pointwise import CLIP, request_auc
-from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.score_table import ScoreTable, relevance_of
 
 ROWS = ("request", "item", "click", "conversion")
 POINTWISE = ("auc", "gauc", "log_loss", "ne")
@@ -63,11 +63,9 @@ class RunScores:
         logs = {"ctr": np.log(np.maximum(self.pctr, smallest))}
         logs |= {} if self.pcvr is None else {"cvr": np.log(np.maximum(self.pcvr, smallest))}
         try:
-            exponents = parse_relevance(formula or default_relevance(list(logs)), list(logs))
+            return relevance_of(logs, parse_relevance(formula, list(logs)) if formula else None)
         except ValueError:
             return None
-        first, *others = (exponent * logs[name] for name, exponent in exponents.items())
-        return sum(others, first)
 
 
 class Resampler:
@@ -145,6 +143,9 @@ class Rows:
         axis, cutoff = name.partition("@")[0], cutoff_of(name)
         if axis not in LISTS or cutoff is None or target.startswith("user_gap/") or set(omega) - set(scores.delta):
             return None
+        utility = scores.relevance(setting(run.config, "relevance"))
+        if utility is None:
+            return None
         measured = _measured(run, cutoff)
         measure = self._measures.get(measured)
         if measure is None:
@@ -155,9 +156,6 @@ class Rows:
                 return None
             self._measures[measured] = measure
         if axis not in measure.axes:
-            return None
-        utility = scores.relevance(setting(run.config, "relevance"))
-        if utility is None:
             return None
         for objective, weight in omega.items():
             utility = utility + weight * scores.delta[objective]

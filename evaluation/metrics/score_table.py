@@ -20,6 +20,13 @@ VERSION = 1
 METADATA_KEY = b"equipoise.score_table"
 
 
+def relevance_of(logs: Mapping[str, np.ndarray], exponents: Mapping[str, float] | None) -> np.ndarray:
+    """r = Σ v log p, float64 (N,), of log p by objective; without exponents 1 of ctr and cvr, as far as there are."""
+    exponents = exponents or {name: 1.0 for name in ("ctr", "cvr") if name in logs}
+    first, *others = (exponent * logs[name] for name, exponent in exponents.items())
+    return sum(others, first)
+
+
 @dataclass(eq=False)
 class ScoreTable:
     """One row per impression; the rows of a request are contiguous.
@@ -96,10 +103,7 @@ class ScoreTable:
     @property
     def relevance(self) -> np.ndarray:
         """r = Σ v log p by the formula; log pCTR + log pCVR (as far as there is one) without it; float64 (N,)."""
-        logs = self.logs
-        exponents = self.exponents or {name: 1.0 for name in ("ctr", "cvr") if name in logs}
-        first, *others = (exponent * logs[name] for name, exponent in exponents.items())
-        return sum(others, first)
+        return relevance_of(self.logs, self.exponents)
 
     @property
     def every_label(self) -> dict[str, np.ndarray]:
