@@ -13,11 +13,7 @@ lie in --work and are not repeated.
 """
 
 import argparse
-import json
 import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +21,24 @@ import numpy as np
 import yaml
 
 from benchmarks.figures import figure, report, show, write
-from benchmarks.quality_heads import score_heads
 from benchmarks.quality_measure import Systems, quality_figures
+from benchmarks.quality_runs import Scored, score_variants
 from benchmarks.quality_simulated import measure_simulated
 from benchmarks.quality_variants import HEADS, SAME_DATA, VARIANTS, WHOLE
 from equipoise.common.errors import UserError
 from equipoise.common.logs import show_messages
-from equipoise.configs.load import as_override, build_config, read_run_config
+from equipoise.configs.load import as_override, build_config
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.baselines import field_ranking, popularity
-from equipoise.evaluation.evaluate_run import fitted_rivals, train_counts
+from equipoise.evaluation.evaluate_run import train_counts
 from equipoise.evaluation.metrics.ranking import gains
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.split_scores import SplitScores
-from equipoise.train.job import train
-from equipoise.train.prepare_run import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]
 RETAIL = ROOT / ".." / "shared" / "data" / "online_retail"
 SETS = {"coupons": ("demo.yaml", ""), "retail": ("online_retail.yaml", "retail_")}
 """Name → config, and what figures begin with."""
 SIMULATED = "simulated"
-FIRST_SEED = 17
 QUICK = {"train.max_steps": 20, "train.eval_every": 20, "evaluate.max_requests": 100}
 FEW = 3
 """Purchases up to which an item is bought a few times, in slices."""
@@ -82,71 +74,6 @@ def settings_of(
     changed |= {"data.file": str(file)} if file is not None else {}
     changed |= QUICK if quick else {}
     return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
-
-
-def trained(config: RunConfig) -> Path:
-    """The folder of a finished run of this configuration, trained now or before."""
-    run = config.output
-    summary = run / "summary.json"
-    finished = summary.is_file() and json.loads(summary.read_text("utf-8")).get("finished")
-    if finished and read_run_config(run) == config:
-        return run
-    prepared(config)
-    train(config, overwrite=True)
-    return run
-
-
-def prepared(config: RunConfig) -> None:
-    """Prepare the data of a configuration where they are not yet."""
-    if not (config.data.folder / "manifest.json").is_file():
-        prepare_data(config)
-
-
-@dataclass
-class Scored:
-    """What the runs of some variants said of the same test rows.
-
-    Attributes:
-        tables: variant → a score table of each seed.
-        seconds: variant → training times.
-        rivals: target → simple model → probabilities (N,).
-        config: of the whole.
-    """
-
-    tables: dict[str, list[ScoreTable]]
-    seconds: dict[str, list[float]]
-    rivals: dict[str, dict[str, np.ndarray]]
-    config: RunConfig
-
-
-def score_variants(settings: Callable[[str, int], RunConfig], seeds: Mapping[str, int], heads: bool = False) -> Scored:
-    """Train what is missing of each variant, as many seeds as are asked for, and score the test requests.
-
-    Args:
-        settings: the configuration of a variant and seed.
-        seeds: variant → trainings; `ours` is among them.
-        heads: score heads that learned alone instead; nothing is trained, and no rival fitted.
-    """
-    found = Scored({name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings("ours", FIRST_SEED))
-    for variant, count in seeds.items():
-        for seed in range(FIRST_SEED, FIRST_SEED + count):
-            print(f"{variant}, seed {seed}: {found.config.data.folder.parent.parent.name}", flush=True)
-            config = settings(variant, seed)
-            if heads:
-                prepared(config)
-                begun = time.perf_counter()
-                found.tables[variant].append(score_heads(config))
-                found.seconds[variant].append(time.perf_counter() - begun)
-                continue
-            run = trained(config)
-            found.seconds[variant].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
-            scores = SplitScores(config, run)
-            table = scores.score("test", reuse=True)
-            assert table is not None, "one process gathers all scores itself"
-            found.tables[variant].append(table)
-            if variant == "ours" and not found.rivals:
-                found.rivals = fitted_rivals(scores, "test", table)
-    return found
 
 
 def measure_set(found: Scored, prefix: str, ablation: bool) -> list[dict[str, Any]]:
@@ -219,8 +146,7 @@ def main() -> None:
 def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
     """The figures of one set, as the command line asks."""
     if name == SIMULATED:
-        path, seeds = ROOT / "configs" / SETS["coupons"][0], range(FIRST_SEED, FIRST_SEED + asked.seeds)
-        return measure_simulated(path, asked.work / name, seeds, asked.quick)
+        return measure_simulated(ROOT / "configs" / SETS["coupons"][0], asked.work / name, asked.seeds, asked.quick)
     file = find_retail(asked.retail) if name == "retail" else None
     if name == "retail" and file is None:
         print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")

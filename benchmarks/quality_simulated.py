@@ -4,7 +4,6 @@ The log-odds of a click are a constant, an effect of the item and one of the sho
 words. Rates by item and by shopper are all that can be known, and the probabilities themselves are the measure.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.figures import figure
+from benchmarks.quality_measure import Systems, quality_figures
+from benchmarks.quality_runs import score_variants
 from equipoise.common.atomic import atomic_dir
 from equipoise.configs.load import as_override, build_config
 from equipoise.configs.schema import RunConfig
-from equipoise.evaluation.evaluate_run import fitted_rivals
-from equipoise.evaluation.metrics.pointwise import auc, calibration_error, gauc, normalized_entropy
-from equipoise.evaluation.split_scores import SplitScores
+from equipoise.evaluation.metrics.ranking import gains
 
 PREFIX = "simulated_"
 ITEMS, USERS, REQUESTS, CANDIDATES = 100, 120, 18_000, 16
@@ -81,52 +80,33 @@ def simulated_config(path: Path, work: Path, seed: int, quick: bool, text_only: 
     return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
 
 
-def measure_simulated(path: Path, work: Path, seeds: range, quick: bool) -> list[dict[str, Any]]:
-    """AUC, GAUC, NE and ECE of ours, text alone, the prior and the true probabilities, on the same test rows.
+def measure_simulated(path: Path, work: Path, seeds: int, quick: bool) -> list[dict[str, Any]]:
+    """Figures of ours, text alone, the prior and the true probabilities on the same rows, differences to the truth.
 
-    Ours as the mean over the seeds, whose prior is the same; `…_ctr_auc_diff` is the difference to the truth's AUC.
+    Args:
+        path, work, quick: as of `simulated_config`.
+        seeds: trainings of ours, whose prior is the same; text alone has one.
     """
-    from benchmarks.quality import trained
-
     if not (work / "tables").is_dir():
         simulate(work / "tables")
-    scores: dict[str, list[np.ndarray]] = {"ours": [], "text_only": [], "prior": [], "truth": []}
-    seconds: list[float] = []
-    table = None
-    for seed in seeds:
-        for system in ("ours", "text_only"):
-            if scores["text_only"] and system == "text_only":
-                continue
-            config = simulated_config(path, work, seed, quick, system == "text_only")
-            run = trained(config)
-            found = SplitScores(config, run)
-            table = found.score("test", reuse=True)
-            assert table is not None, "one process gathers all scores itself"
-            scores[system].append(table.pctr)
-            if system == "ours":
-                seconds.append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
-            if not scores["prior"]:
-                scores["prior"].append(fitted_rivals(found, "test", table)["ctr"]["prior"])
-                scores["truth"].append(table.fields[TRUTH].astype(np.float64))
-    assert table is not None
-    label, request = table.click, table.request
-    measures = {
-        "auc": lambda score: auc(label, score),
-        "gauc": lambda score: gauc(label, score, request),
-        "ne": lambda score: normalized_entropy(label, score),
-        "ece": lambda score: calibration_error(label, score),
-    }
-    figures = []
-    for metric, measure in measures.items():
-        truth = measure(scores["truth"][0])
-        for system, each in scores.items():
-            values = [measure(score) for score in each]
-            several = {"seeds": [round(value, 5) for value in values]} if len(values) > 1 else {}
-            figures.append(figure(f"{PREFIX}{system}_ctr_{metric}", float(np.mean(values)), "", **several))
-            if system != "truth":
-                difference = float(np.mean(values)) - truth
-                figures.append(
-                    figure(f"{PREFIX}{system}_ctr_{metric}_diff", difference, "less the true probabilities'")
-                )
-    figures.append(figure(f"{PREFIX}ours_seconds", float(np.mean(seconds)), "s of training"))
-    return [*figures, figure(f"{PREFIX}requests", len(np.unique(request)), "test requests", rows=len(table))]
+
+    def settings(variant: str, seed: int) -> RunConfig:
+        return simulated_config(path, work, seed, quick, variant == "text_only")
+
+    found = score_variants(settings, {"ours": seeds, "text_only": 1})
+    first = found.tables["ours"][0]
+    scores = {variant: [table.pctr for table in tables] for variant, tables in found.tables.items()}
+    scores |= {"prior": [found.rivals["ctr"]["prior"]], "truth": [first.fields[TRUTH]]}
+    systems = Systems(
+        request=first.request,
+        user=first.user,
+        labels={"ctr": first.click},
+        gain=gains(first.click, first.conversion),
+        scores={"ctr": scores},
+        reference="truth",
+    )
+    return [
+        *quality_figures(systems, PREFIX),
+        figure(f"{PREFIX}ours_seconds", float(np.mean(found.seconds["ours"])), "s of training"),
+        figure(f"{PREFIX}requests", len(np.unique(first.request)), "test requests", rows=len(first)),
+    ]

@@ -5,6 +5,7 @@ docs/slate_format.md gives the files. `equipoise.data.token_writer` writes them.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,6 +185,11 @@ class SplitTokens:
     def counts(self) -> TextCounts:
         """How many texts there are, and how many were cut."""
         return self.cache.counts[self.name]
+
+    def impressions(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Positions of the candidates of some slates among those of the split, int64, slate after slate."""
+        chosen = np.asarray(rows, np.int64)
+        return run_indices(self.first[chosen], self.first[chosen + 1] - self.first[chosen])
 
     def candidates(self, positions: np.ndarray) -> list[np.ndarray]:
         """The ids of candidates, int32, as `SlateTokenizer.candidates` gives them.

@@ -173,4 +173,4 @@ def _spread_positions(tokens: SplitTokens, most: int) -> np.ndarray:
     if impressions <= most:
         return np.arange(impressions)
     rows = np.unique(np.linspace(0, count - 1, max(1, count * most // impressions)).round().astype(int))
-    return np.concatenate([np.arange(tokens.first[row], tokens.first[row + 1]) for row in rows])
+    return tokens.impressions(rows)

@@ -182,8 +182,7 @@ def _requests_together(request_ids: Sequence[str], counts: Sequence[int]) -> tup
 
 def table_positions(slates: SlateSet, rows: Sequence[int]) -> np.ndarray:
     """Of each row of the score table of some slates its position among the split's impressions, int64 (N,)."""
-    first = np.asarray(slates.tokens.first)
-    positions = np.concatenate([np.arange(first[row], first[row + 1]) for row in rows] or [np.empty(0, np.int64)])
+    first, positions = slates.tokens.first, slates.tokens.impressions(rows)
     chosen = slates.rows.select(list(rows))["request_id"]
     order = _requests_together(chosen, [int(first[row + 1] - first[row]) for row in rows])[1]
     return positions[order]

@@ -6,7 +6,7 @@ one that it began with. The result depends on the seed alone, not on the number 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -15,11 +15,13 @@ from torch import nn
 
 from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.objectives import chain
+from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import ColumnBatch, build_columns
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.thing_columns import principal_axes
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
+from equipoise.train.assemble import DataParts, open_split
 from equipoise.train.objectives.pointwise import chain_loss
 from equipoise.train.validation import spread_rows
 
@@ -29,6 +31,26 @@ PROJECTION_RATE, RATE, DECAY = 3e-4, 1e-3, 1e-3
 """Learning rates of the projections and of the rest, and AdamW's weight decay; those of the prototype's figures."""
 MOST_VALID = 100_000
 """Impressions of the valid split that judge, about: whole slates, spread over it."""
+
+
+def start_heads(
+    model: SlateModel, config: RunConfig, data: DataParts, progress: Callable[[float], None] = lambda fraction: None
+) -> dict[str, list[float]]:
+    """Let comparisons begin as frozen vectors have them, and heads learn alone: how a training begins.
+
+    Args:
+        model: on the CPU, newly built.
+        config: of the run: its objectives, seed and `train.head_epochs`.
+        data: the train split.
+        progress: is told the fraction that is done, 0 to 1.
+
+    Returns:
+        as `fit_heads`.
+    """
+    if data.beside.vectors is not None:
+        start_comparisons(model, data.beside.vectors.vectors)
+    specs, valid = config.objectives.specs(), open_split(data, "valid").slates
+    return fit_heads(model, specs, data.slates, valid, config.train.head_epochs, config.seed, progress)
 
 
 def fit_heads(
@@ -64,7 +86,7 @@ def fit_heads(
     batches = -(-len(train) // SLATES)
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch, SLATES]).permutation(len(train))
-        for number, batch in enumerate(_batches(train, order)):
+        for number, batch in enumerate(column_batches(train, order)):
             loss = sum(_losses(heads, specs, model, batch).values())
             optimizer.zero_grad()
             cast(torch.Tensor, loss).backward()
@@ -111,20 +133,27 @@ def _groups(heads: Mapping[str, PointHead]) -> list[dict]:
     return [{"params": projections, "lr": PROJECTION_RATE}, {"params": others, "lr": RATE}]
 
 
-def _batches(slates: SlateSet, rows: np.ndarray) -> Iterator[ColumnBatch]:
+def column_batches(slates: SlateSet, rows: Sequence[int] | np.ndarray) -> Iterator[ColumnBatch]:
+    """Some slates with all their candidates and without texts, SLATES at a time."""
     for begin in range(0, len(rows), SLATES):
         yield build_columns([slates.columns(int(row)) for row in rows[begin : begin + SLATES]])
+
+
+def logits_alone(model: SlateModel, names: Sequence[str], batch: ColumnBatch) -> dict[str, torch.Tensor]:
+    """Logits of pointwise heads without the tower's vector, float32 (N,) by name."""
+    inputs, count = batch.inputs(), batch.click.shape[0]
+    return {
+        name: cast(PointHead, model.heads[name]).beside_text(model.head_inputs(name, inputs, count))
+        + model.offsets[name]
+        for name in names
+    }
 
 
 def _losses(
     heads: Mapping[str, PointHead], specs: Mapping[str, ObjectiveSpec], model: SlateModel, batch: ColumnBatch
 ) -> dict[str, torch.Tensor]:
     """Mean log loss of each head's chain over the candidates of a batch; earlier logits of a chain without gradient."""
-    inputs, count = batch.inputs(), batch.click.shape[0]
-    logits = {
-        name: head.beside_text(model.head_inputs(name, inputs, count)) + model.offsets[name]
-        for name, head in heads.items()
-    }
+    logits = logits_alone(model, list(heads), batch)
     losses = {}
     for name in heads:
         names = [*chain(specs, name), name]
@@ -145,7 +174,7 @@ def _judge(
     """Mean log loss per impression on some slates."""
     sums: dict[str, float] = {}
     count = 0
-    for batch in _batches(slates, rows):
+    for batch in column_batches(slates, rows):
         size = batch.click.shape[0]
         count += size
         for name, loss in _losses(heads, specs, model, batch).items():

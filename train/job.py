@@ -26,7 +26,7 @@ from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoi
 from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
-from equipoise.train.head_phase import fit_heads, learned_parts, start_comparisons
+from equipoise.train.head_phase import learned_parts, start_heads
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
@@ -123,22 +123,12 @@ class Job:
 
     def _start_heads(self, model: SlateModel) -> None:
         """Let heads with a prior or a comparison learn alone, on frozen vectors; every process does the same."""
-        data, epochs = self.data, self.config.train.head_epochs
+        epochs = self.config.train.head_epochs
         goes_on = self.resume and checkpoints(self.config.output)  # a checkpoint holds what they learned
         if goes_on or not epochs or not (model.priors or model.compares):
             return
-        if data.beside.vectors is not None:
-            start_comparisons(model, data.beside.vectors.vectors)
         with ProgressBar("heads", 100, "%", console=new_console(quiet=self.world.rank > 0)) as bar:
-            losses = fit_heads(
-                model,
-                self.config.objectives.specs(),
-                data.slates,
-                open_split(data, "valid").slates,
-                epochs,
-                self.config.seed,
-                lambda fraction: bar.update(int(100 * fraction)),
-            )
+            losses = start_heads(model, self.config, self.data, lambda fraction: bar.update(int(100 * fraction)))
         for name, values in losses.items():
             best = int(np.argmin(values))
             log.info(

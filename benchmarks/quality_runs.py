@@ -1,0 +1,85 @@
+"""Trainings of `benchmarks.quality`: each is done once, and its scores of the test requests are kept."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.quality_heads import score_heads
+from equipoise.configs.load import read_run_config
+from equipoise.configs.schema import RunConfig
+from equipoise.evaluation.evaluate_run import fitted_rivals
+from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.split_scores import SplitScores
+from equipoise.train.job import train
+from equipoise.train.prepare_run import prepare_data
+
+FIRST_SEED = 17
+
+
+def trained(config: RunConfig) -> Path:
+    """The folder of a finished run of this configuration, trained now or before."""
+    run = config.output
+    summary = run / "summary.json"
+    finished = summary.is_file() and json.loads(summary.read_text("utf-8")).get("finished")
+    if finished and read_run_config(run) == config:
+        return run
+    prepared(config)
+    train(config, overwrite=True)
+    return run
+
+
+def prepared(config: RunConfig) -> None:
+    """Prepare the data of a configuration where they are not yet."""
+    if not (config.data.folder / "manifest.json").is_file():
+        prepare_data(config)
+
+
+@dataclass
+class Scored:
+    """What the runs of some variants said of the same test rows.
+
+    Attributes:
+        tables: variant → a score table of each seed.
+        seconds: variant → training times.
+        rivals: target → simple model → probabilities (N,).
+        config: of the whole.
+    """
+
+    tables: dict[str, list[ScoreTable]]
+    seconds: dict[str, list[float]]
+    rivals: dict[str, dict[str, np.ndarray]]
+    config: RunConfig
+
+
+def score_variants(settings: Callable[[str, int], RunConfig], seeds: Mapping[str, int], heads: bool = False) -> Scored:
+    """Train what is missing of each variant, as many seeds as are asked for, and score the test requests.
+
+    Args:
+        settings: the configuration of a variant and seed.
+        seeds: variant → trainings; `ours` is among them.
+        heads: score heads that learned alone instead; nothing is trained, and no rival fitted.
+    """
+    found = Scored({name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings("ours", FIRST_SEED))
+    for variant, count in seeds.items():
+        for seed in range(FIRST_SEED, FIRST_SEED + count):
+            config = settings(variant, seed)
+            print(config.output, flush=True)
+            if heads:
+                prepared(config)
+                begun = time.perf_counter()
+                found.tables[variant].append(score_heads(config))
+                found.seconds[variant].append(time.perf_counter() - begun)
+                continue
+            run = trained(config)
+            found.seconds[variant].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
+            scores = SplitScores(config, run)
+            table = scores.score("test", reuse=True)
+            assert table is not None, "one process gathers all scores itself"
+            found.tables[variant].append(table)
+            if variant == "ours" and not found.rivals:
+                found.rivals = fitted_rivals(scores, "test", table)
+    return found
