@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PositiveFloat,
     SerializeAsAny,
     ValidationError,
@@ -339,6 +340,14 @@ class ObjectivesConfig(Section):
             if faults:
                 raise ValidationError.from_exception_data("objectives", faults)
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        schema["additionalProperties"] = {"anyOf": [{"type": "object"}, {"type": "null"}]}  # a class of its own each
+        for options in [*schema["properties"].values(), schema["additionalProperties"]]:
+            options["anyOf"].append({"const": False})
+        return schema
 
     @model_validator(mode="after")
     def _ctr_first(self) -> "ObjectivesConfig":

@@ -33,7 +33,7 @@ class RateConfig(Section):
     heads: bool = True
     """false keeps both features from the heads, as of `data.features`: priors alone read them."""
 
-    @field_validator("by", "parent", mode="before")
+    @field_validator("by", "parent", mode="before", json_schema_input_type=str | list[str])
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value

@@ -11,7 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
@@ -52,6 +61,10 @@ class HoldoutItems(Section):
     @classmethod
     def _from_fraction(cls, value: Any) -> Any:
         return {"fraction": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, handler(core_schema)]}
 
 
 class SplitConfig(Section):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from equipoise.configs.load import load_config
+from equipoise.configs.load import build_config, load_config
 from equipoise.launch.cli import main
 from equipoise.launch.describe_settings import all_settings, files, page, template
 
@@ -56,12 +56,41 @@ def test_an_unknown_setting_names_the_nearest_ones(capsys: pytest.CaptureFixture
     assert code == 2 and "there is no setting 'train.leraning_rate': the nearest are train." in said
 
 
-@pytest.mark.parametrize("name", ["demo", "qwen3_8b", "recall_demo", "simulator", "sweep_demo", "sweep_simulator"])
-def test_shipped_files_fulfil_the_schema(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    of, out = "sweep" if name.startswith("sweep") else "run", tmp_path / "schema.json"
+def schema_of(of: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What checks files against the written schema."""
+    jsonschema, out = pytest.importorskip("jsonschema"), folder / "schema.json"
     assert command(capsys, "config", "schema", "--of", of, "--out", str(out))[0] == 0
-    schema = jsonschema.Draft202012Validator(json.loads(out.read_text("utf-8")))
+    return jsonschema.Draft202012Validator(json.loads(out.read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": {"rates": [{"of": "click", "by": "item_id"}]}},
+        {"data": {"rates": [{"of": "click", "by": ["item_id", "user_id"], "parent": "user_id"}]}},
+        {"data": {"features": ["price", {"name": "bought", "scale": "log1p"}]}},
+        {"data": {"split": {"holdout_items": 0.1}}},
+        {"objectives": {"ctr": {"prior": "trees"}}},
+        {"objectives": {"ctr": {"prior": {"column": "my_logit"}}}},
+        {"objectives": {"ctr": None, "cvr": False}},
+        {"objectives": {"ctr": {}, "liked": {"kind": "value", "label": "liked"}}},
+        {"balancing": {"level": "boundary"}},
+        {"balancing": {"level": {"layers": 2}}},
+    ],
+    ids=str,
+)
+def test_what_is_read_fulfils_the_schema(
+    changed: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load((ROOT / "configs" / "simulator.yaml").read_text("utf-8"))
+    settings = {**settings, **{name: {**settings.get(name, {}), **each} for name, each in changed.items()}}
+    build_config(settings, [], tmp_path / "run.yaml")
+    assert not [error.message for error in schema_of("run", tmp_path, capsys).iter_errors(settings)]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")))
+def test_shipped_files_fulfil_the_schema(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = schema_of("sweep" if name.startswith("sweep") else "run", tmp_path, capsys)
     settings = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text("utf-8"))
     assert not list(schema.iter_errors(settings))
     assert list(schema.iter_errors({**settings, "nam": "x"})) and list(schema.iter_errors({**settings, "name": 3}))

@@ -70,8 +70,8 @@ def vectors_of(texts: Sequence[str]) -> np.ndarray:
 class StandIn:
     """What `Recommender` offers a server.
 
-    `seconds` is how long a pass takes; a request with the prefix "fail" fails, with "nan" it gets scores that are no
-    numbers; `passes` are the numbers of requests of each pass.
+    `seconds` is how long a pass takes, and none ends before `released` is set; a request with the prefix "fail" fails,
+    with "nan" it gets scores that are no numbers; `passes` are the numbers of requests of each pass.
     """
 
     name = "stand-in"
@@ -89,6 +89,8 @@ class StandIn:
         self.seconds = 0.0
         self.passes: list[int] = []
         self.busy = threading.Lock()
+        self.released = threading.Event()
+        self.released.set()
         self.examples = [
             {
                 "name": f"shopper {number}",
@@ -147,6 +149,7 @@ class StandIn:
         try:
             self.passes.append(len(prepared))
             time.sleep(self.seconds)
+            assert self.released.wait(60)
             if any(each.request.prefix == "fail" for each in prepared):
                 raise RuntimeError("told to fail")
             return [self._ranking(each.request) for each in prepared]

@@ -32,6 +32,14 @@ def posted(body: bytes, *headers: bytes) -> bytes:
     return b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", body])
 
 
+def until(reached: Callable[[], bool], patience: float = 20.0) -> None:
+    """Wait for it."""
+    ends = time.monotonic() + patience
+    while not reached():
+        assert time.monotonic() < ends, "it never came to that"
+        time.sleep(0.01)
+
+
 def test_requests_that_arrive_together_pass_together(start_server: Any, request_of: RequestOf) -> None:
     live = start_server()
     live.recommender.seconds = 0.15
@@ -84,19 +92,20 @@ def test_a_request_that_takes_too_long_is_given_up(start_server: Any, request_of
 
 def test_a_client_that_leaves_takes_its_request_along(start_server: Any, request_of: RequestOf) -> None:
     live = start_server(batch_candidates=5)
-    live.recommender.seconds = 0.5
+    live.recommender.released.clear()
     body = json.dumps(request_of(5)).encode()
     first = threading.Thread(target=lambda: live.client.post("/rank", json=request_of(5)))
     first.start()
-    time.sleep(0.2)
+    until(lambda: live.recommender.passes == [1])
     connections = [socket.create_connection((live.host, live.port)) for _ in range(6)]
     for connection in connections:
         connection.sendall(posted(body))
-    time.sleep(0.15)
+    until(lambda: live.counted("equipoise_queue_requests") == 6)
     for connection in connections:
         connection.close()
+    until(lambda: live.counted("equipoise_queue_requests") == 0)
+    live.recommender.released.set()
     first.join()
-    live.recommender.seconds = 0.0
     assert live.alive()
     assert live.recommender.passes == [1, 1], "requests of clients that had left were scored"
     assert live.counted('equipoise_requests_total{route="/rank",status="499"}') == 6
