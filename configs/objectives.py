@@ -109,6 +109,16 @@ class RecallConfig(ObjectiveConfig):
     """Training requests per micro-batch and process, at least 2; each brings one clicked item."""
     negatives: Annotated[int, Field(ge=0)] = 128
     """Further items, drawn evenly from the catalogue, that compete for every shopper."""
+    sources: bool = True
+    """Begin as popularity, what was bought, co-purchase and titles alike, mixed by fitted weights; false lets the
+    vectors begin alone, beside popularity and repeat purchases."""
+    fit_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """The latest training requests, as a share of the time-ordered ones, on which the sources are fitted with counts of
+    the earlier ones, above 0 and below 1; the vectors learn from them too."""
+    half_life_days: PositiveFloat = 30.0
+    """Days after which a purchase counts half in what is popular lately."""
+    neighbours: Annotated[int, Field(ge=1)] = 2000
+    """Items that each item keeps as bought together with it, those that met it most often; 1 or more."""
 
 
 class ColumnConfig(ObjectiveConfig):

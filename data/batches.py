@@ -55,6 +55,7 @@ class RecallBatch:
         log_popularity: float32 (C,), log p_i, p_i the fraction of the item among all training positives.
         log_sampled: float32 (C,), log of the chance that the item is among the C.
         log_times: float32 (B, C), log(1 + how often the shopper has bought the item before).
+        beside: float32 (B, C), what the scores hold beside vectors and these two.
         also: bool (B, C), which others the shopper took as well: they are not negatives.
     """
 
@@ -63,6 +64,7 @@ class RecallBatch:
     log_popularity: torch.Tensor
     log_sampled: torch.Tensor
     log_times: torch.Tensor
+    beside: torch.Tensor
     also: torch.Tensor
 
     def to(self, device: torch.device | str) -> "RecallBatch":

@@ -36,6 +36,10 @@ class TextEnds(Protocol):
         """The ids that end every candidate."""
 
 
+ScoresBeside = Callable[[SplitTokens, int], np.ndarray]
+"""Tokens of a split and the number of a slate → float32 (I,)."""
+
+
 class TextLayout:
     """How token ids become texts of their own.
 
@@ -99,7 +103,6 @@ class Positives:
         rows: int64, the slates that have a click.
         taken: the clicked items, int64, of each of these slates.
         counts: int64 (I,), how many clicks each item has.
-        drawn: float64 (I,), the chance of each item where a row and then one of its clicks is drawn evenly.
     """
 
     def __init__(self, tokens: SplitTokens) -> None:
@@ -107,15 +110,20 @@ class Positives:
         owner = np.searchsorted(tokens.first, clicks, side="right") - 1
         items = tokens.item[clicks].astype(np.int64)
         catalogue = len(tokens.cache.items)
-        self.rows, begins, sizes = np.unique(owner, return_index=True, return_counts=True)
+        self.rows, begins = np.unique(owner, return_index=True)
         self.taken = Ragged(items, np.append(begins, len(items)))
         self.counts = np.bincount(items, minlength=catalogue)
-        share = 1.0 / np.repeat(sizes, sizes) / max(len(self.rows), 1)
-        self.drawn = np.bincount(items, weights=share, minlength=catalogue)
 
     def of(self, index: int) -> np.ndarray:
         """The clicked items, int64, of the slate `rows[index]`."""
         return self.taken[index]
+
+    def chances(self, among: np.ndarray) -> np.ndarray:
+        """The chance of each item, float64 (I,), where one of the rows `among` and then one of its clicks is drawn."""
+        sizes = self.taken.lengths()[among]
+        items = self.taken.heads(among, sizes)
+        share = 1.0 / np.repeat(sizes, sizes) / max(len(among), 1)
+        return np.bincount(items, weights=share, minlength=len(self.counts))
 
     def log_popularity(self) -> np.ndarray:
         """log p_i, float32 (I,): shares of the clicks, half a click added to each item."""
@@ -131,31 +139,47 @@ class RecallDraws:
         shoppers, negatives: per batch; see `RecallConfig`.
         max_row: most tokens of a row.
         seed, rank: of the run and the process.
+        among: the requests with a click that are drawn, numbers of `Positives.rows`; None draws all.
+        beside: what the score of every item holds beside the vectors, for the shopper of a slate; None holds nothing.
 
     Raises:
-        UserError: the split has fewer requests with a click than `shoppers`.
+        UserError: there are fewer requests to draw than `shoppers`.
     """
 
-    def __init__(self, tokens: SplitTokens, shoppers: int, negatives: int, max_row: int, seed: int, rank: int) -> None:
+    def __init__(
+        self,
+        tokens: SplitTokens,
+        shoppers: int,
+        negatives: int,
+        max_row: int,
+        seed: int,
+        rank: int,
+        among: np.ndarray | None = None,
+        beside: ScoresBeside | None = None,
+    ) -> None:
         self.tokens, self.shoppers, self.negatives = tokens, shoppers, negatives
         self.seed, self.rank = seed, rank
         self.texts = Texts(tokens.cache, max_row)
         self.positives = Positives(tokens)
-        if len(self.positives.rows) < shoppers:
+        self.among = np.arange(len(self.positives.rows)) if among is None else among
+        self.beside = beside
+        if len(self.among) < shoppers:
+            which = "training requests" if among is None else "of the latest training requests (fit_share)"
             raise UserError(
-                f"objectives.recall.shoppers: {shoppers}, but only {len(self.positives.rows)} training requests have a "
-                "click: lower it, or leave objectives.recall out"
+                f"objectives.recall.shoppers: {shoppers}, but only {len(self.among)} {which} have a click: lower it, "
+                "or leave objectives.recall out"
             )
         self.log_popularity = self.positives.log_popularity()
         catalogue = len(self.log_popularity)
-        absent = shoppers * np.log1p(-np.minimum(self.positives.drawn, 1 - 1e-9)) + negatives * np.log1p(-1 / catalogue)
+        drawn = np.minimum(self.positives.chances(self.among), 1 - 1e-9)
+        absent = shoppers * np.log1p(-drawn) + negatives * np.log1p(-1 / catalogue)
         # An item that neither is clicked nor can be drawn competes only where it is the one taken, so never.
         self.log_sampled = np.log(np.maximum(-np.expm1(absent), 1e-12)).astype(np.float32)
 
     def draw(self, number: int, source_of: Callable[[int], SplitTokens]) -> RecallBatch:
         """The batch of global micro-batch `number`; `source_of` says which tokens a slate of the split has."""
         rng = np.random.default_rng([self.seed, number, self.rank, _DRAWING])
-        drawn = rng.choice(len(self.positives.rows), self.shoppers, replace=False)
+        drawn = self.among[rng.choice(len(self.among), self.shoppers, replace=False)]
         taken = [self.positives.of(index) for index in drawn]
         chosen = np.array([rng.choice(items) for items in taken])
         items = np.unique(np.concatenate([chosen, rng.integers(0, len(self.log_popularity), self.negatives)]))
@@ -166,12 +190,17 @@ class RecallDraws:
         sources = [source_of(int(row)) for row in rows]
         texts = [self.texts.shopper(source.prefix[row]) for source, row in zip(sources, rows, strict=True)]
         times = [log_times(source, int(row), items) for source, row in zip(sources, rows, strict=True)]
+        beside = np.zeros((self.shoppers, len(items)), np.float32)
+        if self.beside is not None:
+            for place, (source, row) in enumerate(zip(sources, rows, strict=True)):
+                beside[place] = self.beside(source, int(row))[items]
         return RecallBatch(
             texts=self.texts.inputs([*texts, *(self.texts.item(int(item)) for item in items)]),
             target=torch.from_numpy(target),
             log_popularity=torch.from_numpy(self.log_popularity[items]),
             log_sampled=torch.from_numpy(self.log_sampled[items]),
             log_times=torch.from_numpy(np.stack(times)),
+            beside=torch.from_numpy(beside),
             also=torch.from_numpy(also),
         )
 

@@ -71,6 +71,10 @@ class ItemTable:
         return codes.astype(np.int64)[column.indices.to_numpy(zero_copy_only=False)], values.tolist()
 
 
+def _read(file: Path, column: str) -> pa.ChunkedArray:
+    return pq.read_table(file, columns=[column]).column(0)
+
+
 class SlateSet:
     """One split of a prepared folder.
 
@@ -122,6 +126,26 @@ class SlateSet:
     def pad_id(self) -> int:
         """The id that fills short rows."""
         return self.tokens.cache.pad_id
+
+    def seconds(self) -> np.ndarray:
+        """When each slate was shown, float64 (S,), seconds since 1970.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        moments = self._column("timestamp").cast(pa.timestamp("us")).to_numpy()
+        return moments.astype("datetime64[us]").astype(np.float64) / 1e6
+
+    def users(self) -> np.ndarray:
+        """user_id of each slate, str (S,); raises as `seconds`."""
+        return np.array(self._column("user_id").to_pylist(), dtype=str)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        files = [self.folder / file for file in self.manifest.splits[self.split].files]
+        try:
+            return pa.chunked_array([chunk for file in files for chunk in _read(file, name).chunks])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"a shard of {self.folder} is damaged ({error}): run `equipoise prepare` again") from error
 
     @cached_property
     def rows(self) -> Any:

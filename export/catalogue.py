@@ -1,38 +1,26 @@
-"""What a server needs next to the adapters: items by id, vectors of the catalogue, limits, and requests to try."""
+"""What a server needs next to the adapters: items by id, limits, and requests to try."""
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.configs.schema import LoraConfig, RunConfig
+from equipoise.configs.schema import RunConfig
 from equipoise.data.features import CategoryScale, category_text
 from equipoise.data.prompts import is_missing
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import key_text
-from equipoise.data.recall_texts import Positives, TextLayout
 from equipoise.data.slate_set import SlateSet
-from equipoise.data.tokens import SlateTokenizer
-from equipoise.export.adapters import VECTOR_HEAD, ServedClass, serve_as, write_adapter
 from equipoise.export.beside_text import PreparedThings
-from equipoise.export.item_index import RecallIndex, write_vectors
-from equipoise.modeling.heads import VectorHead
-from equipoise.modeling.model import SlateModel
-from equipoise.modeling.text_vectors import score_weights, text_vectors
-from equipoise.train.token_caches import find_tokens
 from equipoise.train.validation import spread_rows
 
 ITEMS = "items.parquet"
 THING = "thing"
 """Column of what items are compared by."""
 EXAMPLES = "examples.jsonl"
-INDEX = "index"
-SCORE = "scale * dot(u, v_i) + prior * log p_i + repeat * log(1 + times bought); u, v unit vectors"
 MAX_EXAMPLES = 20
 EXAMPLE_CANDIDATES = 30
 
@@ -126,104 +114,3 @@ def _choose_shown(click: list[int]) -> list[int]:
     others = [position for position, label in enumerate(click) if not label]
     spread = spread_rows(len(others), EXAMPLE_CANDIDATES - len(clicked))
     return sorted([*clicked, *(others[position] for position in spread)])
-
-
-def export_recall(
-    folder: Path,
-    config: RunConfig,
-    model: SlateModel,
-    base: tuple[str, str | None],
-    tokenizer: Any,
-    slates: SlateSet,
-    on_progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """Write the adapter and the index of every objective of retrieval; returns their part of serving.json.
-
-    Args:
-        folder: of the export.
-        config: of the run, whose training split gives the items' popularity.
-        model: the trained model.
-        base: path and revision of the base for adapter_config.json.
-        tokenizer: the backbone's Hugging Face tokenizer.
-        slates: any split of the run's data, for its items.
-        on_progress: called with a sentence of how far it is.
-    """
-    if not model.retrieval:
-        return {}
-    served = serve_as(model.backbone.config, "features", config.lora.targets)
-    assert served is not None, "every backbone has a class without head"
-    log_popularity = Positives(SlateSet(config.data.folder, "train", find_tokens(config)).tokens).log_popularity()
-    ids, texts = SlateTokenizer(tokenizer, config.tokens, model.backbone.encoder, list), slates.items.texts
-    records = {}
-    for name in model.retrieval:
-        records[name] = write_retrieval(folder / name, model, name, served, config.lora, base)
-        vectors = item_vectors(model, name, ids, texts, on_progress)
-        write_index(folder / name / INDEX, vectors, log_popularity, records[name]["weights"])
-    return {"retrieval": records}
-
-
-def item_vectors(
-    model: SlateModel,
-    name: str,
-    tokenizer: SlateTokenizer,
-    texts: Sequence[str],
-    on_progress: Callable[[str], None],
-) -> np.ndarray:
-    """Unit vectors of items, float32 (items, D), by their texts."""
-    done = 0
-
-    def progress(count: int) -> None:
-        nonlocal done
-        done += count
-        on_progress(f"encoding items for {name}: {done:,} of {len(texts):,}")
-
-    ids = tokenizer.candidates(list(texts), [""] * len(texts))
-    return text_vectors(model, name, TextLayout(tokenizer, tokenizer.limits.max_row), ids, progress=progress)
-
-
-def write_index(
-    folder: Path,
-    vectors: np.ndarray,
-    log_popularity: np.ndarray,
-    weights: dict[str, float],
-    exact: bool | None = None,
-) -> RecallIndex:
-    """Write what `item_index.read_index` reads; with FAISS where the catalogue is large (or as asked)."""
-    bias = (weights["prior"] * log_popularity).astype(np.float32)
-    index = RecallIndex(vectors, bias, exact, length=weights["scale"])
-    about = {
-        "items": len(vectors),
-        "dimension": int(vectors.shape[1]),
-        "exact": index.exact,
-        "weights": weights,
-        "length": index.length,
-    }
-    write_vectors(folder, vectors, bias, about)
-    index.save(folder / "index.faiss")
-    return index
-
-
-def write_retrieval(
-    folder: Path, model: SlateModel, name: str, served: ServedClass, lora: LoraConfig, base: tuple[str, str | None]
-) -> dict[str, Any]:
-    """Write adapter_config.json, adapter_model.safetensors and the head into `folder`; its part of serving.json.
-
-    Args:
-        folder: the objective's folder, made here.
-        model: the trained model.
-        name: of the objective.
-        served: the stock class without a head.
-        lora: the adapters' settings in the run.
-        base: path and revision of the base for adapter_config.json.
-    """
-    write_adapter(folder, model, name, served, lora, *base)
-    head = cast(VectorHead, model.heads[name])
-    return {
-        "kind": "retrieval",
-        "folder": folder.name,
-        "head": VECTOR_HEAD,
-        "dimension": head.project.out_features,
-        "pooling": "mean" if model.backbone.encoder else "last",
-        "score": SCORE,
-        "weights": score_weights(model, name),
-    }

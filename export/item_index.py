@@ -21,6 +21,8 @@ TRAIN_SAMPLE = 100_000
 PROBES = 48
 SPARE = 2.0
 """The approximate search fetches so many times more than is asked for, and these are scored exactly."""
+SOURCES = "sources"
+"""Folder beside the vectors: what recall knows beside them."""
 POPULAR = 2_000
 """Items with the largest biases, which are scored exactly too: they are in all lists, near a query or not."""
 

@@ -26,6 +26,7 @@ from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.beside_text import BesideText, Things
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.frozen_text import FrozenText
+from equipoise.modeling.heads import as_named_now
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.priors import Priors
 from equipoise.modeling.quantized import compute_in
@@ -74,7 +75,7 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     )
     model = build_model(spec)
     layers = f"backbone.trunk.{model.backbone.layers_name}."
-    named = {name.replace("TRUNK.", layers, 1): tensor for name, tensor in tensors.items()}
+    named = {name.replace("TRUNK.", layers, 1): x for name, x in as_named_now(tensors, retrieval).items()}
     try:
         copy_into(model, named, str(folder))
     except UserError as error:
@@ -106,11 +107,17 @@ def open_beside_text(
             raise UserError(f"{folder / about['file']} is not the prior of {name} that was exported: export again")
     things = None
     if compared:
-        backbone = backbone or _configured(folder, record)
-        plain = backbone.model_copy(update={"tokenizer": str(folder / TOKENIZER_FOLDER)})
-        things = Things.read(folder, compared["max_events"], FrozenText(plain, device=device))
+        things = Things.read(folder, compared["max_events"], frozen_text(folder, record, backbone, device))
     priors = Priors.read(folder / own_priors["folder"]) if own_priors else None
     return BesideText(list(record["features"]), priors, things)
+
+
+def frozen_text(
+    folder: Path, record: Mapping[str, Any], backbone: BackboneConfig | None = None, device: str = "cpu"
+) -> FrozenText:
+    """The frozen base of an export, as it makes vectors of texts; arguments as those of `open_beside_text`."""
+    backbone = backbone or _configured(folder, record)
+    return FrozenText(backbone.model_copy(update={"tokenizer": str(folder / TOKENIZER_FOLDER)}), device=device)
 
 
 def _backbone(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:

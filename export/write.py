@@ -22,12 +22,13 @@ from equipoise.export import onnx
 from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, write_adapter
 from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
-from equipoise.export.catalogue import export_recall, write_catalogue
+from equipoise.export.catalogue import write_catalogue
 from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
 from equipoise.export.golden import read_prompts, run_check, write_check, write_golden
 from equipoise.export.load import open_beside_text
 from equipoise.export.onnx_check import report_table
 from equipoise.export.operating_point import read_operating_point
+from equipoise.export.recall_catalogue import export_recall
 from equipoise.export.serving_record import (
     BASE_FOLDER,
     FILE_NAME,
@@ -155,7 +156,7 @@ def _write(
     for name, each in calibrations.items():
         record["objectives"][name]["calibration"] = each.to_json()
     record |= beside_record | write_catalogue(folder, slates, config)
-    record |= export_recall(folder, config, model, _base_of(config, out), tokenizer, slates, on_progress)
+    record |= export_recall(folder, run, adapters, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run, adapters)
     formats.check_disk_space(model, folder)
     record["vllm"] = judge_for_vllm(config, model, served, folder)

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,17 @@ from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import PromptConfig
 from equipoise.data.prompts import piece_fields, render_pieces
+from equipoise.data.ragged import Ragged
 from equipoise.data.requests.table import open_table
-from equipoise.export.catalogue import INDEX, item_vectors, write_index
-from equipoise.export.item_index import read_vectors
-from equipoise.export.load import load_export
+from equipoise.export.item_index import SOURCES, read_vectors
+from equipoise.export.load import frozen_text, load_export
+from equipoise.export.recall_catalogue import INDEX, IndexedItems, item_vectors, write_index
 from equipoise.export.serving_record import FILE_NAME, read_serving_record
+from equipoise.modeling.recall_sources import RecallSources
 from equipoise.serving.export_tokens import read_tokenizer
 
 
-def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
+def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchases: Path | None = None) -> None:
     """Write the index of every objective of retrieval anew; with `items`, also the export's items.parquet.
 
     Args:
@@ -31,9 +35,11 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
         items: a table with item_id, `text` or the columns that the item template reads, and, where it is known,
             `log_popularity`. Without it, items that are known keep theirs, and new ones get the least of all.
         exact: score every item, or search with FAISS; None: by the size of the catalogue.
+        purchases: a table with request_id, item_id and timestamp, whose popularity and co-purchase replace those of
+            training.
 
     Raises:
-        UserError: the export has no recall, the table is unreadable, or FAISS is missing.
+        UserError: the export has no recall, a table is unreadable, or FAISS is missing.
     """
     record = read_serving_record(export)
     if not record.get("retrieval"):
@@ -41,19 +47,14 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
     console = new_console()
     held = pq.read_table(export / record["catalogue"]["items"])
     table = held if items is None else _new_items(items, record["prompt"])
-    model = load_export(export, record)
-    tokenizer = read_tokenizer(export, record, model.backbone.encoder)
     known = {item: number for number, item in enumerate(held.column("item_id").to_pylist())}
+    counted = None if purchases is None else read_purchases(purchases, table.column("item_id").to_pylist())
     new_indices: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=export, prefix=".index-") as room, console.status("encoding items") as status:
         for name, about in record["retrieval"].items():
-            texts = table.column("text").to_pylist()
-            vectors = item_vectors(model, name, tokenizer, texts, status.update)
-            _, bias, _ = read_vectors(export / about["folder"] / INDEX)
-            prior = about["weights"]["prior"]
-            log_popularity = _log_popularity(table, known, bias / prior if prior else np.zeros_like(bias))
+            catalogue = _catalogue(export, record, name, table, known, counted, status.update)
             new_indices[about["folder"]] = Path(room) / name
-            index = write_index(new_indices[about["folder"]], vectors, log_popularity, about["weights"], exact)
+            index = write_index(new_indices[about["folder"]], catalogue, about["weights"], exact)
             console.print(f"{name}: {len(index):,} items, {'exact' if index.exact else 'FAISS'}")
         # Everything is ready: now the files take their places.
         for folder, new in new_indices.items():
@@ -64,6 +65,80 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None) -> None:
             record["catalogue"]["count"] = table.num_rows
             with atomic_write(export / FILE_NAME) as partial:
                 partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if counted is not None:
+        console.print(f"{len(counted[0]):,} requests counted ({counted[2]:,} rows of other items left out)")
+
+
+def _catalogue(
+    export: Path,
+    record: dict[str, Any],
+    name: str,
+    table: pa.Table,
+    known: dict[str, int],
+    counted: tuple[Ragged, np.ndarray, int] | None,
+    on_progress: Callable[[str], None],
+) -> IndexedItems:
+    """What the index of one objective is made of, for the items of a table."""
+    about = record["retrieval"][name]
+    folder = export / about["folder"] / INDEX
+    held, bias, before = read_vectors(folder)
+    sources = RecallSources.read(folder / SOURCES) if (folder / SOURCES).is_dir() else None
+    if counted is not None and sources is None:
+        raise UserError(f"{export} is of before purchases could be counted again: train and export again")
+    texts = table.column("text").to_pylist()
+    vectors = np.zeros((len(texts), 0), np.float32)
+    if before.get("own_dimension", held.shape[1]):
+        model = load_export(export, record)
+        vectors = item_vectors(model, name, read_tokenizer(export, record, model.backbone.encoder), texts, on_progress)
+    prior = about["weights"]["prior"]
+    if sources is None:
+        old = bias / prior if prior else np.zeros_like(bias)
+        return IndexedItems(vectors, _log_popularity(table, known, old), None)
+    ids = table.column("item_id").to_pylist()
+    if ids != list(known):
+        on_progress("vectors of titles")
+        sources = sources.with_items([known.get(item, -1) for item in ids], frozen_text(export, record).vectors(texts))
+        popularity = np.stack([_log_popularity(table, known, old) for old in _held_popularity(folder)])
+        sources = replace(sources, counts=replace(sources.counts, popularity=popularity))
+    if counted is not None:
+        sources = sources.counted_again(*counted[:2])
+    return IndexedItems(vectors, sources.counts.popularity[0], sources)
+
+
+def _held_popularity(folder: Path) -> np.ndarray:
+    return RecallSources.read(folder / SOURCES).counts.popularity
+
+
+def read_purchases(path: Path, item_ids: Sequence[str]) -> tuple[Ragged, np.ndarray, int]:
+    """Purchases by request: numbers of items, days before the latest one, and rows of items that are not there.
+
+    Raises:
+        UserError: the table is unreadable, lacks a column, or holds nothing of these items.
+    """
+    with duckdb.connect() as con:
+        kinds = open_table(con, path, "purchases")
+        missing = [name for name in ("request_id", "item_id", "timestamp") if name not in kinds]
+        if missing:
+            raise UserError(f"{path} has no column {missing[0]}: give request_id (or basket), item_id and timestamp")
+        cursor = con.cursor()
+        cursor.register("catalogue", pa.table({"item": list(item_ids), "number": np.arange(len(item_ids))}))
+        rows = cursor.sql(
+            "SELECT CAST(request_id AS VARCHAR) AS request, number, "
+            "max(epoch(CAST(timestamp AS TIMESTAMP))) AS moment "
+            "FROM purchases LEFT JOIN catalogue ON CAST(item_id AS VARCHAR) = item "
+            "GROUP BY ALL ORDER BY request, number"
+        ).fetchnumpy()
+    number = np.ma.filled(np.ma.asarray(rows["number"], dtype=float), -1).astype(np.int64)
+    moment = np.ma.filled(np.ma.asarray(rows["moment"], dtype=float), np.nan)
+    held = number >= 0
+    if not held.any():
+        raise UserError(f"{path} holds no item of the catalogue: its item_id must be those of the items")
+    if np.isnan(moment[held]).any():
+        raise UserError(f"{path} has a purchase without timestamp: fill the column")
+    request = np.asarray(rows["request"])[held]
+    begins = np.flatnonzero(np.append(True, request[1:] != request[:-1]))
+    taken = Ragged(number[held], np.append(begins, len(request)))
+    return taken, (moment[held].max() - moment[held][begins]) / 86_400.0, int((~held).sum())
 
 
 def _new_items(path: Path, prompt: dict[str, Any]) -> pa.Table:

@@ -17,6 +17,8 @@ class RecallOptions:
 
     top: int = option(100, "Items per shopper.")
     exclude_bought: bool = option(False, "Leave out the items of the column `bought`.")
+    never_bought: int = option(0, "Of each shopper's items, at least so many that are not among those.")
+    new: int = option(0, "Of each shopper's items, at least so many that nobody had bought yet.")
     device: str = option("cpu", DEVICE)
     overwrite: bool = option(False, OVERWRITE)
 

@@ -11,6 +11,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
 from equipoise.launch.options import RecallOptions
+from equipoise.modeling.recall_sources import SOURCES
 from equipoise.scoring.ranking_file import table_file
 from equipoise.serving.frames import prepared_requests
 from equipoise.serving.recommender import Recommender
@@ -20,7 +21,8 @@ LISTS = ("history", "bought", "exclude")
 
 
 def recall_items(export: Path, requests: Path, out: Path, options: RecallOptions) -> None:
-    """Search for all shoppers of a file, one row each, and write request_id or user_id, rank, item_id, title, score.
+    """Search for all shoppers of a file, one row each, and write request_id or user_id, rank, item_id, title and score,
+    and what each source adds to the score.
 
     Columns are the fields of the shopper, or `prefix` (ready text), and as lists `history`, `bought` and `exclude`.
 
@@ -68,6 +70,8 @@ def _request(row: dict[str, Any], fields: list[str], options: RecallOptions) -> 
     else:
         request["user"] = {name: row[name] for name in fields}
     request |= {"top": options.top, "exclude_bought": options.exclude_bought}
+    quota = {"never_bought": options.never_bought, "new": options.new}
+    request["quota"] = {name: count for name, count in quota.items() if count}
     return {name: request[name] for name in KEYS if name in request}
 
 
@@ -75,12 +79,15 @@ def _write(
     answers: Iterator[list[tuple[dict[str, Any], Recalled]]], names: Sequence[str], out: Path, total: int
 ) -> tuple[int, dict[str, int]]:
     columns = [*((name, pa.string()) for name in names), ("rank", pa.int32()), ("item_id", pa.string())]
-    schema = pa.schema([*columns, ("title", pa.string()), ("score", pa.float32())])
+    parts = [(f"source_{name}", pa.float32()) for name in SOURCES]
+    schema = pa.schema([*columns, ("title", pa.string()), ("score", pa.float32()), *parts])
     written, counts = 0, {"requests": 0, "unknown": 0}
     with table_file(out, schema) as write, ProgressBar("recall", total, "requests") as bar:
         for portion in answers:
             rows = [
-                {**{name: None if row[name] is None else str(row[name]) for name in names}, **item}
+                {name: None if row[name] is None else str(row[name]) for name in names}
+                | item
+                | {f"source_{name}": item["sources"].get(name, 0.0) for name in SOURCES}
                 for row, recalled in portion
                 for item in recalled.to_json()["items"]
             ]

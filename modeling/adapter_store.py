@@ -14,6 +14,7 @@ from torch import nn
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
+from equipoise.modeling.heads import as_named_now
 
 if TYPE_CHECKING:
     from equipoise.modeling.model import ModelSpec, SlateModel
@@ -155,7 +156,7 @@ def load_adapters(model: nn.Module, folder: Path, base_hash: str) -> AdapterInfo
         tensors = load_file(folder / TENSORS)
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{folder / TENSORS} is missing or broken: finish `equipoise train` first") from error
-    copy_into(model, tensors, str(folder / TENSORS))
+    copy_into(model, as_named_now(tensors, info.retrieval), str(folder / TENSORS))
     return info
 
 

@@ -6,8 +6,7 @@ them, then B categories with a bias alone, then I numbers of levels. D is the di
 slate head.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -196,20 +195,26 @@ class SlateHead(nn.Module):
 class VectorHead(nn.Module):
     """Unit vectors of shoppers and items, and the weights of what stands beside their inner product.
 
-    s(u, i) = scale · ⟨u, v_i⟩ + prior · log p_i + repeat · log(1 + n_ui): p_i the item's share of all positives, n_ui
-    how often the shopper has bought it.
+    s(u, i) = sources(u, i) + scale · ⟨u, v_i⟩ + prior · log p_i + repeat · log(1 + n_ui): p_i the item's share of all
+    positives, n_ui how often the shopper has bought it. With sources all three weights begin at 0.
+
+    Args:
+        hidden: size of the pooled vectors.
+        dimension: D.
+        sources: whether the run has them.
     """
 
-    START = (math.log(20.0), 1.0, 4.0)
-    """log scale, prior, repeat; where half of what is taken was bought before, as in groceries, repeat is large."""
+    ALONE = (20.0, 1.0, 4.0)
+    """Scale, prior and repeat without sources; where half of what is taken was bought before, repeat is large."""
     RATE_MULTIPLIER = 20.0
     """Single numbers must go much farther than a weight among thousands, at the same learning rate."""
 
-    def __init__(self, hidden: int, dimension: int) -> None:
+    def __init__(self, hidden: int, dimension: int, sources: bool = False) -> None:
         super().__init__()
         self.project = nn.Linear(hidden, dimension, bias=False)
         nn.init.orthogonal_(self.project.weight)  # keeps what the backbone already knows of similar texts
-        self.moved = nn.Parameter(torch.zeros(3))
+        start = (0.0, 0.0, 0.0) if sources else self.ALONE
+        self.mix = nn.Parameter(torch.tensor(start) / self.RATE_MULTIPLIER)
 
     def forward(self, pooled_NH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors, float32 (N, D), and scale, prior, repeat, float32 (3,)."""
@@ -218,6 +223,18 @@ class VectorHead(nn.Module):
 
     def weights(self) -> torch.Tensor:
         """Scale, prior, repeat, float32 (3,)."""
-        start = torch.tensor(self.START, device=self.moved.device)
-        log_scale, prior, repeat = (start + self.RATE_MULTIPLIER * self.moved.float()).unbind()
-        return torch.stack([log_scale.exp(), prior, repeat])
+        return self.RATE_MULTIPLIER * self.mix.float()
+
+    @classmethod
+    def mix_of(cls, moved: torch.Tensor) -> torch.Tensor:
+        """`mix`, (3,), of a run of before there were sources, whose scale was learned as a logarithm."""
+        log_scale, prior, repeat = (cls.RATE_MULTIPLIER * moved.double()).unbind()
+        scale, prior_start, repeat_start = cls.ALONE
+        weights = torch.stack([scale * log_scale.exp(), prior_start + prior, repeat_start + repeat])
+        return (weights / cls.RATE_MULTIPLIER).to(moved.dtype)
+
+
+def as_named_now(tensors: Mapping[str, torch.Tensor], retrieval: Collection[str]) -> dict[str, torch.Tensor]:
+    """Tensors of a run or export; heads of `retrieval` of before there were sources get their present name and form."""
+    old = {f"heads.{name}.moved": f"heads.{name}.mix" for name in retrieval}
+    return {old.get(n, n): VectorHead.mix_of(tensor) if n in old else tensor for n, tensor in tensors.items()}

@@ -64,6 +64,7 @@ class ModelSpec:
         keep_embeddings: also return the frozen token embeddings, averaged per candidate.
         features: the columns of features that the pointwise heads read.
         retrieval: name → dimension of its vectors.
+        sources: whether objectives of retrieval begin as the sources of recall, their vectors with weight 0.
         relevance: the formula of r, which list-wise heads read; None: Σ log p over the pointwise objectives.
         priors: names of the pointwise objectives that begin as a prior, in the order of `prior` among the inputs.
         comparison: sizes of what pointwise heads compare; None where nothing is compared.
@@ -78,6 +79,7 @@ class ModelSpec:
     keep_embeddings: bool = False
     features: FeatureColumns = NO_FEATURES
     retrieval: Mapping[str, int] = field(default_factory=dict)
+    sources: bool = False
     relevance: Relevance | None = None
     priors: Sequence[str] = ()
     comparison: ComparisonShape | None = None
@@ -150,7 +152,7 @@ class SlateModel(nn.Module):
             }
         )
         self.heads.update({name: SlateHead(hidden) for name in spec.listwise})
-        self.heads.update({name: VectorHead(hidden, dimension) for name, dimension in spec.retrieval.items()})
+        self.heads.update({name: VectorHead(hidden, size, spec.sources) for name, size in spec.retrieval.items()})
         self.own_parameters = {name: self._of_tower(name) for name in self.objectives + self.retrieval}
         self.upper = UpperLayers(backbone, spec.backbone.checkpointing, partial_last_layer)
         self.projections = None if spec.backbone.compile else CommonProjections(backbone.upper[0])

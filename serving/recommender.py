@@ -296,12 +296,10 @@ class Recommender:
         """Search the catalogue for several shoppers in one pass of the model; not for several threads at once."""
         if self.catalogue is None or not prepared:
             return []
-        shoppers = text_vectors(
-            self._scorer.model,
-            self.catalogue.name,
-            self._texts,
-            [shopper.text_ids for shopper in prepared],
-        )
+        if not self.catalogue.own_dimension:  # the run scores without vectors
+            return self.catalogue.search(np.empty((len(prepared), 0), np.float32), prepared)
+        texts = [shopper.text_ids for shopper in prepared]
+        shoppers = text_vectors(self._scorer.model, self.catalogue.name, self._texts, texts)
         return self.catalogue.search(shoppers, prepared)
 
     def recall(
@@ -313,6 +311,7 @@ class Recommender:
         bought: Mapping[str, float] | Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         exclude_bought: bool = False,
+        quota: Mapping[str, int] | None = None,
     ) -> Recalled:
         """The best items of the whole catalogue for one shopper.
 
@@ -322,13 +321,15 @@ class Recommender:
             bought: item_ids and how often each was bought, or a list of item_ids.
             exclude: item_ids that must not come back.
             exclude_bought: nor may those of `bought`.
+            quota: how many at least the shopper has never bought (`never_bought`), or nobody has (`new`).
 
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
         request: dict[str, Any] = {"history": history or None, "bought": bought, "exclude": exclude, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
-        return self.recall_prepared([self.prepare_recall(request | {"exclude_bought": exclude_bought})])[0]
+        request |= {"exclude_bought": exclude_bought, "quota": quota}
+        return self.recall_prepared([self.prepare_recall(request)])[0]
 
     def _rankings(self, requests: Sequence[ReadRequest], scores: Mapping[str, np.ndarray]) -> list[Ranking]:
         for name, values in scores.items():

@@ -1,11 +1,13 @@
 """Item recall: the best of an export's whole catalogue for one shopper.
 
     {"request_id"?: id, "user"?: {field: value}, "history"?: as in requests.py, "prefix"?: text,
-     "bought"?: {item_id: times} or [item_id], "exclude"?: [item_id], "exclude_bought"?: bool, "top"?: number}
+     "bought"?: {item_id: times} or [item_id], "exclude"?: [item_id], "exclude_bought"?: bool, "top"?: number,
+     "quota"?: {"never_bought"?: number, "new"?: number}}
 
 `bought` is how often the shopper has bought which items: a repeat purchase is likelier. With `exclude_bought` none of
 them comes back. Ids that the catalogue does not hold are ignored and counted, for items leave a catalogue while
-shoppers' pasts do not change.
+shoppers' pasts do not change. `quota` is how many of the answer the shopper must not have bought yet, and how many are
+items that nobody had bought when purchases were counted last.
 """
 
 from collections import Counter
@@ -17,12 +19,15 @@ from typing import Any
 import numpy as np
 
 from equipoise.common.errors import UserError
-from equipoise.export.item_index import RecallIndex, read_index
+from equipoise.export.item_index import SOURCES, Boost, RecallIndex, read_index
+from equipoise.modeling.recall_sources import SOURCES as SOURCE_NAMES
+from equipoise.modeling.recall_sources import RecallSources
 from equipoise.serving.request_error import RequestError
 from equipoise.serving.requests import EXAMPLE_KEYS, RequestReader
 from equipoise.serving.values import identifier, kind_of, known_keys, mapping, number, sequence
 
-KEYS = ("request_id", "user", "history", "prefix", "bought", "exclude", "exclude_bought", "top")
+KEYS = ("request_id", "user", "history", "prefix", "bought", "exclude", "exclude_bought", "top", "quota")
+QUOTAS = ("never_bought", "new")
 DEFAULT_TOP = 100
 
 
@@ -36,6 +41,7 @@ class PreparedRecall:
         bought, times: int64 item numbers, ascending, and float64 counts.
         exclude: int64 item numbers, ascending, that must not come back.
         top: how many items are wanted.
+        quota: how many of them at least are of each of QUOTAS.
         unknown: ids that the catalogue does not hold.
     """
 
@@ -45,6 +51,7 @@ class PreparedRecall:
     times: np.ndarray
     exclude: np.ndarray
     top: int
+    quota: Mapping[str, int]
     unknown: int
 
 
@@ -56,6 +63,7 @@ class Recalled:
         request_id: as given.
         item_ids, scores: of the items; a score is log p up to a constant of the shopper.
         titles: where the export knows them.
+        sources: what each score is a sum of, those that are not 0, by the names of `recall_sources.SOURCES`.
         unknown: ids of the request that the catalogue does not hold.
     """
 
@@ -63,14 +71,15 @@ class Recalled:
     item_ids: list[str]
     scores: list[float]
     titles: list[str | None]
+    sources: list[dict[str, float]]
     unknown: int
 
     def to_json(self) -> dict[str, Any]:
         """As POST /recall answers."""
-        ranked = zip(self.item_ids, self.scores, self.titles, strict=True)
+        ranked = zip(self.item_ids, self.scores, self.titles, self.sources, strict=True)
         items = [
-            {"item_id": item, "rank": rank, "score": score, "title": title}
-            for rank, (item, score, title) in enumerate(ranked, start=1)
+            {"item_id": item, "rank": rank, "score": score, "title": title, "sources": sources}
+            for rank, (item, score, title, sources) in enumerate(ranked, start=1)
         ]
         return {"request_id": self.request_id, "items": items, "unknown": self.unknown}
 
@@ -82,6 +91,8 @@ class RecallCatalogue:
         name: of the objective.
         index: its items' vectors.
         weights: scale, prior and repeat.
+        sources: what recall knows beside the vectors; None of an export of before there were any.
+        own_dimension: columns of the index that are the run's vectors; None: all. The others are of the sources.
         item_ids: in the order of the index.
         titles: by item_id.
     """
@@ -93,8 +104,13 @@ class RecallCatalogue:
         weights: Mapping[str, float],
         item_ids: Sequence[str],
         titles: Mapping[str, str],
+        sources: RecallSources | None = None,
+        own_dimension: int | None = None,
     ) -> None:
-        self.name, self.index, self.weights = name, index, dict(weights)
+        self.name, self.index, self.weights, self.sources = name, index, dict(weights), sources
+        self.own_dimension = index.vectors.shape[1] if own_dimension is None else own_dimension
+        never = np.zeros(0, np.int64) if sources is None else np.flatnonzero(~sources.counts.bought)
+        self.new_items = never
         self.item_ids, self.titles = list(item_ids), titles
         self.numbers = {item: number for number, item in enumerate(self.item_ids)}
 
@@ -108,7 +124,8 @@ class RecallCatalogue:
         index, about = read_index(folder)
         if len(index) != len(item_ids):
             raise UserError(f"{folder} holds {len(index):,} items, the export {len(item_ids):,}: run `equipoise index`")
-        return cls(name, index, about["weights"], item_ids, titles)
+        sources = RecallSources.read(folder / SOURCES) if (folder / SOURCES).is_dir() else None
+        return cls(name, index, about["weights"], item_ids, titles, sources, about.get("own_dimension"))
 
     def read(self, reader: RequestReader, request: Any) -> tuple[str, PreparedRecall]:
         """The shopper's text of a request, and the rest of it, its text not yet tokenised.
@@ -136,7 +153,8 @@ class RecallCatalogue:
             bought=bought,
             times=np.array([known[item] for item in bought], dtype=np.float64),
             exclude=np.array(sorted(out), dtype=np.int64),
-            top=self._top(request.get("top"), reader.limits.recalled),
+            top=(top := self._top(request.get("top"), reader.limits.recalled)),
+            quota=self._quota(request.get("quota"), top),
             unknown=len({*times, *left_out} - self.numbers.keys()),
         )
         return reader.shopper(request), prepared
@@ -172,28 +190,109 @@ class RecallCatalogue:
             raise RequestError("top", f"is {value:g}: give a whole number from 1 to {max_top:,}")
         return int(value)
 
+    def _quota(self, given: Any, top: int) -> dict[str, int]:
+        if given is None:
+            return {}
+        known_keys("quota", mapping("quota", given), QUOTAS)
+        if given.get("new") and self.sources is None:
+            raise RequestError("quota.new", "this export does not know which items are new: train and export again")
+        quota = {}
+        for name, count in given.items():
+            value = number(f"quota.{name}", count)
+            if value != int(value) or not 0 <= value <= top:
+                raise RequestError(f"quota.{name}", f"is {value:g}: give a whole number from 0 to top, {top:,}")
+            quota[name] = int(value)
+        return quota
+
     def search(self, shoppers: np.ndarray, requests: Sequence[PreparedRecall]) -> list[Recalled]:
         """The answers to some requests.
 
         Args:
-            shoppers: unit vectors, float32 (requests, D).
+            shoppers: unit vectors, float32 (requests, D), D the own dimension of the index.
             requests: the requests.
         """
         if not requests:
             return []
-        scale, repeat = self.weights["scale"], self.weights["repeat"]
-        boosts = [(request.bought, repeat * np.log1p(request.times)) for request in requests]
+        queries = np.float32(self.weights["scale"]) * np.asarray(shoppers, np.float32)
+        if self.sources is not None:
+            own = [self.sources.query(request.bought, request.times) for request in requests]
+            queries = np.hstack([queries, np.stack(own)])
+        terms = [self._own_terms(request) for request in requests]
+        boosts = [(items, sum(each.values(), np.zeros(len(items)))) for items, each in terms]
         max_top = max(request.top for request in requests)
-        items, scores = self.index.search(
-            shoppers * np.float32(scale), max_top, [request.exclude for request in requests], boosts
-        )
-        return [
-            self._answer(request, items[row, : request.top], scores[row, : request.top])
-            for row, request in enumerate(requests)
-        ]
+        items, scores = self.index.search(queries, max_top, [request.exclude for request in requests], boosts)
+        answers = []
+        for row, request in enumerate(requests):
+            found = items[row, : request.top], scores[row, : request.top]
+            found = self._fill(found, request, queries[row], boosts[row])
+            answers.append(self._answer(request, *found, queries[row], terms[row]))
+        return answers
 
-    def _answer(self, request: PreparedRecall, items: np.ndarray, scores: np.ndarray) -> Recalled:
-        is_item = items >= 0
-        ids = [self.item_ids[item] for item in items[is_item]]
-        values = [float(score) for score in scores[is_item]]
-        return Recalled(request.request_id, ids, values, [self.titles.get(item) for item in ids], request.unknown)
+    def _own_terms(self, request: PreparedRecall) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What is added to the scores of some items for this shopper alone: their numbers, and of each source float."""
+        repeat = self.weights["repeat"] * np.log1p(request.times)
+        if self.sources is None:
+            return request.bought, {"bought": repeat}
+        items, terms = self.sources.own_terms(request.bought, request.times)
+        at = np.searchsorted(items, request.bought[request.times > 0])
+        terms["bought"][at] += repeat[request.times > 0]
+        return items, terms
+
+    def _fill(self, found: Boost, request: PreparedRecall, query: np.ndarray, boost: Boost) -> Boost:
+        """The found items, the worst ones replaced until each quota is filled or nothing is left to fill it."""
+        if request.quota.get("new") and len(self.new_items):
+            rest = np.setdiff1d(self.new_items, request.exclude)
+            values = self.index.vectors[rest] @ query + self.index.bias[rest]
+            _, at, of = np.intersect1d(rest, boost[0], assume_unique=True, return_indices=True)
+            values[at] += boost[1][of]
+            order = np.lexsort((rest, -values))[: request.quota["new"]]
+            is_new = np.isin(found[0], self.new_items)
+            found = _filled(found, (rest[order], values[order]), is_new, request.quota["new"], request.top)
+        if request.quota.get("never_bought"):
+            count = request.quota["never_bought"]
+            out = np.union1d(request.exclude, request.bought)
+            others, values = self.index.search(query[None], count, [out], [boost])
+            kept = others[0] >= 0
+            is_member = (found[0] >= 0) & ~np.isin(found[0], request.bought)
+            found = _filled(found, (others[0][kept], values[0][kept]), is_member, count, request.top)
+        return found
+
+    def _answer(
+        self,
+        request: PreparedRecall,
+        items: np.ndarray,
+        scores: np.ndarray,
+        query: np.ndarray,
+        terms: tuple[np.ndarray, dict[str, np.ndarray]],
+    ) -> Recalled:
+        items, scores = items[items >= 0], scores[items >= 0]
+        vectors, own = self.index.vectors[items], self.own_dimension
+        parts = {"popularity": self.index.bias[items].astype(np.float64)}
+        _, at, of = np.intersect1d(items, terms[0], assume_unique=True, return_indices=True)
+        for name, values in terms[1].items():
+            parts[name] = np.zeros(len(items))
+            parts[name][at] = values[of]
+        parts["history_vectors"] = vectors[:, own:] @ query[own:]
+        parts["vectors"] = vectors[:, :own] @ query[:own]
+        sources = [
+            {name: float(parts[name][row]) for name in SOURCE_NAMES if name in parts and parts[name][row]}
+            for row in range(len(items))
+        ]
+        ids = [self.item_ids[item] for item in items]
+        titles = [self.titles.get(item) for item in ids]
+        return Recalled(request.request_id, ids, [float(score) for score in scores], titles, sources, request.unknown)
+
+
+def _filled(found: Boost, others: Boost, is_member: np.ndarray, wanted: int, top: int) -> Boost:
+    """`found`, its worst items that are no members replaced by the best of `others`, best first, until `wanted` are."""
+    present = found[0] >= 0
+    items, scores, is_member = found[0][present], found[1][present], is_member[present]
+    missing = wanted - int(is_member.sum())
+    fresh = ~np.isin(others[0], items)
+    more, values = others[0][fresh][: max(missing, 0)], others[1][fresh][: max(missing, 0)]
+    room = max(len(items) + len(more) - top, 0)
+    dropped = np.flatnonzero(~is_member)[::-1][:room]
+    items, scores = np.delete(items, dropped), np.delete(scores, dropped)
+    items, scores = np.concatenate([items, more])[:top], np.concatenate([scores, values])[:top]
+    order = np.lexsort((items, -scores))
+    return items[order], scores[order]

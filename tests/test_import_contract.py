@@ -22,7 +22,9 @@ configs            → common
 common             → nothing
 """
 ROOMS = [line.split("→")[0].strip() for line in CONTRACT.strip().splitlines()]
-MODELING_READS_OF_DATA = {f"equipoise.data.{name}" for name in ("features", "recall_texts", "things", "thing_columns")}
+MODELING_READS_OF_DATA = {
+    f"equipoise.data.{name}" for name in ("features", "ragged", "recall_texts", "things", "thing_columns")
+}
 
 
 def _room(module: str) -> str:

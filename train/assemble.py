@@ -25,11 +25,13 @@ from equipoise.modeling.backbone import load_model_config, max_positions
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.priors import Priors
+from equipoise.modeling.recall_sources import RecallSources
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
 from equipoise.train.objectives.base import Objective
 from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.priors import PriorStore, find_priors, read_columns, split_columns
+from equipoise.train.recall_sources import SourceScores, early_sources, find_sources, run_sources
 from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.world import World
@@ -62,11 +64,13 @@ class Beside:
         priors: the models; without any where the run has none.
         store: where the training rows' log-odds lie; None without priors.
         vectors: of things; None where nothing is compared.
+        sources: of recall; None where the run has none.
     """
 
     priors: Priors
     store: PriorStore | None = None
     vectors: ThingVectors | None = None
+    sources: RecallSources | None = None
 
     def slates(self, folder: Path, split: str, tokens: TokenCache, masked: bool = False) -> SlateSet:
         """The slates of a split with their priors: out of fold of the train split, else the models' own.
@@ -93,9 +97,10 @@ def open_beside(config: RunConfig, tokens: TokenCache, run: Path | None = None) 
     """
     vectors = find_vectors(config) if config.data.comparison is not None else None
     if run is not None:
-        return Beside(Priors.read(run / PRIORS), vectors=vectors)
+        return Beside(Priors.read(run / PRIORS), vectors=vectors, sources=run_sources(run))
     store = find_priors(config, tokens, vectors)
-    return Beside(store.priors if store else Priors(config.output, {}), store, vectors)
+    priors = store.priors if store else Priors(config.output, {})
+    return Beside(priors, store, vectors, find_sources(config, tokens))
 
 
 def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, float]:
@@ -218,15 +223,22 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
     masked = _masked_slates(config, data) if settings.feature_dropout else None
-    recall, max_row = config.objectives.recall, config.tokens.max_row
-    draws = (
-        RecallDraws(slates.tokens, recall.shoppers, recall.negatives, max_row, config.seed, world.rank)
-        if recall is not None
-        else None
-    )
+    max_row, draws = config.tokens.max_row, _recall_draws(config, data, world)
     return TrainBatches(
         slates, order, settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws
     )
+
+
+def _recall_draws(config: RunConfig, data: DataParts, world: World) -> RecallDraws | None:
+    """The draws of the recall objective; with sources, of the late requests, which read counts of earlier ones."""
+    options, sources = config.objectives.recall, data.beside.sources
+    if options is None:
+        return None
+    settings = (options.shoppers, options.negatives, config.tokens.max_row, config.seed, world.rank)
+    if sources is None:
+        return RecallDraws(data.slates.tokens, *settings)
+    early, late = early_sources(config, data.slates, sources)
+    return RecallDraws(data.slates.tokens, *settings, among=late, beside=SourceScores(early))
 
 
 def _masked_slates(config: RunConfig, data: DataParts) -> SlateSet:
@@ -261,6 +273,7 @@ def model_spec(
         keep_embeddings=any(o.needs_embeddings for o in objectives.values()),
         features=features,
         retrieval={n: o.options.dimension for n, o in objectives.items() if isinstance(o.options, RecallConfig)},
+        sources=config.objectives.recall is not None and config.objectives.recall.sources,
         relevance=relevance,
         priors=priors,
         comparison=comparison,

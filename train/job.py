@@ -16,8 +16,10 @@ from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
+from equipoise.data.slate_set import SlateSet
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into, save_adapters
 from equipoise.modeling.model import SlateModel
+from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import make_accelerator, zero_stage
 from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
@@ -32,6 +34,8 @@ from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from equipoise.train.priors import FOLDER as PRIORS
+from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
+from equipoise.train.recall_sources import FOLDER as RECALL
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -69,6 +73,8 @@ class Job:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
             if self.data.beside.priors.names:
                 self.data.beside.priors.write(config.output / PRIORS)
+            if self.data.beside.sources is not None:
+                self.data.beside.sources.write(config.output / RECALL)
         needs_valid = config.train.eval_every or config.train.calibration != "none"
         self.valid = open_split(self.data, "valid") if needs_valid else None
         model, self.info = assemble_model(config, self.data, partial_last_layer=zero_stage(self.accelerator) != 3)
@@ -220,7 +226,7 @@ class Job:
         moved = self.movement.moved()
         frozen = [name for names in self.world.gather(self.movement.changed_frozen()) for name in names]
         # A head that begins as its prior reads its tower from the second step on: the first moves heads alone.
-        waits = bool(self.slate_model.priors) and progress.step < 2
+        waits = bool(self.slate_model.priors or self.slate_model.retrieval) and progress.step < 2
         still = [name for name, change in moved.items() if change == 0.0 and not (waits and name.startswith("adapter"))]
         if still or frozen:
             raise RuntimeError(f"after training, unmoved: {still}; frozen weights that moved: {frozen[:3]}")
@@ -231,6 +237,8 @@ class Job:
         self._offer_average(progress.step)
         if self.config.train.calibration != "none":
             self._calibrate()
+        if self.data.beside.sources is not None:
+            self._choose_vectors(self.data.beside.sources)
         summary = {
             "finished": True,
             "name": self.config.name,
@@ -281,6 +289,40 @@ class Job:
             found = write_calibrations(run, labelled, method, config.seed, identity)
             for name, about in found.items():
                 log.info(f"calibration of {name} ({method}) {about['why']}")
+
+    def _choose_vectors(self, sources: RecallSources) -> None:
+        """Keep the vectors of recall only where they find more on valid than what recall began as, and say so."""
+        self.world.barrier()
+        if zero_stage(self.accelerator) == 3:
+            log.info(
+                "recall: under ZeRO-3 no process holds whole weights, so its vectors are kept without a comparison"
+            )
+            return
+        if not self.accelerator.is_main_process:
+            return
+        config, run = self.config, self.config.output
+        adapters = run_adapters(run, config)
+        last = gather(trainable(self.slate_model))
+        copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
+        self.slate_model.eval()
+        valid = SlateSet(config.data.folder, "valid", self.data.tokens)
+        name = self.slate_model.retrieval[0]
+        with ProgressBar(unit="", console=new_console(), transient=True) as bar:
+
+            def tell(stage: str, done: int, total: int) -> None:
+                bar.add(stage, total)
+                bar.advance(done, stage)
+
+            found = choose_vectors(
+                self.slate_model, name, self.data.slates, valid, config.tokens.max_row, sources, tell
+            )
+        copy_into(self.slate_model, last, "the last weights")
+        write_choice(run, found, adapters_hash(adapters))
+        kept = "its vectors are kept" if found["kept"] else "its vectors are left out, which would not find more"
+        log.info(
+            f"{name}: recall@{CHOICE_CUTOFF} on {found['shoppers']} valid requests {found['without']:.4f} by its "
+            f"sources, {found['with']:.4f} with its vectors: {kept}"
+        )
 
     def _which_is_best(self, best: dict[str, Any]) -> str:
         what = f"step {best['step']}"

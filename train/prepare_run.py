@@ -56,10 +56,13 @@ def write_tokens(config: RunConfig) -> None:
 
 
 def _write_beside(config: RunConfig) -> None:
-    """What heads read beside texts and features: vectors of things, then the priors, which read their similarities."""
+    """What stands beside texts and features: vectors of things, the priors, which read their similarities, and what
+    recall begins as."""
     if config.data.comparison is not None:
         _write_vectors(config)
     _fit_priors(config)
+    if config.objectives.recall is not None:
+        _fit_sources(config)
 
 
 def _write_vectors(config: RunConfig) -> None:
@@ -84,6 +87,17 @@ def _fit_priors(config: RunConfig) -> None:
     if store is not None:
         names = ", ".join(f"{name} ({spec.method})" for name, spec in store.priors.specs.items())
         log.info(f"priors: {store.folder}: {names}")
+
+
+def _fit_sources(config: RunConfig) -> None:
+    from equipoise.train.recall_sources import find_sources
+    from equipoise.train.token_caches import find_tokens
+
+    sources = find_sources(config, find_tokens(config))
+    if sources is not None:
+        width = sources.axes.shape[1]
+        vectors = f"projections of width {width} of what was bought" if width else "no projections: they did not help"
+        log.info(f"sources of recall over {len(sources):,} items: popularity, bought, co-purchase, titles; {vectors}")
 
 
 def _write_token_cache(config: RunConfig) -> None:

@@ -4,6 +4,7 @@ Shape suffixes: S shoppers, I items.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -12,12 +13,11 @@ from equipoise.common.errors import UserError
 from equipoise.data.ragged import Ragged
 
 
-def histories(bought: Sequence[np.ndarray], times: Sequence[np.ndarray], items: int) -> sparse.csr_array:
-    """log(1 + times bought), float32 (S, I), of shoppers given as item numbers and counts."""
-    sizes = [len(item_numbers) for item_numbers in bought]
-    values = np.log1p(np.concatenate([*times, np.empty(0)])).astype(np.float32)
-    columns = np.concatenate([*bought, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return sparse.csr_array((values, columns, np.cumsum([0, *sizes])), shape=(len(bought), items))
+class RecallBaseline(Protocol):
+    """A simple method."""
+
+    def scores(self, history: sparse.csr_array, queries: Sequence[str]) -> np.ndarray:
+        """float32 (S, I), of log(1 + times bought) and the shoppers' texts."""
 
 
 class Popularity:
@@ -58,6 +58,23 @@ class CoVisitation:
     def scores(self, history: sparse.csr_array, queries: Sequence[str]) -> np.ndarray:
         """float32 (S, I)."""
         return (history @ self.similarity).toarray().astype(np.float32)
+
+
+class Union:
+    """The lists of several methods, an item in turn from each, each item once."""
+
+    def __init__(self, methods: Sequence[RecallBaseline]) -> None:
+        self.methods = methods
+
+    def scores(self, history: sparse.csr_array, queries: Sequence[str]) -> np.ndarray:
+        """float32 (S, I): less the earliest turn at which an item is taken."""
+        turns = []
+        for place, method in enumerate(self.methods):
+            order = np.argsort(-method.scores(history, queries), axis=1, kind="stable")
+            rank = np.empty_like(order)
+            np.put_along_axis(rank, order, np.arange(order.shape[1])[None], axis=1)
+            turns.append(rank * len(self.methods) + place)
+        return -np.min(turns, axis=0).astype(np.float32)
 
 
 class Bm25:

@@ -89,11 +89,14 @@ def index(
     exact: Annotated[
         bool | None, typer.Option("--exact/--faiss", help="Kind of search.", show_default="by the size")
     ] = None,
+    purchases: Annotated[
+        Path | None, typer.Option(help="Count popularity and co-purchase again: request_id, item_id, timestamp.")
+    ] = None,
 ) -> None:
-    """Encode an export's catalogue again, with new items or for another kind of search."""
+    """Encode an export's catalogue again, with new items, new purchases or for another kind of search."""
     from equipoise.launch.index import rebuild_index as index_run
 
-    index_run(export, items, exact)
+    index_run(export, items, exact, purchases)
 
 
 @with_options

@@ -263,6 +263,17 @@ def check_past(value: Any) -> Any:
 Past = Annotated[Any, AfterValidator(check_past), WithJsonSchema({"anyOf": [IDS, COUNTS]})]
 
 
+class RecallQuota(Strict):
+    """How many of the found items at least are of a kind; none of more than `top`."""
+
+    never_bought: Annotated[StrictInt, Field(ge=0, le=MAX_RECALLED), BeforeValidator(whole)] = Field(
+        0, description="Items that the shopper has not bought."
+    )
+    new: Annotated[StrictInt, Field(ge=0, le=MAX_RECALLED), BeforeValidator(whole)] = Field(
+        0, description="Items that nobody had bought when purchases were counted last."
+    )
+
+
 class RecallRequest(ShopperRequest):
     """One shopper, for whom the whole catalogue is searched."""
 
@@ -274,3 +285,4 @@ class RecallRequest(ShopperRequest):
     top: Annotated[StrictInt, Field(ge=1, le=MAX_RECALLED), BeforeValidator(whole)] | None = Field(
         None, description="How many items; default: 100."
     )
+    quota: RecallQuota | None = Field(None, description="How many of the items at least are of a kind.")

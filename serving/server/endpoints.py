@@ -92,6 +92,7 @@ class RecalledItem(BaseModel):
     rank: int = Field(description="From 1.")
     score: float = Field(description="log p of taking it, up to a constant of the shopper.")
     title: str | None = Field(description="Where the export knows it.")
+    sources: dict[str, float] = Field(description="What the score is a sum of.")
 
 
 class RecallAnswer(BaseModel):

@@ -43,7 +43,8 @@ def test_positives_are_the_clicked_items() -> None:
     assert positives.rows.tolist() == [0, 1, 3]
     assert [positives.of(place).tolist() for place in range(3)] == [[0, 1], [1], [0]]
     assert positives.counts.tolist() == [2, 2, 0, 0, 0]
-    np.testing.assert_allclose(positives.drawn, [(0.5 + 1) / 3, (0.5 + 1) / 3, 0, 0, 0])
+    np.testing.assert_allclose(positives.chances(np.arange(3)), [(0.5 + 1) / 3, (0.5 + 1) / 3, 0, 0, 0])
+    np.testing.assert_allclose(positives.chances(np.array([0, 2])), [(0.5 + 1) / 2, 0.5 / 2, 0, 0, 0])
     np.testing.assert_allclose(np.exp(positives.log_popularity()), np.array([2.5, 2.5, 0.5, 0.5, 0.5]) / 6.5, rtol=1e-6)
 
 
@@ -96,6 +97,21 @@ def test_chance_of_competing_is_what_draws_show() -> None:
     # Shoppers are drawn without repetition, the formula takes them as independent: close, not equal.
     np.testing.assert_allclose(seen / 3000, np.exp(draws.log_sampled), atol=0.07)
     np.testing.assert_allclose((seen / 3000)[2:], np.exp(draws.log_sampled[2:]), atol=0.03)
+
+
+def test_what_stands_beside_is_asked_of_the_drawn_requests_alone() -> None:
+    held = tokens()
+
+    def beside(tokens: Any, row: int) -> np.ndarray:
+        return np.arange(5, dtype=np.float32) + 10 * row
+
+    draws = RecallDraws(held, 2, 4, max_row=64, seed=1, rank=0, among=np.array([0, 2]), beside=beside)
+    for number in range(10):
+        batch = draws.draw(number, lambda row: held)
+        assert sorted(int(each // 10) for each in batch.beside[:, 0]) == [0, 3]  # slates 0 and 3, never 1
+        assert torch.equal(batch.beside[0] % 10, batch.beside[1] % 10)
+    with pytest.raises(UserError, match="only 2 of the latest training requests"):
+        RecallDraws(held, 3, 4, max_row=64, seed=1, rank=0, among=np.array([0, 2]), beside=beside)
 
 
 def test_too_few_requests_with_a_click_are_refused() -> None:

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from equipoise.launch.cli import main
+from equipoise.modeling.recall_sources import RecallSources
 from equipoise.serving.recommender import Recommender, RequestError
 from tests.tiny_run import run_settings, write_config
 
@@ -40,60 +40,120 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluation_measures_recall_and_its_baselines(export: Path) -> None:
     report = json.loads((export.parent / "run" / "evaluation_test.json").read_text())["recall"]
     assert report["items"] == 24
-    assert set(report["all"]) == {"ours", "popularity", "bought before", "co-visitation", "BM25"}
+    extra = {"its sources"} if report["vectors"] else set()
+    assert set(report["all"]) == {"ours", "popularity", "bought before", "co-visitation", "union", "BM25"} | extra
     for which in ("all", "new"):
         for found in report[which].values():
             assert found["recall200"] == 1.0  # 24 items are fewer than 200
     assert set(report["weights"]) == {"scale", "prior", "repeat"}
 
 
-def test_search_is_the_formula_over_the_exported_vectors(export: Path) -> None:
+def test_scores_are_the_sum_of_their_sources(export: Path) -> None:
     recommender = Recommender.load(export)
     found = recommender.recall({"age": "30"}, 24, history=["tea number 0"], bought={"i3": 2})
     folder = export / "recall" / "index"
-    vectors, bias = np.load(folder / "vectors.npy"), np.load(folder / "bias.npy")
-    weights = json.loads((folder / "index.json").read_text())["weights"]
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
+    about = json.loads((folder / "index.json").read_text())
+    bias = np.load(folder / "bias.npy")
     ids = pq.read_table(export / "items.parquet").column("item_id").to_pylist()
     assert sorted(found.item_ids) == sorted(ids)
-    # Without the shopper's own terms, scores are scale times a cosine.
-    own = {"i3": weights["repeat"] * np.log(3)}
-    rest = [
-        score - bias[ids.index(item)] - own.get(item, 0.0)
-        for item, score in zip(found.item_ids, found.scores, strict=True)
-    ]
-    assert np.abs(rest).max() <= weights["scale"] * (1 + 1e-5)
-    shopper, *_ = np.linalg.lstsq(vectors[[ids.index(i) for i in found.item_ids]], np.array(rest), rcond=None)
-    np.testing.assert_allclose(np.linalg.norm(shopper), weights["scale"], rtol=1e-3)
     assert found.scores == sorted(found.scores, reverse=True)
+    for item, score, parts in zip(found.item_ids, found.scores, found.sources, strict=True):
+        assert sum(parts.values()) == pytest.approx(score, abs=1e-4)
+        assert parts["popularity"] == pytest.approx(bias[ids.index(item)], rel=1e-6)
+        assert ("bought" in parts) == (item == "i3")
+        assert abs(parts.get("vectors", 0.0)) <= abs(about["weights"]["scale"]) * (1 + 1e-5)
 
 
-def test_exported_adapter_gives_the_run_s_own_vectors(export: Path) -> None:
+def test_the_export_gives_the_run_s_own_scores(export: Path) -> None:
     from equipoise.configs.load import read_run_config
     from equipoise.data.slate_set import SlateSet
-    from equipoise.evaluation.recall.recall_of_run import TrainedRecall
+    from equipoise.modeling.adapter_store import adapters_hash
     from equipoise.modeling.run_model import load_run_model
+    from equipoise.train.recall_scores import TrainedRecall, keeps_vectors
+    from equipoise.train.recall_sources import past, run_sources
     from equipoise.train.token_caches import find_tokens
 
-    config = read_run_config(export.parent / "run", [])
-    model = load_run_model(config, export.parent / "run" / "adapters")
+    run_folder = export.parent / "run"
+    config = read_run_config(run_folder, [])
+    model = load_run_model(config, run_folder / "adapters")
     train = SlateSet(config.data.folder, "train", find_tokens(config)).tokens
-    trained = TrainedRecall(model, "recall", train, 256, lambda *told: None)
-    np.testing.assert_allclose(np.load(export / "recall" / "index" / "vectors.npy"), trained.items, atol=1e-5)
+    vectors, sources = keeps_vectors(run_folder, adapters_hash(run_folder / "adapters")), run_sources(run_folder)
+    assert sources is not None
+    trained = TrainedRecall(model, "recall", train, 256, sources, vectors)
+    held = np.load(export / "recall" / "index" / "vectors.npy")
+    own = json.loads((export / "recall" / "index" / "index.json").read_text())["own_dimension"]
+    assert own == (16 if vectors else 0)
+    np.testing.assert_allclose(held[:, own:], sources.of_item, atol=1e-6)
+    if vectors:
+        np.testing.assert_allclose(held[:, :own], trained.items, atol=1e-5)
     recommender = Recommender.load(export)
     prefix = SlateSet(config.data.folder, "train", find_tokens(config)).rows[0]["prefix"]
-    expected = trained.scores(trained.shoppers(train, np.array([0])), trained_history(train))[0]
-    times = {f"{item}": int(count) for item, count in zip(train.bought[0], train.times[0], strict=True)}  # type: ignore[index]
+    bought, times = past(train, 0)
+    expected = trained.scores(trained.shoppers(train, np.array([0])), [bought], [times])[0]
     ids = pq.read_table(export / "items.parquet").column("item_id").to_pylist()
-    found = recommender.recall(prefix, 24, bought={ids[int(item)]: count for item, count in times.items()})
-    assert found.item_ids == [ids[place] for place in np.argsort(-expected, kind="stable")]
-    np.testing.assert_allclose(found.scores, np.sort(expected)[::-1], rtol=1e-4)
+    given = {ids[item]: int(count) for item, count in zip(bought.tolist(), times, strict=True)}
+    found = recommender.recall(prefix, 24, bought=given)
+    np.testing.assert_allclose(found.scores, np.sort(expected)[::-1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose([expected[ids.index(item)] for item in found.item_ids], found.scores, atol=1e-4)
 
 
-def trained_history(train: Any) -> Any:
-    from equipoise.evaluation.recall.recall_baselines import histories
+def test_the_choice_of_vectors_holds_for_its_adapters_alone(export: Path, tmp_path: Path) -> None:
+    from equipoise.train.recall_scores import keeps_vectors, write_choice
 
-    return histories([train.bought[0]], [train.times[0]], len(train.cache.items))
+    choice = json.loads((export.parent / "run" / "recall" / "vectors.json").read_text())
+    assert choice["kept"] == (choice["with"] > choice["without"]) and choice["shoppers"] > 0
+    (tmp_path / "recall").mkdir()
+    assert keeps_vectors(tmp_path, "a")
+    write_choice(tmp_path, choice | {"kept": False}, "a")
+    assert not keeps_vectors(tmp_path, "a") and keeps_vectors(tmp_path, "other")
+
+
+def test_quotas_are_filled_by_the_best_of_their_kind(export: Path) -> None:
+    recommender = Recommender.load(export)
+    every = [f"i{number}" for number in range(24)]
+    bought = dict.fromkeys(every[:20], 9)
+    plain = recommender.recall({"age": "30"}, 6, bought=bought)
+    whole = recommender.recall({"age": "30"}, 24, bought=bought)
+    never = [item for item in whole.item_ids if item not in bought]
+    found = recommender.recall({"age": "30"}, 6, bought=bought, quota={"never_bought": 3})
+    assert sum(item not in bought for item in plain.item_ids) < 3
+    assert {item for item in found.item_ids if item not in bought} == set(never[:3])
+    assert [item for item in found.item_ids if item in bought] == [i for i in whole.item_ids if i in bought][:3]
+    assert found.scores == sorted(found.scores, reverse=True)
+    with pytest.raises(RequestError, match="whole number from 0 to top, 6"):
+        recommender.recall({"age": "30"}, 6, quota={"never_bought": 7})
+    with pytest.raises(RequestError, match="quota"):
+        recommender.recall({"age": "30"}, 6, quota={"newest": 1})
+
+
+def test_purchases_are_counted_again_without_training(export: Path, tmp_path: Path) -> None:
+    import shutil
+
+    mine = tmp_path / "export"
+    shutil.copytree(export, mine)
+    rows = [
+        {"request_id": f"r{number}", "item_id": item, "timestamp": f"2026-01-0{1 + number % 9} 10:00:00"}
+        for number in range(9)
+        for item in ("i5", "i7", "gone")
+    ]
+    (tmp_path / "purchases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("index", str(mine), "--purchases", str(tmp_path / "purchases.jsonl"))
+    before, after = Recommender.load(export), Recommender.load(mine)
+    assert after.catalogue is not None and after.catalogue.sources is not None and before.catalogue is not None
+    ids = after.catalogue.item_ids
+    assert sorted(ids[item] for item in np.flatnonzero(after.catalogue.sources.counts.bought)) == ["i5", "i7"]
+    assert before.catalogue.sources is not None
+    assert after.catalogue.sources.weights == before.catalogue.sources.weights
+    new = after.recall({"age": "30"}, 8, quota={"new": 8})
+    assert not {"i5", "i7"} & set(new.item_ids)
+
+
+def test_purchases_that_cannot_be_counted_change_nothing(export: Path, tmp_path: Path) -> None:
+    held = (export / "recall" / "index" / "bias.npy").read_bytes()
+    (tmp_path / "purchases.jsonl").write_text('{"request_id": 1, "item_id": "gone", "timestamp": "2026-01-01"}\n')
+    with pytest.raises(SystemExit) as end:
+        main(["index", str(export), "--purchases", str(tmp_path / "purchases.jsonl")])
+    assert end.value.code == 2 and (export / "recall" / "index" / "bias.npy").read_bytes() == held
 
 
 def test_command_writes_the_library_s_answers(export: Path, tmp_path: Path) -> None:
@@ -118,14 +178,18 @@ def test_catalogue_is_replaced(export: Path, tmp_path: Path) -> None:
     shutil.copytree(export, mine)
     before = Recommender.load(mine).recall({"age": "30"}, 24)
     items = [{"item_id": name, "title": f"title {name}", "category": "tea"} for name in ("new", "i3")]
-    items += [{"item_id": "loud", "title": "tea number 1", "category": "tea", "log_popularity": 9.0}]
+    items += [{"item_id": "loud", "title": "tea number 1", "category": "tea", "log_popularity": 99.0}]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
     run("index", str(mine), "--items", str(tmp_path / "items.jsonl"), "--faiss")
     after = Recommender.load(mine).recall({"age": "30"}, 24)
     assert sorted(after.item_ids) == ["i3", "loud", "new"] and len(before.item_ids) == 24
     assert after.item_ids[0] == "loud"
-    bias = np.load(mine / "recall" / "index" / "bias.npy")
-    assert bias[0] <= bias[1]  # a new item has the least popularity, a known one keeps its own
+    held, was = (RecallSources.read(folder / "recall" / "index" / "sources").counts for folder in (mine, export))
+    known = Recommender.load(export).catalogue
+    assert known is not None
+    place = known.numbers["i3"]
+    assert held.popularity[0].tolist() == [was.popularity[0].min(), was.popularity[0, place], 99.0]
+    assert held.bought.tolist() == [False, was.bought[place], False]
 
 
 def test_export_without_recall_says_so(export: Path) -> None:

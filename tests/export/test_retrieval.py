@@ -1,13 +1,14 @@
 """Vectors of texts: against plain transformers, on every way through the backbone, and beside the other towers."""
 
+import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import pytest
 import torch
 
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.recall_texts import text_inputs
+from equipoise.modeling.heads import VectorHead, as_named_now
 from equipoise.modeling.model import SlateModel
 from tests.modeling.test_model import stock_model
 
@@ -42,11 +43,21 @@ def test_vectors_are_those_of_the_stock_model(arch: str, make_model: Callable[..
         for max_row in (100, 11):
             found, weights = model.encode_texts("recall", texts(max_row))
             torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
-    moved = model.heads["recall"].moved.detach()
-    log_scale = np.log(20) + 20 * float(moved[0])
-    torch.testing.assert_close(
-        weights, torch.tensor([np.exp(log_scale), 1 + 20 * float(moved[1]), 4 + 20 * float(moved[2])]).float()
-    )
+    torch.testing.assert_close(weights, 20 * model.heads["recall"].mix.detach())
+
+
+def test_weights_of_older_runs_are_the_same_numbers() -> None:
+    old = {"heads.recall.moved": torch.tensor([0.01, -0.02, 0.03]), "heads.ctr.moved": torch.tensor([0.5, 0.1])}
+    now = as_named_now(old, ["recall"])
+    assert now.keys() == {"heads.recall.mix", "heads.ctr.moved"}
+    expected = torch.tensor([20 * math.exp(0.2), 1 - 0.4, 4 + 0.6])
+    torch.testing.assert_close(20 * now["heads.recall.mix"], expected)
+    assert now["heads.ctr.moved"] is old["heads.ctr.moved"]
+
+
+def test_vectors_begin_without_weight_beside_sources() -> None:
+    assert VectorHead(8, 4, sources=True).weights().tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(VectorHead(8, 4).weights(), torch.tensor([20.0, 1.0, 4.0]))
 
 
 @pytest.mark.parametrize("scope", ["all", "candidates"])

@@ -48,7 +48,7 @@ class StepShape:
         pairs = torch.zeros(self.shoppers, self.items)
         target = torch.zeros(self.shoppers, dtype=torch.int64)
         inputs = text_inputs([0], texts, self.max_row, 0)
-        return replace(batch, recall=RecallBatch(inputs, target, nothing, nothing, pairs, pairs.bool()))
+        return replace(batch, recall=RecallBatch(inputs, target, nothing, nothing, pairs, pairs, pairs.bool()))
 
     def tokens(self) -> int:
         """Tokens of the batch, as `train.max_tokens` counts them."""

@@ -50,6 +50,6 @@ class Recall(Objective):
             batch.log_times,
             step.outputs[f"{self.name}.weights"],
         )
-        logits_BC = (scores_BC - batch.log_sampled).masked_fill(batch.also, -torch.inf)
+        logits_BC = (scores_BC + batch.beside - batch.log_sampled).masked_fill(batch.also, -torch.inf)
         total = cross_entropy(logits_BC, batch.target, reduction="sum")
         return step.world.scale_to_global_mean(total, shoppers * step.world.size)

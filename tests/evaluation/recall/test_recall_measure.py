@@ -7,8 +7,9 @@ import pytest
 from scipy import sparse
 
 from equipoise.data.ragged import Ragged
-from equipoise.evaluation.recall.recall_baselines import Bm25, CoVisitation, Popularity, Repeat, histories
-from equipoise.evaluation.recall.recall_of_run import first_items, mean_interval, recall_at
+from equipoise.evaluation.recall.recall_baselines import Bm25, CoVisitation, Popularity, Repeat, Union
+from equipoise.evaluation.recall.recall_of_run import mean_interval
+from equipoise.train.recall_scores import first_items, histories, recall_at
 
 
 def test_first_items_are_the_best_in_order_and_leave_out_the_excluded() -> None:
@@ -55,6 +56,12 @@ def test_covisitation_is_the_cosine_of_cooccurrence(history: sparse.csr_array) -
     first, second = math.log(2), math.log(4)
     np.testing.assert_allclose(scores[0], [first, first, second, first / math.sqrt(2)], rtol=1e-6)
     assert (scores[1] == 0).all()
+
+
+def test_union_takes_an_item_in_turn_from_each(history: sparse.csr_array) -> None:
+    popular, rare = Popularity(np.array([9, 8, 7, 6])), Popularity(np.array([1, 2, 3, 4]))
+    # In turn: 0, 3, 1, 2; each item counts where it came first.
+    assert first_items(Union([popular, rare]).scores(history, []), 4).tolist() == [[0, 3, 1, 2]] * 2
 
 
 def test_bm25_is_okapis_formula() -> None:

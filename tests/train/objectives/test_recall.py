@@ -21,6 +21,7 @@ def recall_batch(
         log_popularity=torch.tensor(popularity).log(),
         log_sampled=torch.tensor(sampled).log(),
         log_times=torch.tensor([[0.0, math.log(3), 0.0], [0.0, 0.0, 0.0]]),
+        beside=torch.tensor([[0.0, 0.0, 0.7], [-0.3, 0.0, 0.0]]),
         also=torch.tensor(also),
     )
 
@@ -36,8 +37,8 @@ def test_loss_is_the_corrected_cross_entropy(make_step: Callable[..., Step]) -> 
         return 2 * cosine + 0.5 * math.log(popularity) + 1.5 * math.log(1 + times) - math.log(sampled)
 
     # The first shopper took item 0 as well: it does not compete.
-    first = [logit(0, 0.3, 2, 0.5), logit(0.8, 0.2, 0, 0.25)]
-    second = [logit(0.6, 0.5, 0, 0.9), logit(0.8, 0.3, 0, 0.5), logit(0.96, 0.2, 0, 0.25)]
+    first = [logit(0, 0.3, 2, 0.5), logit(0.8, 0.2, 0, 0.25) + 0.7]
+    second = [logit(0.6, 0.5, 0, 0.9) - 0.3, logit(0.8, 0.3, 0, 0.5), logit(0.96, 0.2, 0, 0.25)]
     expected = [math.log(sum(map(math.exp, first))) - first[0], math.log(sum(map(math.exp, second))) - second[2]]
     assert float(found) == pytest.approx(sum(expected) / 2, rel=1e-6)
 
