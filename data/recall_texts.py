@@ -98,6 +98,7 @@ class Positives:
     Attributes:
         rows: int64, the slates that have a click.
         taken: the clicked items, int64, of each of these slates.
+        weight: how much each of them counts, float32, in the same order; None where all count alike.
         counts: int64 (I,), how many clicks each item has.
         drawn: float64 (I,), the chance of each item where a row and then one of its clicks is drawn evenly.
     """
@@ -109,6 +110,7 @@ class Positives:
         catalogue = len(tokens.cache.items)
         self.rows, begins, sizes = np.unique(owner, return_index=True, return_counts=True)
         self.taken = Ragged(items, np.append(begins, len(items)))
+        self.weight = None if tokens.weight is None else Ragged(tokens.weight[clicks], self.taken.offsets)
         self.counts = np.bincount(items, minlength=catalogue)
         share = 1.0 / np.repeat(sizes, sizes) / max(len(self.rows), 1)
         self.drawn = np.bincount(items, weights=share, minlength=catalogue)
@@ -162,6 +164,11 @@ class RecallDraws:
         target = np.searchsorted(items, chosen)
         also = np.stack([np.isin(items, positives) for positives in taken])
         also[np.arange(self.shoppers), target] = False
+        weight = self.positives.weight
+        counts = None
+        if weight is not None:
+            picked = zip(drawn, taken, chosen, strict=True)
+            counts = np.array([weight[index][np.flatnonzero(took == item)[0]] for index, took, item in picked])
         rows = self.positives.rows[drawn]
         sources = [source_of(int(row)) for row in rows]
         texts = [self.texts.shopper(source.prefix[row]) for source, row in zip(sources, rows, strict=True)]
@@ -173,6 +180,7 @@ class RecallDraws:
             log_sampled=torch.from_numpy(self.log_sampled[items]),
             log_times=torch.from_numpy(np.stack(times)),
             also=torch.from_numpy(also),
+            weight=None if counts is None else torch.from_numpy(counts.astype(np.float32)),
         )
 
 
