@@ -30,9 +30,10 @@ def settings_of(folder: Path, weights: Any, **changes: Any) -> dict[str, Any]:
     """A run that begins as a regression, on tables whose clicks hang on the age; impressions have a column of trust."""
     settings = run_settings(folder, max_steps=4, eval_every=2, head_epochs=1, calibration="platt", **changes)
     tables = write_tables(folder / "tables", requests=240)
-    ages = {row["user_id"]: row["age"] for row in csv.DictReader(Path(tables["users"]).open(newline=""))}
     path = Path(tables["impressions"])
-    rows = list(csv.DictReader(path.open(newline="")))
+    with Path(tables["users"]).open(newline="") as users, path.open(newline="") as impressions:
+        ages = {row["user_id"]: row["age"] for row in csv.DictReader(users)}
+        rows = list(csv.DictReader(impressions))
     rng = np.random.default_rng(8)
     for row in rows:
         old = ages[row["user_id"]] in OLD

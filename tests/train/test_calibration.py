@@ -1,5 +1,6 @@
 """Calibration after training: what it corrects, when it is switched off, and that it changes no order."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ from equipoise.common.calibration import Calibration, with_calibration
 from equipoise.common.errors import UserError
 from equipoise.export.golden_check import calibrated
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash
-from equipoise.train.calibration import FILE_NAME, FITS, Rows, calibrate, read_calibrations, write_calibrations
+from equipoise.train.calibration import (
+    FILE_NAME,
+    FITS,
+    Rows,
+    calibrate,
+    read_calibration_lines,
+    read_calibrations,
+    write_calibrations,
+)
 
 
 def _rows(count: int, slope: float, shift: float, seed: int = 0) -> Rows:
@@ -83,3 +92,27 @@ def test_it_holds_for_its_adapters_alone(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("{}")
     with pytest.raises(UserError, match="cannot be read"):
         read_calibrations(tmp_path, tmp_path / "best")
+
+
+def test_lines_tell_how_sure_a_calibration_is(tmp_path: Path) -> None:
+    """Around the line of what is handed on, and twice as far from each other on a quarter of the users."""
+    spreads = []
+    for count in (1000, 4000):
+        record = calibrate(_rows(count, 0.5, 1.0), "platt", seed=1)
+        lines = np.array(record["lines"])
+        assert record["kept"] and lines.shape == (60, 2)
+        np.testing.assert_allclose(lines.mean(0), [1, 0], atol=0.1)
+        spreads.append(lines.std(0))
+    assert (spreads[0] / spreads[1] > 1.4).all() and (spreads[0] / spreads[1] < 2.9).all()
+    off = calibrate(_rows(3000, 1.0, 0.0, seed=3), "platt", seed=1)
+    assert len(off["lines"]) == 60  # how sure the logits are, though they stay as they are
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / TENSORS).write_bytes(b"of this run")
+    rows = {"ctr": _rows(1000, 0.5, 1.0)}
+    write_calibrations(tmp_path, rows, "platt", 1, adapters_hash(tmp_path / "adapters"))
+    assert read_calibration_lines(tmp_path, tmp_path / "adapters")["ctr"] == calibrate(rows["ctr"], "platt", 1)["lines"]
+    record = json.loads((tmp_path / FILE_NAME).read_text())
+    del record["objectives"]["ctr"]["lines"]  # as older versions wrote it
+    (tmp_path / FILE_NAME).write_text(json.dumps(record))
+    assert read_calibration_lines(tmp_path, tmp_path / "adapters") == {}
+    assert set(read_calibrations(tmp_path, tmp_path / "adapters")) == {"ctr"}
