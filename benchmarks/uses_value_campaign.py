@@ -129,6 +129,7 @@ def _calibrated(
     valid: ScoreTable, table: ScoreTable, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, list[list[float]]]]:
     """Calibrated probabilities of a table by objective, (N,) each, and how sure they are, as a training finds both."""
+    assert valid.pcvr is not None and table.pcvr is not None, "the run has cvr"
     clicked = valid.click == 1
     rows = {
         "ctr": (valid.click.astype(np.float64), _logit(valid.pctr), valid.user, None),

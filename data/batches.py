@@ -72,7 +72,7 @@ class RecallBatch:
     def to(self, device: torch.device | str) -> "RecallBatch":
         """The same on another device."""
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "texts"}
-        moved = {name: value if value is None else value.to(device) for name, value in held.items()}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in held.items()}
         return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
 
 

@@ -115,9 +115,9 @@ def fit_trees(
     """
     rows = columns, label, _ = _checked(columns, label, weight)
     if valid is None and groups is not None:
-        (*valid, valid_weight), (*others, weight) = _held_out(rows, groups, seed)
-        settings = {"categories": categories, "seed": seed, "weight": weight, "valid_weight": valid_weight}
-        return _refit_trees(fit_trees(*others, valid=tuple(valid), **settings), rows)
+        held, (*others, own) = _held_out(rows, groups, seed)
+        tuned = fit_trees(*others, categories=categories, valid=held[:2], seed=seed, weight=own, valid_weight=held[2])
+        return _refit_trees(tuned, rows)
     base = {"objective": "binary", "verbosity": -1, "seed": seed, "deterministic": True, "force_col_wise": True}
     base["categorical_column"] = list(categories)
     if valid is None or not _two_classes(valid[1]):

@@ -145,11 +145,14 @@ def bin_sums(
     """
     values, run = np.unique(probability, return_inverse=True)
     mass = np.bincount(run, weight)
-    columns = (mass, mass * values, np.bincount(run, weight * label), np.bincount(run, weight**2))
     reached = np.r_[0.0, np.cumsum(mass)]
     ends = np.linspace(0.0, reached[-1], bins + 1)
-    first, *others = (np.diff(np.interp(ends, reached, np.r_[0.0, np.cumsum(column)])) for column in columns)
-    return first, *others
+
+    def sums(column: np.ndarray) -> np.ndarray:
+        return np.diff(np.interp(ends, reached, np.r_[0.0, np.cumsum(column)]))
+
+    labels, squares = np.bincount(run, weight * label), np.bincount(run, weight**2)
+    return sums(mass), sums(mass * values), sums(labels), sums(squares)
 
 
 def target_metrics(
