@@ -1,12 +1,15 @@
 """Scores of a run before its first step: priors and heads that learned alone, without the backbone, in minutes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
+from equipoise.evaluation.evaluate_run import prior_probabilities
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.split_scores import score_table
+from equipoise.evaluation.split_scores import score_table, table_positions
 from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import assemble_model, open_data, open_split
 from equipoise.train.head_phase import column_batches, logits_alone, start_heads
@@ -17,6 +20,11 @@ from equipoise.train.validation import spread_rows
 
 def score_heads(config: RunConfig) -> ScoreTable:
     """Let the heads of a prepared configuration learn as a training does before its first step; score test requests."""
+    return score_heads_on(config, ["test"])["test"][0]
+
+
+def score_heads_on(config: RunConfig, splits: Sequence[str]) -> dict[str, tuple[ScoreTable, dict[str, np.ndarray]]]:
+    """Split → the scores of `score_heads`, and by target what the priors alone say of the same rows, (N,)."""
     torch.manual_seed(config.seed)
     binary = {name: options for name, options in config.objectives.active().items() if name in ("ctr", "cvr")}
     config = config.model_copy(update={"objectives": type(config.objectives).model_validate(binary)})
@@ -24,9 +32,13 @@ def score_heads(config: RunConfig) -> ScoreTable:
     data = open_data(config, "train", objectives, find_tokens(config))
     model, _ = assemble_model(config, data)
     start_heads(model, config, data)
-    test = open_split(data, "test").slates
-    rows = spread_rows(len(test), config.evaluate.max_requests)
-    return score_table(config, data.objectives, test, rows, _scores(model, test, rows))
+    found = {}
+    for split in splits:
+        slates = open_split(data, split).slates
+        rows = spread_rows(len(slates), config.evaluate.max_requests)
+        table = score_table(config, data.objectives, slates, rows, _scores(model, slates, rows))
+        found[split] = (table, prior_probabilities(config, slates, table_positions(slates, rows)))
+    return found
 
 
 @torch.inference_mode()

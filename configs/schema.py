@@ -30,6 +30,7 @@ from equipoise.configs.rates import RateConfig, with_rate_features
 from equipoise.configs.relevance import default_relevance, parse_relevance
 from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
+from equipoise.configs.weights import WeightsConfig
 
 DEFAULT_MAX_TOKENS = 8192
 BaselineName = Literal["trees", "linear"]
@@ -213,6 +214,9 @@ class DataConfig(Section):
     """Rates and counts of what happened strictly before each request; where `features` lacks them they are added."""
     comparison: ComparisonConfig | None = None
     """How candidates are compared with each thing of the history; null compares nothing."""
+    weights: WeightsConfig | None = None
+    """How much each impression counts in losses, priors and metrics: a column, inverse propensities, or weights that
+    make group and label independent; null weighs all alike."""
     user_groups: list[str] = Field(default_factory=list)
     """Columns of the users table by which evaluation compares groups, such as age."""
     behaviour: list[str] = Field(default_factory=list)
@@ -476,6 +480,9 @@ class EvaluateConfig(Section):
     (LightGBM, extra `trees`) and `linear` (logistic regression); [] for none."""
     bought_before: str | None = None
     """Column of `data.fields` that says how often a shopper had bought the item: the baseline "bought before"."""
+    weights: bool | None = None
+    """Whether metrics weigh impressions by `data.weights`; null does so, but for weights of `data.weights.reweigh`:
+    what those leave out did happen."""
 
 
 class WandbConfig(Section):
@@ -555,6 +562,8 @@ class RunConfig(Section):
         if missing:
             name = sorted(missing)[0]
             raise ValueError(f"evaluate.field_baselines names '{name}', which is not kept: add it to data.fields")
+        if self.evaluate.weights and self.data.weights is None:
+            raise ValueError("evaluate.weights: true needs weights: set data.weights or drop it")
         bought = self.evaluate.bought_before
         if bought is not None and bought not in self.data.fields:
             raise ValueError(f"evaluate.bought_before names '{bought}', which is not kept: add it to data.fields")
@@ -577,6 +586,13 @@ class RunConfig(Section):
             target = measure.split("/")[1]
             if target not in targets:
                 raise ValueError(f"train.select names '{measure}', but this run's targets are {', '.join(targets)}")
+
+    @property
+    def evaluates_by_weights(self) -> bool:
+        """Whether metrics of an evaluation weigh impressions."""
+        if self.data.weights is None:
+            return False
+        return self.data.weights.way != "reweigh" if self.evaluate.weights is None else self.evaluate.weights
 
     def relevance_exponents(self) -> dict[str, float]:
         """v of the objectives in r = Σ v log p: those of `relevance`, or 1 of ctr and cvr.

@@ -30,6 +30,7 @@ class Slate:
         labels: further labels by column, float32, one entry per candidate, NaN where there is none.
         prior: log-odds of the objectives' priors, float32 (C, priors); None where none has one.
         things: what the candidates are compared with; None where they are compared with nothing.
+        weight: how much each candidate counts, float32 (C,); None where all count alike.
     """
 
     row: int
@@ -43,6 +44,7 @@ class Slate:
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
     prior: np.ndarray | None = None
     things: SlateThings | None = None
+    weight: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class RecallBatch:
         log_times: float32 (B, C), log(1 + how often the shopper has bought the item before).
         beside: float32 (B, C), what the scores hold beside vectors and these two.
         also: bool (B, C), which others the shopper took as well: they are not negatives.
+        weight: float32 (B,), how much each shopper's item counts; None where all count alike.
     """
 
     texts: dict[str, torch.Tensor]
@@ -66,10 +69,12 @@ class RecallBatch:
     log_times: torch.Tensor
     beside: torch.Tensor
     also: torch.Tensor
+    weight: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> "RecallBatch":
         """The same on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "texts"}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "texts"}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in held.items()}
         return RecallBatch(texts={name: x.to(device) for name, x in self.texts.items()}, **moved)
 
 
@@ -84,6 +89,7 @@ class ColumnBatch:
         features: standardised features, float32 (N, F), or None.
         prior: log-odds of the objectives' priors, float32 (N, priors), or None.
         compared: what candidates are compared with, as `join_things` gives it, or None.
+        weight: how much each candidate counts, float32 (N,); None where all count alike.
     """
 
     slate_candidates: torch.Tensor
@@ -93,6 +99,7 @@ class ColumnBatch:
     features: torch.Tensor | None = None
     prior: torch.Tensor | None = None
     compared: dict[str, torch.Tensor] | None = None
+    weight: torch.Tensor | None = None
 
     def inputs(self) -> dict[str, Any]:
         """What heads read, by argument name."""
@@ -238,6 +245,7 @@ def build_columns(slates: Sequence[Slate]) -> ColumnBatch:
         features=_columns(slates, "features"),
         prior=_columns(slates, "prior"),
         compared=join_things(things) if things else None,
+        weight=_columns(slates, "weight"),
     )
 
 

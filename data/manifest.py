@@ -15,6 +15,7 @@ from equipoise.configs.rates import RateConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.thing_columns import TOGETHER
+from equipoise.data.weights import WeightStats
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -72,6 +73,7 @@ class Manifest(BaseModel):
     item_dropout: float = 0.0
     user_groups: list[str] = Field(default_factory=list)
     comparison: dict[str, Any] | None = None
+    weights: WeightStats | None = None
     hashes: dict[str, str] = Field(default_factory=dict)
 
     @property

@@ -102,6 +102,7 @@ class Positives:
     Attributes:
         rows: int64, the slates that have a click.
         taken: the clicked items, int64, of each of these slates.
+        weight: how much each of them counts, float32, in the same order; None where all count alike.
         counts: int64 (I,), how many clicks each item has.
     """
 
@@ -112,6 +113,7 @@ class Positives:
         catalogue = len(tokens.cache.items)
         self.rows, begins = np.unique(owner, return_index=True)
         self.taken = Ragged(items, np.append(begins, len(items)))
+        self.weight = None if tokens.weight is None else Ragged(tokens.weight[clicks], self.taken.offsets)
         self.counts = np.bincount(items, minlength=catalogue)
 
     def of(self, index: int) -> np.ndarray:
@@ -186,6 +188,11 @@ class RecallDraws:
         target = np.searchsorted(items, chosen)
         also = np.stack([np.isin(items, positives) for positives in taken])
         also[np.arange(self.shoppers), target] = False
+        weight = self.positives.weight
+        counts = None
+        if weight is not None:
+            picked = zip(drawn, taken, chosen, strict=True)
+            counts = np.array([weight[index][np.flatnonzero(took == item)[0]] for index, took, item in picked])
         rows = self.positives.rows[drawn]
         sources = [source_of(int(row)) for row in rows]
         texts = [self.texts.shopper(source.prefix[row]) for source, row in zip(sources, rows, strict=True)]
@@ -202,6 +209,7 @@ class RecallDraws:
             log_times=torch.from_numpy(np.stack(times)),
             beside=torch.from_numpy(beside),
             also=torch.from_numpy(also),
+            weight=None if counts is None else torch.from_numpy(counts.astype(np.float32)),
         )
 
 

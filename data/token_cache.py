@@ -58,6 +58,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         identity |= {"categories": categories} if categories else {}
     if manifest.comparison is not None:
         identity |= {"things": True, "computed": manifest.computed}
+    if manifest.weights is not None:
+        identity["weights"] = True
     if manifest.label_columns:
         identity["labels"] = manifest.label_columns
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -88,6 +90,7 @@ class TokenCache:
         features: names of the features that are kept beside the ids.
         labels: columns of further labels.
         has_bought: whether what shoppers had bought is kept.
+        has_weights: whether impressions are weighed.
 
     Raises:
         UserError: a file is missing or has another size than it was written with.
@@ -110,6 +113,7 @@ class TokenCache:
         self.computed: list[str] = record.get("computed", [])
         self.has_bought: bool = record.get("bought", False)
         self.has_things: bool = record.get("things", False)
+        self.has_weights: bool = record.get("weights", False)
 
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / FILE_NAME
@@ -151,6 +155,7 @@ class SplitTokens:
         item, context: int32 (I,), item_index, and number in `TokenCache.contexts`.
         length: int32 (I,), tokens of each candidate.
         click, conversion: int8 (I,).
+        weight: float32 (I,), how much each counts; None where all count alike.
         features: float32 (I,) each, raw values by name (of categories indices among their texts), NaN where unknown.
         labels: float32 (I,) each, further labels by column, NaN where there is none.
         things: numbers of things, per slate what its shopper took before, the latest first; None where the folder
@@ -168,6 +173,7 @@ class SplitTokens:
         self.item, self.context = read_array(folder, f"{name}.item"), read_array(folder, f"{name}.context")
         self.length = read_array(folder, f"{name}.length")
         self.click, self.conversion = read_array(folder, f"{name}.click"), read_array(folder, f"{name}.conversion")
+        self.weight = read_array(folder, f"{name}.weight") if cache.has_weights else None
         self.features = {feature: read_array(folder, f"{name}.feature_{feature}") for feature in cache.features}
         self.labels = {label: read_array(folder, f"{name}.label_{label}") for label in cache.labels}
         self.bought = read_ragged(folder, f"{name}.bought") if cache.has_bought else None

@@ -103,6 +103,7 @@ class _Writer:
             "bought": "bought" in self.lists,
             "things": "things" in self.lists,
             "computed": self.manifest.computed,
+            "weights": self.manifest.weights is not None,
             "files": files,
         }
         (self.out / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -143,6 +144,7 @@ class _Writer:
         named = {"feature": self.manifest.features, "label": self.manifest.label_columns}
         named["computed"] = self.manifest.computed
         numbers = {f"{kind}_{column}": np.float32 for kind, columns in named.items() for column in columns}
+        numbers |= {"weight": np.float32} if self.manifest.weights is not None else {}
         with ExitStack() as stack:
             prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
             lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.lists}
@@ -172,6 +174,7 @@ class _Writer:
             values[f"feature_{name}"] = _raw(scale, batch.column(f"feature_{name}").flatten())
         plain = [f"label_{name}" for name in self.manifest.label_columns]
         plain += [f"computed_{name}" for name in self.manifest.computed]
+        plain += ["weight"] if self.manifest.weights is not None else []
         values |= {key: batch.column(key).flatten().to_numpy(zero_copy_only=False) for key in plain}
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()

@@ -24,6 +24,8 @@ TARGETS = ("ctr", "ctcvr")
 class TrainCounts:
     """Impressions and positives of the training split, by item and by user.
 
+    With weights, each impression counts by its weight, and sums are float64.
+
     Attributes:
         rows: number of impressions.
         users: position of each user_id in the user arrays.
@@ -32,7 +34,7 @@ class TrainCounts:
         item_positives, user_positives: per target ("ctr", "ctcvr") the positives of each item and user, int64.
     """
 
-    rows: int
+    rows: float
     users: dict[str, int]
     item_rows: np.ndarray
     user_rows: np.ndarray
@@ -41,7 +43,12 @@ class TrainCounts:
 
     @classmethod
     def count(
-        cls, user: Sequence[str] | np.ndarray, item: np.ndarray, click: np.ndarray, conversion: np.ndarray
+        cls,
+        user: Sequence[str] | np.ndarray,
+        item: np.ndarray,
+        click: np.ndarray,
+        conversion: np.ndarray,
+        weight: np.ndarray | None = None,
     ) -> "TrainCounts":
         """Count the training impressions.
 
@@ -49,19 +56,26 @@ class TrainCounts:
             user: user_id, (N,).
             item: item_index, int (N,).
             click, conversion: 0 or 1, (N,).
+            weight: how much each impression counts, (N,); None counts all alike.
         """
         item = np.asarray(item, np.int64)
         users: dict[str, int] = {}
         codes = np.fromiter((users.setdefault(str(name), len(users)) for name in user), np.int64, len(user))
         click = np.asarray(click, np.int64)
         labels = {"ctr": click, "ctcvr": click * np.asarray(conversion, np.int64)}
+        mass = None if weight is None else np.asarray(weight, np.float64)
+
+        def positives(index: np.ndarray, label: np.ndarray) -> np.ndarray:
+            chosen = label == 1
+            return np.bincount(index[chosen], None if mass is None else mass[chosen])
+
         return cls(
-            rows=len(item),
+            rows=len(item) if mass is None else float(mass.sum()),
             users=users,
-            item_rows=np.bincount(item),
-            user_rows=np.bincount(codes, minlength=len(users)),
-            item_positives={target: np.bincount(item[label == 1]) for target, label in labels.items()},
-            user_positives={target: np.bincount(codes[label == 1]) for target, label in labels.items()},
+            item_rows=np.bincount(item, mass),
+            user_rows=np.bincount(codes, mass, minlength=len(users)),
+            item_positives={target: positives(item, label) for target, label in labels.items()},
+            user_positives={target: positives(codes, label) for target, label in labels.items()},
         )
 
     def rate(self, target: str) -> float:
@@ -144,17 +158,19 @@ def baseline_metrics(
     request: np.ndarray,
     ranking_metrics: RankingMetrics,
     user: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Metrics of each baseline: all pointwise ones for rates, AUC and GAUC for rankings, NDCG for both.
 
-    With `user`, (N,), UAUC too.
+    With `user`, (N,), UAUC too. `weight` says how much each row counts, (N,).
     """
     metrics: dict[str, dict[str, Any]] = {}
     for name, probability in rates.items():
-        metrics[name] = target_metrics(label, probability, request, user) | ranking_metrics.ndcgs(probability)
+        metrics[name] = target_metrics(label, probability, request, user, weight) | ranking_metrics.ndcgs(probability)
     for name, score in rankings.items():
-        metrics[name] = {"auc": auc(label, score), "gauc": gauc(label, score, request)} | ranking_metrics.ndcgs(score)
-        metrics[name] |= {} if user is None else {"uauc": uauc(label, score, user)}
+        metrics[name] = {"auc": auc(label, score, weight), "gauc": gauc(label, score, request, weight)}
+        metrics[name] |= ranking_metrics.ndcgs(score)
+        metrics[name] |= {} if user is None else {"uauc": uauc(label, score, user, weight)}
     return metrics
 
 

@@ -159,8 +159,9 @@ def ranking_attributes(config: RunConfig) -> RankingAttributes:
 
 
 def train_counts(config: RunConfig) -> TrainCounts:
-    """Clicks and conversions per item and user of the train split, for the baselines."""
-    columns = ["user_id", "item", "click", "conversion"]
+    """Clicks and conversions per item and user of the train split, for the baselines, by `data.weights`."""
+    weighed = config.data.weights is not None
+    columns = ["user_id", "item", "click", "conversion", *(["weight"] if weighed else [])]
     files = sorted((config.data.folder / "slates").glob("train-*.parquet"))
     tables = [pq.read_table(file, columns=columns) for file in files]
     users = [table.column("user_id").to_pylist() for table in tables]
@@ -170,4 +171,5 @@ def train_counts(config: RunConfig) -> TrainCounts:
         return np.concatenate([chunk.flatten() for table in tables for chunk in table.column(name).chunks])
 
     user = np.repeat(np.array([u for part in users for u in part], dtype=object), counts)
-    return TrainCounts.count(user, flat("item"), flat("click"), flat("conversion"))
+    weight = flat("weight") if weighed else None
+    return TrainCounts.count(user, flat("item"), flat("click"), flat("conversion"), weight)

@@ -22,7 +22,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import Priors
 from equipoise.modeling.simple_models import TRIED, fit_linear, fit_trees, from_text, log_odds, to_text
-from equipoise.train.priors import columns_to_read, read_columns, split_columns
+from equipoise.train.priors import chosen_weights, columns_to_read, read_columns, split_columns
 from equipoise.train.thing_vectors import ThingVectors
 
 log = logging.getLogger(__name__)
@@ -147,13 +147,18 @@ class FittedBaselines:
         if "valid" in self.manifest.splits:
             every = _spread_positions(self.tokens.split("valid"), MOST_ROWS)
             valid = (self._table("valid", every), every)
+        weights = {"weight": chosen_weights(train, positions)}
         categories = [self.columns.index(name) for name in self.categories]
         texts = {}
         for kind, target in wanted:
             label = target_label(train, target)[positions]
-            tuned = None if valid is None else (valid[0], target_label(self.tokens.split("valid"), target)[valid[1]])
+            tuned = None
+            if valid is not None:
+                judged = self.tokens.split("valid")
+                tuned = (valid[0], target_label(judged, target)[valid[1]])
+                weights["valid_weight"] = chosen_weights(judged, valid[1])
             try:
-                model = FITS[kind](columns, label, categories=categories, valid=tuned, seed=SEED)
+                model = FITS[kind](columns, label, categories=categories, valid=tuned, seed=SEED, **weights)
             except UserError as error:
                 log.info(f"no {kind} beside {target}: {error}")
                 continue

@@ -34,7 +34,7 @@ from equipoise.evaluation.metrics.calibration import calibration_bins
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
 from equipoise.evaluation.metrics.metric_names import WORDS, target_title
 from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
-from equipoise.evaluation.metrics.pointwise import target_metrics, targets
+from equipoise.evaluation.metrics.pointwise import target_metrics, target_weight, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.metrics.user_groups import user_group_gaps
 from equipoise.evaluation.rivals import BOUGHT, POPULARITY, compare_with_rivals
@@ -86,7 +86,8 @@ def evaluate_table(
         bought_before: the raw field that says how often a shopper had bought the item.
 
     Returns:
-        rows, requests, users, items, clicks, conversions, clicked_conversions, train_rows, cutoffs; pointwise (target →
+        rows, requests, users, items, clicks, conversions, clicked_conversions, train_rows, cutoffs; weighed, where
+        metrics count rows by the table's weights (counts are plain); pointwise (target →
         metric → value); regression (the same of values and counts, where there are any); calibration (target → bins);
         baselines (target → baseline → metric → value); against_baseline (target → metric → the best baseline, the
         difference, its interval); comparisons (target → rival → metric → ours, theirs, difference, its interval);
@@ -102,23 +103,25 @@ def evaluate_table(
     scored = targets(table.click, table.conversion, table.pctr, table.pcvr, table.request)
     for target, (label, probability, request) in scored.items():
         user = table.user if target in TARGETS else None  # on clicked rows alone no user has much to rank
-        ours: dict[str, Any] = target_metrics(label, probability, request, user)
+        weight = target_weight(target, table.click, table.weight)
+        ours: dict[str, Any] = target_metrics(label, probability, request, user, weight)
         report["pointwise"][target] = ours
-        report["calibration"][target] = calibration_bins(label, probability)
+        report["calibration"][target] = calibration_bins(label, probability, weight=weight)
         if target not in TARGETS:
             continue  # on clicked rows alone there is no ranking, and the baselines are of all impressions
         ours |= metrics.ndcgs(probability)
         rates, rankings = baseline_scores(table, train_counts, target, field_baselines)
-        report["baselines"][target] = baseline_metrics(rates, rankings, label, request, metrics, table.user)
+        report["baselines"][target] = baseline_metrics(rates, rankings, label, request, metrics, table.user, weight)
         report["against_baseline"][target] = {
-            metric: _against_best(metric, target, report, rates | rankings, scored[target], resamples, seed)
+            metric: _against_best(metric, target, report, rates | rankings, scored[target], resamples, seed, weight)
             for metric in RESAMPLED
         }
         models = dict((fitted or {}).get(target, {}))
-        report["baselines"][target] |= baseline_metrics(models, {}, label, request, metrics, table.user)
+        report["baselines"][target] |= baseline_metrics(models, {}, label, request, metrics, table.user, weight)
         known = {POPULARITY: rankings["item popularity"]} if "item popularity" in rankings else {}
         known |= {BOUGHT: field_ranking(table, bought_before)} if bought_before is not None else {}
-        report["comparisons"][target] = compare_with_rivals(scored[target], models, known, metrics, resamples, seed)
+        rows = (*scored[target], weight)
+        report["comparisons"][target] = compare_with_rivals(rows, models, known, metrics, resamples, seed)
     report |= _own_targets(report, table, specs or {})
     points = default_omegas(list(table.delta)) if omegas is None else omegas
     report["ranking"] = [{"omega": dict(omega), **metrics(utility(table, omega))} for omega in points]
@@ -128,7 +131,9 @@ def evaluate_table(
     report["user_groups"] = user_group_gaps(table)
     report["ndcg_difference"] = _ndcg_difference(report, table, metrics, train_counts, field_baselines, resamples, seed)
     report["ne_interval"] = {
-        target: interval(resampled_ne(*rows, resamples, seed)) for target, rows in scored.items() if resamples
+        target: interval(resampled_ne(*rows, resamples, seed, target_weight(target, table.click, table.weight)))
+        for target, rows in scored.items()
+        if resamples
     }
     report["verdict"] = verdict(report)
     return report
@@ -136,11 +141,11 @@ def evaluate_table(
 
 def _own_targets(report: dict[str, Any], table: ScoreTable, specs: Mapping[str, ObjectiveSpec]) -> dict[str, Any]:
     """Adds further binary targets to pointwise and calibration; gives `regression` of values and counts."""
-    measured = own_targets(specs, table.every_label, table.predictions, table.request)
+    measured = own_targets(specs, table.every_label, table.predictions, table.request, table.weight)
     metrics = own_metrics(specs, measured)
     binary = {name: values for name, values in metrics.items() if specs[name].form == "binary"}
     report["pointwise"] |= binary
-    report["calibration"] |= {name: calibration_bins(*measured[name][:2]) for name in binary}
+    report["calibration"] |= {name: calibration_bins(*measured[name][:2], weight=measured[name][3]) for name in binary}
     rest = {name: {"form": specs[name].form, **metrics[name]} for name in metrics if name not in binary}
     return {"regression": rest} if rest else {}
 
@@ -154,7 +159,8 @@ def _counts(table: ScoreTable, train_counts: TrainCounts | None) -> dict[str, An
         "clicks": int(table.click.sum()),
         "conversions": int(table.conversion.sum()),
         "clicked_conversions": int(table.clicked_conversion.sum()),
-        "train_rows": train_counts.rows if train_counts else 0,
+        "train_rows": round(train_counts.rows) if train_counts else 0,
+        **({} if table.weight is None else {"weighed": True}),
     }
 
 
@@ -166,6 +172,7 @@ def _against_best(
     scored: tuple[np.ndarray, np.ndarray, np.ndarray],
     resamples: int,
     seed: int,
+    weight: np.ndarray | None,
 ) -> dict[str, Any] | None:
     """Ours less the best baseline in AUC or GAUC, with paired bootstrap intervals; None without a defined baseline.
 
@@ -179,8 +186,8 @@ def _against_best(
     record = {"ours": ours, "baseline": best, "theirs": values[best], "difference": ours - values[best]}
     if resamples:
         label, probability, request = scored
-        our_resamples = RESAMPLED[metric](label, probability, request, resamples, seed)
-        best_resamples = RESAMPLED[metric](label, scores[best], request, resamples, seed)
+        our_resamples = RESAMPLED[metric](label, probability, request, resamples, seed, weight)
+        best_resamples = RESAMPLED[metric](label, scores[best], request, resamples, seed, weight)
         record |= {
             "ours_interval": interval(our_resamples),
             "difference_interval": interval(our_resamples - best_resamples),
@@ -259,11 +266,13 @@ def _ndcg_difference(
     mine = metrics.request_ndcgs(utility(table, {}), cutoff)
     if not each or not np.isfinite(mine).any():
         return None
-    best = max(each, key=lambda name: np.nanmean(each[name]))
-    ours, theirs = float(np.nanmean(mine)), float(np.nanmean(each[best]))
+    best = max(each, key=lambda name: metrics.mean(each[name]))
+    ours, theirs = metrics.mean(mine), metrics.mean(each[best])
     found: dict[str, Any] = {"baseline": best, "ours": ours, "theirs": theirs, "difference": ours - theirs}
     if resamples:
-        found["difference_interval"] = interval(resampled_mean(mine - each[best], resamples, seed))
+        found["difference_interval"] = interval(
+            resampled_mean(mine - each[best], resamples, seed, metrics.request_weight)
+        )
     return found
 
 

@@ -21,7 +21,7 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[Table | str]:
     yield (
         f"{report['rows']:,} impressions in {report['requests']:,} requests, {report['clicks']:,} clicks, "
         f"{both}baselines from {report['train_rows']:,} "
-        "training impressions"
+        "training impressions" + ("; metrics weigh impressions by data.weights" if report.get("weighed") else "")
     )
     cutoff = max(report["cutoffs"], default=None)
     for target, ours in report["pointwise"].items():

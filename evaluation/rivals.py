@@ -24,8 +24,8 @@ PRIOR, TREES, LINEAR, POPULARITY, BOUGHT = "prior", "trees", "linear", "populari
 RIVALS = (PRIOR, TREES, LINEAR, POPULARITY, BOUGHT)
 """In the order in which they are shown."""
 
-TargetRows = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Label, the model's probability, and request of each row, (N,)."""
+TargetRows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+"""Label, the model's probability, request and weight of each row, (N,); no weight where all count alike."""
 
 
 def compare_with_rivals(
@@ -46,8 +46,8 @@ def compare_with_rivals(
         resamples: of the requests; 0 leaves intervals out.
         seed: of the resamples.
     """
-    label, ours, request = rows
-    measured = _Measured(label, request, metrics, resamples, seed)
+    label, ours, request, weight = rows
+    measured = _Measured(label, request, metrics, resamples, seed, weight)
     mine = measured(ours, probability=True)
     found = {}
     for name in RIVALS:
@@ -62,26 +62,33 @@ class _Measured:
     """Metrics of scores of the same rows, each with its value in every resample."""
 
     def __init__(
-        self, label: np.ndarray, request: np.ndarray, metrics: RankingMetrics, resamples: int, seed: int
+        self,
+        label: np.ndarray,
+        request: np.ndarray,
+        metrics: RankingMetrics,
+        resamples: int,
+        seed: int,
+        weight: np.ndarray | None,
     ) -> None:
-        self.label, self.request, self.metrics = label, request, metrics
+        self.label, self.request, self.metrics, self.weight = label, request, metrics, weight
         self.resamples, self.seed = resamples, seed
 
     def __call__(self, score: Any, probability: bool) -> dict[str, tuple[float, np.ndarray]]:
         from equipoise.evaluation.metrics.pointwise import auc, gauc, normalized_entropy
 
         resampled = {"auc": resampled_auc, "gauc": resampled_gauc, "ne": resampled_ne}
-        plain = {"auc": auc(self.label, score), "gauc": gauc(self.label, score, self.request)}
-        plain |= {"ne": normalized_entropy(self.label, score)} if probability else {}
+        weight = self.weight
+        plain = {"auc": auc(self.label, score, weight), "gauc": gauc(self.label, score, self.request, weight)}
+        plain |= {"ne": normalized_entropy(self.label, score, weight)} if probability else {}
         found = {
-            name: (value, resampled[name](self.label, score, self.request, self.resamples, self.seed))
+            name: (value, resampled[name](self.label, score, self.request, self.resamples, self.seed, weight))
             for name, value in plain.items()
         }
         if self.metrics.cutoffs:
             cutoff = max(self.metrics.cutoffs)
             each = self.metrics.request_ndcgs(score, cutoff)
-            value = float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
-            found[f"ndcg@{cutoff}"] = (value, resampled_mean(each, self.resamples, self.seed))
+            samples = resampled_mean(each, self.resamples, self.seed, self.metrics.request_weight)
+            found[f"ndcg@{cutoff}"] = (self.metrics.mean(each), samples)
         return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from equipoise.data.prepare.new_items import HELD_OUT
-from equipoise.evaluation.metrics.pointwise import target_metrics, targets
+from equipoise.evaluation.metrics.pointwise import target_metrics, target_weight, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
 NEW_PRODUCTS = "new products"
@@ -39,10 +39,15 @@ def slice_metrics(table: ScoreTable, slices: Mapping[str, np.ndarray]) -> dict[s
         if not inside.any():
             continue
         pcvr = None if table.pcvr is None else table.pcvr[inside]
+        weight = None if table.weight is None else table.weight[inside]
         rows = targets(table.click[inside], table.conversion[inside], table.pctr[inside], pcvr, table.request[inside])
         measured[name] = {
             "rows": int(inside.sum()),
             "requests": len(np.unique(table.request[inside])),
-            "pointwise": {target: target_metrics(*values) for target, values in rows.items() if values[0].size},
+            "pointwise": {
+                target: target_metrics(*values, weight=target_weight(target, table.click[inside], weight))
+                for target, values in rows.items()
+                if values[0].size
+            },
         }
     return measured

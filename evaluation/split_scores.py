@@ -122,6 +122,7 @@ class SplitScores:
         settings |= {"relevance": config["relevance"]} if config["relevance"] else {}
         if self.calibrations:
             settings["calibration"] = {name: each.to_json() for name, each in self.calibrations.items()}
+        settings |= {"weights": True} if self.config.evaluates_by_weights else {}
         kept = {name: config["data"][name] for name in ("fields", "user_groups")}
         return {
             "split": split,
@@ -155,6 +156,7 @@ def score_table(
     names = {name for objective in objectives.values() for name in objective.attributes}
     names |= set(own_attributes(config))
     labels, predictions = labels_and_predictions(scores, objectives)
+    weight = slates.tokens.weight if config.evaluates_by_weights else None
     fields = {name: np.concatenate(records[f"field_{name}"]).astype(np.float64) for name in config.data.fields}
     return ScoreTable(
         request=request[order],
@@ -171,6 +173,7 @@ def score_table(
         predictions={name: values[order] for name, values in predictions.items()},
         labels={name: values[order] for name, values in labels.items() if name not in KEPT},
         exponents=config.relevance_exponents() if config.relevance else None,
+        weight=None if weight is None else np.asarray(weight[slates.tokens.impressions(rows)], np.float64)[order],
     )
 
 

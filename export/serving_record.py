@@ -198,6 +198,12 @@ def calibrations_of(record: Mapping[str, Any]) -> dict[str, Calibration]:
     return {name: Calibration.of(about["calibration"]) for name, about in objectives.items() if "calibration" in about}
 
 
+def calibration_lines_of(record: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """By objective the lines, [slope, intercept], that say how sure its logits are; none of older exports."""
+    objectives: Mapping[str, Mapping[str, Any]] = record["objectives"]
+    return {name: lines for name, about in objectives.items() if (lines := about.get("calibration_lines"))}
+
+
 def _objective(name: str, spec: ObjectiveSpec, model: SlateModel, served: ServedClass) -> dict[str, Any]:
     record: dict[str, Any] = {"folder": name, "form": served.form, "meaning": spec.meaning}
     head = model.heads[name]

@@ -44,7 +44,7 @@ from equipoise.modeling.backbone import load_tokenizer
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.best_adapters import run_adapters, which_adapters
-from equipoise.train.calibration import read_calibrations
+from equipoise.train.calibration import read_calibration_lines, read_calibrations
 from equipoise.train.thing_vectors import find_vectors
 
 log = logging.getLogger(__name__)
@@ -155,6 +155,8 @@ def _write(
     record = serving_record(config, info, model, served, prompts.layout, pad_id, folder)
     for name, each in calibrations.items():
         record["objectives"][name]["calibration"] = each.to_json()
+    for name, lines in read_calibration_lines(run, adapters).items():
+        record["objectives"][name]["calibration_lines"] = lines
     record |= beside_record | write_catalogue(folder, slates, config)
     record |= export_recall(folder, run, adapters, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run, adapters)

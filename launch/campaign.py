@@ -20,11 +20,13 @@ from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.campaign import Campaign, read_campaign
 from equipoise.data.requests.table import RequestTable, open_requests, request_connection
+from equipoise.export.serving_record import calibration_lines_of, read_serving_record
 from equipoise.launch.campaign_requests import CampaignRequests
 from equipoise.launch.options import CampaignOptions
 from equipoise.scoring.ranking_file import ENDINGS, ranking_file
 from equipoise.scoring.recommend import common_candidates
 from equipoise.serving.allocation import Allocation, Cap, allocate, fill, violations
+from equipoise.serving.expected_value import expected_value
 from equipoise.serving.frames import prepared_requests, ranking_columns
 from equipoise.serving.recommender import Recommender
 
@@ -75,7 +77,8 @@ def choose_slates(export: Path, path: Path, users: Path, out: Path, options: Cam
     allocation = allocate(scores.shopper, gain, campaign.top, caps)
     seconds = time.monotonic() - began
     _write(recommender, scores, allocation.chosen, requests.maker.names, out)
-    record = _record(campaign, scores, allocation, caps, gain)
+    lines = calibration_lines_of(read_serving_record(export))
+    record = _record(campaign, scores, allocation, caps, gain, lines)
     with atomic_write(out.with_name(out.name + REPORT)) as partial:
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     console.print(
@@ -85,6 +88,18 @@ def choose_slates(export: Path, path: Path, users: Path, out: Path, options: Cam
         f"{allocation.way} in {seconds:.1f} s: {out}",
         soft_wrap=True,
     )
+    console.print(_expectation(record), soft_wrap=True)
+
+
+def _expectation(record: Mapping[str, Any]) -> str:
+    """One sentence: what is expected, its interval, and what that holds."""
+    (low, high), (least, most) = record["expected_value_interval"], record["realised_value_interval"]
+    sure = "resampled shoppers and calibration" if record["calibration_in_interval"] else "resampled shoppers"
+    text = f"expected value {record['expected_value']:.6g} (95 % interval {low:.6g} to {high:.6g} for other shoppers "
+    text += f"like these: {sure}; these will bring {least:.6g} to {most:.6g})"
+    if record["calibration_in_interval"]:
+        return text
+    return f"{text}; how sure the probabilities are is not known: train with train.calibration and export again"
 
 
 def _requests(
@@ -186,24 +201,34 @@ def _write(recommender: Recommender, scores: CampaignScores, chosen: np.ndarray,
 
 
 def _record(
-    campaign: Campaign, scores: CampaignScores, allocation: Allocation, caps: Sequence[Cap], gain: np.ndarray
+    campaign: Campaign,
+    scores: CampaignScores,
+    allocation: Allocation,
+    caps: Sequence[Cap],
+    gain: np.ndarray,
+    lines: Mapping[str, Sequence[Sequence[float]]],
 ) -> dict[str, Any]:
     chosen = allocation.chosen
-    pointwise = [name for name in ("pctr", "pcvr") if name in scores.table.column_names]
-    probability = np.prod([scores.table.column(name).to_numpy() for name in pointwise], axis=0)
+    columns = {name: f"p{name}" for name in ("ctr", "cvr") if f"p{name}" in scores.table.column_names}
+    probabilities = {name: scores.table.column(column).to_numpy()[chosen] for name, column in columns.items()}
     given = scores.table.column("value").to_pylist()
     value = np.array([1.0 if number is None else number for number in given]) if campaign.value else np.ones(len(given))
+    shoppers = int(scores.shopper[-1]) + 1
+    expected = expected_value(scores.shopper[chosen], probabilities, value[chosen], shoppers, lines)
     greedy = fill(scores.shopper, gain, campaign.top, caps)
     return {
         "campaign": campaign.name,
-        "shoppers": int(scores.shopper[-1]) + 1,
+        "shoppers": shoppers,
         "shown": int(chosen.sum()),
         "objective": allocation.value,
         "bound": allocation.bound,
         "gap": allocation.gap,
         "way": allocation.way,
         "greedy_objective": float(gain[greedy].sum()),
-        "expected_value": float((probability * value)[chosen].sum()),
+        "expected_value": expected.value,
+        "expected_value_interval": list(expected.interval),
+        "realised_value_interval": list(expected.realised),
+        "calibration_in_interval": expected.calibrated,
         "violations": violations(chosen, scores.shopper, campaign.top, caps),
         "caps": [
             {"group": cap.name, "shown": int(chosen[cap.members].sum()), "most": cap.most, "least": cap.least}

@@ -44,6 +44,9 @@ INVERSE_PENALTIES = (0.01, 0.1, 1.0)
 TRIED = (TREE_SETTINGS, DEFAULT_TREES, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES, MOST_CATEGORIES)
 """What decides a fitted model beside its rows."""
 Rows = tuple[np.ndarray, np.ndarray]
+"""Columns and labels."""
+Weighed = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Columns, labels, and how much each row counts; None where all count alike."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def fit_trees(
     groups: np.ndarray | None = None,
     valid: Rows | None = None,
     seed: int = 0,
+    weight: np.ndarray | None = None,
+    valid_weight: np.ndarray | None = None,
 ) -> "Booster":
     """Boosted trees, tuned a little where there are rows to tune on.
 
@@ -101,27 +106,29 @@ def fit_trees(
         label: 0 or 1, (N,).
         categories: positions of category columns.
         groups: a number or name of each row's user, (N,); without `valid` a tenth of the users is tuned on.
-        valid: columns and labels to tune on: the setting and number of trees of the lowest log loss are taken.
+        valid: rows to tune on: the setting and number of trees of the lowest log loss are taken.
         seed: of draws.
+        weight, valid_weight: how much each row counts, above 0, (N,); None where all count alike.
 
     Raises:
         UserError: LightGBM is not installed, there is no column, or one class only.
     """
-    columns, label = _checked(columns, label)
+    rows = columns, label, _ = _checked(columns, label, weight)
     if valid is None and groups is not None:
-        valid, kept = _held_out(columns, label, groups, seed)
-        chosen = fit_trees(columns[kept], label[kept], categories=categories, valid=valid, seed=seed)
-        return _refit_trees(chosen, columns, label)
+        held, (*others, own) = _held_out(rows, groups, seed)
+        tuned = fit_trees(*others, categories=categories, valid=held[:2], seed=seed, weight=own, valid_weight=held[2])
+        return _refit_trees(tuned, rows)
     base = {"objective": "binary", "verbosity": -1, "seed": seed, "deterministic": True, "force_col_wise": True}
     base["categorical_column"] = list(categories)
     if valid is None or not _two_classes(valid[1]):
-        return _boost(base | TREE_SETTINGS[0], DEFAULT_TREES, columns, label)
-    few = _sampled(columns, label, seed)
-    tried = [_boost(base | setting, MOST_TREES, *few, valid) for setting in TREE_SETTINGS]
-    best = int(np.argmin([cross_entropy(valid[1], log_odds(model, valid[0])) for model in tried]))
+        return _boost(base | TREE_SETTINGS[0], DEFAULT_TREES, rows)
+    few = _sampled(rows, seed)
+    judged = (*valid, valid_weight)
+    tried = [_boost(base | setting, MOST_TREES, few, judged) for setting in TREE_SETTINGS]
+    best = int(np.argmin([_loss(model, judged) for model in tried]))
     if len(few[1]) == len(label):
         return tried[best]
-    return _boost(base | TREE_SETTINGS[best], MOST_TREES, columns, label, valid)
+    return _boost(base | TREE_SETTINGS[best], MOST_TREES, rows, judged)
 
 
 def fit_linear(
@@ -131,18 +138,20 @@ def fit_linear(
     categories: Sequence[int] = (),
     valid: Rows | None = None,
     seed: int = 0,
+    weight: np.ndarray | None = None,
+    valid_weight: np.ndarray | None = None,
 ) -> LinearModel:
     """Logistic regression with an L2 penalty, of the strength that suits the validation rows; see `fit_trees`."""
-    columns, label = _checked(columns, label)
-    scales = _scales(columns, sorted(categories))
+    rows = _checked(columns, label, weight)
+    scales = _scales(rows, sorted(categories))
     if valid is None or not _two_classes(valid[1]):
-        return _regress(scales, columns, label, INVERSE_PENALTIES[-1], seed)
-    few = _sampled(columns, label, seed)
-    tried = [_regress(scales, *few, penalty, seed) for penalty in INVERSE_PENALTIES]
-    best = int(np.argmin([cross_entropy(valid[1], log_odds(model, valid[0])) for model in tried]))
+        return _regress(scales, rows, INVERSE_PENALTIES[-1], seed)
+    few = _sampled(rows, seed)
+    tried = [_regress(scales, few, penalty, seed) for penalty in INVERSE_PENALTIES]
+    best = int(np.argmin([_loss(model, (*valid, valid_weight)) for model in tried]))
     if len(few[1]) == len(label):
         return tried[best]
-    return _regress(scales, columns, label, INVERSE_PENALTIES[best], seed)
+    return _regress(scales, rows, INVERSE_PENALTIES[best], seed)
 
 
 def log_odds(model: "Booster | LinearModel", columns: np.ndarray) -> np.ndarray:
@@ -164,6 +173,7 @@ def out_of_fold(
     folds: int = FOLDS,
     seed: int = 0,
     shown_as: Sequence[np.ndarray] = (),
+    weight: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Log-odds of the training rows, float64 (N,), each by a model of the same settings that saw no row of its user.
 
@@ -176,11 +186,12 @@ def out_of_fold(
         folds: models fitted, at most the number of users.
         seed: of draws, that of which user is in which fold among them.
         shown_as: the same rows with other columns, such as those of a shopper of whom nothing is known.
+        weight: how much each row counts, (N,); None where all count alike.
 
     Raises:
         UserError: fewer than two users, or the rows outside of a fold have one class only.
     """
-    columns, label = _checked(columns, label)
+    rows = columns, label, _ = _checked(columns, label, weight)
     codes = np.unique(groups, return_inverse=True)[1]
     users = int(codes.max()) + 1
     if users < 2:
@@ -190,7 +201,7 @@ def out_of_fold(
     predictions = [np.empty(len(label)) for _ in tables]
     for number in range(int(fold.max()) + 1):
         inside = fold == number
-        refitted = _refit(model, columns[~inside], label[~inside], seed)
+        refitted = _refit(model, _some(rows, ~inside), seed)
         for values, table in zip(predictions, tables, strict=True):
             values[inside] = log_odds(refitted, table[inside])
     return predictions
@@ -219,9 +230,18 @@ def from_text(text: str) -> "Booster | LinearModel":
         raise UserError(f"LightGBM cannot read the text of trees ({error}): fit them again") from error
 
 
-def cross_entropy(label: np.ndarray, logit: np.ndarray) -> float:
-    """Mean log loss of log-odds (N,) in nats."""
-    return float(np.mean(np.logaddexp(0.0, logit) - label * logit))
+def cross_entropy(label: np.ndarray, logit: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Mean log loss of log-odds (N,) in nats, each row counting by its weight."""
+    return float(np.average(np.logaddexp(0.0, logit) - label * logit, weights=weight))
+
+
+def _loss(model: "Booster | LinearModel", rows: Weighed) -> float:
+    return cross_entropy(rows[1], log_odds(model, rows[0]), rows[2])
+
+
+def _some(rows: Weighed, chosen: np.ndarray) -> Weighed:
+    columns, label, weight = rows
+    return columns[chosen], label[chosen], None if weight is None else weight[chosen]
 
 
 def _lightgbm() -> Any:
@@ -231,49 +251,51 @@ def _lightgbm() -> Any:
         raise UserError("boosted trees need LightGBM: pip install -c constraints.txt 'equipoise[trees]'") from error
 
 
-def _checked(columns: np.ndarray, label: np.ndarray) -> Rows:
+def _checked(columns: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> Weighed:
     columns, label = np.asarray(columns, np.float32), np.asarray(label, np.float64)
     if columns.ndim != 2 or not columns.shape[1]:
         raise UserError("trees and linear models need at least one column: name some in data.features")
     if not _two_classes(label):
         raise UserError("trees and linear models need rows of both labels: prepare more data")
-    return columns, label
+    return columns, label, None if weight is None else np.asarray(weight, np.float64)
 
 
 def _two_classes(label: np.ndarray) -> bool:
     return len(label) > 0 and bool(np.min(label) != np.max(label))
 
 
-def _held_out(columns: np.ndarray, label: np.ndarray, groups: np.ndarray, seed: int) -> tuple[Rows, np.ndarray]:
-    """Columns and labels of a tenth of the users, and which rows are of the others, bool (N,)."""
+def _held_out(rows: Weighed, groups: np.ndarray, seed: int) -> tuple[Weighed, Weighed]:
+    """The rows of a tenth of the users, and those of the others."""
     names, codes = np.unique(groups, return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(names)) < len(names) / 10
     inside = chosen[codes]
-    return (columns[inside], label[inside]), ~inside
+    return _some(rows, inside), _some(rows, ~inside)
 
 
-def _sampled(columns: np.ndarray, label: np.ndarray, seed: int) -> Rows:
+def _sampled(rows: Weighed, seed: int) -> Weighed:
     """The rows on which settings are tried: all, or `TUNING_ROWS` of more, of both labels."""
-    if len(label) <= TUNING_ROWS:
-        return columns, label
-    rows = np.sort(np.random.default_rng(seed).choice(len(label), TUNING_ROWS, replace=False))
-    return (columns[rows], label[rows]) if _two_classes(label[rows]) else (columns, label)
+    count = len(rows[1])
+    if count <= TUNING_ROWS:
+        return rows
+    few = _some(rows, np.sort(np.random.default_rng(seed).choice(count, TUNING_ROWS, replace=False)))
+    return few if _two_classes(few[1]) else rows
 
 
-def _boost(
-    parameters: dict[str, Any], trees: int, columns: np.ndarray, label: np.ndarray, valid: Rows | None = None
-) -> "Booster":
+def _boost(parameters: dict[str, Any], trees: int, rows: Weighed, valid: Weighed | None = None) -> "Booster":
     library = _lightgbm()
+    columns, label, weight = rows
     # Leaves of a hundred rows leave small data no split; at least fifty leaves must be possible.
     smallest = min(parameters["min_child_samples"], max(1, len(label) // 50))
     parameters = parameters | {"min_child_samples": smallest}
     kept = {key: value for key, value in parameters.items() if key != "categorical_column"}
     categories = parameters["categorical_column"]
-    data = library.Dataset(columns, label, categorical_feature=categories, params=kept, free_raw_data=True)
+    data = library.Dataset(
+        columns, label, weight=weight, categorical_feature=categories, params=kept, free_raw_data=True
+    )
     if valid is None:
         booster = library.train(kept, data, trees)
     else:
-        tuned = library.Dataset(np.asarray(valid[0], np.float32), valid[1], reference=data)
+        tuned = library.Dataset(np.asarray(valid[0], np.float32), valid[1], weight=valid[2], reference=data)
         stop = library.early_stopping(PATIENCE, verbose=False)
         booster = library.train(kept, data, trees, valid_sets=[tuned], callbacks=[stop])
         booster = library.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
@@ -281,17 +303,17 @@ def _boost(
     return booster
 
 
-def _refit_trees(model: "Booster", columns: np.ndarray, label: np.ndarray) -> "Booster":
+def _refit_trees(model: "Booster", rows: Weighed) -> "Booster":
     parameters, trees = model.fitted_as  # type: ignore[attr-defined]
-    return _boost(parameters, max(trees, 1), columns, label)
+    return _boost(parameters, max(trees, 1), rows)
 
 
-def _refit(model: "Booster | LinearModel", columns: np.ndarray, label: np.ndarray, seed: int) -> Any:
+def _refit(model: "Booster | LinearModel", rows: Weighed, seed: int) -> Any:
     """A model of the same settings on other rows."""
-    columns, label = _checked(columns, label)
+    rows = _checked(*rows)
     if isinstance(model, LinearModel):
-        return _regress(_scales(columns, model.categories), columns, label, model.inverse_penalty, seed)
-    return _refit_trees(model, columns, label)
+        return _regress(_scales(rows, model.categories), rows, model.inverse_penalty, seed)
+    return _refit_trees(model, rows)
 
 
 def _signed_log(values: np.ndarray) -> np.ndarray:
@@ -299,23 +321,27 @@ def _signed_log(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _scales(columns: np.ndarray, categories: list[int]) -> LinearModel:
+def _scales(rows: Weighed, categories: list[int]) -> LinearModel:
     """A model that has its scales and no weights yet."""
+    columns, _, weight = rows
     numbers = [column for column in range(columns.shape[1]) if column not in categories]
     values = _signed_log(columns[:, numbers])
     known = np.isfinite(values)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, values, 0).sum(axis=0) / count
-    std = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
+    counted = known if weight is None else known * weight[:, None]
+    count = np.maximum(counted.sum(axis=0), 1 if weight is None else np.finfo(np.float64).tiny)
+    mean = (counted * np.where(known, values, 0)).sum(axis=0) / count
+    std = np.sqrt((counted * np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
     unknown = [column for column, some in zip(numbers, (~known).any(axis=0), strict=True) if some]
     highest = [np.nanmax(columns[:, c], initial=-1.0) for c in categories]
     texts = [min(int(code) + 1, MOST_CATEGORIES) for code in highest]
     return LinearModel(categories, mean.tolist(), np.where(std > 0, std, 1.0).tolist(), unknown, texts, [], 0.0, 1.0)
 
 
-def _regress(scales: LinearModel, columns: np.ndarray, label: np.ndarray, penalty: float, seed: int) -> LinearModel:
+def _regress(scales: LinearModel, rows: Weighed, penalty: float, seed: int) -> LinearModel:
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
-    fitted = LogisticRegression(C=penalty, max_iter=500, random_state=seed).fit(scales.design(columns), label)
+    columns, label, weight = rows
+    model = LogisticRegression(C=penalty, max_iter=500, random_state=seed)
+    fitted = model.fit(scales.design(columns), label, sample_weight=weight)
     weights, intercept = fitted.coef_[0].tolist(), float(fitted.intercept_[0])
     return LinearModel(**asdict(scales) | {"weights": weights, "intercept": intercept, "inverse_penalty": penalty})

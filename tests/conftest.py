@@ -24,7 +24,7 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
-from equipoise.train.objectives.base import Step, Totals
+from equipoise.train.objectives.base import Step, Totals, local_totals
 from equipoise.train.world import World
 
 # Derandomised, so that a red run is red everywhere; `--hypothesis-profile explore` looks further, `quick` less far.
@@ -174,6 +174,8 @@ def make_step() -> Callable[..., Step]:
         conversion: list[float] | None = None,
         log_sampling_rate: list[float] | None = None,
         attributes: dict[str, list[int]] | None = None,
+        weight: list[float] | None = None,
+        self_normalize: bool = True,
         pointwise: tuple[str, ...] = ("ctr", "cvr"),
         world: World | None = None,
         totals: Totals | None = None,
@@ -191,11 +193,11 @@ def make_step() -> Callable[..., Step]:
             "conversion": torch.tensor(conversion or [0.0] * count, dtype=dtype),
             "log_sampling_rate": torch.tensor(kept, dtype=dtype)[batch.slate],
             "attributes": {name: torch.tensor(codes) for name, codes in (attributes or {}).items()},
+            "weight": None if weight is None else torch.tensor(weight, dtype=dtype),
         }
         batch = SlateBatch(**{**vars(batch), **labels})
-        importance_weight = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).sum()
-        totals = totals or Totals(count, float(importance_weight), len(sizes))
-        return Step(batch, outputs, totals, world or World(), pointwise)
+        totals = totals or Totals(*local_totals(batch, self_normalize).tolist())
+        return Step(batch, outputs, totals, world or World(), pointwise, self_normalize=self_normalize)
 
     return build
 

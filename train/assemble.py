@@ -20,6 +20,7 @@ from equipoise.data.sampling import BatchOrder
 from equipoise.data.slate_set import SlateSet, TrainBatches
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TokenCache
+from equipoise.data.weights import check_weights
 from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates
 from equipoise.modeling.backbone import load_model_config, max_positions
 from equipoise.modeling.comparison import ComparisonShape
@@ -109,7 +110,7 @@ def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, flo
     Raises:
         UserError: a rate is 0 or 1, so that nothing can be learnt.
     """
-    train = manifest.splits["train"]
+    train = manifest.weights or manifest.splits["train"]
     rates = {
         "ctr": ("click", train.clicks, train.impressions),
         "cvr": ("conversion after click", train.clicked_conversions, train.clicks),
@@ -159,6 +160,7 @@ def open_data(
     _check_features(manifest, config.data)
     check_absent(config.objectives, manifest.absent_labels, config.data.folder)
     _check_comparison(manifest, config.data)
+    check_weights(manifest.weights, config.data.weights, config.data.folder)
     beside = open_beside(config, tokens, run)
     slates = beside.slates(config.data.folder, split, tokens)
     check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)

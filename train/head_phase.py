@@ -152,14 +152,18 @@ def logits_alone(model: SlateModel, names: Sequence[str], batch: ColumnBatch) ->
 def _losses(
     heads: Mapping[str, PointHead], specs: Mapping[str, ObjectiveSpec], model: SlateModel, batch: ColumnBatch
 ) -> dict[str, torch.Tensor]:
-    """Mean log loss of each head's chain over the candidates of a batch; earlier logits of a chain without gradient."""
+    """Mean log loss of each head's chain over the candidates of a batch, each counting by its weight.
+
+    Earlier logits of a chain are read without gradient.
+    """
     logits = logits_alone(model, list(heads), batch)
     losses = {}
     for name in heads:
         names = [*chain(specs, name), name]
         label_N = torch.stack([batch.label(str(specs[each].label)) for each in names]).nan_to_num().prod(0)
         chained = [logits[each].detach() for each in names[:-1]] + [logits[name]]
-        losses[name] = chain_loss(chained, label_N).mean()
+        loss_N = chain_loss(chained, label_N)
+        losses[name] = loss_N.mean() if batch.weight is None else (batch.weight * loss_N).sum() / batch.weight.sum()
     return losses
 
 
@@ -173,9 +177,9 @@ def _judge(
 ) -> dict[str, float]:
     """Mean log loss per impression on some slates."""
     sums: dict[str, float] = {}
-    count = 0
+    count = 0.0
     for batch in column_batches(slates, rows):
-        size = batch.click.shape[0]
+        size = batch.click.shape[0] if batch.weight is None else float(batch.weight.sum())
         count += size
         for name, loss in _losses(heads, specs, model, batch).items():
             sums[name] = sums.get(name, 0.0) + size * float(loss)

@@ -26,7 +26,7 @@ from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
-from equipoise.train.objectives.base import Objective, Step, Totals
+from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
 from equipoise.train.schedule import rate_factor
 from equipoise.train.self_check import self_check
 from equipoise.train.world import World
@@ -85,6 +85,7 @@ class Loop:
         self.objectives, self.batches, self.world, self.hooks = objectives, batches, world, hooks
         self.slate_model: SlateModel = accelerator.unwrap_model(model)
         self.pointwise = self.slate_model.pointwise
+        self.self_normalize = config.data.weights is None or config.data.weights.self_normalize
         # ZeRO-3 gives the towers' weights back before the one backward hands their gradients on.
         self.one_by_one = zero_stage(accelerator) != 3
         self.total = config.train.max_steps or batches.order.steps(config.train.epochs, config.train.accumulate)
@@ -178,12 +179,13 @@ class Loop:
             self.balancer.restore(progress.extra["balancer"])
 
     def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
-        importance_weight = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).sum()
+        divisors = local_totals(batch, self.self_normalize)
         tokens = (batch.segment_ids >= 0).sum()
-        known = torch.tensor([batch.click.numel(), batch.slate_candidates.shape[0], asked], dtype=torch.float64)
-        local_totals = torch.cat([known.to(tokens.device), torch.stack([importance_weight.double(), tokens.double()])])
-        candidates, slates, asking, impressions, tokens_seen = self.world.sum(local_totals).tolist()
-        self._seen["tokens"] += tokens_seen
+        known = torch.tensor([asked, batch.slate_candidates.shape[0], batch.click.numel()], dtype=torch.float64)
+        counts = torch.cat([divisors, known.to(tokens.device), tokens.double()[None]])
+        candidates, impressions, slates, asking, *seen = self.world.sum(counts).tolist()
+        for name, count in zip(("slates", "impressions", "tokens"), seen, strict=True):
+            self._seen[name] += count
         return Totals(candidates, impressions, slates), asking > 0
 
     def _micro_step(self, batch: SlateBatch, progress: TrainingState, asked: bool) -> bool:
@@ -203,7 +205,7 @@ class Loop:
                 self._apply()
                 if self.balancer.method.needs_losses_after:
                     self.balancer.after_step(losses, self._losses_again(batch, totals, memory))
-        self._account(batch, totals, losses)
+        self._account(batch, losses)
         return asked
 
     def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, np.ndarray]:
@@ -211,7 +213,15 @@ class Loop:
 
         def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
             return self.objectives[name].loss(
-                Step(batch, outputs, totals, self.world, self.pointwise, self.slate_model.relevance)
+                Step(
+                    batch,
+                    outputs,
+                    totals,
+                    self.world,
+                    self.pointwise,
+                    self.slate_model.relevance,
+                    self.self_normalize,
+                )
             )
 
         if self.one_by_one:
@@ -286,13 +296,11 @@ class Loop:
             group["lr"] = rate * factor
         self._rate = self.base_rates[0] * factor
 
-    def _account(self, batch: SlateBatch, totals: Totals, losses: np.ndarray) -> None:
+    def _account(self, batch: SlateBatch, losses: np.ndarray) -> None:
         for name, loss in zip(self.objectives, losses, strict=True):
             self.averages.add(f"train/loss/{name}", float(loss))
         computed = self.slate_model.computed_tokens
         self.averages.add("perf/padding", 1.0 - int((batch.segment_ids >= 0).sum()) / computed)
-        self._seen["slates"] += totals.slates
-        self._seen["impressions"] += totals.candidates
 
     def _log(self, step: int) -> None:
         now = time.perf_counter()

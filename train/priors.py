@@ -245,18 +245,34 @@ class _Fit:
             slice(None) if entire else chain_labels([np.ones(len(each[-1])), *each[:-1]]) == 1
             for each in (labels, valid_labels)
         )
+        weight = chosen_weights(self.train.tokens, observed)
         valid = read_columns(self.valid_columns, spec.columns)
         positions = [spec.columns.index(column) for column in spec.categories]
         fit = fit_trees if spec.method == "trees" else fit_linear
         label = chain_labels(labels)
         tuning = (valid[observed_valid], chain_labels(valid_labels)[observed_valid])
         fitted = np.where(self.untold[:, None], masked[0], train) if masked else train
-        model = fit(fitted[observed], label[observed], categories=positions, valid=tuning, seed=SEED)
+        model = fit(
+            fitted[observed],
+            label[observed],
+            categories=positions,
+            valid=tuning,
+            seed=SEED,
+            weight=weight,
+            valid_weight=chosen_weights(self.valid.tokens, observed_valid),
+        )
         (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         folds, tables = self.configs[name].folds, [train, *masked]
         shown = [table[observed] for table in tables] if masked else []
         predictions = out_of_fold(
-            model, fitted[observed], label[observed], self.users[observed], folds=folds, seed=SEED, shown_as=shown
+            model,
+            fitted[observed],
+            label[observed],
+            self.users[observed],
+            folds=folds,
+            seed=SEED,
+            shown_as=shown,
+            weight=weight,
         )
         inside = predictions[-len(tables) :]
         if entire:
@@ -265,3 +281,8 @@ class _Fit:
         for values, own in zip(found, inside, strict=True):
             values[observed] = own  # elsewhere the label was not observed, and the model never saw it
         return found
+
+
+def chosen_weights(tokens: SplitTokens, chosen: np.ndarray | slice) -> np.ndarray | None:
+    """How much some impressions of a split count, float32; None where all count alike."""
+    return None if tokens.weight is None else np.asarray(tokens.weight)[chosen]

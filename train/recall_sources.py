@@ -242,8 +242,13 @@ class _Fit:
         targets_BC = np.zeros((len(requests), len(self.items)), np.float32)
         for row, index in enumerate(requests):
             taken = np.searchsorted(self.items, self.purchases.positives.of(index))
-            targets_BC[row, taken] = 1.0 / len(taken)
+            targets_BC[row, taken] = self._counts(index) / len(taken)
         return torch.from_numpy(targets_BC)
+
+    def _counts(self, index: int) -> np.ndarray:
+        """How much each purchase of a request counts, float32."""
+        weight = self.purchases.positives.weight
+        return np.ones(len(self.purchases.positives.of(index)), np.float32) if weight is None else weight[index]
 
     def weights(self, tell: Callable[[float], None]) -> dict[str, float]:
         """Fitted weights of POPULARITY and NAMES, by maximum likelihood (L-BFGS)."""
@@ -335,7 +340,8 @@ class _Fit:
             past_of = [self.purchases.past(index) for index in chosen]
             offsets = np.stack([sources.scores(*each)[self.items] for each in past_of])
             taken = [np.searchsorted(self.items, self.purchases.positives.of(index)) for index in chosen]
-            batches.append(_Batch(torch.from_numpy(offsets) + self.correction_C, taken, past_of))
+            counts = [self._counts(index) for index in chosen]
+            batches.append(_Batch(torch.from_numpy(offsets) + self.correction_C, taken, counts, past_of))
         return batches
 
 
@@ -346,11 +352,13 @@ class _Batch:
     Attributes:
         offsets: float32 (B, C), the scores of the other sources.
         taken: of each request, which of the C were taken.
+        counts: how much each of these counts.
         past: what each shopper had bought.
     """
 
     offsets: torch.Tensor
     taken: list[np.ndarray]
+    counts: list[np.ndarray]
     past: list[tuple[np.ndarray, np.ndarray]]
 
     def loss(self, added: torch.Tensor | None) -> torch.Tensor:
@@ -358,8 +366,9 @@ class _Batch:
         log_p_BC = (self.offsets if added is None else self.offsets + added).log_softmax(-1)
         sizes = [len(each) for each in self.taken]
         rows, columns = np.repeat(np.arange(len(sizes)), sizes), np.concatenate(self.taken)
-        share = torch.from_numpy(np.repeat(1.0 / (np.array(sizes) * len(sizes)), sizes)).float()
-        return -(log_p_BC[torch.from_numpy(rows), torch.from_numpy(columns)] * share).sum()
+        share = np.concatenate(self.counts) / np.repeat(np.array(sizes) * len(sizes), sizes)
+        picked = log_p_BC[torch.from_numpy(rows), torch.from_numpy(columns)]
+        return -(picked * torch.from_numpy(share.astype(np.float32))).sum()
 
 
 class _Projections(nn.Module):

@@ -14,6 +14,8 @@ from equipoise.train.world import World
 
 LABEL = "label:"
 """Before the column of a label in the scores; no objective has such a name."""
+WEIGHT = "data:weight"
+"""How much each candidate counts, in the scores; no objective has such a name."""
 
 
 def score_batch(model: nn.Module, batch: SlateBatch, chunk_tokens: int | None = None) -> dict[str, np.ndarray]:
@@ -45,8 +47,8 @@ def score_slates(
 
     Returns:
         arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
-        and `conversion` (int8), `label:COLUMN` (float32) of further labels, and float64 outputs and adjustments by
-        objective name.
+        and `conversion` (int8), `label:COLUMN` (float32) of further labels, `data:weight` (float64) where impressions
+        are weighed, and float64 outputs and adjustments by objective name.
     """
     groups = token_groups(slates.tokens.costs()[list(rows)], max_tokens)
     own_groups = groups[world.rank :: world.size]
@@ -68,6 +70,7 @@ def score_slates(
             part["click"] = batch.click.cpu().numpy().astype(np.int8)
             part |= {f"{LABEL}{name}": values.cpu().numpy() for name, values in batch.labels.items()}
             part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
+            part |= {} if batch.weight is None else {WEIGHT: batch.weight.double().cpu().numpy()}
             parts.append(part)
             progress(len(group) * world.size)
     model.train(was_training)

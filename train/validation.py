@@ -13,7 +13,7 @@ from equipoise.evaluation.metrics import pointwise_metrics
 from equipoise.evaluation.metrics.own_targets import BUILT_IN_TARGETS, own_metrics, own_targets
 from equipoise.train.assemble import DataParts
 from equipoise.train.objectives.base import Objective
-from equipoise.train.scoring import LABEL, score_slates
+from equipoise.train.scoring import LABEL, WEIGHT, score_slates
 from equipoise.train.world import World
 
 
@@ -58,14 +58,15 @@ def users_of(slates: SlateSet, rows: Sequence[int], scores: Mapping[str, np.ndar
 def validate(
     config: RunConfig, model: nn.Module, data: DataParts, device: torch.device, world: World
 ) -> dict[str, float]:
-    """`valid/…` metrics on `train.eval_requests` slates spread over the valid split."""
+    """`valid/…` metrics on `train.eval_requests` slates spread over the valid split, by `data.weights`."""
     rows = spread_rows(len(data.slates), config.train.eval_requests)
     scores = score_rows(config, model, data.slates, rows, device, world)
     pctr, pcvr = (Link().value(scores[name]) if name in scores else None for name in ("ctr", "cvr"))
     assert pctr is not None, "every run has ctr"
     user = users_of(data.slates, rows, scores)
-    metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"], user)
-    targets = own_targets(config.objectives.specs(), *labels_and_predictions(scores, data.objectives), scores["row"])
+    weight, known = scores.get(WEIGHT), labels_and_predictions(scores, data.objectives)
+    metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"], user, weight)
+    targets = own_targets(config.objectives.specs(), *known, scores["row"], weight)
     for name, values in own_metrics(config.objectives.specs(), targets).items():
         metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
     return {f"valid/{name}": value for name, value in metrics.items()}

@@ -77,22 +77,28 @@ def _check_values(tables: Tables, name: str, label: LabelStats) -> None:
         )
 
 
-def measure_labels(tables: Tables, labels: Mapping[str, LabelStats]) -> dict[str, LabelStats]:
+def measure_labels(
+    tables: Tables, labels: Mapping[str, LabelStats], weight: str | None = None
+) -> dict[str, LabelStats]:
     """The labels with their numbers on the observed rows of the train split.
+
+    Args:
+        weight: column of the impressions by which the mean is weighed; None weighs all alike.
 
     Raises:
         UserError: a label is constant there, never observed, or (binary) missing where it should be observed.
     """
-    return {name: _measured(tables, name, label) for name, label in labels.items()}
+    return {name: _measured(tables, name, label, weight) for name, label in labels.items()}
 
 
-def _measured(tables: Tables, name: str, label: LabelStats) -> LabelStats:
+def _measured(tables: Tables, name: str, label: LabelStats, weight: str | None) -> LabelStats:
     number = label_sql(label.label)
     observed = " AND ".join(["true", *(f"{label_sql(column)} = 1" for column in label.chain)])
+    w = quote(weight) if weight else "1"
     rows, known, mean, std, least, most = one(
         tables.con,
-        "SELECT count(*), count(n), avg(n), stddev_pop(n), min(n), max(n) FROM "
-        f"(SELECT {number} AS n FROM impressions i JOIN requests r USING (request_id) "
+        "SELECT count(*), count(n), sum(n * w) / sum(w) FILTER (n IS NOT NULL), stddev_pop(n), min(n), max(n) FROM "
+        f"(SELECT {number} AS n, {w} AS w FROM impressions i JOIN requests r USING (request_id) "
         f"WHERE r.split = 0 AND {observed})",
     )
     given = f" where {' and '.join(label.chain)} happened" if label.chain else ""

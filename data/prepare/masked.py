@@ -76,6 +76,7 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
         and manifest.comparison == (masked.comparison.prepared() if masked.comparison is not None else None)
         and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)
         and manifest.rates == masked.rates
+        and manifest.weights == own.weights
         and {name: scale.scale for name, scale in manifest.features.items()} == scales
         and manifest.untold == [feature.name for feature in masked.features if not feature.included]
         and manifest.labels == own.labels

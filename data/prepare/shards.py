@@ -19,6 +19,7 @@ from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.new_items import is_new, item_behaviour
 from equipoise.data.prepare.tables import Tables, one, quote
+from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
 from equipoise.data.thing_columns import TOGETHER
 
@@ -35,6 +36,7 @@ def slate_schema(
     labels: Sequence[str] = (),
     things: bool = False,
     computed: Sequence[str] = (),
+    weights: bool = False,
 ) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
@@ -48,6 +50,7 @@ def slate_schema(
         ("click", pa.list_(pa.int8())),
         ("conversion", pa.list_(pa.int8())),
     ]
+    columns += [("weight", pa.list_(pa.float32()))] if weights else []
     columns += [(f"label_{name}", pa.list_(pa.float32())) for name in labels]
     columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
     kinds = {"category": pa.string()}
@@ -88,7 +91,7 @@ class ShardWriter:
         self.computed = TOGETHER if compared is not None and compared.co_purchase else ()
         self.schema = slate_schema(
             config.fields, config.user_groups, config.features, config.keeps_items, self.label_names,
-            things=compared is not None, computed=self.computed,
+            things=compared is not None, computed=self.computed, weights=config.weights is not None,
         )  # fmt: skip
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
         self.prefix_fields = piece_fields(config.prompt.prefix)
@@ -113,6 +116,8 @@ class ShardWriter:
         names = self.contexts.names
         context = "".join(f", {known(name, f'i.{quote(name)}')} AS {quote('context_' + name)}" for name in names)
         numbers = "".join(label_columns(self.labels))
+        if self.config.weights is not None:
+            numbers += f", CAST(i.{quote(WEIGHT)} AS FLOAT) AS weight"
         for name in self.config.fields:
             self._refuse_text_field(name)
             value = known(name, f"TRY_CAST(i.{quote(name)} AS DOUBLE)")
@@ -247,7 +252,8 @@ class ShardWriter:
         contexts = self.contexts.render(rows.select(list(fields)).rename_columns(list(fields.values())))
         values: dict[str, Any] = {name: rows.column(name) for name in ("item", "click", "conversion")}
         values["context"] = pa.array(contexts, pa.string())
-        kept = [f"label_{name}" for name in self.label_names]
+        kept = ["weight"] if self.config.weights is not None else []
+        kept += [f"label_{name}" for name in self.label_names]
         kept += [
             *(f"field_{name}" for name in self.config.fields),
             *(f"feature_{f.name}" for f in self.config.features),

@@ -29,9 +29,12 @@ from equipoise.data.prepare.shards import WORK, ShardWriter
 from equipoise.data.prepare.splits import split_column
 from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
 from equipoise.data.prepare.things import number_things, write_slate_things, write_things
+from equipoise.data.prepare.weights import COLUMN as WEIGHT
+from equipoise.data.prepare.weights import check_weight_columns, drop_weightless, weigh
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.sources import complete_journey, complete_journey_products, online_retail
+from equipoise.data.weights import WeightStats
 
 ITEM_BATCH = 10_000
 SOURCES = {
@@ -65,6 +68,7 @@ def prepare(
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
         check_new_items(tables, config)
+        check_weight_columns(tables, config.weights)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
         reads_events = config.keeps_items or any(section.max_events for section in config.history_sections)
         reads_events = reads_events or config.comparison is not None
@@ -73,6 +77,7 @@ def prepare(
         mark_held_out(tables, config)
         write_item_texts(tables, config)
         _drop_impressions(tables)
+        drop_weightless(tables, config.weights)
         number_items(tables)
         if config.comparison is not None:
             number_things(tables, config.comparison, config.history_sections)
@@ -80,10 +85,11 @@ def prepare(
         write_items(tables, config, folder / "items.parquet")
         on_progress("splitting requests", 0.0)
         write_requests(tables, config)
+        weights = weigh(tables, config.weights)
         on_progress("counting rates", 0.0)
         write_rates(tables, config.rates, folder / RATES_FOLDER)
         _refuse_constant_labels(tables, read)
-        labels = measure_labels(tables, labels)
+        labels = measure_labels(tables, labels, WEIGHT if weights is not None else None)
         on_progress("collecting histories", 0.0)
         write_histories(tables, config.history_sections)
         write_bought(tables, config.history_sections)
@@ -92,7 +98,7 @@ def prepare(
         splits = ShardWriter(tables, config, folder, on_progress, labels).write()
         con.close()
         shutil.rmtree(folder / WORK)
-        manifest = _manifest(tables, config, splits, scales, labels, folder)
+        manifest = _manifest(tables, config, splits, scales, labels, weights, folder)
         manifest.write(folder)
         on_progress("done", 1.0)
     return manifest
@@ -168,6 +174,7 @@ def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
     column = split_column(tables, config.split)
     names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields]
     names += [*config.feature_names, *rate_columns(config.rates), "position"]
+    names += config.weights.columns if config.weights is not None else []
     known = tables.columns("impressions")
     return [name for name in dict.fromkeys([*names, *([column] if column else [])]) if name in known]
 
@@ -270,6 +277,7 @@ def _manifest(
     splits: dict[str, SplitCounts],
     scales: dict[str, FeatureScale],
     labels: dict[str, LabelStats],
+    weights: WeightStats | None,
     folder: Path,
 ) -> Manifest:
     items = pq.read_metadata(folder / "items.parquet").num_rows
@@ -297,6 +305,7 @@ def _manifest(
         item_dropout=config.item_dropout,
         user_groups=config.user_groups,
         comparison=config.comparison.prepared() if config.comparison is not None else None,
+        weights=weights,
         hashes={path.relative_to(folder).as_posix(): file_hash(path) for path in files},
     )
 

@@ -20,7 +20,7 @@ from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.points import TradeOffScorer
 from equipoise.evaluation.metrics.bootstrap import auc_by_counts, request_draws
 from equipoise.evaluation.metrics.metric_names import TARGETS, cutoff_of, metrics_of, words
-from equipoise.evaluation.metrics.pointwise import CLIP, request_auc
+from equipoise.evaluation.metrics.pointwise import CLIP, request_auc, target_weight
 from equipoise.evaluation.metrics.score_table import ScoreTable, relevance_of
 
 ROWS = ("request", "item", "click", "conversion")
@@ -129,6 +129,7 @@ class Rows:
         numbers, self.segment = np.unique(columns["request"], return_inverse=True)
         self.click = columns["click"].astype(np.int8)
         self.both = self.click & columns["conversion"].astype(np.int8)
+        self.weight = columns["weight"].astype(np.float64) if "weight" in columns else None
         # The first row of counts takes every request once: the measured value itself.
         draws = [np.ones(len(numbers), np.int64), *request_draws(len(numbers), resamples, seed)]
         self.counts_BR = np.stack(draws).astype(np.float64)
@@ -164,7 +165,7 @@ class Rows:
     def _pointwise(self, target: str, metric: str, scores: RunScores) -> np.ndarray | None:
         if target != "ctr" and scores.pcvr is None:
             return None
-        label, probability, segment = self.click, scores.pctr, self.segment
+        label, probability, segment, weight = self.click, scores.pctr, self.segment, self.weight
         if target == "ctcvr":
             assert scores.pcvr is not None
             label, probability = self.both, scores.pctr * scores.pcvr
@@ -172,29 +173,36 @@ class Rows:
             assert scores.pcvr is not None
             clicked = self.click == 1
             label, probability, segment = self.both[clicked], scores.pcvr[clicked], segment[clicked]
+            weight = target_weight(target, self.click, weight)
         if metric == "auc":
-            return auc_by_counts(label, probability, segment, self.counts_BR)
+            return auc_by_counts(label, probability, segment, self.counts_BR, weight)
         if metric == "gauc":
-            return self._gauc(label, probability, segment)
-        return self._log_loss(label, probability, segment, normalized=metric == "ne")
+            return self._gauc(label, probability, segment, weight)
+        return self._log_loss(label, probability, segment, weight, normalized=metric == "ne")
 
-    def _gauc(self, label: np.ndarray, score: np.ndarray, segment: np.ndarray) -> np.ndarray:
-        aucs, sizes = request_auc(label, score, segment)
+    def _gauc(self, label: np.ndarray, score: np.ndarray, segment: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        aucs, sizes = request_auc(label, score, segment, weight)
         numbers, held = np.unique(segment), np.isfinite(aucs)
         counts_BR = self.counts_BR[:, numbers[held]]
         return _ratio(counts_BR @ (aucs[held] * sizes[held]), counts_BR @ sizes[held].astype(np.float64))
 
     def _log_loss(
-        self, label: np.ndarray, probability: np.ndarray, segment: np.ndarray, normalized: bool
+        self,
+        label: np.ndarray,
+        probability: np.ndarray,
+        segment: np.ndarray,
+        weight: np.ndarray | None,
+        normalized: bool,
     ) -> np.ndarray:
         requests = self.counts_BR.shape[1]
         clipped = np.clip(probability, CLIP, 1 - CLIP)
         losses = -np.where(label == 1, np.log(clipped), np.log1p(-clipped))
-        rows_B = self.counts_BR @ np.bincount(segment, minlength=requests)
-        mean_loss_B = _ratio(self.counts_BR @ np.bincount(segment, losses, requests), rows_B)
+        mass = np.ones(len(label)) if weight is None else weight
+        rows_B = self.counts_BR @ np.bincount(segment, mass, requests)
+        mean_loss_B = _ratio(self.counts_BR @ np.bincount(segment, losses * mass, requests), rows_B)
         if not normalized:
             return mean_loss_B
-        rate = _ratio(self.counts_BR @ np.bincount(segment, label, requests), rows_B)
+        rate = _ratio(self.counts_BR @ np.bincount(segment, label * mass, requests), rows_B)
         with np.errstate(divide="ignore", invalid="ignore"):
             entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
         return np.where((rate > 0) & (rate < 1), _ratio(mean_loss_B, entropy), np.nan)
@@ -217,7 +225,7 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         table = file.read(names, use_threads=False)
         columns = {name: table.column(name).to_numpy() for name in names}
         digest = hashlib.blake2b(digest_size=16)
-        for name in ROWS:
+        for name in (name for name in (*ROWS, "weight") if name in columns):
             digest.update(np.ascontiguousarray(columns[name]).tobytes())
         _ = columns["pctr"]
     except (OSError, ValueError, KeyError) as error:
@@ -226,7 +234,7 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _wanted(name: str) -> bool:
-    return name in (*ROWS, "pctr", "pcvr") or name.startswith("delta_")
+    return name in (*ROWS, "weight", "pctr", "pcvr") or name.startswith("delta_")
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

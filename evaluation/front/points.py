@@ -17,7 +17,7 @@ from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.trade_off import TradeOff, Utilities, positive_field
 from equipoise.evaluation.metrics.bootstrap import LEVEL, interval, request_draws
 from equipoise.evaluation.metrics.codes import encode
-from equipoise.evaluation.metrics.list_metrics import own_gain
+from equipoise.evaluation.metrics.list_metrics import own_gain, request_weights
 from equipoise.evaluation.metrics.ranking import SMALLEST_SHARE, gains, path_codes
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
@@ -127,7 +127,11 @@ class TradeOffScorer:
     def _prepare_gains(self, measured: Measured) -> None:
         """The gain of every row by NDCG axis, what an ideal order reaches with it, and the value of conversions."""
         click, both = self.table.click.astype(np.float64), self.table.clicked_conversion.astype(np.float64)
-        gain = dict(zip(NDCG_GAINS, (gains(self.table.click, self.table.conversion), click, both), strict=True))
+        if self.table.weight is not None:
+            click, both = click * self.table.weight, both * self.table.weight
+        graded = gains(self.table.click, self.table.conversion)
+        graded = graded if self.table.weight is None else graded * self.table.weight
+        gain = dict(zip(NDCG_GAINS, (graded, click, both), strict=True))
         self.gain_N = {axis: values for axis, values in gain.items() if axis in self.axes}
         self.ideal_R = {axis: self._discounted(self._ranked(values), values) for axis, values in self.gain_N.items()}
         if "value" in self.axes:
@@ -158,7 +162,8 @@ class TradeOffScorer:
             ideal_R = self.ideal_R[axis]
             found_R = self._discounted(ranked, self.gain_N[axis])
             reached_R = np.divide(found_R, ideal_R, out=np.zeros(self.requests), where=ideal_R > 0)
-            return self._mean(reached_R, ideal_R > 0)
+            weighed_R = 1.0 if self.table.weight is None else request_weights(self.table.request, self.table.weight)
+            return self._mean(reached_R, (ideal_R > 0) * weighed_R)
         if axis == "ild":
             return self._diversity(top_RK)
         if axis == "exposure_ratio":
@@ -204,7 +209,7 @@ class TradeOffScorer:
         return (gain_N[ranked.rows_RW] * ranked.discount_RW).sum(axis=1)
 
     def _mean(self, values_R: np.ndarray, kept_R: np.ndarray) -> np.ndarray:
-        """The mean over the kept requests, float64 (1 + B,); NaN where a resample has none."""
+        """The mean over the kept requests (or by weights, float64 (R,)), float64 (1 + B,); NaN where there are none."""
         total = self.counts_BR @ kept_R
         return np.divide(self.counts_BR @ (values_R * kept_R), total, out=np.full(len(total), np.nan), where=total > 0)
 

@@ -22,17 +22,24 @@ def request_draws(requests: int, resamples: int, seed: int) -> Iterator[np.ndarr
 
 
 def resampled_auc(
-    label: np.ndarray, score: np.ndarray, request: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+    label: np.ndarray,
+    score: np.ndarray,
+    request: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """AUC of every resample of the requests, float64 (resamples,), NaN where a resample has one class only."""
     numbers, segment = np.unique(request, return_inverse=True)
     counts = [*request_draws(len(numbers), resamples, seed)] if len(numbers) else []
     if not counts:
         return np.full(resamples, np.nan)
-    return auc_by_counts(np.asarray(label), score, segment, np.stack(counts))
+    return auc_by_counts(np.asarray(label), score, segment, np.stack(counts), weight)
 
 
-def auc_by_counts(label: np.ndarray, score: np.ndarray, segment: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def auc_by_counts(
+    label: np.ndarray, score: np.ndarray, segment: np.ndarray, counts: np.ndarray, weight: np.ndarray | None = None
+) -> np.ndarray:
     """AUC with requests that count several times or never, float64 (B,), NaN where one class is missing.
 
     Negatives are summed by request and by the score interval between positives in one sparse product for all resamples.
@@ -42,44 +49,59 @@ def auc_by_counts(label: np.ndarray, score: np.ndarray, segment: np.ndarray, cou
         score: (N,).
         segment: number of the request from 0, int (N,).
         counts: how often each of the R requests is drawn, (B, R).
+        weight: how much each row counts, (N,); None counts all alike.
     """
-    positive = label == 1
+    positive, mass = label == 1, np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
     counts_RB = np.ascontiguousarray(counts.T, dtype=np.float64)
-    negative_score, negative_segment = _by_score(score[~positive], segment[~positive])
-    positive_score, positive_segment = _by_score(score[positive], segment[positive])
+    negative_score, negative_segment, negative_mass = _by_score(score, segment, mass, ~positive)
+    positive_score, positive_segment, positive_mass = _by_score(score, segment, mass, positive)
     below, upto = (np.searchsorted(negative_score, positive_score, side) for side in ("left", "right"))
     ends = np.unique(np.concatenate([[0], below, upto]))
     starts = np.append(ends, len(negative_score))  # row i: the negatives between two neighbouring ends
     shape = (len(ends), len(counts_RB))
-    between = sparse.csr_array((np.ones(len(negative_score)), negative_segment, starts), shape=shape)
+    between = sparse.csr_array((negative_mass, negative_segment, starts), shape=shape)
     beaten_EB = np.zeros((len(ends) + 1, counts_RB.shape[1]))  # negatives before each end, and all of them
     np.cumsum(between @ counts_RB, axis=0, out=beaten_EB[1:])
     beaten_PB = beaten_EB[np.searchsorted(ends, below)]
     if (below != upto).any():
         beaten_PB = (beaten_PB + beaten_EB[np.searchsorted(ends, upto)]) / 2
     times_PB = counts_RB[positive_segment]
+    if weight is not None:
+        times_PB = times_PB * positive_mass[:, None]
     pairs_B = times_PB.sum(axis=0) * beaten_EB[-1]
     wins_B = np.einsum("pb,pb->b", times_PB, beaten_PB)
     return np.divide(wins_B, pairs_B, out=np.full(len(pairs_B), np.nan), where=pairs_B > 0)
 
 
-def _by_score(score: np.ndarray, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(score)
-    return score[order], segment[order]
+def _by_score(
+    score: np.ndarray, segment: np.ndarray, mass: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    order = np.flatnonzero(chosen)[np.argsort(score[chosen])]
+    return score[order], segment[order], mass[order]
 
 
 def resampled_gauc(
-    label: np.ndarray, score: np.ndarray, request: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+    label: np.ndarray,
+    score: np.ndarray,
+    request: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """GAUC of every resample of the requests, float64 (resamples,)."""
-    aucs, weights = request_auc(label, score, request)
+    aucs, weights = request_auc(label, score, request, weight)
     if not len(aucs):
         return np.full(resamples, np.nan)
     return np.array([weighted_gauc(aucs, weights * times) for times in request_draws(len(aucs), resamples, seed)])
 
 
 def resampled_ne(
-    label: np.ndarray, probability: np.ndarray, request: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+    label: np.ndarray,
+    probability: np.ndarray,
+    request: np.ndarray,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """NE of every resample of the requests, float64 (resamples,), NaN where a resample has one class only."""
     segment = np.unique(request, return_inverse=True)[1]
@@ -87,7 +109,8 @@ def resampled_ne(
         return np.full(resamples, np.nan)
     clipped = np.clip(np.asarray(probability, np.float64), CLIP, 1 - CLIP)
     losses = -np.where(label == 1, np.log(clipped), np.log1p(-clipped))
-    sums_3R = np.stack([np.bincount(segment, values) for values in (losses, label, np.ones(len(label)))])
+    mass = np.ones(len(label)) if weight is None else weight
+    sums_3R = np.stack([np.bincount(segment, values) for values in (losses * mass, label * mass, mass)])
     loss, positives, rows = np.stack([sums_3R @ n for n in request_draws(sums_3R.shape[1], resamples, seed)], axis=1)
     rate = positives / rows
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -95,12 +118,17 @@ def resampled_ne(
         return np.where((rate > 0) & (rate < 1), loss / rows / entropy, np.nan)
 
 
-def resampled_mean(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """The mean of one number per request (R,), those that are NaN left out, of every resample: float64 (resamples,)."""
+def resampled_mean(
+    values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, weight: np.ndarray | None = None
+) -> np.ndarray:
+    """The mean of one number per request (R,), those that are NaN left out, of every resample: float64 (resamples,).
+
+    `weight`: how much each request counts, (R,); None counts all alike.
+    """
     if not len(values):
         return np.full(resamples, np.nan)
-    ones = np.ones(len(values))
-    return np.array([weighted_gauc(values, ones * times) for times in request_draws(len(values), resamples, seed)])
+    mass = np.ones(len(values)) if weight is None else weight
+    return np.array([weighted_gauc(values, mass * times) for times in request_draws(len(values), resamples, seed)])
 
 
 def interval(samples: np.ndarray, level: float = LEVEL) -> list[float]:

@@ -4,19 +4,22 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.evaluation.metrics.pointwise import BINS, tied_labels
+from equipoise.evaluation.metrics.pointwise import BINS, bin_sums, tied_labels
 
 Z = 1.959964
 """The 97.5 % quantile of the normal distribution."""
 
 
-def calibration_bins(label: np.ndarray, probability: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
+def calibration_bins(
+    label: np.ndarray, probability: np.ndarray, bins: int = BINS, weight: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """Bins of equal mass over the predictions, those of the ECE: Σ rows/N · |observed − predicted| is the ECE.
 
     Args:
         label: 0 or 1, (N,).
         probability: in [0, 1], (N,).
         bins: how many; fewer where there are fewer rows.
+        weight: how much each row counts, (N,); `rows` is then of how many equal rows a bin tells as much (Kish 1965).
 
     Returns:
         per bin, from the smallest predictions on: rows; predicted, the mean probability; observed, the mean label;
@@ -26,6 +29,9 @@ def calibration_bins(label: np.ndarray, probability: np.ndarray, bins: int = BIN
     label, probability = np.asarray(label), np.asarray(probability, np.float64)
     if not len(label) or not np.isfinite(probability).all():
         return []
+    if weight is not None:
+        sums = bin_sums(label, probability, np.asarray(weight, np.float64), min(bins, len(label)))
+        return [_weighed_bin(*map(float, each)) for each in zip(*sums, strict=True)]
     *means, counts = tied_labels(label, probability)
     parts = zip(*(np.array_split(np.repeat(column, counts), bins) for column in means), strict=True)
     return [
@@ -38,6 +44,12 @@ def calibration_bins(label: np.ndarray, probability: np.ndarray, bins: int = BIN
         for predicted, observed in parts
         if len(predicted)
     ]
+
+
+def _weighed_bin(mass: float, predicted: float, observed: float, squares: float) -> dict[str, Any]:
+    """One bin from its `bin_sums`."""
+    rows, rate = max(1, round(mass**2 / squares)), min(max(observed / mass, 0.0), 1.0)
+    return {"rows": rows, "predicted": predicted / mass, "observed": rate, "interval": wilson(rate, rows)}
 
 
 def wilson(rate: float, rows: int) -> list[float]:

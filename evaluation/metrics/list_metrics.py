@@ -8,6 +8,7 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.configs.objective_spec import OwnAxis
 from equipoise.evaluation.metrics.codes import encode
+from equipoise.evaluation.metrics.pointwise import weighted_gauc
 from equipoise.evaluation.metrics.ranking import (
     RankedLists,
     coverage,
@@ -36,6 +37,9 @@ def utility(table: ScoreTable, omega: Mapping[str, float]) -> np.ndarray:
 class RankingMetrics:
     """The ranking metrics of one table, for many scores: what does not depend on the score is prepared once.
 
+    Where the table has weights, NDCG multiplies each gain by its row's weight, and a request counts by the mean weight
+    of its rows. ILD, coverage, exposure and measures of users' own describe the lists as they are, and take none.
+
     Args:
         table: N rows.
         cutoffs: the k of all metrics @k.
@@ -59,6 +63,10 @@ class RankingMetrics:
     ) -> None:
         self.request, self.cutoffs = table.request, tuple(cutoffs)
         self.gain = gains(table.click, table.conversion)
+        self.request_weight: np.ndarray | None = None
+        if table.weight is not None:
+            self.gain = self.gain * table.weight
+            self.request_weight = request_weights(table.request, table.weight)
         self.paths = path_codes(table, diversity_attributes) if diversity_attributes else None
         self.category = _row_codes(table, category_attribute)
         self.provider = _row_codes(table, provider_attribute)
@@ -67,11 +75,16 @@ class RankingMetrics:
     def ndcgs(self, score: np.ndarray) -> dict[str, float]:
         """NDCG of a ranking by `score` (N,): "ndcg@K" at every cutoff, and "ndcg" over whole lists."""
         ranking = rank_requests(self.request, score)
-        return {_key("ndcg", cutoff): ndcg(ranking, self.gain, cutoff) for cutoff in (*self.cutoffs, None)}
+        cutoffs = (*self.cutoffs, None)
+        return {_key("ndcg", cutoff): ndcg(ranking, self.gain, cutoff, self.request_weight) for cutoff in cutoffs}
 
     def request_ndcgs(self, score: np.ndarray, cutoff: int) -> np.ndarray:
         """NDCG@k of each request's ranking by `score` (N,), float64 (R,), NaN without a click."""
         return request_ndcg(rank_requests(self.request, score), self.gain, cutoff)
+
+    def mean(self, values: np.ndarray) -> float:
+        """The mean of one number per request (R,), those that are NaN left out, each by its request's weight."""
+        return weighted_gauc(values, np.ones(len(values)) if self.request_weight is None else self.request_weight)
 
     def __call__(self, score: np.ndarray) -> dict[str, Any]:
         """All metrics of a ranking by `score` (N,): ndcg, ild, exposure, each also @K, and coverage@K."""
@@ -87,6 +100,12 @@ class RankingMetrics:
             for name, gain in self.own.items():
                 metrics[_key(name, cutoff)] = mean_gain(ranking, gain, cutoff)
         return metrics
+
+
+def request_weights(request: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The mean weight of each request's rows, float64 (R,), by ascending request number."""
+    segment = np.unique(request, return_inverse=True)[1]
+    return np.bincount(segment, weight) / np.bincount(segment)
 
 
 def own_gain(table: ScoreTable, axis: OwnAxis) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.evaluation.metrics.codes import encode
+from equipoise.evaluation.metrics.pointwise import weighted_gauc
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
 SMALLEST_SHARE = 0.01
@@ -56,7 +57,7 @@ def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
     return np.where(click == 1, np.where(conversion == 1, 3.0, 1.0), 0.0)
 
 
-def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> float:
+def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None, weight: np.ndarray | None = None) -> float:
     """Mean NDCG@k with the discount 1/log2(place + 1) (Järvelin & Kekäläinen 2002; gains of Burges et al. 2005).
 
     Equal scores share the discounts of their places (McSherry & Najork 2008), so that the order of the rows, which may
@@ -66,10 +67,10 @@ def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> f
         ranking: of N rows.
         gain: gain of each row of the table, (N,).
         cutoff: k, or None for the whole list.
+        weight: how much each request counts, (R,); None counts all alike.
     """
     each = request_ndcg(ranking, gain, cutoff)
-    kept = np.isfinite(each)
-    return float(each[kept].mean()) if kept.any() else float("nan")
+    return weighted_gauc(each, np.ones(len(each)) if weight is None else weight)
 
 
 def request_ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> np.ndarray:

@@ -45,6 +45,7 @@ class ScoreTable:
         predictions: probability, value or count of each further pointwise objective by name, float64 (N,).
         labels: further labels by column, float64 (N,), NaN where there is none.
         exponents: v of the pointwise objectives in the relevance; None: 1 of ctr and cvr.
+        weight: how much each row counts in metrics, float64 (N,); None counts all alike.
 
     Raises:
         UserError: arrays of different lengths, requests torn apart, labels other than 0 and 1, an item_index without
@@ -65,6 +66,7 @@ class ScoreTable:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     exponents: dict[str, float] | None = None
+    weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.request = np.asarray(self.request, np.int64)
@@ -72,6 +74,7 @@ class ScoreTable:
         self.user = np.asarray(self.user, object)
         self.pctr = np.asarray(self.pctr, np.float64)
         self.pcvr = None if self.pcvr is None else np.asarray(self.pcvr, np.float64)
+        self.weight = None if self.weight is None else np.asarray(self.weight, np.float64)
         self.delta = {name: np.asarray(values, np.float64) for name, values in self.delta.items()}
         self.fields = {name: np.asarray(values, np.float64) for name, values in self.fields.items()}
         self.user_groups = {name: np.asarray(values, object) for name, values in self.user_groups.items()}
@@ -128,6 +131,8 @@ class ScoreTable:
         columns |= {"click": self.click, "conversion": self.conversion, "pctr": self.pctr}
         if self.pcvr is not None:
             columns["pcvr"] = self.pcvr
+        if self.weight is not None:
+            columns["weight"] = self.weight
         columns |= {f"delta_{name}": values for name, values in self.delta.items()}
         columns |= {f"prediction_{name}": values for name, values in self.predictions.items()}
         columns |= {f"label_{name}": values for name, values in self.labels.items()}
@@ -223,6 +228,7 @@ class ScoreTable:
             predictions=_with_prefix(columns, "prediction_"),
             labels=_with_prefix(columns, "label_"),
             exponents=header.get("exponents"),
+            weight=columns.get("weight"),
         )
 
 

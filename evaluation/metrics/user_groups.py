@@ -13,7 +13,11 @@ METRICS = ("auc", "log_loss", "ne")
 
 
 def group_gaps(
-    label: np.ndarray, probability: np.ndarray, group: np.ndarray, smallest: int = SMALLEST_GROUP
+    label: np.ndarray,
+    probability: np.ndarray,
+    group: np.ndarray,
+    smallest: int = SMALLEST_GROUP,
+    weight: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """AUC, log loss and NE of each user group, and the largest less the smallest of each.
 
@@ -22,6 +26,7 @@ def group_gaps(
         probability: in [0, 1], (N,).
         group: a string per row, (N,); None is the group `unknown`.
         smallest: groups with fewer rows, or with one label only, are named in `left_out`.
+        weight: how much each row counts, (N,); None counts all alike.
 
     Returns:
         groups: name → rows, auc, log_loss, ne.
@@ -34,13 +39,14 @@ def group_gaps(
     for code, name in enumerate(names):
         in_group = codes == code
         labels, probabilities = label[in_group], probability[in_group]
+        weights = None if weight is None else weight[in_group]
         if len(labels) < smallest or labels.min() == labels.max():
             left_out.append(name)
             continue
         values = (
-            auc(labels, probabilities),
-            log_loss(labels, probabilities),
-            normalized_entropy(labels, probabilities),
+            auc(labels, probabilities, weights),
+            log_loss(labels, probabilities, weights),
+            normalized_entropy(labels, probabilities, weights),
         )
         groups[name] = {"rows": len(labels), **dict(zip(METRICS, values, strict=True))}
     gap = {metric: _spread([values[metric] for values in groups.values()]) for metric in METRICS}
@@ -49,7 +55,8 @@ def group_gaps(
 
 def user_group_gaps(table: ScoreTable) -> dict[str, dict[str, Any]]:
     """`group_gaps` of pCTR for every user attribute of the table."""
-    return {name: group_gaps(table.click, table.pctr, values) for name, values in table.user_groups.items()}
+    groups = table.user_groups.items()
+    return {name: group_gaps(table.click, table.pctr, values, weight=table.weight) for name, values in groups}
 
 
 def _spread(values: list[float]) -> float:

@@ -108,7 +108,8 @@ def test_every_token_is_where_its_index_says(
 
 
 def test_moving_to_a_device_moves_everything() -> None:
-    slates = [replace(slate, labels={"basket": np.ones(len(slate.item))}) for slate in small()]
+    ones = [np.ones(len(slate.item), np.float32) for slate in small()]
+    slates = [replace(slate, labels={"basket": each}, weight=each) for slate, each in zip(small(), ones, strict=True)]
     batch = build_batch(slates, 100, 0, {"brand": np.arange(5)}).to("meta")
     assert isinstance(batch, SlateBatch)
     assert batch.features is None and batch.recall is None  # these slates have none

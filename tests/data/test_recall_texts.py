@@ -34,7 +34,7 @@ def tokens(**more: Any) -> Any:
         first=np.array([0, 3, 5, 7, 10]),
         item=np.array([0, 1, 2, 1, 3, 0, 2, 4, 1, 0], dtype=np.int32),
         click=np.array([1, 1, 0, 1, 0, 0, 0, 0, 0, 1], dtype=np.int8),
-        **{"bought": None, "times": None, **more},
+        **{"bought": None, "times": None, "weight": None, **more},
     )
 
 
@@ -125,3 +125,15 @@ def test_start_is_kept_in_the_cache(make_prepared: Callable[..., Path], wordpiec
     cache = write(make_prepared(), wordpiece)
     assert cache.start.tolist() == [wordpiece.cls_token_id]
     assert all(prefix[0] == wordpiece.cls_token_id for prefix in (cache.split("train").prefix[0],))
+
+
+def test_a_positive_has_the_weight_of_its_impression() -> None:
+    weight = np.arange(10, dtype=np.float32)
+    weighed = tokens(weight=weight)
+    draws = RecallDraws(weighed, 2, 3, 64, seed=1, rank=0)
+    for number in range(20):
+        batch = draws.draw(number, lambda row: weighed)
+        plain = RecallDraws(tokens(), 2, 3, 64, seed=1, rank=0).draw(number, lambda row: tokens())
+        assert batch.weight is not None and plain.weight is None
+        assert torch.equal(batch.target, plain.target) and batch.to("cpu").weight is not None
+        assert set(batch.weight.tolist()) <= {0.0, 1.0, 3.0, 9.0}  # the places of the clicks

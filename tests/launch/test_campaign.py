@@ -1,6 +1,7 @@
 """`equipoise campaign` on a tiny export: the campaign's words in the prompts, values, boosts and caps."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def utility(recommender: Recommender, user: int) -> dict[str, float]:
     return {str(scored.item_id): scored.utility for scored in ranking.given}
 
 
-def test_slates_keep_all_caps_and_carry_the_campaigns_words(exported: Path, users: Path, tmp_path: Path) -> None:
+def test_slates_keep_all_caps_and_carry_the_campaigns_words(
+    exported: Path, users: Path, tmp_path: Path, capsys: Any
+) -> None:
     out = tmp_path / "slates.parquet"
     assert not call("campaign", exported, write(tmp_path), "--users", users, "--out", out)
     rows = pq.read_table(out).to_pylist()
@@ -92,6 +95,32 @@ def test_slates_keep_all_caps_and_carry_the_campaigns_words(exported: Path, user
     value = sum(row["pctr"] * row["pcvr"] * row["value"] for row in rows)
     assert record["expected_value"] == pytest.approx(value, rel=1e-4)
     assert {cap["group"]: cap["shown"] for cap in record["caps"]}["item_id 'i1'"] == shown.count("i1")
+    low, high = record["expected_value_interval"]
+    assert low < value < high and not record["calibration_in_interval"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"expected value {record['expected_value']:.6g} (95 % interval {low:.6g} to {high:.6g} for other" in said
+    assert "how sure the probabilities are is not known: train with train.calibration" in said
+
+
+def test_a_calibration_widens_the_interval(exported: Path, users: Path, tmp_path: Path) -> None:
+    """Lines in serving.json, as exports of calibrated runs have them."""
+    copy = tmp_path / "export"
+    shutil.copytree(exported, copy)
+    record = json.loads((copy / "serving.json").read_text())
+    for name in ("ctr", "cvr"):
+        record["objectives"][name]["calibration_lines"] = [[1.0, shift] for shift in np.linspace(-0.8, 0.8, 20)]
+    (copy / "serving.json").write_text(json.dumps(record))
+    widths = {}
+    for export in (exported, copy):
+        out = tmp_path / f"slates{len(widths.get('realised_value_interval', ()))}.parquet"
+        assert not call("campaign", export, write(tmp_path), "--users", users, "--out", out)
+        told = json.loads(out.with_name(out.name + ".report.json").read_text())
+        assert told["calibration_in_interval"] == (export == copy)
+        for key in ("expected_value_interval", "realised_value_interval"):
+            low, high = told[key]
+            widths.setdefault(key, []).append(high - low)
+    plain, sure = zip(*widths.values(), strict=True)
+    assert sure[0] > 1.2 * plain[0] and sure[1] > plain[1]
 
 
 def test_common_candidates_and_lists_give_the_same_slates(exported: Path, users: Path, tmp_path: Path) -> None:

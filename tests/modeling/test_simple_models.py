@@ -120,3 +120,29 @@ def test_settings_of_many_rows_are_tried_on_some(kind: str, monkeypatch: pytest.
     sampled = FITS[kind](columns, label, categories=[2], valid=valid, seed=3)
     losses = [cross_entropy(valid[1], log_odds(model, valid[0])) for model in (whole, sampled)]
     assert losses[1] < losses[0] + 0.01
+
+
+@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_row_of_weight_3_is_fitted_as_three(kind: str, tuned: bool) -> None:
+    """The model, the setting that tuning chooses, and every out-of-fold score; bins and leaves hold the same cells."""
+    rng = np.random.default_rng(4)
+    columns = rng.integers(0, 4, (3000, 2)).astype(np.float32)
+    label = (rng.random(3000) < 0.2 + 0.15 * columns[:, 0] * (columns[:, 1] > 1)).astype(np.float64)
+    times, users = rng.integers(1, 4, 3000), np.arange(3000) // 6
+    repeated = [np.repeat(values, times, axis=0) for values in (columns, label, users)]
+    # A penalty is against the sum of weights: repeating rows and weighing them must agree in it too.
+    weight, valid = times.astype(float), (columns[::5], label[::5])
+    often = tuple(np.repeat(values, times[::5], axis=0) for values in valid)
+    settings = {"valid": valid, "valid_weight": weight[::5]} if tuned else {}
+    one = FITS[kind](columns, label, weight=weight, **settings)
+    other = FITS[kind](repeated[0], repeated[1], **({"valid": often} if tuned else {}))
+    cells = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(-1, 2).astype(np.float32)
+    same = {"atol": 2e-2 if kind == "trees" else 1e-3, "rtol": 0}
+    np.testing.assert_allclose(log_odds(one, cells), log_odds(other, cells), **same)
+    plain = log_odds(FITS[kind](columns, label), cells)
+    assert np.abs(plain - log_odds(one, cells)).max() > 3 * same["atol"]
+    folds = out_of_fold(one, columns, label, users, weight=weight, seed=1)[0]
+    expected = out_of_fold(other, *repeated, seed=1)[0]
+    first = np.cumsum(times) - times
+    np.testing.assert_allclose(folds, expected[first], **same)

@@ -21,7 +21,10 @@ from equipoise.train.world import World
 
 @dataclass(frozen=True)
 class Totals:
-    """Global counts of one micro-batch.
+    """Global counts of one micro-batch, by which losses are divided.
+
+    With `data.weights` each candidate counts by its weight, and a slate by the mean weight of its candidates (as 1 each
+    where `self_normalize` is off).
 
     Attributes:
         candidates: sampled candidates of all processes.
@@ -38,7 +41,8 @@ class Totals:
 class Step:
     """Everything a loss may read: the batch, the model's outputs, the global counts, and the processes.
 
-    `formula`: of the relevance; without one, r = Σ log p over `pointwise`.
+    `formula`: of the relevance; without one, r = Σ log p over `pointwise`. `self_normalize`: whether weighed losses are
+    divided by the sum of weights, as `totals` are made.
     """
 
     batch: SlateBatch
@@ -47,6 +51,7 @@ class Step:
     world: World
     pointwise: tuple[str, ...]
     formula: Relevance | None = None
+    self_normalize: bool = True
 
     def relevance(self) -> torch.Tensor:
         """r = Σ v log p by the formula, float32 (N,), without gradient."""
@@ -56,9 +61,38 @@ class Step:
         """A label of every candidate, float32 (N,), NaN where the data have none."""
         return self.batch.label(str(column))
 
-    def importance_weights(self) -> torch.Tensor:
+    def weigh(self, values_N: torch.Tensor) -> torch.Tensor:
+        """Values of candidates times their weights (`data.weights`), (N,); as they are where all count alike."""
+        return values_N if self.batch.weight is None else values_N * self.batch.weight
+
+    def sampling_weights(self) -> torch.Tensor:
         """How many impressions each sampled candidate stands for, float32 (N,): 1 where it was clicked."""
         return torch.where(self.batch.click > 0, 1.0, torch.exp(-self.batch.log_sampling_rate))
+
+    def importance_weights(self) -> torch.Tensor:
+        """How much each sampled candidate counts, float32 (N,): what it stands for, times its weight."""
+        return self.weigh(self.sampling_weights())
+
+
+def local_totals(batch: SlateBatch, self_normalize: bool = True) -> torch.Tensor:
+    """This process's part of `Totals`, float64 (3,)."""
+    sampled_N = torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)).double()
+    if batch.weight is None or not self_normalize:
+        counted = [batch.click.numel(), sampled_N.sum(), batch.slate_candidates.shape[0]]
+    else:
+        weight_N, weight_S = batch.weight.double(), slate_weights(batch)
+        assert weight_S is not None
+        counted = [weight_N.sum(), (weight_N * sampled_N).sum(), weight_S.double().sum()]
+    return torch.stack([torch.as_tensor(part, dtype=torch.float64, device=batch.click.device) for part in counted])
+
+
+def slate_weights(batch: SlateBatch) -> torch.Tensor | None:
+    """The mean weight of each slate's candidates, float32 (S,); None where all count alike."""
+    if batch.weight is None:
+        return None
+    filled_SM = batch.slate_candidates >= 0
+    weight_SM = batch.weight[batch.slate_candidates.clamp(min=0)] * filled_SM
+    return weight_SM.sum(1) / filled_SM.sum(1)
 
 
 class Objective(ABC):
@@ -126,7 +160,7 @@ class ListwiseObjective(Objective):
 
     def loss(self, step: Step) -> torch.Tensor:
         exposure = Exposure.of(step, self.name, self.options.temperature)
-        pull = step.world.scale_to_global_mean(exposure.kl_S().sum(), step.totals.slates)
+        pull = exposure.mean(step, exposure.kl_S())
         return self.goal(step, exposure) + self.options.beta * pull
 
     @abstractmethod
@@ -142,12 +176,14 @@ class Exposure:
         log_pi_SM, log_reference_SM: log π and log π₀, 0 at empty positions.
         filled_SM: bool, where a position holds a candidate.
         candidates_SM: int64, its number in the batch, 0 at empty positions.
+        weight_S: how much each slate counts, float32; None where all count alike.
     """
 
     log_pi_SM: torch.Tensor
     log_reference_SM: torch.Tensor
     filled_SM: torch.Tensor
     candidates_SM: torch.Tensor
+    weight_S: torch.Tensor | None = None
 
     @staticmethod
     def of(step: Step, name: str, temperature: float) -> "Exposure":
@@ -160,7 +196,8 @@ class Exposure:
             utility_SM = (utility_N / temperature)[index].masked_fill(~filled, -torch.inf)
             return utility_SM.log_softmax(dim=1).masked_fill(~filled, 0.0)
 
-        return Exposure(log_softmax(relevance + step.outputs[name]), log_softmax(relevance), filled, index)
+        log_pi, log_reference = log_softmax(relevance + step.outputs[name]), log_softmax(relevance)
+        return Exposure(log_pi, log_reference, filled, index, slate_weights(step.batch))
 
     @property
     def pi_SM(self) -> torch.Tensor:
@@ -171,8 +208,14 @@ class Exposure:
         """KL(π ‖ π₀) of each slate, in nats."""
         return (self.pi_SM * (self.log_pi_SM - self.log_reference_SM)).sum(1)
 
+    def mean(self, step: Step, values_S: torch.Tensor) -> torch.Tensor:
+        """This process's share of the mean over the slates of the global batch, each counting by its weight."""
+        counted_S = values_S if self.weight_S is None else values_S * self.weight_S
+        return step.world.scale_to_global_mean(counted_S.sum(), step.totals.slates)
+
     def by_group(self, weights_SM: torch.Tensor, codes_N: torch.Tensor, groups: int) -> torch.Tensor:
-        """Σ of weights over the candidates of each group, (G,)."""
+        """Σ of weights over the candidates of each group, (G,); each slate counts by its own weight as well."""
+        weights_SM = weights_SM if self.weight_S is None else weights_SM * self.weight_S[:, None].to(weights_SM.dtype)
         codes = codes_N[self.candidates_SM][self.filled_SM]
         return weights_SM.new_zeros(groups).index_add(0, codes, weights_SM[self.filled_SM])
 

@@ -36,7 +36,7 @@ class Cvr(Binary):
     def _propensity_weighted(self, step: Step) -> torch.Tensor:
         batch = step.batch
         propensity_N = step.outputs[self.before[0].name].detach().sigmoid().clamp(min=self.options.min_propensity)
-        observed_N = batch.click / propensity_N
+        observed_N = step.weigh(batch.click / propensity_N)
         error_N = binary_cross_entropy_with_logits(step.outputs[self.name], batch.conversion, reduction="none")
         if self.options.estimator == "ips":
             return observed_N * error_N

@@ -36,11 +36,12 @@ class Diversity(ListwiseObjective):
         """Mean J over the slates of the global batch, in [0, 1]."""
         if self.needs_embeddings:
             embeddings_NH = step.outputs["embeddings"]
-            centre_H = step.world.sum(embeddings_NH.sum(0)) / step.totals.candidates
+            counts = torch.tensor(float(len(embeddings_NH)), device=embeddings_NH.device)
+            centre_H = step.world.sum(embeddings_NH.sum(0)) / step.world.sum(counts)
             similarity_SMM = text_similarity(embeddings_NH, centre_H, exposure.candidates_SM)
         else:
             codes_NA = torch.stack([step.batch.attributes[name] for name in self.attributes], dim=-1)
             similarity_SMM = attribute_similarity(codes_NA, exposure.candidates_SM)
         pi_SM = exposure.pi_SM
         expected_S = torch.einsum("si,sij,sj->s", pi_SM, similarity_SMM.to(pi_SM.dtype), pi_SM)
-        return step.world.scale_to_global_mean(expected_S.sum(), step.totals.slates)
+        return exposure.mean(step, expected_S)

@@ -45,7 +45,7 @@ class Binary(Objective):
             logits[0] = logits[0] - step.batch.log_sampling_rate
         loss_N = chain_loss(logits, label_N)
         if sampled:
-            return step.world.scale_to_global_mean(loss_N.sum(), step.totals.candidates)
+            return step.world.scale_to_global_mean(step.weigh(loss_N).sum(), step.totals.candidates)
         return step.world.scale_to_global_mean((step.importance_weights() * loss_N).sum(), step.totals.impressions)
 
 
@@ -69,8 +69,9 @@ class Observed(Objective):
         for spec in self.before:
             observed_N = observed_N & (step.label(spec.label) == 1)
         weight_N = torch.where(observed_N, step.importance_weights(), 0.0)
+        counted_N = weight_N if step.self_normalize else torch.where(observed_N, step.sampling_weights(), 0.0)
         error_N = self.error(step.outputs[self.name], torch.where(observed_N, label_N, 0.0))
-        count = step.world.sum(weight_N.sum()).clamp(min=torch.finfo(weight_N.dtype).tiny)
+        count = step.world.sum(counted_N.sum()).clamp(min=torch.finfo(weight_N.dtype).tiny)
         return step.world.scale_to_global_mean((weight_N * error_N).sum(), count)
 
     def error(self, output_N: torch.Tensor, label_N: torch.Tensor) -> torch.Tensor:

@@ -51,5 +51,9 @@ class Recall(Objective):
             step.outputs[f"{self.name}.weights"],
         )
         logits_BC = (scores_BC + batch.beside - batch.log_sampled).masked_fill(batch.also, -torch.inf)
-        total = cross_entropy(logits_BC, batch.target, reduction="sum")
-        return step.world.scale_to_global_mean(total, shoppers * step.world.size)
+        if batch.weight is None:
+            total = cross_entropy(logits_BC, batch.target, reduction="sum")
+            return step.world.scale_to_global_mean(total, shoppers * step.world.size)
+        total = (batch.weight * cross_entropy(logits_BC, batch.target, reduction="none")).sum()
+        counted = step.world.sum(batch.weight.sum()) if step.self_normalize else shoppers * step.world.size
+        return step.world.scale_to_global_mean(total, counted)

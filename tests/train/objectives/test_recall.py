@@ -41,6 +41,9 @@ def test_loss_is_the_corrected_cross_entropy(make_step: Callable[..., Step]) -> 
     second = [logit(0.6, 0.5, 0, 0.9) - 0.3, logit(0.8, 0.3, 0, 0.5), logit(0.96, 0.2, 0, 0.25)]
     expected = [math.log(sum(map(math.exp, first))) - first[0], math.log(sum(map(math.exp, second))) - second[2]]
     assert float(found) == pytest.approx(sum(expected) / 2, rel=1e-6)
+    object.__setattr__(batch, "weight", torch.tensor([3.0, 1.0]))
+    found = Recall("recall", RecallConfig(dimension=8)).loss(step)
+    assert float(found) == pytest.approx((3 * expected[0] + expected[1]) / 4, rel=1e-6)
 
 
 def test_scores_are_their_formula() -> None:
