@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import RunConfig
+from equipoise.data.thing_columns import Rivals
 from equipoise.data.things import ThingTexts
-from equipoise.modeling.beside_text import CO_PURCHASE, TEXTS, VECTORS, read_texts
+from equipoise.modeling.beside_text import CO_PURCHASE, RIVALS, TEXTS, VECTORS, read_texts
 from equipoise.modeling.frozen_text import MAX_TOKENS
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
@@ -60,6 +61,8 @@ def write_beside_text(
     counted = compared.co_purchase and (prepared / CO_PURCHASE).is_file()
     for name in (TEXTS, *([CO_PURCHASE] if counted else [])):
         shutil.copyfile(prepared / name, folder / name)
+    if compared.rivals is not None:
+        Rivals.of(compared.rivals.model_dump(), vectors).write(folder / RIVALS)
     held = len(vectors) <= MOST_VECTORS
     if held:  # in full: rounded ones could fall on the other side of a tree's threshold
         np.save(folder / VECTORS, np.asarray(vectors))
@@ -76,6 +79,7 @@ def write_beside_text(
         "co_purchase": CO_PURCHASE if counted else None,
         "max_tokens": MAX_TOKENS,
         "rule": THINGS_RULE,
+        "rivals": RIVALS if compared.rivals is not None else None,
     }
     return record
 
