@@ -49,7 +49,7 @@ class Size:
     asked: int
 
 
-QUICK, WHOLE = Size(6_000, 3_000, "60", 60), Size(20_000, 6_000, "null", 200)
+QUICK, WHOLE = Size(6_000, 3_000, "40", 60), Size(20_000, 6_000, "null", 200)
 
 
 def measure_pricing(work: Path, seeds: int, quick: bool) -> list[dict[str, Any]]:
@@ -105,6 +105,7 @@ def _trained(folder: Path, settings: SimulatorSettings, steps: str) -> RunConfig
     paths = {f"data.tables.{name}": folder / "shop" / f"{name}.parquet" for name in TABLES}
     changes: dict[str, Any] = {"output": folder / "run", "data.folder": folder / "prepared", "seed": settings.seed}
     changes |= {"train.max_steps": steps, "train.eval_every": 20 if steps != "null" else 200} | paths
+    changes |= {} if settings.price_response else {"train.eval_requests": 32}  # a flat shop is of its priors alone
     config = load_config(CONFIG.with_name("pricing.yaml"), [f"{key}={value}" for key, value in changes.items()])
     prepare(config.data)
     train(config)
