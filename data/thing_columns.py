@@ -112,10 +112,10 @@ class Rivals:
     def write(self, path: Path) -> None:
         """Write as .npz, whole or not at all."""
         nothing = np.zeros((0, 0), np.float32)
-        arrays = {"mean": nothing if self.mean_D is None else self.mean_D}
-        arrays["axes"] = nothing if self.axes_DQ is None else self.axes_DQ
+        mean = nothing if self.mean_D is None else self.mean_D
+        axes = nothing if self.axes_DQ is None else self.axes_DQ
         with atomic_write(path) as partial, partial.open("wb") as file:
-            np.savez(file, price=np.array(self.price), near=np.array(self.near), **arrays)
+            np.savez(file, price=np.array(self.price), near=np.array(self.near), mean=mean, axes=axes)
 
     @classmethod
     def read(cls, path: Path) -> "Rivals":
