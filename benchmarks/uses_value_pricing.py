@@ -80,7 +80,7 @@ def measure_pricing(work: Path, seeds: int, quick: bool) -> list[dict[str, Any]]
     about = {"seeds": seeds, "requests": size.requests, "steps": size.steps, "substitutes": SUBSTITUTES}
     return [
         *_regrets(np.array(earned), about),
-        figure("price_interval_coverage", np.mean(covered), "share", candidates=len(covered), **about),
+        figure("price_interval_coverage", float(np.mean(covered)), "share", candidates=len(covered), **about),
         figure("flat_changes", changes, "changes", candidates=priced, seeds=seeds, requests=size.flat_requests),
     ]
 

@@ -201,10 +201,10 @@ class PriceQuestion:
         return PricedCandidate(
             item_id=curve.question.item_id,
             position=position,
-            price=advised and advised.price,
-            demand=advised and advised.demand,
-            expected=advised and advised.expected,
-            best=curve.best and curve.best.price,
+            price=None if advised is None else advised.price,
+            demand=None if advised is None else advised.demand,
+            expected=None if advised is None else advised.expected,
+            best=None if curve.best is None else curve.best.price,
             withheld=withheld,
             evidence=curve.evidence,
             current=current,
@@ -247,10 +247,8 @@ class _Curve:
         )
         evidence = None
         if resampled_BG is not None:
-            places = [
-                None if price is None else question.asked.index(price)
-                for price in (best and best.price, question.current)
-            ]
+            compared = (None if best is None else best.price, question.current)
+            places = [None if price is None else question.asked.index(price) for price in compared]
             evidence = evidence_of(resampled_BG, prices, question.cost, np.isin(prices, question.eligible), *places)
         rises = bool((np.diff(model_G) > RISE).any())
         return cls(question, points, best, rises, float(np.abs(fixed - model_G).max()), evidence)
