@@ -49,7 +49,7 @@ class Size:
     asked: int
 
 
-QUICK, WHOLE = Size(6_000, 3_000, "40", 60), Size(20_000, 6_000, "null", 200)
+QUICK, WHOLE = Size(6_000, 2_000, "20", 60), Size(20_000, 6_000, "null", 200)
 
 
 def measure_pricing(work: Path, seeds: int, quick: bool) -> list[dict[str, Any]]:
