@@ -79,7 +79,15 @@ def make(folder: Path, simulator: dict[str, Any], prior: dict[str, Any] | None =
             "backbone": base,
             "lora": {"rank": 4, "alpha": 8},
             "objectives": {name: {"prior": prior or PRIOR} for name in ("ctr", "cvr")},
-            "train": {"max_steps": 2, "batch_size": 4, "log_every": 1, "head_epochs": 0, "warmup": 0.0, "lr": 1e-5},
+            "train": {
+                "max_steps": 2,
+                "batch_size": 4,
+                "log_every": 1,
+                "head_epochs": 0,
+                "warmup": 0.0,
+                "lr": 1e-6,
+                "head_lr": 1e-6,
+            },
         }
     )
     prepare(config.data)
