@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, GetJsonSchemaHandler, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from equipoise.configs.section import Section
 
@@ -25,6 +25,15 @@ class PriorConfig(Section):
     space: Literal["entire", "given"] = "entire"
     """Where another objective is given (cvr after click): fit the whole chain over all rows (`entire`), or its own
     label on rows where it was observed (`given`), which are few."""
+    interactions: list[list[str]] = Field(default_factory=list)
+    """With `method: linear`: pairs of columns whose products are read too, such as `[price, attitude]`, which gives
+    each attitude a price response of its own; one of the two is a number. Numbers of scale `log` are read as logarithms
+    then."""
+    max_categories: PositiveInt = 64
+    """Texts of a category that `linear` tells apart, the ones most often shown."""
+    resamples: NonNegativeInt = 0
+    """With `method: linear`: bootstrap resamples of users whose coefficients are kept, so that prices have intervals;
+    200 suit pricing, 0 keeps none."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Folds by user of the out-of-fold predictions of training rows, 2 or more."""
 
@@ -45,7 +54,35 @@ class PriorConfig(Section):
     def _column_belongs(self) -> "PriorConfig":
         if (self.method == "column") != (self.column is not None):
             raise ValueError("method: column and a column belong together: set both or neither")
+        for name in ("interactions", "resamples"):
+            if getattr(self, name) and self.method != "linear":
+                raise ValueError(f"{name} belong to method: linear: set that, or leave them out")
+        for pair in self.interactions:
+            if len(pair) != 2:
+                raise ValueError(f"interactions has {pair}: give pairs of two columns, such as [price, attitude]")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the fitted model; of those that came later only what is set, so that keys stay."""
+        late: dict[str, Any] = {"interactions": [], "max_categories": 64, "resamples": 0}
+        unset = {name for name, default in late.items() if getattr(self, name) == default}
+        return self.model_dump(mode="json", exclude=unset)
+
+
+class RivalsConfig(Section):
+    """How prices are held against those of similar candidates in the same slate.
+
+    The column `rival_gap` of priors is Σ_j w_j (log price − log price_j) / max(1, Σ_j w_j) over the other candidates,
+    w_j = σ((cosine − near) / 0.02) of the frozen vectors of the two things: 0 where nothing similar is offered.
+    """
+
+    price: str = "price"
+    """The feature that is compared, a number of scale `log`."""
+    near: float = 0.36
+    """Cosine of two texts from which on they count as substitutes: half at it, wholly 0.1 above it."""
+    axes: PositiveInt | None = 32
+    """Directions in which the vectors of all things vary most, all made equally long before the cosine, so that the
+    many words of a kind count for more than the few of a brand; null takes the cosine of the vectors as they are."""
 
 
 class ComparisonConfig(Section):
@@ -66,7 +103,10 @@ class ComparisonConfig(Section):
     """Days after which a shopper's taking two things counts half; null lets it count for ever."""
     width: PositiveInt = 256
     """Length of the learned projections of the vectors; at most that of the backbone's vectors."""
+    rivals: RivalsConfig | None = None
+    """Substitutes told by words: a column of priors that holds a price against those of similar candidates."""
 
     def prepared(self) -> dict[str, Any]:
-        """The settings that decide what a prepared folder holds: all but the width."""
-        return self.model_dump(mode="json", exclude={"width"})
+        """The settings that decide the columns of a prepared folder: all but the width, and what is not set."""
+        unset = {"rivals"} if self.rivals is None else set()
+        return self.model_dump(mode="json", exclude={"width", *unset})

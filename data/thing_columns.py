@@ -4,11 +4,13 @@ Training and serving compute them with these functions. Shape suffixes: N candid
 D size of their vectors, P pairs of things.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
@@ -17,6 +19,12 @@ SIMILAR = ("similar_mean", "similar_best3", "similar_max")
 """Columns of text similarity: mean, mean of the best 3, and maximum of the cosines with the history's things."""
 TOGETHER = ("together_mean", "together_best5", "together_max")
 """Columns of co-purchase: mean, mean of the best 5, and maximum of the lifts with the history's things."""
+RIVAL = "rival_gap"
+"""Column of substitutes: log price over that of similar candidates in the slate."""
+SOFTNESS = 0.02
+"""Of the cosine: how far about `near` a candidate is a substitute in part."""
+LEAST_VARIANCE = 1e-6
+"""Axes along which vectors vary by a smaller share of the first one's variance are left out."""
 SMOOTHING = 5.0
 """Shoppers by whom every thing counts as taken more often, so that rare things have small lifts."""
 
@@ -61,6 +69,79 @@ def similar(
     """
     cosines_NH = np.asarray(candidate_vectors_ND @ history_vectors_HD.T, dtype=np.float32)
     return pool(cosines_NH, left_out(history_H[None], candidate_N), 3)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What decides which candidates of a slate are substitutes.
+
+    Attributes:
+        price: the feature that is compared.
+        near: cosine at which a candidate counts half.
+        mean_D, axes_DQ: a vector v is compared as (v − mean) · axes; None: as it is.
+    """
+
+    price: str
+    near: float
+    mean_D: np.ndarray | None = None
+    axes_DQ: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], vectors_TD: np.ndarray) -> "Rivals":
+        """By data.comparison.rivals, and the vectors of all things, float (T, D), which may be a mapped file."""
+        if record["axes"] is None or not len(vectors_TD):
+            return cls(record["price"], record["near"])
+        mean_D, axes_QD, variance_Q = _principal(vectors_TD, record["axes"], lambda fraction: None)
+        kept = variance_Q > LEAST_VARIANCE * variance_Q[0]
+        axes_DQ = (axes_QD[kept] / np.sqrt(variance_Q[kept])[:, None]).T
+        return cls(record["price"], record["near"], mean_D.astype(np.float32), axes_DQ.astype(np.float32))
+
+    def weights(self, own_ND: np.ndarray, left_out_NN: np.ndarray) -> np.ndarray:
+        """How far each candidate is a substitute of each other, float64 (N, N), the rows' sums at most 1.
+
+        Args:
+            own_ND: vectors of the candidates' texts.
+            left_out_NN: bool, true for the candidate itself, and for what has no text or no price.
+        """
+        if self.axes_DQ is not None and self.mean_D is not None:
+            own_ND = (own_ND - self.mean_D) @ self.axes_DQ
+        own_ND = own_ND / np.maximum(np.linalg.norm(own_ND, axis=1, keepdims=True), 1e-12)
+        weights_NN = np.where(left_out_NN, 0.0, expit((own_ND @ own_ND.T - self.near) / SOFTNESS))
+        return weights_NN / np.maximum(weights_NN.sum(1, keepdims=True), 1.0)
+
+    def write(self, path: Path) -> None:
+        """Write as .npz, whole or not at all."""
+        nothing = np.zeros((0, 0), np.float32)
+        mean = nothing if self.mean_D is None else self.mean_D
+        axes = nothing if self.axes_DQ is None else self.axes_DQ
+        with atomic_write(path) as partial, partial.open("wb") as file:
+            np.savez(file, price=np.array(self.price), near=np.array(self.near), mean=mean, axes=axes)
+
+    @classmethod
+    def read(cls, path: Path) -> "Rivals":
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: the file is missing or unreadable.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                arrays = (held["mean"], held["axes"]) if held["axes"].size else (None, None)
+                return cls(str(held["price"]), float(held["near"]), *arrays)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is missing or unreadable: export again") from error
+
+
+def rival_gap(weights_NM: np.ndarray, log_price_N: np.ndarray, log_price_M: np.ndarray) -> np.ndarray:
+    """The column RIVAL, float32 (N,): NaN where a candidate's own price is unknown.
+
+    Args:
+        weights_NM: of `Rivals.weights`, rows of the N.
+        log_price_N: of the candidates, NaN where unknown.
+        log_price_M: of those that they are held against; where it is NaN the weight is 0.
+    """
+    others_N = weights_NM @ np.nan_to_num(log_price_M, nan=0.0)
+    return np.asarray(weights_NM.sum(1) * log_price_N - others_N, np.float32)
 
 
 def lift(both: np.ndarray, alone: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -131,6 +212,22 @@ class CoPurchase:
             raise UserError(f"{path} is missing or unreadable: prepare, or export, again") from error
 
 
+def _principal(
+    vectors_TD: np.ndarray, width: int, progress: Callable[[float], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (D,), the first `width` principal axes (Q, D) and the variances along them (Q,), read in blocks."""
+    things, size = vectors_TD.shape
+    mean_D, products_DD = np.zeros(size), np.zeros((size, size))
+    for begin in range(0, things, 16_384):
+        block = np.asarray(vectors_TD[begin : begin + 16_384], dtype=np.float64)
+        mean_D += block.sum(0) / things
+        products_DD += block.T @ block / things
+        progress(min(begin + 16_384, things) / things)
+    variances, axes_DD = np.linalg.eigh(products_DD - np.outer(mean_D, mean_D))
+    kept = min(width, size)
+    return mean_D, axes_DD[:, ::-1].T[:kept], variances[::-1][:kept]
+
+
 def principal_axes(
     vectors_TD: np.ndarray, width: int, progress: Callable[[float], None] = lambda fraction: None
 ) -> np.ndarray:
@@ -141,15 +238,7 @@ def principal_axes(
         width: how many directions at most.
         progress: is told the fraction of vectors that were read.
     """
-    things, size = vectors_TD.shape
-    mean_D, products_DD = np.zeros(size), np.zeros((size, size))
-    for begin in range(0, things, 16_384):
-        block = np.asarray(vectors_TD[begin : begin + 16_384], dtype=np.float64)
-        mean_D += block.sum(0) / things
-        products_DD += block.T @ block / things
-        progress(min(begin + 16_384, things) / things)
-    _, axes_DD = np.linalg.eigh(products_DD - np.outer(mean_D, mean_D))
-    axes_QD = axes_DD[:, ::-1].T[: min(width, size)]
+    _, axes_QD, _ = _principal(vectors_TD, width, progress)
     # An axis may point either way: its largest entry is positive, so that machines agree.
     largest = axes_QD[np.arange(len(axes_QD)), np.abs(axes_QD).argmax(1)]
     return np.ascontiguousarray(axes_QD * np.sign(largest)[:, None], dtype=np.float32)

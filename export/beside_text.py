@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import RunConfig
+from equipoise.data.thing_columns import RIVAL, Rivals
 from equipoise.data.things import ThingTexts
-from equipoise.modeling.beside_text import CO_PURCHASE, TEXTS, VECTORS, read_texts
+from equipoise.modeling.beside_text import CO_PURCHASE, RIVALS, TEXTS, VECTORS, Things, read_texts
 from equipoise.modeling.frozen_text import MAX_TOKENS
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
@@ -60,6 +61,8 @@ def write_beside_text(
     counted = compared.co_purchase and (prepared / CO_PURCHASE).is_file()
     for name in (TEXTS, *([CO_PURCHASE] if counted else [])):
         shutil.copyfile(prepared / name, folder / name)
+    if compared.rivals is not None:
+        Rivals.of(compared.rivals.model_dump(), vectors).write(folder / RIVALS)
     held = len(vectors) <= MOST_VECTORS
     if held:  # in full: rounded ones could fall on the other side of a tree's threshold
         np.save(folder / VECTORS, np.asarray(vectors))
@@ -76,6 +79,7 @@ def write_beside_text(
         "co_purchase": CO_PURCHASE if counted else None,
         "max_tokens": MAX_TOKENS,
         "rule": THINGS_RULE,
+        "rivals": RIVALS if compared.rivals is not None else None,
     }
     return record
 
@@ -111,12 +115,14 @@ class PreparedThings:
 
     Args:
         folder: prepared with data.comparison.
+        things: those of the export, where prices are held against rivals in the slate.
 
     Raises:
         UserError: a file is missing or broken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, things: Things | None = None) -> None:
+        self.rivals = things if things is not None and things.rivals is not None else None
         self.texts = read_texts(folder / TEXTS)
         self.of_items = pq.read_table(folder / "items.parquet", columns=[THING]).column(0).to_pylist()
 
@@ -127,6 +133,10 @@ class PreparedThings:
             for name, values in row.items()
             if name.startswith(COMPUTED)
         }
+        if self.rivals is not None and self.rivals.rivals is not None:  # of the whole slate, however few are asked for
+            prices = np.array(row[f"feature_{self.rivals.rivals.price}"], np.float64)
+            all_items = [self.item(item) for item in row["item"]]
+            computed[RIVAL] = self.rivals.gaps(all_items, prices, np.arange(len(prices)), prices)[list(positions)]
         items = [self.item(row["item"][position]) for position in positions]
         return ThingTexts([self.texts[number] for number in row["things"]], items, computed)
 

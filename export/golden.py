@@ -27,7 +27,7 @@ from equipoise.data.things import ThingTexts
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.export.beside_text import PreparedThings
 from equipoise.export.serving_record import TOLERANCE, PromptLayout
-from equipoise.modeling.beside_text import NO_TEXTS, BesideText
+from equipoise.modeling.beside_text import NO_TEXTS, BesideText, Things
 from equipoise.modeling.model import SlateModel
 
 PROMPTS = "golden.jsonl"
@@ -82,7 +82,9 @@ class GoldenPrompts:
     layout: PromptLayout
 
 
-def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: bool, golden: int) -> GoldenPrompts:
+def read_prompts(
+    slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: bool, golden: int, known: Things | None = None
+) -> GoldenPrompts:
     """Read up to `golden` prompts, spread over the slates of a split, and some candidates of one slate.
 
     Args:
@@ -91,6 +93,7 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
         config: of the run, for the token limits.
         encoder: whether the backbone is an encoder.
         golden: how many prompts.
+        known: things of the export, where prices are held against rivals in the slate.
     """
     rows = np.unique(np.linspace(0, len(slates) - 1, min(golden, len(slates))).astype(int)).tolist()
     sizes = [len(items) for items in slates.rows.select(rows)["item"]]
@@ -103,7 +106,7 @@ def read_prompts(slates: SlateSet, tokenizer: Any, config: RunConfig, encoder: b
     texts = slates.items.table.column("text").take(used).to_pylist()
     text_index = {item: number for number, item in enumerate(used)}
     ids = SlateTokenizer(tokenizer, config.tokens, encoder, texts)  # of the used items alone
-    compared = PreparedThings(slates.folder) if config.data.comparison is not None else None
+    compared = PreparedThings(slates.folder, known) if config.data.comparison is not None else None
 
     def prompt(row: int, candidate: int) -> Prompt:
         record = records[row]

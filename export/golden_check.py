@@ -166,16 +166,22 @@ def standardised(serving: Json, values: Json) -> torch.Tensor:
 
 
 def linear_log_odds(model: Json, row: list[float | None]) -> float:
-    """Log-odds of a logistic regression on signed log1p'd numbers, flags of unknown ones, and categories."""
+    """Log-odds of a logistic regression: numbers on a log scale, flags of unknown ones, categories, interactions."""
     numbers = [column for column in range(len(row)) if column not in model["categories"]]
-    parts: list[float] = []
+    by_column: dict[int, list[float]] = {}
     for column, mean, std in zip(numbers, model["mean"], model["std"], strict=True):
         value = row[column]
-        scaled = 0.0 if value is None else (math.copysign(math.log1p(abs(value)), value) - mean) / std
-        parts.append(scaled)
-    parts += [float(row[column] is None) for column in model["missing"]]
+        if column in model.get("logs", []):
+            scaled = math.log(value) if value is not None and value > 0 else mean
+        else:
+            scaled = mean if value is None else math.copysign(math.log1p(abs(value)), value)
+        by_column[column] = [(scaled - mean) / std]
+    parts = [by_column[column][0] for column in numbers] + [float(row[column] is None) for column in model["missing"]]
     for column, texts in zip(model["categories"], model["texts"], strict=True):
-        parts += [float(row[column] == number) for number in range(texts)]
+        by_column[column] = [float(row[column] == number) for number in range(texts)]
+        parts += by_column[column]
+    for number, other in model.get("interactions", []):
+        parts += [by_column[number][0] * part for part in by_column[other]]
     return sum(part * weight for part, weight in zip(parts, model["weights"], strict=True)) + model["intercept"]
 
 

@@ -17,6 +17,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.features import columns_of, read_scales
+from equipoise.data.thing_columns import Rivals
 from equipoise.export.adapters import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
 from equipoise.export.serving_record import TOKENIZER_FOLDER, read_serving_record
 from equipoise.modeling.adapter_store import copy_into
@@ -107,7 +108,10 @@ def open_beside_text(
             raise UserError(f"{folder / about['file']} is not the prior of {name} that was exported: export again")
     things = None
     if compared:
-        things = Things.read(folder, compared["max_events"], frozen_text(folder, record, backbone, device))
+        held = compared.get("rivals")  # exports of earlier versions have none
+        rivals = Rivals.read(folder / held) if held else None
+        frozen = frozen_text(folder, record, backbone, device)
+        things = Things.read(folder, compared["max_events"], frozen, rivals=rivals)
     priors = Priors.read(folder / own_priors["folder"]) if own_priors else None
     return BesideText(list(record["features"]), priors, things)
 

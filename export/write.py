@@ -142,12 +142,13 @@ def _write(
     model = load_run_model(served_config, adapters)
     tokenizer = load_tokenizer(config.backbone)
     tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
-    prompts = read_prompts(slates, tokenizer, config, model.backbone.encoder, golden)
     calibrations = read_calibrations(run, adapters)
     vectors = find_vectors(config).vectors if model.compares else None
     beside_record = write_beside_text(folder, run, config, model, vectors)
     own = {"features": slates.manifest.features, **beside_record}
     beside = open_beside_text(folder, own, golden_backbone(config.backbone, folder))
+    known = beside.things if beside is not None else None
+    prompts = read_prompts(slates, tokenizer, config, model.backbone.encoder, golden, known)
     write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features, beside, calibrations)
     written, served = _write_adapters(config, model, folder, out)
     pad_id = choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)

@@ -52,6 +52,10 @@ class PriceOptions:
     factors: str | None = option(None, "Allowed prices, by the current one: 0.9,1,1.1.")
     goal: str | None = option(None, "profit or revenue.", shown="profit where there is a column cost")
     field: str = option("price", "What the price is called in the data.")
+    min_margin: float | None = option(None, "Least share of the price above the cost.", shown="none")
+    endings: str | None = option(None, "What prices end in: 0.49,0.99.", shown="anything")
+    max_change: float | None = option(None, "Largest change, as a share of the present price.", shown="any")
+    force: bool = option(False, "Advise changes even where the data show no response.")
     device: str = option("cpu", DEVICE)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
     overwrite: bool = option(False, OVERWRITE)
@@ -78,6 +82,21 @@ class PriceOptions:
                 raise UserError(f"--bounds '{text}' has {len(numbers)} numbers: write {_FORMS[name]}")
             return dict(zip(("least", "most", "step"), numbers, strict=True))
         return {"factors": numbers} if name == "factors" else numbers
+
+    def asked(self) -> dict[str, Any]:
+        """What every request of the file asks for beside its own columns.
+
+        Raises:
+            UserError: an option is malformed.
+        """
+        try:
+            endings = None if self.endings is None else [float(part) for part in self.endings.split(",")]
+        except ValueError as error:
+            raise UserError(
+                f"--endings '{self.endings}' holds something that is not a number: write 0.49,0.99"
+            ) from error
+        limits = {"min_margin": self.min_margin, "endings": endings, "max_change": self.max_change}
+        return {"prices": self.allowed(), "goal": self.goal, "field": self.field, "force": self.force, **limits}
 
 
 _FORMS = {

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
-from equipoise.data.thing_columns import SIMILAR, TOGETHER, CoPurchase, similar
+from equipoise.data.thing_columns import RIVAL, SIMILAR, TOGETHER, CoPurchase, Rivals, rival_gap, similar
 from equipoise.data.things import SlateThings, ThingTexts
 from equipoise.modeling.frozen_text import FrozenText, TextVectors
 from equipoise.modeling.priors import Priors
 
-TEXTS, VECTORS, CO_PURCHASE = "things.parquet", "things.npy", "co_purchase.npz"
-"""Files of a prepared folder and of an export: texts by thing_index, their vectors, and counts of pairs of them."""
+TEXTS, VECTORS, CO_PURCHASE, RIVALS = "things.parquet", "things.npy", "co_purchase.npz", "rivals.npz"
+"""Files of a prepared folder and of an export: texts by thing_index, their vectors, counts of pairs of them, and, of an
+export, which are substitutes."""
 NO_TEXTS = ThingTexts((), ())
 
 
@@ -33,15 +34,24 @@ class Things:
         vectors: of all texts.
         max_events: most things of a history.
         co_purchase: the final counts; None where there are none.
+        rivals: which candidates are substitutes; None where prices are held against nothing.
     """
 
     index: Mapping[str, int]
     vectors: TextVectors
     max_events: int
     co_purchase: CoPurchase | None = None
+    rivals: Rivals | None = None
 
     @classmethod
-    def read(cls, folder: Path, max_events: int, frozen: FrozenText, vectors: np.ndarray | None = None) -> "Things":
+    def read(
+        cls,
+        folder: Path,
+        max_events: int,
+        frozen: FrozenText,
+        vectors: np.ndarray | None = None,
+        rivals: Rivals | None = None,
+    ) -> "Things":
         """Those of an export or of a prepared folder.
 
         Args:
@@ -49,6 +59,7 @@ class Things:
             max_events: most things of a history.
             frozen: makes the vectors of other texts.
             vectors: float (T, D) in place of those in the folder.
+            rivals: see the class.
 
         Raises:
             UserError: a file is missing or broken.
@@ -59,7 +70,26 @@ class Things:
         if vectors is not None and len(vectors) != len(index):
             raise UserError(f"{folder} has {len(vectors):,} vectors of {len(index):,} things: export or prepare again")
         counts = CoPurchase.read(folder / CO_PURCHASE) if (folder / CO_PURCHASE).is_file() else None
-        return cls(index, TextVectors(frozen, index, vectors), max_events, counts)
+        return cls(index, TextVectors(frozen, index, vectors), max_events, counts, rivals)
+
+    def gaps(self, offered: Sequence[str], prices_M: np.ndarray, of_P: np.ndarray, prices_P: np.ndarray) -> np.ndarray:
+        """The column RIVAL of candidates that are offered at other prices, all others at theirs: float32 (P,).
+
+        Args:
+            offered: the thing of each candidate of the slate, "" where there is none.
+            prices_M: what each costs, NaN where unknown.
+            of_P: int, which candidate each price is of.
+            prices_P: those prices.
+        """
+        assert self.rivals is not None, "the caller asks where there are rivals"
+        known = [text.strip() for text in offered]
+        rows = {text: row for row, text in enumerate(dict.fromkeys(text for text in known if text))}
+        vectors = self.vectors.of(list(rows))
+        own_MD = np.stack([vectors[rows[text]] if text else np.zeros(vectors.shape[1], np.float32) for text in known])
+        unread_M = np.array([not text for text in known])
+        hidden_MM = unread_M[:, None] | (unread_M | np.isnan(prices_M))[None] | np.eye(len(known), dtype=bool)
+        weights_MM = self.rivals.weights(own_MD, hidden_MM)
+        return rival_gap(weights_MM[of_P], np.log(prices_P), np.log(prices_M))
 
     def of(self, texts: ThingTexts, names: Sequence[str]) -> tuple[SlateThings, dict[str, np.ndarray]]:
         """What candidates are compared with, and the columns `names` among SIMILAR and TOGETHER, float32 (C,) each."""
@@ -127,6 +157,9 @@ class BesideText:
                 texts = ThingTexts(texts.history, [""] * count, texts.computed)
             things, computed = self.things.of(texts, names)
             known = dict(computed) | known
+            if self.things.rivals is not None and RIVAL in names and RIVAL not in known:
+                prices = np.asarray(known[self.things.rivals.price], np.float64)
+                known[RIVAL] = self.things.gaps(texts.candidates, prices, np.arange(count), prices)
         nothing = np.full(count, np.nan)
         columns = [np.asarray(known.get(name, nothing), np.float32) for name in names]
         return np.stack(columns, 1) if columns else np.zeros((count, 0), np.float32), things

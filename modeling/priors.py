@@ -1,8 +1,8 @@
 """The simple models that objectives begin as, on disk and in use: raw columns of candidates become log-odds.
 
-A folder of priors holds priors.json (names of the columns, and what each objective's prior reads) and NAME.txt, the
-text of a model (`equipoise.modeling.simple_models`). One class serves training, evaluation and requests, so that all
-get the same numbers.
+A folder of priors holds priors.json (names of the columns, and what each objective's prior reads), NAME.txt, the text
+of a model (`equipoise.modeling.simple_models`), and, of a linear one that was resampled, NAME.response.npz
+(`equipoise.modeling.response`). One class serves training, evaluation and requests, so that all get the same numbers.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.modeling.response import SUFFIX, LinearResponse
 from equipoise.modeling.simple_models import LinearModel, from_text, log_odds
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Priors:
         for name, spec in self.specs.items():
             if spec.method != "column":
                 shutil.copyfile(self.folder / f"{name}.txt", folder / f"{name}.txt")
+            if (self.folder / f"{name}{SUFFIX}").is_file():
+                shutil.copyfile(self.folder / f"{name}{SUFFIX}", folder / f"{name}{SUFFIX}")
         (folder / FILE).write_text(json.dumps(self.record(), indent=2) + "\n", "utf-8")
 
     def record(self) -> dict[str, Any]:
@@ -112,6 +115,40 @@ class Priors:
             except OSError as error:
                 raise UserError(f"{path} is missing: train again or restore the file") from error
         return models
+
+    @cached_property
+    def responses(self) -> dict[str, LinearResponse]:
+        """Bootstrap replicates of the linear models that were resampled, read when they are asked for.
+
+        Raises:
+            UserError: a file is broken.
+        """
+        paths = {name: self.folder / f"{name}{SUFFIX}" for name in self.specs}
+        return {name: LinearResponse.read(path) for name, path in paths.items() if path.is_file()}
+
+    def replicates(self, names: Sequence[str], columns_NF: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Log-odds of some objectives by every replicate, float64 (B, N) each; None where one was not resampled.
+
+        Args:
+            names: of objectives; those that they are divided by are read too.
+            columns_NF: as of `log_odds`.
+        """
+        needed = dict.fromkeys(other for name in names for other in (*self.before(name), name))
+        if not all(name in self.responses for name in needed):
+            return None
+        own = {}
+        for name in needed:
+            model = self.models[name]
+            assert isinstance(model, LinearModel), "linear models alone are resampled"
+            own[name] = self.responses[name].moved(model, self.own_columns(name, columns_NF))
+        size = min(len(values) for values in own.values())
+        specs = {name: self.specs[name] for name in needed}
+        joined_BNP = np.stack([join_chains(specs, {n: v[b] for n, v in own.items()}) for b in range(size)])
+        return {name: joined_BNP[:, :, number].astype(np.float64) for number, name in enumerate(specs)}
+
+    def before(self, name: str) -> list[str]:
+        """The objectives that the model of one is divided by."""
+        return self.specs[name].before if name in self.specs else []
 
     def own_columns(self, name: str, columns_NF: np.ndarray) -> np.ndarray:
         """What the prior of one objective reads, of all `columns`."""

@@ -7,7 +7,7 @@ text: LightGBM's own format, and JSON. Neither reads a row's label when it score
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class LinearModel:
         weights: of numbers, `missing`, then of each category's texts.
         intercept: log-odds where everything is 0.
         inverse_penalty: C of the L2 penalty that was chosen.
+        interactions: pairs of columns by position, a number the first, whose products follow in `weights`.
+        logs: positions of the numbers that are read as log v instead, unknown where that is none.
     """
 
     categories: list[int]
@@ -71,21 +73,41 @@ class LinearModel:
     weights: list[float]
     intercept: float
     inverse_penalty: float
+    interactions: list[list[int]] = field(default_factory=list)
+    logs: list[int] = field(default_factory=list)
 
     def design(self, columns: np.ndarray) -> Any:
         """The regressors of columns float32 (N, F): a SciPy CSR array float64 (N, R)."""
         from scipy import sparse
 
         numbers = [column for column in range(columns.shape[1]) if column not in self.categories]
-        scaled = (_signed_log(columns[:, numbers]) - np.array(self.mean)) / np.array(self.std)
+        scaled = (_scaled(columns, numbers, self.logs) - np.array(self.mean)) / np.array(self.std)
+        scaled = np.nan_to_num(scaled, posinf=0, neginf=0)
         unknown = ~np.isfinite(columns[:, self.missing])
-        parts = [sparse.csr_array(np.hstack([np.nan_to_num(scaled, posinf=0, neginf=0), unknown]))]
+        parts = [sparse.csr_array(np.hstack([scaled, unknown]))]
+        by_text = {}
         for position, texts in zip(self.categories, self.texts, strict=True):
             codes = columns[:, position]
             rows = np.flatnonzero((codes >= 0) & (codes < texts))
             cells = (rows, codes[rows].astype(np.int64))
-            parts.append(sparse.csr_array((np.ones(len(rows)), cells), shape=(len(columns), texts)))
+            by_text[position] = sparse.csr_array((np.ones(len(rows)), cells), shape=(len(columns), texts))
+        parts += by_text.values()
+        for number, other in self.interactions:
+            own = scaled[:, [numbers.index(number)]]
+            partner = by_text[other] if other in by_text else sparse.csr_array(scaled[:, [numbers.index(other)]])
+            parts.append(sparse.csr_array(partner.multiply(own)))
         return sparse.csr_array(sparse.hstack(parts))
+
+    def sources(self, columns: int) -> list[tuple[int, ...]]:
+        """Of each regressor the columns that it is made of, by position; `columns`: how many there are."""
+        numbers = [column for column in range(columns) if column not in self.categories]
+        made: list[tuple[int, ...]] = [(column,) for column in (*numbers, *self.missing)]
+        texts = dict(zip(self.categories, self.texts, strict=True))
+        for position, count in texts.items():
+            made += [(position,)] * count
+        for number, other in self.interactions:
+            made += [(number, other)] * texts.get(other, 1)
+        return made
 
 
 def fit_trees(
@@ -140,10 +162,21 @@ def fit_linear(
     seed: int = 0,
     weight: np.ndarray | None = None,
     valid_weight: np.ndarray | None = None,
+    interactions: Sequence[tuple[int, int]] = (),
+    logs: Sequence[int] = (),
+    max_categories: int = MOST_CATEGORIES,
 ) -> LinearModel:
-    """Logistic regression with an L2 penalty, of the strength that suits the validation rows; see `fit_trees`."""
+    """Logistic regression with an L2 penalty, of the strength that suits the validation rows; see `fit_trees`.
+
+    Args:
+        columns, label, categories, valid, seed, weight, valid_weight: as of `fit_trees`.
+        interactions: pairs of positions whose products are regressors too, a number the first of each.
+        logs: positions of numbers that are read as their logarithm.
+        max_categories: texts of a category that are told apart.
+    """
     rows = _checked(columns, label, weight)
-    scales = _scales(rows, sorted(categories))
+    pairs = [list(pair) for pair in interactions]
+    scales = _scales(rows, sorted(categories), pairs, sorted(logs), max_categories)
     if valid is None or not _two_classes(valid[1]):
         return _regress(scales, rows, INVERSE_PENALTIES[-1], seed)
     few = _sampled(rows, seed)
@@ -312,7 +345,9 @@ def _refit(model: "Booster | LinearModel", rows: Weighed, seed: int) -> Any:
     """A model of the same settings on other rows."""
     rows = _checked(*rows)
     if isinstance(model, LinearModel):
-        return _regress(_scales(rows, model.categories), rows, model.inverse_penalty, seed)
+        most = max(model.texts, default=1)
+        scales = _scales(rows, model.categories, model.interactions, model.logs, most)
+        return _regress(scales, rows, model.inverse_penalty, seed)
     return _refit_trees(model, rows)
 
 
@@ -321,11 +356,23 @@ def _signed_log(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _scales(rows: Weighed, categories: list[int]) -> LinearModel:
+def _scaled(columns: np.ndarray, numbers: list[int], logs: Sequence[int]) -> np.ndarray:
+    """Numbers on the scale on which they are standardised, float64 (N, numbers)."""
+    scaled = _signed_log(columns[:, numbers])
+    for position in logs:
+        values = np.asarray(columns[:, position], np.float64)
+        positive = np.where(values > 0, values, np.nan)
+        scaled[:, numbers.index(position)] = np.log(positive)
+    return scaled
+
+
+def _scales(
+    rows: Weighed, categories: list[int], interactions: list[list[int]], logs: list[int], most: int
+) -> LinearModel:
     """A model that has its scales and no weights yet."""
     columns, _, weight = rows
     numbers = [column for column in range(columns.shape[1]) if column not in categories]
-    values = _signed_log(columns[:, numbers])
+    values = _scaled(columns, numbers, logs)
     known = np.isfinite(values)
     counted = known if weight is None else known * weight[:, None]
     count = np.maximum(counted.sum(axis=0), 1 if weight is None else np.finfo(np.float64).tiny)
@@ -333,8 +380,9 @@ def _scales(rows: Weighed, categories: list[int]) -> LinearModel:
     std = np.sqrt((counted * np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
     unknown = [column for column, some in zip(numbers, (~known).any(axis=0), strict=True) if some]
     highest = [np.nanmax(columns[:, c], initial=-1.0) for c in categories]
-    texts = [min(int(code) + 1, MOST_CATEGORIES) for code in highest]
-    return LinearModel(categories, mean.tolist(), np.where(std > 0, std, 1.0).tolist(), unknown, texts, [], 0.0, 1.0)
+    texts = [min(int(code) + 1, most) for code in highest]
+    scale = np.where(std > 0, std, 1.0).tolist()
+    return LinearModel(categories, mean.tolist(), scale, unknown, texts, [], 0.0, 1.0, interactions, logs)
 
 
 def _regress(scales: LinearModel, rows: Weighed, penalty: float, seed: int) -> LinearModel:

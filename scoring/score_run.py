@@ -22,6 +22,7 @@ from equipoise.data.rates import RateLookup
 from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepared_catalogue
 from equipoise.data.requests.files import Block, RequestFile, cut_blocks, find_request_files
 from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
+from equipoise.data.thing_columns import Rivals
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.adapter_store import TENSORS, AdapterInfo, read_info
 from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
@@ -118,7 +119,9 @@ def open_run_beside(config: RunConfig, run: Path, info: AdapterInfo) -> BesideTe
     things, compared = None, config.data.comparison
     if compared is not None and info.comparison:
         frozen = FrozenText(config.backbone, config.seed)
-        things = Things.read(config.data.folder, compared.max_events, frozen, find_vectors(config).vectors)
+        vectors = find_vectors(config).vectors
+        rivals = Rivals.of(compared.rivals.model_dump(), vectors) if compared.rivals is not None else None
+        things = Things.read(config.data.folder, compared.max_events, frozen, vectors, rivals)
     return BesideText(list(info.features), Priors.read(run / PRIORS) if info.priors else None, things)
 
 

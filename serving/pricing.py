@@ -4,24 +4,27 @@
 
 D is made non-increasing in p by isotonic regression (pool adjacent violators, least squares) before the choice: a price
 that seems to sell more because it is higher is noise of the model, and an answer says how much of it there was.
+
+A change is advised only where the data show that demand answers to the price: present prices stay where the 95 %
+interval of the elasticity holds 0 (of the candidate, or over all the training data), where demand does not fall at all,
+and where the best prices of all candidates lie at the bounds of what is allowed. `force` chooses nonetheless.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from sklearn.isotonic import isotonic_regression
 
-from equipoise.data.features import NumberScale
-from equipoise.serving.price_grid import LARGEST, allowed_prices
-from equipoise.serving.request_error import RequestError
-from equipoise.serving.requests import CANDIDATE_KEYS, ReadCandidate, ReadRequest, RequestReader
-from equipoise.serving.values import known_keys, mapping, number
+from equipoise.serving.price_response import Evidence, Interval, Replicates, evidence_of
+from equipoise.serving.ranking import Ranking, demand_of
+from equipoise.serving.requests import ReadRequest
 
 Goal = Literal["profit", "revenue"]
-OWN_KEYS = ("cost", "prices")
-"""What a candidate says beside the keys of equipoise.serving.requests."""
+Withheld = Literal["response", "bounds", "limits"]
+FEWEST = 3
+"""Allowed prices from which on a choice at their bounds says something."""
 
 RISE = 1e-12
 """Demand that rises by less is flat: rounding of the last digit."""
@@ -43,9 +46,14 @@ class PricedCandidate:
 
     Attributes:
         item_id, position: as in the request.
-        price: the best allowed one; of equal ones the lowest.
-        demand: D there, P(click and purchase | impression).
-        expected: profit or revenue per impression, in the currency of the prices.
+        price: that is advised: the best allowed one, of equal ones the lowest; the present one, None where that is
+            unknown, where a change is withheld.
+        demand: D there, P(click and purchase | impression); None without a price.
+        expected: profit or revenue per impression, in the currency of the prices; None without a price.
+        best: the best allowed price, whether a change is withheld or not; None where the limits leave no price.
+        withheld: why the best price is not advised: the `response` is not shown, all best prices lie at the `bounds`,
+            or the `limits` leave no price; None where it is.
+        evidence: intervals of the resamples of the run's linear priors; None where it has none.
         current: the same for the current price, None where that is unknown; it need not be an allowed one.
         rises: whether the model's demand rose with the price somewhere.
         largest_change: how far isotonic regression moved D, at most, over all prices of the candidate.
@@ -55,9 +63,12 @@ class PricedCandidate:
 
     item_id: str | None
     position: int
-    price: float
-    demand: float
-    expected: float
+    price: float | None
+    demand: float | None
+    expected: float | None
+    best: float | None
+    withheld: Withheld | None
+    evidence: Evidence | None
     current: PricePoint | None
     rises: bool
     largest_change: float
@@ -67,10 +78,19 @@ class PricedCandidate:
 
 @dataclass(frozen=True)
 class Pricing:
-    """The chosen prices of one request, in the order of its candidates."""
+    """The chosen prices of one request, in the order of its candidates.
+
+    Attributes:
+        note: one sentence where changes are withheld, else None.
+        elasticity: of all demand over the training data; None where nothing was resampled.
+        resamples: of which intervals are; None where nothing was resampled.
+    """
 
     request_id: str | None
     goal: Goal
+    note: str | None
+    elasticity: Interval | None
+    resamples: int | None
     candidates: tuple[PricedCandidate, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -79,13 +99,22 @@ class Pricing:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is asked for one candidate: allowed prices, current price and cost, and where its pairs begin."""
+class AskedPrices:
+    """What is asked for one candidate: allowed prices, current price, cost, and which of the prices may be chosen.
+
+    `within`: the allowed prices that are near enough to the present one; None: all.
+    """
 
     item_id: str | None
     prices: list[float]
     current: float | None
     cost: float
+    within: tuple[float, ...] | None = None
+
+    @property
+    def eligible(self) -> tuple[float, ...]:
+        """The prices that may be chosen."""
+        return tuple(self.prices) if self.within is None else self.within
 
     @property
     def asked(self) -> list[float]:
@@ -101,171 +130,167 @@ class PriceQuestion:
         request: whose candidates are the pairs, candidate after candidate.
         goal: what is expected.
         seen: lowest and highest price of the training data, None where the price is no numeric feature.
+        field: what the price is called.
+        present: the request with its candidates at their present prices.
+        force: whether a change is advised that the data do not show.
+        replicates: of the pairs; None where nothing was resampled.
     """
 
     request: ReadRequest
     goal: Goal
-    questions: tuple[_Question, ...]
+    questions: tuple[AskedPrices, ...]
     seen: tuple[float, float] | None
+    field: str = "price"
+    present: ReadRequest | None = None
+    force: bool = False
+    replicates: Replicates | None = None
 
-    def answer(self, demand: Sequence[float]) -> Pricing:
-        """The chosen prices, given D of every pair."""
-        priced, start = [], 0
-        for position, question in enumerate(self.questions):
+    @property
+    def owners(self) -> np.ndarray:
+        """Which candidate each pair is of, int64 (P,)."""
+        return np.repeat(np.arange(len(self.questions)), [len(question.asked) for question in self.questions])
+
+    def of_ranking(self, ranking: Ranking) -> Pricing:
+        """The chosen prices, given the scores of every pair."""
+        resampled = None
+        if self.replicates is not None:
+            names = list(self.replicates.moved)
+            probabilities = {name: np.array([s.probabilities[name] for s in ranking.given]) for name in names}
+            resampled = self.replicates.demand(probabilities)
+        return self.answer(demand_of(ranking), resampled)
+
+    def answer(self, demand: Sequence[float], resampled_BP: np.ndarray | None = None) -> Pricing:
+        """The chosen prices, given D of every pair, and of every pair by every resample, float64 (B, P)."""
+        curves, start = [], 0
+        for question in self.questions:
             stop = start + len(question.asked)
-            priced.append(self._choose(question, position, np.asarray(demand[start:stop], dtype=np.float64)))
+            of_it = None if resampled_BP is None else resampled_BP[:, start:stop]
+            curves.append(_Curve.of(question, np.asarray(demand[start:stop], dtype=np.float64), of_it))
             start = stop
-        return Pricing(self.request.request_id, self.goal, tuple(priced))
-
-    def _choose(self, question: _Question, position: int, model: np.ndarray) -> PricedCandidate:
-        prices = np.array(question.asked)
-        fixed = falling(model)
-        expected = (prices - question.cost) * fixed
-        rows = zip(prices.tolist(), model.tolist(), fixed.tolist(), expected.tolist(), strict=True)
-        points = {price: PricePoint(price, *values) for price, *values in rows}
-        curve = tuple(points[price] for price in question.prices)
-        best = max(curve, key=lambda point: (point.expected, -point.price))
-        return PricedCandidate(
-            item_id=question.item_id,
-            position=position,
-            price=best.price,
-            demand=best.demand,
-            expected=best.expected,
-            current=None if question.current is None else points[question.current],
-            rises=bool((np.diff(model) > RISE).any()),
-            largest_change=float(np.abs(fixed - model).max()),
-            extrapolated=self.seen is not None and not self.seen[0] <= best.price <= self.seen[1],
-            curve=curve,
+        elasticity = self.replicates.elasticity if self.replicates is not None else None
+        shown = elasticity is None or elasticity.below_zero
+        wide = [curve for curve in curves if len(curve.question.prices) >= FEWEST]
+        at_bounds = bool(wide) and all(curve.at_bound for curve in wide)
+        reasons = [self._withheld(curve, shown, at_bounds) for curve in curves]
+        return Pricing(
+            self.request.request_id,
+            self.goal,
+            _note(reasons),
+            elasticity,
+            None if self.replicates is None else self.replicates.count,
+            tuple(
+                self._priced(position, curve, reason)
+                for position, (curve, reason) in enumerate(zip(curves, reasons, strict=True))
+            ),
         )
+
+    def _withheld(self, curve: "_Curve", shown: bool, at_bounds: bool) -> Withheld | None:
+        """Why the best price of a candidate is not advised."""
+        if curve.best is None:
+            return "limits"
+        if self.force or curve.best.price == curve.question.current:
+            return None
+        if not shown or not curve.answers:
+            return "response"
+        return "bounds" if at_bounds else None
+
+    def _priced(self, position: int, curve: "_Curve", withheld: Withheld | None) -> PricedCandidate:
+        current = None if curve.question.current is None else curve.points[curve.question.current]
+        advised = curve.best if withheld is None else current
+        outside = advised is not None and self.seen is not None and not self.seen[0] <= advised.price <= self.seen[1]
+        return PricedCandidate(
+            item_id=curve.question.item_id,
+            position=position,
+            price=None if advised is None else advised.price,
+            demand=None if advised is None else advised.demand,
+            expected=None if advised is None else advised.expected,
+            best=None if curve.best is None else curve.best.price,
+            withheld=withheld,
+            evidence=curve.evidence,
+            current=current,
+            rises=curve.rises,
+            largest_change=curve.largest_change,
+            extrapolated=outside,
+            curve=tuple(curve.points[price] for price in curve.question.prices),
+        )
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The demand of one candidate at all prices that were asked for.
+
+    Attributes:
+        question: of the candidate.
+        points: by price.
+        best: of the prices that may be chosen; None where there is none.
+        rises, largest_change: as of `PricedCandidate`.
+        evidence: of the resamples; None without any.
+    """
+
+    question: AskedPrices
+    points: dict[float, PricePoint]
+    best: PricePoint | None
+    rises: bool
+    largest_change: float
+    evidence: Evidence | None
+
+    @classmethod
+    def of(cls, question: AskedPrices, model_G: np.ndarray, resampled_BG: np.ndarray | None) -> "_Curve":
+        """From the model's demand at each price, and that of every resample."""
+        prices = np.array(question.asked)
+        fixed = falling(model_G)
+        expected = (prices - question.cost) * fixed
+        rows = zip(prices.tolist(), model_G.tolist(), fixed.tolist(), expected.tolist(), strict=True)
+        points = {price: PricePoint(price, *values) for price, *values in rows}
+        best = max(
+            (points[p] for p in question.eligible), key=lambda point: (point.expected, -point.price), default=None
+        )
+        evidence = None
+        if resampled_BG is not None:
+            compared = (None if best is None else best.price, question.current)
+            places = [None if price is None else question.asked.index(price) for price in compared]
+            evidence = evidence_of(resampled_BG, prices, question.cost, np.isin(prices, question.eligible), *places)
+        rises = bool((np.diff(model_G) > RISE).any())
+        return cls(question, points, best, rises, float(np.abs(fixed - model_G).max()), evidence)
+
+    @property
+    def answers(self) -> bool:
+        """Whether demand is shown to fall with the price; with one price alone there is nothing to show."""
+        demand = [point.demand for point in self.points.values()]
+        if len(demand) > 1 and max(demand) - min(demand) <= RISE * max(demand):
+            return False
+        elasticity = self.evidence.elasticity if self.evidence is not None else None
+        return elasticity is None or elasticity.below_zero
+
+    @property
+    def at_bound(self) -> bool:
+        """Whether the best of all allowed prices, however far from the present one, is the lowest or the highest."""
+        prices = self.question.prices
+        return max(prices, key=lambda p: (self.points[p].expected, -p)) in (prices[0], prices[-1])
+
+
+def _note(reasons: Sequence[Withheld | None]) -> str | None:
+    """One sentence on what is withheld."""
+    count = len(reasons)
+    if "bounds" in reasons:
+        return (
+            "the best price of every candidate lies at a bound of the allowed ones, so that the data do not show where "
+            "demand turns: present prices stay; allow a wider range, or force a choice"
+        )
+    if "response" in reasons:
+        return (
+            f"the data do not show that demand answers to the price for {reasons.count('response')} of {count} "
+            "candidates (the interval of its elasticity holds 0): their present prices stay; test more prices, or "
+            "force a choice"
+        )
+    if "limits" in reasons:
+        return (
+            f"the limits leave no price to {reasons.count('limits')} of {count} candidates: their present prices stay; "
+            "allow more prices, a smaller margin or a larger change"
+        )
+    return None
 
 
 def falling(demand: np.ndarray) -> np.ndarray:
     """The non-increasing sequence nearest to `demand` in least squares, float64 of its length, within its range."""
     return np.asarray(isotonic_regression(demand, y_min=demand.min(), y_max=demand.max(), increasing=False))
-
-
-def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[float, float]]) -> PriceQuestion:
-    """Read a request for prices: that of equipoise.serving.requests without `omega` and `top`, and
-
-        "prices"?: allowed ones for all candidates (equipoise.serving.price_grid), "goal"?: "profit" or "revenue",
-        "field"?: what the price is called, "price" by default; and per candidate "cost"?: number, "prices"?: its own
-
-    Without a goal it is profit where a candidate has a cost, and revenue where none has.
-
-    Args:
-        reader: of the export.
-        request: JSON or Python objects.
-        seen: lowest and highest training value of each numeric feature.
-
-    Raises:
-        RequestError: names the field, what is wrong with it and the way out.
-    """
-    request = mapping("the request", request)
-    keys = ("request_id", "user", "history", "prefix", "recent", "candidates", "prices", "goal", "field")
-    known_keys("the request", request, keys)
-    name = _field(reader, request.get("field"))
-    entries, plain_request = _apart(request)
-    read = reader.read(plain_request)
-    goal = _goal(request.get("goal"), entries)
-    pairs: list[ReadCandidate] = []
-    questions: list[_Question] = []
-    for position, (entry, candidate) in enumerate(zip(entries, read.candidates, strict=True)):
-        field = f"candidates[{position}]"
-        current = _current(reader, name, f"{field}.context.{name}", entry, candidate)
-        where = f"{field}.prices" if entry.get("prices") is not None else "prices"
-        allowed = entry.get("prices") if entry.get("prices") is not None else request.get("prices")
-        if allowed is None:
-            raise RequestError(where, "is missing: say which prices are allowed, for all candidates or for each")
-        prices = allowed_prices(where, allowed, current, reader.limits.prices)
-        question = _Question(candidate.item_id, prices, current, _cost(field, entry, goal))
-        if len(pairs) + len(question.asked) > reader.limits.prices:
-            raise RequestError(
-                "prices",
-                f"ask for more than {reader.limits.prices:,} pairs of candidate and price: allow fewer prices, or ask "
-                "for fewer candidates at once",
-            )
-        pairs += [reader.candidate(field, _at(entry, name, price), request.get("user")) for price in question.asked]
-        questions.append(question)
-    priced_request = ReadRequest(read.request_id, read.prefix, pairs, {}, None, recent=read.recent)
-    return PriceQuestion(priced_request, goal, tuple(questions), seen.get(name))
-
-
-def _apart(request: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
-    """Every candidate with what it says of prices, and the request without all that."""
-    plain = {key: value for key, value in request.items() if key not in ("prices", "goal", "field")}
-    given = request.get("candidates")
-    if not isinstance(given, list | tuple):
-        return [], plain  # the reader refuses it
-    entries = [entry if isinstance(entry, Mapping) else {"item_id": entry} for entry in given]
-    for position, entry in enumerate(entries):
-        known_keys(f"candidates[{position}]", mapping(f"candidates[{position}]", entry), (*CANDIDATE_KEYS, *OWN_KEYS))
-    plain["candidates"] = [{k: v for k, v in entry.items() if k not in OWN_KEYS} for entry in entries]
-    return entries, plain
-
-
-def _field(reader: RequestReader, name: Any) -> str:
-    name = "price" if name is None else name
-    numbers = [feature for feature, scale in reader.scales.items() if isinstance(scale, NumberScale)]
-    known = [*numbers, *(field for field in reader.context.names if field not in reader.features)]
-    if name not in known:
-        readable = f"use one of {', '.join(known)}" if known else "train one with data.features: [price]"
-        raise RequestError("field", f"is '{str(name)[:40]}', which this export does not read: {readable}")
-    if name in reader.item.names:
-        raise RequestError(
-            "field",
-            f"is '{name}', which the items' own texts tell: train an export that tells it in data.prompt.context",
-        )
-    return name
-
-
-def _goal(value: Any, entries: Sequence[Mapping[str, Any]]) -> Goal:
-    if value is None:
-        return "profit" if any(entry.get("cost") is not None for entry in entries) else "revenue"
-    if value == "profit":
-        return "profit"
-    if value == "revenue":
-        return "revenue"
-    raise RequestError("goal", f"is '{str(value)[:40]}': give profit or revenue")
-
-
-def _cost(field: str, entry: Mapping[str, Any], goal: Goal) -> float:
-    if goal == "revenue":
-        return 0.0
-    if entry.get("cost") is None:
-        raise RequestError(
-            f"{field}.cost", 'is missing: give what the item costs the shop, or ask for "goal": "revenue"'
-        )
-    cost = number(f"{field}.cost", entry["cost"])
-    if not 0 <= cost <= LARGEST:
-        raise RequestError(f"{field}.cost", f"is {cost:g}: give 0 or more, and at most {LARGEST:g}")
-    return cost
-
-
-def _current(
-    reader: RequestReader, name: str, field: str, entry: Mapping[str, Any], candidate: ReadCandidate
-) -> float | None:
-    """The candidate's present price: as the numeric feature is read, or from the fields of its context."""
-    context = entry.get("context")
-    if isinstance(context, str) and name in reader.context.names:
-        raise RequestError(
-            field.rpartition(".")[0], f"is a ready text, which tells the price '{name}' too: give its fields instead"
-        )
-    if name in reader.features:
-        known = candidate.features[reader.features.index(name)]
-        return None if np.isnan(known) else known
-    value = (context or {}).get(name)
-    if value is None:
-        return None
-    price = number(field, value)
-    if not 0 < price <= LARGEST:
-        raise RequestError(field, f"is {price:g}: give a price above 0, or null where it is unknown")
-    return price
-
-
-def _at(entry: Mapping[str, Any], name: str, price: float) -> dict[str, Any]:
-    """A candidate at another price, in its text and in its numbers."""
-    plain = {key: value for key, value in entry.items() if key not in OWN_KEYS}
-    context, features = plain.get("context"), plain.get("features")
-    if not isinstance(context, str):
-        plain["context"] = {**(context or {}), name: price}
-    return {**plain, "features": {**(features or {}), name: price}}

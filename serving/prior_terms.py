@@ -92,10 +92,7 @@ def contributions(model: Any, columns_1F: np.ndarray) -> tuple[float, np.ndarray
         values = np.asarray(model.predict(columns_1F, pred_contrib=True), np.float64)[0]
         return float(values[-1]), values[:-1]
     design = np.asarray(model.design(columns_1F).todense())[0] * np.array(model.weights)
-    numbers = [column for column in range(columns_1F.shape[1]) if column not in model.categories]
-    of = [*numbers, *model.missing]
-    for position, texts in zip(model.categories, model.texts, strict=True):
-        of += [position] * texts
     added = np.zeros(columns_1F.shape[1])
-    np.add.at(added, of, design)
+    for value, of in zip(design, model.sources(columns_1F.shape[1]), strict=True):
+        added[list(of)] += value / len(of)  # what two columns add together is halved, as Shapley values are
     return model.intercept, added

@@ -29,10 +29,12 @@ from equipoise.serving.export_tokens import read_tokenizer
 from equipoise.serving.items import read_items
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import read_operating_point
-from equipoise.serving.pricing import Goal, PriceQuestion, Pricing, read_question
+from equipoise.serving.price_request import read_question
+from equipoise.serving.priced_pairs import with_replicates, with_rivals
+from equipoise.serving.pricing import Goal, PriceQuestion, Pricing
 from equipoise.serving.prior_terms import PriorTerms, terms_of
 from equipoise.serving.prompt_parts import CutRequest, cut
-from equipoise.serving.ranking import Ranking, demand_of
+from equipoise.serving.ranking import Ranking
 from equipoise.serving.request_error import RequestError
 from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.serving.requests import ReadRequest, RequestReader
@@ -240,7 +242,7 @@ class Recommender:
                 yield portion, self._rankings([prepared(entry).request for entry in portion], scores)
 
     def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, PreparedRequest]:
-        """Read a request for prices (serving/pricing.py gives its form) and render it at every price, without model.
+        """Read a request for prices (serving/price_request.py gives its form) and render it at every price.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
@@ -249,7 +251,10 @@ class Recommender:
             raise RequestError("the export", "has no cvr, so it knows no demand: train with objectives ctr and cvr")
         numbers = {name: scale for name, scale in self.reader.scales.items() if isinstance(scale, NumberScale)}
         seen = {name: (scale.least, scale.most) for name, scale in numbers.items()}
-        question = read_question(self.reader, request, seen)
+        question, beside = read_question(self.reader, request, seen), self._tokenizer.beside
+        if beside is not None:
+            question = with_rivals(question, beside)
+            question = with_replicates(question, beside, self._scorer.model, self._scorer.calibrations)
         return question, replace(self.tokenized(question.request), pointwise=True)
 
     def price(
@@ -262,6 +267,10 @@ class Recommender:
         field: str = "price",
         history: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
         recent: Sequence[Any] | None = None,
+        min_margin: float | None = None,
+        endings: Sequence[float] | None = None,
+        max_change: float | None = None,
+        force: bool = False,
     ) -> Pricing:
         """The best allowed price of every candidate for one shopper, all prices in one pass of the model.
 
@@ -271,15 +280,20 @@ class Recommender:
             prices: allowed ones of all candidates without their own: a list, or a mapping (price_grid.py).
             goal: profit or revenue; by default profit where a candidate has a cost.
             field: what the price is called in the data.
+            min_margin: least share of the price that must be left above the cost.
+            endings: what prices end in, such as 0.49 and 0.99.
+            max_change: largest change, as a share of the present price.
+            force: advise a change where the data do not show that demand answers to the price.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
         request = {"history": history or None, "candidates": candidates, "prices": prices, "goal": goal, "field": field}
-        request["recent"] = recent
+        request |= {"recent": recent, "min_margin": min_margin, "endings": endings, "max_change": max_change}
+        request["force"] = force
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         question, prepared = self.prepare_prices(request)
-        return question.answer(demand_of(self.score_prepared([prepared])[0]))
+        return question.of_ranking(self.score_prepared([prepared])[0])
 
     def prepare_recall(self, request: Mapping[str, Any]) -> PreparedRecall:
         """Read and tokenise a request for items (serving/retrieve.py gives its form), in any thread, without the model.

@@ -27,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
 from equipoise.data.features import Scales
 from equipoise.data.prompts import is_missing, parse_piece, piece_fields
@@ -77,7 +79,8 @@ class ReadCandidate:
 class ReadRequest:
     """A request as texts, with the weights of its utility and the number of candidates that it wants.
 
-    `recent`: the things that the shopper took, the latest first.
+    `recent`: the things that the shopper took, the latest first. `computed`: columns of priors that are known already,
+    float32 (C,) each.
     """
 
     request_id: str | None
@@ -87,11 +90,12 @@ class ReadRequest:
     top: int | None
     weights: UtilityWeights = field(default_factory=UtilityWeights)
     recent: tuple[str, ...] = ()
+    computed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def things(self) -> ThingTexts:
         """What the candidates are compared with."""
-        return ThingTexts(self.recent, [candidate.thing for candidate in self.candidates])
+        return ThingTexts(self.recent, [candidate.thing for candidate in self.candidates], self.computed)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,16 +31,22 @@ from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
+from equipoise.modeling.response import SUFFIX, resample_response
 from equipoise.modeling.simple_models import (
     TRIED,
+    LinearModel,
+    Rows,
     fit_linear,
     fit_trees,
     log_odds,
     out_of_fold,
     to_text,
 )
-from equipoise.train.thing_vectors import ThingVectors, thing_columns
+from equipoise.train.thing_vectors import ThingVectors, rival_columns, thing_columns
 from equipoise.train.token_caches import find_tokens
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
 
 FOLDER = "priors"
 TRAIN, MASKED = "train.npy", "masked.npy"
@@ -61,7 +68,8 @@ def split_columns(
     columns = {name: of_split.features[name] for name in manifest.features}
     if vectors is None:
         return columns  # nothing is compared, even where the folder holds what could be
-    return columns | dict(of_split.computed) | thing_columns(tokens, vectors, split)
+    computed = thing_columns(tokens, vectors, split) | rival_columns(manifest, tokens, vectors, split)
+    return columns | dict(of_split.computed) | computed
 
 
 def columns_to_read(manifest: Manifest, columns: Mapping[str, np.ndarray]) -> list[str]:
@@ -139,11 +147,13 @@ def find_priors(config: RunConfig, tokens: TokenCache, vectors: ThingVectors | N
 def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     """What determines the priors: equal keys, equal priors."""
     manifest = Manifest.read(config.data.folder)
-    configs = {name: prior.model_dump(mode="json") for name, prior in prior_configs(config).items()}
+    configs = {name: prior.identity() for name, prior in prior_configs(config).items()}
     labels = {name: config.objectives.specs()[name].label for name in configs}
     compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), config.train.feature_dropout, SEED]
     described += [compared, TRIED]
+    if manifest.comparison is not None and "rivals" in manifest.comparison:
+        described.append(manifest.comparison["rivals"])
     if config.train.feature_dropout:
         masked = Manifest.read(anonymous_data(config.data).folder)
         described += [masked.hashes, masked.untold]
@@ -229,6 +239,44 @@ class _Fit:
         columns = {"click": tokens.click, "conversion": tokens.conversion, **tokens.labels}
         return [columns[str(self.objectives[each].label)] for each in (*chain(self.objectives, name), name)]
 
+    def _linear(
+        self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
+    ) -> LinearModel:
+        """Fit a linear model with its interactions, and write its replicates where some are asked for.
+
+        `options`: of the fit, those that trees take too.
+        """
+        prior = self.configs[name]
+        pairs = [self._pair(name, spec, pair) for pair in prior.interactions]
+        scales = [getattr(self.manifest.features.get(column), "scale", None) for column in spec.columns]
+        logs = [position for position, scale in enumerate(scales) if scale == "log"] if pairs else []
+        model = fit_linear(*rows, **options, interactions=pairs, logs=logs, max_categories=prior.max_categories)
+        if prior.resamples:
+            # Users keep their numbers in all objectives, so that one draw is the same users for clicks and purchases.
+            response = resample_response(
+                model, *rows, users, resamples=prior.resamples, seed=SEED, weight_N=options["weight"]
+            )
+            response.write(self.folder / f"{name}{SUFFIX}")
+        return model
+
+    def _pair(self, name: str, spec: PriorSpec, pair: Sequence[str]) -> tuple[int, int]:
+        """The positions of two columns of an interaction, that of a number first.
+
+        Raises:
+            UserError: the prior does not read one of them, or both are categories.
+        """
+        where = f"objectives.{name}.prior.interactions"
+        for column in pair:
+            if column not in spec.columns:
+                raise UserError(
+                    f"{where} has '{column}', which the prior does not read{nearest_name(column, spec.columns)}: add "
+                    "it to its columns"
+                )
+        first, second = sorted(pair, key=lambda column: column in spec.categories)
+        if first in spec.categories:
+            raise UserError(f"{where} has two categories, {first} and {second}: one of a pair must be a number")
+        return spec.columns.index(first), spec.columns.index(second)
+
     def _log_odds(self, name: str, spec: PriorSpec) -> list[np.ndarray]:
         """Fit one model and write it; log-odds of the training rows, as they are and as of new shoppers.
 
@@ -248,19 +296,21 @@ class _Fit:
         weight = chosen_weights(self.train.tokens, observed)
         valid = read_columns(self.valid_columns, spec.columns)
         positions = [spec.columns.index(column) for column in spec.categories]
-        fit = fit_trees if spec.method == "trees" else fit_linear
         label = chain_labels(labels)
         tuning = (valid[observed_valid], chain_labels(valid_labels)[observed_valid])
         fitted = np.where(self.untold[:, None], masked[0], train) if masked else train
-        model = fit(
-            fitted[observed],
-            label[observed],
-            categories=positions,
-            valid=tuning,
-            seed=SEED,
-            weight=weight,
-            valid_weight=chosen_weights(self.valid.tokens, observed_valid),
-        )
+        rows = fitted[observed], label[observed]
+        options = {
+            "categories": positions,
+            "valid": tuning,
+            "seed": SEED,
+            "weight": weight,
+            "valid_weight": chosen_weights(self.valid.tokens, observed_valid),
+        }
+        if spec.method == "trees":
+            model: Booster | LinearModel = fit_trees(*rows, **options)
+        else:
+            model = self._linear(name, spec, rows, options, self.users[observed])
         (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         folds, tables = self.configs[name].folds, [train, *masked]
         shown = [table[observed] for table in tables] if masked else []

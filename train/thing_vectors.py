@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.manifest import THINGS, Manifest
 from equipoise.data.prepare.masked import unmasked_folder
-from equipoise.data.thing_columns import SIMILAR, left_out, pool
+from equipoise.data.thing_columns import RIVAL, SIMILAR, Rivals, left_out, pool, rival_gap
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.backbone import config_hash, load_model_config
 from equipoise.modeling.base_files import resolve_path
@@ -169,6 +170,33 @@ def thing_columns(tokens: TokenCache, vectors: ThingVectors, split: str) -> dict
                 np.save(file, _similar_columns(split_tokens, vectors.vectors))
         columns_I3 = np.load(path, mmap_mode="r")
     return {name: np.ascontiguousarray(columns_I3[:, index]) for index, name in enumerate(SIMILAR)}
+
+
+def rival_columns(manifest: Manifest, tokens: TokenCache, vectors: ThingVectors, split: str) -> dict[str, np.ndarray]:
+    """The column RIVAL of a split, float32 (I,), by name; nothing where `data.comparison.rivals` is not set.
+
+    Raises:
+        UserError: the price that is compared is no feature of scale log.
+    """
+    record = (manifest.comparison or {}).get("rivals")
+    if record is None:
+        return {}
+    name, scale = record["price"], manifest.features.get(record["price"])
+    if getattr(scale, "scale", None) != "log":
+        raise UserError(
+            f"data.comparison.rivals compares '{name}', which is no number of scale log in data.features: add it there"
+        )
+    rivals = Rivals.of(record, vectors.vectors)
+    of_split, item_things = tokens.split(split), tokens.item_things
+    assert item_things is not None, "the folder compares nothing"
+    prices_I, gaps_I = np.log(np.asarray(of_split.features[name], np.float64)), np.empty(len(of_split.item), np.float32)
+    for first, stop in pairwise(of_split.first.tolist()):
+        things_N = item_things[of_split.item[first:stop]].astype(np.int64)
+        own_ND, log_N = np.asarray(vectors.vectors[things_N]), prices_I[first:stop]
+        unread_N = (things_N < 0) | np.isnan(log_N)
+        hidden_NN = unread_N[:, None] | unread_N[None] | np.eye(len(log_N), dtype=bool)
+        gaps_I[first:stop] = rival_gap(rivals.weights(own_ND, hidden_NN), log_N, log_N)
+    return {RIVAL: gaps_I}
 
 
 def _similar_columns(tokens: SplitTokens, vectors_TD: np.ndarray) -> np.ndarray:

@@ -3,12 +3,17 @@
     looked at    e(k) = (k + 1)^−η, k the place from 0
     clicked      P(click | looked at) = σ(appeal_i + taste_u,c − 0.35 s_u · x)
     bought       P(purchase | click)  = σ(0.4 · taste_u,c − 0.2 − s_u · x)
-    x = log(price / (worth_i · budget_u)): how dear the item is to this shopper
+    x = log(price / (worth_i · budget_u)) + Σ_k γ_k log(price / other_k): how dear the item is to this shopper
 
 σ is the logistic function, s_u the shopper's sensitivity to prices, c the item's category. Prices are in one currency.
+The other prices, each of a strength γ of its own (0 by default) and left out where there is none: of `rivals`, the
+geometric mean of the items of the same kind in the slate; of a `competitor` for the same item; and what the shopper
+`paid` for it the last time.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,42 @@ def purchase_probability(taste: np.ndarray, sensitivity: np.ndarray, dearness: n
     return expit(PURCHASE_TASTE * taste + PURCHASE_BASE - sensitivity * dearness)
 
 
+@dataclass(frozen=True)
+class OtherPrices:
+    """What a price is held against: float64 arrays that broadcast with it, NaN where there is no such price."""
+
+    rivals: Any = np.nan
+    competitor: Any = np.nan
+    paid: Any = np.nan
+
+
+NO_OTHERS = OtherPrices()
+
+
+def held_against(price: Any, others: OtherPrices, strengths: Mapping[str, float]) -> np.ndarray:
+    """Σ γ log(price / other), float64; `strengths`: γ by `substitutes`, `competitor` and `price_memory`."""
+    added = np.zeros(np.shape(price))
+    pairs = {"substitutes": others.rivals, "competitor": others.competitor, "price_memory": others.paid}
+    for name, other in pairs.items():
+        if strengths.get(name, 0.0):
+            gap = np.log(np.asarray(price, np.float64) / np.asarray(other, np.float64))
+            added = added + strengths[name] * np.nan_to_num(gap, nan=0.0)
+    return added
+
+
+def rival_prices(same: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """The geometric mean price of the other items of the same kind in each slate, float64 (R, M); NaN without any.
+
+    Args:
+        same: int (R, M), equal for substitutes.
+        prices: float (R, M).
+    """
+    rivals = (same[:, :, None] == same[:, None, :]) & ~np.eye(same.shape[1], dtype=bool)
+    count = rivals.sum(2)
+    total = (rivals * np.log(prices)[:, None, :]).sum(2)
+    return np.exp(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
 class TrueDemand:
     """The truth beside a simulated data set.
 
@@ -69,6 +110,8 @@ class TrueDemand:
         self.worth, self.appeal = items.column("worth").to_numpy(), items.column("appeal").to_numpy()
         self.category, self.cost = items.column("category").to_numpy(), items.column("cost").to_numpy()
         self.list_price = items.column("price").to_numpy()
+        # Shops of earlier versions know no substitutes.
+        self.same = items.column("same").to_numpy() if "same" in items.column_names else np.arange(len(self.cost))
 
     @property
     def shopper_ids(self) -> tuple[str, ...]:
@@ -91,32 +134,34 @@ class TrueDemand:
         """
         return _row(self._item, item_id, "item")
 
-    def click(self, shopper: Any, item: Any, price: Any) -> np.ndarray:
+    def click(self, shopper: Any, item: Any, price: Any, others: OtherPrices = NO_OTHERS) -> np.ndarray:
         """P(click | looked at), float64; arguments as those of `demand`."""
         u, i = np.asarray(shopper), np.asarray(item)
-        taste, x = self.taste[u, self.category[i]], self._dearness(u, i, price)
+        taste, x = self.taste[u, self.category[i]], self._dearness(u, i, price, others)
         return click_probability(self.appeal[i], taste, self.sensitivity[u], x)
 
-    def purchase(self, shopper: Any, item: Any, price: Any) -> np.ndarray:
+    def purchase(self, shopper: Any, item: Any, price: Any, others: OtherPrices = NO_OTHERS) -> np.ndarray:
         """P(purchase | click), float64; arguments as those of `demand`."""
         u, i = np.asarray(shopper), np.asarray(item)
-        taste, x = self.taste[u, self.category[i]], self._dearness(u, i, price)
+        taste, x = self.taste[u, self.category[i]], self._dearness(u, i, price, others)
         return purchase_probability(taste, self.sensitivity[u], x)
 
-    def demand(self, shopper: Any, item: Any, price: Any) -> np.ndarray:
+    def demand(self, shopper: Any, item: Any, price: Any, others: OtherPrices = NO_OTHERS) -> np.ndarray:
         """P(click and purchase | looked at): the demand curve of a shopper for an item.
 
         Args:
             shopper, item: rows (see `shopper`, `item`), ints or arrays of them that broadcast.
             price: above 0, a number or an array that broadcasts with them.
+            others: what the price is held against.
 
         Returns:
             float64 of the common shape. Times `examination(place, position_bias)`: the same for an impression.
         """
-        return self.click(shopper, item, price) * self.purchase(shopper, item, price)
+        return self.click(shopper, item, price, others) * self.purchase(shopper, item, price, others)
 
-    def _dearness(self, shopper: np.ndarray, item: np.ndarray, price: Any) -> np.ndarray:
-        return np.log(np.asarray(price, np.float64) / (self.worth[item] * self.budget[shopper]))
+    def _dearness(self, shopper: np.ndarray, item: np.ndarray, price: Any, others: OtherPrices) -> np.ndarray:
+        own = np.log(np.asarray(price, np.float64) / (self.worth[item] * self.budget[shopper]))
+        return own + held_against(price, others, self.settings)
 
 
 def _row(rows: dict[str, int], name: str, kind: str) -> int:

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 PER_STEP = 4
 """64-bit numbers that one step of Philox's counter gives."""
 
-STREAMS = {"world": 1, "shoppers": 2, "items": 3, "requests": 4, "events": 5}
+STREAMS = {"world": 1, "shoppers": 2, "items": 3, "requests": 4, "events": 5, "wanted": 6, "competitor": 7}
 
 
 class Draws:

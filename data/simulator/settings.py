@@ -24,6 +24,10 @@ class SimulatorSettings:
     position_bias: float = option(0.5, "η of (place + 1)^-η, the chance to be looked at.")
     price_tests: float = option(0.6, "Share of impressions at a random price.")
     price_spread: float = option(1.8, "Largest factor of a random price.")
+    price_response: float = option(1.0, "Factor of how demand answers to prices; 0: not at all.")
+    substitutes: float = option(0.0, "How much prices of items of the same kind in a slate count.")
+    competitor: float = option(0.0, "How much another shop's price of the item counts.")
+    price_memory: float = option(0.0, "How much what a shopper last paid for the item counts.")
     seed: int = option(0, "Of all draws.")
 
     def __post_init__(self) -> None:
@@ -35,7 +39,8 @@ class SimulatorSettings:
                 f"--candidates is {self.candidates}, but a request shows 2 to {self.items} of the {self.items} items: "
                 "lower it or raise --items"
             )
-        for name in ("events", "seed", "position_bias"):
+        strengths = ("price_response", "substitutes", "competitor", "price_memory")
+        for name in ("events", "seed", "position_bias", *strengths):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give 0 or more")
         if not 0 <= self.price_tests <= 1:
@@ -46,3 +51,8 @@ class SimulatorSettings:
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
+
+    @property
+    def compares(self) -> bool:
+        """Whether shoppers hold a price against other prices."""
+        return self.substitutes > 0 or self.competitor > 0 or self.price_memory > 0

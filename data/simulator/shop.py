@@ -18,6 +18,8 @@ CATEGORIES = {
     "toys": (16.0, ("wooden puzzle", "toy train", "board game")),
     "wine": (12.0, ("red wine", "white wine", "sparkling wine")),
 }
+KINDS = 3
+"""Of each category."""
 TIERS = {"basic": 0.7, "classic": 1.0, "premium": 1.5}
 BRANDS = ("Alpina", "Borealis", "Calla", "Dorado", "Estrel", "Fjord", "Granada", "Halden")
 SELLERS = (
@@ -81,6 +83,11 @@ class Items:
     price: np.ndarray
     shown: np.ndarray
 
+    @property
+    def same(self) -> np.ndarray:
+        """int64 (N,), equal for substitutes: items of one category and kind, which the title alone tells."""
+        return self.category * KINDS + self.kind
+
     def titles(self) -> list[str]:
         """The words of every item: brand, tier and kind, such as "Fjord premium green tea"; two may be called alike."""
         words = [kinds for _, kinds in CATEGORIES.values()]
@@ -100,7 +107,7 @@ def draw_shoppers(settings: SimulatorSettings) -> Shoppers:
     return Shoppers(
         taste=taste,
         budget=np.exp(LOG_BUDGET * means),
-        sensitivity=SENSITIVITY * np.exp(LOG_SENSITIVITY * care),
+        sensitivity=settings.price_response * SENSITIVITY * np.exp(LOG_SENSITIVITY * care),
         age=_choice(draws.one(), len(AGES)),
         income=told_means,
         attitude=told_care,
@@ -113,7 +120,7 @@ def draw_items(settings: SimulatorSettings) -> Items:
     markup, liked = 1.2 + 2.4 * habits.uniform(len(SELLERS))[0], 0.3 * habits.normal(len(BRANDS))[0]
     draws = Draws(settings.seed, "items", 9, 0, settings.items)
     category, tier = _choice(draws.one(), len(CATEGORIES)), _choice(draws.one(), len(TIERS))
-    kind, brand = _choice(draws.one(), 3), _choice(draws.one(), len(BRANDS))
+    kind, brand = _choice(draws.one(), KINDS), _choice(draws.one(), len(BRANDS))
     seller = _choice(draws.one(), len(SELLERS))
     middle = np.array([price for price, _ in CATEGORIES.values()])[category]
     worth = middle * np.array(list(TIERS.values()))[tier] * np.exp(0.1 * draws.normal(1)[:, 0])

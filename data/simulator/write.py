@@ -14,6 +14,7 @@ from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.data.simulator.demand import FOLDER
 from equipoise.data.simulator.draws import Draws
+from equipoise.data.simulator.paid import PaidPrices
 from equipoise.data.simulator.sessions import RequestBlock, draw_requests
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.shop import (
@@ -94,26 +95,30 @@ def _write_requests(
     """impressions, their truth and events; events of the time before come first."""
     counts = dict.fromkeys(("impressions", "clicks", "purchases", "events"), 0)
     titles = np.array(items.titles(), dtype=object)
+    memory = PaidPrices(len(items.cost)) if settings.price_memory else None
     with (
-        pq.ParquetWriter(folder / "impressions.parquet", _IMPRESSIONS) as impressions,
-        pq.ParquetWriter(folder / FOLDER / "impressions.parquet", _TRUTH) as truth,
+        pq.ParquetWriter(folder / "impressions.parquet", _told_schema(settings)) as impressions,
+        pq.ParquetWriter(folder / FOLDER / "impressions.parquet", _truth_schema(settings)) as truth,
         pq.ParquetWriter(folder / "events.parquet", _EVENTS) as events,
     ):
         for rows in _ranges(settings.shoppers) if settings.events else ():
-            table = _first_events(settings, shoppers, items, titles, rows)
+            table, item = _first_events(settings, shoppers, items, titles, rows)
             events.write_table(table)
+            if memory is not None:
+                memory.add(np.array(rows), item, items.price[item], np.ones(item.shape, bool))
             counts["events"] += table.num_rows
         for start in range(0, settings.requests, block):
-            drawn = draw_requests(settings, shoppers, items, start, min(start + block, settings.requests))
+            stop = min(start + block, settings.requests)
+            drawn = draw_requests(settings, shoppers, items, start, stop, memory)
             impressions.write_table(_impression_table(settings, drawn))
-            truth.write_table(_impression_truth(drawn))
+            truth.write_table(_impression_truth(settings, drawn))
             bought = _purchase_events(settings, drawn, titles)
             events.write_table(bought)
             counts["impressions"] += drawn.item.size
             counts["clicks"] += int(drawn.click.sum())
             counts["purchases"] += int(drawn.purchase.sum())
             counts["events"] += bought.num_rows
-            progress(min(start + block, settings.requests) / settings.requests)
+            progress(stop / settings.requests)
     return counts
 
 
@@ -139,6 +144,7 @@ _TRUTH = pa.schema(
         ("p_click_and_conversion", pa.float64()),
     ]
 )
+_COMPETITOR, _MEMORY, _RIVALS = ("competitor_price",), ("paid_before", "others_paid"), ("rival_price",)
 _EVENTS = pa.schema(
     [
         ("user_id", pa.string()),
@@ -149,6 +155,24 @@ _EVENTS = pa.schema(
         ("price", pa.float64()),
     ]
 )
+
+
+def _told_schema(settings: SimulatorSettings) -> pa.Schema:
+    """Of impressions: other prices that shoppers hold a price against, as far as the shop can know them."""
+    names = [*(_COMPETITOR if settings.competitor else ()), *(_MEMORY if settings.price_memory else ())]
+    return pa.schema([*_IMPRESSIONS, *((name, pa.float64()) for name in names)])
+
+
+def _truth_schema(settings: SimulatorSettings) -> pa.Schema:
+    return pa.schema([*_TRUTH, *((name, pa.float64()) for name in (_RIVALS if settings.substitutes else ()))])
+
+
+def _with_others(columns: dict[str, Any], drawn: RequestBlock, schema: pa.Schema) -> pa.Table:
+    """The table of a schema, from its columns and the other prices; NaN becomes null."""
+    others = dict(zip(_MEMORY, (drawn.paid, drawn.others_paid), strict=True))
+    others |= {_COMPETITOR[0]: drawn.competitor, _RIVALS[0]: drawn.rivals}
+    prices = {name: pa.array(values.ravel(), from_pandas=True) for name, values in others.items()}
+    return pa.table({name: (columns | prices)[name] for name in schema.names}, schema=schema)
 
 
 def _impression_table(settings: SimulatorSettings, drawn: RequestBlock) -> pa.Table:
@@ -163,10 +187,10 @@ def _impression_table(settings: SimulatorSettings, drawn: RequestBlock) -> pa.Ta
         "click": drawn.click.ravel().astype(np.int8),
         "conversion": drawn.purchase.ravel().astype(np.int8),
     }
-    return pa.table(columns, schema=_IMPRESSIONS)
+    return _with_others(columns, drawn, _told_schema(settings))
 
 
-def _impression_truth(drawn: RequestBlock) -> pa.Table:
+def _impression_truth(settings: SimulatorSettings, drawn: RequestBlock) -> pa.Table:
     columns = {
         "request_id": np.repeat(_names("r", drawn.number), drawn.item.shape[1]),
         "item_id": _names("i", drawn.item.ravel()),
@@ -174,7 +198,7 @@ def _impression_truth(drawn: RequestBlock) -> pa.Table:
         "p_conversion": drawn.p_purchase.ravel(),
         "p_click_and_conversion": (drawn.p_click * drawn.p_purchase).ravel(),
     }
-    return pa.table(columns, schema=_TRUTH)
+    return _with_others(columns, drawn, _truth_schema(settings))
 
 
 def _purchase_events(settings: SimulatorSettings, drawn: RequestBlock, titles: np.ndarray) -> pa.Table:
@@ -193,8 +217,11 @@ def _purchase_events(settings: SimulatorSettings, drawn: RequestBlock, titles: n
 
 def _first_events(
     settings: SimulatorSettings, shoppers: Shoppers, items: Items, titles: np.ndarray, rows: range
-) -> pa.Table:
-    """What shoppers bought before the first request: of categories by taste, at the shop's own prices."""
+) -> tuple[pa.Table, np.ndarray]:
+    """What shoppers bought before the first request: of categories by taste, at the shop's own prices.
+
+    Also the items, int64 (R, events).
+    """
     count = settings.events
     draws = Draws(settings.seed, "events", 3 * count, rows.start, rows.stop)
     likes = np.cumsum(np.exp(shoppers.taste[rows.start : rows.stop]), axis=1)
@@ -211,7 +238,7 @@ def _first_events(
         "title": titles[item.ravel()],
         "price": items.price[item.ravel()],
     }
-    return pa.table(columns, schema=_EVENTS)
+    return pa.table(columns, schema=_EVENTS), item
 
 
 def _item_of(items: Items, category: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -246,6 +273,7 @@ def _item_truth(items: Items) -> pa.Table:
         {
             "item_id": _names("i", np.arange(len(items.cost))),
             "category": items.category,
+            "same": items.same,
             "worth": items.worth,
             "appeal": items.appeal,
             "cost": items.cost,

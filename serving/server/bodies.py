@@ -1,7 +1,8 @@
 """What requests look like, for OpenAPI and as a first check.
 
-Shapes, types and sizes are checked here, before anything of a request is touched; `RequestReader`, `serving/pricing.py`
-and `serving/retrieve.py` then check what only the export knows: items, fields, objectives, the bounds of ω and prices.
+Shapes, types and sizes are checked here, before anything of a request is touched; `RequestReader`,
+`serving/price_request.py` and `serving/retrieve.py` then check what only the export knows: items, fields, objectives,
+the bounds of ω and prices.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,6 +20,8 @@ from pydantic import (
     Tag,
     WithJsonSchema,
 )
+
+from equipoise.serving.price_limits import MOST_ENDINGS
 
 MAX_NUMBER = 1e15
 MAX_NAME = 200
@@ -215,6 +218,9 @@ def check_prices(value: Any) -> Any:
 
 
 Prices = Annotated[Any, AfterValidator(check_prices), WithJsonSchema({"anyOf": [LIST, BOUNDS, FACTORS]})]
+Margin = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 0, "exclusiveMaximum": 1})]
+Ending = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 0, "exclusiveMaximum": 1000})]
+Change = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "exclusiveMinimum": 0, "maximum": 1e9})]
 Cost = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 0, "maximum": 1e9})]
 
 
@@ -239,6 +245,14 @@ class PriceRequest(ShopperRequest):
         None, description="What is to be largest; default: profit where a candidate has a cost, else revenue."
     )
     field: Name | None = Field(None, description="What the price is called in the data; default: price.")
+    min_margin: Margin | None = Field(None, description="Least (price − cost) / price; every candidate needs its cost.")
+    endings: Annotated[list[Ending], Field(max_length=MOST_ENDINGS)] | None = Field(
+        None, description="What prices end in, such as 0.49 and 0.99; allowed prices become the nearest such ones."
+    )
+    max_change: Change | None = Field(None, description="Largest change, as a share of the present price.")
+    force: StrictBool | None = Field(
+        None, description="Advise a change where the data do not show that demand answers to the price; default: false."
+    )
 
 
 MAX_PAST = 10_000

@@ -1,7 +1,7 @@
 """What is asked of the model: POST /rank, /score, /recall, /price and /explain."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -120,14 +120,38 @@ class Point(BaseModel):
     expected: float = Field(description="(price − cost) · demand.")
 
 
+class Range(BaseModel):
+    """A 95 % interval over the resamples of the run's linear priors."""
+
+    low: float
+    high: float
+
+
+class PriceEvidence(BaseModel):
+    """What the resamples say of one candidate."""
+
+    elasticity: Range | None = Field(description="Of demand between its lowest and highest price; null with one price.")
+    price: Range | None = Field(description="Of the best price that may be chosen.")
+    gain: Range | None = Field(description="Of what the best price is expected to earn more than the present one.")
+
+
 class Priced(BaseModel):
     """The chosen price of one candidate."""
 
     item_id: str | None
     position: int = Field(description="Place in the request, from 0.")
-    price: float = Field(description="The allowed price with the largest expectation; of equal ones the lowest.")
-    demand: float
-    expected: float = Field(description="Profit or revenue per impression.")
+    price: float | None = Field(
+        description="The allowed price with the largest expectation, of equal ones the lowest; the present one, null "
+        "where that is unknown, where a change is withheld."
+    )
+    demand: float | None
+    expected: float | None = Field(description="Profit or revenue per impression.")
+    best: float | None = Field(description="The best allowed price, withheld or not; null where limits leave none.")
+    withheld: Literal["response", "bounds", "limits"] | None = Field(
+        description="Why the best price is not advised: the data do not show that demand answers to the price; all "
+        "best prices lie at the bounds of the allowed ones; or the limits leave no price."
+    )
+    evidence: PriceEvidence | None = Field(description="Of the resamples; null where the export has none.")
     current: Point | None = Field(description="The same at the current price; null where it is unknown.")
     rises: bool = Field(description="Whether the model's demand rose with the price somewhere.")
     largest_change: float = Field(description="How far isotonic regression had to move the demand, at most.")
@@ -140,6 +164,9 @@ class PriceAnswer(BaseModel):
 
     request_id: str | None
     goal: str
+    note: str | None = Field(description="One sentence where changes are withheld.")
+    elasticity: Range | None = Field(description="Of all demand over the training data; null without resamples.")
+    resamples: int | None = Field(description="Bootstrap resamples of users of which the intervals are.")
     candidates: list[Priced]
     served: Served
 

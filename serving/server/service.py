@@ -20,7 +20,7 @@ from equipoise.serving.explain import (
 )
 from equipoise.serving.pricing import Pricing
 from equipoise.serving.prompt_parts import CutRequest
-from equipoise.serving.ranking import Ranking, demand_of
+from equipoise.serving.ranking import Ranking
 from equipoise.serving.recommender import PreparedRequest, Recommender, RequestError
 from equipoise.serving.retrieve import Recalled
 from equipoise.serving.server.batching import MicroBatcher, QueueFull, ScoredOutcome
@@ -107,7 +107,7 @@ class Service:
         """Choose prices; arguments and errors as those of `rank`. Also tells of the pass that scored all of them."""
         self._check_size(len(asked.candidates))
         question, outcome = await self._answered(asked, request, self.recommender.prepare_prices)
-        return question.answer(demand_of(outcome.result.ranking)), outcome
+        return question.of_ranking(outcome.result.ranking), outcome
 
     async def recall(self, asked: RecallRequest, request: Request) -> Recalled:
         """Search the catalogue; errors as those of `rank`."""

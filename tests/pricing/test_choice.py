@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.serving.price_grid import allowed_prices
-from equipoise.serving.pricing import PriceQuestion, _Question, falling
+from equipoise.serving.pricing import AskedPrices, PriceQuestion, falling
 from equipoise.serving.request_error import RequestError
 from equipoise.serving.requests import ReadRequest
 
@@ -12,9 +12,11 @@ numbers = st.floats(0.01, 1000, allow_nan=False)
 demands = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 
 
-def question(prices: list[float], cost: float, current: float | None = None, goal: str = "profit") -> PriceQuestion:
+def question(
+    prices: list[float], cost: float, current: float | None = None, goal: str = "profit", force: bool = True
+) -> PriceQuestion:
     read = ReadRequest("r", "", [], {}, None)
-    return PriceQuestion(read, goal, (_Question("tea", prices, current, cost),), (2.0, 5.0))  # type: ignore[arg-type]
+    return PriceQuestion(read, goal, (AskedPrices("tea", prices, current, cost),), (2.0, 5.0), force=force)  # type: ignore[arg-type]
 
 
 def test_bounds_and_lists_and_factors_are_the_prices_that_they_say() -> None:

@@ -134,9 +134,9 @@ def test_prepare_accepts_the_tables_and_histories_are_of_the_past(shop: Path, tm
 def test_memory_holds_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def watched(settings, shoppers, items, start, stop):
+    def watched(settings, shoppers, items, start, stop, memory):
         sizes.append(stop - start)
-        return draw_requests(settings, shoppers, items, start, stop)
+        return draw_requests(settings, shoppers, items, start, stop, memory)
 
     monkeypatch.setattr("equipoise.data.simulator.write.draw_requests", watched)
     shares: list[float] = []

@@ -16,7 +16,8 @@ from equipoise.export.item_index import RecallIndex
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
-from equipoise.serving.pricing import PriceQuestion, read_question
+from equipoise.serving.price_request import read_question
+from equipoise.serving.pricing import PriceQuestion
 from equipoise.serving.prompt_parts import CutRequest, cut
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.requests import ReadRequest, RequestReader
