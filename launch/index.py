@@ -129,7 +129,7 @@ def read_purchases(path: Path, item_ids: Sequence[str]) -> tuple[Ragged, np.ndar
             "GROUP BY ALL ORDER BY request, number"
         ).fetchnumpy()
     number = np.ma.filled(np.ma.asarray(rows["number"], dtype=float), -1).astype(np.int64)
-    moment = np.ma.filled(np.ma.asarray(rows["moment"], dtype=float), np.nan)
+    moment: np.ndarray = np.ma.filled(np.ma.asarray(rows["moment"], dtype=float), np.nan)
     held = number >= 0
     if not held.any():
         raise UserError(f"{path} holds no item of the catalogue: its item_id must be those of the items")

@@ -251,7 +251,7 @@ class RecallSources:
     def write(self, folder: Path) -> None:
         """Write the files that `read` takes."""
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"popularity": self.counts.popularity, "bought": self.counts.bought, "axes": self.axes}
+        arrays: dict[str, Any] = {"popularity": self.counts.popularity, "bought": self.counts.bought, "axes": self.axes}
         arrays |= {"of_item": self.of_item, "of_history": self.of_history}
         with atomic_write(folder / ARRAYS) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)

@@ -16,7 +16,7 @@ serving            → export, modeling, data, configs, common
 export             → evaluation.metrics, train, modeling, data, configs, common
 train              → evaluation.metrics, modeling, data, configs, common
 evaluation.metrics → configs, common
-modeling           → data (data.features, data.recall_texts, data.things, data.thing_columns alone), configs, common
+modeling           → data (features, ragged, recall_texts, things and thing_columns alone), configs, common
 data               → configs, common
 configs            → common
 common             → nothing

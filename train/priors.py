@@ -300,7 +300,7 @@ class _Fit:
         tuning = (valid[observed_valid], chain_labels(valid_labels)[observed_valid])
         fitted = np.where(self.untold[:, None], masked[0], train) if masked else train
         rows = fitted[observed], label[observed]
-        options = {
+        options: dict[str, Any] = {
             "categories": positions,
             "valid": tuning,
             "seed": SEED,

@@ -93,7 +93,7 @@ class Purchases:
     def counts(self, options: RecallConfig, early: bool) -> Counts:
         """Of all requests, or of the early ones alone."""
         chosen = np.flatnonzero(~self.late) if early else np.arange(len(self.late))
-        parts = [self.positives.of(index) for index in chosen]
+        parts = [self.positives.of(int(index)) for index in chosen]
         taken = Ragged(np.concatenate(parts), np.cumsum([0, *map(len, parts)]))
         ends = self.seconds[self.late].min() if early else self.seconds.max()
         age = (ends - self.seconds[chosen]) / DAY
