@@ -34,6 +34,10 @@ class PriorConfig(Section):
     resamples: NonNegativeInt = 0
     """With `method: linear`: bootstrap resamples of users whose coefficients are kept, so that prices have intervals;
     200 suit pricing, 0 keeps none."""
+    fallback: str | None = None
+    """With `trees` or `linear`: the one number, such as popularity, that ranks for shoppers of whom nothing is known.
+    Where all that the prior reads of `data.behaviour` and of rates by user is unknown, it is a logistic regression on
+    that number; null asks the model there too."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Folds by user of the out-of-fold predictions of training rows, 2 or more."""
 
@@ -57,6 +61,8 @@ class PriorConfig(Section):
         for name in ("interactions", "resamples"):
             if getattr(self, name) and self.method != "linear":
                 raise ValueError(f"{name} belong to method: linear: set that, or leave them out")
+        if self.fallback and (self.resamples or self.method == "column"):
+            raise ValueError("fallback belongs to trees, or to linear without resamples: leave it out")
         for pair in self.interactions:
             if len(pair) != 2:
                 raise ValueError(f"interactions has {pair}: give pairs of two columns, such as [price, attitude]")
@@ -64,7 +70,7 @@ class PriorConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the fitted model; of those that came later only what is set, so that keys stay."""
-        late: dict[str, Any] = {"interactions": [], "max_categories": 64, "resamples": 0}
+        late: dict[str, Any] = {"interactions": [], "max_categories": 64, "resamples": 0, "fallback": None}
         unset = {name for name, default in late.items() if getattr(self, name) == default}
         return self.model_dump(mode="json", exclude=unset)
 

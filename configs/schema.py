@@ -116,6 +116,8 @@ class HistoryConfig(Section):
     """Most events of a shopper in a prefix; 12 fit beside a profile in 160 tokens. 0 leaves the history out."""
     order: Literal["recent", "frequent"] = "recent"
     """Which ones come first: the most `recent`, or the most `frequent` items."""
+    latest: Annotated[int, Field(ge=1)] | None = None
+    """Only so many of a shopper's latest events before a request count at all, whatever comes first; null: all."""
     kinds: list[str] | None = None
     """Kinds of events (column `kind`) that count; null takes all. One that no event has is refused."""
     label: str = "bought before: "

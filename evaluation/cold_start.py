@@ -1,7 +1,7 @@
 """`equipoise newcomers RUN`: shoppers unseen in training beside the known ones, and told ever less about.
 
-The same requests of new shoppers are scored three times: as they were told, with the profile alone (no history, no
-behaviour), and with nothing at all. Nothing is trained again.
+The same requests of new shoppers are scored several times: as they were told, with the profile and the latest few
+events (no behaviour), with the profile alone, and with nothing at all. Nothing is trained again.
 """
 
 import logging
@@ -19,13 +19,14 @@ from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.labels import labels_of, labels_read
-from equipoise.data.prepare.masked import is_prepared, mask_all_fields, mask_behaviour
+from equipoise.data.prepare.masked import is_prepared, mask_all_fields, mask_behaviour, mask_to_events
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.baselines import TrainCounts
-from equipoise.evaluation.evaluate_run import measure, train_counts
+from equipoise.evaluation.evaluate_run import measure, prior_probabilities, train_counts
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.report import write_json
-from equipoise.evaluation.split_scores import SplitScores
+from equipoise.evaluation.rivals import PRIOR
+from equipoise.evaluation.split_scores import SplitScores, table_positions
 from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import open_data
 from equipoise.train.validation import spread_rows
@@ -43,16 +44,35 @@ class Group:
     words: Callable[[DataConfig], DataConfig] = lambda data: data
 
 
-GROUPS = (
-    Group("known", new=False),
-    Group("new, as told", new=True),
-    Group("new, profile only", True, mask_behaviour),
-    Group("new, nothing told", True, mask_all_fields),
-)
+EVENTS = (5, 2, 1)
+"""How many events of a new shopper are told, by default."""
 
 
-def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[str]) -> dict[str, Any] | None:
+def groups_of(events: Sequence[int]) -> list[Group]:
+    """The groups, told ever less; `events`: how many events are told of new shoppers, a group each."""
+
+    def latest(number: int) -> Callable[[DataConfig], DataConfig]:
+        return lambda data: mask_to_events(data, number)
+
+    return [
+        Group("known", new=False),
+        Group("new, as told", new=True),
+        *(Group(f"new, {n} event{'s' if n > 1 else ''}", True, latest(n)) for n in sorted(events, reverse=True)),
+        Group("new, profile only", True, mask_behaviour),
+        Group("new, nothing told", True, mask_all_fields),
+    ]
+
+
+def measure_cold_start(
+    folder: Path, requests: int | None, overrides: Sequence[str], events: Sequence[int] = EVENTS
+) -> dict[str, Any] | None:
     """Measure all groups, write `newcomers_test.json` into the run folder and log the table.
+
+    Args:
+        folder: of the run.
+        requests: most of a group; None takes `evaluate.max_requests`.
+        overrides: settings to change, as `key.sub=value`.
+        events: see `groups_of`.
 
     Raises:
         UserError: the run is unfinished, or its test split has no request of a new, or of a known, shopper.
@@ -61,10 +81,10 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
     measured, model = {}, None
-    for group in GROUPS:
-        table, model = _scored(config, folder, group, counts, most, model)
+    for group in groups_of(events if _tells_events(config) else ()):
+        table, fitted, model = score_group(config, folder, group, counts, most, model)
         if table is not None:
-            measured[group.name] = _measured(config, table)
+            measured[group.name] = _measured(config, table, fitted)
     if not measured:
         return None
     record = {"groups": measured, "gauc_ratio": _ratio(measured, "new, as told"), "cutoffs": config.evaluate.cutoffs}
@@ -74,9 +94,27 @@ def measure_cold_start(folder: Path, requests: int | None, overrides: Sequence[s
     return record
 
 
-def _scored(
+def _tells_events(config: RunConfig) -> bool:
+    return config.data.comparison is not None or any(section.max_events for section in config.data.history_sections)
+
+
+def score_group(
     config: RunConfig, run: Path, group: Group, counts: TrainCounts, most: int | None, model: SlateModel | None
-) -> tuple[ScoreTable | None, SlateModel]:
+) -> tuple[ScoreTable | None, dict[str, np.ndarray], SlateModel]:
+    """Score the requests of a group, whose data are prepared where they are not there.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        group: one of `groups_of`.
+        counts: of the train split.
+        most: requests at most, spread over the group; None scores all.
+        model: of an earlier group; None loads it.
+
+    Returns:
+        Scores (None on all processes but the first); what the run's priors alone say of the same rows, by target; the
+        model.
+    """
     group_data = group.words(config.data)
     if group_data.folder != config.data.folder and not is_prepared(group_data, config.data):
         prepare(group_data, labels=labels_of(config.objectives), read=labels_read(config.objectives))
@@ -93,11 +131,12 @@ def _scored(
             f"{group_config.data.folder} has no test request of a {group.name.split(',')[0]} shopper: {hint}"
         )
     chosen = [rows[index] for index in spread_rows(len(rows), most)]
-    return scores.score_rows(slates, chosen, group.name), scores.model
+    prior = prior_probabilities(group_config, slates, table_positions(slates, chosen))
+    return scores.score_rows(slates, chosen, group.name), prior, scores.model
 
 
-def _measured(config: RunConfig, table: ScoreTable) -> dict[str, Any]:
-    report = measure(config, table)
+def _measured(config: RunConfig, table: ScoreTable, prior: dict[str, np.ndarray]) -> dict[str, Any]:
+    report = measure(config, table, {target: {PRIOR: probability} for target, probability in prior.items()})
     cutoff = max(config.evaluate.cutoffs, default=None)
     ranking: dict[str, Any] = next((point for point in report["ranking"] if not any(point["omega"].values())), {})
     return {
@@ -107,6 +146,7 @@ def _measured(config: RunConfig, table: ScoreTable) -> dict[str, Any]:
         "pointwise": report["pointwise"],
         "baselines": report["baselines"],
         "against_baseline": report["against_baseline"],
+        "comparisons": report["comparisons"],
         "ndcg": ranking.get(f"ndcg@{cutoff}"),
     }
 

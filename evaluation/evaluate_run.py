@@ -61,7 +61,7 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     report = measure(config, table, fitted_rivals(scores, split, table))
     report["slices"] = slice_metrics(table, slices_of(config.data.folder, table))
     if config.objectives.recall is not None:
-        report["recall"] = measure_recall(scores, split)
+        report["recall"] = measure_recall(scores, split).report()
     write_json(report, folder / f"evaluation_{split}.json")
     write_json(examples_of(config, split, table), folder / f"examples_{split}.json")
     if not (folder / DATA_RECORD).exists():  # a run that was trained before there was one

@@ -18,7 +18,7 @@ from equipoise.modeling.beside_text import CO_PURCHASE, RIVALS, TEXTS, VECTORS, 
 from equipoise.modeling.frozen_text import MAX_TOKENS
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
-from equipoise.modeling.priors import FILE, Priors
+from equipoise.modeling.priors import FALLBACK, FILE, Priors
 
 THING, COMPUTED = "thing_index", "computed_"
 """Columns of prepared items, and the start of the names of those of prepared slates."""
@@ -94,10 +94,13 @@ def _write_priors(folder: Path, run: Path, model: SlateModel) -> dict[str, Any]:
         file = None if spec.method == "column" else f"{PRIORS}/{name}.txt"
         moved = cast(PointHead, model.heads[name]).moved
         assert moved is not None, "an objective with a prior moves it"
+        fallback = f"{PRIORS}/{name}{FALLBACK}" if spec.fallback else None
         objectives[name] = {
             **asdict(spec),
             "file": file,
             "sha256": file_hash(folder / file) if file else None,
+            "fallback_file": fallback,
+            "fallback_sha256": file_hash(folder / fallback) if fallback else None,
             "weight": 1.0 + float(moved.detach()[0]),
             "bias": float(moved.detach()[1]),
         }

@@ -238,7 +238,7 @@ def _beside_text(serving: Mapping[str, Any]) -> str:
         listed = ", ".join(f"`{column}`" for column in about["columns"])
         parts.append(
             f"- `{name}` begins as {kind[about['method']]} {source}{chain}: its logit holds {about['weight']:.3f} · "
-            f"log-odds {about['bias']:+.3f}. Columns: {listed}."
+            f"log-odds {about['bias']:+.3f}. Columns: {listed}.{_fallback(about)}"
         )
     if compared:
         parts.append(
@@ -252,6 +252,17 @@ def _beside_text(serving: Mapping[str, Any]) -> str:
         "a logit: `logit` in `check_golden.py` gives the whole of a golden prompt on which `read_beside` was called "
         "(with LightGBM where a prior is boosted trees); the server and `equipoise recommend` do it by themselves. "
         "Requests bring what the shopper took as `recent`, by default it is their `history`.\n"
+    )
+
+
+def _fallback(about: Mapping[str, Any]) -> str:
+    """What a prior is of a shopper of whom nothing is known; nothing where that is as of all."""
+    if not about["fallback"]:
+        return ""
+    unknown = ", ".join(f"`{column}`" for column in about["of_shopper"])
+    return (
+        f" Where all of {unknown} are unknown, the regression on `{about['fallback']}` in `{about['fallback_file']}` "
+        "stands in its place."
     )
 
 

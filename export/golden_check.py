@@ -207,12 +207,25 @@ def prior_log_odds(folder: Path, serving: Json, rows: list[list[float | None]]) 
             booster = lightgbm.Booster(model_file=str(folder / about["file"]))
             table = np.array([[math.nan if cell is None else cell for cell in row] for row in own], np.float32)
             found = np.asarray(booster.predict(table, raw_score=True)).tolist()
+        if about["fallback"]:
+            found = _fallen_back(folder, about, own, found)
         log_odds[name] = [min(max(value, -FARTHEST), FARTHEST) for value in found]
         if about["before"]:  # its model is of the whole chain
             log_odds[name] = [
                 _divided(row, [log_odds[o][n] for o in about["before"]]) for n, row in enumerate(log_odds[name])
             ]
     return log_odds
+
+
+def _fallen_back(folder: Path, about: Json, rows: list[list[float | None]], found: list[float]) -> list[float]:
+    """Log-odds of a prior, those of its fallback where nothing is known of the shopper."""
+    model = json.loads((folder / about["fallback_file"]).read_text("utf-8"))
+    column, of_shopper = about["columns"].index(about["fallback"]), map(about["columns"].index, about["of_shopper"])
+    told = list(of_shopper)
+    return [
+        value if any(row[position] is not None for position in told) else linear_log_odds(model, [row[column]])
+        for row, value in zip(rows, found, strict=True)
+    ]
 
 
 def _divided(chain: float, before: list[float]) -> float:

@@ -1,8 +1,9 @@
 """The simple models that objectives begin as, on disk and in use: raw columns of candidates become log-odds.
 
 A folder of priors holds priors.json (names of the columns, and what each objective's prior reads), NAME.txt, the text
-of a model (`equipoise.modeling.simple_models`), and, of a linear one that was resampled, NAME.response.npz
-(`equipoise.modeling.response`). One class serves training, evaluation and requests, so that all get the same numbers.
+of a model (`equipoise.modeling.simple_models`), NAME.fallback.txt, that of its fallback where it has one, and, of a
+linear model that was resampled, NAME.response.npz (`equipoise.modeling.response`). One class serves training,
+evaluation and requests, so that all get the same numbers.
 """
 
 import json
@@ -22,7 +23,7 @@ from equipoise.modeling.simple_models import LinearModel, from_text, log_odds
 if TYPE_CHECKING:
     from lightgbm import Booster
 
-FILE = "priors.json"
+FILE, FALLBACK = "priors.json", ".fallback.txt"
 LARGEST_SHARE = 0.95
 """Of an objective that is given another: its probability is at most this share, where both models are rough."""
 FARTHEST = 12.0
@@ -39,6 +40,8 @@ class PriorSpec:
         categories: those of them that are categories.
         before: objectives whose probability its model's one is divided by, as that is of the whole chain.
         scale: of a column: log_odds or probability.
+        fallback: the column that alone decides where all `of_shopper` are unknown; None where the model always does.
+        of_shopper: columns that tell of the shopper.
     """
 
     method: str
@@ -46,6 +49,19 @@ class PriorSpec:
     categories: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     scale: str = "log_odds"
+    fallback: str | None = None
+    of_shopper: list[str] = field(default_factory=list)
+
+    def untold(self, own_NF: np.ndarray) -> np.ndarray:
+        """The rows of `columns` whose shopper is unknown, bool (N,); none of a prior without fallback."""
+        if self.fallback is None:
+            return np.zeros(len(own_NF), bool)
+        return np.isnan(own_NF[:, [self.columns.index(column) for column in self.of_shopper]]).all(axis=1)
+
+    def of_fallback(self, own_NF: np.ndarray) -> np.ndarray:
+        """The fallback's column, of `columns`, (N, 1)."""
+        assert self.fallback is not None, "the prior has one"
+        return own_NF[:, [self.columns.index(self.fallback)]]
 
 
 class Priors:
@@ -90,8 +106,9 @@ class Priors:
         for name, spec in self.specs.items():
             if spec.method != "column":
                 shutil.copyfile(self.folder / f"{name}.txt", folder / f"{name}.txt")
-            if (self.folder / f"{name}{SUFFIX}").is_file():
-                shutil.copyfile(self.folder / f"{name}{SUFFIX}", folder / f"{name}{SUFFIX}")
+            for ending in (FALLBACK, SUFFIX):
+                if (self.folder / f"{name}{ending}").is_file():
+                    shutil.copyfile(self.folder / f"{name}{ending}", folder / f"{name}{ending}")
         (folder / FILE).write_text(json.dumps(self.record(), indent=2) + "\n", "utf-8")
 
     def record(self) -> dict[str, Any]:
@@ -105,16 +122,18 @@ class Priors:
         Raises:
             UserError: a file is missing or broken, or LightGBM is not installed.
         """
-        models = {}
-        for name, spec in self.specs.items():
-            path = self.folder / f"{name}.txt"
-            if spec.method == "column":
-                continue
-            try:
-                models[name] = from_text(path.read_text("utf-8"))
-            except OSError as error:
-                raise UserError(f"{path} is missing: train again or restore the file") from error
-        return models
+        return {name: self._model(f"{name}.txt") for name, spec in self.specs.items() if spec.method != "column"}
+
+    @cached_property
+    def fallbacks(self) -> dict[str, "Booster | LinearModel"]:
+        """The models of shoppers of whom nothing is known; raises as `models`."""
+        return {name: self._model(f"{name}{FALLBACK}") for name, spec in self.specs.items() if spec.fallback}
+
+    def _model(self, file: str) -> "Booster | LinearModel":
+        try:
+            return from_text((self.folder / file).read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"{self.folder / file} is missing: train again or restore the file") from error
 
     @cached_property
     def responses(self) -> dict[str, LinearResponse]:
@@ -169,7 +188,18 @@ class Priors:
         own_NF = self.own_columns(name, columns_NF)
         if self.specs[name].method == "column":
             return from_column(own_NF[:, 0], self.specs[name].scale)
-        return log_odds(self.models[name], own_NF)
+        return with_fallback(self.specs[name], self.models[name], self.fallbacks.get(name), own_NF)
+
+
+def with_fallback(
+    spec: PriorSpec, model: "Booster | LinearModel", fallback: "Booster | LinearModel | None", own_NF: np.ndarray
+) -> np.ndarray:
+    """Log-odds of a model, float64 (N,), those of its fallback where nothing is known of the shopper."""
+    found_N = log_odds(model, own_NF)
+    untold_N = spec.untold(own_NF)
+    if fallback is not None and untold_N.any():
+        found_N[untold_N] = log_odds(fallback, spec.of_fallback(own_NF[untold_N]))
+    return found_N
 
 
 def from_column(values_N: np.ndarray, scale: str) -> np.ndarray:

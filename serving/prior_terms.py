@@ -74,6 +74,9 @@ def terms_of(
         own_1F = priors.own_columns(name, columns_1F)
         if spec.method == "column":
             base, added = 0.0, np.array([log_odds[number]])
+        elif spec.untold(own_1F)[0]:
+            base, alone = contributions(priors.fallbacks[name], spec.of_fallback(own_1F))
+            added = np.where(np.array(spec.columns) == spec.fallback, alone[0], 0.0)
         else:
             base, added = contributions(priors.models[name], own_1F)
         values = [None if np.isnan(value) else float(value) for value in own_1F[0]]

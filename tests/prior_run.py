@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModel
@@ -42,6 +44,11 @@ def prior_config(folder: Path, arch: str, **settings: Any) -> RunConfig:
     given["tokens"] |= {"max_prefix": 40, "max_candidate": 16, "max_row": 128}
     priors = {"ctr": {"method": "trees"}, "cvr": {"method": "linear", "space": "given"}}
     given["objectives"] = {name: {"prior": priors[name]} for name in priors} | {"diversity": {}}
+    impressions = pd.read_csv(given["data"]["tables"]["impressions"], dtype=str)
+    impressions.loc[impressions.request_id.str[1:].astype(int) % 3 == 0, "seen_before"] = (
+        None  # of some, all is unknown
+    )
+    impressions.to_csv(given["data"]["tables"]["impressions"], index=False)
     config = RunConfig.model_validate(given | settings)
     prepare(config.data)
     return config
@@ -55,7 +62,7 @@ def split_columns(config: RunConfig, split: str) -> dict[str, np.ndarray]:
 
 
 def fit_priors(config: RunConfig, folder: Path) -> Priors:
-    """Fit and write priors; every prior reads its COLUMNS."""
+    """Fit and write priors; every prior reads its COLUMNS, that of cvr falls back where seen_before is unknown."""
     tokens, scales = find_tokens(config).split("train"), Manifest.read(config.data.folder).features
     known, specs = split_columns(config, "train"), {}
     folder.mkdir(parents=True)
@@ -68,6 +75,9 @@ def fit_priors(config: RunConfig, folder: Path) -> Priors:
         model = fit(rows[inside], label[inside], categories=[names.index(column) for column in categories])
         (folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         specs[name] = PriorSpec("trees" if name == "ctr" else "linear", names, categories)
+    alone = fit_linear(rows[inside][:, [COLUMNS["cvr"].index("similar_max")]], label[inside])
+    specs["cvr"] = replace(specs["cvr"], fallback="similar_max", of_shopper=["seen_before"])
+    (folder / "cvr.fallback.txt").write_text(to_text(alone), "utf-8")
     (folder / "priors.json").write_text(json.dumps(Priors(folder, specs).record()), "utf-8")
     return Priors.read(folder)
 

@@ -18,6 +18,7 @@ from torch import nn
 from equipoise.common.atomic import replace_dir
 from equipoise.common.errors import UserError
 from equipoise.modeling.adapter_store import copy_into
+from equipoise.modeling.heads import as_named_now
 from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
 from equipoise.train.parameters import trainable
 from equipoise.train.world import World
@@ -132,7 +133,9 @@ def load_checkpoint(
         if path is None:
             raise UserError(f"{folder} holds no DeepSpeed state that can be loaded: remove it to resume from another")
     else:
-        copy_into(accelerator.unwrap_model(model), load_file(folder / "trainable.safetensors"), str(folder))
+        slate_model = accelerator.unwrap_model(model)
+        tensors = as_named_now(load_file(folder / "trainable.safetensors"), slate_model.retrieval)
+        copy_into(slate_model, tensors, str(folder))
         try:
             optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
         except ValueError as error:  # written before "groups" was recorded

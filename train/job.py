@@ -36,6 +36,7 @@ from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, 
 from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
 from equipoise.train.recall_sources import FOLDER as RECALL
+from equipoise.train.recall_sources import as_begun
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -59,6 +60,8 @@ class Job:
     """The parts of a running job and what the loop calls between its steps."""
 
     def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
+        if resume:
+            config = as_begun(config)
         self.config, self.resume = config, resume
         check_lengths(config)
         tokens = find_tokens(config)  # made here if need be, while no process waits for another

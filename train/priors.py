@@ -30,7 +30,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
-from equipoise.modeling.priors import FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
+from equipoise.modeling.priors import FALLBACK, FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
 from equipoise.modeling.response import SUFFIX, resample_response
 from equipoise.modeling.simple_models import (
     TRIED,
@@ -222,7 +222,23 @@ class _Fit:
         chosen = [str(column) for column in names or columns_to_read(self.manifest, self.columns)]
         categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
         before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
-        return PriorSpec(prior.method, chosen, categories, before, prior.scale)
+        of_shopper = self._of_shopper(name, chosen) if prior.fallback else []
+        return PriorSpec(prior.method, chosen, categories, before, prior.scale, prior.fallback, of_shopper)
+
+    def _of_shopper(self, name: str, columns: Sequence[str]) -> list[str]:
+        """The columns that tell of the shopper's past: of `data.behaviour`, and rates by user or by one of these."""
+        fallback, data = self.configs[name].fallback, self.config.data
+        where = f"objectives.{name}.prior.fallback is '{fallback}'"
+        if fallback not in columns or isinstance(self.manifest.features.get(str(fallback)), CategoryScale):
+            raise UserError(f"{where}, which is no number that the prior reads{nearest_name(str(fallback), columns)}")
+        past = {"user_id", *data.behaviour}
+        rates = {rate_name for rate in data.rates if past & set(rate.by) for rate_name in rate.names}
+        found = [column for column in columns if column in past | rates]
+        if not found or fallback in found:
+            raise UserError(
+                f"{where}: data.behaviour must name other columns of the prior, those that a new shopper has not"
+            )
+        return found
 
     def _before(self, name: str) -> list[str]:
         before = chain(self.objectives, name)
@@ -325,12 +341,33 @@ class _Fit:
             weight=weight,
         )
         inside = predictions[-len(tables) :]
-        if entire:
-            return inside
-        found = [log_odds(model, table) for table in tables]
-        for values, own in zip(found, inside, strict=True):
-            values[observed] = own  # elsewhere the label was not observed, and the model never saw it
+        found = inside
+        if not entire:
+            found = [log_odds(model, table) for table in tables]
+            for values, own in zip(found, inside, strict=True):
+                values[observed] = own  # elsewhere the label was not observed, and the model never saw it
+        if spec.fallback:
+            alone = (spec.of_fallback(train)[observed], label[observed])
+            self._fall_back(name, spec, alone, weight, list(zip(found, tables, strict=True)))
         return found
+
+    def _fall_back(
+        self,
+        name: str,
+        spec: PriorSpec,
+        rows: Rows,
+        weight: np.ndarray | None,
+        found: Sequence[tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        """Fit the fallback and write it; what was found takes its log-odds where nothing is known of the shopper.
+
+        One slope cannot learn a row by heart, so that the rows need no folds.
+        """
+        model = fit_linear(*rows, seed=SEED, weight=weight)
+        (self.folder / f"{name}{FALLBACK}").write_text(to_text(model), "utf-8")
+        for values, table in found:
+            untold = spec.untold(table)
+            values[untold] = log_odds(model, spec.of_fallback(table[untold]))
 
 
 def chosen_weights(tokens: SplitTokens, chosen: np.ndarray | slice) -> np.ndarray | None:

@@ -9,6 +9,7 @@ Shape suffixes: B requests, C items that compete, K columns, Q width, D of the f
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,7 +38,10 @@ from equipoise.modeling.recall_sources import (
     projected,
     titles_alike,
 )
+from equipoise.train.checkpoint import checkpoints
 from equipoise.train.thing_vectors import base_identity
+
+log = logging.getLogger(__name__)
 
 FOLDER = "recall"
 ALIKE = 50
@@ -130,6 +134,16 @@ def run_sources(run: Path) -> RecallSources | None:
         UserError: they cannot be read.
     """
     return RecallSources.read(run / FOLDER) if (run / FOLDER / FILE).is_file() else None
+
+
+def as_begun(config: RunConfig) -> RunConfig:
+    """The settings with which a run goes on: without sources of recall where it has learned without them."""
+    options = config.objectives.recall
+    if options is None or not options.sources or run_sources(config.output) or not checkpoints(config.output):
+        return config
+    log.info(f"{config.output} has no sources of recall: it goes on without them")
+    recall = options.model_copy(update={"sources": False})
+    return config.model_copy(update={"objectives": config.objectives.model_copy(update={"recall": recall})})
 
 
 def find_sources(config: RunConfig, tokens: TokenCache) -> RecallSources | None:

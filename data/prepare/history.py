@@ -3,6 +3,7 @@
 `write_histories` does it set-wise in DuckDB.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import duckdb
@@ -42,16 +43,27 @@ def _write_section(tables: Tables, number: int, config: HistoryConfig) -> None:
         con.execute(f"""
             INSERT INTO histories
             WITH titled AS (
-                SELECT r.ordinal, e.title, max(e.timestamp) AS latest, count(*) AS times
-                FROM requests r JOIN titled_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
-                WHERE hash(r.user_id) % {parts} = {part} AND {condition}
-                GROUP BY r.ordinal, e.title
+                SELECT ordinal, title, max(timestamp) AS latest, count(*) AS times
+                FROM (
+                    SELECT r.ordinal, e.title, e.timestamp
+                    FROM requests r JOIN titled_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
+                    WHERE hash(r.user_id) % {parts} = {part} AND {condition}
+                    {_latest(config, "e.title")}
+                ) GROUP BY ordinal, title
             ), ranked AS (
                 SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY {_ORDER[config.order]}) AS rank FROM titled
             )
             SELECT ordinal, {number}, list(title ORDER BY rank) FROM ranked WHERE rank <= {config.max_events}
             GROUP BY ordinal
         """)
+
+
+def _latest(config: HistoryConfig, tie: str) -> str:
+    """The SQL clause that keeps a request's latest events alone, those of one moment by `tie`."""
+    if config.latest is None:
+        return ""
+    order = f"PARTITION BY r.ordinal ORDER BY e.timestamp DESC, {tie}"
+    return f"QUALIFY row_number() OVER ({order}) <= {config.latest}"
 
 
 def write_bought(tables: Tables, history: HistoryConfig | Sequence[HistoryConfig]) -> None:
@@ -76,14 +88,18 @@ def write_bought(tables: Tables, history: HistoryConfig | Sequence[HistoryConfig
         SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
         WHERE {" OR ".join(of_kinds(tables, section) for section in sections)}
     """)
+    latest = _latest(max(sections, key=lambda section: section.latest or math.inf), "e.item")
     for part, parts in request_parts(con, "numbered_events"):
         con.execute(f"""
             INSERT INTO bought
             SELECT ordinal, list(item ORDER BY item), list(times ORDER BY item)
             FROM (
-                SELECT r.ordinal, e.item, CAST(count(*) AS INTEGER) AS times
-                FROM requests r JOIN numbered_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
-                WHERE hash(r.user_id) % {parts} = {part} GROUP BY r.ordinal, e.item
+                SELECT ordinal, item, CAST(count(*) AS INTEGER) AS times
+                FROM (
+                    SELECT r.ordinal, e.item
+                    FROM requests r JOIN numbered_events e ON e.user_id = r.user_id AND e.timestamp < r.timestamp
+                    WHERE hash(r.user_id) % {parts} = {part} {latest}
+                ) GROUP BY ordinal, item
             ) GROUP BY ordinal
         """)
     con.execute("DROP TABLE numbered_events")

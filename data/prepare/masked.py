@@ -8,13 +8,15 @@ from equipoise.configs.schema import DataConfig, read_sections
 from equipoise.data.manifest import FILE_NAME, THINGS, Manifest
 from equipoise.data.prompts import piece_fields
 
-PROFILE_ONLY, NOTHING = "profile_only", "nothing_told"
+PROFILE_ONLY, NOTHING, EVENTS = "profile_only", "nothing_told", "_events"
 """Endings of the folders of masked data."""
 
 
 def unmasked_folder(folder: Path) -> Path:
     """The prepared folder from which one of masked data was made; another one as it is."""
-    return folder.with_suffix("") if folder.suffix.removeprefix(".") in (PROFILE_ONLY, NOTHING) else folder
+    ending = folder.suffix.removeprefix(".")
+    masked = ending in (PROFILE_ONLY, NOTHING) or ending.removesuffix(EVENTS).isdigit()
+    return folder.with_suffix("") if masked else folder
 
 
 def mask_behaviour(data: DataConfig) -> DataConfig:
@@ -22,13 +24,21 @@ def mask_behaviour(data: DataConfig) -> DataConfig:
     return mask_fields(data, data.behaviour, PROFILE_ONLY)
 
 
+def mask_to_events(data: DataConfig, events: int) -> DataConfig:
+    """The same data as of shoppers with so many events: histories of the latest ones alone, no `data.behaviour`.
+
+    Whoever has fewer is told as before. See `mask_fields`.
+    """
+    return mask_fields(data, data.behaviour, f"{events}{EVENTS}", events)
+
+
 def mask_all_fields(data: DataConfig) -> DataConfig:
     """The same data without history, `data.behaviour` and `data.profile`; see `mask_fields`."""
     return mask_fields(data, [*data.behaviour, *data.profile], NOTHING)
 
 
-def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfig:
-    """The same data with an empty history and without the pieces that read one of `fields`, in `FOLDER.NAME`.
+def mask_fields(data: DataConfig, fields: Sequence[str], name: str, events: int = 0) -> DataConfig:
+    """The same data with a history of so many events and without what reads one of `fields`, in `FOLDER.NAME`.
 
     A piece that reads several fields goes with the first of them that is masked, as it vanishes where one is missing;
     a feature of that name is unknown, and so is a rate by one of them or by user_id.
@@ -53,11 +63,12 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str) -> DataConfi
     )
     unknown = {"user_id", *masked}
     masked |= {name for rate in data.rates if unknown & set(rate.by) for name in rate.names}
-    unread = {"max_events": 0, "items": False}
-    sections = [section.model_copy(update=unread) for section in data.history_sections]
+    read_still = {"latest": events} if events else {"max_events": 0}
+    sections = [section.model_copy(update={"items": False, **read_still}) for section in data.history_sections]
     history = sections if isinstance(data.history, list) else sections[0]
-    # No thing of the history is left, but things keep their numbers.
-    comparison = data.comparison and data.comparison.model_copy(update={"max_events": 0})
+    # Things keep their numbers, also where no thing of the history is left.
+    compared = data.comparison and {"max_events": min(events, data.comparison.max_events)}
+    comparison = data.comparison and data.comparison.model_copy(update=compared)
     features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     masked_parts = {"prompt": prompt, "history": history, "features": features, "comparison": comparison}

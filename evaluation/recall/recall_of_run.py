@@ -3,6 +3,7 @@
 Recall@k is the fraction of what a shopper took that is among the first k of the catalogue.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ TITLES = {"all": "all", "new": "never bought"}
 
 
 def sentences(report: dict[str, Any]) -> list[str]:
-    """Ours against the best baseline at the largest cutoff, for all items and for new ones; of `evaluate_recall`."""
+    """Ours against the best baseline at the largest cutoff, for all items and for new ones; of `Recalls`."""
     lines = []
     for which, title in TITLES.items():
         best = report["against_best"][which]
@@ -69,7 +70,50 @@ BLOCK = 128
 """Shoppers whose scores over the whole catalogue are held at once."""
 
 
-def evaluate_recall(
+@dataclass(frozen=True)
+class Recalls:
+    """Recall of every measured shopper.
+
+    Attributes:
+        of: all or new (items never bought before by the shopper, those bought left out) → ranking → float64 (cutoffs,
+            S), NaN where the shopper took none such.
+        rows: the slates that were measured, int64 (S,).
+        items: of the catalogue.
+        weights: of what stands beside the vectors.
+        vectors: whether the run scores with its vectors.
+    """
+
+    of: dict[str, dict[str, np.ndarray]]
+    rows: np.ndarray
+    items: int
+    weights: dict[str, float]
+    vectors: bool
+
+    def report(self) -> dict[str, Any]:
+        """All of it, as a JSON-ready dict.
+
+        Returns:
+            shoppers, items, weights, vectors; `all` and `new`: per ranking `recall50`, `recall200` and their intervals;
+            `against`: ours less each other ranking; `against_best`: less the best baseline in recall@200; paired
+            intervals.
+        """
+        report: dict[str, Any] = {"shoppers": len(self.rows), "items": self.items}
+        report |= {"weights": self.weights, "vectors": self.vectors, "against_best": {}, "against": {}}
+        for which, recalls in self.of.items():
+            report[which] = {key: _summary(values) for key, values in recalls.items()}
+            report["against_best"][which] = _against_best({key: values[-1] for key, values in recalls.items()})
+            report["against"][which] = {
+                key: {
+                    f"recall{cutoff}": _difference(recalls[OURS][place], values[place])
+                    for place, cutoff in enumerate(CUTOFFS)
+                }
+                for key, values in recalls.items()
+                if key != OURS
+            }
+        return report
+
+
+def recalls_of_shoppers(
     config: RunConfig,
     model: SlateModel,
     train: SlateSet,
@@ -77,8 +121,8 @@ def evaluate_recall(
     sources: RecallSources | None = None,
     vectors: bool = True,
     tell: ReportStage = lambda stage, done, total: None,
-) -> dict[str, Any]:
-    """Recall@50 and @200 of the run and of the baselines, as a JSON-ready dict.
+) -> Recalls:
+    """Recall@50 and @200 of the run, of its sources alone where it has more, and of the baselines.
 
     Args:
         config: of the run; at most `evaluate.max_requests` requests are measured.
@@ -88,11 +132,6 @@ def evaluate_recall(
         sources: what the run began as; None of a run without.
         vectors: whether the run scores with its vectors.
         tell: is told the stage, how much of it was done just now, and its size.
-
-    Returns:
-        shoppers, items, weights, vectors; `all` and `new` (items never bought before by the shopper, those bought left
-        out): per ranking `recall50`, `recall200` and their intervals; `against_best`: for each of the two, ours less
-        the best baseline in recall@200, with its paired interval; `against_sources` where the vectors are kept.
     """
     name = model.retrieval[0]
     shoppers = read_shoppers(slates, config.evaluate.max_requests)
@@ -116,21 +155,8 @@ def evaluate_recall(
                 top = first_items(scores, max(CUTOFFS), left_out)
                 recalls_of[which].setdefault(key, []).append(_recalls(top, wanted[part]))
         tell("ranking the catalogue", len(queries), len(shoppers.rows))
-    report: dict[str, Any] = {"shoppers": len(shoppers.rows), "items": len(ours.log_popularity)}
-    report |= {"weights": ours.weights, "vectors": vectors, "against_best": {}, "against": {}}
-    for which, ranked in recalls_of.items():
-        recalls = {key: np.concatenate(parts, axis=1) for key, parts in ranked.items()}
-        report[which] = {key: _summary(values) for key, values in recalls.items()}
-        report["against_best"][which] = _against_best({key: values[-1] for key, values in recalls.items()})
-        report["against"][which] = {
-            key: {
-                f"recall{cutoff}": _difference(recalls[OURS][place], values[place])
-                for place, cutoff in enumerate(CUTOFFS)
-            }
-            for key, values in recalls.items()
-            if key != OURS
-        }
-    return report
+    of = {w: {key: np.concatenate(parts, axis=1) for key, parts in ranked.items()} for w, ranked in recalls_of.items()}
+    return Recalls(of, shoppers.rows, len(ours.log_popularity), ours.weights, vectors)
 
 
 def _baselines(ours: TrainedRecall, slates: SlateSet) -> dict[str, RecallBaseline]:
@@ -170,8 +196,8 @@ def _difference(ours: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     return {"difference": float(np.nanmean(ours - other)), "interval": mean_interval(ours - other)}
 
 
-def measure_recall(scores: SplitScores, split: str) -> dict[str, Any]:
-    """Measure recall on a split; returns the report of `evaluate_recall`.
+def measure_recall(scores: SplitScores, split: str) -> Recalls:
+    """Measure recall on a split.
 
     Args:
         scores: of the run, with its model.
@@ -189,7 +215,7 @@ def measure_recall(scores: SplitScores, split: str) -> dict[str, Any]:
             bar.advance(done, stage)
 
         vectors = keeps_vectors(scores.run, adapters_hash(scores.adapters))
-        return evaluate_recall(scores.config, scores.model, train, slates, run_sources(scores.run), vectors, tell)
+        return recalls_of_shoppers(scores.config, scores.model, train, slates, run_sources(scores.run), vectors, tell)
 
 
 def recall_table(report: dict[str, Any]) -> Table:

@@ -42,6 +42,13 @@ def test_by_hand(pairs: int, rows: dict, make_config: Make, monkeypatch: pytest.
     }
 
 
+def test_the_latest_events_alone(rows: dict, make_config: Make) -> None:
+    config = make_config(rows, history=HistoryConfig(max_events=0, items=True, latest=1))
+    prepare(config)
+    assert all(len(items) <= 1 for items, _ in told(config).values())
+    assert told(config)["r1/0"] == ([2], [1])
+
+
 def test_kinds_and_parts(rows: dict, make_config: Make) -> None:
     only = HistoryConfig(max_events=0, items=True, kinds=["purchase"])
     config = make_config(rows, history=only, max_candidates=2)

@@ -46,9 +46,18 @@ def histories(events: list, requests: list, config: HistoryConfig) -> list[list[
 
 
 @settings(max_examples=40)
-@given(EVENTS, REQUESTS, st.sampled_from(["recent", "frequent"]), st.integers(1, 3), st.sampled_from([1, 20_000_000]))
-def test_sql_and_python_agree(events: list, requests: list, order: str, longest: int, pairs: int) -> None:
-    config = HistoryConfig(order=order, max_events=longest)
+@given(
+    EVENTS,
+    REQUESTS,
+    st.sampled_from(["recent", "frequent"]),
+    st.integers(1, 3),
+    st.sampled_from([1, 20_000_000]),
+    st.sampled_from([None, 1, 2, 4]),
+)
+def test_sql_and_python_agree(
+    events: list, requests: list, order: str, longest: int, pairs: int, latest: int | None
+) -> None:
+    config = HistoryConfig(order=order, max_events=longest, latest=latest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "MAX_PAIRS", pairs)
         told = histories(events, requests, config)
@@ -56,7 +65,8 @@ def test_sql_and_python_agree(events: list, requests: list, order: str, longest:
         past = [(stamp, title) for other, stamp, title in events if other == user and stamp < moment]
         assert titles == titles_before(past, moment, config)
         assert set(titles) <= {title for _, title in past}
-        assert len(titles) == min(longest, len({title for _, title in past}))
+        if latest is None:
+            assert len(titles) == min(longest, len({title for _, title in past}))
 
 
 @settings(max_examples=40)
@@ -75,3 +85,4 @@ def test_orders_by_hand() -> None:
     assert titles_before(events, hours[4], recent) == ["oat", "jam"]
     assert titles_before(events, hours[4], frequent) == ["tea", "oat"]
     assert titles_before(events, hours[0], recent) == []
+    assert titles_before(events, hours[4], frequent.model_copy(update={"latest": 1})) == ["oat"]

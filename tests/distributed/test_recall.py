@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked_job import run_forked
+
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 SETTINGS = (
@@ -17,8 +19,10 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def ddp(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ddp(launch: Any, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run of two DDP processes, with checkpoints."""
+    made = run_forked(["tokenize", str(tiny_config), *SETTINGS])  # a job of several processes makes no sources
+    assert made.returncode == 0, made.stderr
     job = launch("cpu_ddp2", tmp_path_factory.mktemp("ddp") / "run", *SETTINGS, "train.save_every=3")
     assert job.code == 0, job.printed
     return job

@@ -16,6 +16,8 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import build_batch
 from equipoise.data.slate_set import SlateSet
 from equipoise.export.write import export_run
+from equipoise.modeling.priors import Priors
+from equipoise.modeling.simple_models import log_odds as log_odds_of
 from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run
 from equipoise.serving.ranking import Scored
@@ -128,6 +130,24 @@ def test_explanations_name_the_columns_of_priors(tried: Tried) -> None:
         assert total == pytest.approx(prior.log_odds, abs=1e-5)
     assert {term.column for term in priors["cvr"].terms} >= {"similar_max", "seen_before"}
     assert json.dumps(explained.to_json())
+
+
+def test_of_an_unknown_shopper_the_fallback_alone_decides(tried: Tried) -> None:
+    recommender, request = Recommender.load(tried.export), requests_of(tried)[0]
+    priors = Priors.read(tried.export / "priors")
+    told = [{**candidate, "features": {"seen_before": 2.0}} for candidate in request["candidates"]]
+    untold = [{**candidate, "features": {}} for candidate in request["candidates"]]
+    found = {}
+    for name, candidates in (("told", told), ("untold", untold)):
+        explained = recommender.explain(request["prefix"], candidates, recent=request["recent"]).candidates
+        found[name] = [each for one in explained for each in one.priors if each.objective == "cvr"]
+    for prior in found["untold"]:
+        (similar,) = (term for term in prior.terms if term.column == "similar_max")
+        expected = log_odds_of(priors.fallbacks["cvr"], np.array([[similar.value]], np.float32))[0]
+        assert prior.log_odds == pytest.approx(expected, abs=1e-5) == pytest.approx(prior.base + similar.adds, abs=1e-5)
+        assert all(term.adds == 0 for term in prior.terms if term is not similar)
+    assert any(term.adds for prior in found["told"] for term in prior.terms if term.column == "seen_before")
+    assert "`similar_max` in `priors/cvr.fallback.txt`" in (tried.export / "README.md").read_text("utf-8")
 
 
 def test_exports_say_what_they_hold_and_refuse_another_prior(tried: Tried, tmp_path: Path) -> None:

@@ -167,6 +167,38 @@ def test_a_share_of_slates_is_fitted_as_of_new_shoppers(
     np.testing.assert_allclose(prior_I2[click, 1], given_told, rtol=1e-5, atol=1e-6)
 
 
+RATES = [{"of": "click", "by": "item_id"}, {"of": "click", "by": "user_id"}]
+
+
+def test_of_shoppers_of_whom_nothing_is_known_the_fallback_decides(make_config: Callable[..., RunConfig]) -> None:
+    fallback = {"fallback": "rate_click_by_item_id"}
+    config = make_config(
+        {"behaviour": ["seen_before"], "rates": RATES},
+        ctr={"method": "trees", "folds": 2, **fallback},
+        cvr={"method": "linear", "space": "given", **fallback},
+    )
+    config = config.model_copy(update={"train": config.train.model_copy(update={"feature_dropout": 0.4})})
+    prepare(mask_all_fields(config.data))
+    data = open_train(config)
+    found, folder = data.beside.priors, data.beside.priors.folder
+    assert set(found.specs["ctr"].of_shopper) >= {"seen_before", "rate_click_by_user_id"}
+    told, masked, item = data.slates.prior, np.load(folder / "masked.npy"), data.slates.tokens.item
+    rate = np.asarray(data.slates.tokens.features["rate_click_by_item_id"], np.float64)
+    order = np.argsort(rate, kind="stable")
+    assert told is not None and len(np.unique(item)) > 10
+    for column in (0, 1):
+        rises = np.diff(masked[order, column])
+        assert ((rises >= 0).all() or (rises <= 0).all()) and np.ptp(masked[:, column]) > 0.1  # by the rate alone
+        assert len(set(np.sign(np.diff(told[order, column])))) == 3
+    columns = np.stack([np.asarray(data.slates.tokens.features[name]) for name in found.columns], 1)
+    columns[:, [found.columns.index(name) for name in found.specs["ctr"].of_shopper]] = np.nan
+    np.testing.assert_allclose(found.log_odds(columns), masked, rtol=1e-5, atol=1e-6)
+    plain = config.model_copy(deep=True)
+    for name in ("ctr", "cvr"):
+        getattr(plain.objectives, name).prior.fallback = None
+    np.testing.assert_allclose(open_train(plain).slates.prior, told, rtol=1e-5, atol=1e-6)  # of known ones, the model
+
+
 def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
     model, _ = assemble_model(linear, open_train(linear))
     specs = linear.objectives.specs()
@@ -203,6 +235,9 @@ def test_a_folder_prepared_with_other_features_is_told_by_the_difference(linear:
     [
         ({"cvr": "linear"}, r"divided by that of ctr, which has none: add objectives\.ctr\.prior"),
         ({"ctr": {"column": "seen_befor"}}, r"reads 'seen_befor'.*did you mean 'seen_before'"),
+        ({"ctr": {"fallback": "seen_befor"}}, r"'seen_befor', which is no number that the .* mean 'seen_before'"),
+        ({"ctr": {"fallback": "category"}}, r"fallback is 'category', which is no number"),
+        ({"ctr": {"fallback": "seen_before"}}, r"data\.behaviour must name other columns"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(make_config: Callable[..., RunConfig], priors: Any, words: str) -> None:

@@ -60,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recall() -> dict[str, Any]:
-    """The recall in an evaluation, as `evaluate_recall` gives it, of ours and two baselines; all numbers differ."""
+    """The recall in an evaluation, as `Recalls.report` gives it, of ours and two baselines; all numbers differ."""
     report: dict[str, Any] = {
         "shoppers": 1500,
         "items": 10_699,

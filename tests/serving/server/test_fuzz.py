@@ -55,8 +55,11 @@ def fuzz(live: Any, description: dict[str, Any], path: str, mode: schemathesis.G
     assert not re.findall(r'equipoise_requests_total\{[^}]*status="5\d\d"\}', live.client.get("/metrics").text)
 
 
-def fitting(description: dict[str, Any]) -> dict[str, Any]:
-    """The description narrowed to what this export knows, which OpenAPI cannot say: then all of it must be accepted."""
+def fitting(description: dict[str, Any], present: bool = True) -> dict[str, Any]:
+    """The description narrowed to what this export knows, which OpenAPI cannot say: then all of it must be accepted.
+
+    present: whether candidates tell their present price, without which prices cannot be limited.
+    """
     schemas = description["components"]["schemas"]
     omega = {"diversity": {"type": "number", "minimum": 0, "maximum": 5}}
     for name in ("RankRequest", "SlateRequest", "PriceRequest"):
@@ -91,6 +94,13 @@ def fitting(description: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     schemas["PriceCandidate"]["required"] = ["item_id", "cost"]
+    if present:
+        own["context"]["properties"]["price"] = {"type": "number", "minimum": 0.01, "maximum": 1e6}
+        own["context"]["required"] = ["price"]
+        schemas["PriceCandidate"]["required"].append("context")
+    else:
+        for limit in ("max_change", "min_margin", "endings"):
+            del asked["properties"][limit]
     return description
 
 
@@ -108,13 +118,15 @@ def test_generated_requests_for_prices(priced: Any, mode: schemathesis.Generatio
     test_generated_requests(priced, "/price", mode)
 
 
-def test_every_fitting_request_for_prices_is_accepted(priced: Any) -> None:
-    test_every_fitting_request_is_accepted(priced, "/price")
+@pytest.mark.parametrize("present", [True, False])
+def test_every_fitting_request_for_prices_is_accepted(priced: Any, present: bool) -> None:
+    test_every_fitting_request_is_accepted(priced, "/price", present)
 
 
 @pytest.mark.parametrize("path", ["/rank", "/score"])
-def test_every_fitting_request_is_accepted(live: Any, path: str) -> None:
+def test_every_fitting_request_is_accepted(live: Any, path: str, present: bool = True) -> None:
     answered = f'equipoise_requests_total{{route="{path}",status="200"}}'
     before = live.counted(answered)
-    fuzz(live, fitting(live.client.get("/openapi.json").json()), path, POSITIVE, [*CHECKS, positive_data_acceptance])
+    description = fitting(live.client.get("/openapi.json").json(), present)
+    fuzz(live, description, path, POSITIVE, [*CHECKS, positive_data_acceptance])
     assert live.counted(answered) > before + 40
