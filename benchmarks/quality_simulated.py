@@ -73,7 +73,7 @@ def simulated_config(path: Path, work: Path, seed: int, quick: bool, text_only: 
     settings["data"] = {"source": "tables", "tables": tables, "prompt": {"prefix": ["a shopper"], "item": ["{title}"]}}
     settings["data"] |= {"folder": str(work / ("prepared_text" if text_only else "prepared")), "fields": [TRUTH]}
     settings["data"] |= {} if text_only else {"rates": rates}
-    settings["objectives"] = {"ctr": {} if text_only else {"prior": "trees"}}
+    settings["objectives"] = {"ctr": {} if text_only else {"prior": "best"}}
     settings["evaluate"] = {"max_requests": TESTED}
     settings.pop("relevance", None)
     changed = {"seed": seed, "output": str(work / f"{system}-{seed}"), **(FEWER if quick else {})}

@@ -8,14 +8,15 @@ from equipoise.configs.section import Section
 
 
 class PriorConfig(Section):
-    """The simple model whose log-odds an objective begins as; a plain `trees` or `linear` stands for `{method: …}`.
+    """The simple model whose log-odds an objective begins as; a plain `trees`, `linear` or `best` is its method.
 
     logit = a · prior + b + residual, with a = 1, b = 0 and residual = 0 at the start. Training rows are given
     out-of-fold predictions (folds by user), all others those of the full model.
     """
 
-    method: Literal["trees", "linear", "column"] = "trees"
-    """`trees` (LightGBM), `linear` (logistic regression), or `column`: the score of a model that you have already."""
+    method: Literal["trees", "linear", "best", "column"] = "trees"
+    """`trees` (LightGBM), `linear` (logistic regression; rates are read as log-odds), the `best` of the two by log loss
+    on the valid split, or `column`: the score of a model that you have already."""
     column: str | None = None
     """With `method: column`: the feature that holds its score."""
     scale: Literal["log_odds", "probability"] = "log_odds"
@@ -35,7 +36,7 @@ class PriorConfig(Section):
     """With `method: linear`: bootstrap resamples of users whose coefficients are kept, so that prices have intervals;
     200 suit pricing, 0 keeps none."""
     fallback: str | None = None
-    """With `trees` or `linear`: the one number, such as popularity, that ranks for shoppers of whom nothing is known.
+    """Of a fitted prior: the one number, such as popularity, that ranks for shoppers of whom nothing is known.
     Where all that the prior reads of `data.behaviour` and of rates by user is unknown, it is a logistic regression on
     that number; null asks the model there too."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -52,7 +53,7 @@ class PriorConfig(Section):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": ["trees", "linear"], "type": "string"}, handler(core_schema)]}
+        return {"anyOf": [{"enum": ["trees", "linear", "best"], "type": "string"}, handler(core_schema)]}
 
     @model_validator(mode="after")
     def _column_belongs(self) -> "PriorConfig":
@@ -62,7 +63,7 @@ class PriorConfig(Section):
             if getattr(self, name) and self.method != "linear":
                 raise ValueError(f"{name} belong to method: linear: set that, or leave them out")
         if self.fallback and (self.resamples or self.method == "column"):
-            raise ValueError("fallback belongs to trees, or to linear without resamples: leave it out")
+            raise ValueError("fallback belongs to trees, best, or linear without resamples: leave it out")
         for pair in self.interactions:
             if len(pair) != 2:
                 raise ValueError(f"interactions has {pair}: give pairs of two columns, such as [price, attitude]")

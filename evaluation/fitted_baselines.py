@@ -22,7 +22,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import Priors
 from equipoise.modeling.simple_models import TRIED, fit_linear, fit_trees, from_text, log_odds, to_text
-from equipoise.train.priors import chosen_weights, columns_to_read, read_columns, split_columns
+from equipoise.train.priors import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
 from equipoise.train.thing_vectors import ThingVectors
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class FittedBaselines:
         splits = {name: split.model_dump(mode="json") for name, split in self.manifest.splits.items()}
         described: list[Any] = [self.manifest.hashes, splits, self.columns, self.categories, list(self.targets), SEED]
         described += [list(self.config.evaluate.baselines), self.vectors.folder.name if self.vectors else None, TRIED]
-        described.append(bool(self.config.train.feature_dropout))
+        described += [bool(self.config.train.feature_dropout), logit_columns(self.manifest, self.columns)]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def _fit(self) -> dict[str, str]:
@@ -158,7 +158,8 @@ class FittedBaselines:
                 tuned = (valid[0], target_label(judged, target)[valid[1]])
                 weights["valid_weight"] = chosen_weights(judged, valid[1])
             try:
-                model = FITS[kind](columns, label, categories=categories, valid=tuned, seed=SEED, **weights)
+                own = {"logits": logit_columns(self.manifest, self.columns)} if kind == "linear" else {}
+                model = FITS[kind](columns, label, categories=categories, valid=tuned, seed=SEED, **weights, **own)
             except UserError as error:
                 log.info(f"no {kind} beside {target}: {error}")
                 continue

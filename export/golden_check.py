@@ -173,6 +173,8 @@ def linear_log_odds(model: Json, row: list[float | None]) -> float:
         value = row[column]
         if column in model.get("logs", []):
             scaled = math.log(value) if value is not None and value > 0 else mean
+        elif column in model.get("logits", []):
+            scaled = math.log(value) - math.log1p(-value) if value is not None and 0 < value < 1 else mean
         else:
             scaled = mean if value is None else math.copysign(math.log1p(abs(value)), value)
         by_column[column] = [(scaled - mean) / std]

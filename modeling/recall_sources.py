@@ -8,8 +8,10 @@ Shape suffixes: I items, T items that a shopper's terms touch, K columns of thes
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ LITTLE = {"together": 0.05, "together_share": 0.002, "alike": 0.02}
 """Where the logarithm of a sum of similarities begins to grow: log(1 + sum / LITTLE)."""
 SHARPNESS = 20.0
 """An item whose title has cosine c with a bought one counts exp(SHARPNESS · (c − 1))."""
+EXACT_UP_TO, PROBES = 200_000, 48
+"""Items up to which each title is held against all others; above, lists that FAISS looks into for each."""
 BLOCK = 1 << 24
 """Similarities that are held at once."""
 FILE, ARRAYS, TOGETHER, ALIKE = "sources.json", "sources.npz", "together.npz", "alike.npz"
@@ -104,7 +108,10 @@ def _together(requests: sparse.csr_array, total: np.ndarray, most: int) -> spars
 
 
 def titles_alike(vectors_ID: np.ndarray, most: int) -> sparse.csr_array:
-    """exp(SHARPNESS · (cosine − 1)) of each item's `most` nearest others, float32 (I, I), by exact search.
+    """exp(SHARPNESS · (cosine − 1)) of each item's `most` nearest others, float32 (I, I).
+
+    The search is exact up to EXACT_UP_TO items and where FAISS is not installed, else it is FAISS's, which looks into
+    PROBES of its inverted lists and may miss some.
 
     Args:
         vectors_ID: unit vectors of the items' texts.
@@ -114,17 +121,51 @@ def titles_alike(vectors_ID: np.ndarray, most: int) -> sparse.csr_array:
     most = min(most, size - 1)
     if most < 1:
         return sparse.csr_array((size, size), dtype=np.float32)
-    columns = np.empty((size, most), np.int64)
-    values = np.empty((size, most), np.float32)
+    search = _exact(vectors_ID) if size <= EXACT_UP_TO or find_spec("faiss") is None else _approximate(vectors_ID)
+    counts, columns, values = [0], [], []
     step = max(1, BLOCK // size)
     for begin in range(0, size, step):
-        cosines = vectors_ID[begin : begin + step] @ vectors_ID.T
-        rows = np.arange(len(cosines))
-        cosines[rows, begin + rows] = -np.inf
-        best = np.sort(np.argpartition(-cosines, most - 1, axis=1)[:, :most], axis=1)
-        columns[begin : begin + step] = best
-        values[begin : begin + step] = np.exp(SHARPNESS * (np.take_along_axis(cosines, best, 1) - 1.0))
-    return sparse.csr_array((values.ravel(), columns.ravel(), np.arange(0, size * most + 1, most)), (size, size))
+        for row, (numbers, cosines) in enumerate(zip(*search(begin, begin + step, most + 1), strict=True), begin):
+            kept = np.flatnonzero((numbers >= 0) & (numbers != row))[:most]
+            kept = kept[np.argsort(numbers[kept])]
+            columns.append(numbers[kept])
+            values.append(np.exp(SHARPNESS * (cosines[kept] - 1.0)))
+            counts.append(len(kept))
+    entries = np.concatenate(values).astype(np.float32), np.concatenate(columns), np.cumsum(counts)
+    return sparse.csr_array(entries, (size, size))
+
+
+_Search = Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]
+"""Begin and end of some rows, and how many are wanted: numbers and cosines of the nearest, best first, itself too."""
+
+
+def _exact(vectors_ID: np.ndarray) -> _Search:
+    def search(begin: int, end: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        cosines = vectors_ID[begin:end] @ vectors_ID.T
+        best = np.argpartition(-cosines, wanted - 1, axis=1)[:, :wanted]
+        order = np.argsort(-np.take_along_axis(cosines, best, 1), axis=1, kind="stable")
+        best = np.take_along_axis(best, order, 1)
+        return best, np.take_along_axis(cosines, best, 1)
+
+    return search
+
+
+def _approximate(vectors_ID: np.ndarray) -> _Search:
+    faiss = import_module("faiss")
+    vectors_ID = np.ascontiguousarray(vectors_ID, np.float32)
+    size, dimension = vectors_ID.shape
+    lists = max(1, min(4096, int(4 * size**0.5), size // 39))  # FAISS wants 39 vectors of each
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
+    sample = np.random.default_rng(0).choice(size, min(size, 40 * lists), replace=False)
+    index.train(vectors_ID[np.sort(sample)])
+    index.add(vectors_ID)
+    index.nprobe = PROBES
+
+    def search(begin: int, end: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        cosines, numbers = index.search(vectors_ID[begin:end], wanted)
+        return numbers, cosines
+
+    return search
 
 
 @dataclass(frozen=True)

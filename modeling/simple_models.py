@@ -63,6 +63,7 @@ class LinearModel:
         inverse_penalty: C of the L2 penalty that was chosen.
         interactions: pairs of columns by position, a number the first, whose products follow in `weights`.
         logs: positions of the numbers that are read as log v instead, unknown where that is none.
+        logits: positions of those that are read as log(v / (1 − v)), such as rates.
     """
 
     categories: list[int]
@@ -75,13 +76,14 @@ class LinearModel:
     inverse_penalty: float
     interactions: list[list[int]] = field(default_factory=list)
     logs: list[int] = field(default_factory=list)
+    logits: list[int] = field(default_factory=list)
 
     def design(self, columns: np.ndarray) -> Any:
         """The regressors of columns float32 (N, F): a SciPy CSR array float64 (N, R)."""
         from scipy import sparse
 
         numbers = [column for column in range(columns.shape[1]) if column not in self.categories]
-        scaled = (_scaled(columns, numbers, self.logs) - np.array(self.mean)) / np.array(self.std)
+        scaled = (_scaled(columns, numbers, self.logs, self.logits) - np.array(self.mean)) / np.array(self.std)
         scaled = np.nan_to_num(scaled, posinf=0, neginf=0)
         unknown = ~np.isfinite(columns[:, self.missing])
         parts = [sparse.csr_array(np.hstack([scaled, unknown]))]
@@ -164,6 +166,7 @@ def fit_linear(
     valid_weight: np.ndarray | None = None,
     interactions: Sequence[tuple[int, int]] = (),
     logs: Sequence[int] = (),
+    logits: Sequence[int] = (),
     max_categories: int = MOST_CATEGORIES,
 ) -> LinearModel:
     """Logistic regression with an L2 penalty, of the strength that suits the validation rows; see `fit_trees`.
@@ -172,11 +175,12 @@ def fit_linear(
         columns, label, categories, valid, seed, weight, valid_weight: as of `fit_trees`.
         interactions: pairs of positions whose products are regressors too, a number the first of each.
         logs: positions of numbers that are read as their logarithm.
+        logits: positions of numbers between 0 and 1, such as rates, that are read as their log-odds.
         max_categories: texts of a category that are told apart.
     """
     rows = _checked(columns, label, weight)
     pairs = [list(pair) for pair in interactions]
-    scales = _scales(rows, sorted(categories), pairs, sorted(logs), max_categories)
+    scales = _scales(rows, sorted(categories), pairs, (sorted(logs), sorted(logits)), max_categories)
     if valid is None or not _two_classes(valid[1]):
         return _regress(scales, rows, INVERSE_PENALTIES[-1], seed)
     few = _sampled(rows, seed)
@@ -346,7 +350,7 @@ def _refit(model: "Booster | LinearModel", rows: Weighed, seed: int) -> Any:
     rows = _checked(*rows)
     if isinstance(model, LinearModel):
         most = max(model.texts, default=1)
-        scales = _scales(rows, model.categories, model.interactions, model.logs, most)
+        scales = _scales(rows, model.categories, model.interactions, (model.logs, model.logits), most)
         return _regress(scales, rows, model.inverse_penalty, seed)
     return _refit_trees(model, rows)
 
@@ -356,23 +360,31 @@ def _signed_log(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _scaled(columns: np.ndarray, numbers: list[int], logs: Sequence[int]) -> np.ndarray:
+def _scaled(columns: np.ndarray, numbers: list[int], logs: Sequence[int], logits: Sequence[int]) -> np.ndarray:
     """Numbers on the scale on which they are standardised, float64 (N, numbers)."""
     scaled = _signed_log(columns[:, numbers])
     for position in logs:
         values = np.asarray(columns[:, position], np.float64)
         positive = np.where(values > 0, values, np.nan)
         scaled[:, numbers.index(position)] = np.log(positive)
+    for position in logits:
+        values = np.asarray(columns[:, position], np.float64)
+        inside = np.where((values > 0) & (values < 1), values, np.nan)
+        scaled[:, numbers.index(position)] = np.log(inside) - np.log1p(-inside)
     return scaled
 
 
 def _scales(
-    rows: Weighed, categories: list[int], interactions: list[list[int]], logs: list[int], most: int
+    rows: Weighed,
+    categories: list[int],
+    interactions: list[list[int]],
+    logs_and_logits: tuple[list[int], list[int]],
+    most: int,
 ) -> LinearModel:
     """A model that has its scales and no weights yet."""
     columns, _, weight = rows
     numbers = [column for column in range(columns.shape[1]) if column not in categories]
-    values = _scaled(columns, numbers, logs)
+    values = _scaled(columns, numbers, *logs_and_logits)
     known = np.isfinite(values)
     counted = known if weight is None else known * weight[:, None]
     count = np.maximum(counted.sum(axis=0), 1 if weight is None else np.finfo(np.float64).tiny)
@@ -382,7 +394,7 @@ def _scales(
     highest = [np.nanmax(columns[:, c], initial=-1.0) for c in categories]
     texts = [min(int(code) + 1, most) for code in highest]
     scale = np.where(std > 0, std, 1.0).tolist()
-    return LinearModel(categories, mean.tolist(), scale, unknown, texts, [], 0.0, 1.0, interactions, logs)
+    return LinearModel(categories, mean.tolist(), scale, unknown, texts, [], 0.0, 1.0, interactions, *logs_and_logits)
 
 
 def _regress(scales: LinearModel, rows: Weighed, penalty: float, seed: int) -> LinearModel:

@@ -9,9 +9,10 @@ Shape suffixes: I impressions of a split, F columns.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from equipoise.modeling.simple_models import (
     TRIED,
     LinearModel,
     Rows,
+    cross_entropy,
     fit_linear,
     fit_trees,
     log_odds,
@@ -48,6 +50,7 @@ from equipoise.train.token_caches import find_tokens
 if TYPE_CHECKING:
     from lightgbm import Booster
 
+log = logging.getLogger(__name__)
 FOLDER = "priors"
 TRAIN, MASKED = "train.npy", "masked.npy"
 SEED = 0
@@ -78,6 +81,12 @@ def columns_to_read(manifest: Manifest, columns: Mapping[str, np.ndarray]) -> li
     Those are for the heads: as categories of trees or of a regression they are learnt by heart.
     """
     return [name for name in columns if not getattr(manifest.features.get(name), "indexed", 0)]
+
+
+def logit_columns(manifest: Manifest, columns: Sequence[str]) -> list[int]:
+    """Positions of the columns that linear models read as log-odds: rates, and features of `scale: logit`."""
+    scales = [getattr(manifest.features.get(column), "scale", None) for column in columns]
+    return [position for position, scale in enumerate(scales) if scale == "logit"]
 
 
 def read_columns(
@@ -152,6 +161,8 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), config.train.feature_dropout, SEED]
     described += [compared, TRIED]
+    if any(prior.method in ("linear", "best") for prior in prior_configs(config).values()):
+        described.append(logit_columns(manifest, list(manifest.features)))
     if manifest.comparison is not None and "rivals" in manifest.comparison:
         described.append(manifest.comparison["rivals"])
     if config.train.feature_dropout:
@@ -195,8 +206,7 @@ class _Fit:
         rows: dict[str, list[np.ndarray]] = {}
         for number, name in enumerate(self.configs):
             bar.stage(f"fitting the prior of {name}", number / len(self.configs))
-            specs[name] = self._spec(name)
-            rows[name] = self._log_odds(name, specs[name])
+            specs[name], rows[name] = self._log_odds(name, self._spec(name))
         files = [TRAIN, *([MASKED] if self.masked_columns else [])]
         for index, file in enumerate(files):
             own = {name: np.asarray(values[index], np.float64) for name, values in rows.items()}
@@ -255,6 +265,21 @@ class _Fit:
         columns = {"click": tokens.click, "conversion": tokens.conversion, **tokens.labels}
         return [columns[str(self.objectives[each].label)] for each in (*chain(self.objectives, name), name)]
 
+    def _model(
+        self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
+    ) -> "tuple[Booster | LinearModel, PriorSpec]":
+        """A fitted model, and the spec with its method: of `best` the one with the lower log loss on the valid rows."""
+        if spec.method == "trees":
+            return fit_trees(*rows, **options), spec
+        linear = self._linear(name, spec, rows, options, users)
+        if spec.method == "linear":
+            return linear, spec
+        trees, (columns, label) = fit_trees(*rows, **options), options["valid"]
+        losses = [cross_entropy(label, log_odds(each, columns), options["valid_weight"]) for each in (trees, linear)]
+        better = trees if losses[0] <= losses[1] else linear
+        log.info(f"prior of {name}: log loss on valid {losses[0]:.4f} by trees, {losses[1]:.4f} by a linear model")
+        return better, replace(spec, method="trees" if better is trees else "linear")
+
     def _linear(
         self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
     ) -> LinearModel:
@@ -266,7 +291,9 @@ class _Fit:
         pairs = [self._pair(name, spec, pair) for pair in prior.interactions]
         scales = [getattr(self.manifest.features.get(column), "scale", None) for column in spec.columns]
         logs = [position for position, scale in enumerate(scales) if scale == "log"] if pairs else []
-        model = fit_linear(*rows, **options, interactions=pairs, logs=logs, max_categories=prior.max_categories)
+        logits = logit_columns(self.manifest, spec.columns)
+        own = {"interactions": pairs, "logs": logs, "logits": logits, "max_categories": prior.max_categories}
+        model = fit_linear(*rows, **options, **own)
         if prior.resamples:
             # Users keep their numbers in all objectives, so that one draw is the same users for clicks and purchases.
             response = resample_response(
@@ -293,8 +320,8 @@ class _Fit:
             raise UserError(f"{where} has two categories, {first} and {second}: one of a pair must be a number")
         return spec.columns.index(first), spec.columns.index(second)
 
-    def _log_odds(self, name: str, spec: PriorSpec) -> list[np.ndarray]:
-        """Fit one model and write it; log-odds of the training rows, as they are and as of new shoppers.
+    def _log_odds(self, name: str, spec: PriorSpec) -> tuple[PriorSpec, list[np.ndarray]]:
+        """Fit one model and write it; its spec, and log-odds of the training rows, as they are and as of new shoppers.
 
         With `train.feature_dropout` that share of slates is fitted as of a new shopper: trees alone would send what is
         unknown where they saw least of it.
@@ -302,7 +329,7 @@ class _Fit:
         train = read_columns(self.columns, spec.columns)
         masked = [read_columns(self.masked_columns, spec.columns)] if self.masked_columns else []
         if spec.method == "column":
-            return [from_column(table[:, 0], spec.scale) for table in (train, *masked)]
+            return spec, [from_column(table[:, 0], spec.scale) for table in (train, *masked)]
         labels, valid_labels = self._labels(name, self.train.tokens), self._labels(name, self.valid.tokens)
         entire = self.configs[name].space == "entire"
         observed, observed_valid = (
@@ -323,10 +350,7 @@ class _Fit:
             "weight": weight,
             "valid_weight": chosen_weights(self.valid.tokens, observed_valid),
         }
-        if spec.method == "trees":
-            model: Booster | LinearModel = fit_trees(*rows, **options)
-        else:
-            model = self._linear(name, spec, rows, options, self.users[observed])
+        model, spec = self._model(name, spec, rows, options, self.users[observed])
         (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         folds, tables = self.configs[name].folds, [train, *masked]
         shown = [table[observed] for table in tables] if masked else []
@@ -349,7 +373,7 @@ class _Fit:
         if spec.fallback:
             alone = (spec.of_fallback(train)[observed], label[observed])
             self._fall_back(name, spec, alone, weight, list(zip(found, tables, strict=True)))
-        return found
+        return spec, found
 
     def _fall_back(
         self,
@@ -363,7 +387,8 @@ class _Fit:
 
         One slope cannot learn a row by heart, so that the rows need no folds.
         """
-        model = fit_linear(*rows, seed=SEED, weight=weight)
+        logits = [0] if logit_columns(self.manifest, [str(spec.fallback)]) else []
+        model = fit_linear(*rows, seed=SEED, weight=weight, logits=logits)
         (self.folder / f"{name}{FALLBACK}").write_text(to_text(model), "utf-8")
         for values, table in found:
             untold = spec.untold(table)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from equipoise.common.errors import UserError
 from equipoise.data.ragged import Ragged
+from equipoise.modeling import recall_sources
 from equipoise.modeling.recall_sources import (
     LITTLE,
     NAMES,
@@ -88,6 +89,22 @@ def test_titles_alike_are_the_nearest_others() -> None:
         nearest = np.argsort(-cosines[row])[:4]
         assert sorted(np.flatnonzero(found[row])) == sorted(nearest)
         np.testing.assert_allclose(found[row, nearest], np.exp(20 * (cosines[row, nearest] - 1)), rtol=1e-4)
+
+
+def test_large_catalogues_are_searched_by_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(2)
+    centres = rng.standard_normal((40, 16))
+    vectors = centres[rng.integers(40, size=4000)] + 0.5 * rng.standard_normal((4000, 16))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    exact = titles_alike(vectors, 10)
+    monkeypatch.setattr(recall_sources, "EXACT_UP_TO", 3999)
+    monkeypatch.setattr(recall_sources, "PROBES", 8)
+    found = titles_alike(vectors, 10)
+    common = exact.astype(bool).multiply(found.astype(bool))
+    assert 0.9 * exact.nnz < common.sum() < exact.nnz  # some are missed, few
+    np.testing.assert_allclose(exact.multiply(common).data, found.multiply(common).data, rtol=1e-4)
+    assert found.diagonal().max() == 0 and np.diff(found.indptr).max() <= 10
 
 
 def brute(held: RecallSources, bought: dict[int, int]) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Trees and logistic regression on columns: what they learn, out-of-fold scores, and their text."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.pointwise import auc
+from equipoise.export.golden_check import linear_log_odds
 from equipoise.modeling import simple_models
 from equipoise.modeling.simple_models import (
     LinearModel,
@@ -92,6 +95,24 @@ def test_categories_never_seen_and_numbers_below_zero() -> None:
     odd = np.array([[-5, 0, 99], [np.nan, np.nan, np.nan], [0, 0, -1]], np.float32)
     assert np.isfinite(log_odds(model, odd)).all()
     assert np.isfinite(log_odds(fit_trees(columns, label, categories=[2]), odd)).all()
+
+
+def test_rates_are_read_as_log_odds() -> None:
+    """Effects that add up in log-odds, told as rates: read as they are they bend."""
+    rng = np.random.default_rng(5)
+    effects = rng.normal(0, 1.5, (20_000, 2)) - 1
+    truth = effects.sum(1)
+    label = (rng.random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.float64)
+    rates = (1 / (1 + np.exp(-effects))).astype(np.float32)
+    rates[:50, 0] = np.nan
+    plain, read = fit_linear(rates, label), fit_linear(rates, label, logits=[0, 1])
+    assert read.logits == [0, 1] and read.missing == [0]
+    losses = [cross_entropy(label, log_odds(model, rates)) for model in (plain, read)]
+    assert losses[1] < cross_entropy(label, truth) + 0.001 < losses[0]
+    told = asdict(from_text(to_text(read)))
+    for row in (rates[0], rates[60], np.array([1.0, 0.0], np.float32)):
+        cells = [None if np.isnan(value) else float(value) for value in row]
+        assert linear_log_odds(told, cells) == pytest.approx(log_odds(read, row[None])[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", FITS)

@@ -14,7 +14,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
-from equipoise.modeling.simple_models import out_of_fold
+from equipoise.modeling.simple_models import cross_entropy, out_of_fold
 from equipoise.train import priors
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
 from equipoise.train.head_phase import fit_heads, learned_parts
@@ -86,7 +86,7 @@ def test_training_rows_are_scored_by_models_that_saw_no_row_of_their_user(linear
     fit.train.tokens.click = click
     spec = fit._spec("ctr")
     # Folds and the strength of the penalty are the same; only this user's labels differ.
-    changed = fit._log_odds("ctr", spec)[0]
+    changed = fit._log_odds("ctr", spec)[1][0]
     assert np.allclose(changed[own], before[own, 0], atol=1e-3)
     assert np.abs(changed[~own] - before[~own, 0]).max() > 1e-2
     find_priors(linear, find_tokens(linear))
@@ -184,7 +184,7 @@ def test_of_shoppers_of_whom_nothing_is_known_the_fallback_decides(make_config: 
     assert set(found.specs["ctr"].of_shopper) >= {"seen_before", "rate_click_by_user_id"}
     told, masked, item = data.slates.prior, np.load(folder / "masked.npy"), data.slates.tokens.item
     rate = np.asarray(data.slates.tokens.features["rate_click_by_item_id"], np.float64)
-    order = np.argsort(rate, kind="stable")
+    order = np.argsort(rate, kind="stable")[: np.isfinite(rate).sum()]
     assert told is not None and len(np.unique(item)) > 10
     for column in (0, 1):
         rises = np.diff(masked[order, column])
@@ -197,6 +197,25 @@ def test_of_shoppers_of_whom_nothing_is_known_the_fallback_decides(make_config: 
     for name in ("ctr", "cvr"):
         getattr(plain.objectives, name).prior.fallback = None
     np.testing.assert_allclose(open_train(plain).slates.prior, told, rtol=1e-5, atol=1e-6)  # of known ones, the model
+
+
+def test_the_best_of_two_models_is_the_prior(make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(ctr="best", cvr={"method": "best", "space": "given"})
+    data = open_train(config)
+    valid = open_split(data, "valid").slates
+    losses: dict[str, list[float]] = {}
+    for kind in ("trees", "linear", "best"):
+        one = config.model_copy(deep=True)
+        for name in ("ctr", "cvr"):
+            getattr(one.objectives, name).prior.method = kind
+        logits = open_split(open_train(one), "valid").slates.prior
+        for column, (name, label) in enumerate({"ctr": valid.tokens.click, "cvr": valid.tokens.conversion}.items()):
+            clicked = np.asarray(valid.tokens.click) == 1 if name == "cvr" else slice(None)
+            rows = np.asarray(label, float)[clicked], np.asarray(logits[:, column], float)[clicked]
+            losses.setdefault(name, []).append(cross_entropy(*rows))
+    for name, (trees, linear_model, best) in losses.items():
+        assert best == min(trees, linear_model) != max(trees, linear_model)
+        assert data.beside.priors.specs[name].method == ("trees" if trees < linear_model else "linear")
 
 
 def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
