@@ -19,8 +19,7 @@ from benchmarks.figures import figure
 from benchmarks.quality_runs import FIRST_SEED, trained
 from equipoise.configs.load import as_override, build_config
 from equipoise.configs.schema import RunConfig
-from equipoise.data.prepare.masked import mask_all_fields, mask_behaviour
-from equipoise.evaluation.cold_start import Group, groups_of, score_group
+from equipoise.evaluation.cold_start import groups_of, score_group
 from equipoise.evaluation.evaluate_run import prior_probabilities, train_counts
 from equipoise.evaluation.metrics.bootstrap import interval, resampled_gauc
 from equipoise.evaluation.metrics.pointwise import gauc
@@ -71,9 +70,10 @@ def newcomers_config(prefix: str, work: Path, seed: int, quick: bool, file: Path
 def told_less(config: RunConfig, run: Path, most: int, events: bool) -> Iterator[Level]:
     """Requests of shoppers unseen in training, told nothing, their profile, and with `events` their latest ones."""
     counts, model = train_counts(config), None
-    groups = {"nothing": Group("", True, mask_all_fields), "profile": Group("", True, mask_behaviour)}
+    *_, profile, nothing = groups_of(())
+    groups = {"nothing": nothing, "profile": profile}
     if events:
-        groups |= {group.name.split()[1]: group for group in groups_of((1, 2, 5)) if "event" in group.name}
+        groups |= {str(number): groups_of((number,))[2] for number in (1, 2, 5)}
     for level, group in groups.items():
         table, prior, model = score_group(config, run, group, counts, most, model)
         assert table is not None, "one process gathers all scores itself"
@@ -81,12 +81,14 @@ def told_less(config: RunConfig, run: Path, most: int, events: bool) -> Iterator
 
 
 def few_orders(config: RunConfig, run: Path, most: int) -> Iterator[Level]:
-    """Requests of customers with few orders so far, told all that there is."""
+    """Requests of customers with few orders so far, told all that there is; levels without any are left out."""
     scores = SplitScores(config, run)
     slates, _ = scores.rows("test")
     orders = np.array([row[0] for row in slates.rows["field_orders"]])
     for level, (least, largest) in ORDERS.items():
         found = np.flatnonzero((orders >= least) & (orders <= largest)).tolist()
+        if not found:
+            continue
         rows = [found[index] for index in spread_rows(len(found), most)]
         table = scores.score_rows(slates, rows, level)
         assert table is not None, "one process gathers all scores itself"
@@ -139,7 +141,7 @@ def measure_newcomers(work: Path, seeds: int, quick: bool, retail: Path | None) 
         retail: Online Retail's file; None leaves that set out.
     """
     figures, most = [], FEWER_REQUESTS if quick else REQUESTS
-    for prefix in ("", *(["retail_"] if retail else [])):
+    for prefix in [prefix for prefix in SETS if not prefix or retail]:
         found: dict[str, _Found] = {}
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             config = newcomers_config(prefix, work, seed, quick, retail)

@@ -29,7 +29,8 @@ RIVALS = {
     "union": "union",
 }
 """Name in a report → name of a figure."""
-SETS = {"": "recall_demo.yaml", "retail_": "online_retail.yaml"}
+PRODUCTS = "recall_demo.yaml"
+SETS = {"": PRODUCTS, "retail_": "online_retail.yaml"}
 """What figures begin with → configuration."""
 SUFFIXES = {"all": "", "new": "_new"}
 QUICK = {"train.max_steps": 4, "evaluate.max_requests": 60}
@@ -49,7 +50,7 @@ def recall_config(prefix: str, work: Path, seed: int, quick: bool, file: Path | 
     path, folder = CONFIGS / SETS[prefix], work / f"{prefix}recall"
     settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     if prefix:
-        demo: dict[str, Any] = yaml.safe_load((CONFIGS / SETS[""]).read_text("utf-8"))
+        demo: dict[str, Any] = yaml.safe_load((CONFIGS / PRODUCTS).read_text("utf-8"))
         for name in ("comparison", "rates"):
             del settings["data"][name]
         settings["data"]["history"]["items"] = True
@@ -113,7 +114,7 @@ def measure_recalls(work: Path, seeds: int, quick: bool, retail: Path | None) ->
         retail: Online Retail's file; None leaves that set out.
     """
     figures = []
-    for prefix in ("", *(["retail_"] if retail else [])):
+    for prefix in [prefix for prefix in SETS if not prefix or retail]:
         found, users = [], np.empty(0)
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             config = recall_config(prefix, work, seed, quick, retail)
