@@ -235,7 +235,7 @@ class _Fit:
         of_shopper = self._of_shopper(name, chosen) if prior.fallback else []
         return PriorSpec(prior.method, chosen, categories, before, prior.scale, prior.fallback, of_shopper)
 
-    def _of_shopper(self, name: str, columns: Sequence[str]) -> list[str]:
+    def _of_shopper(self, name: str, columns: list[str]) -> list[str]:
         """The columns that tell of the shopper's past: of `data.behaviour`, and rates by user or by one of these."""
         fallback, data = self.configs[name].fallback, self.config.data
         where = f"objectives.{name}.prior.fallback is '{fallback}'"
@@ -292,8 +292,13 @@ class _Fit:
         scales = [getattr(self.manifest.features.get(column), "scale", None) for column in spec.columns]
         logs = [position for position, scale in enumerate(scales) if scale == "log"] if pairs else []
         logits = logit_columns(self.manifest, spec.columns)
-        own = {"interactions": pairs, "logs": logs, "logits": logits, "max_categories": prior.max_categories}
-        model = fit_linear(*rows, **options, **own)
+        own: dict[str, Any] = {
+            "interactions": pairs,
+            "logs": logs,
+            "logits": logits,
+            "max_categories": prior.max_categories,
+        }
+        model = fit_linear(*rows, **(options | own))
         if prior.resamples:
             # Users keep their numbers in all objectives, so that one draw is the same users for clicks and purchases.
             response = resample_response(

@@ -67,8 +67,9 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str, events: int 
     sections = [section.model_copy(update={"items": False, **read_still}) for section in data.history_sections]
     history = sections if isinstance(data.history, list) else sections[0]
     # Things keep their numbers, also where no thing of the history is left.
-    compared = data.comparison and {"max_events": min(events, data.comparison.max_events)}
-    comparison = data.comparison and data.comparison.model_copy(update=compared)
+    comparison = data.comparison
+    if comparison is not None:
+        comparison = comparison.model_copy(update={"max_events": min(events, comparison.max_events)})
     features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     masked_parts = {"prompt": prompt, "history": history, "features": features, "comparison": comparison}
