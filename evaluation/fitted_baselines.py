@@ -22,7 +22,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import Priors
 from equipoise.modeling.simple_models import TRIED, fit_linear, fit_trees, from_text, log_odds, to_text
-from equipoise.train.priors import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
+from equipoise.train.prior_columns import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
 from equipoise.train.thing_vectors import ThingVectors
 
 log = logging.getLogger(__name__)

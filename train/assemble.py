@@ -30,8 +30,9 @@ from equipoise.modeling.recall_sources import RecallSources
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
 from equipoise.train.objectives.base import Objective
+from equipoise.train.prior_columns import read_columns, split_columns
 from equipoise.train.priors import FOLDER as PRIORS
-from equipoise.train.priors import PriorStore, find_priors, read_columns, split_columns
+from equipoise.train.priors import PriorStore, find_priors
 from equipoise.train.recall_sources import SourceScores, early_sources, find_sources, run_sources
 from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens

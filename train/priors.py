@@ -1,102 +1,33 @@
-"""Fits the simple models that objectives begin as, and gives every row its log-odds: out of fold where it trains.
+"""The priors of a prepared folder, and the log-odds that they give its training rows.
 
 They lie in PREPARED/priors/KEY, which a single process makes: priors.json and NAME.txt (`equipoise.modeling.priors`),
 train.npy with the log-odds of the training rows, float32 (I, priors), and, where training shows some rows as of
 anonymous users, masked.npy with those of the same rows as they are shown then.
-
-Shape suffixes: I impressions of a split, F columns.
 """
 
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
-from equipoise.configs.objective_spec import nearest_name
-from equipoise.configs.objectives import chain
-from equipoise.configs.priors import PriorConfig
 from equipoise.configs.schema import RunConfig
-from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import anonymous_data
-from equipoise.data.slate_set import SlateSet
-from equipoise.data.token_cache import SplitTokens, TokenCache
-from equipoise.modeling.priors import FALLBACK, FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
-from equipoise.modeling.response import SUFFIX, resample_response
-from equipoise.modeling.simple_models import (
-    TRIED,
-    LinearModel,
-    Rows,
-    cross_entropy,
-    fit_linear,
-    fit_trees,
-    log_odds,
-    out_of_fold,
-    to_text,
-)
-from equipoise.train.thing_vectors import ThingVectors, rival_columns, thing_columns
-from equipoise.train.token_caches import find_tokens
+from equipoise.data.token_cache import TokenCache
+from equipoise.modeling.priors import FILE, Priors
+from equipoise.modeling.simple_models import TRIED
+from equipoise.train.prior_columns import logit_columns
+from equipoise.train.prior_fit import MASKED, SEED, TRAIN, PriorFit, prior_configs
+from equipoise.train.thing_vectors import ThingVectors
 
-if TYPE_CHECKING:
-    from lightgbm import Booster
-
-log = logging.getLogger(__name__)
 FOLDER = "priors"
-TRAIN, MASKED = "train.npy", "masked.npy"
-SEED = 0
-"""Of folds and trees: a prior is a property of the data, so that runs of several seeds share it."""
-
-
-def prior_configs(config: RunConfig) -> dict[str, PriorConfig]:
-    """The priors that a run asks for, by objective, in the order of the objectives."""
-    options = config.objectives.active()
-    return {name: prior for name in options if (prior := getattr(options[name], "prior", None)) is not None}
-
-
-def split_columns(
-    manifest: Manifest, tokens: TokenCache, split: str, vectors: ThingVectors | None
-) -> dict[str, np.ndarray]:
-    """All columns that priors may read of a split, float32 (I,) each, by name: features, then computed ones."""
-    of_split = tokens.split(split)
-    columns = {name: of_split.features[name] for name in manifest.features}
-    if vectors is None:
-        return columns  # nothing is compared, even where the folder holds what could be
-    computed = thing_columns(tokens, vectors, split) | rival_columns(manifest, tokens, vectors, split)
-    return columns | dict(of_split.computed) | computed
-
-
-def columns_to_read(manifest: Manifest, columns: Mapping[str, np.ndarray]) -> list[str]:
-    """The columns that trees and linear models read by default: all but levels of thousands of ids.
-
-    Those are for the heads: as categories of trees or of a regression they are learnt by heart.
-    """
-    return [name for name in columns if not getattr(manifest.features.get(name), "indexed", 0)]
-
-
-def logit_columns(manifest: Manifest, columns: Sequence[str]) -> list[int]:
-    """Positions of the columns that linear models read as log-odds: rates, and features of `scale: logit`."""
-    scales = [getattr(manifest.features.get(column), "scale", None) for column in columns]
-    return [position for position, scale in enumerate(scales) if scale == "logit"]
-
-
-def read_columns(
-    columns: Mapping[str, np.ndarray], names: Sequence[str], positions: np.ndarray | slice = slice(None)
-) -> np.ndarray:
-    """Some columns side by side, float32 (N, F), NaN where unknown; `positions`: of some impressions alone."""
-    table = np.empty((len(columns[names[0]][positions]), len(names)), np.float32)
-    for index, name in enumerate(names):
-        table[:, index] = columns[name][positions]
-    return table
 
 
 @dataclass(frozen=True)
@@ -149,7 +80,7 @@ def find_priors(config: RunConfig, tokens: TokenCache, vectors: ThingVectors | N
             "settings, then launch again"
         )
     with atomic_dir(store.folder) as building, ProgressBar("fitting priors") as bar:
-        _Fit(config, tokens, building, vectors).write(bar)
+        PriorFit(config, tokens, building, vectors).write(bar)
     return store
 
 
@@ -169,237 +100,3 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
         masked = Manifest.read(anonymous_data(config.data).folder)
         described += [masked.hashes, masked.untold]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class _Fit:
-    """Fits the priors of a configuration, one objective after another."""
-
-    def __init__(
-        self, config: RunConfig, tokens: TokenCache, folder: Path, vectors: ThingVectors | None = None
-    ) -> None:
-        self.config, self.folder, self.configs = config, folder, prior_configs(config)
-        self.train, self.valid = (SlateSet(config.data.folder, split, tokens) for split in ("train", "valid"))
-        self.manifest, self.objectives = self.train.manifest, config.objectives.specs()
-        self.columns = split_columns(self.manifest, tokens, "train", vectors)
-        self.valid_columns = split_columns(self.manifest, tokens, "valid", vectors)
-        self.masked_columns: dict[str, np.ndarray] = {}
-        if config.train.feature_dropout:
-            masked = config.model_copy(update={"data": anonymous_data(config.data)})
-            shown = Manifest.read(masked.data.folder)
-            self.masked_columns = split_columns(shown, find_tokens(masked), "train", vectors)
-
-    @cached_property
-    def users(self) -> np.ndarray:
-        """A number for the user of every training row, int64 (I,)."""
-        codes = np.unique(np.array(self.train.rows["user_id"]), return_inverse=True)[1]
-        return np.repeat(codes, np.diff(self.train.tokens.first))
-
-    @cached_property
-    def untold(self) -> np.ndarray:
-        """Which training rows are fitted as of a new shopper, bool (I,): `train.feature_dropout` of the slates."""
-        slates = np.random.default_rng(SEED).random(len(self.train)) < self.config.train.feature_dropout
-        return np.repeat(slates, np.diff(self.train.tokens.first))
-
-    def write(self, bar: ProgressBar) -> None:
-        """Fit all, and write models, record and log-odds."""
-        specs: dict[str, PriorSpec] = {}
-        rows: dict[str, list[np.ndarray]] = {}
-        for number, name in enumerate(self.configs):
-            bar.stage(f"fitting the prior of {name}", number / len(self.configs))
-            specs[name], rows[name] = self._log_odds(name, self._spec(name))
-        files = [TRAIN, *([MASKED] if self.masked_columns else [])]
-        for index, file in enumerate(files):
-            own = {name: np.asarray(values[index], np.float64) for name, values in rows.items()}
-            np.save(self.folder / file, join_chains(specs, own))
-        record = Priors(self.folder, specs).record()
-        (self.folder / FILE).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-
-    def _spec(self, name: str) -> PriorSpec:
-        prior = self.configs[name]
-        names = [prior.column] if prior.column else prior.columns
-        known = list(self.columns)
-        for column in names or []:
-            if column not in known:
-                raise UserError(
-                    f"objectives.{name}.prior reads '{column}', which the prepared folder does not hold"
-                    f"{nearest_name(column, known)}: add it to data.features and prepare again"
-                )
-        if not known:
-            raise UserError(
-                f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
-            )
-        scales = self.manifest.features
-        chosen = [str(column) for column in names or columns_to_read(self.manifest, self.columns)]
-        categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
-        before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
-        of_shopper = self._of_shopper(name, chosen) if prior.fallback else []
-        return PriorSpec(prior.method, chosen, categories, before, prior.scale, prior.fallback, of_shopper)
-
-    def _of_shopper(self, name: str, columns: list[str]) -> list[str]:
-        """The columns that tell of the shopper's past: of `data.behaviour`, and rates by user or by one of these."""
-        fallback, data = self.configs[name].fallback, self.config.data
-        where = f"objectives.{name}.prior.fallback is '{fallback}'"
-        if fallback not in columns or isinstance(self.manifest.features.get(str(fallback)), CategoryScale):
-            raise UserError(f"{where}, which is no number that the prior reads{nearest_name(str(fallback), columns)}")
-        past = {"user_id", *data.behaviour}
-        rates = {rate_name for rate in data.rates if past & set(rate.by) for rate_name in rate.names}
-        found = [column for column in columns if column in past | rates]
-        if not found or fallback in found:
-            raise UserError(
-                f"{where}: data.behaviour must name other columns of the prior, those that a new shopper has not"
-            )
-        return found
-
-    def _before(self, name: str) -> list[str]:
-        before = chain(self.objectives, name)
-        for other in before:
-            if other not in self.configs:
-                raise UserError(
-                    f"objectives.{name}.prior over the entire space is divided by that of {other}, which has none: add "
-                    f"objectives.{other}.prior, or set objectives.{name}.prior.space: given"
-                )
-        return before
-
-    def _labels(self, name: str, tokens: SplitTokens) -> list[np.ndarray]:
-        """Labels of the chain of an objective, its own the last."""
-        columns = {"click": tokens.click, "conversion": tokens.conversion, **tokens.labels}
-        return [columns[str(self.objectives[each].label)] for each in (*chain(self.objectives, name), name)]
-
-    def _model(
-        self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
-    ) -> "tuple[Booster | LinearModel, PriorSpec]":
-        """A fitted model, and the spec with its method: of `best` the one with the lower log loss on the valid rows."""
-        if spec.method == "trees":
-            return fit_trees(*rows, **options), spec
-        linear = self._linear(name, spec, rows, options, users)
-        if spec.method == "linear":
-            return linear, spec
-        trees, (columns, label) = fit_trees(*rows, **options), options["valid"]
-        losses = [cross_entropy(label, log_odds(each, columns), options["valid_weight"]) for each in (trees, linear)]
-        better = trees if losses[0] <= losses[1] else linear
-        log.info(f"prior of {name}: log loss on valid {losses[0]:.4f} by trees, {losses[1]:.4f} by a linear model")
-        return better, replace(spec, method="trees" if better is trees else "linear")
-
-    def _linear(
-        self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
-    ) -> LinearModel:
-        """Fit a linear model with its interactions, and write its replicates where some are asked for.
-
-        `options`: of the fit, those that trees take too.
-        """
-        prior = self.configs[name]
-        pairs = [self._pair(name, spec, pair) for pair in prior.interactions]
-        scales = [getattr(self.manifest.features.get(column), "scale", None) for column in spec.columns]
-        logs = [position for position, scale in enumerate(scales) if scale == "log"] if pairs else []
-        logits = logit_columns(self.manifest, spec.columns)
-        own: dict[str, Any] = {
-            "interactions": pairs,
-            "logs": logs,
-            "logits": logits,
-            "max_categories": prior.max_categories,
-        }
-        model = fit_linear(*rows, **(options | own))
-        if prior.resamples:
-            # Users keep their numbers in all objectives, so that one draw is the same users for clicks and purchases.
-            response = resample_response(
-                model, *rows, users, resamples=prior.resamples, seed=SEED, weight_N=options["weight"]
-            )
-            response.write(self.folder / f"{name}{SUFFIX}")
-        return model
-
-    def _pair(self, name: str, spec: PriorSpec, pair: Sequence[str]) -> tuple[int, int]:
-        """The positions of two columns of an interaction, that of a number first.
-
-        Raises:
-            UserError: the prior does not read one of them, or both are categories.
-        """
-        where = f"objectives.{name}.prior.interactions"
-        for column in pair:
-            if column not in spec.columns:
-                raise UserError(
-                    f"{where} has '{column}', which the prior does not read{nearest_name(column, spec.columns)}: add "
-                    "it to its columns"
-                )
-        first, second = sorted(pair, key=lambda column: column in spec.categories)
-        if first in spec.categories:
-            raise UserError(f"{where} has two categories, {first} and {second}: one of a pair must be a number")
-        return spec.columns.index(first), spec.columns.index(second)
-
-    def _log_odds(self, name: str, spec: PriorSpec) -> tuple[PriorSpec, list[np.ndarray]]:
-        """Fit one model and write it; its spec, and log-odds of the training rows, as they are and as of new shoppers.
-
-        With `train.feature_dropout` that share of slates is fitted as of a new shopper: trees alone would send what is
-        unknown where they saw least of it.
-        """
-        train = read_columns(self.columns, spec.columns)
-        masked = [read_columns(self.masked_columns, spec.columns)] if self.masked_columns else []
-        if spec.method == "column":
-            return spec, [from_column(table[:, 0], spec.scale) for table in (train, *masked)]
-        labels, valid_labels = self._labels(name, self.train.tokens), self._labels(name, self.valid.tokens)
-        entire = self.configs[name].space == "entire"
-        observed, observed_valid = (
-            slice(None) if entire else chain_labels([np.ones(len(each[-1])), *each[:-1]]) == 1
-            for each in (labels, valid_labels)
-        )
-        weight = chosen_weights(self.train.tokens, observed)
-        valid = read_columns(self.valid_columns, spec.columns)
-        positions = [spec.columns.index(column) for column in spec.categories]
-        label = chain_labels(labels)
-        tuning = (valid[observed_valid], chain_labels(valid_labels)[observed_valid])
-        fitted = np.where(self.untold[:, None], masked[0], train) if masked else train
-        rows = fitted[observed], label[observed]
-        options: dict[str, Any] = {
-            "categories": positions,
-            "valid": tuning,
-            "seed": SEED,
-            "weight": weight,
-            "valid_weight": chosen_weights(self.valid.tokens, observed_valid),
-        }
-        model, spec = self._model(name, spec, rows, options, self.users[observed])
-        (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
-        folds, tables = self.configs[name].folds, [train, *masked]
-        shown = [table[observed] for table in tables] if masked else []
-        predictions = out_of_fold(
-            model,
-            fitted[observed],
-            label[observed],
-            self.users[observed],
-            folds=folds,
-            seed=SEED,
-            shown_as=shown,
-            weight=weight,
-        )
-        inside = predictions[-len(tables) :]
-        found = inside
-        if not entire:
-            found = [log_odds(model, table) for table in tables]
-            for values, own in zip(found, inside, strict=True):
-                values[observed] = own  # elsewhere the label was not observed, and the model never saw it
-        if spec.fallback:
-            alone = (spec.of_fallback(train)[observed], label[observed])
-            self._fall_back(name, spec, alone, weight, list(zip(found, tables, strict=True)))
-        return spec, found
-
-    def _fall_back(
-        self,
-        name: str,
-        spec: PriorSpec,
-        rows: Rows,
-        weight: np.ndarray | None,
-        found: Sequence[tuple[np.ndarray, np.ndarray]],
-    ) -> None:
-        """Fit the fallback and write it; what was found takes its log-odds where nothing is known of the shopper.
-
-        One slope cannot learn a row by heart, so that the rows need no folds.
-        """
-        logits = [0] if logit_columns(self.manifest, [str(spec.fallback)]) else []
-        model = fit_linear(*rows, seed=SEED, weight=weight, logits=logits)
-        (self.folder / f"{name}{FALLBACK}").write_text(to_text(model), "utf-8")
-        for values, table in found:
-            untold = spec.untold(table)
-            values[untold] = log_odds(model, spec.of_fallback(table[untold]))
-
-
-def chosen_weights(tokens: SplitTokens, chosen: np.ndarray | slice) -> np.ndarray | None:
-    """How much some impressions of a split count, float32; None where all count alike."""
-    return None if tokens.weight is None else np.asarray(tokens.weight)[chosen]

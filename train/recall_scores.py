@@ -20,7 +20,8 @@ from equipoise.data.token_cache import SplitTokens
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.modeling.text_vectors import score_weights, text_vectors
-from equipoise.train.recall_sources import FOLDER, past
+from equipoise.train.recall_fit import past
+from equipoise.train.recall_sources import FOLDER
 from equipoise.train.validation import spread_rows
 
 ReportStage = Callable[[str, int, int], None]

@@ -69,8 +69,9 @@ def test_the_export_gives_the_run_s_own_scores(export: Path) -> None:
     from equipoise.data.slate_set import SlateSet
     from equipoise.modeling.adapter_store import adapters_hash
     from equipoise.modeling.run_model import load_run_model
+    from equipoise.train.recall_fit import past
     from equipoise.train.recall_scores import TrainedRecall, keeps_vectors
-    from equipoise.train.recall_sources import past, run_sources
+    from equipoise.train.recall_sources import run_sources
     from equipoise.train.token_caches import find_tokens
 
     run_folder = export.parent / "run"

@@ -29,7 +29,8 @@ from equipoise.serving.request_error import RequestError
 from equipoise.serving.server.app import create_app
 from equipoise.serving.server.options import ServerOptions
 from equipoise.train.job import train
-from equipoise.train.priors import find_priors, split_columns
+from equipoise.train.prior_columns import split_columns
+from equipoise.train.priors import find_priors
 from equipoise.train.thing_vectors import find_vectors
 from equipoise.train.token_caches import find_tokens
 from tests.pricing.conftest import SHAPE

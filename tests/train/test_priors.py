@@ -15,7 +15,7 @@ from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
 from equipoise.modeling.simple_models import cross_entropy, out_of_fold
-from equipoise.train import priors
+from equipoise.train import prior_fit
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
 from equipoise.train.head_phase import fit_heads, learned_parts
 from equipoise.train.objectives.registry import build_objectives
@@ -78,9 +78,7 @@ def test_training_rows_are_scored_by_models_that_saw_no_row_of_their_user(linear
     users = np.repeat(np.array(rows), np.diff(tokens.first))
     own = users == users[0]
     before = np.array(data.slates.prior)
-    from equipoise.train import priors as module
-
-    fit = module._Fit(linear, find_tokens(linear), linear.data.folder)
+    fit = prior_fit.PriorFit(linear, find_tokens(linear), linear.data.folder)
     click = np.array(tokens.click)
     click[own] = 1 - click[own]
     fit.train.tokens.click = click
@@ -150,7 +148,7 @@ def test_a_share_of_slates_is_fitted_as_of_new_shoppers(
         fits.append((columns, found))
         return found
 
-    monkeypatch.setattr(priors, "out_of_fold", spy)
+    monkeypatch.setattr(prior_fit, "out_of_fold", spy)
     data = open_train(config)
     first, click = data.slates.tokens.first, np.asarray(data.slates.tokens.click) == 1
     told = np.asarray(data.slates.tokens.features["seen_before"])
