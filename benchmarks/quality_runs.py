@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality_heads import score_heads
+from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import fitted_rivals
@@ -21,14 +22,19 @@ FIRST_SEED = 17
 
 
 def trained(config: RunConfig) -> Path:
-    """The folder of a finished run of this configuration, trained now or before."""
+    """The folder of a finished run of this configuration, trained now or before.
+
+    Raises:
+        UserError: a signal stopped the training.
+    """
     run = config.output
     summary = run / "summary.json"
     finished = summary.is_file() and json.loads(summary.read_text("utf-8")).get("finished")
     if finished and read_run_config(run) == config:
         return run
     prepared(config)
-    train(config, overwrite=True)
+    if train(config, overwrite=True) is None:
+        raise UserError(f"training {run} was stopped: start the command again, which begins with that training")
     return run
 
 
