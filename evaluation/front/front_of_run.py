@@ -25,6 +25,7 @@ from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
+from equipoise.evaluation.front.rerank_baselines import rerank, volume_table, volumes
 from equipoise.evaluation.front.table import choices_in_words, front_sentence, front_table
 from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json
@@ -152,19 +153,28 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     front = Front(measurement.of(plan.axes), plan.axes)
     choices = {rule: _choose(rule, measurement, plan) for rule in options.ways()}
     tests: dict[str, Measurement] = {}
+    baselines, state = rerank(table, measure, plan.axes)
+    splits = {"valid": volumes(measurement, baselines, plan.axes)} if baselines else {}
     if test_table is not None:
-        tests = _test(
-            TradeOffScorer(test_table, plan.measured, options.resamples, config.seed), measurement, choices, plan
-        )
+        measure_test = TradeOffScorer(test_table, plan.measured, options.resamples, config.seed)
+        tests = _test(measure_test, measurement, choices, plan)
+        if baselines:
+            whole = measure_test(measurement.points, tuple(plan.grid.value))
+            splits["test"] = volumes(whole, rerank(test_table, measure_test, plan.axes, state)[0], plan.axes)
     records = {rule: choice_record(choice, measurement, front, tests.get(rule)) for rule, choice in choices.items()}
     log.info(front_sentence(front))
+    if splits:
+        log.info(rendered(volume_table(splits, plan.axes)))
     log.info(rendered(front_table(measurement, front, choices, plan.measured.cutoff)))
     for part in choices_in_words(records, measurement):
         log.info(rendered(part))
     about = front_record(config, plan.grid, measure, measurement, front)
+    reranked = {name: each.to_json(plan.axes) for name, each in baselines.items()}
+    about["rerankers"] = {"volumes": splits, "points": reranked}
     record = {**about, "chosen": options.chosen(), "choices": records}
     write_json(record, folder / "front.json")
-    draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff)
+    lines = {name: each.values for name, each in baselines.items()}
+    draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff, lines)
     chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
     _hand_over(folder, chosen, options.export, scores.adapters)
     hint = wandb_run.tell_front(config, folder, json_ready(record))

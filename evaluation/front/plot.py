@@ -16,6 +16,8 @@ from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.pareto import Front, front_mask
 from equipoise.evaluation.front.points import Measurement
 
+LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+"""Of the methods of re-ranking, in their order."""
 GREY, BLUE, BLACK = "#bdbdbd", "#0072B2", "#000000"
 STYLE = {
     "knee": ("#D55E00", "*", 230, 9),
@@ -25,14 +27,29 @@ STYLE = {
 """Way of choosing → colour (Okabe & Ito), marker, size, and how many points above it its name stands."""
 
 
-def draw(path: Path, measurement: Measurement, front: Front, choices: Mapping[str, Choice], title: str, k: int) -> None:
+def draw(
+    path: Path,
+    measurement: Measurement,
+    front: Front,
+    choices: Mapping[str, Choice],
+    title: str,
+    k: int,
+    baselines: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write the picture as PNG, whole or not at all; the arguments are those of `figure_of`."""
-    figure = figure_of(measurement, front, choices, title, k)
+    figure = figure_of(measurement, front, choices, title, k, baselines)
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
 
-def figure_of(measurement: Measurement, front: Front, choices: Mapping[str, Choice], title: str, cutoff: int) -> Figure:
+def figure_of(
+    measurement: Measurement,
+    front: Front,
+    choices: Mapping[str, Choice],
+    title: str,
+    cutoff: int,
+    baselines: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
     """One panel per axis of the front but the first, which is every panel's height.
 
     Args:
@@ -41,6 +58,7 @@ def figure_of(measurement: Measurement, front: Front, choices: Mapping[str, Choi
         choices: the chosen points by way of choosing.
         title: above all panels.
         cutoff: the k of the axes.
+        baselines: methods of re-ranking, and the values of their points on the axes of the front, float64 (P, A).
     """
     relevance, *others = front.axes
     figure = Figure(figsize=(max(5.4 * len(others), 7.5), 5.6 + 0.25 * len(choices)), layout="constrained")
@@ -49,6 +67,11 @@ def figure_of(measurement: Measurement, front: Front, choices: Mapping[str, Choi
     panels = figure.subplots(1, len(others), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, others, strict=True):
         _panel(panel, measurement, front, choices, (axis, relevance))
+        for style, (name, values) in zip(LINES, (baselines or {}).items(), strict=False):
+            pair = values[:, [front.axes.index(axis), 0]]
+            on_front = pair[front_mask(pair)]
+            on_front = on_front[np.argsort(on_front[:, 0], kind="stable")]
+            panel.step(*on_front.T, where="pre", color="#404040", linewidth=1.0, linestyle=style, label=name)
         panel.set_xlabel(f"{axis_title(axis)}@{cutoff}")
     panels[0].set_ylabel(f"{axis_title(relevance)}@{cutoff}")
     handles, labels = panels[0].get_legend_handles_labels()
