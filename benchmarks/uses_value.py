@@ -46,9 +46,9 @@ def main() -> None:
     try:
         for use in uses:
             figures += _figures(use, work / use, seeds, asked)
+            write(asked.json, report("uses_value", figures, quick=asked.quick, seeds=seeds, only=uses))
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
-    write(asked.json, report("uses_value", figures, quick=asked.quick, seeds=seeds, only=uses))
     show("The other uses beside what a shop would use instead", figures)
 
 

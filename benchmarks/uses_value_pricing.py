@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from benchmarks.figures import figure
 from benchmarks.uses_pricing import CONFIG, FACTORS, TABLES, TOLD
 from benchmarks.uses_pricing_logistic import LogisticDemand
-from equipoise.configs.load import load_config
+from equipoise.common.errors import UserError
+from equipoise.configs.load import load_config, read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.simulator.demand import OtherPrices, TrueDemand, rival_prices
@@ -100,15 +101,18 @@ def _regrets(earned: np.ndarray, about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _trained(folder: Path, settings: SimulatorSettings, steps: str) -> RunConfig:
-    """Simulate a shop, train on it and export the run."""
-    simulate(folder / "shop", settings)
+    """Simulate a shop, train on it and export the run, unless all of that is there."""
+    simulate(folder / "shop", settings, overwrite=True)
     paths = {f"data.tables.{name}": folder / "shop" / f"{name}.parquet" for name in TABLES}
     changes: dict[str, Any] = {"output": folder / "run", "data.folder": folder / "prepared", "seed": settings.seed}
     changes |= {"train.max_steps": steps, "train.eval_every": 20 if steps != "null" else 200} | paths
     changes |= {} if settings.price_response else {"train.eval_requests": 32}  # a flat shop is of its priors alone
     config = load_config(CONFIG.with_name("pricing.yaml"), [f"{key}={value}" for key, value in changes.items()])
+    if (folder / "export" / "serving.json").is_file() and read_run_config(config.output) == config:
+        return config
     prepare(config.data)
-    train(config)
+    if train(config, overwrite=True) is None:
+        raise UserError(f"training {config.output} was stopped: start the command again")
     export_run(folder / "run", folder / "export", golden=2)
     return config
 

@@ -59,6 +59,8 @@ def export_recall(
     records = {}
     for name in model.retrieval:
         records[name] = write_retrieval(folder / name, model, name, served, config.lora, base)
+        if not kept:  # nor what else training added
+            records[name]["weights"] = dict.fromkeys(records[name]["weights"], 0.0)
         vectors = item_vectors(model, name, ids, texts if kept else [], on_progress)
         catalogue = IndexedItems(vectors if kept else np.zeros((len(texts), 0), np.float32), log_popularity, sources)
         write_index(folder / name / INDEX, catalogue, records[name]["weights"])

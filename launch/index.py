@@ -1,6 +1,7 @@
 """`equipoise index EXPORT`: encode an export's catalogue again, with new items or for another kind of search."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,15 +17,21 @@ from equipoise.common.atomic import atomic_write, replace_dir
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import PromptConfig
+from equipoise.data.features import category_text
+from equipoise.data.prepare.tables import moment, one
 from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.ragged import Ragged
+from equipoise.data.rates import key_text
 from equipoise.data.requests.table import open_table
+from equipoise.export.catalogue import THING
 from equipoise.export.item_index import SOURCES, read_vectors
 from equipoise.export.load import frozen_text, load_export
 from equipoise.export.recall_catalogue import INDEX, IndexedItems, item_vectors, write_index
 from equipoise.export.serving_record import FILE_NAME, read_serving_record
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.serving.export_tokens import read_tokenizer
+
+POPULARITY, KEY = "log_popularity", "key_"
 
 
 def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchases: Path | None = None) -> None:
@@ -46,13 +53,12 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchase
         raise UserError(f"{export} has no objective recall: train with objectives.recall")
     console = new_console()
     held = pq.read_table(export / record["catalogue"]["items"])
-    table = held if items is None else _new_items(items, record["prompt"])
-    known = {item: number for number, item in enumerate(held.column("item_id").to_pylist())}
+    table = held if items is None else _new_items(items, record, held)
     counted = None if purchases is None else read_purchases(purchases, table.column("item_id").to_pylist())
     new_indices: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=export, prefix=".index-") as room, console.status("encoding items") as status:
         for name, about in record["retrieval"].items():
-            catalogue = _catalogue(export, record, name, table, known, counted, status.update)
+            catalogue = _catalogue(export, record, name, table if items else None, held, counted, status.update)
             new_indices[about["folder"]] = Path(room) / name
             index = write_index(new_indices[about["folder"]], catalogue, about["weights"], exact)
             console.print(f"{name}: {len(index):,} items, {'exact' if index.exact else 'FAISS'}")
@@ -61,7 +67,7 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchase
             replace_dir(new, export / folder / INDEX)
         if items is not None:
             with atomic_write(export / record["catalogue"]["items"]) as partial:
-                pq.write_table(table.select([n for n in table.column_names if n != "log_popularity"]), partial)
+                pq.write_table(table.select([n for n in table.column_names if n != POPULARITY]), partial)
             record["catalogue"]["count"] = table.num_rows
             with atomic_write(export / FILE_NAME) as partial:
                 partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -73,29 +79,34 @@ def _catalogue(
     export: Path,
     record: dict[str, Any],
     name: str,
-    table: pa.Table,
-    known: dict[str, int],
+    new: pa.Table | None,
+    held: pa.Table,
     counted: tuple[Ragged, np.ndarray, int] | None,
     on_progress: Callable[[str], None],
 ) -> IndexedItems:
-    """What the index of one objective is made of, for the items of a table."""
+    """What the index of one objective is made of, for the items of a new table, or for those that it holds."""
     about = record["retrieval"][name]
     folder = export / about["folder"] / INDEX
-    held, bias, before = read_vectors(folder)
+    indexed, bias, before = read_vectors(folder)
+    table = held if new is None else new
+    known = {item: number for number, item in enumerate(held.column("item_id").to_pylist())}
     sources = RecallSources.read(folder / SOURCES) if (folder / SOURCES).is_dir() else None
     if counted is not None and sources is None:
         raise UserError(f"{export} is of before purchases could be counted again: train and export again")
     texts = table.column("text").to_pylist()
-    vectors = np.zeros((len(texts), 0), np.float32)
-    if before.get("own_dimension", held.shape[1]):
+    own = before.get("own_dimension", indexed.shape[1])
+    vectors = indexed[:, :own]
+    if own and (new is not None or counted is None):
         model = load_export(export, record)
         vectors = item_vectors(model, name, read_tokenizer(export, record, model.backbone.encoder), texts, on_progress)
+    elif not own:
+        vectors = np.zeros((len(texts), 0), np.float32)
     prior = about["weights"]["prior"]
     if sources is None:
         old = bias / prior if prior else np.zeros_like(bias)
         return IndexedItems(vectors, _log_popularity(table, known, old), None)
     ids = table.column("item_id").to_pylist()
-    if ids != list(known):
+    if new is not None:
         on_progress("vectors of titles")
         sources = sources.with_items([known.get(item, -1) for item in ids], frozen_text(export, record).vectors(texts))
         popularity = np.stack([_log_popularity(table, known, old) for old in _held_popularity(folder)])
@@ -119,30 +130,40 @@ def read_purchases(path: Path, item_ids: Sequence[str]) -> tuple[Ragged, np.ndar
         kinds = open_table(con, path, "purchases")
         missing = [name for name in ("request_id", "item_id", "timestamp") if name not in kinds]
         if missing:
-            raise UserError(f"{path} has no column {missing[0]}: give request_id (or basket), item_id and timestamp")
+            raise UserError(
+                f"{path} has no column {missing[0]}: give request_id (what counts as bought together), item_id and "
+                "timestamp"
+            )
+        nameless = one(con, "SELECT count(*) FROM purchases WHERE request_id IS NULL")[0]
+        if nameless:
+            raise UserError(f"{path} has {nameless:,} purchases without request_id: fill the column")
         cursor = con.cursor()
         cursor.register("catalogue", pa.table({"item": list(item_ids), "number": np.arange(len(item_ids))}))
         rows = cursor.sql(
             "SELECT CAST(request_id AS VARCHAR) AS request, number, "
-            "max(epoch(CAST(timestamp AS TIMESTAMP))) AS moment "
+            f"max(epoch({moment('timestamp', kinds['timestamp'])})) AS moment, "
+            f"bool_or({moment('timestamp', kinds['timestamp'])} IS NULL) AS timeless "
             "FROM purchases LEFT JOIN catalogue ON CAST(item_id AS VARCHAR) = item "
             "GROUP BY ALL ORDER BY request, number"
         ).fetchnumpy()
     number = np.ma.filled(np.ma.asarray(rows["number"], dtype=float), -1).astype(np.int64)
-    moment: np.ndarray = np.ma.filled(np.ma.asarray(rows["moment"], dtype=float), np.nan)
+    seconds: np.ndarray = np.ma.filled(np.ma.asarray(rows["moment"], dtype=float), np.nan)
     held = number >= 0
     if not held.any():
         raise UserError(f"{path} holds no item of the catalogue: its item_id must be those of the items")
-    if np.isnan(moment[held]).any():
-        raise UserError(f"{path} has a purchase without timestamp: fill the column")
+    if np.asarray(rows["timeless"])[held].any():
+        raise UserError(
+            f"{path} has a purchase without a timestamp that can be read: write them as ISO 8601, such as "
+            "2024-05-01 13:30:00"
+        )
     request = np.asarray(rows["request"])[held]
     begins = np.flatnonzero(np.append(True, request[1:] != request[:-1]))
     taken = Ragged(number[held], np.append(begins, len(request)))
-    return taken, (moment[held].max() - moment[held][begins]) / 86_400.0, int((~held).sum())
+    return taken, (seconds[held].max() - seconds[held][begins]) / 86_400.0, int((~held).sum())
 
 
-def _new_items(path: Path, prompt: dict[str, Any]) -> pa.Table:
-    """A table of items with item_id, text, and title where it has one."""
+def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
+    """A table of items with item_id, text, and what else the export holds of them, from the file or as before."""
     with duckdb.connect() as con:
         kinds = open_table(con, path, "new_items")
         if "item_id" not in kinds:
@@ -154,7 +175,7 @@ def _new_items(path: Path, prompt: dict[str, Any]) -> pa.Table:
     if None in ids or len(set(ids)) < len(ids):
         raise UserError(f"{path} has a row without item_id, or an item_id twice: every item stands there once")
     if "text" not in kinds:
-        pieces = PromptConfig(**prompt)
+        pieces = PromptConfig(**record["prompt"])
         wanted = piece_fields(pieces.item)
         missing = [name for name in wanted if name not in kinds]
         if len(missing) == len(wanted):
@@ -165,8 +186,42 @@ def _new_items(path: Path, prompt: dict[str, Any]) -> pa.Table:
     empty = [item for item, text in zip(ids, table.column("text").to_pylist(), strict=True) if not text]
     if empty:
         raise UserError(f"{path}: item '{empty[0]}' and {len(empty) - 1} more have no text: fill their columns")
-    kept = [name for name in ("item_id", "text", "title", "log_popularity") if name in table.column_names]
-    return table.select(kept)
+    kept = table.select([name for name in ("item_id", "text", "title", POPULARITY) if name in table.column_names])
+    if POPULARITY in table.column_names:
+        kept = kept.set_column(kept.column_names.index(POPULARITY), POPULARITY, _numbers(path, POPULARITY, table))
+    for name in held.column_names:
+        if name not in ("item_id", "text", "title"):
+            kept = kept.append_column(name, _carried(path, name, table, held, record))
+    return kept
+
+
+def _carried(path: Path, name: str, table: pa.Table, held: pa.Table, record: dict[str, Any]) -> pa.Array:
+    """A column of the export's items, for new ones: from what the file says, else as before, else unknown."""
+    source = record["comparison"]["item"] if name == THING else name.removeprefix(KEY)
+    kind = held.schema.field(name).type
+    if source not in table.column_names:
+        before = dict(zip(held.column("item_id").to_pylist(), held.column(name).to_pylist(), strict=True))
+        blank = "" if name == THING else None
+        return pa.array([before.get(item, blank) for item in table.column("item_id").to_pylist()], kind)
+    if pa.types.is_floating(kind):
+        return _numbers(path, source, table)
+    cells = table.column(source).to_pylist()
+    if name == THING:
+        return pa.array(["" if cell is None else str(cell).strip() for cell in cells], kind)
+    if name.startswith(KEY):
+        return pa.array([key_text(cell) for cell in cells], kind)
+    return pa.array([None if cell is None else category_text(cell) for cell in cells], kind)
+
+
+def _numbers(path: Path, name: str, table: pa.Table) -> pa.Array:
+    """A column as finite numbers, null where unknown."""
+    try:
+        numbers = [None if cell is None else float(cell) for cell in table.column(name).to_pylist()]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: column {name} holds something else than numbers ({error}): correct it") from error
+    if any(number is not None and not math.isfinite(number) for number in numbers):
+        raise UserError(f"{path}: column {name} holds a number that is not finite: correct it, or leave it empty")
+    return pa.array(numbers, pa.float64())
 
 
 def _log_popularity(table: pa.Table, known: dict[str, int], log_popularity: np.ndarray) -> np.ndarray:
@@ -175,8 +230,8 @@ def _log_popularity(table: pa.Table, known: dict[str, int], log_popularity: np.n
     before = [
         float(log_popularity[known[item]]) if item in known else least for item in table.column("item_id").to_pylist()
     ]
-    if "log_popularity" not in table.column_names:
+    if POPULARITY not in table.column_names:
         return np.array(before, dtype=np.float32)
-    in_table = table.column("log_popularity").to_pylist()
+    in_table = table.column(POPULARITY).to_pylist()
     pairs = zip(in_table, before, strict=True)
     return np.array([other if value is None else float(value) for value, other in pairs], dtype=np.float32)

@@ -41,6 +41,8 @@ LEAST_TOGETHER = 2
 """Requests in which two items must meet: most of those that met once met by chance."""
 LITTLE = {"together": 0.05, "together_share": 0.002, "alike": 0.02}
 """Where the logarithm of a sum of similarities begins to grow: log(1 + sum / LITTLE)."""
+NEAREST = 50
+"""Nearest titles that are kept of each item."""
 SHARPNESS = 20.0
 """An item whose title has cosine c with a bought one counts exp(SHARPNESS · (c − 1))."""
 EXACT_UP_TO, PROBES = 200_000, 48
@@ -110,18 +112,21 @@ def _together(requests: sparse.csr_array, total: np.ndarray, most: int) -> spars
 def titles_alike(vectors_ID: np.ndarray, most: int) -> sparse.csr_array:
     """exp(SHARPNESS · (cosine − 1)) of each item's `most` nearest others, float32 (I, I).
 
-    The search is exact up to EXACT_UP_TO items and where FAISS is not installed, else it is FAISS's, which looks into
-    PROBES of its inverted lists and may miss some.
+    The search is exact up to EXACT_UP_TO items, above it is FAISS's, which looks into PROBES of its inverted lists and
+    may miss some.
 
     Args:
         vectors_ID: unit vectors of the items' texts.
         most: neighbours.
+
+    Raises:
+        UserError: there are more items, and FAISS is not installed.
     """
     size = len(vectors_ID)
     most = min(most, size - 1)
     if most < 1:
         return sparse.csr_array((size, size), dtype=np.float32)
-    search = _exact(vectors_ID) if size <= EXACT_UP_TO or find_spec("faiss") is None else _approximate(vectors_ID)
+    search = _exact(vectors_ID) if size <= EXACT_UP_TO else _approximate(vectors_ID)
     counts, columns, values = [0], [], []
     step = max(1, BLOCK // size)
     for begin in range(0, size, step):
@@ -151,6 +156,11 @@ def _exact(vectors_ID: np.ndarray) -> _Search:
 
 
 def _approximate(vectors_ID: np.ndarray) -> _Search:
+    if find_spec("faiss") is None:
+        raise UserError(
+            f"titles of more than {EXACT_UP_TO:,} items are searched by FAISS: run `pip install equipoise[recall]`, or "
+            "set objectives.recall.sources=false"
+        )
     faiss = import_module("faiss")
     vectors_ID = np.ascontiguousarray(vectors_ID, np.float32)
     size, dimension = vectors_ID.shape
@@ -284,7 +294,7 @@ class RecallSources:
         return replace(
             self,
             counts=Counts(popularity, together, bought),
-            alike=titles_alike(vectors_ID, int(np.diff(self.alike.indptr).max(initial=1))),
+            alike=titles_alike(vectors_ID, NEAREST),
             of_item=of_item,
             of_history=of_history,
         )

@@ -81,6 +81,7 @@ def resample_response(
     resamples: int,
     seed: int,
     weight_N: np.ndarray | None = None,
+    users: int | None = None,
 ) -> LinearResponse:
     """Bootstrap replicates of a fitted model.
 
@@ -93,11 +94,13 @@ def resample_response(
         resamples: B.
         seed: of draws.
         weight_N: how much each row counts, float; None where all count alike.
+        users: how many there are, those without a row here too, so that models of fewer rows share the draws; None:
+            those of `user_N`.
 
     Raises:
         UserError: there is one user only, so that nothing can be drawn.
     """
-    users = int(user_N.max()) + 1
+    users = int(user_N.max()) + 1 if users is None else users
     if len(np.unique(user_N)) < 2:
         raise UserError("resamples need rows of at least two users: prepare more data, or set resamples: 0")
     from scipy import sparse
@@ -119,7 +122,7 @@ def resample_response(
     fitted_R = np.append(np.array(model.weights), model.intercept)
     replicates_BR = fitted_R + np.linalg.solve(hessian_RR, pushed_RB).T
     all_coefficients = np.concatenate([fitted_R[None], replicates_BR])[:, :-1]
-    slopes_KB = [all_coefficients @ _mean_slope(model, columns_NF, position) for position in model.logs]
+    slopes_KB = [all_coefficients @ _mean_slope(model, columns_NF, counts_N, position) for position in model.logs]
     return LinearResponse(
         replicates_BR.astype(np.float32),
         np.array(slopes_KB).reshape(len(model.logs), resamples + 1),
@@ -128,11 +131,11 @@ def resample_response(
     )
 
 
-def _mean_slope(model: LinearModel, columns_NF: np.ndarray, position: int) -> np.ndarray:
-    """Mean over the rows of what a regressor gains per unit of the number's logarithm, float64 (R − 1,)."""
+def _mean_slope(model: LinearModel, columns_NF: np.ndarray, counts_N: np.ndarray, position: int) -> np.ndarray:
+    """Mean over rows, by how much each counts, of a regressor's gain per unit of the number's log, float64 (R − 1,)."""
     higher: Any = columns_NF.astype(np.float64)
     lower = higher.copy()
     higher[:, position] *= np.exp(STEP)
     lower[:, position] *= np.exp(-STEP)
     difference = model.design(higher) - model.design(lower)
-    return np.asarray(difference.sum(axis=0)).ravel() / (2 * STEP * len(columns_NF))
+    return np.asarray(counts_N @ difference).ravel() / (2 * STEP * counts_N.sum())

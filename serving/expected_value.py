@@ -68,7 +68,7 @@ def expected_value(
         resampled.append(rng.multinomial(shoppers, np.full(shoppers, 1 / shoppers), size=each) @ total_S)
         realised.append(rng.normal(total_S.sum(), spread, each))
     plain = float((np.prod([*probabilities.values()], axis=0) * value).sum())
-    return ExpectedValue(plain, _interval(resampled), _interval(realised), bool(known))
+    return ExpectedValue(plain, _interval(resampled), _interval(realised), set(known) >= set(probabilities))
 
 
 def _moved(probability_N: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -79,11 +79,13 @@ def _asked(
     cost, goal = cost_and_goal
     if limits.max_change is not None and current is None:
         raise RequestError("max_change", "needs the candidate's present price, which is unknown: give it")
-    prices = limits.with_margin(limits.rounded(allowed), cost)
+    rounded = limits.rounded(allowed)
+    prices = limits.with_margin(rounded, cost)
     if not prices and current is None:
         raise RequestError(where, "hold no price with these endings and this margin: allow others, or relax them")
     within = limits.within_change(prices, current)
-    return AskedPrices(item_id, prices, current, 0.0 if goal == "revenue" else cost, tuple(within))
+    bounds = (rounded[0], rounded[-1]) if rounded else None
+    return AskedPrices(item_id, prices, current, 0.0 if goal == "revenue" else cost, tuple(within), bounds)
 
 
 def _force(value: Any) -> bool:

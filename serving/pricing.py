@@ -102,7 +102,8 @@ class Pricing:
 class AskedPrices:
     """What is asked for one candidate: allowed prices, current price, cost, and which of the prices may be chosen.
 
-    `within`: the allowed prices that are near enough to the present one; None: all.
+    `within`: the allowed prices that are near enough to the present one; None: all. `range`: the lowest and the highest
+    allowed price before margins were respected; None: those of `prices`.
     """
 
     item_id: str | None
@@ -110,6 +111,7 @@ class AskedPrices:
     current: float | None
     cost: float
     within: tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
 
     @property
     def eligible(self) -> tuple[float, ...]:
@@ -264,9 +266,13 @@ class _Curve:
 
     @property
     def at_bound(self) -> bool:
-        """Whether the best of all allowed prices, however far from the present one, is the lowest or the highest."""
+        """Whether the best price, however far from the present one, is the lowest or the highest that was allowed.
+
+        A margin below which the shop does not go is its own rule, and no bound of what the data show.
+        """
         prices = self.question.prices
-        return max(prices, key=lambda p: (self.points[p].expected, -p)) in (prices[0], prices[-1])
+        bounds = self.question.range or (prices[0], prices[-1])
+        return max(prices, key=lambda p: (self.points[p].expected, -p)) in bounds
 
 
 def _note(reasons: Sequence[Withheld | None]) -> str | None:

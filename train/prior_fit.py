@@ -183,7 +183,13 @@ class PriorFit:
         if prior.resamples:
             # Users keep their numbers in all objectives, so that one draw is the same users for clicks and purchases.
             response = resample_response(
-                model, *rows, users, resamples=prior.resamples, seed=SEED, weight_N=options["weight"]
+                model,
+                *rows,
+                users,
+                resamples=prior.resamples,
+                seed=SEED,
+                weight_N=options["weight"],
+                users=int(self.users.max()) + 1,
             )
             response.write(self.folder / f"{name}{SUFFIX}")
         return model
@@ -261,6 +267,18 @@ class PriorFit:
             self._fall_back(name, spec, alone, weight, list(zip(found, tables, strict=True)))
         return spec, found
 
+    def _refuse_mixed(self, name: str, spec: PriorSpec, untold: np.ndarray) -> None:
+        """Two models within one request would not rank its candidates."""
+        first = self.train.tokens.first
+        counts = np.add.reduceat(untold.astype(np.int64), first[:-1])
+        mixed = int(((counts > 0) & (counts < np.diff(first))).sum())
+        if mixed:
+            raise UserError(
+                f"objectives.{name}.prior.fallback: in {mixed:,} training requests all of {', '.join(spec.of_shopper)} "
+                "are unknown of some candidates only: add a column of the shopper to data.behaviour, one that is known "
+                "of all candidates or of none"
+            )
+
     def _fall_back(
         self,
         name: str,
@@ -278,4 +296,5 @@ class PriorFit:
         (self.folder / f"{name}{FALLBACK}").write_text(to_text(model), "utf-8")
         for values, table in found:
             untold = spec.untold(table)
+            self._refuse_mixed(name, spec, untold)
             values[untold] = log_odds(model, spec.of_fallback(table[untold]))

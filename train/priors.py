@@ -94,6 +94,8 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     described += [compared, TRIED]
     if any(prior.method in ("linear", "best") for prior in prior_configs(config).values()):
         described.append(logit_columns(manifest, list(manifest.features)))
+    if any(prior.fallback for prior in prior_configs(config).values()):
+        described.append(sorted(config.data.behaviour))
     if manifest.comparison is not None and "rivals" in manifest.comparison:
         described.append(manifest.comparison["rivals"])
     if config.train.feature_dropout:

@@ -21,10 +21,8 @@ from equipoise.data.recall_texts import Positives
 from equipoise.data.slate_set import ItemTable, SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.frozen_text import FrozenText
-from equipoise.modeling.recall_sources import NAMES, POPULARITY, Counts, RecallSources, projected, titles_alike
+from equipoise.modeling.recall_sources import NAMES, NEAREST, POPULARITY, Counts, RecallSources, projected, titles_alike
 
-ALIKE = 50
-"""Nearest titles that are kept of each item."""
 MOST_REQUESTS, MOST_ITEMS = 500, 20_000
 """Requests that the weights are fitted on, and items that compete there; of a larger catalogue some are drawn."""
 MOST_SCORES = 1 << 27
@@ -68,8 +66,9 @@ class Purchases:
         late = seconds >= np.quantile(seconds, 1.0 - share) if len(seconds) else np.zeros(0, bool)
         if late.all():
             raise UserError(
-                "objectives.recall: all training requests with a click are of one time, so that none is earlier than "
-                "another: give them their times, or set objectives.recall.sources=false"
+                "objectives.recall: no training request with a click is earlier than the latest "
+                f"{share:.0%} of them, so that nothing is counted before these: give requests their times, or set "
+                "objectives.recall.sources=false"
             )
         return cls(positives, slates.tokens, seconds, late)
 
@@ -118,7 +117,7 @@ def fit_sources(
     nothing = np.zeros((len(texts), 0), np.float32)
     early = RecallSources(
         purchases.counts(options, early=True),
-        titles_alike(vectors, ALIKE),
+        titles_alike(vectors, NEAREST),
         dict.fromkeys((*POPULARITY, *NAMES), 0.0),
         nothing,
         nothing,

@@ -102,7 +102,7 @@ class TrainedRecall:
         train: tokens of the train split.
         max_row: most tokens of a row.
         sources: what the run began as; None of a run without.
-        vectors: false leaves the vectors' inner product out, and encodes nothing.
+        vectors: false leaves all that training added out, and encodes nothing.
         tell: is told the stage, how much of it was done just now, and its size.
     """
 
@@ -119,7 +119,7 @@ class TrainedRecall:
         self.model, self.name, self.texts, self.sources = model, name, Texts(train.cache, max_row), sources
         self.weights = score_weights(model, name)
         if not vectors:
-            self.weights["scale"] = 0.0
+            self.weights = dict.fromkeys(self.weights, 0.0)
         self.positives = Positives(train)
         self.log_popularity = self.positives.log_popularity()
         count = len(train.cache.items)
@@ -192,7 +192,7 @@ def choose_vectors(
                 ]
             )
         means = [each[np.isfinite(each)].mean() for each in np.array(parts).T if np.isfinite(each).any()]
-        found.append(float(np.mean(means)))
+        found.append(float(np.mean(means)) if means else 0.0)
     with_, without = found
     return {"kept": with_ > without, "with": with_, "without": without, "shoppers": len(shoppers.rows)}
 

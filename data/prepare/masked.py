@@ -15,7 +15,7 @@ PROFILE_ONLY, NOTHING, EVENTS = "profile_only", "nothing_told", "_events"
 def unmasked_folder(folder: Path) -> Path:
     """The prepared folder from which one of masked data was made; another one as it is."""
     ending = folder.suffix.removeprefix(".")
-    masked = ending in (PROFILE_ONLY, NOTHING) or ending.removesuffix(EVENTS).isdigit()
+    masked = ending in (PROFILE_ONLY, NOTHING) or (ending.endswith(EVENTS) and ending.removesuffix(EVENTS).isdigit())
     return folder.with_suffix("") if masked else folder
 
 

@@ -205,7 +205,7 @@ def _typed(name: str, kind: str) -> str:
             column = f"CASE WHEN {is_whole} THEN {as_integer} ELSE {as_text} END"
         return f"nullif(CAST({column} AS VARCHAR), '')"
     if name == "timestamp":
-        return _moment(column, kind)
+        return moment(column, kind)
     if name in LABELS:
         if kind == "VARCHAR":
             column = f"CASE lower(trim({column})) WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE {column} END"
@@ -213,8 +213,8 @@ def _typed(name: str, kind: str) -> str:
     return column
 
 
-def _moment(column: str, kind: str) -> str:
-    """A timestamp in UTC; text without an offset is taken as UTC."""
+def moment(column: str, kind: str) -> str:
+    """SQL of a timestamp in UTC, NULL where it cannot be read; text without an offset is taken as UTC."""
     if kind == "TIMESTAMP WITH TIME ZONE":
         return f"CAST(timezone('UTC', {column}) AS TIMESTAMP)"
     if kind == "VARCHAR":
@@ -228,7 +228,7 @@ def _refuse_bad_values(tables: Tables, table: str, name: str, kind: str) -> None
     given = f"{column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> ''"
     if name == "timestamp":
         is_time = kind in ("VARCHAR", "DATE", '"NULL"') or kind.startswith("TIMESTAMP")
-        bad = f"{given} AND {_moment(column, kind)} IS NULL" if is_time else given
+        bad = f"{given} AND {moment(column, kind)} IS NULL" if is_time else given
         way_out = "write timestamps as ISO 8601, such as 2024-05-01 13:30:00"
     elif name in LABELS and table == "impressions":
         text = f"lower(trim(CAST({column} AS VARCHAR)))"

@@ -28,6 +28,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = run_settings(folder)
     settings["objectives"] = {"ctr": {}, "recall": {"shoppers": 8, "negatives": 6, "dimension": 16}}
     settings["data"]["history"] = {"items": True}
+    settings["data"] |= {"comparison": {"item": "category"}, "rates": [{"of": "click", "by": "provider"}]}
+    settings["data"]["features"] = [{"name": "category", "scale": "category"}]
     settings["balancing"] = {"method": "weighted"}
     config = str(write_config(settings, folder / "config.yaml"))
     run("prepare", config)
@@ -149,12 +151,26 @@ def test_purchases_are_counted_again_without_training(export: Path, tmp_path: Pa
     assert not {"i5", "i7"} & set(new.item_ids)
 
 
-def test_purchases_that_cannot_be_counted_change_nothing(export: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "row", "words"),
+    [
+        ("--purchases", {"request_id": 1, "item_id": "gone", "timestamp": "2026-01-01"}, "no item of the catalogue"),
+        ("--purchases", {"request_id": 1, "item_id": "i3", "timestamp": "last May"}, "write them as ISO 8601"),
+        ("--purchases", {"request_id": 1, "item_id": "i3", "timestamp": 1767225600}, "write them as ISO 8601"),
+        ("--purchases", {"request_id": None, "item_id": "i3", "timestamp": "2026-01-01"}, "without request_id"),
+        ("--items", {"item_id": "i3", "title": "tea", "log_popularity": "high"}, "something else than numbers"),
+        ("--items", {"item_id": "i3", "title": "tea", "log_popularity": "nan"}, "not finite"),
+    ],
+)
+def test_tables_that_cannot_be_read_change_nothing(
+    export: Path, tmp_path: Path, option: str, row: dict, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     held = (export / "recall" / "index" / "bias.npy").read_bytes()
-    (tmp_path / "purchases.jsonl").write_text('{"request_id": 1, "item_id": "gone", "timestamp": "2026-01-01"}\n')
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(SystemExit) as end:
-        main(["index", str(export), "--purchases", str(tmp_path / "purchases.jsonl")])
-    assert end.value.code == 2 and (export / "recall" / "index" / "bias.npy").read_bytes() == held
+        main(["index", str(export), option, str(tmp_path / "table.jsonl")])
+    assert end.value.code == 2 and words in " ".join(capsys.readouterr().err.split())
+    assert (export / "recall" / "index" / "bias.npy").read_bytes() == held
 
 
 def test_command_writes_the_library_s_answers(export: Path, tmp_path: Path) -> None:
@@ -191,6 +207,52 @@ def test_catalogue_is_replaced(export: Path, tmp_path: Path) -> None:
     place = known.numbers["i3"]
     assert held.popularity[0].tolist() == [was.popularity[0].min(), was.popularity[0, place], 99.0]
     assert held.bought.tolist() == [False, was.bought[place], False]
+
+
+def test_a_new_catalogue_keeps_what_the_export_holds_of_its_items(export: Path, tmp_path: Path) -> None:
+    import shutil
+
+    mine, before = tmp_path / "export", pq.read_table(export / "items.parquet")
+    assert set(before.column_names) == {"item_id", "text", "title", "category", "key_provider", "thing"}
+    shutil.copytree(export, mine)
+    items = [{"item_id": row["item_id"], "title": f"another {row['title']}"} for row in before.to_pylist()]
+    items[3] |= {"category": "soap", "provider": "new one", "log_popularity": 5.0}
+    items = [{"category": None, "provider": None, "log_popularity": None} | row for row in items]
+    names = ("item_id", "title", "log_popularity")
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps({n: row[n] for n in names}) + "\n" for row in items))
+    run("index", str(mine), "--items", str(tmp_path / "some.jsonl"))
+    after = pq.read_table(mine / "items.parquet")
+    for name in ("category", "key_provider", "thing"):  # of which the file says nothing
+        assert after.column(name).to_pylist() == before.column(name).to_pylist()
+    sources = [RecallSources.read(folder / "recall" / "index" / "sources") for folder in (mine, export)]
+    assert sources[0].counts.popularity[0, 3] == 5.0 != sources[1].counts.popularity[0, 3]
+    assert not np.allclose(sources[0].alike.toarray(), sources[1].alike.toarray())  # other titles
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
+    run("index", str(mine), "--items", str(tmp_path / "all.jsonl"))
+    changed = pq.read_table(mine / "items.parquet").to_pylist()
+    assert (changed[3]["category"], changed[3]["key_provider"], changed[3]["thing"]) == ("soap", "new one", "soap")
+    assert (changed[4]["category"], changed[4]["key_provider"], changed[4]["thing"]) == (None, None, "")
+    assert Recommender.load(mine).rank({"age": "30"}, [{"item_id": "i3"}, {"item_id": "i4"}]).given
+
+
+def test_what_training_added_is_left_out_with_the_vectors(export: Path, tmp_path: Path) -> None:
+    from equipoise.configs.load import read_run_config
+    from equipoise.data.slate_set import SlateSet
+    from equipoise.modeling.run_model import load_run_model
+    from equipoise.train.recall_scores import TrainedRecall
+    from equipoise.train.recall_sources import run_sources
+    from equipoise.train.token_caches import find_tokens
+
+    config = read_run_config(export.parent / "run", [])
+    model = load_run_model(config, export.parent / "run" / "adapters")
+    train = SlateSet(config.data.folder, "train", find_tokens(config)).tokens
+    sources = run_sources(export.parent / "run")
+    assert sources is not None and any(TrainedRecall(model, "recall", train, 256, sources).weights.values())
+    alone = TrainedRecall(model, "recall", train, 256, sources, vectors=False)
+    bought, times = np.array([3, 7]), np.array([1, 4])
+    np.testing.assert_allclose(
+        alone.scores(np.empty((1, 0)), [bought], [times])[0], sources.scores(bought, times), rtol=1e-6
+    )
 
 
 def test_export_without_recall_says_so(export: Path) -> None:

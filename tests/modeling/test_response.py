@@ -58,6 +58,21 @@ def test_a_model_of_an_earlier_version_reads_as_it_did() -> None:
     assert np.array_equal(log_odds(from_text(json.dumps(told)), columns), log_odds(model, columns))
 
 
+def test_models_of_fewer_users_share_their_draws() -> None:
+    """Users without a row of one model weigh nothing there: its replicates are those of rows of weight 0."""
+    columns, label, user = rows(600)
+    model = fitted(columns, label)
+    seen = user < 55  # the last five have no click, say
+    some = resample_response(
+        model, columns[seen], label[seen], user[seen], resamples=20, seed=3, users=60, weight_N=np.ones(seen.sum())
+    )
+    whole = resample_response(model, columns, label, user, resamples=20, seed=3, weight_N=seen.astype(float))
+    np.testing.assert_allclose(some.replicates, whole.replicates, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(some.slopes, whole.slopes, rtol=1e-6)  # means of rows by their weights
+    other = resample_response(model, columns[seen], label[seen], user[seen], resamples=20, seed=3)
+    assert not np.allclose(other.replicates, whole.replicates, atol=1e-3)
+
+
 def test_the_check_of_exports_and_explanations_give_the_same_log_odds() -> None:
     columns, label, _ = rows(2000)
     model, told = fitted(columns, label), None

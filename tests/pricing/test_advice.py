@@ -90,6 +90,15 @@ def test_a_limit_of_change_neither_hides_the_bounds_nor_makes_them() -> None:
     assert none.note is not None and "leave no price to 1 of 1" in none.note
 
 
+def test_the_shop_s_own_margin_is_no_bound_of_the_data() -> None:
+    """The best price is the lowest that the margin leaves, where cheaper ones were allowed."""
+    read, demand = ReadRequest("r", "", [], {}, None), [0.5, 0.3, 0.2, 0.1, 0.05]
+    cut = AskedPrices("tea", PRICES, 2.0, 0.0, range=(0.5, 3.0))
+    assert PriceQuestion(read, "revenue", (cut,), None).answer(demand).candidates[0].withheld is None
+    whole = AskedPrices("tea", PRICES, 2.0, 0.0)
+    assert PriceQuestion(read, "revenue", (whole,), None).answer(demand).candidates[0].withheld == "bounds"
+
+
 def test_the_interval_of_the_price_holds_the_best_of_most_resamples() -> None:
     generator, prices = np.random.default_rng(1), np.linspace(1, 4, 61)
     slopes = generator.normal(-2.0, 0.15, 1000)

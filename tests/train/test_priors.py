@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -214,6 +215,19 @@ def test_the_best_of_two_models_is_the_prior(make_config: Callable[..., RunConfi
     for name, (trees, linear_model, best) in losses.items():
         assert best == min(trees, linear_model) != max(trees, linear_model)
         assert data.beside.priors.specs[name].method == ("trees" if trees < linear_model else "linear")
+
+
+def test_a_fallback_for_some_candidates_of_a_request_is_refused(tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    table = pd.read_csv(settings["data"]["tables"]["impressions"], dtype=str)
+    table.loc[table.item_id.str[1:].astype(int) % 2 == 0, "seen_before"] = None  # as of items that were never bought
+    table.to_csv(settings["data"]["tables"]["impressions"], index=False)
+    settings["data"] |= {"features": FEATURES, "behaviour": ["seen_before"], "rates": RATES[:1]}
+    settings["objectives"]["ctr"] = {"prior": {"method": "linear", "fallback": "rate_click_by_item_id"}}
+    config = RunConfig.model_validate(settings)
+    prepare(config.data)
+    with pytest.raises(UserError, match=r"all of seen_before are unknown of some candidates only: add a column"):
+        find_priors(config, find_tokens(config))
 
 
 def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
