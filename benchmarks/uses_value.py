@@ -36,7 +36,11 @@ def main() -> None:
     parser.add_argument("--retail", type=Path, default=RETAIL, help="folder with Online Retail's file")
     parser.add_argument("--work", type=Path, default=Path("runs/uses_value"), help="prepared data, shops and runs")
     asked = parser.parse_args()
-    uses = asked.only.split(",")
+    uses = [use.strip() for use in asked.only.split(",") if use.strip()]
+    if asked.seeds < 1:
+        parser.error("--seeds must be 1 or more")
+    if not uses:
+        parser.error(f"--only names no use: use some of {', '.join(USES)}")
     if unknown := sorted(set(uses) - set(USES)):
         parser.error(f"--only has {', '.join(unknown)}: use some of {', '.join(USES)}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -21,7 +21,7 @@ class PriorConfig(Section):
     """With `method: column`: the feature that holds its score."""
     scale: Literal["log_odds", "probability"] = "log_odds"
     """What that column holds."""
-    columns: list[str] | None = None
+    columns: Annotated[list[str], Field(min_length=1)] | None = None
     """Features, and computed columns, that trees and linear read; null takes all."""
     space: Literal["entire", "given"] = "entire"
     """Where another objective is given (cvr after click): fit the whole chain over all rows (`entire`), or its own

@@ -81,7 +81,10 @@ def measure_cold_start(
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
     measured, model = {}, None
-    for group in groups_of(events if _tells_events(config) else ()):
+    if not _tells_events(config):
+        log.info("this run tells no history, so that there are no groups by events")
+        events = ()
+    for group in groups_of(events):
         table, fitted, model = score_group(config, folder, group, counts, most, model)
         if table is not None:
             measured[group.name] = _measured(config, table, fitted)

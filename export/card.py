@@ -261,8 +261,8 @@ def _fallback(about: Mapping[str, Any]) -> str:
         return ""
     unknown = ", ".join(f"`{column}`" for column in about["of_shopper"])
     return (
-        f" Where all of {unknown} are unknown, the regression on `{about['fallback']}` in `{about['fallback_file']}` "
-        "stands in its place."
+        f" Where all of {unknown} are unknown (of counts: or 0), the regression on `{about['fallback']}` in "
+        f"`{about['fallback_file']}` stands in its place."
     )
 
 

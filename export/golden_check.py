@@ -223,9 +223,11 @@ def _fallen_back(folder: Path, about: Json, rows: list[list[float | None]], foun
     """Log-odds of a prior, those of its fallback where nothing is known of the shopper."""
     model = json.loads((folder / about["fallback_file"]).read_text("utf-8"))
     column, of_shopper = about["columns"].index(about["fallback"]), map(about["columns"].index, about["of_shopper"])
-    told = list(of_shopper)
+    unknown = {
+        position: (None, 0) if about["columns"][position] in about["counted"] else (None,) for position in of_shopper
+    }
     return [
-        value if any(row[position] is not None for position in told) else linear_log_odds(model, [row[column]])
+        value if any(row[p] not in values for p, values in unknown.items()) else linear_log_odds(model, [row[column]])
         for row, value in zip(rows, found, strict=True)
     ]
 

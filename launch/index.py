@@ -54,6 +54,8 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchase
     console = new_console()
     held = pq.read_table(export / record["catalogue"]["items"])
     table = held if items is None else _new_items(items, record, held)
+    if purchases is not None and POPULARITY in table.column_names:
+        raise UserError(f"{items} has a column {POPULARITY}, and --purchases counts popularity too: drop one of them")
     counted = None if purchases is None else read_purchases(purchases, table.column("item_id").to_pylist())
     new_indices: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=export, prefix=".index-") as room, console.status("encoding items") as status:
@@ -142,7 +144,7 @@ def read_purchases(path: Path, item_ids: Sequence[str]) -> tuple[Ragged, np.ndar
         rows = cursor.sql(
             "SELECT CAST(request_id AS VARCHAR) AS request, number, "
             f"max(epoch({moment('timestamp', kinds['timestamp'])})) AS moment, "
-            f"bool_or({moment('timestamp', kinds['timestamp'])} IS NULL) AS timeless "
+            f"bool_or({moment('timestamp', kinds['timestamp'])} IS NULL) AS timeless, count(*) AS rows "
             "FROM purchases LEFT JOIN catalogue ON CAST(item_id AS VARCHAR) = item "
             "GROUP BY ALL ORDER BY request, number"
         ).fetchnumpy()
@@ -159,7 +161,7 @@ def read_purchases(path: Path, item_ids: Sequence[str]) -> tuple[Ragged, np.ndar
     request = np.asarray(rows["request"])[held]
     begins = np.flatnonzero(np.append(True, request[1:] != request[:-1]))
     taken = Ragged(number[held], np.append(begins, len(request)))
-    return taken, (seconds[held].max() - seconds[held][begins]) / 86_400.0, int((~held).sum())
+    return taken, (seconds[held].max() - seconds[held][begins]) / 86_400.0, int(np.asarray(rows["rows"])[~held].sum())
 
 
 def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
@@ -183,6 +185,8 @@ def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
         rows = table.to_pylist()
         texts = [render_pieces(pieces.item, row, pieces.separator) for row in rows]
         table = table.append_column("text", pa.array(texts, pa.string()))
+    elif not pa.types.is_string(table.schema.field("text").type):
+        raise UserError(f"{path}: column text holds no texts: correct it, or leave it out")
     empty = [item for item, text in zip(ids, table.column("text").to_pylist(), strict=True) if not text]
     if empty:
         raise UserError(f"{path}: item '{empty[0]}' and {len(empty) - 1} more have no text: fill their columns")

@@ -42,6 +42,7 @@ class PriorSpec:
         scale: of a column: log_odds or probability.
         fallback: the column that alone decides where all `of_shopper` are unknown; None where the model always does.
         of_shopper: columns that tell of the shopper.
+        counted: those of them that count what the shopper was shown, 0 of a new one.
     """
 
     method: str
@@ -51,12 +52,15 @@ class PriorSpec:
     scale: str = "log_odds"
     fallback: str | None = None
     of_shopper: list[str] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
 
     def untold(self, own_NF: np.ndarray) -> np.ndarray:
         """The rows of `columns` whose shopper is unknown, bool (N,); none of a prior without fallback."""
         if self.fallback is None:
             return np.zeros(len(own_NF), bool)
-        return np.isnan(own_NF[:, [self.columns.index(column) for column in self.of_shopper]]).all(axis=1)
+        values_NS = own_NF[:, [self.columns.index(column) for column in self.of_shopper]]
+        counted_S = np.isin(self.of_shopper, self.counted)
+        return (np.isnan(values_NS) | (counted_S & (values_NS == 0))).all(axis=1)
 
     def of_fallback(self, own_NF: np.ndarray) -> np.ndarray:
         """The fallback's column, of `columns`, (N, 1)."""
@@ -110,6 +114,15 @@ class Priors:
                 if (self.folder / f"{name}{ending}").is_file():
                     shutil.copyfile(self.folder / f"{name}{ending}", folder / f"{name}{ending}")
         (folder / FILE).write_text(json.dumps(self.record(), indent=2) + "\n", "utf-8")
+
+    def same_as(self, other: "Priors") -> bool:
+        """Whether the other ones are the same models of the same columns."""
+
+        def files(priors: "Priors") -> dict[str, bytes]:
+            paths = [priors.folder / f"{name}{ending}" for name in priors.names for ending in (".txt", FALLBACK)]
+            return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+        return self.record() == other.record() and files(self) == files(other)
 
     def record(self) -> dict[str, Any]:
         """What priors.json holds."""

@@ -299,6 +299,17 @@ class RecallSources:
             of_history=of_history,
         )
 
+    def same_as(self, other: "RecallSources") -> bool:
+        """Whether the other ones give the same scores."""
+        plain = (self.weights, self.half_life_days, self.neighbours, len(self))
+        arrays = [
+            (each.counts.popularity, each.counts.together.data, each.alike.data, each.of_item, each.of_history)
+            for each in (self, other)
+        ]
+        return plain == (other.weights, other.half_life_days, other.neighbours, len(other)) and all(
+            np.array_equal(one, two) for one, two in zip(*arrays, strict=True)
+        )
+
     def write(self, folder: Path) -> None:
         """Write the files that `read` takes."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -241,12 +241,12 @@ class RecallCatalogue:
     def _fill(self, found: Boost, request: PreparedRecall, query: np.ndarray, boost: Boost) -> Boost:
         """The found items, the worst ones replaced until each quota is filled or nothing is left to fill it."""
         if request.quota.get("new") and len(self.new_items):
-            rest = np.setdiff1d(self.new_items, request.exclude)
+            rest = np.setdiff1d(self.new_items, np.union1d(request.exclude, request.bought))
             values = self.index.vectors[rest] @ query + self.index.bias[rest]
             _, at, of = np.intersect1d(rest, boost[0], assume_unique=True, return_indices=True)
             values[at] += boost[1][of]
             order = np.lexsort((rest, -values))[: request.quota["new"]]
-            is_new = np.isin(found[0], self.new_items)
+            is_new = np.isin(found[0], rest)
             found = _filled(found, (rest[order], values[order]), is_new, request.quota["new"], request.top)
         if request.quota.get("never_bought"):
             count = request.quota["never_bought"]

@@ -87,6 +87,23 @@ class Beside:
             prior = self.priors.log_odds(read_columns(columns, self.priors.columns))
         return SlateSet(folder, split, tokens, prior, self.vectors.vectors if self.vectors else None)
 
+    def refuse_changed(self, run: Path) -> None:
+        """Refuse to go on with a run that has learned beside other priors or sources.
+
+        Raises:
+            UserError: says which.
+        """
+        learned = {"priors": Priors.read(run / PRIORS).same_as(self.priors)}
+        sources = run_sources(run)
+        if sources is not None and self.sources is not None:
+            learned["sources of recall"] = sources.same_as(self.sources)
+        for name, same in learned.items():
+            if not same:
+                raise UserError(
+                    f"{run} has learned beside other {name} than these settings and data give: resume with those that "
+                    "it began with, or start anew with --overwrite"
+                )
+
 
 def open_beside(config: RunConfig, tokens: TokenCache, run: Path | None = None) -> Beside:
     """What heads read beside texts and features, of a job that trains, or of a run that has trained.

@@ -72,11 +72,14 @@ class Job:
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
         objectives = self.data.objectives
+        goes_on = self.resume and checkpoints(config.output)
+        if goes_on:
+            self.data.beside.refuse_changed(config.output)
         if self.accelerator.is_main_process:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
-            if self.data.beside.priors.names:
+            if self.data.beside.priors.names and not goes_on:
                 self.data.beside.priors.write(config.output / PRIORS)
-            if self.data.beside.sources is not None:
+            if self.data.beside.sources is not None and not goes_on:
                 self.data.beside.sources.write(config.output / RECALL)
         needs_valid = config.train.eval_every or config.train.calibration != "none"
         self.valid = open_split(self.data, "valid") if needs_valid else None

@@ -113,23 +113,32 @@ class PriorFit:
         chosen = [str(column) for column in names or columns_to_read(self.manifest, self.columns)]
         categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
         before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
-        of_shopper = self._of_shopper(name, chosen) if prior.fallback else []
-        return PriorSpec(prior.method, chosen, categories, before, prior.scale, prior.fallback, of_shopper)
+        of_shopper, counted = self._of_shopper(name, chosen) if prior.fallback else ([], [])
+        return PriorSpec(prior.method, chosen, categories, before, prior.scale, prior.fallback, of_shopper, counted)
 
-    def _of_shopper(self, name: str, columns: list[str]) -> list[str]:
-        """The columns that tell of the shopper's past: of `data.behaviour`, and rates by user or by one of these."""
+    def _of_shopper(self, name: str, columns: list[str]) -> tuple[list[str], list[str]]:
+        """The columns that tell of the shopper's past: of `data.behaviour`, and counts of rates by user or by these.
+
+        A rate without a count is that of its parent, or of all, so that its count alone tells; where that is not read,
+        the rate does. The second list is that of the counts.
+        """
         fallback, data = self.configs[name].fallback, self.config.data
         where = f"objectives.{name}.prior.fallback is '{fallback}'"
-        if fallback not in columns or isinstance(self.manifest.features.get(str(fallback)), CategoryScale):
-            raise UserError(f"{where}, which is no number that the prior reads{nearest_name(str(fallback), columns)}")
+        scales = self.manifest.features
+        numbers = [column for column in columns if column in scales and not isinstance(scales[column], CategoryScale)]
+        if fallback not in numbers:
+            raise UserError(f"{where}, which is no number of data.features{nearest_name(str(fallback), numbers)}")
         past = {"user_id", *data.behaviour}
-        rates = {rate_name for rate in data.rates if past & set(rate.by) for rate_name in rate.names}
-        found = [column for column in columns if column in past | rates]
+        rates = [rate for rate in data.rates if past & set(rate.by)]
+        counted = [column for column in columns if column in {rate.shown for rate in rates}]
+        alone = {rate.rate for rate in rates if rate.shown not in columns}
+        told = (past | alone) - {rate.rate for rate in rates if rate.shown in columns}
+        found = [column for column in columns if column in told | set(counted)]
         if not found or fallback in found:
             raise UserError(
                 f"{where}: data.behaviour must name other columns of the prior, those that a new shopper has not"
             )
-        return found
+        return found, counted
 
     def _before(self, name: str) -> list[str]:
         before = chain(self.objectives, name)

@@ -49,9 +49,22 @@ def run_sources(run: Path) -> RecallSources | None:
 
 
 def as_begun(config: RunConfig) -> RunConfig:
-    """The settings with which a run goes on: without sources of recall where it has learned without them."""
+    """The settings with which a run goes on: without sources of recall where it has learned without them.
+
+    Raises:
+        UserError: it has learned with sources, and the settings leave them out.
+    """
     options = config.objectives.recall
-    if options is None or not options.sources or run_sources(config.output) or not checkpoints(config.output):
+    if options is None or not checkpoints(config.output):
+        return config
+    if run_sources(config.output) is not None:
+        if not options.sources:
+            raise UserError(
+                f"{config.output} has learned beside sources of recall: set objectives.recall.sources=true, or start "
+                "anew with --overwrite"
+            )
+        return config
+    if not options.sources:
         return config
     log.info(f"{config.output} has no sources of recall: it goes on without them")
     recall = options.model_copy(update={"sources": False})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import DataConfig, read_sections
+from equipoise.configs.schema import DataConfig, HistoryConfig, read_sections
 from equipoise.data.manifest import FILE_NAME, THINGS, Manifest
 from equipoise.data.prompts import piece_fields
 
@@ -25,9 +25,9 @@ def mask_behaviour(data: DataConfig) -> DataConfig:
 
 
 def mask_to_events(data: DataConfig, events: int) -> DataConfig:
-    """The same data as of shoppers with so many events: histories of the latest ones alone, no `data.behaviour`.
+    """The same data as of shoppers with so many events: each section of the history has the latest ones alone.
 
-    Whoever has fewer is told as before. See `mask_fields`.
+    `data.behaviour` is left out. Whoever has fewer is told as before. See `mask_fields`.
     """
     return mask_fields(data, data.behaviour, f"{events}{EVENTS}", events)
 
@@ -63,8 +63,9 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str, events: int 
     )
     unknown = {"user_id", *masked}
     masked |= {name for rate in data.rates if unknown & set(rate.by) for name in rate.names}
-    read_still = {"latest": events} if events else {"max_events": 0}
-    sections = [section.model_copy(update={"items": False, **read_still}) for section in data.history_sections]
+    sections = [
+        section.model_copy(update={"items": False, **_told(section, events)}) for section in data.history_sections
+    ]
     history = sections if isinstance(data.history, list) else sections[0]
     # Things keep their numbers, also where no thing of the history is left.
     comparison = data.comparison
@@ -74,6 +75,11 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str, events: int 
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
     masked_parts = {"prompt": prompt, "history": history, "features": features, "comparison": comparison}
     return data.model_copy(update={"folder": folder, **masked_parts})
+
+
+def _told(section: HistoryConfig, events: int) -> dict[str, int]:
+    """What changes in a section that tells so many events at most."""
+    return {"latest": min(events, section.latest or events)} if events else {"max_events": 0}
 
 
 def is_prepared(masked: DataConfig, data: DataConfig) -> bool:

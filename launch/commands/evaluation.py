@@ -52,7 +52,7 @@ def report(
 
 def newcomers(
     run: RunArgument,
-    requests: Annotated[int | None, typer.Option(help="Most requests per group; default: max_requests.")] = None,
+    requests: Annotated[int | None, typer.Option(help="Most requests per group; default: max_requests.", min=1)] = None,
     events: Annotated[list[int] | None, typer.Option(help="Told of a new one: 5, 2, 1 by default.", min=1)] = None,
     adapters: Adapters = None,
     overrides: Set = None,
@@ -60,7 +60,7 @@ def newcomers(
     """Measure shoppers unseen in training beside the known ones: as told, by few events, by profile, by nothing."""
     from equipoise.evaluation.cold_start import EVENTS, measure_cold_start
 
-    measure_cold_start(run, requests, with_adapters(overrides, adapters), events or EVENTS)
+    measure_cold_start(run, requests, with_adapters(overrides, adapters), tuple(events) if events else EVENTS)
 
 
 @with_options

@@ -1,6 +1,7 @@
 """A run that begins as trees and a regression and compares with the history, from its tables to its server."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import evaluate_run
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -43,7 +45,7 @@ def settings_of(folder: Path, **train_settings: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A finished run of few steps."""
-    options = {"max_steps": 4, "eval_every": 2, "head_epochs": 2, "select": "valid/ctr/log_loss"}
+    options = {"max_steps": 4, "eval_every": 2, "head_epochs": 2, "select": "valid/ctr/log_loss", "save_every": 2}
     settings = settings_of(tmp_path_factory.mktemp("priors"), **options)
     config = RunConfig.model_validate(settings)
     prepare_data(config)
@@ -106,3 +108,16 @@ def test_export_score_and_server_agree_with_evaluation(trained: RunConfig, tmp_p
         ranking = server.score(request["prefix"], request["candidates"], recent=request["recent"])
         served += [np.exp(each.log_probabilities["ctr"]) for each in ranking.given]
     np.testing.assert_allclose(served, table.pctr, atol=1e-5)
+
+
+def test_a_run_does_not_go_on_beside_other_priors(trained: RunConfig, tmp_path: Path) -> None:
+    folder, held = tmp_path / "run", trained.output
+    shutil.copytree(held, folder)
+    before = (folder / "priors" / "priors.json").read_bytes()
+    changed = trained.model_copy(deep=True, update={"output": folder})
+    prior = changed.objectives.ctr.prior  # type: ignore[union-attr]
+    assert prior is not None and prior.folds != 3
+    prior.method = "linear"
+    with pytest.raises(UserError, match="has learned beside other priors"):
+        train(changed, resume=True)
+    assert (folder / "priors" / "priors.json").read_bytes() == before

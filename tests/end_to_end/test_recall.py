@@ -123,6 +123,11 @@ def test_quotas_are_filled_by_the_best_of_their_kind(export: Path) -> None:
     assert {item for item in found.item_ids if item not in bought} == set(never[:3])
     assert [item for item in found.item_ids if item in bought] == [i for i in whole.item_ids if i in bought][:3]
     assert found.scores == sorted(found.scores, reverse=True)
+    new = recommender.catalogue.new_items  # type: ignore[union-attr]
+    names = [recommender.catalogue.item_ids[item] for item in new]  # type: ignore[union-attr]
+    if names:  # one that this shopper has bought, on the other side, is not new to it
+        told = recommender.recall({"age": "30"}, 6, bought=bought | {names[0]: 1}, quota={"new": 6, "never_bought": 6})
+        assert names[0] not in told.item_ids and set(names[1:7]) <= set(told.item_ids)
     with pytest.raises(RequestError, match="whole number from 0 to top, 6"):
         recommender.recall({"age": "30"}, 6, quota={"never_bought": 7})
     with pytest.raises(RequestError, match="quota"):

@@ -52,6 +52,8 @@ def test_what_a_new_shopper_has_no_words_for(trained: RunConfig) -> None:
     assert mask_all_fields(trained.data).prompt.prefix == []
     few = mask_to_events(trained.data, 2)
     assert (few.prompt, few.features) == (told.prompt, told.features)
+    settings = trained.data.model_copy(update={"history": trained.data.history.model_copy(update={"latest": 1})})
+    assert mask_to_events(settings, 2).history.latest == 1  # no more than is told of all
     assert (few.history.latest, few.history.max_events) == (2, trained.data.history.max_events)
     assert (
         few.folder.name == f"{trained.data.folder.name}.2_events" and unmasked_folder(few.folder) == trained.data.folder

@@ -180,7 +180,8 @@ def test_of_shoppers_of_whom_nothing_is_known_the_fallback_decides(make_config: 
     prepare(mask_all_fields(config.data))
     data = open_train(config)
     found, folder = data.beside.priors, data.beside.priors.folder
-    assert set(found.specs["ctr"].of_shopper) >= {"seen_before", "rate_click_by_user_id"}
+    spec = found.specs["ctr"]
+    assert (set(spec.of_shopper), spec.counted) == ({"seen_before", "shown_by_user_id"}, ["shown_by_user_id"])
     told, masked, item = data.slates.prior, np.load(folder / "masked.npy"), data.slates.tokens.item
     rate = np.asarray(data.slates.tokens.features["rate_click_by_item_id"], np.float64)
     order = np.argsort(rate, kind="stable")[: np.isfinite(rate).sum()]
@@ -190,8 +191,16 @@ def test_of_shoppers_of_whom_nothing_is_known_the_fallback_decides(make_config: 
         assert ((rises >= 0).all() or (rises <= 0).all()) and np.ptp(masked[:, column]) > 0.1  # by the rate alone
         assert len(set(np.sign(np.diff(told[order, column])))) == 3
     columns = np.stack([np.asarray(data.slates.tokens.features[name]) for name in found.columns], 1)
-    columns[:, [found.columns.index(name) for name in found.specs["ctr"].of_shopper]] = np.nan
+    of_shopper = [found.columns.index(name) for name in spec.of_shopper]
+    columns[:, of_shopper] = np.nan
     np.testing.assert_allclose(found.log_odds(columns), masked, rtol=1e-5, atol=1e-6)
+    columns[:, found.columns.index("shown_by_user_id")] = 0  # a new user whose id is known
+    np.testing.assert_allclose(found.log_odds(columns), masked, rtol=1e-5, atol=1e-6)
+    columns[:, found.columns.index("seen_before")] = 0  # known to have seen nothing
+    assert np.abs(found.log_odds(columns) - masked).max() > 0.01
+    other = config.model_copy(update={"data": config.data.model_copy(update={"behaviour": []})})
+    with pytest.raises(UserError, match="train.feature_dropout needs|data.behaviour must"):
+        find_priors(other, find_tokens(other))  # and not what was fitted for this one
     plain = config.model_copy(deep=True)
     for name in ("ctr", "cvr"):
         getattr(plain.objectives, name).prior.fallback = None
@@ -266,7 +275,10 @@ def test_a_folder_prepared_with_other_features_is_told_by_the_difference(linear:
     [
         ({"cvr": "linear"}, r"divided by that of ctr, which has none: add objectives\.ctr\.prior"),
         ({"ctr": {"column": "seen_befor"}}, r"reads 'seen_befor'.*did you mean 'seen_before'"),
-        ({"ctr": {"fallback": "seen_befor"}}, r"'seen_befor', which is no number that the .* mean 'seen_before'"),
+        (
+            {"ctr": {"fallback": "seen_befor"}},
+            r"'seen_befor', which is no number of data\.features.* mean 'seen_before'",
+        ),
         ({"ctr": {"fallback": "category"}}, r"fallback is 'category', which is no number"),
         ({"ctr": {"fallback": "seen_before"}}, r"data\.behaviour must name other columns"),
     ],
