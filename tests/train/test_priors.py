@@ -199,7 +199,7 @@ def test_of_shoppers_of_whom_nothing_is_known_the_fallback_decides(make_config: 
     columns[:, found.columns.index("seen_before")] = 0  # known to have seen nothing
     assert np.abs(found.log_odds(columns) - masked).max() > 0.01
     other = config.model_copy(update={"data": config.data.model_copy(update={"behaviour": []})})
-    with pytest.raises(UserError, match="train.feature_dropout needs|data.behaviour must"):
+    with pytest.raises(UserError, match=r"train\.feature_dropout needs|data\.behaviour must"):
         find_priors(other, find_tokens(other))  # and not what was fitted for this one
     plain = config.model_copy(deep=True)
     for name in ("ctr", "cvr"):
