@@ -19,9 +19,11 @@ class FrontOptions:
     points: int = option(512, "Largest number of trade-offs; above it, a Sobol sample.")
     axes: str | None = option(None, "Axes of the front: ndcg,ild,exposure_ratio.")
     cutoff: int | None = option(None, "The k of all axes; default: the run's largest.")
+    knee: bool = option(False, "Choose the knee of the front.")
     weights: str | None = option(None, "Choose by weights: ctr=0.6,cvr=0.4.")
     where: str | None = option(None, "Choose by constraint: 'exposure_ratio>=0.8'.")
     maximize: str | None = option(None, "What is largest under --where: ndcg.")
+    confidence: float = option(0.9, "Share of resamples in which --where must hold; 0: measured values alone.")
     all_choices: bool = option(False, "Show the choices by knee, weights and constraint.")
     choose: str | None = option(None, "Which of --all-choices counts.", shown="knee")
     resamples: int = option(200, "Bootstrap resamples of the requests.")
@@ -29,7 +31,7 @@ class FrontOptions:
     export: Path | None = option(None, "An export of this run to write the choice into.")
 
     def ways(self) -> tuple[str, ...]:
-        """The ways to choose; exactly one, unless all are asked for.
+        """The ways to choose: none, one, or all that there are.
 
         Raises:
             UserError: options that exclude or need each other.
@@ -44,13 +46,19 @@ class FrontOptions:
             return WAYS
         if self.choose is not None:
             raise UserError("--choose says which of --all-choices counts: add --all-choices, or leave it out")
-        if self.weights is not None and self.where is not None:
-            raise UserError("--weights and --where are two ways to choose: drop one, or add --all-choices")
-        return ("weights" if self.weights is not None else "constraint" if self.where is not None else "knee",)
+        asked = {"knee": self.knee, "weights": self.weights is not None, "constraint": self.where is not None}
+        ways = tuple(way for way in WAYS if asked[way])
+        if len(ways) > 1:
+            raise UserError("--knee, --weights and --where are ways to choose: keep one, or add --all-choices")
+        if not ways and self.export is not None:
+            raise UserError(
+                "--export writes a choice into an export: add --knee, --weights or --where, or leave it out"
+            )
+        return ways
 
-    def chosen(self) -> str:
-        """The way that counts."""
-        return self.choose or self.ways()[0]
+    def chosen(self) -> str | None:
+        """The way that counts; None where nothing is chosen."""
+        return self.choose or next(iter(self.ways()), None)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,11 @@ def export_run(
 
 
 def _log_notes(config: RunConfig, record: dict[str, Any], out: Path) -> None:
-    """What is not in the summary: how the graphs compare, and who cannot serve the adapters."""
+    """What is not in the summary: the ω that it ships, how the graphs compare, and who cannot serve the adapters."""
+    point = record["operating_point"]
+    omega = ", ".join(f"{name} {value:g}" for name, value in point["omega"].items() if value)
+    chosen = omega or "nothing, pure relevance (choose with `equipoise front`)"
+    log.info(f"operating point, ω: {chosen}" if point["omega"] else "no list-wise objective: candidates rank by u = r")
     if "onnx" in record["formats"]:
         report = json.loads((out / onnx.FOLDER / onnx.REPORT).read_text("utf-8"))
         log.info(rendered(report_table(report)))

@@ -103,8 +103,17 @@ def scaled(values: np.ndarray) -> np.ndarray:
     return np.divide(values - low, high - low, out=np.ones_like(values), where=high > low)
 
 
-def by_constraint(measurement: Measurement, constraints: Sequence[Constraint], maximize: str) -> Choice:
+def by_constraint(
+    measurement: Measurement, constraints: Sequence[Constraint], maximize: str, confidence: float = 0.0
+) -> Choice:
     """The largest value of the axis `maximize` among the points that fulfil all constraints.
+
+    Args:
+        measurement: of all points.
+        constraints: that must hold.
+        maximize: an axis.
+        confidence: share of the resamples of the requests in which all of them must hold too; without resamples the
+            measured values alone count.
 
     Raises:
         UserError: no point does; names the nearest one and by how much it misses.
@@ -112,10 +121,13 @@ def by_constraint(measurement: Measurement, constraints: Sequence[Constraint], m
     axes = tuple(dict.fromkeys([maximize, *(constraint.axis for constraint in constraints)]))
     columns = {axis: column for column, axis in enumerate(axes)}
 
+    sure_P = _share_held(measurement, constraints)
+    confident_P = sure_P >= confidence
+
     def rule(values: np.ndarray) -> int | None:
         if not np.isfinite(values).all():
             return None
-        holds = np.ones(len(values), bool)
+        holds = confident_P.copy()
         for constraint in constraints:
             column = values[:, columns[constraint.axis]]
             holds &= constraint.holds(column, column[0])
@@ -125,14 +137,47 @@ def by_constraint(measurement: Measurement, constraints: Sequence[Constraint], m
         return int(np.flatnonzero(best & front_mask(np.where(best[:, None], values, -np.inf)))[0])
 
     if rule(measurement.of(axes)) is None:
-        raise UserError(_unfulfilled(measurement, constraints))
+        raise UserError(_unfulfilled(measurement, constraints, sure_P, confidence))
     words = " and ".join(map(str, constraints))
-    details = {"where": words, "maximize": maximize}
-    return _chosen("constraint", f"largest {maximize} where {words}", measurement, rule, axes, details)
+    details: dict[str, Any] = {"where": words, "maximize": maximize}
+    how = f"largest {maximize} where {words}"
+    if confidence and measurement.samples.shape[2]:
+        point = rule(measurement.of(axes))
+        details |= {"confidence": confidence, "holds_in_resamples": float(sure_P[point])}
+        how += f" in {confidence:.0%} of the resamples or more"
+    return _chosen("constraint", how, measurement, rule, axes, details)
 
 
-def _unfulfilled(measurement: Measurement, constraints: Sequence[Constraint]) -> str:
-    """Which point comes nearest (by the sum of what it misses, each over the range of its axis), and what it misses."""
+def _share_held(measurement: Measurement, constraints: Sequence[Constraint]) -> np.ndarray:
+    """The share of resamples in which all constraints hold, float64 (P,); 1 without resamples."""
+    if not measurement.samples.shape[2]:
+        return np.ones(len(measurement.points))
+    held_PB = np.ones((len(measurement.points), measurement.samples.shape[2]), bool)
+    for constraint in constraints:
+        column_PB = measurement.samples[:, measurement.axes.index(constraint.axis)]
+        held_PB &= constraint.holds(column_PB, column_PB[0])
+    return held_PB.mean(axis=1)
+
+
+def _unfulfilled(
+    measurement: Measurement, constraints: Sequence[Constraint], sure_P: np.ndarray, confidence: float
+) -> str:
+    """Which point comes nearest (by the sum of what it misses, each over the range of its axis), and what it misses.
+
+    Where some fulfil all and none in enough resamples, the surest of them.
+    """
+    asked = " and ".join(map(str, constraints))
+    held_P = np.ones(len(measurement.points), bool)
+    for constraint in constraints:
+        column = measurement.of([constraint.axis])[:, 0]
+        held_P &= constraint.holds(column, column[0])
+    if held_P.any():
+        surest = int(np.argmax(np.where(held_P, sure_P, -1.0)))
+        return (
+            f"--where: no measured point fulfils {asked} in {confidence:.0%} of the resamples; the surest is "
+            f"{measurement.points[surest].words()}, in {sure_P[surest]:.0%}: score more requests with --set "
+            "evaluate.max_requests=N, loosen the constraint, or lower --confidence"
+        )
     missed = []
     for constraint in constraints:
         column = measurement.of([constraint.axis])[:, 0]
@@ -146,7 +191,6 @@ def _unfulfilled(measurement: Measurement, constraints: Sequence[Constraint]) ->
         if short:
             bound = constraint.bound(column[0])
             phrases.append(f"{constraint.axis} {column[nearest]:.4f}, {short:.4g} from {bound:.4g}")
-    asked = " and ".join(map(str, constraints))
     return (
         f"--where: none of the {len(measurement.points)} measured points fulfils {asked}; the nearest is "
         f"{measurement.points[nearest].words()} ({'; '.join(phrases)}): loosen the constraint, or widen --omegas"

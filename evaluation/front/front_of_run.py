@@ -20,17 +20,17 @@ from equipoise.evaluation.evaluate_run import ranking_attributes
 from equipoise.evaluation.front.axes import Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
 from equipoise.evaluation.front.constraint import Constraint, parse_constraints
-from equipoise.evaluation.front.front_record import choice_record, front_record, operating_point
+from equipoise.evaluation.front.front_record import choice_record, front_record, kept_on_test, operating_point
 from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
 from equipoise.evaluation.front.rerank_baselines import rerank, volume_table, volumes
-from equipoise.evaluation.front.table import choices_in_words, front_sentence, front_table
+from equipoise.evaluation.front.table import choices_in_words, front_sentence, front_table, kept_sentences
 from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json
 from equipoise.evaluation.split_scores import SplitScores
-from equipoise.export.operating_point import check_export, update_export, write_operating_point
+from equipoise.export.operating_point import POINT_FILE, check_export, update_export, write_operating_point
 from equipoise.train.trackers import mlflow_run, wandb_run
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Plan:
     weights: dict[str, float]
     constraints: tuple[Constraint, ...]
     maximize: str
+    confidence: float
 
     def named(self) -> set[str]:
         """Axes that the front or a choice reads."""
@@ -60,6 +61,8 @@ def make_plan(config: RunConfig, options: FrontOptions) -> Plan:
         UserError: an option cannot be read, or asks for what this run does not measure.
     """
     options.ways()
+    if not 0 <= options.confidence < 1:
+        raise UserError(f"--confidence {options.confidence:g} is no share from 0 to below 1: give such as 0.9")
     if options.points < 2 or options.resamples < 0:
         raise UserError("--points must be at least 2 and --resamples at least 0: raise them")
     measured = _measured(config, options)
@@ -70,7 +73,7 @@ def make_plan(config: RunConfig, options: FrontOptions) -> Plan:
     weights = parse_weights(options.weights, *named, by_objective) if options.weights is not None else {}
     where = parse_constraints(options.where, *named, by_objective) if options.where is not None else ()
     maximize = read_axis(options.maximize, *named, "--maximize", by_objective) if options.maximize else ""
-    return Plan(measured, _grid(config, options), axes, weights, where, maximize)
+    return Plan(measured, _grid(config, options), axes, weights, where, maximize, options.confidence)
 
 
 def _measured(config: RunConfig, options: FrontOptions) -> Measured:
@@ -171,12 +174,20 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     about = front_record(config, plan.grid, measure, measurement, front)
     reranked = {name: each.to_json(plan.axes) for name, each in baselines.items()}
     about["rerankers"] = {"volumes": splits, "points": reranked}
+    if "constraint" in tests:
+        kept = kept_on_test(plan.constraints, tests["constraint"])
+        records["constraint"]["kept_on_test"] = kept
+        log.info("\n".join(kept_sentences(kept)))
     record = {**about, "chosen": options.chosen(), "choices": records}
     write_json(record, folder / "front.json")
     lines = {name: each.values for name, each in baselines.items()}
     draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff, lines)
-    chosen = operating_point(choices[options.chosen()], measurement, plan.grid, measure)
-    _hand_over(folder, chosen, options.export, scores.adapters)
+    way = options.chosen()
+    if way is None:
+        log.info(_nothing_chosen(folder))
+    else:
+        chosen = operating_point(choices[way], measurement, plan.grid, measure)
+        _hand_over(folder, chosen, options.export, scores.adapters)
     hint = wandb_run.tell_front(config, folder, json_ready(record))
     mlflow_run.tell_front(config, folder, record)
     if hint:
@@ -189,6 +200,16 @@ def _title(config: RunConfig, measure: TradeOffScorer, front: Front) -> str:
         f"{config.name}: {len(front.values)} trade-offs on {measure.requests} validation requests; "
         f"{len(front.points)} on the front, hypervolume {volume['normalised']:.3f} of its box "
         f"(pure relevance alone {volume['normalised_relevance_alone']:.3f})"
+    )
+
+
+def _nothing_chosen(folder: Path) -> str:
+    """What is said where no way to choose was asked for."""
+    held = folder / POINT_FILE
+    now = f"{held} stays as it was chosen before" if held.is_file() else "exports rank by pure relevance"
+    return (
+        f"front: {folder / 'front.json'}   picture: {folder / 'front.png'}\nnothing is chosen, {now}: choose with "
+        "--where and --maximize, --weights or --knee"
     )
 
 
@@ -214,7 +235,7 @@ def _choose(rule: str, measurement: Measurement, plan: Plan) -> Choice:
     if rule == "weights":
         return by_weights(measurement, plan.weights)
     if rule == "constraint":
-        return by_constraint(measurement, plan.constraints, plan.maximize)
+        return by_constraint(measurement, plan.constraints, plan.maximize, plan.confidence)
     return by_knee(measurement, plan.axes)
 
 

@@ -1,9 +1,13 @@
 """front.json and operating_point.json: everything that `equipoise front` measured, and what it chose."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.front.choice import Choice
+from equipoise.evaluation.front.constraint import Constraint
 from equipoise.evaluation.front.grid import Grid
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
@@ -97,6 +101,22 @@ def beside_relevance(measurement: Measurement, point: int) -> dict[str, Any]:
             "difference_interval": measurement.interval(point, axis, against=0),
         }
     return values
+
+
+def kept_on_test(constraints: Sequence[Constraint], test: Measurement) -> list[dict[str, Any]]:
+    """Of each constraint what the chosen point reaches on the test split, its bound there, and whether it is kept.
+
+    Args:
+        constraints: that the point was chosen by.
+        test: pure relevance (point 0) and the chosen point (point 1).
+    """
+    found = []
+    for constraint in constraints:
+        plain, value = test.of([constraint.axis])[:, 0]
+        about = {"constraint": str(constraint), "axis": constraint.axis, "value": float(value)}
+        about |= {"interval": test.interval(1, constraint.axis), "bound": float(constraint.bound(plain))}
+        found.append(about | {"kept": bool(constraint.holds(np.array([value]), plain)[0])})
+    return found
 
 
 def operating_point(choice: Choice, measurement: Measurement, grid: Grid, measure: TradeOffScorer) -> dict[str, Any]:

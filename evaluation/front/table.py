@@ -1,7 +1,7 @@
 """What `equipoise front` prints: the ends of the front and the chosen points, then each choice on both splits."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -45,6 +45,20 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     low, high = row["difference_interval"]
     bounds = "–" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}{'*' if low > 0 or high < 0 else NO_STAR}"
     return [f"{row['relevance']:.4f}", f"{row['value']:.4f}", f"{row['difference']:+.4f}", bounds]
+
+
+def kept_sentences(kept: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether each constraint holds on the test split, of `kept_on_test`."""
+    sentences = []
+    for each in kept:
+        low, high = each["interval"]
+        sure = "" if math.isnan(low) else f" (95 % interval {low:.4f} to {high:.4f})"
+        word = "kept" if each["kept"] else "BROKEN"
+        sentences.append(
+            f"{each['constraint']} is {word} on the test split: {each['axis']} {each['value']:.4f}{sure}, asked for "
+            f"{each['bound']:.4f}"
+        )
+    return sentences
 
 
 def front_sentence(front: Front) -> str:

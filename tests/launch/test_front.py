@@ -171,7 +171,7 @@ def test_scores_of_other_adapters_are_not_taken(run: Path, fronted: Path) -> Non
     save_file({name: tensor + 0.3 * tensor.abs().mean() for name, tensor in tensors.items()}, path)
     with pytest.raises(UserError, match="other adapters than the run holds now"):
         export_run(run, run.parent / "export", golden=2)
-    front(run, FrontOptions(omegas=THREE.omegas, resamples=0, test=False))
+    front(run, FrontOptions(omegas=THREE.omegas, resamples=0, test=False, knee=True))
     record = read(run / "front.json")
     assert record["chosen"] == "knee" and "test" not in record["choices"]["knee"]
     assert [point["metrics"] for point in record["points"]] != [point["metrics"] for point in before["points"]]
@@ -223,9 +223,9 @@ def test_an_export_of_other_adapters_is_left_alone(run: Path, exported: Path, tm
     save_file({name: tensor * 2 for name, tensor in load_file(head).items()}, head)
     before = (copy / "serving.json").read_bytes(), (run / "operating_point.json").read_bytes()
     with pytest.raises(UserError, match="'fairness' differs"):
-        front(run, FrontOptions(export=copy))
+        front(run, FrontOptions(export=copy, knee=True))
     with pytest.raises(UserError, match="is not an export"):
-        front(run, FrontOptions(export=tmp_path / "nothing"))
+        front(run, FrontOptions(export=tmp_path / "nothing", knee=True))
     assert ((copy / "serving.json").read_bytes(), (run / "operating_point.json").read_bytes()) == before
 
 
@@ -284,7 +284,10 @@ def test_a_broken_operating_point_is_refused(run: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"weights": "ctr=1", "where": "ild>=0", "maximize": "ndcg"}, "--weights and --where are two ways"),
+        ({"weights": "ctr=1", "where": "ild>=0", "maximize": "ndcg"}, "--knee, --weights and --where are ways"),
+        ({"weights": "ctr=1", "knee": True}, "--knee, --weights and --where are ways"),
+        ({"export": Path("export")}, "--export writes a choice"),
+        ({"confidence": 1.0}, "--confidence 1 is no share"),
         ({"where": "ild>=0"}, "belong together"),
         ({"maximize": "ndcg"}, "belong together"),
         ({"all_choices": True, "weights": "ctr=1"}, "--all-choices needs"),
@@ -319,6 +322,37 @@ def test_a_run_without_adjustments_needs_axes(finished: RunConfig) -> None:
         make_plan(plain, FrontOptions())
     plan = make_plan(plain, FrontOptions(axes="ctr,cvr", relevance="cvr=0,1,2"))
     assert plan.axes == ("ndcg_click", "ndcg_conversion") and len(plan.grid.points()) == 3
+
+
+def test_nothing_is_chosen_unless_it_is_asked_for(fronted: Path, run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "equipoise")
+    before = (run / "operating_point.json").read_bytes()
+    front(run, FrontOptions(resamples=5))
+    record = read(run / "front.json")
+    assert record["chosen"] is None and record["choices"] == {}
+    assert (run / "operating_point.json").read_bytes() == before and "stays as it was chosen before" in caplog.text
+    (run / "operating_point.json").unlink()
+    front(run, FrontOptions(resamples=5, test=False))
+    assert "nothing is chosen, exports rank by pure relevance" in caplog.text
+    assert not (run / "operating_point.json").exists()
+    # Re-ranking stands beside the trade-offs, on both splits.
+    volumes = record["rerankers"]["volumes"]
+    assert set(volumes) == {"valid", "test"} and set(volumes["test"]) == {
+        "ours", "MMR + boost", "max-sum + boost", "DPP + boost", "MMR + prices",
+    }  # fmt: skip
+    assert record["rerankers"]["points"]["MMR + boost"][0]["rerank"] == "pure relevance"
+
+
+def test_a_constraint_holds_with_confidence_and_its_test_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "equipoise")
+    options = {"omegas": "diversity=0,1,2,fairness=0", "resamples": 40, "where": "ndcg>=60%", "maximize": "ild"}
+    front(run, FrontOptions(**options))
+    choice = read(run / "front.json")["choices"]["constraint"]
+    assert choice["holds_in_resamples"] >= choice["confidence"] == 0.9
+    (kept,) = choice["kept_on_test"]
+    assert kept["kept"] == (kept["value"] >= kept["bound"]) and kept["value"] == choice["test"]["ndcg"]["value"]
+    word = "kept" if kept["kept"] else "BROKEN"
+    assert f"ndcg >= 60% is {word} on the test split: ndcg {kept['value']:.4f}" in caplog.text
 
 
 def test_command_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
