@@ -135,6 +135,22 @@ def test_the_w_and_b_run_of_the_training_is_told(run: Path, fronted: Path, caplo
     assert artifact.type == "front" and sizes["front.json"] == (run / "front.json").stat().st_size
 
 
+def test_a_front_without_a_choice_is_told_too(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import wandb
+
+    caplog.set_level("WARNING")
+    (run / "operating_point.json").unlink(missing_ok=True)
+    (run / "wandb.json").write_text(json.dumps({"id": "abc", "project": "p", "entity": None}))
+    front(run, FrontOptions(omegas=THREE.omegas, resamples=0, test=False), ["wandb.mode=offline"])
+    (folder,) = (run / "wandb").glob("offline-run-*-abc")
+    (told,) = whole_records(folder)
+    wandb.teardown()  # it would keep this run's folder for later tests
+    (artifact,) = (each.artifact for each in told if each.WhichOneof("record_type") == "artifact")
+    files = {entry.path for entry in artifact.manifest.contents}
+    assert {"front.json", "front.png"} <= files and "operating_point.json" not in files
+    assert "failed" not in caplog.text
+
+
 def test_choices_are_measured_again_on_the_test_split(fronted: Path) -> None:
     table = ScoreTable.load(fronted / "scores_test.parquet")
     for choice in read(fronted / "front.json")["choices"].values():

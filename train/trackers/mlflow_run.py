@@ -85,7 +85,7 @@ def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> None:
     """Put the hypervolume of a front into the MLflow run of its training, and its files."""
     hypervolume = record["hypervolume"].items()
     values = {f"front/hypervolume_{name}": value for name, value in hypervolume if isinstance(value, int | float)}
-    files = [run / name for name in ("front.json", "front.png", "operating_point.json")]
+    files = [path for name in ("front.json", "front.png", "operating_point.json") if (path := run / name).is_file()]
     _tell(config, run, "the front", values, files, "front")
 
 
