@@ -85,7 +85,8 @@ def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> None:
     """Put the hypervolume of a front into the MLflow run of its training, and its files."""
     hypervolume = record["hypervolume"].items()
     values = {f"front/hypervolume_{name}": value for name, value in hypervolume if isinstance(value, int | float)}
-    files = [path for name in ("front.json", "front.png", "operating_point.json") if (path := run / name).is_file()]
+    chosen = ["operating_point.json"] if (run / "operating_point.json").is_file() else []
+    files = [run / name for name in ("front.json", "front.png", *chosen)]
     _tell(config, run, "the front", values, files, "front")
 
 

@@ -130,9 +130,9 @@ def tell_front(config: RunConfig, run: Path, record: Mapping[str, Any]) -> str |
     def tell(joined: Any, wandb: Any) -> None:
         joined.summary[FRONT] = {key: record[key] for key in ("axes", "hypervolume", "chosen", "choices")}
         artifact = wandb.Artifact(f"{config.name}-front", type="front", metadata={"axes": record["axes"]})
-        for name in ("front.json", "front.png", "operating_point.json"):  # the last where something was chosen
-            if (run / name).is_file():
-                artifact.add_file(str(run / name))
+        chosen = ["operating_point.json"] if (run / "operating_point.json").is_file() else []
+        for name in ("front.json", "front.png", *chosen):
+            artifact.add_file(str(run / name))
         columns, rows = front_rows(record)
         artifact.add(wandb.Table(columns=columns, data=rows), "trade-offs")
         joined.log_artifact(artifact, aliases=["latest"])
