@@ -28,7 +28,6 @@ from equipoise.evaluation.report_tables import report_parts
 from equipoise.evaluation.rivals import PRIOR
 from equipoise.evaluation.slices import slice_metrics, slices_of
 from equipoise.evaluation.split_scores import SplitScores, table_positions
-from equipoise.train.assemble import open_beside
 from equipoise.train.data_record import FILE_NAME as DATA_RECORD
 from equipoise.train.data_record import write_data_record
 from equipoise.train.trackers import mlflow_run, wandb_run
@@ -86,7 +85,7 @@ def fitted_rivals(scores: SplitScores, split: str, table: ScoreTable) -> dict[st
     slates, rows = scores.rows(split)
     positions = table_positions(slates, rows)
     targets = ["ctr", *(["ctcvr"] if table.pcvr is not None else [])]
-    beside = open_beside(config, scores.tokens, scores.run)
+    beside = scores.data(split).beside
     manifest = Manifest.read(config.data.folder)
     parts = (manifest, scores.tokens, beside.priors, beside.vectors)
     found = FittedBaselines(config, scores.run, *parts, targets, split).log_odds(positions)

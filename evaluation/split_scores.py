@@ -23,7 +23,7 @@ from equipoise.modeling.adapter_store import adapters_hash
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.accelerate_setup import make_accelerator
-from equipoise.train.assemble import open_data
+from equipoise.train.assemble import DataParts, open_data
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibrations
 from equipoise.train.objectives.base import Objective
@@ -56,6 +56,7 @@ class SplitScores:
         self.accelerator = make_accelerator(config)
         self.world = World()
         self.objectives = build_objectives(config.objectives)
+        self._data: dict[str, DataParts] = {}
 
     def path(self, split: str) -> Path:
         """Where the score table of a split lies."""
@@ -68,10 +69,16 @@ class SplitScores:
         with memory_advice(self.config, "scoring"):
             return load_run_model(self.config, self.adapters).to(self.accelerator.device)
 
+    def data(self, split: str) -> DataParts:
+        """A split with what stands beside its texts, opened once."""
+        if split not in self._data:
+            self._data[split] = open_data(self.config, split, self.objectives, self.tokens, self.run)
+            self.objectives = self._data[split].objectives
+        return self._data[split]
+
     def rows(self, split: str) -> tuple[SlateSet, list[int]]:
         """The slates of a split, and which of them are scored: `evaluate.max_requests`, spread over it."""
-        data = open_data(self.config, split, self.objectives, self.tokens, self.run)
-        self.objectives = data.objectives
+        data = self.data(split)
         return data.slates, spread_rows(len(data.slates), self.config.evaluate.max_requests)
 
     def score(self, split: str, reuse: bool = False) -> ScoreTable | None:
