@@ -37,6 +37,7 @@ from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
 from equipoise.evaluation.metrics.pointwise import target_metrics, target_weight, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.metrics.user_groups import user_group_gaps
+from equipoise.evaluation.rerankers import Reranker, reference_ways
 from equipoise.evaluation.rivals import BOUGHT, POPULARITY, compare_with_rivals
 
 Omega = Mapping[str, float]
@@ -91,7 +92,8 @@ def evaluate_table(
         metric → value); regression (the same of values and counts, where there are any); calibration (target → bins);
         baselines (target → baseline → metric → value); against_baseline (target → metric → the best baseline, the
         difference, its interval); comparisons (target → rival → metric → ours, theirs, difference, its interval);
-        ranking (one dict per operating point); ranking_baselines; user_groups; verdict
+        ranking (one dict per operating point); ranking_baselines (popularity, and re-ranking at a few strengths);
+        user_groups; verdict
         (sentences).
 
     Raises:
@@ -128,6 +130,7 @@ def evaluate_table(
     report["ranking_baselines"] = {}
     if train_counts is not None:
         report["ranking_baselines"]["item popularity"] = metrics(popularity(train_counts, table.item))
+    report["ranking_baselines"] |= _reranked(table, metrics, diversity_attributes, provider_attribute)
     report["user_groups"] = user_group_gaps(table)
     report["ndcg_difference"] = _ndcg_difference(report, table, metrics, train_counts, field_baselines, resamples, seed)
     report["ne_interval"] = {
@@ -137,6 +140,18 @@ def evaluate_table(
     }
     report["verdict"] = verdict(report)
     return report
+
+
+def _reranked(
+    table: ScoreTable, metrics: RankingMetrics, path: Sequence[str], provider: str | None
+) -> dict[str, dict[str, Any]]:
+    """Re-ranking at a few strengths, boosts by how weak the groups are on these rows themselves."""
+    found = reference_ways(bool(path), provider is not None)
+    if not found or not metrics.cutoffs or not len(table):
+        return {}
+    lists = Reranker(table, table.relevance, max(metrics.cutoffs), tuple(path), provider)
+    state = lists.state()
+    return {way.words(): metrics(lists.utility(way, state)) for way in found}
 
 
 def _own_targets(report: dict[str, Any], table: ScoreTable, specs: Mapping[str, ObjectiveSpec]) -> dict[str, Any]:

@@ -62,6 +62,18 @@ def ways(diverse: str | None, fair: str | None) -> list[Rerank]:
     return [Rerank(diverse, strength, fair, lift) for strength in strengths for lift in lifts]
 
 
+def reference_ways(diverse: bool, fair: bool) -> list[Rerank]:
+    """The few strengths that stand beside operating points in every evaluation; `front` tunes them.
+
+    Args:
+        diverse: whether lists are measured by how alike their items are.
+        fair: whether groups share exposure.
+    """
+    found = [Rerank(MMR, 1.0), Rerank(MMR, 3.0)] if diverse else []
+    found += [Rerank(fair=BOOST, lift=0.5), Rerank(fair=BOOST, lift=1.0)] if fair else []
+    return found + ([Rerank(MMR, 3.0, BOOST, 1.0)] if diverse and fair else [])
+
+
 @dataclass(frozen=True)
 class GroupState:
     """What is known of groups before the first request: fitted on another split, which served before.

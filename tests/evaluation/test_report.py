@@ -78,6 +78,10 @@ def test_the_report_holds_everything_that_is_promised():
     assert [point["omega"] for point in report["ranking"]] == default_omegas(["diversity", "fairness"])
     assert {"ndcg@3", "ild@5", "coverage@5", "exposure@5"} <= set(report["ranking"][0])
     assert set(report["ranking_baselines"]["item popularity"]) == set(report["ranking"][0]) - {"omega"}
+    reranked = {"MMR 1", "MMR 3", "boost 0.5", "boost 1", "MMR 3, boost 1"}
+    assert set(report["ranking_baselines"]) == {"item popularity", *reranked}
+    plain, alike = report["ranking"][0], report["ranking_baselines"]["MMR 3"]
+    assert alike["ild@5"] > plain["ild@5"] and alike["ndcg@5"] != plain["ndcg@5"]
     assert set(report["user_groups"]["age"]["groups"]) == {"19-24", "unknown"}
 
 
