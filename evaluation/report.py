@@ -36,7 +36,7 @@ from equipoise.evaluation.metrics.metric_names import WORDS, target_title
 from equipoise.evaluation.metrics.own_targets import own_metrics, own_targets
 from equipoise.evaluation.metrics.pointwise import target_metrics, target_weight, targets
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.metrics.user_groups import user_group_gaps
+from equipoise.evaluation.metrics.user_groups import SMALLEST_GROUP, user_group_gaps
 from equipoise.evaluation.rerankers import Reranker, reference_ways
 from equipoise.evaluation.rivals import BOUGHT, POPULARITY, compare_with_rivals
 
@@ -94,12 +94,14 @@ def evaluate_table(
         difference, its interval); comparisons (target → rival → metric → ours, theirs, difference, its interval);
         ranking (one dict per operating point); ranking_baselines (popularity, and re-ranking at a few strengths);
         user_groups; verdict
-        (sentences).
+        (sentences); notes (sentences on what says little).
 
     Raises:
         UserError: ω, a field or an item attribute names what the table does not keep.
     """
-    metrics = RankingMetrics(table, cutoffs, diversity_attributes, category_attribute, provider_attribute, own_axes)
+    popular = popularity(train_counts, table.item) if train_counts is not None else None
+    attributes = (diversity_attributes, category_attribute, provider_attribute)
+    metrics = RankingMetrics(table, cutoffs, *attributes, own_axes, popular)
     report = _counts(table, train_counts) | {"cutoffs": list(cutoffs), "pointwise": {}, "calibration": {}}
     report |= {"baselines": {}, "against_baseline": {}, "comparisons": {}}
     scored = targets(table.click, table.conversion, table.pctr, table.pcvr, table.request)
@@ -139,7 +141,28 @@ def evaluate_table(
         if resamples
     }
     report["verdict"] = verdict(report)
+    report["notes"] = _notes(table, report)
     return report
+
+
+def _notes(table: ScoreTable, report: Mapping[str, Any]) -> list[str]:
+    """What is measured, but says little: cutoffs that no list exceeds, and user groups too small to be judged."""
+    notes = []
+    longest = int(np.unique(table.request, return_counts=True)[1].max()) if len(table) else 0
+    whole = [cutoff for cutoff in report["cutoffs"] if cutoff >= longest]
+    if whole and longest:
+        notes.append(
+            f"measures @{', @'.join(map(str, whole))} are of whole lists: no request has more than {longest} "
+            "candidates, so that diversity, coverage and novelty cannot change there"
+        )
+    for attribute, gaps in report["user_groups"].items():
+        small, judged = len(gaps["left_out"]), len(gaps["groups"])
+        if small > judged:
+            notes.append(
+                f"{attribute}: {small} of {small + judged} groups have fewer than {SMALLEST_GROUP} rows or one label "
+                "only and are not judged: bin a number before you name it in data.user_groups"
+            )
+    return notes
 
 
 def _reranked(

@@ -36,7 +36,7 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[Table | str]:
         yield _slices(report["slices"])
     for attribute, gaps in report["user_groups"].items():
         yield _user_groups(attribute, gaps)
-    for sentence in [*rival_sentences(report["comparisons"]), *report["verdict"]]:
+    for sentence in [*rival_sentences(report["comparisons"]), *report["verdict"], *report["notes"]]:
         yield f"• {sentence}"
 
 

@@ -15,10 +15,13 @@ from equipoise.evaluation.metrics.ranking import (
     exposure,
     gains,
     intra_list_diversity,
+    item_gini,
     ndcg,
+    novelty,
     path_codes,
     rank_requests,
     request_ndcg,
+    serendipity,
 )
 from equipoise.evaluation.metrics.score_table import ScoreTable
 
@@ -47,6 +50,7 @@ class RankingMetrics:
         category_attribute: whose values coverage counts; None leaves it out.
         provider_attribute: whose groups share exposure; None leaves it out.
         own_axes: measures of users' own objectives.
+        popularity: each row's item's clicks in training, (N,), for novelty and serendipity; None leaves them out.
 
     Raises:
         UserError: the table keeps no such item attribute.
@@ -60,7 +64,13 @@ class RankingMetrics:
         category_attribute: str | None = None,
         provider_attribute: str | None = None,
         own_axes: Sequence[OwnAxis] = (),
+        popularity: np.ndarray | None = None,
     ) -> None:
+        self.item, self.click = table.item, table.click
+        self.information: np.ndarray | None = None
+        if popularity is not None and len(table):
+            share = (popularity + 1.0) / (popularity[np.unique(table.item, return_index=True)[1]] + 1.0).sum()
+            self.information, self.popular = -np.log2(share), rank_requests(table.request, popularity)
         self.request, self.cutoffs = table.request, tuple(cutoffs)
         self.gain = gains(table.click, table.conversion)
         self.request_weight: np.ndarray | None = None
@@ -87,7 +97,10 @@ class RankingMetrics:
         return weighted_gauc(values, np.ones(len(values)) if self.request_weight is None else self.request_weight)
 
     def __call__(self, score: np.ndarray) -> dict[str, Any]:
-        """All metrics of a ranking by `score` (N,): ndcg, ild, exposure, each also @K, and coverage@K."""
+        """All metrics of a ranking by `score` (N,): ndcg, ild, exposure, each also @K, and those that are @K alone.
+
+        These are coverage@K, catalogue@K (of items over all requests), item_gini@K, novelty@K and serendipity@K.
+        """
         ranking = rank_requests(self.request, score)
         metrics: dict[str, Any] = self.ndcgs(score)
         for cutoff in (*self.cutoffs, None):
@@ -97,6 +110,12 @@ class RankingMetrics:
                 metrics[_key("coverage", cutoff)] = coverage(ranking, self.category[0], cutoff)
             if self.provider is not None:
                 metrics[_key("exposure", cutoff)] = exposure(ranking, *self.provider, cutoff)
+            if cutoff is not None and len(self.item):
+                metrics[_key("catalogue", cutoff)] = coverage(ranking, self.item, cutoff)
+                metrics[_key("item_gini", cutoff)] = item_gini(ranking, self.item, cutoff)
+                if self.information is not None:
+                    metrics[_key("novelty", cutoff)] = novelty(ranking, self.information, cutoff)
+                    metrics[_key("serendipity", cutoff)] = serendipity(ranking, self.click, self.popular, cutoff)
             for name, gain in self.own.items():
                 metrics[_key(name, cutoff)] = mean_gain(ranking, gain, cutoff)
         return metrics

@@ -14,7 +14,7 @@ from typing import Any
 from equipoise.configs.objectives import BUILT_IN
 
 RELEVANCE = "relevance"
-LOWER = ("log_loss", "ne", "ece", "exposure_gap", "rmse", "mae", "deviance")
+LOWER = ("log_loss", "ne", "ece", "exposure_gap", "exposure_gini", "item_gini", "rmse", "mae", "deviance")
 NEITHER = ("predicted", "observed", "rmse_of_mean", "mae_of_mean")
 WORDS = {
     "auc": "AUC",
@@ -30,6 +30,13 @@ WORDS = {
     "coverage": "coverage",
     "exposure_ratio": "exposure min/max",
     "exposure_gap": "exposure gap",
+    "exposure_least": "least exposure",
+    "exposure_gini": "exposure Gini",
+    "exposure_entropy": "exposure entropy",
+    "catalogue": "catalogue coverage",
+    "item_gini": "Gini of items",
+    "novelty": "novelty",
+    "serendipity": "serendipity",
     "rmse": "RMSE",
     "mae": "MAE",
     "spearman": "Spearman",
@@ -69,6 +76,8 @@ def operating_points(evaluation: Mapping[str, Any]) -> list[MeasuredPoint]:
                 rest = key.removeprefix("exposure")
                 values[f"exposure_ratio{rest}"] = value.get("min_max")
                 values[f"exposure_gap{rest}"] = value.get("gap")
+                for name in ("least", "gini", "entropy"):
+                    values[f"exposure_{name}{rest}"] = value.get(name)
             elif key != "omega":
                 values[key] = value
         points.append(MeasuredPoint(point_name(omega), omega, _defined(values)))

@@ -153,13 +153,73 @@ def exposure(
         groups: name → exposure share / candidate share (1 is parity), largest group first.
         min_max: smallest ratio / largest, over groups with at least 1 % of the candidates; NaN with fewer than two.
         gap: ½ Σ |exposure share − candidate share|, the exposure that would have to move.
+        least: the smallest ratio of those groups, what max-min fairness makes large (Xu et al. 2023).
+        gini: ½ Σ_g Σ_h p_g p_h |ratio_g − ratio_h| with candidate shares p, 0 at parity (Gini 1912).
+        entropy: −Σ e_g log e_g / log G of the exposure shares, 1 where all G groups are shown alike (Shannon 1948); NaN
+            with fewer than two groups.
     """
     exposed, present = exposure_shares(ranking, codes, len(names), cutoff)
     order = [group for group in np.argsort(-present, kind="stable") if present[group] > 0]
     ratios = {names[group]: float(exposed[group] / present[group]) for group in order}
     large = [ratios[names[group]] for group in order if present[group] >= SMALLEST_SHARE]
+    ratio, share = (np.array(values) for values in (list(ratios.values()), present[order] if order else []))
+    shown = exposed[exposed > 0]
     return {
         "groups": ratios,
         "min_max": min(large) / max(large) if len(large) > 1 and max(large) > 0 else float("nan"),
         "gap": float(np.abs(exposed - present).sum() / 2) if order else float("nan"),
+        "least": min(large) if len(large) > 1 else float("nan"),
+        "gini": float(share @ np.abs(ratio[:, None] - ratio) @ share / 2) if len(order) > 1 else float("nan"),
+        "entropy": float(-(shown * np.log(shown)).sum() / np.log(len(order))) if len(order) > 1 else float("nan"),
     }
+
+
+def gini(counts: np.ndarray) -> float:
+    """Gini coefficient of how often things were shown, (I,): 0 where all alike, 1 − 1/I where one has all."""
+    ordered = np.sort(np.asarray(counts, np.float64))
+    if not ordered.sum():
+        return float("nan")
+    place = np.arange(1, len(ordered) + 1)
+    return float((2 * place - len(ordered) - 1) @ ordered / (len(ordered) * ordered.sum()))
+
+
+def item_gini(ranking: RankedLists, item: np.ndarray, cutoff: int) -> float:
+    """Gini of how often each candidate item is in a top k (Fleder & Hosanagar 2009), items never shown included."""
+    if not len(item):
+        return float("nan")
+    codes = np.unique(item, return_inverse=True)[1]
+    return gini(np.bincount(codes[ranking.row[ranking.top(cutoff)]], minlength=int(codes.max()) + 1))
+
+
+def novelty(ranking: RankedLists, information: np.ndarray, cutoff: int) -> float:
+    """Mean self-information −log2 p of the top k, in bits, averaged over requests (Zhou et al. 2010).
+
+    Args:
+        ranking: of N rows.
+        information: −log2 of each row's item's share of the training clicks of all candidate items, (N,).
+        cutoff: k.
+    """
+    return _mean_of_top(ranking, information, cutoff)
+
+
+def serendipity(ranking: RankedLists, click: np.ndarray, popular: RankedLists, cutoff: int) -> float:
+    """Share of the top k that was clicked and that popularity would not show in its own top k (Ge et al. 2010).
+
+    Args:
+        ranking: of N rows.
+        click: of each row, (N,).
+        popular: the same rows ranked by popularity.
+        cutoff: k.
+    """
+    expected = np.zeros(len(click), bool)
+    expected[popular.row[popular.top(cutoff)]] = True
+    return _mean_of_top(ranking, ((np.asarray(click) == 1) & ~expected).astype(np.float64), cutoff)
+
+
+def _mean_of_top(ranking: RankedLists, values: np.ndarray, cutoff: int) -> float:
+    top = ranking.top(cutoff)
+    if not len(top):
+        return float("nan")
+    segment = ranking.segment[top]
+    shown = np.bincount(segment, minlength=ranking.requests)
+    return float((np.bincount(segment, values[ranking.row[top]], ranking.requests) / shown).mean())

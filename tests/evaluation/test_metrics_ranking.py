@@ -18,10 +18,14 @@ from equipoise.evaluation.metrics.ranking import (
     exposure,
     exposure_shares,
     gains,
+    gini,
     intra_list_diversity,
+    item_gini,
     ndcg,
+    novelty,
     path_codes,
     rank_requests,
+    serendipity,
 )
 
 
@@ -207,6 +211,39 @@ def test_exposure_by_hand():
     assert found["groups"]["Private"] == pytest.approx((1 / math.log2(3) / total) / 0.75)
     assert found["min_max"] == pytest.approx(found["groups"]["Private"] / found["groups"]["National"])
     assert found["gap"] == pytest.approx(1 / total - 0.25)
+    first, second = found["groups"]["National"], found["groups"]["Private"]
+    assert found["least"] == second and found["gini"] == pytest.approx(0.25 * 0.75 * (first - second))
+    shares = np.array([1, 1 / math.log2(3)]) / total
+    assert found["entropy"] == pytest.approx(-(shares * np.log(shares)).sum() / math.log(2))
+
+
+def test_gini_is_the_mean_difference():
+    generator = np.random.default_rng(0)
+    for counts in (generator.integers(0, 9, 13), np.array([0, 0, 5]), np.array([2, 2, 2, 2])):
+        pairs = np.abs(counts[:, None] - counts).mean()
+        assert gini(counts) == pytest.approx(pairs / (2 * counts.mean()))
+    assert gini(np.array([0, 0, 5])) == pytest.approx(1 - 1 / 3) and math.isnan(gini(np.zeros(3)))
+
+
+def test_what_lists_show_of_the_catalogue_by_hand():
+    # Items 7, 8, 9 in both requests; 7 is on top of both, 8 second in the first, 9 in the second.
+    request, item = np.array([0, 0, 0, 1, 1, 1]), np.array([7, 8, 9, 7, 8, 9])
+    ranking = rank_requests(request, np.array([3.0, 2.0, 1.0, 3.0, 1.0, 2.0]))
+    assert item_gini(ranking, item, 1) == pytest.approx(gini(np.array([2, 0, 0])))
+    assert item_gini(ranking, item, 2) == pytest.approx(gini(np.array([2, 1, 1])))
+    clicks = np.array([5.0, 0.0, 1.0])[item - 7]
+    information = -np.log2((clicks + 1) / 9)
+    assert novelty(ranking, information, 2) == pytest.approx(
+        ((-math.log2(6 / 9) - math.log2(1 / 9)) / 2 + (-math.log2(6 / 9) - math.log2(2 / 9)) / 2) / 2
+    )
+    popular = rank_requests(request, clicks)  # 7, 9, 8: among the first two 8 is a surprise
+    click = np.array([1, 1, 0, 0, 1, 1])
+    assert serendipity(ranking, click, popular, 2) == pytest.approx((1 / 2 + 0) / 2)
+    assert serendipity(ranking, click, popular, 3) == 0.0  # of whole lists nothing is unexpected
+    table = ScoreTable(request, item, ["u"] * 6, click, click * 0, np.array([0.6, 0.5, 0.4, 0.6, 0.4, 0.5]))
+    found = RankingMetrics(table, [2], popularity=clicks)(table.pctr)
+    assert found["catalogue@2"] == 1.0 and found["novelty@2"] == pytest.approx(novelty(ranking, information, 2))
+    assert found["serendipity@2"] == pytest.approx(0.25)
 
 
 def test_exposure_of_one_group_is_parity():
@@ -229,9 +266,14 @@ def test_exposure_shares_sum_to_one_and_a_random_order_is_parity(cutoff):
 def test_ranking_metrics_names_and_missing_attributes():
     table = random_table(4)
     found = RankingMetrics(table, [3], ["department", "category"], "category", "provider")(table.relevance)
-    assert set(found) == {"ndcg@3", "ndcg", "ild@3", "ild", "coverage@3", "exposure@3", "exposure"}
+    always = {"ndcg@3", "ndcg", "catalogue@3", "item_gini@3"}
+    assert set(found) == {*always, "ild@3", "ild", "coverage@3", "exposure@3", "exposure"}
     assert set(found["exposure"]["groups"]) == {"p0", "p1", "unknown"}
-    assert set(RankingMetrics(table, [3])(table.relevance)) == {"ndcg@3", "ndcg"}
+    assert set(RankingMetrics(table, [3])(table.relevance)) == always
+    clicks = np.ones(len(table))
+    assert set(RankingMetrics(table, [3], popularity=clicks)(table.relevance)) == {
+        *always, "novelty@3", "serendipity@3",
+    }  # fmt: skip
     with pytest.raises(UserError, match=r"'brand'.*category, department, provider"):
         RankingMetrics(table, [3], category_attribute="brand")
 

@@ -50,11 +50,10 @@ def train_counts() -> TrainCounts:
 
 
 def evaluated(table: ScoreTable, **options):
-    options = {"resamples": 50, "field_baselines": ["chance"]} | options
+    options = {"resamples": 50, "field_baselines": ["chance"], "cutoffs": [3, 5]} | options
     return evaluate_table(
         table,
         train_counts(),
-        [3, 5],
         diversity_attributes=["department", "category"],
         category_attribute="category",
         provider_attribute="provider",
@@ -78,11 +77,24 @@ def test_the_report_holds_everything_that_is_promised():
     assert [point["omega"] for point in report["ranking"]] == default_omegas(["diversity", "fairness"])
     assert {"ndcg@3", "ild@5", "coverage@5", "exposure@5"} <= set(report["ranking"][0])
     assert set(report["ranking_baselines"]["item popularity"]) == set(report["ranking"][0]) - {"omega"}
+    assert {"catalogue@5", "item_gini@5", "novelty@5", "serendipity@5"} <= set(report["ranking"][0])
+    assert not report["notes"]
     reranked = {"MMR 1", "MMR 3", "boost 0.5", "boost 1", "MMR 3, boost 1"}
     assert set(report["ranking_baselines"]) == {"item popularity", *reranked}
     plain, alike = report["ranking"][0], report["ranking_baselines"]["MMR 3"]
     assert alike["ild@5"] > plain["ild@5"] and alike["ndcg@5"] != plain["ndcg@5"]
     assert set(report["user_groups"]["age"]["groups"]) == {"19-24", "unknown"}
+
+
+def test_what_says_little_is_said():
+    table = world(0.3)
+    longest = int(np.unique(table.request, return_counts=True)[1].max())
+    table.user_groups["height"] = np.array([str(number % 400) for number in range(len(table))])
+    report = evaluated(table, cutoffs=[3, longest])
+    first, second = report["notes"]
+    assert first.startswith(f"measures @{longest} are of whole lists: no request has more than {longest} candidates")
+    assert second.startswith("height: 400 of 400 groups have fewer than 50 rows")
+    assert "• height: 400 of 400" in printed(report)
 
 
 def test_the_verdict_says_that_we_win():
