@@ -324,7 +324,7 @@ class Job:
             )
         copy_into(self.slate_model, last, "the last weights")
         write_choice(run, found, adapters_hash(adapters))
-        kept = "its vectors are kept" if found["kept"] else "its vectors are left out, which would not find more"
+        kept = "its vectors are kept" if found["kept"] else "its vectors, which do not surely find more, are left out"
         log.info(
             f"{name}: recall@{CHOICE_CUTOFF} on {found['shoppers']} valid requests {found['without']:.4f} by its "
             f"sources, {found['with']:.4f} with its vectors: {kept}"

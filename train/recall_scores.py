@@ -27,6 +27,7 @@ from equipoise.train.validation import spread_rows
 ReportStage = Callable[[str, int, int], None]
 CHOICE = "vectors.json"
 CHOICE_CUTOFF, CHOICE_SHOPPERS = 200, 300
+CHOICE_CONFIDENCE, CHOICE_RESAMPLES = 0.95, 1000
 
 
 def histories(bought: Sequence[np.ndarray], times: Sequence[np.ndarray], items: int) -> sparse.csr_array:
@@ -165,6 +166,9 @@ def choose_vectors(
 ) -> dict[str, Any]:
     """Whether the vectors help the sources: mean of recall@200 over all items and over those never bought, on valid.
 
+    They are kept where that mean is higher in CHOICE_CONFIDENCE of the resamples of the shoppers: after a short
+    training most gains are chance, and the sources are what a shop would use instead.
+
     Args:
         model: trained, in evaluation form.
         name: of the objective.
@@ -174,7 +178,7 @@ def choose_vectors(
         tell: see `TrainedRecall`.
 
     Returns:
-        kept; with and without (the measure); shoppers.
+        kept; with and without (the measure); higher_in_resamples; shoppers.
     """
     shoppers = read_shoppers(valid, CHOICE_SHOPPERS)
     found = []
@@ -191,10 +195,22 @@ def choose_vectors(
                     recall_at(first_items(scores, CHOICE_CUTOFF, [bought]), [new], CHOICE_CUTOFF)[0],
                 ]
             )
-        means = [each[np.isfinite(each)].mean() for each in np.array(parts).T if np.isfinite(each).any()]
-        found.append(float(np.mean(means)) if means else 0.0)
-    with_, without = found
-    return {"kept": with_ > without, "with": with_, "without": without, "shoppers": len(shoppers.rows)}
+        found.append(np.array(parts).reshape(-1, 2))
+    count = len(shoppers.rows)
+    draws_BS = np.random.default_rng(0).multinomial(count, np.full(count, 1 / max(count, 1)), CHOICE_RESAMPLES)
+    measures = [_measures(each, np.concatenate([np.ones((1, count)), draws_BS])) for each in found]
+    share = float((measures[0][1:] > measures[1][1:]).mean())
+    choice = {"kept": share >= CHOICE_CONFIDENCE, "with": float(measures[0][0]), "without": float(measures[1][0])}
+    return choice | {"higher_in_resamples": share, "shoppers": count}
+
+
+def _measures(recalls_S2: np.ndarray, counts_BS: np.ndarray) -> np.ndarray:
+    """The mean of both recalls, each over the shoppers that have one, float64 (B,); 0 where none has."""
+    finite = np.isfinite(recalls_S2)
+    sums_B2, shown_B2 = counts_BS @ np.where(finite, recalls_S2, 0.0), counts_BS @ finite
+    means_B2 = np.divide(sums_B2, shown_B2, out=np.full(sums_B2.shape, np.nan), where=shown_B2 > 0)
+    known = np.isfinite(means_B2)
+    return np.where(known, means_B2, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
 
 
 def write_choice(run: Path, choice: dict[str, Any], adapters: str) -> None:
