@@ -134,7 +134,12 @@ def load_checkpoint(
             raise UserError(f"{folder} holds no DeepSpeed state that can be loaded: remove it to resume from another")
     else:
         slate_model = accelerator.unwrap_model(model)
-        tensors = as_named_now(load_file(folder / "trainable.safetensors"), slate_model.retrieval)
+        retrieval = [
+            name.removeprefix("heads.").removesuffix(".mix")
+            for name, _ in slate_model.named_parameters()
+            if name.endswith(".mix")
+        ]
+        tensors = as_named_now(load_file(folder / "trainable.safetensors"), retrieval)
         copy_into(slate_model, tensors, str(folder))
         try:
             optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))

@@ -40,8 +40,8 @@ def test_running_build_is_waited_for(tmp_path: Path) -> None:
     assert baton.try_acquire()
     aged(tmp_path / "op" / "lock", 1000)
     release = threading.Timer(0.5, baton.release)
-    release.start()
     started = time.monotonic()
+    release.start()
     assert release_stale_build_locks(tmp_path, poll=0.05) == []
     assert time.monotonic() - started >= 0.4
     release.join()
