@@ -130,8 +130,8 @@ def evaluate_table(
     points = default_omegas(list(table.delta)) if omegas is None else omegas
     report["ranking"] = [{"omega": dict(omega), **metrics(utility(table, omega))} for omega in points]
     report["ranking_baselines"] = {}
-    if train_counts is not None:
-        report["ranking_baselines"]["item popularity"] = metrics(popularity(train_counts, table.item))
+    if popular is not None:
+        report["ranking_baselines"]["item popularity"] = metrics(popular)
     report["ranking_baselines"] |= _reranked(table, metrics, diversity_attributes, provider_attribute)
     report["user_groups"] = user_group_gaps(table)
     report["ndcg_difference"] = _ndcg_difference(report, table, metrics, train_counts, field_baselines, resamples, seed)

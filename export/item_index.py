@@ -12,6 +12,7 @@ import numpy as np
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.modeling.recall_sources import inverted_lists
 
 EXACT_UP_TO = 1_000_000
 """Items up to which all are scored: above, that takes longer than a request should."""
@@ -113,7 +114,7 @@ class RecallIndex:
     def _build(self) -> Any:
         faiss = _faiss(required=True)
         size, dimension = len(self), self.vectors.shape[1] + 1
-        lists = max(1, min(4096, int(4 * size**0.5), size // 39))  # FAISS wants 39 vectors of each
+        lists = inverted_lists(size)
         coarse = faiss.IndexFlatIP(dimension)
         kind = faiss.ScalarQuantizer.QT_8bit
         index = faiss.IndexIVFScalarQuantizer(coarse, dimension, lists, kind, faiss.METRIC_INNER_PRODUCT)

@@ -97,12 +97,10 @@ def _catalogue(
         raise UserError(f"{export} is of before purchases could be counted again: train and export again")
     texts = table.column("text").to_pylist()
     own = before.get("own_dimension", indexed.shape[1])
-    vectors = indexed[:, :own]
+    vectors = indexed[:, :own] if own else np.zeros((len(texts), 0), np.float32)
     if own and (new is not None or counted is None):
         model = load_export(export, record)
         vectors = item_vectors(model, name, read_tokenizer(export, record, model.backbone.encoder), texts, on_progress)
-    elif not own:
-        vectors = np.zeros((len(texts), 0), np.float32)
     prior = about["weights"]["prior"]
     if sources is None:
         old = bias / prior if prior else np.zeros_like(bias)

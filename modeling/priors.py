@@ -201,18 +201,19 @@ class Priors:
         own_NF = self.own_columns(name, columns_NF)
         if self.specs[name].method == "column":
             return from_column(own_NF[:, 0], self.specs[name].scale)
-        return with_fallback(self.specs[name], self.models[name], self.fallbacks.get(name), own_NF)
+        found_N = log_odds(self.models[name], own_NF)
+        if name in self.fallbacks:
+            fall_back(self.specs[name], self.fallbacks[name], found_N, own_NF)
+        return found_N
 
 
-def with_fallback(
-    spec: PriorSpec, model: "Booster | LinearModel", fallback: "Booster | LinearModel | None", own_NF: np.ndarray
+def fall_back(
+    spec: PriorSpec, fallback: "Booster | LinearModel", found_N: np.ndarray, own_NF: np.ndarray
 ) -> np.ndarray:
-    """Log-odds of a model, float64 (N,), those of its fallback where nothing is known of the shopper."""
-    found_N = log_odds(model, own_NF)
+    """Put the fallback's log-odds in the place of a model's where nothing is known of the shopper; says where, (N,)."""
     untold_N = spec.untold(own_NF)
-    if fallback is not None and untold_N.any():
-        found_N[untold_N] = log_odds(fallback, spec.of_fallback(own_NF[untold_N]))
-    return found_N
+    found_N[untold_N] = log_odds(fallback, spec.of_fallback(own_NF[untold_N]))
+    return untold_N
 
 
 def from_column(values_N: np.ndarray, scale: str) -> np.ndarray:

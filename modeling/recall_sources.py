@@ -155,6 +155,11 @@ def _exact(vectors_ID: np.ndarray) -> _Search:
     return search
 
 
+def inverted_lists(size: int) -> int:
+    """How many lists FAISS puts so many vectors into; it wants 39 vectors of each."""
+    return max(1, min(4096, int(4 * size**0.5), size // 39))
+
+
 def _approximate(vectors_ID: np.ndarray) -> _Search:
     if find_spec("faiss") is None:
         raise UserError(
@@ -164,7 +169,7 @@ def _approximate(vectors_ID: np.ndarray) -> _Search:
     faiss = import_module("faiss")
     vectors_ID = np.ascontiguousarray(vectors_ID, np.float32)
     size, dimension = vectors_ID.shape
-    lists = max(1, min(4096, int(4 * size**0.5), size // 39))  # FAISS wants 39 vectors of each
+    lists = inverted_lists(size)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).choice(size, min(size, 40 * lists), replace=False)
     index.train(vectors_ID[np.sort(sample)])

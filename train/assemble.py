@@ -33,6 +33,7 @@ from equipoise.train.objectives.base import Objective
 from equipoise.train.prior_columns import read_columns, split_columns
 from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.priors import PriorStore, find_priors
+from equipoise.train.recall_sources import FOLDER as RECALL
 from equipoise.train.recall_sources import SourceScores, early_sources, find_sources, run_sources
 from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens
@@ -86,6 +87,13 @@ class Beside:
             columns = split_columns(Manifest.read(folder), tokens, split, self.vectors)
             prior = self.priors.log_odds(read_columns(columns, self.priors.columns))
         return SlateSet(folder, split, tokens, prior, self.vectors.vectors if self.vectors else None)
+
+    def write(self, run: Path) -> None:
+        """Keep the priors and sources in the folder of a run that begins."""
+        if self.priors.names:
+            self.priors.write(run / PRIORS)
+        if self.sources is not None:
+            self.sources.write(run / RECALL)
 
     def refuse_changed(self, run: Path) -> None:
         """Refuse to go on with a run that has learned beside other priors or sources.

@@ -33,9 +33,7 @@ from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
-from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
-from equipoise.train.recall_sources import FOLDER as RECALL
 from equipoise.train.recall_sources import as_begun
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
@@ -72,15 +70,13 @@ class Job:
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
         objectives = self.data.objectives
-        goes_on = self.resume and checkpoints(config.output)
-        if goes_on:
+        self.goes_on = bool(resume and checkpoints(config.output))
+        if self.goes_on:
             self.data.beside.refuse_changed(config.output)
         if self.accelerator.is_main_process:
             write_data_record(self.data.slates.manifest, config.data.folder, config.output)
-            if self.data.beside.priors.names and not goes_on:
-                self.data.beside.priors.write(config.output / PRIORS)
-            if self.data.beside.sources is not None and not goes_on:
-                self.data.beside.sources.write(config.output / RECALL)
+            if not self.goes_on:
+                self.data.beside.write(config.output)
         needs_valid = config.train.eval_every or config.train.calibration != "none"
         self.valid = open_split(self.data, "valid") if needs_valid else None
         model, self.info = assemble_model(config, self.data, partial_last_layer=zero_stage(self.accelerator) != 3)
@@ -136,8 +132,8 @@ class Job:
     def _start_heads(self, model: SlateModel) -> None:
         """Let heads with a prior or a comparison learn alone, on frozen vectors; every process does the same."""
         epochs = self.config.train.head_epochs
-        goes_on = self.resume and checkpoints(self.config.output)  # a checkpoint holds what they learned
-        if goes_on or not epochs or not (model.priors or model.compares):
+        # A checkpoint holds what they learned.
+        if self.goes_on or not epochs or not (model.priors or model.compares):
             return
         with ProgressBar("heads", 100, "%", console=new_console(quiet=self.world.rank > 0)) as bar:
             losses = start_heads(model, self.config, self.data, lambda fraction: bar.update(int(100 * fraction)))

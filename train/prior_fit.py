@@ -21,7 +21,16 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
-from equipoise.modeling.priors import FALLBACK, FILE, Priors, PriorSpec, chain_labels, from_column, join_chains
+from equipoise.modeling.priors import (
+    FALLBACK,
+    FILE,
+    Priors,
+    PriorSpec,
+    chain_labels,
+    fall_back,
+    from_column,
+    join_chains,
+)
 from equipoise.modeling.response import SUFFIX, resample_response
 from equipoise.modeling.simple_models import (
     LinearModel,
@@ -300,10 +309,8 @@ class PriorFit:
 
         One slope cannot learn a row by heart, so that the rows need no folds.
         """
-        logits = [0] if logit_columns(self.manifest, [str(spec.fallback)]) else []
+        logits = logit_columns(self.manifest, [str(spec.fallback)])
         model = fit_linear(*rows, seed=SEED, weight=weight, logits=logits)
         (self.folder / f"{name}{FALLBACK}").write_text(to_text(model), "utf-8")
         for values, table in found:
-            untold = spec.untold(table)
-            self._refuse_mixed(name, spec, untold)
-            values[untold] = log_odds(model, spec.of_fallback(table[untold]))
+            self._refuse_mixed(name, spec, fall_back(spec, model, values, table))

@@ -136,13 +136,13 @@ def by_constraint(
         best = holds & (values[:, 0] >= values[holds, 0].max())
         return int(np.flatnonzero(best & front_mask(np.where(best[:, None], values, -np.inf)))[0])
 
-    if rule(measurement.of(axes)) is None:
+    point = rule(measurement.of(axes))
+    if point is None:
         raise UserError(_unfulfilled(measurement, constraints, sure_P, confidence))
     words = " and ".join(map(str, constraints))
     details: dict[str, Any] = {"where": words, "maximize": maximize}
     how = f"largest {maximize} where {words}"
     if confidence and measurement.samples.shape[2]:
-        point = rule(measurement.of(axes))
         details |= {"confidence": confidence, "holds_in_resamples": float(sure_P[point])}
         how += f" in {confidence:.0%} of the resamples or more"
     return _chosen("constraint", how, measurement, rule, axes, details)

@@ -23,7 +23,7 @@ from equipoise.evaluation.front.constraint import Constraint, parse_constraints
 from equipoise.evaluation.front.front_record import choice_record, front_record, kept_on_test, operating_point
 from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
 from equipoise.evaluation.front.pareto import Front
-from equipoise.evaluation.front.plot import draw
+from equipoise.evaluation.front.plot import draw, figure_of
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
 from equipoise.evaluation.front.rerank_baselines import rerank, volume_table, volumes
 from equipoise.evaluation.front.table import choices_in_words, front_sentence, front_table, kept_sentences
@@ -181,7 +181,8 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     record = {**about, "chosen": options.chosen(), "choices": records}
     write_json(record, folder / "front.json")
     lines = {name: each.values for name, each in baselines.items()}
-    draw(folder / "front.png", measurement, front, choices, _title(config, measure, front), plan.measured.cutoff, lines)
+    title, cutoff = _title(config, measure, front), plan.measured.cutoff
+    draw(folder / "front.png", figure_of(measurement, front, choices, title, cutoff, lines))
     way = options.chosen()
     if way is None:
         log.info(_nothing_chosen(folder))

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,17 +28,8 @@ STYLE = {
 """Way of choosing → colour (Okabe & Ito), marker, size, and how many points above it its name stands."""
 
 
-def draw(
-    path: Path,
-    measurement: Measurement,
-    front: Front,
-    choices: Mapping[str, Choice],
-    title: str,
-    k: int,
-    baselines: Mapping[str, np.ndarray] | None = None,
-) -> None:
-    """Write the picture as PNG, whole or not at all; the arguments are those of `figure_of`."""
-    figure = figure_of(measurement, front, choices, title, k, baselines)
+def draw(path: Path, figure: Figure) -> None:
+    """Write a picture as PNG, whole or not at all."""
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
@@ -68,10 +60,8 @@ def figure_of(
     for panel, axis in zip(panels, others, strict=True):
         _panel(panel, measurement, front, choices, (axis, relevance))
         for style, (name, values) in zip(LINES, (baselines or {}).items(), strict=False):
-            pair = values[:, [front.axes.index(axis), 0]]
-            on_front = pair[front_mask(pair)]
-            on_front = on_front[np.argsort(on_front[:, 0], kind="stable")]
-            panel.step(*on_front.T, where="pre", color="#404040", linewidth=1.0, linestyle=style, label=name)
+            pairs = values[:, [front.axes.index(axis), 0]]
+            _front_line(panel, pairs, color="#404040", linewidth=1.0, linestyle=style, label=name)
         panel.set_xlabel(f"{axis_title(axis)}@{cutoff}")
     panels[0].set_ylabel(f"{axis_title(relevance)}@{cutoff}")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -95,9 +85,7 @@ def _panel(
         panel.text(0.01, 0.01, words, transform=panel.transAxes, fontsize=8, color="#707070")
     label = f"on the front of {', '.join(front.axes)}"
     panel.scatter(x[mask], y[mask], s=22, facecolors="none", edgecolors=BLUE, linewidths=0.9, label=label)
-    line = np.flatnonzero(front_mask(np.stack([x, y], axis=1)))
-    line = line[np.argsort(x[line], kind="stable")]
-    panel.step(x[line], y[line], where="pre", color=BLUE, linewidth=1.4, label="front of the two axes")
+    _front_line(panel, np.stack([x, y], axis=1), color=BLUE, linewidth=1.4, label="front of the two axes")
     panel.scatter(x[:1], y[:1], s=70, marker="s", color=BLACK, zorder=4, label="pure relevance")
     for rule, choice in choices.items():
         colour, marker, size, above = STYLE[rule]
@@ -118,6 +106,12 @@ def _panel(
         )
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _front_line(panel: Axes, points: np.ndarray, **style: Any) -> None:
+    """The front of points (P, 2) as steps."""
+    line = points[front_mask(points)]
+    panel.step(*line[np.argsort(line[:, 0], kind="stable")].T, where="pre", **style)
 
 
 def _show(panel: Axes, values: np.ndarray, shown: np.ndarray) -> int:

@@ -50,7 +50,7 @@ def test_every_point_and_every_choice_is_in_every_panel(drawn):
 
 def test_file_is_a_picture_and_the_same_again(drawn, tmp_path: Path):
     for name in ("a.png", "b.png"):
-        draw(tmp_path / name, *drawn, "title", 10)
+        draw(tmp_path / name, figure_of(*drawn, "title", 10))
     picture = imread(tmp_path / "a.png")
     assert picture.shape[0] > 500 and picture.shape[1] > 1000 and picture.std() > 0.05
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
