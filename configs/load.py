@@ -120,6 +120,10 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     evaluate = settings.setdefault("evaluate", {})
     if isinstance(evaluate, dict):
         evaluate.setdefault("adapters", "last")  # of a run from before there was a choice
+    for name in ("diversity", "fairness", "coverage"):  # of a run from before lists were filled place after place
+        options = (settings.get("objectives") or {}).get(name)
+        if isinstance(options, dict):
+            options.setdefault("form", "parallel")
     return build_config(settings, overrides, path)
 
 

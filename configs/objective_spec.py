@@ -68,6 +68,7 @@ class ObjectiveSpec:
         title: of its probability or prediction in reports.
         metric: the flat name of the metric that it is judged by in comparisons, None for that of its axis.
         axis: the measure of ranked lists that it moves.
+        term: of a list-wise objective, what it does to lists that are filled place after place (common/lists.py).
     """
 
     name: str
@@ -82,6 +83,7 @@ class ObjectiveSpec:
     title: str = ""
     metric: str | None = None
     axis: Axis | None = field(default=None)
+    term: Literal["spread", "price", "adjust"] = "adjust"
 
     @property
     def in_relevance(self) -> bool:

@@ -62,16 +62,52 @@ class ListwiseConfig(ObjectiveConfig):
     """Pull β back to pure relevance, 0 or more."""
 
 
-class DiversityConfig(ListwiseConfig):
-    """J = Σ_ij π_i π_j S_ij, S from a path of item attributes (coarse to fine) or from frozen text embeddings."""
+class PlacedConfig(ListwiseConfig):
+    """What list-wise objectives share whose lists are filled place after place (docs/lists.md).
+
+    `form: greedy` learns by the lists that it makes: `samples` of every slate, scored by NDCG and the objective's own
+    metric at `places`. `parallel` learns a number per candidate that is added to its log relevance, by the exposure.
+    """
+
+    form: Literal["greedy", "parallel"] = "greedy"
+    """`greedy`: lists are filled place after place by what the places before hold; `parallel`: one number per candidate
+    is added to its log relevance."""
+    places: Annotated[int, Field(ge=2)] = 10
+    """Places of a list that count (`greedy`), the same of all objectives; 2 or more."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Lists of a slate that are drawn in a training step (`greedy`), 2 or more."""
+    explore: PositiveFloat = 0.02
+    """Spread of the lists that are drawn (`greedy`): temperature of the choice of a place, in shares of NDCG."""
+
+
+class DiversityConfig(PlacedConfig):
+    """Unlike items in a list: by a path of item attributes (coarse to fine) or by frozen text embeddings.
+
+    As `parallel` J = Σ_ij π_i π_j S_ij. Text embeddings are not there while serving, so `similarity: text` is parallel.
+    """
 
     similarity: Literal["attributes", "text"] = "attributes"
     """Of two items: by a path of `attributes`, or by frozen `text` embeddings."""
     attributes: list[str] = Field(default_factory=lambda: ["category"])
     """Columns of the items, coarse to fine."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_parallel(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("similarity") == "text":
+            return {"form": "parallel", **value}
+        return value
 
-class GroupedConfig(ListwiseConfig):
+    @model_validator(mode="after")
+    def _greedy_by_attributes(self) -> "DiversityConfig":
+        if self.similarity == "text" and self.form == "greedy":
+            raise ValueError(
+                "form: greedy compares items by attributes, which servers know: drop it, or similarity: text"
+            )
+        return self
+
+
+class GroupedConfig(PlacedConfig):
     """Exposure of the groups of one item attribute, over the global batch with a moving average."""
 
     attribute: str
@@ -90,7 +126,7 @@ class FairnessConfig(GroupedConfig):
 
 
 class CoverageConfig(GroupedConfig):
-    """Negative entropy of the exposure over the values of one item attribute."""
+    """Exposure over the values of one item attribute; as `parallel` by its negative entropy."""
 
     attribute: str = "category"
     """Column of the items whose values are to be covered."""
@@ -202,7 +238,8 @@ BUILT_IN = {
             "listwise",
             DiversityConfig,
             f"{_LOSSES}.diversity:Diversity",
-            "δ, added to the log relevance of each candidate: unlike candidates come forward",
+            "δ: how much more of unlike items in a list a shopper wants; as parallel added to the log relevance",
+            term="spread",
             axis=Axis("ild", attributes=lambda options: tuple(options.attributes)),
         ),
         ObjectiveSpec(
@@ -210,7 +247,8 @@ BUILT_IN = {
             "listwise",
             FairnessConfig,
             f"{_LOSSES}.fairness:Fairness",
-            "δ, added to the log relevance of each candidate: provider groups come nearer to their target exposure",
+            "δ, added to the price of the candidate's provider group; as parallel to its log relevance",
+            term="price",
             axis=Axis("exposure_ratio", attributes=lambda options: (options.attribute,)),
         ),
         ObjectiveSpec(
@@ -218,7 +256,8 @@ BUILT_IN = {
             "listwise",
             CoverageConfig,
             f"{_LOSSES}.coverage:Coverage",
-            "δ, added to the log relevance of each candidate: exposure spreads over more of the catalogue",
+            "δ, added to the price of the candidate's value; as parallel to its log relevance",
+            term="price",
             axis=Axis("coverage", attributes=lambda options: (options.attribute,)),
         ),
         ObjectiveSpec(
@@ -367,6 +406,14 @@ class ObjectivesConfig(Section):
             raise ValueError("at least one objective is needed: add objectives.ctr")
         if "ctr" not in named:
             raise ValueError(f"{', '.join(named)} build on pCTR: add objectives.ctr")
+        return self
+
+    @model_validator(mode="after")
+    def _places(self) -> "ObjectivesConfig":
+        named = [name for name in type(self).model_fields if isinstance(getattr(self, name), PlacedConfig)]
+        places = {name: getattr(self, name).places for name in named if getattr(self, name).form == "greedy"}
+        if len(set(places.values())) > 1:
+            raise ValueError(f"places differ ({', '.join(f'{n} {p}' for n, p in places.items())}): give all the same")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ class Slate:
         prior: log-odds of the objectives' priors, float32 (C, priors); None where none has one.
         things: what the candidates are compared with; None where they are compared with nothing.
         weight: how much each candidate counts, float32 (C,); None where all count alike.
+        rest: the candidates that were left out, by item and prior; None where nobody asked for them.
     """
 
     row: int
@@ -45,6 +46,35 @@ class Slate:
     prior: np.ndarray | None = None
     things: SlateThings | None = None
     weight: np.ndarray | None = None
+    rest: "SlateRest | None" = None
+
+
+@dataclass(frozen=True)
+class SlateRest:
+    """Candidates of a slate that a training step leaves out: int64 (U,) items, and float32 (U, priors) log-odds."""
+
+    item: np.ndarray
+    prior: np.ndarray
+
+
+@dataclass(frozen=True)
+class RestBatch:
+    """What list-wise losses read of the candidates that a training step leaves out, so that lists are of whole slates.
+
+    Attributes:
+        slate_candidates: int64 (S, U), which of them each slate has, −1 where it has fewer.
+        prior: log-odds of the objectives' priors, float32 (number, priors).
+        attributes: per item attribute its code, int64 (number,).
+    """
+
+    slate_candidates: torch.Tensor
+    prior: torch.Tensor
+    attributes: dict[str, torch.Tensor]
+
+    def to(self, device: torch.device | str) -> "RestBatch":
+        """The same on another device."""
+        attributes = {name: codes.to(device) for name, codes in self.attributes.items()}
+        return RestBatch(self.slate_candidates.to(device), self.prior.to(device), attributes)
 
 
 @dataclass(frozen=True)
@@ -124,6 +154,7 @@ class SlateBatch(ColumnBatch):
         row: int64 (S,), the slate's number in its split.
         attributes: per item attribute its code, int64 (N,).
         recall: shoppers and items of the recall objective, where the run has it.
+        rest: the candidates that were left out, where list-wise losses read them.
     """
 
     input_ids: torch.Tensor
@@ -136,6 +167,7 @@ class SlateBatch(ColumnBatch):
     row: torch.Tensor
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
     recall: RecallBatch | None = None
+    rest: RestBatch | None = None
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
@@ -249,6 +281,16 @@ def build_columns(slates: Sequence[Slate]) -> ColumnBatch:
     )
 
 
+def _rest(slates: Sequence[Slate], attributes: dict[str, np.ndarray]) -> RestBatch | None:
+    parts = _all_or_none(slates, "rest")
+    if not parts:
+        return None
+    counts, item = np.array([len(part.item) for part in parts]), np.concatenate([part.item for part in parts])
+    prior = torch.from_numpy(np.concatenate([part.prior for part in parts]).astype(np.float32))
+    codes = {name: torch.from_numpy(values[item]) for name, values in attributes.items()}
+    return RestBatch(_lined_up(np.cumsum(counts) - counts, counts), prior, codes)
+
+
 def build_batch(
     slates: Sequence[Slate], max_row: int, pad_id: int, attributes: dict[str, np.ndarray] | None = None
 ) -> SlateBatch:
@@ -284,5 +326,6 @@ def build_batch(
         slate=torch.from_numpy(np.repeat(np.arange(len(slates)), counts)),
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
+        rest=_rest(slates, attributes or {}),
         **vars(build_columns(slates)),
     )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 
 from equipoise.common.errors import UserError
-from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.batches import Slate, SlateBatch, SlateRest, build_batch
 from equipoise.data.features import read_by_heads, standardised
 from equipoise.data.manifest import Manifest, count_slates
 from equipoise.data.recall_texts import RecallDraws
@@ -169,13 +169,28 @@ class SlateSet:
     def __len__(self) -> int:
         return self._length
 
-    def slate(self, row: int, negatives: int | None = None, seed: int = 0, epoch: int = 0) -> Slate:
-        """Slate `row`, tokenised; with `negatives`, at most that many of its unclicked candidates (seeded)."""
+    def slate(
+        self, row: int, negatives: int | None = None, seed: int = 0, epoch: int = 0, whole: bool = False
+    ) -> Slate:
+        """Slate `row`, tokenised.
+
+        Args:
+            row: its number.
+            negatives: at most that many of its unclicked candidates (seeded); None takes all.
+            seed, epoch: of the draw.
+            whole: tell of the others, too, what priors say of them.
+        """
         row, tokens = int(row), self.tokens
         first, stop = int(tokens.first[row]), int(tokens.first[row + 1])
         keep, log_sampling_rate = sample_candidates(tokens.click[first:stop], negatives, seed, epoch, row)
         positions = first + keep
-        return self._slate(row, positions, tokens.prefix[row], tokens.candidates(positions), log_sampling_rate)
+        slate = self._slate(row, positions, tokens.prefix[row], tokens.candidates(positions), log_sampling_rate)
+        if not whole:
+            return slate
+        assert self.prior is not None, "whole slates are asked for beside priors"
+        others = np.setdiff1d(np.arange(first, stop), positions, assume_unique=True)
+        prior = np.asarray(self.prior[others], dtype=np.float32)
+        return replace(slate, rest=SlateRest(tokens.item[others].astype(np.int64), prior))
 
     def columns(self, row: int) -> Slate:
         """Slate `row` with all its candidates, but without token ids."""
@@ -225,6 +240,7 @@ class TrainBatches(Dataset):
         masked_slates: the same slates, as of anonymous users: with all fields of the user masked.
         feature_dropout: fraction of the slates that are taken from there, drawn again in every epoch.
         recall: draws the texts of the recall objective, where the run has it.
+        whole: tell of the candidates that are left out what priors say of them.
     """
 
     def __init__(
@@ -237,8 +253,9 @@ class TrainBatches(Dataset):
         masked_slates: SlateSet | None = None,
         feature_dropout: float = 0.0,
         recall: RecallDraws | None = None,
+        whole: bool = False,
     ) -> None:
-        self.slates, self.order, self.recall = slates, order, recall
+        self.slates, self.order, self.recall, self.whole = slates, order, recall, whole
         self.negatives, self.max_row, self.attributes = negatives, max_row, attributes
         self.masked_slates, self.feature_dropout = masked_slates, feature_dropout
 
@@ -251,7 +268,7 @@ class TrainBatches(Dataset):
     def __getitem__(self, number: int) -> SlateBatch:
         epoch, rows = self.order.batch(number)
         seed = self.order.seed
-        slates = [self._source(int(row), epoch).slate(row, self.negatives, seed, epoch) for row in rows]
+        slates = [self._source(int(row), epoch).slate(row, self.negatives, seed, epoch, self.whole) for row in rows]
         batch = build_batch(slates, self.max_row, self.slates.pad_id, self.attributes)
         if self.recall is None:
             return batch

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from equipoise.common.lists import UNKNOWN, ListRule, one_request
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -63,11 +64,14 @@ def example_record(
             for row in rows
         ]
         examples.append({**about, "user": str(table.user[rows[0]]), "candidates": candidates})
-    return {"objectives": list(table.delta), "attributes": list(attributes), "examples": examples}
+    lists = {"lists": table.lists.to_json()} if table.lists else {}
+    return {"objectives": list(table.delta), "attributes": list(attributes), **lists, "examples": examples}
 
 
-def reranked(candidates: Sequence[Mapping[str, Any]], omega: Mapping[str, float], top: int) -> list[dict[str, Any]]:
-    """The best `top` candidates under u = r + Σ ω_k δ_k, each with its utility and its place under r alone.
+def reranked(
+    candidates: Sequence[Mapping[str, Any]], omega: Mapping[str, float], top: int, lists: ListRule | None = None
+) -> list[dict[str, Any]]:
+    """The best `top` candidates of the list under ω, each with its utility and its place under r alone.
 
     Equal utilities keep the order of the candidates, as all rankings here do.
 
@@ -75,19 +79,28 @@ def reranked(candidates: Sequence[Mapping[str, Any]], omega: Mapping[str, float]
         candidates: of one example.
         omega: list-wise objective → ω.
         top: how many.
+        lists: how lists are made; None sorts by u = r + Σ ω_k δ_k.
 
     Returns:
         from the best on: candidate (its number), rank (from 1), utility, and before (its rank with ω = {}).
     """
     relevance = np.array([candidate["relevance"] for candidate in candidates])
     utility = relevance.copy()
-    for name, weight in omega.items():
+    for name, weight in (omega if lists is None else lists.adjusts(omega)).items():
         utility = utility + weight * np.array([candidate["delta"][name] for candidate in candidates])
     before = np.empty(len(candidates), np.int64)
     before[np.argsort(-relevance, kind="stable")] = np.arange(1, len(candidates) + 1)
+    order = np.argsort(-utility, kind="stable").tolist()
+    if lists is not None and lists.active(omega):
+        deltas = {name: [candidate["delta"][name] for candidate in candidates] for name in lists.terms}
+        values = {
+            name: [candidate["attributes"].get(name) or UNKNOWN for candidate in candidates]
+            for name in lists.attributes()
+        }
+        order = one_request(lists, deltas, values)(utility[None], omega).order(0)
     return [
-        {"candidate": int(row), "rank": rank, "utility": float(utility[row]), "before": int(before[row])}
-        for rank, row in enumerate(np.argsort(-utility, kind="stable")[:top], 1)
+        {"candidate": row, "rank": rank, "utility": float(utility[row]), "before": int(before[row])}
+        for rank, row in enumerate(order[:top], 1)
     ]
 
 

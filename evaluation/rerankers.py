@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from equipoise.common.lists import fill_places, filled, pad
 from equipoise.evaluation.metrics.codes import encode
-from equipoise.evaluation.metrics.ranking import exposure_shares, path_codes, rank_requests
+from equipoise.evaluation.metrics.ranking import exposure_shares, rank_requests
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.table_lists import path_codes, request_sizes
 
 MMR, MAX_SUM, DPP = "MMR", "max-sum", "DPP"
 DIVERSE = (MMR, MAX_SUM, DPP)
@@ -102,16 +104,10 @@ class Reranker:
         self, table: ScoreTable, relevance: np.ndarray, cutoff: int, path: tuple[str, ...], provider: str | None
     ) -> None:
         self.relevance = np.nan_to_num(np.asarray(relevance, np.float64), nan=-1e9, posinf=1e9, neginf=-1e9)
-        starts = np.flatnonzero(np.r_[True, table.request[1:] != table.request[:-1]])
-        self.sizes_R = np.diff(np.r_[starts, len(table)])
-        position = np.arange(len(table)) - np.repeat(starts, self.sizes_R)
-        self.cell = (np.repeat(np.arange(len(starts)), self.sizes_R), position)
-        self.cutoff = min(cutoff, int(self.sizes_R.max()))
-        self.filled_RC = np.zeros((len(starts), int(self.sizes_R.max())), bool)
-        self.filled_RC[self.cell] = True
-        self.paths = path_codes(table, path) if path else np.empty((len(table), 0), np.int64)
-        self.paths_RCA = np.full((*self.filled_RC.shape, self.paths.shape[1]), -1)
-        self.paths_RCA[self.cell] = self.paths
+        self.sizes_R = request_sizes(table.request)
+        self.filled_RC = filled(self.sizes_R)
+        self.cutoff = min(cutoff, self.filled_RC.shape[1])
+        self.paths_RCA = pad(path_codes(table, path), self.sizes_R, -1)
         self.request, self.group_N = table.request, np.zeros(len(table), np.int64)
         self.names: list[str] = []
         if provider is not None:
@@ -146,34 +142,12 @@ class Reranker:
             score = self._priced(way.lift, state)[0]
         if not way.diverse or not way.strength:
             return score
-        order_RK = self._greedy(self._padded(score), _GREEDY[way.diverse](self, way.strength))
-        found_RC = self._padded(score)
+        found_RC = pad(score, self.sizes_R, -np.inf)
+        order_RK = fill_places(found_RC, self.filled_RC, self.cutoff, _GREEDY[way.diverse](self, way.strength))
         requests, places = np.nonzero(order_RK >= 0)
         top = np.nanmax(np.abs(score)) + 1.0
         found_RC[requests, order_RK[requests, places]] = top + self.cutoff - places
-        return found_RC[self.cell]
-
-    def _padded(self, values_N: np.ndarray) -> np.ndarray:
-        padded_RC = np.full(self.filled_RC.shape, -np.inf)
-        padded_RC[self.cell] = values_N
-        return padded_RC
-
-    def _greedy(self, score_RC: np.ndarray, gain: "_Gain") -> np.ndarray:
-        """Candidates of the first places, int64 (R, K), −1 where a request has no more.
-
-        `gain` gives, after each choice, what every candidate would add beside its relevance, (R, C).
-        """
-        rows, open_RC = np.arange(len(score_RC)), self.filled_RC.copy()
-        order_RK = np.full((len(score_RC), self.cutoff), -1)
-        added_RC: np.ndarray | float = 0.0
-        for place in range(self.cutoff):
-            value_RC = np.where(open_RC, np.where(open_RC, score_RC, 0.0) + added_RC, -np.inf)
-            chosen_R = value_RC.argmax(axis=1)
-            some_R = open_RC.any(axis=1)
-            order_RK[some_R, place] = chosen_R[some_R]
-            open_RC[rows, chosen_R] = False
-            added_RC = gain(chosen_R, place + 1)
-        return order_RK
+        return found_RC[self.filled_RC]
 
     def _alike(self, chosen_R: np.ndarray) -> np.ndarray:
         """Similarity of every candidate to one of its request, float64 (R, C), 0 to 1."""

@@ -13,6 +13,7 @@ import numpy as np
 from equipoise.common.calibration import with_calibration
 from equipoise.common.console import new_console
 from equipoise.common.hashing import file_hash
+from equipoise.common.lists import ListRule
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.labels import KEPT
@@ -26,6 +27,7 @@ from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.assemble import DataParts, open_data
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibrations
+from equipoise.train.list_fit import run_rule
 from equipoise.train.objectives.base import Objective
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
@@ -52,6 +54,7 @@ class SplitScores:
         self.adapters = run_adapters(run, config)
         self.calibrations = read_calibrations(run, self.adapters)
         self.config, self.run = config, run
+        self.lists = run_rule(config, run)
         self.tokens = find_tokens(config)
         self.accelerator = make_accelerator(config)
         self.world = World()
@@ -120,7 +123,7 @@ class SplitScores:
                 progress=bar.advance,
             )
         scores = with_calibration(scores, self.calibrations)
-        return score_table(self.config, self.objectives, slates, rows, scores) if first else None
+        return score_table(self.config, self.objectives, slates, rows, scores, self.lists) if first else None
 
     def origin(self, split: str, rows: Sequence[int]) -> dict[str, Any]:
         """What determines the score table of some rows of a split: equal origins, equal tables."""
@@ -129,6 +132,7 @@ class SplitScores:
         settings |= {"relevance": config["relevance"]} if config["relevance"] else {}
         if self.calibrations:
             settings["calibration"] = {name: each.to_json() for name, each in self.calibrations.items()}
+        settings |= {"lists": self.lists.to_json()} if self.lists else {}
         settings |= {"weights": True} if self.config.evaluates_by_weights else {}
         kept = {name: config["data"][name] for name in ("fields", "user_groups")}
         return {
@@ -150,8 +154,9 @@ def score_table(
     slates: SlateSet,
     rows: Sequence[int],
     scores: dict[str, np.ndarray],
+    lists: ListRule | None = None,
 ) -> ScoreTable:
-    """Join the scores with what the slates know of users, fields and items."""
+    """Join the scores with what the slates know of users, fields and items; `lists`: how lists are made of them."""
     records = slates.rows.select(list(rows))
     counts = [len(items) for items in records["item"]]
     request, order = _requests_together(records["request_id"], counts)
@@ -161,7 +166,7 @@ def score_table(
 
     listwise = [name for name, objective in objectives.items() if objective.kind == "listwise"]
     names = {name for objective in objectives.values() for name in objective.attributes}
-    names |= set(own_attributes(config))
+    names |= {*own_attributes(config), *(lists.attributes() if lists else ())}
     labels, predictions = labels_and_predictions(scores, objectives)
     weight = slates.tokens.weight if config.evaluates_by_weights else None
     fields = {name: np.concatenate(records[f"field_{name}"]).astype(np.float64) for name in config.data.fields}
@@ -181,6 +186,7 @@ def score_table(
         labels={name: values[order] for name, values in labels.items() if name not in KEPT},
         exponents=config.relevance_exponents() if config.relevance else None,
         weight=None if weight is None else np.asarray(weight[slates.tokens.impressions(rows)], np.float64)[order],
+        lists=lists,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from equipoise.common.lists import ListRule
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import CategoryScale, category_text
 from equipoise.data.prompts import is_missing
@@ -20,18 +21,21 @@ from equipoise.train.validation import spread_rows
 ITEMS = "items.parquet"
 THING = "thing"
 """Column of what items are compared by."""
+ATTRIBUTE = "attribute_"
+"""Before the name of an attribute by which lists are made, in the name of its column."""
 EXAMPLES = "examples.jsonl"
 MAX_EXAMPLES = 20
 EXAMPLE_CANDIDATES = 30
 
 
-def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[str, Any]:
+def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig, lists: ListRule | None = None) -> dict[str, Any]:
     """Write items.parquet, examples.jsonl and the states of rates into an export; returns their part of serving.json.
 
     Args:
         folder: of the export.
         slates: the test split.
         config: of the run.
+        lists: how it makes lists, whose attributes are kept; None where it reads none.
     """
     items = slates.items.table
     columns = [name for name in ("item_id", "text", "title") if name in items.column_names]
@@ -61,6 +65,8 @@ def write_catalogue(folder: Path, slates: SlateSet, config: RunConfig) -> dict[s
     if things is not None:
         compared = [things.item(number) for number in range(len(items))]
         table = table.append_column(THING, pa.array(compared, pa.string()))
+    for name in lists.attributes() if lists else ():
+        table = table.append_column(f"{ATTRIBUTE}{name}", pa.array(slates.items.values(name), pa.string()))
     pq.write_table(table, folder / ITEMS, compression="zstd")
     for rate in rates:
         (folder / RATES_FOLDER).mkdir(exist_ok=True)

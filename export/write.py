@@ -45,6 +45,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibration_lines, read_calibrations
+from equipoise.train.list_fit import run_rule
 from equipoise.train.thing_vectors import find_vectors
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,9 @@ def _write(
         record["objectives"][name]["calibration"] = each.to_json()
     for name, lines in read_calibration_lines(run, adapters).items():
         record["objectives"][name]["calibration_lines"] = lines
-    record |= beside_record | write_catalogue(folder, slates, config)
+    lists = run_rule(config, run)
+    record |= beside_record | write_catalogue(folder, slates, config, lists)
+    record |= {"lists": lists.to_json()} if lists else {}
     record |= export_recall(folder, run, adapters, config, model, _base_of(config, out), tokenizer, slates, on_progress)
     record["operating_point"] |= read_operating_point(run, adapters)
     formats.check_disk_space(model, folder)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from equipoise.common.atomic import atomic_write, replace_dir
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
+from equipoise.common.lists import UNKNOWN
 from equipoise.configs.schema import PromptConfig
 from equipoise.data.features import category_text
 from equipoise.data.prepare.tables import moment, one
@@ -23,7 +24,7 @@ from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.ragged import Ragged
 from equipoise.data.rates import key_text
 from equipoise.data.requests.table import open_table
-from equipoise.export.catalogue import THING
+from equipoise.export.catalogue import ATTRIBUTE, THING
 from equipoise.export.item_index import SOURCES, read_vectors
 from equipoise.export.load import frozen_text, load_export
 from equipoise.export.recall_catalogue import INDEX, IndexedItems, item_vectors, write_index
@@ -199,17 +200,19 @@ def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
 
 def _carried(path: Path, name: str, table: pa.Table, held: pa.Table, record: dict[str, Any]) -> pa.Array:
     """A column of the export's items, for new ones: from what the file says, else as before, else unknown."""
-    source = record["comparison"]["item"] if name == THING else name.removeprefix(KEY)
+    source = record["comparison"]["item"] if name == THING else name.removeprefix(KEY).removeprefix(ATTRIBUTE)
     kind = held.schema.field(name).type
     if source not in table.column_names:
         before = dict(zip(held.column("item_id").to_pylist(), held.column(name).to_pylist(), strict=True))
-        blank = "" if name == THING else None
+        blank = "" if name == THING else UNKNOWN if name.startswith(ATTRIBUTE) else None
         return pa.array([before.get(item, blank) for item in table.column("item_id").to_pylist()], kind)
     if pa.types.is_floating(kind):
         return _numbers(path, source, table)
     cells = table.column(source).to_pylist()
     if name == THING:
         return pa.array(["" if cell is None else str(cell).strip() for cell in cells], kind)
+    if name.startswith(ATTRIBUTE):
+        return pa.array([UNKNOWN if cell is None else str(cell) for cell in cells], kind)
     if name.startswith(KEY):
         return pa.array([key_text(cell) for cell in cells], kind)
     return pa.array([None if cell is None else category_text(cell) for cell in cells], kind)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from equipoise.common.errors import UserError
 from equipoise.common.link import Link
+from equipoise.common.lists import UNKNOWN, ListRule, one_request
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.forms import Request
 
@@ -45,6 +46,7 @@ class ScoreColumns:
         omega: the operating point of `utility`, or None.
         catalogue: knows the item_id of each number.
         exponents, links: the formula of relevance, and what the outputs stand for; as `AdapterInfo` records them.
+        lists: how the run makes lists, whose places are then given as `rank`; None sorts by utility.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class ScoreColumns:
         catalogue: Catalogue,
         exponents: Mapping[str, float] | None = None,
         links: Mapping[str, Mapping[str, Any]] | None = None,
+        lists: ListRule | None = None,
     ) -> None:
-        self.exponents = exponents
+        self.exponents, self.lists = exponents, lists
         self.links = {name: Link.of(record) for name, record in (links or {}).items()}
         self.pointwise, self.listwise, self.omega, self.catalogue = pointwise, listwise, omega, catalogue
         kinds = {"request_id": pa.string(), "user_id": pa.string(), "part": pa.int32()}
@@ -65,6 +68,8 @@ class ScoreColumns:
         columns += [("position", pa.int32()), ("item_id", pa.string())]
         numbers = [f"p{name}" for name in pointwise] + ["relevance"] + [f"delta_{name}" for name in listwise]
         columns += [(name, pa.float32()) for name in [*numbers, *(["utility"] if omega is not None else [])]]
+        if omega is not None and lists is not None:
+            columns.append(("rank", pa.int32()))
         self.schema = pa.schema(columns)
 
     def table(self, requests: Sequence[Request], scores: Mapping[str, np.ndarray]) -> pa.Table:
@@ -93,9 +98,32 @@ class ScoreColumns:
         numbers = {f"p{name}": self._number(name, scores[name]) for name in self.pointwise}
         numbers |= {"relevance": relevance} | {f"delta_{name}": scores[name] for name in self.listwise}
         if self.omega is not None:
-            numbers["utility"] = relevance + sum(weight * scores[name] for name, weight in self.omega.items())
+            added = self.omega if self.lists is None else self.lists.adjusts(self.omega)
+            numbers["utility"] = relevance + sum(weight * scores[name] for name, weight in added.items())
+            if self.lists is not None:
+                columns["rank"] = pa.array(self._ranks(self.lists, requests, numbers["utility"], scores), pa.int32())
         columns |= {name: pa.array(values.astype(np.float32)) for name, values in numbers.items()}
         return pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+
+    def _ranks(
+        self, lists: ListRule, requests: Sequence[Request], utility: np.ndarray, scores: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The place of every candidate in its request's list, from 1, int32 (N,)."""
+        assert self.omega is not None, "without an operating point there is no list"
+        ranks, first = np.empty(len(utility), np.int32), 0
+        for request in requests:
+            part = slice(first, first + len(request.items))
+            first = part.stop
+            cells = {name: self.catalogue.cells(name, request.items) for name in lists.attributes(self.omega)}
+            values = {name: [UNKNOWN if cell is None else str(cell) for cell in each] for name, each in cells.items()}
+            active = ListRule(lists.places, {n: t for n, t in lists.terms.items() if self.omega.get(n)})
+            if active.terms:
+                maker = one_request(active, {name: scores[name][part] for name in active.terms}, values)
+                order = maker(utility[None, part], {n: self.omega[n] for n in active.terms}).order(0)
+            else:
+                order = np.argsort(-utility[part], kind="stable").tolist()
+            ranks[part][order] = np.arange(1, len(order) + 1)
+        return ranks
 
     def _number(self, name: str, output: np.ndarray) -> np.ndarray:
         """The probability, value or count."""

@@ -39,6 +39,7 @@ from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibrations
+from equipoise.train.list_fit import run_rule
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.thing_vectors import find_vectors
@@ -74,10 +75,10 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     info = read_info(adapters)
     omega = parse_omega(options.omega, info.listwise)
     scales = read_scales(info.features)
-    inputs = _open(config, requests, options, scales)
-    columns = ScoreColumns(
-        inputs.ids, list(info.pointwise), info.listwise, omega, inputs.catalogue, info.relevance, info.links
-    )
+    lists = run_rule(config, folder)
+    inputs = _open(config, requests, options, scales, lists.attributes(omega) if lists and omega else [])
+    names = (inputs.ids, list(info.pointwise), info.listwise)
+    columns = ScoreColumns(*names, omega, inputs.catalogue, info.relevance, info.links, lists)
     accelerator = make_accelerator(config)
     world = World()
     target = ScoreFolder(out, _record(folder, config, inputs, options, columns))
@@ -150,18 +151,23 @@ def write_scores(
             progress.end_block()
 
 
-def _open(config: RunConfig, requests: Path, options: ScoreOptions, scales: Scales) -> Inputs:
+def _open(
+    config: RunConfig, requests: Path, options: ScoreOptions, scales: Scales, attributes: Sequence[str] = ()
+) -> Inputs:
     for name, value in (("--block", options.block), ("--max-tokens", options.max_tokens)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value} leaves room for nothing: give at least 1")
     files = find_request_files(requests)
     rates = RateLookup.read(config.data.folder / RATES_FOLDER / rate.file for rate in config.data.rates)
     compared = [config.data.comparison.item] if config.data.comparison is not None else []
-    read = [*scales, *rates.keys, *compared]
+    read = list(dict.fromkeys([*scales, *rates.keys, *compared, *attributes]))
     if options.items is not None:
         catalogue = given_catalogue(options.items, config.data.prompt, read)
     else:
         catalogue = prepared_catalogue(config.data.folder, read)
+    for name in attributes:
+        if name not in catalogue.rows.column_names:
+            raise UserError(f"{catalogue.path} has no column {name}, by which --omega makes lists: add it")
     forms = {file.path: form_of(file, catalogue, config.data, scales, rates) for file in files}
     first = next(iter(forms.values()))
     for form in forms.values():

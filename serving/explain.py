@@ -24,6 +24,8 @@ MAX_NAMED = 3
 """Parts for and against that the sentences name."""
 SMALL = 0.005
 """A contribution to the utility that rounds to nothing in the sentences."""
+SMALLEST_COST = 5e-5
+"""A cost of a place that rounds to nothing in the sentences."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Explained:
             "deltas": dict(self.scored.deltas),
             "utility": self.scored.utility,
             "terms": self.terms,
+            **({"place": dict(self.scored.place)} if self.scored.place else {}),
             "contributions": [entry.to_json() for entry in self.contributions],
             "sentences": self.sentences,
             **({"priors": [terms.to_json() for terms in self.priors]} if self.priors else {}),
@@ -239,6 +242,8 @@ def _sentences(
     sentences = [f"“{text}” is number {scored.rank} of {count}, with {chances}."]
     terms_text = [f"{name} {value:+.2f}" for name, value in terms.items() if abs(value) >= SMALL]
     sentences.append(f"Its utility {scored.utility:.2f} is the sum of {', '.join(terms_text) or 'nothing'}.")
+    if scored.place:
+        sentences.append(place_sentence(scored.place))
     ordered = sorted(contributions, key=lambda entry: -entry.utility)
     best = [entry for entry in ordered if entry.utility >= SMALL][:MAX_NAMED]
     worst = [entry for entry in reversed(ordered) if entry.utility <= -SMALL][:MAX_NAMED]
@@ -250,6 +255,15 @@ def _sentences(
     if not best and not worst:
         sentences.append("No single part of the prompts changes its utility by itself.")
     return sentences
+
+
+def place_sentence(place: Mapping[str, float]) -> str:
+    """What decided the place, in shares of the ideal list's relevance, and what it cost."""
+    terms = [f"{name} {value:+.4f}" for name, value in place.items() if name != "cost"]
+    text = f"At its place it counts {', '.join(terms)}"
+    if place["cost"] < SMALLEST_COST:
+        return f"{text}; nothing more relevant was left."
+    return f"{text}; the place gives up {place['cost']:.4f} of relevance against the most relevant candidate left."
 
 
 def _named(part: Part) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.common.errors import UserError
+from equipoise.common.lists import ListRule
 from equipoise.configs.schema import PromptConfig, read_sections
 from equipoise.data.features import Scales
 from equipoise.data.rates import RateLookup
@@ -45,7 +46,8 @@ def make_reader(
     limits = Limits(candidates=max_candidates or record["limits"]["candidates"])
     prompt, history = PromptConfig(**record["prompt"]), read_sections(record["history"])
     compared = record["comparison"]["item"] if record.get("comparison") else None
-    return RequestReader(prompt, history, known, point, limits, scales, rates, compared)
+    lists = ListRule.of(record.get("lists"))
+    return RequestReader(prompt, history, known, point, limits, scales, rates, compared, lists)
 
 
 def read_examples(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from equipoise.data.rates import key_text
 FILE_NAME = "items.parquet"
 THING = "thing"
 """Column of what items are compared by."""
+ATTRIBUTE = "attribute_"
+"""Before the name of an attribute by which lists are made, in the name of its column."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class KnownItems:
 
     `values`: by the name of a feature the items' own raw values of it, where they are known. `keys`: by the name of a
     column that rates count by the items' texts in it. `things`: what items are compared by, where the export compares.
+    `attributes`: by the name of an attribute by which lists are made the items' values.
     """
 
     texts: dict[str, str]
@@ -29,10 +32,15 @@ class KnownItems:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
     things: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def read_items(path: Path, features: Scales | None = None, keys: Iterable[str] = ()) -> KnownItems:
+def read_items(
+    path: Path, features: Scales | None = None, keys: Iterable[str] = (), attributes: Iterable[str] = ()
+) -> KnownItems:
     """Read items.parquet of an export: item_id, text and, where the data had them, title, values of `features`, `keys`.
+
+    `attributes`: those by which lists are made.
 
     Raises:
         UserError: it is missing or broken.
@@ -50,7 +58,15 @@ def read_items(path: Path, features: Scales | None = None, keys: Iterable[str] =
     texts_of_keys = {name: _keys(table, f"key_{name}", ids) for name in keys if f"key_{name}" in table.column_names}
     things = table.column(THING).to_pylist() if THING in table.column_names else []
     known_things = {item: thing for item, thing in zip(ids, things, strict=False) if thing}
-    return KnownItems(dict(zip(ids, texts, strict=True)), known_titles, values, texts_of_keys, known_things)
+    known = dict(zip(ids, texts, strict=True)), known_titles, values, texts_of_keys, known_things
+    of_lists = {name: _texts(table, f"{ATTRIBUTE}{name}", ids) for name in attributes}
+    return KnownItems(*known, of_lists)
+
+
+def _texts(table: pa.Table, name: str, ids: Sequence[str]) -> dict[str, str]:
+    if name not in table.column_names:
+        return {}
+    return {item: text for item, text in zip(ids, table.column(name).to_pylist(), strict=True) if text is not None}
 
 
 def _keys(table: pa.Table, name: str, ids: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.common.link import Link
+from equipoise.common.lists import ListRule, one_request
 from equipoise.serving.utility import UtilityWeights
 
 
@@ -19,17 +20,21 @@ class Scored:
     Attributes:
         item_id: as it was given, None where the candidate came without one.
         position: its index among the given candidates, from 0.
-        rank: its position by utility, from 1; equal utilities keep the order in which they were given.
+        rank: its place in the list, from 1: by utility where nothing else makes lists; equal ones keep the given order.
         probabilities: of each pointwise objective, `{"ctr": P(click | impression), "cvr": P(conversion | click)}`.
         pctcvr: P(click and conversion | impression), None where the model has no cvr.
         relevance: r = Σ v log p by the formula of the export.
-        deltas: adjustment δ of each list-wise objective, added to r with the weight ω.
-        utility: u = Σ v log p + Σ ω δ + ω_value log value + boost, which is r + Σ ω δ where nothing else is asked for.
+        deltas: adjustment δ of each list-wise objective.
+        utility: u = Σ v log p + Σ ω δ + ω_value log value + boost, which is r + Σ ω δ where nothing else is asked for;
+            without ω δ of objectives by which lists are filled place after place.
         value: what it is worth, positive, or None where it was not said.
         boost: added to the utility as it is.
         log_probabilities: log p of each pointwise objective, which stays finite where p is 0, and of values and counts
             that are above 0 by their kind.
         predictions: of each pointwise objective that is not a probability its value or count.
+        place: where lists are filled place after place, what it counted at its place, by `relevance` and objective, and
+            `cost`, the relevance that the place gave up against the most relevant candidate that was left
+            (common/lists.py has the units); empty otherwise, and beyond the filled places.
     """
 
     item_id: str | None
@@ -44,6 +49,7 @@ class Scored:
     boost: float = 0.0
     log_probabilities: Mapping[str, float] = field(default_factory=dict, repr=False)
     predictions: Mapping[str, float] = field(default_factory=dict)
+    place: Mapping[str, float] = field(default_factory=dict)
 
     def number(self, objective: str) -> float:
         """The probability, value or count that a pointwise objective says."""
@@ -51,9 +57,10 @@ class Scored:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by their names, but the logarithms of what stands there already."""
-        hidden = {"log_probabilities", "predictions"}
+        hidden = {"log_probabilities", "predictions", "place"}
         shown = {name: value for name, value in vars(self).items() if name not in hidden}
         shown |= {"predictions": dict(self.predictions)} if self.predictions else {}
+        shown |= {"place": dict(self.place)} if self.place else {}
         return {**shown, "probabilities": dict(self.probabilities), "deltas": dict(self.deltas)}
 
 
@@ -69,6 +76,8 @@ class Ranking:
         by_rank: whether `candidates` stand by rank, or as they were given.
         relevance_weights: v of the pointwise objectives; one that is not named has 1.
         value_weight: ω_value.
+        lists: how lists are made; None sorts by utility.
+        attributes: by item attribute what each candidate has, for `lists`.
     """
 
     request_id: str | None
@@ -78,11 +87,14 @@ class Ranking:
     by_rank: bool = True
     relevance_weights: Mapping[str, float] = field(default_factory=dict)
     value_weight: float = 0.0
+    lists: ListRule | None = None
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def weights(self) -> UtilityWeights:
         """All weights of the utilities."""
-        return UtilityWeights(self.omega, self.relevance_weights, self.value_weight)
+        omega = self.omega if self.lists is None else self.lists.adjusts(self.omega)
+        return UtilityWeights(omega, self.relevance_weights, self.value_weight)
 
     @cached_property
     def candidates(self) -> list[Scored]:
@@ -105,6 +117,8 @@ class Ranking:
         boosts: Sequence[float] | None = None,
         exponents: Mapping[str, float] | None = None,
         links: Mapping[str, Link] | None = None,
+        lists: ListRule | None = None,
+        attributes: Mapping[str, Sequence[str]] | None = None,
     ) -> "Ranking":
         """Rank candidates by what the model gave: a logit of each pointwise, δ of each list-wise objective.
 
@@ -117,6 +131,7 @@ class Ranking:
             values, boosts: one per candidate; None for none.
             exponents: v in the relevance; None: 1 of every pointwise objective.
             links: what the outputs stand for; one that is not named gives a probability.
+            lists, attributes: as `Ranking` has them.
         """
         named = {name: (links or {}).get(name, Link()) for name in logits}
         exponents = dict.fromkeys(logits, 1.0) if exponents is None else exponents
@@ -139,24 +154,49 @@ class Ranking:
             given.append(replace(scored, predictions=predictions) if predictions else scored)
         more = weights or UtilityWeights()
         ranking = Ranking(
-            request_id, omega, tuple(given), top, relevance_weights=dict(more.relevance), value_weight=more.value
+            request_id,
+            omega,
+            tuple(given),
+            top,
+            relevance_weights=dict(more.relevance),
+            value_weight=more.value,
+            lists=lists,
+            attributes=attributes or {},
         )
         return ranking.reranked(omega)
 
     def reranked(self, omega: Mapping[str, float]) -> "Ranking":
         """The same scores at another operating point, without the model; an objective left out has weight 0."""
-        weights = replace(self.weights, omega=omega)
+        moved = replace(self, omega=dict(omega))
         utilities = [
-            sum(weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost).values())
+            sum(moved.weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost).values())
             for scored in self.given
         ]
         order = sorted(range(len(utilities)), key=lambda position: -utilities[position])
+        places: dict[int, dict[str, float]] = {}
+        if self.lists is not None and self.lists.active(omega) and all(scored.deltas for scored in self.given):
+            order, places = self._filled(self.lists, utilities, omega)
         ranks = {position: rank for rank, position in enumerate(order, start=1)}
         given = tuple(
-            replace(scored, rank=ranks[position], utility=utilities[position])
+            replace(scored, rank=ranks[position], utility=utilities[position], place=places.get(position, {}))
             for position, scored in enumerate(self.given)
         )
-        return replace(self, omega=dict(omega), given=given)
+        return replace(moved, given=given)
+
+    def _filled(
+        self, lists: ListRule, utilities: Sequence[float], omega: Mapping[str, float]
+    ) -> tuple[list[int], dict[int, dict[str, float]]]:
+        """All positions by rank, and what the placed ones counted at their place."""
+        deltas = {name: [scored.deltas[name] for scored in self.given] for name in lists.terms}
+        maker = one_request(lists, deltas, self.attributes)
+        made = maker(np.array([utilities]), omega, max(lists.places, self.top or 0))
+        terms = {**made.terms, "cost": made.cost_RP}
+        placed = made.order_RP[0].tolist()
+        counted = {
+            position: {name: float(values[0, place]) for name, values in terms.items()}
+            for place, position in enumerate(placed)
+        }
+        return made.order(0), counted
 
     def as_given(self) -> "Ranking":
         """The same with all `candidates` in the order in which they were given."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
+from equipoise.common.lists import UNKNOWN, ListRule
 from equipoise.data.features import NumberScale, Scales, read_scales
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import RateLookup
@@ -121,7 +122,9 @@ class Recommender:
         scales = read_scales(record.get("features", {}))
         own = Path(rates) if rates is not None else folder / RATES_FOLDER
         lookup = RateLookup.read(own / name for name in record.get("rates", []))
-        known = read_items(folder / record["catalogue"]["items"], scales, lookup.keys)
+        lists = ListRule.of(record.get("lists"))
+        attributes = lists.attributes() if lists else ()
+        known = read_items(folder / record["catalogue"]["items"], scales, lookup.keys, attributes)
         examples = read_examples(folder / record["catalogue"]["examples"])
         model = load_export(folder, record)
         fold_shared(model)
@@ -359,7 +362,8 @@ class Recommender:
     def _ranking(self, request: ReadRequest, scores: Mapping[str, list[float]]) -> Ranking:
         logits = {name: scores[name] for name in self.pointwise}
         deltas = {name: scores[name] for name in self.listwise if name in scores}
-        ids = [candidate.item_id for candidate in request.candidates]
+        candidates = request.candidates
+        ids = [candidate.item_id for candidate in candidates]
         return Ranking.of(
             request.request_id,
             ids,
@@ -368,10 +372,17 @@ class Recommender:
             request.omega,
             request.top,
             weights=request.weights,
-            values=[candidate.value for candidate in request.candidates],
-            boosts=[candidate.boost for candidate in request.candidates],
+            values=[candidate.value for candidate in candidates],
+            boosts=[candidate.boost for candidate in candidates],
             exponents=self._scorer.model.relevance.exponents,
             links=self._scorer.model.relevance.links,
+            lists=self.reader.lists,
+            attributes={
+                name: [
+                    UNKNOWN if (value := candidate.attributes[number]) is None else value for candidate in candidates
+                ]
+                for number, name in enumerate(self.reader.attributes)
+            },
         )
 
     def rank(

@@ -15,7 +15,8 @@ refused. The same item may stand among the candidates twice, for it can be offer
 the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
 item's own; where none of them gives it, it is unknown and adds nothing to a logit. A rate (data.rates) that is not
 given is that of the export's last state, by the columns that it counts by, read from the same places: item_id is the
-candidate's own, user_id may be a field of `user`.
+candidate's own, user_id may be a field of `user`. So is an attribute by which lists are made (docs/lists.md), which a
+candidate must have where ω of its objective is not 0.
 
 Where the export compares candidates with what the shopper took, `recent` says what that was, the latest first; without
 it, `history` does. A candidate's own thing is the field of its `item` that the export compares, else the known item's,
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.common.lists import ListRule
 from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
 from equipoise.data.features import Scales
 from equipoise.data.prompts import is_missing, parse_piece, piece_fields
@@ -63,7 +65,8 @@ CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "value", "bo
 class ReadCandidate:
     """One candidate: its item_id, if it has one, the two texts of its prompt, its value, its boost, and its features.
 
-    A feature that is not known is NaN. `thing` is what is compared with the history, "" where nothing is.
+    A feature that is not known is NaN. `thing` is what is compared with the history, "" where nothing is. `attributes`:
+    what lists are made by, in the order of the export's rule, None where it is not known.
     """
 
     item_id: str | None
@@ -73,6 +76,7 @@ class ReadCandidate:
     boost: float = 0.0
     features: tuple[float, ...] = ()
     thing: str = ""
+    attributes: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class RequestReader:
         features: scales of the features that heads and priors read, by name.
         rates: the last state of the rates among them.
         compared: the field of items that is compared with histories; None where nothing is compared.
+        lists: how the export makes lists; None where it sorts by utility.
     """
 
     def __init__(
@@ -135,8 +140,10 @@ class RequestReader:
         features: Scales | None = None,
         rates: RateLookup | None = None,
         compared: str | None = None,
+        lists: ListRule | None = None,
     ) -> None:
-        self.rates, self.compared = rates or RateLookup(), compared
+        self.rates, self.compared, self.lists = rates or RateLookup(), compared, lists
+        self.attributes = tuple(lists.attributes()) if lists else ()
         self.scales = dict(features or {})
         self.features = tuple(self.scales)
         self.prompt, self.sections, self.items = prompt, sections_of(history), items
@@ -158,7 +165,7 @@ class RequestReader:
     def with_limits(self, limits: Limits) -> "RequestReader":
         """The same with other limits."""
         shared = (self.prompt, self.sections, self.items, self.operating_point)
-        return RequestReader(*shared, limits, self.scales, self.rates, self.compared)
+        return RequestReader(*shared, limits, self.scales, self.rates, self.compared, self.lists)
 
     def read(self, request: Any) -> ReadRequest:
         """The texts of a request.
@@ -184,7 +191,18 @@ class RequestReader:
         )
         if weights.value:
             self._all_have_values(read.candidates)
+        if self.lists is not None:
+            self._all_have_attributes(read.candidates, self.lists.attributes(omega))
         return read
+
+    def _all_have_attributes(self, candidates: list[ReadCandidate], names: Sequence[str]) -> None:
+        for position, candidate in enumerate(candidates):
+            for name in names:
+                if candidate.attributes[self.attributes.index(name)] is None:
+                    raise RequestError(
+                        f"candidates[{position}].item.{name}",
+                        "is missing, and ω makes lists by it: give it, or the item_id of an item that the export knows",
+                    )
 
     def _all_have_values(self, candidates: list[ReadCandidate]) -> None:
         for position, candidate in enumerate(candidates):
@@ -327,7 +345,18 @@ class RequestReader:
             self._boost(field, entry.get("boost")),
             self._features(field, entry, item_id, user),
             self._thing(entry, item_id, words),
+            tuple(self._attribute(name, field, entry, item_id) for name in self.attributes),
         )
+
+    def _attribute(self, name: str, field: str, entry: Mapping[str, Any], item_id: str | None) -> str | None:
+        """What a candidate has of an attribute by which lists are made: by its own fields, else as the export knows."""
+        for key in ("item", "context"):
+            fields = entry.get(key)
+            value = fields.get(name) if isinstance(fields, Mapping) else None
+            value = plain(f"{field}.{key}.{name}", value, self.limits.text_chars)
+            if not is_missing(value):
+                return str(value)
+        return self.items.attributes.get(name, {}).get(item_id or "")
 
     def _value(self, field: str, entry: Mapping[str, Any]) -> float | None:
         """What a candidate is worth: its `value`, or the field of its context that the operating point names."""

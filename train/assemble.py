@@ -252,9 +252,11 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
     masked = _masked_slates(config, data) if settings.feature_dropout else None
     max_row, draws = config.tokens.max_row, _recall_draws(config, data, world)
-    return TrainBatches(
-        slates, order, settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws
-    )
+    parts = (settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws)
+    # Lists of whole slates need a relevance of the candidates that are left out: the priors', where all have one.
+    whole = any(o.reads_whole_slates for o in data.objectives.values())
+    whole = whole and set(config.relevance_exponents()) <= set(data.beside.priors.names)
+    return TrainBatches(slates, order, *parts, whole=whole and settings.negatives is not None)
 
 
 def _recall_draws(config: RunConfig, data: DataParts, world: World) -> RecallDraws | None:

@@ -150,14 +150,10 @@ def calibration_rows(
     return rows | own_targets(specs, label, binary, user, weight)
 
 
-def write_calibrations(
-    run: Path, rows: Mapping[str, Rows], method: str, seed: int, adapters: str
-) -> dict[str, dict[str, Any]]:
-    """Fit all objectives and write calibration.json, which holds for the adapters of this sha256 alone."""
-    found = {name: calibrate(each, method, seed) for name, each in rows.items()}
+def write_calibrations(run: Path, found: Mapping[str, Mapping[str, Any]], adapters: str) -> None:
+    """Write calibration.json, which holds for the adapters of this sha256 alone; `found`: `calibrate` by objective."""
     with atomic_write(run / FILE_NAME) as partial:
         partial.write_text(json.dumps({"adapters": adapters, "objectives": found}, indent=2) + "\n")
-    return found
 
 
 def read_calibrations(run: Path, adapters: Path) -> dict[str, Calibration]:

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
+from equipoise.common.calibration import Calibration, with_calibration
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
@@ -23,12 +24,14 @@ from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import make_accelerator, zero_stage
 from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
-from equipoise.train.calibration import calibration_rows, write_calibrations
+from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
 from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
 from equipoise.train.head_phase import learned_parts, start_heads
+from equipoise.train.list_fit import fit_lists, in_begun_form, list_rule, write_lists
+from equipoise.train.list_fit import sentences as list_sentences
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
@@ -59,7 +62,7 @@ class Job:
 
     def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
         if resume:
-            config = as_begun(config)
+            config = in_begun_form(as_begun(config))
         self.config, self.resume = config, resume
         check_lengths(config)
         tokens = find_tokens(config)  # made here if need be, while no process waits for another
@@ -78,7 +81,9 @@ class Job:
             if not self.goes_on:
                 self.data.beside.write(config.output)
         needs_valid = config.train.eval_every or config.train.calibration != "none"
-        self.valid = open_split(self.data, "valid") if needs_valid else None
+        # Lists are fitted on valid, where there is such a split.
+        fits_lists = list_rule(config) is not None and "valid" in self.data.slates.manifest.splits
+        self.valid = open_split(self.data, "valid") if needs_valid or fits_lists else None
         model, self.info = assemble_model(config, self.data, partial_last_layer=zero_stage(self.accelerator) != 3)
         self._start_heads(model)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
@@ -237,8 +242,8 @@ class Job:
         if self.accelerator.is_main_process:
             save_adapters(run / "adapters", tensors, self.info)
         self._offer_average(progress.step)
-        if self.config.train.calibration != "none":
-            self._calibrate()
+        if self.config.train.calibration != "none" or list_rule(self.config) is not None:
+            self._judge_on_valid()
         if self.data.beside.sources is not None:
             self._choose_vectors(self.data.beside.sources)
         summary = {
@@ -270,25 +275,42 @@ class Job:
             )
         return f"after all {step} steps"
 
-    def _calibrate(self) -> None:
-        """Calibrate what `evaluate.adapters` names on the valid split, and say what that gave."""
+    def _judge_on_valid(self) -> None:
+        """Score valid by what `evaluate.adapters` names, calibrate and fit lists by that, and say what it gave."""
         self.world.barrier()
-        config, run = self.config, self.config.output
-        assert self.valid is not None, "train.calibration is set, so the valid split is open"
-        adapters = run_adapters(run, config)
-        last = gather(trainable(self.slate_model))
-        copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
+        config, run, method = self.config, self.config.output, self.config.train.calibration
+        rule = list_rule(config)
+        if self.valid is None:
+            log.info("there is no valid split: prices of groups are 0, and what list-wise objectives learned is kept")
+            if self.accelerator.is_main_process:
+                write_lists(run, {"prices": {}, "learned": {}})
+            return
         slates = self.valid.slates
         rows = spread_rows(len(slates), config.evaluate.max_requests)
+        adapters = run_adapters(run, config)
+        last = None if zero_stage(self.accelerator) == 3 else gather(trainable(self.slate_model))
+        if last is not None:  # under ZeRO-3 no process holds whole weights: the last ones are judged
+            copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
         with memory_advice(config, "scoring"):
             scores = score_rows(config, self.model, slates, rows, self.accelerator.device, self.world)
-        copy_into(self.slate_model, last, "the last weights")
-        if self.accelerator.is_main_process:
-            labelled = calibration_rows(
-                scores, users_of(slates, rows, scores), self.valid.objectives, config.objectives.specs()
-            )
-            method, identity = config.train.calibration, adapters_hash(adapters)
-            found = write_calibrations(run, labelled, method, config.seed, identity)
+        if last is not None:
+            copy_into(self.slate_model, last, "the last weights")
+        if not self.accelerator.is_main_process:
+            return
+        found: dict[str, dict[str, Any]] = {}
+        if method != "none":
+            users = users_of(slates, rows, scores)
+            labelled = calibration_rows(scores, users, self.valid.objectives, config.objectives.specs())
+            found = {name: calibrate(each, method, config.seed) for name, each in labelled.items()}
+        if rule is not None:
+            corrections = {n: Calibration.of(each["calibration"]) for n, each in found.items() if each["kept"]}
+            corrected = with_calibration(scores, corrections)
+            logits = {name: torch.from_numpy(corrected[name]) for name in self.slate_model.pointwise}
+            lists = fit_lists(config, slates, corrected, self.slate_model.relevance(logits).numpy())
+            write_lists(run, lists)
+            log.info("\n".join(list_sentences(lists)))
+        if method != "none":
+            write_calibrations(run, found, adapters_hash(adapters))
             for name, about in found.items():
                 log.info(f"calibration of {name} ({method}) {about['why']}")
 

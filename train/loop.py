@@ -221,6 +221,7 @@ class Loop:
                     self.pointwise,
                     self.slate_model.relevance,
                     self.self_normalize,
+                    tuple(self.slate_model.priors),
                 )
             )
 

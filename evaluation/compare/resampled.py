@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
+from equipoise.common.lists import ListRule
 from equipoise.configs.relevance import parse_relevance
 from equipoise.evaluation.compare.differences import setting
 from equipoise.evaluation.compare.run_records import RunRecord
@@ -21,7 +22,8 @@ from equipoise.evaluation.front.points import TradeOffScorer
 from equipoise.evaluation.metrics.bootstrap import auc_by_counts, request_draws
 from equipoise.evaluation.metrics.metric_names import TARGETS, cutoff_of, metrics_of, words
 from equipoise.evaluation.metrics.pointwise import CLIP, request_auc, target_weight
-from equipoise.evaluation.metrics.score_table import ScoreTable, relevance_of
+from equipoise.evaluation.metrics.score_table import ScoreTable, read_lists, relevance_of
+from equipoise.evaluation.metrics.table_lists import TableLists
 
 ROWS = ("request", "item", "click", "conversion")
 POINTWISE = ("auc", "gauc", "log_loss", "ne")
@@ -51,11 +53,13 @@ class RunScores:
         pctr: float64 (N,).
         pcvr: float64 (N,), or None.
         delta: adjustment of each list-wise objective, float64 (N,).
+        lists: how lists are made of them.
     """
 
     pctr: np.ndarray
     pcvr: np.ndarray | None
     delta: dict[str, np.ndarray]
+    lists: ListRule | None = None
 
     def relevance(self, formula: str | None) -> np.ndarray | None:
         """As `ScoreTable.relevance`; None where the formula names more than is here."""
@@ -100,6 +104,7 @@ class Resampler:
             columns["pctr"].astype(np.float64),
             columns["pcvr"].astype(np.float64) if "pcvr" in columns else None,
             {name.removeprefix("delta_"): values for name, values in columns.items() if name.startswith("delta_")},
+            read_lists(path),
         )
         known, resampled = metrics_of(run.evaluations[self.split]), {}
         for metric, omega in metrics.items():
@@ -158,8 +163,11 @@ class Rows:
             self._measures[measured] = measure
         if axis not in measure.axes:
             return None
-        for objective, weight in omega.items():
-            utility = utility + weight * scores.delta[objective]
+        assert self._table is not None, "the measure was made of it"
+        try:
+            utility = TableLists(self._table, scores.delta, scores.lists)(utility, omega)
+        except UserError:  # nor without an attribute by which this run makes its lists
+            return None
         return measure.axes_of(utility, [axis])[0]
 
     def _pointwise(self, target: str, metric: str, scores: RunScores) -> np.ndarray | None:

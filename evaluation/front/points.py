@@ -18,8 +18,9 @@ from equipoise.evaluation.front.trade_off import TradeOff, Utilities, positive_f
 from equipoise.evaluation.metrics.bootstrap import LEVEL, interval, request_draws
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.list_metrics import own_gain, request_weights
-from equipoise.evaluation.metrics.ranking import SMALLEST_SHARE, gains, path_codes
+from equipoise.evaluation.metrics.ranking import SMALLEST_SHARE, gains
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.table_lists import path_codes
 
 NDCG_GAINS = ("ndcg", "ndcg_click", "ndcg_conversion")
 

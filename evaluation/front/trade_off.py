@@ -8,13 +8,14 @@ import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.table_lists import TableLists
 
 BOTH = ("ctr", "cvr")
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """One candidate for the operating point: u = Σ v_j log p_j + Σ ω_k δ_k + Σ γ_f log value_f.
+    """One candidate for the operating point: u = Σ v_j log p_j + Σ γ_f log value_f, and the ω of its lists.
 
     Attributes:
         omega: ω by list-wise objective; one that is not named has 0.
@@ -76,16 +77,16 @@ class Utilities:
 
     def __init__(self, table: ScoreTable, fields: tuple[str, ...] = ()) -> None:
         self.logs = table.logs
-        self.delta = dict(table.delta)
+        self.lists = TableLists(table, table.delta, table.lists)
         self.log_value = {name: np.log(positive_field(table, name)) for name in fields}
 
     def __call__(self, point: TradeOff) -> np.ndarray:
-        """u of every row, float64 (N,).
+        """A score whose order is that of the lists, float64 (N,): u itself where no list-wise objective weighs.
 
         Raises:
             UserError: the trade-off names an objective or field that the table has no scores of.
         """
-        _known(point.omega, self.delta, "list-wise objective")
+        _known(point.omega, self.lists.delta, "list-wise objective")
         _known(point.relevance, self.logs, "pointwise objective")
         _known(point.value, self.log_value, "value column")
         # One term after another, not a matrix product: equal rows must get equal sums, or ties break at random.
@@ -93,11 +94,9 @@ class Utilities:
         kept = [name for name in self.logs if name in BOTH or weights[name]]
         first, *others = (weights[name] * self.logs[name] for name in kept)
         total = sum(others, first)
-        for name, weight in point.omega.items():
-            total = total + weight * self.delta[name]
         for name, weight in point.value.items():
             total = total + weight * self.log_value[name]
-        return total
+        return self.lists(total, point.omega)
 
 
 def positive_field(table: ScoreTable, name: str) -> np.ndarray:

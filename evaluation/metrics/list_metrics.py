@@ -18,23 +18,21 @@ from equipoise.evaluation.metrics.ranking import (
     item_gini,
     ndcg,
     novelty,
-    path_codes,
     rank_requests,
     request_ndcg,
     serendipity,
 )
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.table_lists import TableLists, path_codes
 
 
 def utility(table: ScoreTable, omega: Mapping[str, float]) -> np.ndarray:
-    """u = log pCTR + log pCVR + Σ ω_k δ_k, float64 (N,); raises UserError where ω names no adjustment of the table."""
-    total = table.relevance
-    for name, weight in omega.items():
-        if name not in table.delta:
-            known = ", ".join(table.delta) or "none"
-            raise UserError(f"the operating point names '{name}', but the score table has adjustments of: {known}")
-        total = total + weight * table.delta[name]
-    return total
+    """A score whose order is that of the table's lists under ω, float64 (N,): r itself where ω is 0.
+
+    Raises:
+        UserError: ω names no adjustment of the table.
+    """
+    return TableLists(table, table.delta, table.lists)(table.relevance, omega)
 
 
 class RankingMetrics:
@@ -77,7 +75,7 @@ class RankingMetrics:
         if table.weight is not None:
             self.gain = self.gain * table.weight
             self.request_weight = request_weights(table.request, table.weight)
-        self.paths = path_codes(table, diversity_attributes) if diversity_attributes else None
+        self.paths = path_codes(table, tuple(diversity_attributes)) if diversity_attributes else None
         self.category = _row_codes(table, category_attribute)
         self.provider = _row_codes(table, provider_attribute)
         self.own = {axis.name: own_gain(table, axis) for axis in own_axes}

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.pointwise import weighted_gauc
-from equipoise.evaluation.metrics.score_table import ScoreTable
 
 SMALLEST_SHARE = 0.01
 
@@ -81,17 +79,6 @@ def request_ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = No
     dcg = np.bincount(ranking.segment, gain[ranking.row] * shared, ranking.requests)
     ideal = np.bincount(ranking.segment, gain[ranking.row][best] * discount, ranking.requests)
     return np.divide(dcg, ideal, out=np.full(len(ideal), np.nan), where=ideal > 0)
-
-
-def path_codes(table: ScoreTable, attributes: Sequence[str]) -> np.ndarray:
-    """Codes of the attribute path of every row, int64 (N, A): equal in column a where the path agrees up to level a."""
-    columns = []
-    prefix: np.ndarray = np.zeros(table.item_count, np.int64)
-    for attribute in attributes:
-        codes, names = encode(table.item_values(attribute))
-        prefix = np.unique(prefix * len(names) + codes, return_inverse=True)[1]
-        columns.append(prefix[table.item])
-    return np.stack(columns, axis=1) if columns else np.empty((len(table), 0), np.int64)
 
 
 def intra_list_diversity(ranking: RankedLists, paths: np.ndarray, cutoff: int | None = None) -> float:

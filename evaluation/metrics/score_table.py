@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.lists import ListRule
 
 VERSION = 1
 METADATA_KEY = b"equipoise.score_table"
@@ -46,6 +47,7 @@ class ScoreTable:
         labels: further labels by column, float64 (N,), NaN where there is none.
         exponents: v of the pointwise objectives in the relevance; None: 1 of ctr and cvr.
         weight: how much each row counts in metrics, float64 (N,); None counts all alike.
+        lists: how lists are made of the scores; None: sorted by relevance plus ω δ.
 
     Raises:
         UserError: arrays of different lengths, requests torn apart, labels other than 0 and 1, an item_index without
@@ -67,6 +69,7 @@ class ScoreTable:
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     exponents: dict[str, float] | None = None
     weight: np.ndarray | None = None
+    lists: ListRule | None = None
 
     def __post_init__(self) -> None:
         self.request = np.asarray(self.request, np.int64)
@@ -194,6 +197,7 @@ class ScoreTable:
             arrays[f"item_{name}"] = _text(values[self.item])
         header = {"version": VERSION, "item_count": self.item_count, "items": list(self.items)}
         header |= {"origin": origin and dict(origin)} | ({"exponents": self.exponents} if self.exponents else {})
+        header |= {"lists": self.lists.to_json()} if self.lists else {}
         metadata = {METADATA_KEY: json.dumps(header).encode()}
         with atomic_write(path) as partial:
             pq.write_table(pa.table(arrays).replace_schema_metadata(metadata), partial)
@@ -229,16 +233,26 @@ class ScoreTable:
             labels=_with_prefix(columns, "label_"),
             exponents=header.get("exponents"),
             weight=columns.get("weight"),
+            lists=ListRule.of(header.get("lists")),
         )
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
     """What the scores of a file were made from; None without such a record, a readable file, or this version."""
-    try:
-        header = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
-    except (OSError, pa.ArrowInvalid, ValueError):
-        return None
+    header = _header(path)
     return header.get("origin") if header.get("version") == VERSION else None
+
+
+def read_lists(path: Path) -> ListRule | None:
+    """How lists are made of the scores of a file; None where they are sorted by relevance plus ω δ."""
+    return ListRule.of(_header(path).get("lists"))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
+    except (OSError, pa.ArrowInvalid, ValueError):
+        return {}
 
 
 def _labels(name: str, values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.common.errors import UserError
+from equipoise.common.lists import ListRule
 from equipoise.evaluation.balance.diagnosis import conclusions, diagnose, read_history
 from equipoise.evaluation.compare.run_records import RunRecord, json_object
 from equipoise.evaluation.example_slates import reranked
@@ -257,19 +258,22 @@ def slates_part(record: RunRecord, split: str) -> dict[str, Any]:
     chosen = chosen_omega(record.folder)
     if chosen is not None:
         omegas.setdefault(omega_name(chosen), chosen)
+    lists = ListRule.of(examples.get("lists"))
     return {
         "attributes": examples["attributes"],
         "points": list(omegas),
         "chosen": None if chosen is None else omega_name(chosen),
         "top": TOP,
         "examples": [
-            {**example, "slates": {name: slate(example["candidates"], omega) for name, omega in omegas.items()}}
+            {**example, "slates": {name: slate(example["candidates"], omega, lists) for name, omega in omegas.items()}}
             for example in examples["examples"]
         ],
     }
 
 
-def slate(candidates: Sequence[Mapping[str, Any]], omega: Mapping[str, float]) -> dict[str, Any]:
-    """The best under ω with their places before, and those that ω has moved out of them."""
-    rows = reranked(candidates, omega, len(candidates))
+def slate(
+    candidates: Sequence[Mapping[str, Any]], omega: Mapping[str, float], lists: ListRule | None = None
+) -> dict[str, Any]:
+    """The best under ω with their places before, and those that ω has moved out of them; `lists`: how they are made."""
+    rows = reranked(candidates, omega, len(candidates), lists)
     return {"rows": rows[:TOP], "out": [row for row in rows[TOP:] if row["before"] <= TOP]}

@@ -20,13 +20,20 @@ class ScoredCandidate(BaseModel):
 
     item_id: str | None = Field(description="As given; null where the request gave none.")
     position: int = Field(description="Place in the request, from 0.")
-    rank: int = Field(description="Place by utility, from 1.")
+    rank: int = Field(description="Place in the list, from 1.")
     probabilities: dict[str, float] = Field(description="pCTR, pCVR … by objective.")
     predictions: dict[str, float] | None = Field(None, description="Values and counts by objective, if there are any.")
     pctcvr: float | None = Field(description="pCTR · pCVR; null where the export has no cvr.")
     relevance: float = Field(description="log pCTR + log pCVR, or the export's formula.")
     deltas: dict[str, float] = Field(description="Adjustment δ of each list-wise objective.")
-    utility: float = Field(description="relevance + Σ ω·δ + value_weight · log value + boost.")
+    utility: float = Field(
+        description="relevance + Σ ω·δ + value_weight · log value + boost; ω·δ not of objectives that fill places."
+    )
+    place: dict[str, float] | None = Field(
+        None,
+        description="What it counted where it was placed: relevance in shares of the ideal list, each objective, and "
+        "cost, the relevance given up there. Absent where lists are sorted by utility.",
+    )
     value: float | None = Field(description="What it is worth; null where nothing said so.")
     boost: float = Field(description="What was added to its utility.")
 
@@ -200,6 +207,7 @@ class ExplainedAnswer(BaseModel):
     deltas: dict[str, float]
     utility: float
     terms: dict[str, float] = Field(description="Of the utility; they add up to it.")
+    place: dict[str, float] | None = Field(None, description="As /rank gives it.")
     contributions: list[PartAnswer] = Field(description="In the order of the prompt.")
     sentences: list[str] = Field(description="The same in words.")
     priors: list[dict[str, Any]] | None = Field(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.batches import Slate, SlateBatch, SlateRest, build_batch
 
 
 def small() -> list[Slate]:
@@ -109,11 +109,17 @@ def test_every_token_is_where_its_index_says(
 
 def test_moving_to_a_device_moves_everything() -> None:
     ones = [np.ones(len(slate.item), np.float32) for slate in small()]
-    slates = [replace(slate, labels={"basket": each}, weight=each) for slate, each in zip(small(), ones, strict=True)]
+    rest = SlateRest(np.zeros(2, np.int64), np.zeros((2, 1), np.float32))
+    slates = [
+        replace(slate, labels={"basket": each}, weight=each, rest=rest)
+        for slate, each in zip(small(), ones, strict=True)
+    ]
     batch = build_batch(slates, 100, 0, {"brand": np.arange(5)}).to("meta")
     assert isinstance(batch, SlateBatch)
     assert batch.features is None and batch.recall is None  # these slates have none
+    assert batch.rest is not None
     named = [*batch.attributes.values(), *batch.labels.values()]
-    others = ("attributes", "labels", "features", "recall", "prior", "compared")
+    named += [batch.rest.slate_candidates, batch.rest.prior, *batch.rest.attributes.values()]
+    others = ("attributes", "labels", "features", "recall", "prior", "compared", "rest")
     everything = [value for name, value in vars(batch).items() if name not in others]
-    assert len(named) == 2 and all(value.device.type == "meta" for value in [*everything, *named])
+    assert len(named) == 5 and all(value.device.type == "meta" for value in [*everything, *named])

@@ -23,10 +23,10 @@ from equipoise.evaluation.metrics.ranking import (
     item_gini,
     ndcg,
     novelty,
-    path_codes,
     rank_requests,
     serendipity,
 )
+from equipoise.evaluation.metrics.table_lists import path_codes
 
 
 def table_of(request, click, conversion, pctr, **more) -> ScoreTable:
@@ -167,7 +167,7 @@ def test_ild_by_hand():
         [0.9, 0.8, 0.7, 0.5],
         items={"department": np.array(["a", "a", "b", "a"]), "category": np.array(["x", "y", "x", "x"])},
     )
-    ranking, paths = rank_requests(table.request, table.pctr), path_codes(table, ["department", "category"])
+    ranking, paths = rank_requests(table.request, table.pctr), path_codes(table, ("department", "category"))
     # pairs: (a/x, a/y) shares one level of two, the others none: b/x and a/x differ from the coarse end
     assert intra_list_diversity(ranking, paths) == pytest.approx(1 - (0.5 + 0 + 0) / 3)
     assert intra_list_diversity(ranking, paths, 2) == pytest.approx(0.5)

@@ -83,7 +83,8 @@ def test_it_holds_for_its_adapters_alone(tmp_path: Path) -> None:
         (tmp_path / name / TENSORS).write_bytes(name.encode())
     assert read_calibrations(tmp_path, tmp_path / "best") == {}
     rows = {"ctr": _rows(4000, 0.5, 1.0), "cvr": _rows(300, 1.0, 0.0, seed=3)}
-    write_calibrations(tmp_path, rows, "platt", 1, adapters_hash(tmp_path / "best"))
+    found_of = {name: calibrate(each, "platt", 1) for name, each in rows.items()}
+    write_calibrations(tmp_path, found_of, adapters_hash(tmp_path / "best"))
     found = read_calibrations(tmp_path, tmp_path / "best")
     assert set(found) == {"ctr"} and read_calibrations(tmp_path, tmp_path / "adapters") == {}
     scores = {"ctr": np.array([0.0]), "cvr": np.array([0.0]), "diversity": np.array([1.0])}
@@ -109,7 +110,8 @@ def test_lines_tell_how_sure_a_calibration_is(tmp_path: Path) -> None:
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / TENSORS).write_bytes(b"of this run")
     rows = {"ctr": _rows(1000, 0.5, 1.0)}
-    write_calibrations(tmp_path, rows, "platt", 1, adapters_hash(tmp_path / "adapters"))
+    found_of = {name: calibrate(each, "platt", 1) for name, each in rows.items()}
+    write_calibrations(tmp_path, found_of, adapters_hash(tmp_path / "adapters"))
     assert read_calibration_lines(tmp_path, tmp_path / "adapters")["ctr"] == calibrate(rows["ctr"], "platt", 1)["lines"]
     record = json.loads((tmp_path / FILE_NAME).read_text())
     del record["objectives"]["ctr"]["lines"]  # as older versions wrote it

@@ -42,7 +42,7 @@ class Step:
     """Everything a loss may read: the batch, the model's outputs, the global counts, and the processes.
 
     `formula`: of the relevance; without one, r = Σ log p over `pointwise`. `self_normalize`: whether weighed losses are
-    divided by the sum of weights, as `totals` are made.
+    divided by the sum of weights, as `totals` are made. `priors`: names of the columns of `batch.rest.prior`.
     """
 
     batch: SlateBatch
@@ -52,6 +52,12 @@ class Step:
     pointwise: tuple[str, ...]
     formula: Relevance | None = None
     self_normalize: bool = True
+    priors: tuple[str, ...] = ()
+
+    def rest_relevance(self) -> torch.Tensor:
+        """r of the candidates that the step leaves out, by their priors, float32, without gradient."""
+        assert self.batch.rest is not None and self.formula is not None, "asked for where both are there"
+        return self.formula(dict(zip(self.priors, self.batch.rest.prior.unbind(1), strict=True)))
 
     def relevance(self) -> torch.Tensor:
         """r = Σ v log p by the formula, float32 (N,), without gradient."""
@@ -140,6 +146,11 @@ class Objective(ABC):
     @property
     def needs_embeddings(self) -> bool:
         """Whether the loss reads the frozen token embeddings."""
+        return False
+
+    @property
+    def reads_whole_slates(self) -> bool:
+        """Whether the loss reads what priors say of the candidates that a training step leaves out."""
         return False
 
     @property

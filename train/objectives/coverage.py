@@ -10,14 +10,14 @@ from equipoise.train.objectives.grouped import GroupedObjective
 
 
 class Coverage(GroupedObjective):
-    """J = −H(E) / log G: the negative entropy of the exposure over the values of one item attribute, in [−1, 0]."""
+    """The exposure of each value of one item attribute; as `parallel` J = −H(E) / log G, in [−1, 0]."""
 
     options: CoverageConfig
 
     @property
     def lower_bound(self) -> float:
-        """All values exposed alike."""
-        return -1.0
+        """All values exposed alike, or the base class's of drawn lists."""
+        return super().lower_bound if self.options.form == "greedy" else -1.0
 
     def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
         """J of the global batch: the same number on every process."""

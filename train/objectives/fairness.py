@@ -5,16 +5,23 @@ import torch
 from equipoise.configs.objectives import FairnessConfig
 from equipoise.train.objectives.base import Exposure, Step, moving_average
 from equipoise.train.objectives.grouped import GroupedObjective
+from equipoise.train.objectives.placed import WholeSlates
 
 
 class Fairness(GroupedObjective):
-    """J = ½ Σ_g (E_g − T_g)² / T_g: the exposure share of each group against its target.
+    """The exposure share E_g of each group against its target T_g; as `parallel` J = ½ Σ_g (E_g − T_g)² / T_g.
 
     E and T are taken over the global batch and averaged over time, for single slates are too noisy (after
     Singh & Joachims 2018). T is the group's share of candidates (`parity`) or of relevance (`merit`).
     """
 
     options: FairnessConfig
+
+    def due(self, slates: WholeSlates) -> torch.Tensor:
+        """The same to all candidates of a slate, or by their relevance."""
+        if self.options.target == "parity":
+            return super().due(slates)
+        return slates.relevance_SM.masked_fill(~slates.filled_SM, -torch.inf).softmax(1)
 
     def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
         """J of the global batch: the same number on every process."""

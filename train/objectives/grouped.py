@@ -6,11 +6,13 @@ from typing import Self
 import torch
 
 from equipoise.common.link import Link
+from equipoise.common.lists import group_prices
 from equipoise.configs.objectives import GroupedConfig
-from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step, moving_average
+from equipoise.train.objectives.base import Exposure, Step, moving_average, slate_weights
+from equipoise.train.objectives.placed import PlacedObjective, PricePlacer, WholeSlates, pure_exposure
 
 
-class GroupedObjective(ListwiseObjective):
+class GroupedObjective(PlacedObjective):
     """An objective on the exposure of the values of one item attribute.
 
     `groups` is the number of values, which `bind` takes from the items table.
@@ -28,6 +30,32 @@ class GroupedObjective(ListwiseObjective):
     @property
     def attributes(self) -> list[str]:
         return [self.options.attribute]
+
+    def placer(self, step: Step, slates: WholeSlates) -> PricePlacer:
+        """Prices by how weak each group is under pure relevance, 1 the weakest and 0 the strongest, over time."""
+        codes_SM = slates.codes[self.options.attribute]
+        exposed_G = self._share(step, slates, codes_SM, pure_exposure(slates, self.options.places), "exposed")
+        due_G = self._share(step, slates, codes_SM, self.due(slates), "due")
+        price_G = torch.from_numpy(group_prices(exposed_G.double().cpu().numpy(), due_G.double().cpu().numpy()))
+        return PricePlacer(slates, self.options.places, price_G.to(exposed_G)[codes_SM])
+
+    def due(self, slates: WholeSlates) -> torch.Tensor:
+        """The share of exposure that is due to each candidate, float32 (S, M): the same to all of a slate."""
+        filled_SM = slates.filled_SM.to(slates.relevance_SM.dtype)
+        return filled_SM / filled_SM.sum(1, keepdim=True)
+
+    @torch.no_grad()
+    def _share(
+        self, step: Step, slates: WholeSlates, codes_SM: torch.Tensor, share_SM: torch.Tensor, key: str
+    ) -> torch.Tensor:
+        """Each group's mean share over the slates of the global batch and over time, float32 (G,)."""
+        weight_S = slate_weights(step.batch)
+        kept_SM = share_SM * slates.filled_SM
+        kept_SM = kept_SM if weight_S is None else kept_SM * weight_S[:, None].to(kept_SM.dtype)
+        local_G = kept_SM.new_zeros(self.groups).index_add(0, codes_SM.flatten(), kept_SM.flatten())
+        global_G = step.world.sum(local_G) / step.totals.slates
+        moving_average(self.state, key, global_G, self.options.momentum)
+        return self.state[key].to(global_G)
 
     def by_group(self, step: Step, exposure: Exposure, weights_SM: torch.Tensor) -> torch.Tensor:
         """This process's sum of weights over each group, (G,)."""

@@ -9,8 +9,9 @@ from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
 from equipoise.evaluation.front.rerank_baselines import OURS, RerankedPoints, methods_of, rerank, volume_table, volumes
 from equipoise.evaluation.front.trade_off import TradeOff
-from equipoise.evaluation.metrics.ranking import exposure, path_codes, rank_requests
+from equipoise.evaluation.metrics.ranking import exposure, rank_requests
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.metrics.table_lists import path_codes
 from equipoise.evaluation.rerankers import (
     BOOST,
     DPP,

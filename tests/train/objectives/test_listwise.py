@@ -20,7 +20,7 @@ NAMES = ("diversity", "text", "parity", "merit", "coverage")
 
 
 def objective(name: str, **options: object) -> ListwiseObjective:
-    options = {"temperature": 0.8, "beta": 0.3, **options}
+    options = {"temperature": 0.8, "beta": 0.3, "form": "parallel", **options}
     if name in ("diversity", "text"):
         kind = {"similarity": "text"} if name == "text" else {"attributes": ["category", "brand"]}
         return Diversity("goal", DiversityConfig(**kind, **options))

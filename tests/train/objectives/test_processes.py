@@ -1,6 +1,7 @@
 """Several processes give the loss and the gradient of one process with the union of their rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,11 +26,15 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "esmm": lambda: Cvr("cvr", CvrConfig()),
     "ips": lambda: Cvr("cvr", CvrConfig(estimator="ips")),
     "dr": lambda: Cvr("cvr", CvrConfig(estimator="dr")),
-    "diversity": lambda: Diversity("delta", DiversityConfig()),
+    "diversity": lambda: Diversity("delta", DiversityConfig(form="parallel")),
     "text": lambda: Diversity("delta", DiversityConfig(similarity="text")),
-    "parity": lambda: Fairness("delta", FairnessConfig(attribute="category")),
-    "merit": lambda: Fairness("delta", FairnessConfig(attribute="category", target="merit")),
-    "coverage": lambda: Coverage("delta", CoverageConfig()),
+    "parity": lambda: Fairness("delta", FairnessConfig(attribute="category", form="parallel")),
+    "merit": lambda: Fairness("delta", FairnessConfig(attribute="category", target="merit", form="parallel")),
+    "coverage": lambda: Coverage("delta", CoverageConfig(form="parallel")),
+    "lists, diversity": lambda: Diversity("delta", DiversityConfig(places=3)),
+    "lists, parity": lambda: Fairness("delta", FairnessConfig(attribute="category", places=3)),
+    "lists, merit": lambda: Fairness("delta", FairnessConfig(attribute="category", target="merit", places=3)),
+    "lists, coverage": lambda: Coverage("delta", CoverageConfig(places=3)),
 }
 
 
@@ -64,6 +69,7 @@ def three_steps(name: str, make_step: Callable[..., Step], world: World) -> list
             world=world,
             totals=Totals(10.0, importance_weight, 4.0),
         )
+        step = replace(step, batch=replace(step.batch, row=step.batch.row + first_slate))
         loss = objective.loss(step)
         loss.backward()
         grads = [outputs[key].grad for key in ("ctr", "cvr", "cvr.1", "delta")]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,10 +94,11 @@ def test_without_self_normalisation_a_batch_is_divided_by_its_rows(name: str, ma
         assert twice == pytest.approx(factor * once, rel=1e-12)
 
 
+@pytest.mark.parametrize("form", ["greedy", "parallel"])
 @pytest.mark.parametrize("name", ["diversity", "coverage", "fairness"])
-def test_a_slate_of_weight_2_counts_as_two(name: str, make_step: Callable[..., Step]) -> None:
-    """A slate counts by the mean weight of its candidates."""
-    config = ObjectivesConfig.model_validate({"ctr": {}, "cvr": {}, name: {}})
+def test_a_slate_of_weight_2_counts_as_two(name: str, form: str, make_step: Callable[..., Step]) -> None:
+    """A slate counts by the mean weight of its candidates, by exposure and by drawn lists alike."""
+    config = ObjectivesConfig.model_validate({"ctr": {}, "cvr": {}, name: {"form": form}})
     attributes = build_objectives(config)[name].attributes
     sizes, codes, delta = [3, 2, 4], [0, 1, 1, 2, 0, 1, 2, 0, 2], [0.5, -1.0, 0.2, 3.0, -0.7, 0.9, 0.0, 0.3, -0.2]
     ctr = [-1.0, 0.5, 2.0, -3.0, 0.1, 0.2, 0.6, -0.6, 1.0]
@@ -113,7 +115,9 @@ def test_a_slate_of_weight_2_counts_as_two(name: str, make_step: Callable[..., S
             {"ctr": torch.tensor(ctr, dtype=torch.float64)[rows], "cvr": torch.zeros(len(rows)), name: output[rows]},
             attributes={each: [codes[row] for row in rows] for each in attributes},
             weight=weight if weighed else None,
+            click=[float(row in (0, 4, 6)) for row in rows],
         )
+        step = replace(step, batch=replace(step.batch, row=torch.tensor(list(shown))))
         loss = objective.loss(step)
         loss.backward()
         assert output.grad is not None
