@@ -7,6 +7,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates, save_adapters
 from equipoise.modeling.model import ModelSpec, build_model
+from equipoise.train.list_fit import write_lists
 from equipoise.train.parameters import trainable
 
 OFFSETS = {"ctr": -1.0, "cvr": -0.5}
@@ -51,4 +52,5 @@ def write_random_run(config: RunConfig, scale: float = 0.2, seed: int = 1, featu
     texts = TextTemplates(data.prompt.model_dump(mode="json"), data.model_dump(mode="json")["history"])
     info = AdapterInfo.of(spec, model, texts, scales)
     save_adapters(config.output / "adapters", trainable(model), info)
+    write_lists(config.output, {"prices": {}, "learned": {}})
     save_config(config, config.output / "config.yaml")

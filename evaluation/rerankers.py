@@ -20,12 +20,16 @@ from equipoise.evaluation.metrics.table_lists import path_codes, request_sizes
 MMR, MAX_SUM, DPP = "MMR", "max-sum", "DPP"
 DIVERSE = (MMR, MAX_SUM, DPP)
 BOOST, PRICES = "boost", "prices"
+MAX_SUM_P, BOOST_P = "max-sum of p", "boost of p"
+"""The same on the scale of probabilities, exp(r), in units of the mean of the largest of every request."""
 STRENGTHS: dict[str, tuple[float, ...]] = {
     MMR: (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
     MAX_SUM: (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
     DPP: (0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
     BOOST: (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0),
     PRICES: (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0),
+    MAX_SUM_P: (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    BOOST_P: (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5),
 }
 """Strengths that are measured of each method."""
 PRICE_RATE = 0.5
@@ -39,9 +43,9 @@ class Rerank:
     """A way to re-rank: a strength of a method for similar candidates, and of one for groups of providers.
 
     Attributes:
-        diverse: one of DIVERSE; None re-ranks for no diversity.
+        diverse: one of DIVERSE, or MAX_SUM_P; None re-ranks for no diversity.
         strength: what its term counts for.
-        fair: BOOST or PRICES; None leaves groups alone.
+        fair: BOOST or PRICES, BOOST_P; None leaves groups alone. Those of p go together.
         lift: most that a group's candidates gain.
     """
 
@@ -105,6 +109,9 @@ class Reranker:
     ) -> None:
         self.relevance = np.nan_to_num(np.asarray(relevance, np.float64), nan=-1e9, posinf=1e9, neginf=-1e9)
         self.sizes_R = request_sizes(table.request)
+        self.probable = np.exp(self.relevance - self.relevance.max(initial=-np.inf))
+        first_R = np.cumsum(self.sizes_R) - self.sizes_R
+        self.probable /= max(np.maximum.reduceat(self.probable, first_R).mean(), 1e-300) if len(table) else 1.0
         self.filled_RC = filled(self.sizes_R)
         self.cutoff = min(cutoff, self.filled_RC.shape[1])
         self.paths_RCA = pad(path_codes(table, path), self.sizes_R, -1)
@@ -135,8 +142,8 @@ class Reranker:
             way: of one of `ways`.
             state: of the split that came before, such as valid before test.
         """
-        score = self.relevance
-        if way.fair == BOOST and way.lift:
+        score = self.probable if way.diverse == MAX_SUM_P or way.fair == BOOST_P else self.relevance
+        if way.fair in (BOOST, BOOST_P) and way.lift:
             score = score + way.lift * np.array([state.lift.get(name, 0.0) for name in self.names])[self.group_N]
         if way.fair == PRICES and way.lift:
             score = self._priced(way.lift, state)[0]
@@ -217,4 +224,9 @@ def _dpp(lists: Reranker, strength: float) -> _Gain:
     return gain
 
 
-_GREEDY: dict[str, Callable[[Reranker, float], _Gain]] = {MMR: _mmr, MAX_SUM: _max_sum, DPP: _dpp}
+_GREEDY: dict[str, Callable[[Reranker, float], _Gain]] = {
+    MMR: _mmr,
+    MAX_SUM: _max_sum,
+    DPP: _dpp,
+    MAX_SUM_P: _max_sum,
+}

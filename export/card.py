@@ -165,6 +165,12 @@ print("{first}", delta[0].item(), slate["delta"]["{first}"][0])
 """
 
 OPERATING_POINT = "## Operating point"
+_LISTS = """\
+lists are filled place after place by it and by what is placed already, as `lists` in `serving.json` says. At place t,
+with d = 1 / log2(t + 1), a candidate counts d · (w + Σ ω p / D) + Σ ω exp(δ) · 2 / (K (K − 1)) · Σ distances: w is its
+share of the value exp(u) of the ideal list of K places, p the price of its group plus δ (D the sum of the K discounts),
+distances are those to the candidates that are placed. `fill_list` of `check_golden.py` does it; candidates bring the
+attributes that it reads."""
 
 
 def render_card(
@@ -375,6 +381,11 @@ def _listwise(objectives: Mapping[str, Any], hidden: int) -> str:
 def _operating_point(serving: Mapping[str, Any]) -> str:
     point = serving["operating_point"]
     omega = ", ".join(f"ω_{name} = {value:g}" for name, value in point["omega"].items())
+    if serving.get("lists"):
+        return (
+            f"{OPERATING_POINT}\n\nCandidates have the utility `{point['utility']}` with `{serving['relevance']}`; "
+            f"{_LISTS} This export sets {omega}: {point['note']}.\n"
+        )
     return (
         f"{OPERATING_POINT}\n\nCandidates are ranked by `{point['utility']}` with `{serving['relevance']}`. "
         + (f"This export sets {omega}: {point['note']}." if omega else "There is no list-wise objective: u = r.")

@@ -18,11 +18,12 @@ import torch
 from equipoise.common.calibration import Calibrations
 from equipoise.common.errors import UserError
 from equipoise.common.link import Link
+from equipoise.common.lists import ListRule, one_request
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, build_batch
 from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prompts import is_missing
-from equipoise.data.slate_set import SlateSet
+from equipoise.data.slate_set import ItemTable, SlateSet
 from equipoise.data.things import ThingTexts
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.export.beside_text import PreparedThings
@@ -32,6 +33,7 @@ from equipoise.modeling.model import SlateModel
 
 PROMPTS = "golden.jsonl"
 SLATE = "golden_slate.json"
+LISTS = "golden_lists.json"
 SLATE_CANDIDATES = 8
 """How many candidates of one slate are scored together, at most."""
 
@@ -60,7 +62,7 @@ runpy.run_path({script!r}, run_name="__main__")
 class Prompt:
     """One candidate of one slate: its texts, their token ids, and its features as cells of a table (None: unknown).
 
-    `things`: what it is compared with, where the model has priors or compares.
+    `things`: what it is compared with, where the model has priors or compares. `number`: of the item.
     """
 
     slate: int
@@ -71,6 +73,7 @@ class Prompt:
     candidate_ids: list[int]
     features: dict[str, float | str | None] = field(default_factory=dict)
     things: ThingTexts | None = None
+    number: int = -1
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ def read_prompts(
         features = {name: None if is_missing(value) else value for name, value in values.items()}
         candidate_ids = ids.candidates([item], [context])[0]
         things = None if compared is None else compared.of(record, [candidate])
-        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), candidate_ids, features, things)
+        number = record["item"][candidate]
+        return Prompt(row, prefix, texts[item], context, ids.prefix(prefix), candidate_ids, features, things, number)
 
     layout = PromptLayout(
         start_ids=list(ids.start),
@@ -271,6 +275,28 @@ def _slate_record(scorer: _Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]:
         "logit": {name: (packed[name] - model.offsets[name]).tolist() for name in model.pointwise},
         "delta": {name: packed[name].tolist() for name in model.listwise},
     }
+
+
+def write_golden_lists(
+    folder: Path, model: SlateModel, rule: ListRule, slate: Sequence[Prompt], items: ItemTable
+) -> None:
+    """Write golden_lists.json: the whole list of the golden slate with every objective at ω = 1."""
+    packed = json.loads((folder / SLATE).read_text("utf-8"))
+    outputs = {name: torch.tensor(values) + model.offsets[name] for name, values in packed["logit"].items()}
+    utility = model.relevance(outputs).double().numpy()
+    omega = {name: 1.0 for name, term in rule.terms.items() if term.kind != "adjust"}
+    numbers = [prompt.number for prompt in slate]
+    values = {name: items.values(name)[numbers].tolist() for name in rule.attributes()}
+    made = one_request(rule, packed["delta"], values)(utility[None], omega, len(slate))
+    record = {
+        "utility": utility.tolist(),
+        "delta": packed["delta"],
+        "attributes": values,
+        "omega": omega,
+        "count": len(slate),
+        "order": made.order(0),
+    }
+    (folder / LISTS).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 def write_check(folder: Path, formats: bool = False) -> None:

@@ -412,6 +412,45 @@ def relevance(serving: Json, logits: dict[str, list[float]]) -> torch.Tensor:
     return total
 
 
+def fill_list(
+    lists: Json, utility: list[float], delta: Json, attributes: Json, omega: dict[str, float], count: int
+) -> list[int]:
+    """The candidates of the first `count` places, by `lists` of serving.json; `attributes`: NAME → each one's value.
+
+    At place t, d_t = 1 / log2(t + 1), a candidate counts d_t (w + Σ ω p / D) + Σ ω exp(δ) 2 / (K (K − 1)) Σ distances:
+    w its share of the value of the ideal list of K places, p its group's price plus δ, D the sum of the K discounts,
+    distances those to the candidates that are placed, the share of the attribute path that disagrees.
+    """
+    places, top = lists["places"], max(utility)
+    discount = [1 / math.log2(place + 2) for place in range(max(places, count))]
+    gain = [math.exp(u - top) for u in utility]
+    ideal = sum(d * g for d, g in zip(discount[:places], sorted(gain, reverse=True), strict=False))
+    score = [g / ideal for g in gain]
+    spread = {}
+    for name, term in lists["terms"].items():
+        if term["kind"] == "price" and omega.get(name):
+            values = attributes[term["attributes"][0]]
+            for i, value in enumerate(values):
+                price = term["prices"].get(value, 0.0) + delta[name][i]
+                score[i] += omega[name] * price / sum(discount[:places])
+        elif term["kind"] == "spread" and omega.get(name):
+            paths = list(zip(*(attributes[each] for each in term["attributes"]), strict=True))
+            strength = omega[name] * 2 / (places * max(places - 1, 1))
+            spread[name] = ([strength * math.exp(min(max(d, -3.0), 3.0)) for d in delta[name]], paths)
+    apart = {name: [0.0] * len(score) for name in spread}
+    left, chosen = list(range(len(score))), []
+    for place in range(min(count, len(score))):
+        added = [sum(wish[i] * apart[name][i] for name, (wish, _) in spread.items()) for i in range(len(score))]
+        best = max(left, key=lambda i: discount[place] * score[i] + added[i])
+        left.remove(best)
+        chosen.append(best)
+        for name, (_, paths) in spread.items():
+            for i, path in enumerate(paths):
+                agree = [path[: level + 1] == paths[best][: level + 1] for level in range(len(path))]
+                apart[name][i] += 1 - sum(agree) / len(path)
+    return chosen
+
+
 def number(about: Json, logit: float) -> float:
     """The probability, value or count that a raw logit stands for."""
     x = torch.tensor(logit + about["logit_offset"], dtype=torch.float64)
@@ -512,6 +551,10 @@ def main(folder: Path) -> int:
             worst |= further
     if serving.get("priors"):
         worst["priors"] = priors
+    if serving.get("lists"):
+        made = json.loads((folder / "golden_lists.json").read_text("utf-8"))
+        asked = [made[key] for key in ("utility", "delta", "attributes", "omega", "count")]
+        worst["lists"] = 0.0 if fill_list(serving["lists"], *asked) == made["order"] else math.inf
     passed = all(value <= tolerance.get(name, serving["tolerance"]) for name, value in worst.items())
     differences = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
     verdict = "passed" if passed else "FAILED"

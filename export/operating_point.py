@@ -37,11 +37,20 @@ def write_operating_point(run: Path, point: Mapping[str, Any], adapters: Path | 
     return path
 
 
-def read_operating_point(run: Path, adapters: Path | None = None) -> dict[str, Any]:
+ADDED = " + Σ ω_k δ_k"
+"""What list-wise objectives add to the utility, where lists are sorted by it."""
+
+
+def adds_to_utility(lists: Mapping[str, Any] | None) -> bool:
+    """Whether ω δ is added to the utility of an export whose serving.json has these `lists`."""
+    return not lists or any(term["kind"] == "adjust" for term in lists["terms"].values())
+
+
+def read_operating_point(run: Path, adapters: Path | None = None, added: bool = True) -> dict[str, Any]:
     """What a run's chosen point changes in `operating_point` of serving.json.
 
     omega, bounds, note, utility and what else the choice weighs, where that has an effect; {} without a choice. It must
-    have been made for these `adapters`, RUN/adapters where nothing is said.
+    have been made for these `adapters`, RUN/adapters where nothing is said. `added`: as `adds_to_utility` says.
 
     Raises:
         UserError: the file cannot be read, or was chosen for other adapters.
@@ -64,13 +73,13 @@ def read_operating_point(run: Path, adapters: Path | None = None) -> dict[str, A
         raise UserError(f"{path} cannot be read as an operating point: {way_out}") from error
     if chosen_for != adapters_hash(adapters):
         raise UserError(f"{path} was chosen for other adapters than the run holds now ({adapters}): {way_out}")
-    utility = "u = r + Σ ω_k δ_k"
+    utility = "u = r" + (ADDED if added else "")
     plain = read_info(adapters).relevance
     if any(weight != (plain.get(name, 0.0) if plain else 1.0) for name, weight in relevance.items()):
         point["relevance_weights"] = relevance
         utility = "u = " + " + ".join(f"{weight:g} · log p_{name}" for name, weight in relevance.items())
         utility += " + the other terms of r" if plain else " + log p of the others"
-        utility += " + Σ ω_k δ_k"
+        utility += ADDED if added else ""
     if any(exponents.values()):
         point["value_exponents"] = exponents
         utility += "".join(f" + {weight:g} · log {name}" for name, weight in exponents.items())
@@ -125,7 +134,7 @@ def update_export(export: Path, run: Path, adapters: Path | None = None) -> None
     """
     serving = check_export(export, run, adapters)
     kept = {key: value for key, value in serving["operating_point"].items() if key not in MORE}
-    serving["operating_point"] = kept | read_operating_point(run, adapters)
+    serving["operating_point"] = kept | read_operating_point(run, adapters, adds_to_utility(serving.get("lists")))
     try:
         card = with_operating_point((export / CARD).read_text("utf-8"), serving)
     except ValueError as error:

@@ -24,10 +24,10 @@ from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import write_catalogue
 from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
-from equipoise.export.golden import read_prompts, run_check, write_check, write_golden
+from equipoise.export.golden import read_prompts, run_check, write_check, write_golden, write_golden_lists
 from equipoise.export.load import open_beside_text
 from equipoise.export.onnx_check import report_table
-from equipoise.export.operating_point import read_operating_point
+from equipoise.export.operating_point import adds_to_utility, read_operating_point
 from equipoise.export.recall_catalogue import export_recall
 from equipoise.export.serving_record import (
     BASE_FOLDER,
@@ -164,10 +164,15 @@ def _write(
     for name, lines in read_calibration_lines(run, adapters).items():
         record["objectives"][name]["calibration_lines"] = lines
     lists = run_rule(config, run)
+    if lists is not None:
+        write_golden_lists(folder, model, lists, prompts.slate, slates.items)
     record |= beside_record | write_catalogue(folder, slates, config, lists)
     record |= {"lists": lists.to_json()} if lists else {}
     record |= export_recall(folder, run, adapters, config, model, _base_of(config, out), tokenizer, slates, on_progress)
-    record["operating_point"] |= read_operating_point(run, adapters)
+    added = adds_to_utility(record.get("lists"))
+    if not added:
+        record["operating_point"]["utility"] = "u = r"
+    record["operating_point"] |= read_operating_point(run, adapters, added)
     formats.check_disk_space(model, folder)
     record["vllm"] = judge_for_vllm(config, model, served, folder)
     layout, hidden = prompts.layout, model.backbone.config.hidden_size

@@ -85,7 +85,7 @@ def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: lis
             "tokens": {"max_prefix": 40, "max_candidate": 16, "max_row": 128},
             "backbone": {"tokenizer": TOKENIZER, "split": 1, **backbone},
             "lora": {"rank": 4, "alpha": 8, "scope": scope},
-            "objectives": {name: {} for name in ("ctr", "cvr", *listwise)},
+            "objectives": {"ctr": {}, "cvr": {}} | {name: {"form": "parallel"} for name in listwise},
         }
     )
     pointwise, offsets = {"ctr": 1, "cvr": 2}, {"ctr": -2.5, "cvr": -1.0}

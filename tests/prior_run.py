@@ -23,6 +23,7 @@ from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.priors import Priors, PriorSpec
 from equipoise.modeling.simple_models import fit_linear, fit_trees, to_text
+from equipoise.train.list_fit import write_lists
 from equipoise.train.thing_vectors import find_vectors, thing_columns
 from equipoise.train.token_caches import find_tokens
 from tests.export_run import ARCHITECTURES
@@ -107,6 +108,7 @@ def write_prior_run(config: RunConfig) -> SlateModel:
     texts = TextTemplates(manifest.prompt, manifest.history)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     save_adapters(run / "adapters", trained, AdapterInfo.of(spec, model, texts, scales))
+    write_lists(run, {"prices": {}, "learned": {}})
     save_config(config, run / "config.yaml")
     return model.eval()
 

@@ -183,13 +183,12 @@ class _Split:
     def judge(self, rule: ListRule, name: str) -> dict[str, Any]:
         """Whether lists with the adjustments of an objective are surely better than those without."""
         delta_RC = pad(self.scores[name], self.sizes, 0.0)
+        with_delta, without = (self._maker(rule, name, values) for values in (delta_RC, np.zeros_like(delta_RC)))
         ndcg_R, own_R = np.zeros(len(self.sizes)), np.zeros(len(self.sizes))
-        for sign, values_RC in ((1.0, delta_RC), (-1.0, np.zeros_like(delta_RC))):
-            maker = self._maker(rule, name, values_RC)
-            for omega in JUDGED:
-                made = maker(self.utility_RC, {name: omega})
-                ndcg_R += sign * self._ndcg(made.order_RP)
-                own_R += sign * omega * self._measured(rule, name, made.order_RP)
+        for omega in JUDGED:
+            one, other = (maker(self.utility_RC, {name: omega}).order_RP for maker in (with_delta, without))
+            ndcg_R += self._ndcg(one) - self._ndcg(other)
+            own_R += omega * (self._measured(rule, name, one) - self._measured(rule, name, other))
         clicked_R = self.gain_RC.sum(axis=1) > 0
         rng = np.random.default_rng(SEED)
         drawn_BR = [

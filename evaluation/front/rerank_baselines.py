@@ -13,7 +13,18 @@ from equipoise.evaluation.front.pareto import MARGIN, front_mask, hypervolume
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
 from equipoise.evaluation.metrics.bootstrap import interval
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.rerankers import BOOST, DIVERSE, MMR, PRICES, GroupState, Rerank, Reranker, ways
+from equipoise.evaluation.rerankers import (
+    BOOST,
+    BOOST_P,
+    DIVERSE,
+    MAX_SUM_P,
+    MMR,
+    PRICES,
+    GroupState,
+    Rerank,
+    Reranker,
+    ways,
+)
 
 OURS = "ours"
 
@@ -47,8 +58,9 @@ def methods_of(measured: Measured, axes: Sequence[str]) -> dict[str, tuple[str |
     pairs: list[tuple[str | None, str | None]] = []
     if diverse:
         pairs += [(method, BOOST if fair else None) for method in DIVERSE] + ([(MMR, PRICES)] if fair else [])
+        pairs.append((MAX_SUM_P, BOOST_P if fair else None))
     elif fair:
-        pairs += [(None, BOOST), (None, PRICES)]
+        pairs += [(None, BOOST), (None, PRICES), (None, BOOST_P)]
     return {" + ".join(filter(None, pair)): pair for pair in pairs}
 
 

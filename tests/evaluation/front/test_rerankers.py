@@ -14,8 +14,10 @@ from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.metrics.table_lists import path_codes
 from equipoise.evaluation.rerankers import (
     BOOST,
+    BOOST_P,
     DPP,
     MAX_SUM,
+    MAX_SUM_P,
     MMR,
     PRICES,
     SMALL,
@@ -40,17 +42,20 @@ def greedy(table: ScoreTable, method: str, strength: float, cutoff: int) -> list
             return 0.0
         if method == MMR:
             return -strength * float(np.mean([alike[row, other] for other in placed]))
-        if method == MAX_SUM:
+        if method in (MAX_SUM, MAX_SUM_P):
             return strength * float(np.sum([1 - alike[row, other] for other in placed]))
         kernel = alike + SMALL * np.eye(len(alike))
         with_row = [*placed, row]
         dets = [np.linalg.slogdet(kernel[np.ix_(rows, rows)])[1] for rows in (placed, with_row)]
         return strength * max(dets[1] - dets[0], np.log(SMALL))
 
+    chances = np.exp(table.relevance)
+    unit = np.mean([chances[table.request == request].max() for request in np.unique(table.request)])
+    base = chances / unit if method == MAX_SUM_P else table.relevance
     for request in np.unique(table.request):
         left, placed = np.flatnonzero(table.request == request).tolist(), []
         while left and len(placed) < cutoff:
-            values = [table.relevance[row] + gain(row, placed) for row in left]
+            values = [base[row] + gain(row, placed) for row in left]
             placed.append(left.pop(int(np.argmax(np.round(values, 9)))))
         lists.append(placed)
     return lists
@@ -64,7 +69,7 @@ def shown(table: ScoreTable, score: np.ndarray, cutoff: int) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize("method", [MMR, MAX_SUM, DPP])
+@pytest.mark.parametrize("method", [MMR, MAX_SUM, DPP, MAX_SUM_P])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_lists_are_those_of_a_plain_greedy_loop(
     random_table: Callable[..., ScoreTable], method: str, seed: int
@@ -114,10 +119,10 @@ def test_boosts_and_prices_bring_weak_groups_forward() -> None:
 
 def test_methods_follow_the_axes() -> None:
     assert set(methods_of(MEASURED, ("ndcg", "ild", "exposure_ratio"))) == {
-        "MMR + boost", "max-sum + boost", "DPP + boost", "MMR + prices",
+        "MMR + boost", "max-sum + boost", "DPP + boost", "MMR + prices", "max-sum of p + boost of p",
     }  # fmt: skip
-    assert set(methods_of(MEASURED, ("ndcg", "ild"))) == {MMR, MAX_SUM, DPP}
-    assert set(methods_of(MEASURED, ("ndcg", "exposure_ratio"))) == {BOOST, PRICES}
+    assert set(methods_of(MEASURED, ("ndcg", "ild"))) == {MMR, MAX_SUM, DPP, MAX_SUM_P}
+    assert set(methods_of(MEASURED, ("ndcg", "exposure_ratio"))) == {BOOST, PRICES, BOOST_P}
     assert not methods_of(MEASURED, ("ndcg_click", "ndcg_conversion"))
     assert [way.words() for way in ways(MMR, None)][:2] == ["pure relevance", "MMR 0.25"]
     assert Rerank(MMR, 2.0, BOOST, 0.5).words() == "MMR 2, boost 0.5"

@@ -1,0 +1,159 @@
+"""Lists that are filled place after place: evaluation, score, exports and requests make the same ones."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.random_run import write_random_run
+from equipoise.configs.schema import RunConfig
+from equipoise.data.prepare.slates import prepare
+from equipoise.evaluation.metrics.list_metrics import utility
+from equipoise.evaluation.split_scores import SplitScores
+from equipoise.export.golden import run_check
+from equipoise.export.write import export_run
+from equipoise.scoring.options import ScoreOptions
+from equipoise.scoring.score_run import score_run
+from equipoise.serving.recommender import Recommender
+from equipoise.serving.request_error import RequestError
+from equipoise.train.list_fit import write_lists
+from tests.tiny_run import run_settings
+
+OMEGA = {"diversity": 0.8, "fairness": 0.5}
+PRICES = {"fairness": {"own": 0.0, "brand": 0.6}}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run with lists, and its export."""
+
+    config: RunConfig
+    export: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("lists")
+    settings = run_settings(folder)
+    for name in OMEGA:
+        settings["objectives"][name] = {"places": 4}
+    config = RunConfig.model_validate(settings)
+    prepare(config.data)
+    write_random_run(config)
+    write_lists(config.output, {"prices": PRICES, "learned": {}})
+    export_run(config.output, folder / "export", golden=6)
+    return Made(config, folder / "export")
+
+
+def requests_of(made: Made) -> list[dict[str, Any]]:
+    """The test requests as JSON, candidates by id."""
+    slates = SplitScores(made.config, made.config.output).rows("test")[0]
+    ids = slates.items.table.column("item_id").to_pylist()
+    return [
+        {
+            "request_id": row["request_id"],
+            "prefix": row["prefix"],
+            "candidates": [
+                {"item_id": ids[item], "context": context}
+                for item, context in zip(row["item"], row["context"], strict=True)
+            ],
+        }
+        for row in slates.rows
+    ]
+
+
+def test_all_make_the_same_lists(made: Made, tmp_path: Path) -> None:
+    scores = SplitScores(made.config, made.config.output)
+    table = scores.score("test")
+    assert table is not None and table.lists is not None and table.lists.places == 4
+    order = np.lexsort((-utility(table, OMEGA), table.request))
+    score_run(
+        made.config.output, made.config.data.folder / "slates", tmp_path / "scores", ScoreOptions(omega=_text(OMEGA))
+    )
+    files = sorted((tmp_path / "scores").rglob("*.parquet"))
+    frame = pa.concat_tables(pq.read_table(file) for file in files).to_pandas()
+    recommender = Recommender.load(made.export)
+    moved = 0
+    requests = requests_of(made)
+    for number, name in enumerate(sorted({request["request_id"] for request in requests})):
+        (request,) = (request for request in requests if request["request_id"] == name)
+        rows = np.flatnonzero(table.request == number)
+        evaluated = [int(row - rows[0]) for row in order if table.request[row] == number]
+        ranking = recommender.rank(request["prefix"], request["candidates"], omega=OMEGA)
+        assert [scored.position for scored in ranking.candidates] == evaluated
+        own = frame[frame.request_id == name]
+        assert np.argsort(own["rank"].to_numpy()).tolist() == evaluated
+        np.testing.assert_allclose(own.utility, own.relevance)
+        plain = recommender.rank(request["prefix"], request["candidates"], omega=dict.fromkeys(OMEGA, 0.0))
+        assert not any(scored.place for scored in plain.given)
+        by_utility = sorted(plain.given, key=lambda scored: -scored.utility)
+        assert [scored.rank for scored in by_utility] == list(range(1, len(by_utility) + 1))
+        moved += [scored.position for scored in plain.candidates] != evaluated
+    assert moved > len(requests) / 2
+
+
+def _text(omega: dict[str, float]) -> str:
+    return ",".join(f"{name}={weight}" for name, weight in omega.items())
+
+
+def test_a_longer_list_begins_as_the_shorter_one_and_says_what_its_places_cost(made: Made) -> None:
+    recommender, request = Recommender.load(made.export), requests_of(made)[0]
+    short, long = (
+        recommender.rank(request["prefix"], request["candidates"], omega=OMEGA, top=top).candidates for top in (4, 7)
+    )
+    assert [scored.position for scored in long[:4]] == [scored.position for scored in short] and len(long) == 7
+    assert all(set(scored.place) == {"relevance", *OMEGA, "cost"} for scored in long)
+    assert all(scored.place["cost"] >= 0 for scored in long) and long[0].place["diversity"] == 0
+    assert any(scored.place["cost"] > 0 for scored in long)
+    explained = recommender.explain(
+        request["prefix"], request["candidates"], omega=OMEGA, explain=[long[1].position]
+    ).candidates[0]
+    assert any(line.startswith("At its place it counts relevance +") for line in explained.sentences)
+    assert explained.to_json()["place"] == dict(explained.scored.place)
+    assert sum(explained.terms.values()) == pytest.approx(explained.scored.utility)
+
+
+def test_what_lists_read_must_be_there(made: Made) -> None:
+    recommender = Recommender.load(made.export)
+    new = {"item": {"title": "a new tea", "category": "tea"}}
+    with pytest.raises(RequestError, match=r"candidates\[1\]\.item\.provider"):
+        recommender.rank({}, ["i1", new], omega=OMEGA)
+    assert len(recommender.rank({}, ["i1", new], omega={"diversity": 1.0, "fairness": 0.0}).candidates) == 2
+    told = {"item": {**new["item"], "provider": "brand"}}
+    ranked = recommender.rank({}, ["i1", told], omega=OMEGA)
+    assert len(ranked.candidates) == 2
+    with pytest.raises(RequestError, match=r"candidates\[0\]\.item\.category"):
+        recommender.rank({}, [{"text": "something"}], omega={"diversity": 1.0})
+
+
+def test_the_export_checks_its_lists(made: Made, tmp_path: Path) -> None:
+    record = json.loads((made.export / "serving.json").read_text("utf-8"))
+    assert record["lists"]["terms"]["fairness"]["prices"] == PRICES["fairness"]
+    assert record["operating_point"]["utility"] == "u = r"
+    assert "filled place after place" in (made.export / "README.md").read_text("utf-8")
+    assert run_check(made.export)["lists"] == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(made.export, copy)
+    golden = json.loads((copy / "golden_lists.json").read_text("utf-8"))
+    golden["order"] = golden["order"][::-1]
+    (copy / "golden_lists.json").write_text(json.dumps(golden))
+    with pytest.raises(Exception, match="FAILED"):
+        run_check(copy)
+
+
+def test_score_names_a_missing_column(made: Made, tmp_path: Path) -> None:
+    items = pq.read_table(made.config.data.folder / "items.parquet").drop_columns(["provider"])
+    pq.write_table(items, tmp_path / "items.parquet")
+    with pytest.raises(Exception, match="no column provider, by which --omega makes lists"):
+        score_run(
+            made.config.output,
+            made.config.data.folder / "slates",
+            tmp_path / "scores",
+            ScoreOptions(items=tmp_path / "items.parquet", omega=_text(OMEGA)),
+        )
