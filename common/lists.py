@@ -181,8 +181,9 @@ class Filled:
     def order(self, row: int) -> list[int]:
         """All candidates of one request, best first."""
         placed = [int(candidate) for candidate in self.order_RP[row] if candidate >= 0]
+        shown = set(placed)
         left = np.argsort(-self.rest_RC[row], kind="stable").tolist()
-        return [*placed, *(candidate for candidate in left if candidate not in set(placed))]
+        return [*placed, *(candidate for candidate in left if candidate not in shown)]
 
 
 class ListMaker:
@@ -292,8 +293,13 @@ def one_request(
         if term.kind == "price":
             prices[name] = np.array([[term.prices.get(value, 0.0) for value in values[term.attributes[0]]]])
         elif term.kind == "spread":
-            codes = [np.unique(np.asarray(values[key], str), return_inverse=True)[1] for key in term.attributes]
-            paths[name] = path_numbers(codes)[None]
+            columns = [values[key] for key in term.attributes]
+            numbers: dict[tuple[str, ...], int] = {}
+            levels = [
+                [numbers.setdefault(path, len(numbers)) for path in zip(*columns[: level + 1], strict=True)]
+                for level in range(len(columns))
+            ]
+            paths[name] = np.array(levels).T[None]
     own = {name: np.asarray(each, np.float64)[None] for name, each in delta.items()}
     return ListMaker(rule, np.ones((1, count), bool), own, prices, paths)
 

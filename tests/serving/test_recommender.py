@@ -88,12 +88,17 @@ def test_scores_are_those_of_the_run(arch: str, scope: str, settings: dict, tiny
 
 
 def test_rank_and_score(recommender: Recommender) -> None:
-    candidates = ["i1", {"item_id": "i2", "context": {"seen_before": 3}}, {"item": {"title": "Old cheese"}}]
+    candidates = [
+        "i1",
+        {"item_id": "i2", "context": {"seen_before": 3}},
+        {"item": {"title": "Old cheese", "category": "cheese"}},
+    ]
     omega = {"diversity": 2.0}
     ranking = recommender.rank(USER, candidates, history=["tea number 4"], omega=omega)
     assert ranking.omega == {"diversity": 2.0, "fairness": 0.0}
-    utilities = [scored.utility for scored in ranking.candidates]
-    assert utilities == sorted(utilities, reverse=True)
+    assert [scored.rank for scored in ranking.candidates] == [1, 2, 3]
+    best = max(ranking.given, key=lambda scored: scored.utility)
+    assert ranking.candidates[0] == best  # the first place has nothing to be unlike
     assert {scored.position for scored in ranking.candidates} == {0, 1, 2}
     plain = recommender.rank(USER, candidates, history=["tea number 4"])
     given = plain.reranked({**recommender.operating_point, **omega}).given
