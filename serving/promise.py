@@ -5,6 +5,9 @@ larger ω, its slope s. Then ω moves by half of (bound + margin − v) / s: a d
 promise. The margin covers what a window varies by chance: it rises with each broken window and falls with each kept
 one, so that about BROKEN of them are broken in the long run (online quantile tracking, Gibbs & Candès 2021).
 
+An exposure ratio falls again where ω has gone too far and groups of higher prices are shown too much; there v is told
+from its other side, as 2 − ratio, so that it rises with ω throughout.
+
 Shape suffixes: G groups.
 """
 
@@ -28,14 +31,16 @@ WINDOW = 100
 """Lists after which ω moves."""
 BROKEN = 0.05
 """Share of the windows that may be broken by chance."""
-MARGIN_RATE = 0.04
-"""By how much a broken window raises the margin."""
-PROBE = 0.05
-"""Share of the range of ω by which the slope is measured."""
-GAIN, LARGEST_MOVE = 0.5, 0.2
-"""Part of the Newton step that is taken, and the most of the range of ω in one step."""
+MARGIN_RATE, FIRST_MARGIN = 0.04, 0.03
+"""By how much a broken window raises the margin, and where that begins."""
+LARGEST_MARGIN = {"exposure_ratio": 1.0, "ild": 0.2}
+"""How far above the bound it may be aimed at, as a share of the way to 1."""
+PROBE = (0.005, 0.1)
+"""By which ω is larger where the slope is measured: a share of its range, and of itself."""
+GAIN, LARGEST_MOVE = 0.5, (0.02, 0.5)
+"""Part of the Newton step that is taken, and the most of one step: a share of the range of ω, and of ω itself."""
 FLATTEST = 1e-3
-"""Least slope, of the measure over the range of ω: a flatter one is noise."""
+"""Least slope of the measure: a flatter one is noise."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +106,20 @@ class _Seen:
     present: dict[str, float] = field(default_factory=dict)
     total: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
-    def exposure_ratio(self, which: int) -> float:
-        """Smallest ratio of exposure to candidates over the largest; NaN with one group."""
-        names = [name for name, share in self.present.items() if share >= SMALLEST * self.lists]
-        ratios = [self.exposed[which].get(name, 0.0) / self.present[name] for name in names]
-        return min(ratios) / max(ratios) if len(ratios) > 1 and max(ratios) > 0 else float("nan")
+    def exposure_ratio(self, which: int, prices: Mapping[str, float]) -> float:
+        """Smallest ratio of exposure to candidates over the largest; NaN with one group.
 
-    def ild(self, which: int) -> float:
+        2 less it where the group that is shown the most has the higher price of the two.
+        """
+        names = [name for name, share in self.present.items() if share >= SMALLEST * self.lists]
+        ratios = {name: self.exposed[which].get(name, 0.0) / self.present[name] for name in names}
+        least, most = (choose(ratios, key=lambda name: ratios[name], default="") for choose in (min, max))
+        if len(ratios) < 2 or not ratios[most]:
+            return float("nan")
+        ratio = ratios[least] / ratios[most]
+        return 2 - ratio if prices.get(most, 0.0) > prices.get(least, 0.0) else ratio
+
+    def ild(self, which: int, prices: Mapping[str, float]) -> float:
         """Mean ILD."""
         return self.total[which] / self.lists if self.lists else float("nan")
 
@@ -119,12 +131,12 @@ class _State:
     Attributes:
         omega, margin: as the next list takes them.
         value: of the last window, None before there was one.
-        slope: of the measure over the range of ω, smoothed.
+        slope: of the measure by ω, smoothed.
         windows, broken: counts.
     """
 
     omega: float
-    margin: float = 0.01
+    margin: float = FIRST_MARGIN
     value: float | None = None
     slope: float | None = None
     windows: int = 0
@@ -205,24 +217,30 @@ class Keeper:
 
     @staticmethod
     def _probed(promise: Promise, omega: float) -> float:
-        step = PROBE * promise.most
+        step = PROBE[0] * promise.most + PROBE[1] * omega
         return omega + step if omega + step <= promise.most else omega - step
 
     def _move(self, promise: Promise) -> None:
         """One step of ω and of the margin, after a window."""
         seen, state = self._seen[promise.objective], self.states[promise.objective]
-        value, probed = (getattr(seen, promise.axis)(which) for which in (0, 1))
+        prices = self.rule.terms[promise.objective].prices
+        value, probed = (getattr(seen, promise.axis)(which, prices) for which in (0, 1))
         if not np.isfinite(value):
             return
-        state.value, state.windows = float(value), state.windows + 1
-        broken = value < promise.bound
+        state.value, state.windows = (
+            float(min(value, 2 - value) if promise.axis == "exposure_ratio" else value),
+            state.windows + 1,
+        )
+        broken = state.value < promise.bound
         state.broken += int(broken)
-        state.margin = max(0.0, state.margin + MARGIN_RATE * (float(broken) - BROKEN))
-        distance = (self._probed(promise, state.omega) - state.omega) / promise.most
+        widest = LARGEST_MARGIN[promise.axis] * (1 - promise.bound)
+        state.margin = float(np.clip(state.margin + MARGIN_RATE * (float(broken) - BROKEN), 0.0, widest))
+        distance = self._probed(promise, state.omega) - state.omega
         slope = (probed - value) / distance if np.isfinite(probed) else 0.0
         state.slope = float(slope if state.slope is None else 0.5 * state.slope + 0.5 * slope)
         wanted = GAIN * (promise.bound + state.margin - value) / max(state.slope, FLATTEST)
-        moved = state.omega + promise.most * float(np.clip(wanted, -LARGEST_MOVE, LARGEST_MOVE))
+        most = LARGEST_MOVE[0] * promise.most + LARGEST_MOVE[1] * state.omega
+        moved = state.omega + float(np.clip(wanted, -most, most))
         state.omega = float(np.clip(moved, 0.0, promise.most))
 
     def _remember(self) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fastapi.testclient import TestClient
 
 from benchmarks.random_run import write_random_run
+from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.metrics.list_metrics import utility
@@ -22,6 +24,8 @@ from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.request_error import RequestError
+from equipoise.serving.server.app import create_app
+from equipoise.serving.server.options import ServerOptions
 from equipoise.train.list_fit import write_lists
 from tests.tiny_run import run_settings
 
@@ -157,3 +161,26 @@ def test_score_names_a_missing_column(made: Made, tmp_path: Path) -> None:
             tmp_path / "scores",
             ScoreOptions(items=tmp_path / "items.parquet", omega=_text(OMEGA)),
         )
+
+
+def test_a_server_keeps_its_promise(made: Made, tmp_path: Path) -> None:
+    state = tmp_path / "keep.json"
+    options = ServerOptions(keep="ild>=0.9", keep_state=state)
+    requests = requests_of(made)
+    request = requests[0]
+    with TestClient(create_app(Recommender.load(made.export), options)) as client:
+        for number in range(100):
+            answer = client.post("/rank", json=requests[number % len(requests)])
+            assert answer.status_code == 200 and answer.json()["omega"] == {"diversity": 0.0, "fairness": 0.0}
+        (kept,) = client.get("/examples").json()["promises"]
+        assert kept["windows"] == 1 and kept["promise"] == "ild>=0.9" and kept["omega"] > 0
+        assert client.post("/rank", json=request).json()["omega"]["diversity"] == pytest.approx(kept["omega"])
+        asked = client.post("/rank", json={**request, "omega": {"diversity": 0.0}}).json()
+        assert asked["omega"]["diversity"] == 0.0  # what a request asks for is its own
+        page = client.get("/metrics").text
+        assert 'equipoise_promise_windows_total{promise="ild>=0.9"} 1.0' in page
+        assert f'equipoise_promise_omega{{promise="ild>=0.9"}} {kept["omega"]}' in page
+    with TestClient(create_app(Recommender.load(made.export), options)) as client:  # restarted
+        assert client.get("/examples").json()["promises"] == [kept]
+    with pytest.raises(UserError, match="--keep-state remembers promises"):
+        create_app(Recommender.load(made.export), ServerOptions(keep_state=state))
