@@ -168,6 +168,9 @@ class BalancingConfig(Section):
     """Measure and weigh at every T-th step, and use the same weights in between."""
     unbiased: bool = False
     """Take the processes' noise out of the Gram matrix; needs a level of parameters and at least 2 processes."""
+    significance: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """The method acts on pairs of objectives alone that surely conflict: the chance that one is taken for sure which is
+    noise, such as 0.05; without any, the step is the plain sum by preference. null acts on every batch as it is."""
     probe_every: PositiveInt | None = None
     """At every T-th step also measure the cosines in each trunk layer, for the log alone; null never."""
 

@@ -4,6 +4,7 @@ On the wire per backward at level `boundary`: K² numbers summed, K numbers broa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,28 @@ from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.averages import Averages
-from equipoise.train.balancing.diagnostics import remember_cosines, remember_decision, remember_step
-from equipoise.train.balancing.gradient_stats import Conditioned, GradientStats, Weighting, condition
+from equipoise.train.balancing.conflict_test import ConflictTest
+from equipoise.train.balancing.diagnostics import (
+    cosines_of,
+    remember_cosines,
+    remember_decision,
+    remember_step,
+    remember_sure,
+)
+from equipoise.train.balancing.gradient_stats import (
+    Conditioned,
+    GradientStats,
+    StatelessWeighting,
+    Weighting,
+    condition,
+)
 from equipoise.train.balancing.gram import GramReader, MovingGram, TrunkLayers, nearest_gram
+from equipoise.train.balancing.loss_weightings import weighted
 from equipoise.train.balancing.registry import build_method
 from equipoise.train.world import World
+
+PLAIN = StatelessWeighting(weighted)
+"""The sum by preference, where nothing conflicts."""
 
 
 def weights_on_gradients(
@@ -95,6 +113,7 @@ class Balancer:
         self.method = build_method(config)
         self.measure = GramReader(config, trunk, world, scale)
         self.moving = MovingGram(len(self.names), config.gram_ema) if config.gram_ema else None
+        self.test = ConflictTest(len(self.names), config.significance) if config.significance is not None else None
         self.max_nonfinite = max_nonfinite
         self.solves = 0
         self.averages = Averages()
@@ -142,15 +161,38 @@ class Balancer:
             smooth = nearest_gram(smooth, np.sqrt(np.maximum(np.diag(smooth), 0.0)))
             blank(smooth, ~np.isfinite(np.diag(gram)))
         conditioned = condition(smooth, str(self.config.normalize), losses)
+        method: Weighting = self.method
+        if self.test is not None:
+            conditioned, method = self._tested(self.test, gram, conditioned)
         try:
             weights = weights_on_gradients(
-                self.method, conditioned, self.names, self.preference, losses, step, self.lower_bounds
+                method, conditioned, self.names, self.preference, losses, step, self.lower_bounds
             )
         except Exception as error:  # whatever it is: the other processes are waiting for the broadcast
             self._failure = error
             weights = np.full(len(self.names), np.nan)
         remember_decision(self.averages, self.names, conditioned, self.preference, weights)
         return weights
+
+    def _tested(self, test: ConflictTest, gram: np.ndarray, found: Conditioned) -> tuple[Conditioned, Weighting]:
+        """The gradients without conflicts that may be noise, and the method, or the plain sum where none is left.
+
+        A gradient far below its usual length is not made as long as the others: it would be noise.
+        """
+        test.update(cosines_of(gram), np.sqrt(np.diag(gram)))
+        sure = test.conflicts()
+        remember_sure(self.averages, self.names, sure)
+        active = np.ix_(found.active, found.active)
+        cosines = np.where(sure[active], found.cosines, np.maximum(found.cosines, 0.0))
+        factors = np.ones(len(found.active))
+        if self.config.normalize == "l2":
+            factors = np.minimum(1.0, test.longest_scales()[found.active] / found.scales)
+        cosines = nearest_gram(cosines, np.ones(len(cosines)))
+        lengths = np.sqrt(np.maximum(np.diag(cosines), 1e-12))
+        cosines = cosines / np.outer(lengths, lengths)
+        np.fill_diagonal(cosines, 1.0)
+        tested = replace(found, cosines=cosines, scales=found.scales * factors, norms=found.norms * factors)
+        return tested, self.method if sure[active].any() else PLAIN
 
     def _reuse(self, gradients: BoundaryGradients, losses: np.ndarray, context: StepContext) -> list[float]:
         """The last weights, without whatever is not finite this time: K numbers on the wire."""
@@ -193,6 +235,7 @@ class Balancer:
             "name": self.config.method,
             "method": self.method.state(),
             "moving": self.moving.state() if self.moving is not None else None,
+            "test": self.test.state() if self.test is not None else None,
             "weights": self._weights.tolist() if self._weights is not None else None,
             "bad_in_a_row": self._bad_in_a_row.tolist(),
         }
@@ -211,6 +254,8 @@ class Balancer:
         self.method.restore(state["method"])
         if self.moving is not None and state["moving"] is not None:
             self.moving.restore(state["moving"])
+        if self.test is not None and state.get("test") is not None:
+            self.test.restore(state["test"])
         self._weights = np.array(state["weights"]) if state["weights"] is not None else None
         self._bad_in_a_row = np.array(state["bad_in_a_row"])
 

@@ -30,6 +30,14 @@ def remember_cosines(averages: Averages, names: Sequence[str], gram: np.ndarray,
         averages.add(f"{prefix}/conflict_rate", float(np.mean(conflicts)))
 
 
+def remember_sure(averages: Averages, names: Sequence[str], sure: np.ndarray) -> None:
+    """`balance/sure_conflict/A-B`: 1 where the two surely conflict; `balance/acts`: 1 where any two do."""
+    for j in range(len(names)):
+        for i in range(j):
+            averages.add(f"balance/sure_conflict/{names[i]}-{names[j]}", float(sure[i, j]))
+    averages.add("balance/acts", float(sure.any()))
+
+
 def remember_step(averages: Averages, names: Sequence[str], gram: np.ndarray, weights: np.ndarray) -> None:
     """What d = Σ α_k g_k does to first order: `effect` ⟨g_k, d⟩, `along` its cosine, `against` 1 where negative."""
     used = np.where(weights[:, None] * weights[None, :] != 0, gram, 0.0)
