@@ -201,13 +201,13 @@ class _Drawn:
         placer = objective.placer(step, slates)
         worth_SM = slates.worth_SM(options.places)
         discount_K = _discounts(places, worth_SM)
-        # A draw reads as much as the longest slate of the batch needs; a shorter one must not depend on that.
-        noise_SDKM = worth_SM.new_full((count, draws, places, width), 0.5)
+        # The longest slate of the batch decides how wide this is; what a slate draws must not depend on that.
+        noise_SDKM = worth_SM.new_full((count, draws, options.places, width), 0.5)
         omega_S = worth_SM.new_empty(count, 1)
         for row, (seed, size) in enumerate(zip(slates.seeds, slates.filled_SM.sum(1).tolist(), strict=True)):
-            drawn = torch.rand(1 + draws * places * size, generator=torch.Generator().manual_seed(seed))
+            drawn = torch.rand(1 + draws * options.places * size, generator=torch.Generator().manual_seed(seed))
             omega_S[row] = LEAST * (MOST / LEAST) ** float(drawn[0])
-            noise_SDKM[row][:, :, slates.filled_SM[row]] = drawn[1:].view(draws, places, size).to(worth_SM)
+            noise_SDKM[row][:, :, slates.filled_SM[row]] = drawn[1:].view(draws, options.places, size).to(worth_SM)
         gumbel_SDKM = -(-noise_SDKM.clamp(1e-12, 1 - 1e-7).log()).log()
         open_SDM = slates.filled_SM[:, None].expand(-1, draws, -1).clone()
         reward_SD = worth_SM.new_zeros(count, draws)

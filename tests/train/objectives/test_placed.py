@@ -200,12 +200,15 @@ def test_draws_of_a_slate_do_not_depend_on_the_others(make_step: Callable[..., S
     """So one process with all slates and two with half each learn the same."""
     values = outputs()
     values["goal"].requires_grad_()
-    built = objective("diversity")
+    built = objective("diversity", places=6)  # more than there are candidates
     together = torch.autograd.grad(built.loss(step(make_step, values)), values["goal"])[0]
-    alone = {name: each[:4] for name, each in values.items()}
-    told = make_step([4], alone, attributes={"category": CATEGORY[:4], "brand": BRAND[:4]}, click=CLICK[:4])
-    own = torch.autograd.grad(built.loss(told), values["goal"])[0]
-    torch.testing.assert_close(together[:4] * 2, own[:4])
+    for number, part in enumerate((slice(0, 4), slice(4, 7))):  # the longer one, and the shorter one
+        alone = {name: each[part] for name, each in values.items()}
+        codes = {"category": CATEGORY[part], "brand": BRAND[part]}
+        told = make_step([part.stop - part.start], alone, attributes=codes, click=CLICK[part])
+        told = replace(told, batch=replace(told.batch, row=told.batch.row + number))
+        own = torch.autograd.grad(built.loss(told), values["goal"])[0]
+        torch.testing.assert_close(together[part] * 2, own[part])
     assert objective("diversity").lower_bound < built.loss(told).item()
 
 
