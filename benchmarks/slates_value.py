@@ -134,12 +134,13 @@ def levels_of(points: Mapping[str, Points]) -> dict[str, list[Level]]:
     plain = others[others[:, 0].argmax()]
     ild, exposure = ([plain[k] + share * (others[:, k].max() - plain[k]) for share in LEVELS] for k in (1, 2))
     both = [Level(a, b) for a, b in zip(ild, exposure, strict=True)]
-    reached = [level for level in both if any(np.isfinite(level.best(each)[0]) for each in points.values())]
-    return {
+    rivals = np.concatenate([each for name, each in points.items() if name not in (OURS, START)])
+    reached = [level for level in both if np.isfinite(level.best(rivals)[0])]  # elsewhere there is nothing to compare
+    levels = {
         "equal_ild": [Level(ild=value) for value in ild],
         "equal_exposure": [Level(exposure=value) for value in exposure],
-        "both": reached,
     }
+    return levels | ({"both": reached} if reached else {})
 
 
 def ahead(points: Mapping[str, Points]) -> dict[str, np.ndarray]:
@@ -168,7 +169,7 @@ def slates_figures(found: list[dict[str, Points]], parallel: list[dict[str, Poin
         if name != OURS:
             difference = np.mean([each[OURS] - each[name] for each in volumes if name in each], axis=0)
             figures += _difference(key, difference, "share of the frame")
-    for name in apart[0]:
+    for name in [name for name in apart[0] if all(name in each for each in apart)]:
         shared = min(len(each[name]) for each in apart)
         every = np.mean([each[name][:shared] for each in apart], axis=0)
         each_level = [round(float(value), 4) for value in every[:, 0]]
