@@ -32,7 +32,7 @@ from equipoise.configs.load import as_override, build_config
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import ranking_attributes
 from equipoise.evaluation.front.axes import Measured
-from equipoise.evaluation.front.grid import OMEGAS, Grid
+from equipoise.evaluation.front.grid import Grid, usual_omegas
 from equipoise.evaluation.front.pareto import MARGIN, front_mask, hypervolume
 from equipoise.evaluation.front.points import TradeOffScorer
 from equipoise.evaluation.front.rerank_baselines import rerank
@@ -81,7 +81,9 @@ def points_of(tables: Mapping[str, ScoreTable], measured: Measured, reranked: bo
         reranked: also re-ranking.
     """
     scorer = TradeOffScorer(tables["test"], measured, RESAMPLES, 0)
-    grid = Grid({name: list(OMEGAS) for name in LISTWISE}, formula=tables["test"].exponents).points()
+    grid = Grid(
+        {name: usual_omegas(tables["test"].lists, name) for name in LISTWISE}, formula=tables["test"].exponents
+    ).points()
 
     def reached(table: ScoreTable) -> Points:
         found = TradeOffScorer(table, measured, RESAMPLES, 0)(grid)

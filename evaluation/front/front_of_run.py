@@ -21,7 +21,7 @@ from equipoise.evaluation.front.axes import Measured, read_axes, read_axis
 from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by_weights, parse_weights
 from equipoise.evaluation.front.constraint import Constraint, parse_constraints
 from equipoise.evaluation.front.front_record import choice_record, front_record, kept_on_test, operating_point
-from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
+from equipoise.evaluation.front.grid import Grid, parse_levels, usual_omegas
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw, figure_of
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
@@ -31,6 +31,7 @@ from equipoise.evaluation.options import FrontOptions
 from equipoise.evaluation.report import json_ready, write_json
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.export.operating_point import POINT_FILE, check_export, update_export, write_operating_point
+from equipoise.train.list_fit import list_rule
 from equipoise.train.trackers import mlflow_run, wandb_run
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
 def _grid(config: RunConfig, options: FrontOptions) -> Grid:
     listwise = config.objectives.of_kind("listwise")
     pointwise = [name for name, spec in config.objectives.specs().items() if spec.in_relevance]
-    omega = {name: list(OMEGAS) for name in listwise}
+    rule = list_rule(config)
+    omega = {name: usual_omegas(rule, name) for name in listwise}
     for name, levels in parse_levels(options.omegas, "--omegas").items():
         if name not in listwise:
             raise UserError(f"--omegas names '{name}', no list-wise objective of this run ({', '.join(listwise)})")

@@ -10,11 +10,21 @@ import numpy as np
 from scipy.stats import qmc
 
 from equipoise.common.errors import UserError
+from equipoise.common.lists import ListRule
 from equipoise.evaluation.front.trade_off import TradeOff
 
 OMEGAS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Geometric, two values per octave, and 0; what a list-wise objective gets where nothing is asked for."""
+PRICE_OMEGAS = (0.0, *(number / 16 for number in range(1, 13)), 0.875, 1.0, 1.5, 2.0)
+"""Of prices of groups: close together, for parity is a peak that a coarser step jumps over."""
 MOST_POINTS = 512
+
+
+def usual_omegas(rule: ListRule | None, name: str) -> list[float]:
+    """ω of a list-wise objective where nothing is asked for, by how its run makes lists."""
+    price = rule is not None and rule.terms[name].kind == "price"
+    return list(PRICE_OMEGAS if price else OMEGAS)
+
 
 Levels = Mapping[str, Sequence[float]]
 

@@ -199,7 +199,7 @@ def test_scores_of_evaluate_are_taken(run: Path, monkeypatch: pytest.MonkeyPatch
         evaluate(run, split, [])
     monkeypatch.setattr(equipoise.evaluation.split_scores, "score_slates", None)
     front(run, FrontOptions(resamples=5))
-    assert len(read(run / "front.json")["points"]) == 169
+    assert len(read(run / "front.json")["points"]) == 13 * 17
 
 
 def test_export_carries_the_choice(fronted: Path, exported: Path) -> None:

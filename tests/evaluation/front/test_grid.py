@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from equipoise.common.errors import UserError
-from equipoise.evaluation.front.grid import OMEGAS, Grid, parse_levels
+from equipoise.common.lists import ListRule, ListTerm
+from equipoise.evaluation.front.grid import OMEGAS, PRICE_OMEGAS, Grid, parse_levels, usual_omegas
 from equipoise.evaluation.front.trade_off import TradeOff
 
 
@@ -50,3 +51,10 @@ def test_levels_are_read():
 def test_other_levels_are_refused(text):
     with pytest.raises(UserError, match="--omegas"):
         parse_levels(text, "--omegas")
+
+
+def test_prices_are_measured_in_small_steps() -> None:
+    rule = ListRule(10, {"diversity": ListTerm("spread", ("category",)), "fairness": ListTerm("price", ("provider",))})
+    assert usual_omegas(rule, "diversity") == usual_omegas(None, "fairness") == list(OMEGAS)
+    assert usual_omegas(rule, "fairness") == list(PRICE_OMEGAS) and max(np.diff(PRICE_OMEGAS[:13])) == 1 / 16
+    assert (np.diff(PRICE_OMEGAS) > 0).all() and PRICE_OMEGAS[0] == 0
