@@ -72,8 +72,10 @@ def step_line(step: int, total: int, values: dict[str, float]) -> str:
     """One line: losses, weights, conflicts, learning rate, speed."""
     losses = "  ".join(f"{key.rsplit('/', 1)[1]} {v:.4f}" for key, v in values.items() if key.startswith("train/loss/"))
     weights = " ".join(f"{v:.3g}" for key, v in values.items() if key.startswith("balance/weight/"))
-    conflicts = values.get("balance/conflict_rate", 0.0)
+    conflicts = f"{values.get('balance/conflict_rate', 0.0):.0%}"
+    if "balance/acts" in values:  # in how many steps a conflict was sure, so that the method acted
+        conflicts += f" (acts {values['balance/acts']:.0%})"
     return (
-        f"step {step}/{total}  loss {losses}  α {weights}  conflicts {conflicts:.0%}"
+        f"step {step}/{total}  loss {losses}  α {weights}  conflicts {conflicts}"
         f"  lr {values['train/lr']:.1e}  {values['perf/impressions_per_second']:.0f} impressions/s"
     )
