@@ -30,7 +30,7 @@ from equipoise.train.data_record import write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
 from equipoise.train.head_phase import learned_parts, start_heads
-from equipoise.train.list_fit import fit_lists, in_begun_form, list_rule, write_lists
+from equipoise.train.list_fit import check_lists, fit_lists, in_begun_form, list_rule, write_lists
 from equipoise.train.list_fit import sentences as list_sentences
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
@@ -73,6 +73,7 @@ class Job:
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
         objectives = self.data.objectives
+        check_lists(objectives, self.data.slates)
         self.goes_on = bool(resume and checkpoints(config.output))
         if self.goes_on:
             self.data.beside.refuse_changed(config.output)

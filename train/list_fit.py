@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.ranking import gains
 from equipoise.modeling.adapter_store import TENSORS, read_info, save_adapters
 from equipoise.train.checkpoint import checkpoints
+
+if TYPE_CHECKING:
+    from equipoise.train.objectives.base import Objective
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,33 @@ def run_rule(config: RunConfig, run: Path) -> ListRule | None:
         return list_rule(config, json.loads(path.read_text("utf-8"))["prices"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or broken: finish `equipoise train` first, or train again") from error
+
+
+def check_lists(objectives: Mapping[str, "Objective"], slates: SlateSet) -> None:
+    """Refuse list-wise objectives that no training request can teach anything.
+
+    Raises:
+        UserError: every request has one candidate, or all candidates are alike in what the objective reads.
+    """
+    tokens = slates.tokens
+    alone = int(np.diff(tokens.first).max(initial=0)) < 2
+    for name, objective in objectives.items():
+        if objective.kind != "listwise":
+            continue
+        if alone:
+            raise UserError(
+                f"objectives.{name}: every training request has one candidate, so there is no list to learn: leave it "
+                "out, or prepare requests with all that was shown together"
+            )
+        shown = np.unique(np.asarray(tokens.item))
+        columns = {attribute: slates.items.codes(attribute) for attribute in objective.attributes}
+        if columns and all(len(np.unique(codes[shown])) < 2 for codes, _ in columns.values()):
+            codes, values = next(iter(columns.values()))
+            raise UserError(
+                f"objectives.{name}: all candidates of the training requests have the same {' and '.join(columns)} "
+                f"('{values[codes[shown[0]]]}'), so there is nothing to tell apart: name another attribute, or leave "
+                "it out"
+            )
 
 
 def in_begun_form(config: RunConfig) -> RunConfig:

@@ -12,10 +12,21 @@ from safetensors.torch import load_file
 
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config, save_config
+from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.configs.schema import RunConfig
 from equipoise.modeling.adapter_store import TENSORS
 from equipoise.train import list_fit
-from equipoise.train.list_fit import FILE_NAME, fit_lists, in_begun_form, list_rule, run_rule, sentences, write_lists
+from equipoise.train.list_fit import (
+    FILE_NAME,
+    check_lists,
+    fit_lists,
+    in_begun_form,
+    list_rule,
+    run_rule,
+    sentences,
+    write_lists,
+)
+from equipoise.train.objectives.registry import build_objectives
 
 REQUESTS, SIZE = 400, 12
 
@@ -153,3 +164,22 @@ def test_runs_of_before_stay_parallel(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_places_are_those_of_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"places differ \(diversity 5, fairness 10\)"):
         config_of(tmp_path, diversity={"places": 5}, fairness={})
+
+
+def test_what_cannot_learn_is_refused() -> None:
+    """One candidate per request, or candidates that are alike in all that the objective reads."""
+
+    def slates(sizes: list[int], items: list[int]) -> Any:
+        tokens = SimpleNamespace(first=np.cumsum([0, *sizes]), item=np.array(items))
+        return SimpleNamespace(tokens=tokens, items=catalogue().items)
+
+    config = ObjectivesConfig.model_validate({"ctr": {}, "fairness": {}, "diversity": {"attributes": ["category"]}})
+    objectives = build_objectives(config)
+    check_lists(objectives, slates([2, 1], [0, 9, 1]))
+    with pytest.raises(UserError, match=r"objectives\.diversity: every training request has one candidate"):
+        check_lists(objectives, slates([1, 1], [0, 9]))
+    with pytest.raises(UserError, match=r"objectives\.fairness: all candidates .* same provider \('provider0'\)"):
+        check_lists(objectives, slates([2], [0, 1]))
+    with pytest.raises(UserError, match=r"objectives\.diversity: all candidates .* same category"):
+        check_lists(objectives, slates([2], [0, 4]))
+    check_lists(build_objectives(ObjectivesConfig.model_validate({"ctr": {}})), slates([1], [0]))
