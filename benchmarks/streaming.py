@@ -80,10 +80,11 @@ def make_run(folder: Path) -> RunConfig:
 
 
 def write_items(path: Path, count: int) -> None:
-    """Items with titles of two to four words."""
+    """Items with titles of two to four words, of which the first is their category."""
     rng = np.random.default_rng(3)
     titles = [" ".join(rng.choice(WORDS, size=rng.integers(2, 5))) for _ in range(count)]
-    pq.write_table(pa.table({"item_id": [f"i{number}" for number in range(count)], "title": titles}), path)
+    columns = {"item_id": [f"i{number}" for number in range(count)], "title": titles}
+    pq.write_table(pa.table(columns | {"category": [title.split()[0] for title in titles]}), path)
 
 
 def write_requests(path: Path, requests: int, candidates: int, items: int) -> None:
