@@ -32,12 +32,28 @@ class ObjectiveConfig(Section):
     """Preference in the balancing, above 0; only the ratio of the objectives' weights counts for most methods."""
 
 
+class UserFairnessConfig(Section):
+    """Groups of users whose clicks (or conversions) are to be foretold equally well (docs/objectives.md)."""
+
+    field: str
+    """One of `data.user_groups`."""
+    method: Literal["worst", "parity"] = "worst"
+    """`worst` serves the worst group more, as group DRO; `parity` draws all groups together."""
+    strength: PositiveFloat = 2.0
+    """How much more a group counts that is foretold worse than the mean: by exp(strength · share worse), or in
+    proportion."""
+    momentum: Share = 0.95
+    """Of the moving averages of the groups' losses over batches: 0 to below 1."""
+
+
 class PriorsConfig(ObjectiveConfig):
-    """What binary objectives share: the prior that they begin as."""
+    """What binary objectives share: the prior that they begin as, and whom they serve alike."""
 
     prior: PriorConfig | None = None
     """The simple model that this objective begins as: `trees`, `linear`, or `{column: NAME}`; null begins at the base
     rate."""
+    user_fairness: UserFairnessConfig | None = None
+    """Groups of users that are to be foretold equally well; null counts all candidates alike."""
 
 
 class CtrConfig(PriorsConfig):
@@ -51,6 +67,12 @@ class CvrConfig(PriorsConfig):
     """`esmm` (entire space, the product with pCTR), `ips` (inverse propensity on clicks) or `dr` (doubly robust)."""
     min_propensity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     """Lower bound of pCTR as a propensity (ips and dr): an impression weighs at most 1 / this."""
+
+    @model_validator(mode="after")
+    def _fair_over_the_entire_space(self) -> "CvrConfig":
+        if self.user_fairness is not None and self.estimator != "esmm":
+            raise ValueError(f"user_fairness weighs losses of `estimator: esmm`, not of {self.estimator}: drop one")
+        return self
 
 
 class ListwiseConfig(ObjectiveConfig):

@@ -564,6 +564,13 @@ class RunConfig(Section):
         if missing:
             name = sorted(missing)[0]
             raise ValueError(f"evaluate.field_baselines names '{name}', which is not kept: add it to data.fields")
+        for name, options in self.objectives.active().items():
+            fair = getattr(options, "user_fairness", None)
+            if fair is not None and fair.field not in self.data.user_groups:
+                raise ValueError(
+                    f"objectives.{name}.user_fairness names '{fair.field}', which is not kept: add it to "
+                    "data.user_groups"
+                )
         if self.evaluate.weights and self.data.weights is None:
             raise ValueError("evaluate.weights: true needs weights: set data.weights or drop it")
         bought = self.evaluate.bought_before

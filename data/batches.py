@@ -155,6 +155,7 @@ class SlateBatch(ColumnBatch):
         attributes: per item attribute its code, int64 (N,).
         recall: shoppers and items of the recall objective, where the run has it.
         rest: the candidates that were left out, where list-wise losses read them.
+        user_groups: per user attribute that losses read its code, int64 (S,).
     """
 
     input_ids: torch.Tensor
@@ -168,6 +169,7 @@ class SlateBatch(ColumnBatch):
     attributes: dict[str, torch.Tensor] = field(default_factory=dict)
     recall: RecallBatch | None = None
     rest: RestBatch | None = None
+    user_groups: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
@@ -191,7 +193,7 @@ class SlateBatch(ColumnBatch):
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {
             name: {k: v.to(device) for k, v in held.pop(name).items()}
-            for name in ("attributes", "labels", "compared")
+            for name in ("attributes", "labels", "compared", "user_groups")
             if held[name] is not None
         }
         moved |= {name: value.to(device) for name, value in held.items() if value is not None}

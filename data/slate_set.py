@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch.utils.data import Dataset
 
 from equipoise.common.errors import UserError
@@ -140,6 +141,20 @@ class SlateSet:
         """user_id of each slate, str (S,); raises as `seconds`."""
         return np.array(self._column("user_id").to_pylist(), dtype=str)
 
+    def user_codes(self, attribute: str) -> tuple[np.ndarray, list[str]]:
+        """A user attribute of each slate as int64 codes (S,), and the value of each code; `unknown` where missing.
+
+        Raises:
+            UserError: the folder was prepared without it, or a shard is damaged.
+        """
+        if attribute not in self.manifest.user_groups:
+            raise UserError(
+                f"{self.folder} was prepared without user group '{attribute}': run `equipoise prepare` again"
+            )
+        values = ["unknown" if value is None else value for value in self._column(f"user_{attribute}").to_pylist()]
+        names, codes = np.unique(np.array(values, dtype=str), return_inverse=True)
+        return codes.astype(np.int64), names.tolist()
+
     def _column(self, name: str) -> pa.ChunkedArray:
         files = [self.folder / file for file in self.manifest.splits[self.split].files]
         try:
@@ -241,6 +256,7 @@ class TrainBatches(Dataset):
         feature_dropout: fraction of the slates that are taken from there, drawn again in every epoch.
         recall: draws the texts of the recall objective, where the run has it.
         whole: tell of the candidates that are left out what priors say of them.
+        user_groups: per user attribute that losses read the code of each slate, int64 (S,).
     """
 
     def __init__(
@@ -254,8 +270,10 @@ class TrainBatches(Dataset):
         feature_dropout: float = 0.0,
         recall: RecallDraws | None = None,
         whole: bool = False,
+        user_groups: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.slates, self.order, self.recall, self.whole = slates, order, recall, whole
+        self.user_groups = user_groups or {}
         self.negatives, self.max_row, self.attributes = negatives, max_row, attributes
         self.masked_slates, self.feature_dropout = masked_slates, feature_dropout
 
@@ -270,6 +288,9 @@ class TrainBatches(Dataset):
         seed = self.order.seed
         slates = [self._source(int(row), epoch).slate(row, self.negatives, seed, epoch, self.whole) for row in rows]
         batch = build_batch(slates, self.max_row, self.slates.pad_id, self.attributes)
+        if self.user_groups:
+            codes = {name: torch.from_numpy(each[rows]) for name, each in self.user_groups.items()}
+            batch = replace(batch, user_groups=codes)
         if self.recall is None:
             return batch
         drawn = self.recall.draw(number, lambda row: self._source(row, epoch).tokens)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from equipoise.modeling.priors import Priors
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
-from equipoise.train.objectives.base import Objective
+from equipoise.train.objectives.base import USER, Objective
 from equipoise.train.prior_columns import read_columns, split_columns
 from equipoise.train.priors import FOLDER as PRIORS
 from equipoise.train.priors import PriorStore, find_priors
@@ -49,6 +49,7 @@ class DataParts:
         tokens: of the prepared folder.
         beside: what heads read beside texts and features.
         attributes: codes of the item attributes that losses read.
+        user_groups: codes of the user attributes that losses read, of the slates of the split that was opened.
         objectives: bound to the data.
     """
 
@@ -57,6 +58,7 @@ class DataParts:
     beside: "Beside"
     attributes: dict[str, np.ndarray]
     objectives: dict[str, Objective]
+    user_groups: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,14 @@ def open_data(
     for name in {name: None for objective in objectives.values() for name in objective.attributes}:
         attributes[name], values = slates.items.codes(name)
         groups[name] = len(values)
+    user_groups: dict[str, np.ndarray] = {}
+    for attribute in {objective.user_attribute for objective in objectives.values()}:
+        if attribute is not None:
+            user_groups[attribute], values = slates.user_codes(attribute)
+            groups[f"{USER}{attribute}"] = len(values)
     links = links_of(config.objectives.specs(), slates.manifest.labels)
     bound = {name: objective.bind(groups, links) for name, objective in objectives.items()}
-    return DataParts(slates, tokens, beside, attributes, bound)
+    return DataParts(slates, tokens, beside, attributes, bound, user_groups)
 
 
 def _check_features(manifest: Manifest, data: DataConfig) -> None:
@@ -256,7 +263,8 @@ def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatc
     # Lists of whole slates need a relevance of the candidates that are left out: the priors', where all have one.
     whole = any(o.reads_whole_slates for o in data.objectives.values())
     whole = whole and set(config.relevance_exponents()) <= set(data.beside.priors.names)
-    return TrainBatches(slates, order, *parts, whole=whole and settings.negatives is not None)
+    whole = whole and settings.negatives is not None
+    return TrainBatches(slates, order, *parts, whole=whole, user_groups=data.user_groups)
 
 
 def _recall_draws(config: RunConfig, data: DataParts, world: World) -> RecallDraws | None:

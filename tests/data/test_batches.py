@@ -114,12 +114,18 @@ def test_moving_to_a_device_moves_everything() -> None:
         replace(slate, labels={"basket": each}, weight=each, rest=rest)
         for slate, each in zip(small(), ones, strict=True)
     ]
-    batch = build_batch(slates, 100, 0, {"brand": np.arange(5)}).to("meta")
+    batch = build_batch(slates, 100, 0, {"brand": np.arange(5)})
+    batch = replace(batch, user_groups={"age": torch.zeros(len(slates), dtype=torch.int64)}).to("meta")
     assert isinstance(batch, SlateBatch)
     assert batch.features is None and batch.recall is None  # these slates have none
     assert batch.rest is not None
     named = [*batch.attributes.values(), *batch.labels.values()]
-    named += [batch.rest.slate_candidates, batch.rest.prior, *batch.rest.attributes.values()]
-    others = ("attributes", "labels", "features", "recall", "prior", "compared", "rest")
+    named += [
+        *batch.user_groups.values(),
+        batch.rest.slate_candidates,
+        batch.rest.prior,
+        *batch.rest.attributes.values(),
+    ]
+    others = ("attributes", "labels", "features", "recall", "prior", "compared", "rest", "user_groups")
     everything = [value for name, value in vars(batch).items() if name not in others]
-    assert len(named) == 5 and all(value.device.type == "meta" for value in [*everything, *named])
+    assert len(named) == 6 and all(value.device.type == "meta" for value in [*everything, *named])

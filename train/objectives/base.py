@@ -18,6 +18,9 @@ from equipoise.data.batches import SlateBatch
 from equipoise.modeling.relevance import Relevance
 from equipoise.train.world import World
 
+USER = "user:"
+"""Before the name of a user attribute where numbers of groups are told."""
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -142,6 +145,12 @@ class Objective(ABC):
     def attributes(self) -> list[str]:
         """Item attributes whose codes the loss reads from the batch."""
         return []
+
+    @property
+    def user_attribute(self) -> str | None:
+        """The attribute of users whose groups the loss reads."""
+        fair = getattr(self.options, "user_fairness", None)
+        return None if fair is None else fair.field
 
     @property
     def needs_embeddings(self) -> bool:

@@ -4,11 +4,16 @@ Unclicked candidates are sampled, clicked ones are not. A chain that begins with
 click's logit (King & Zeng 2001, prior correction); any other loss weighs unclicked candidates by 1 / keep rate.
 """
 
+from collections.abc import Mapping
+from typing import Self
+
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, logsigmoid, softplus
 
-from equipoise.configs.objectives import ValueConfig
-from equipoise.train.objectives.base import Objective, Step
+from equipoise.common.link import Link
+from equipoise.configs.objectives import PriorsConfig, ValueConfig
+from equipoise.train.objectives.base import USER, Objective, Step
+from equipoise.train.objectives.user_fairness import group_weights
 
 CLICK = "click"
 """The label by which candidates are sampled."""
@@ -27,8 +32,19 @@ class Binary(Objective):
     """BCE of the product of the chain's probabilities against all of its labels, over all candidates (ESMM, Ma 2018).
 
     Without `given` that is the plain cross-entropy of its own label. The other probabilities of the chain are read
-    without gradient, so that it stays in this objective's own tower.
+    without gradient, so that it stays in this objective's own tower. With `user_fairness` groups of users that are
+    foretold worse count more (train/objectives/user_fairness.py).
     """
+
+    options: PriorsConfig
+    user_groups: int = 0
+
+    def bind(self, groups: Mapping[str, int], links: Mapping[str, Link]) -> Self:
+        """The same objective with the number of its groups of users."""
+        bound = super().bind(groups, links)
+        if self.user_attribute is not None:
+            bound.user_groups = groups[f"{USER}{self.user_attribute}"]
+        return bound
 
     def loss(self, step: Step) -> torch.Tensor:
         """Mean BCE in nats: per sampled candidate where the chain begins with the click, else per impression."""
@@ -44,9 +60,13 @@ class Binary(Objective):
         if sampled:
             logits[0] = logits[0] - step.batch.log_sampling_rate
         loss_N = chain_loss(logits, label_N)
-        if sampled:
-            return step.world.scale_to_global_mean(step.weigh(loss_N).sum(), step.totals.candidates)
-        return step.world.scale_to_global_mean((step.importance_weights() * loss_N).sum(), step.totals.impressions)
+        counted_N = step.weigh(torch.ones_like(loss_N)) if sampled else step.importance_weights()
+        fair = self.options.user_fairness
+        if fair is not None:
+            seen = (counted_N, loss_N, label_N)
+            counted_N = counted_N * group_weights(fair, self.state, step, *seen, self.user_groups)
+        total = step.totals.candidates if sampled else step.totals.impressions
+        return step.world.scale_to_global_mean((counted_N * loss_N).sum(), total)
 
 
 def chain_loss(logits: list[torch.Tensor], label_N: torch.Tensor) -> torch.Tensor:
