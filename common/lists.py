@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+MOST_FILLED = 200
+"""Places that are filled one after another at most; beyond them candidates follow by relevance and prices."""
 FARTHEST = 3.0
 """δ of a spread objective counts between −3 and 3: a shopper wants at most 20 times more of it than another."""
 SMALLEST = 0.01
@@ -84,11 +86,23 @@ class ListRule:
 
     def adjusts(self, omega: Mapping[str, float]) -> dict[str, float]:
         """ω of the objectives whose δ is added to u."""
-        return {name: weight for name, weight in omega.items() if self.terms[name].kind == "adjust"}
+        return {name: weight for name, weight in omega.items() if name in self.terms and self._adjusts(name)}
 
     def active(self, omega: Mapping[str, float]) -> bool:
         """Whether a list is more than candidates sorted by u."""
-        return any(weight and self.terms[name].kind != "adjust" for name, weight in omega.items())
+        return any(weight and name in self.terms and not self._adjusts(name) for name, weight in omega.items())
+
+    def _adjusts(self, name: str) -> bool:
+        return self.terms[name].kind == "adjust"
+
+
+def attribute_text(value: Any) -> str:
+    """The text of an item's attribute, by which its group is known: 3 and 3.0 are one; UNKNOWN where it is missing."""
+    if value is None or value != value:
+        return UNKNOWN
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def discounts(places: int) -> np.ndarray:
@@ -221,7 +235,7 @@ class ListMaker:
             count: places that are filled; None fills K.
         """
         places, (requests, width) = self.rule.places, self.filled_RC.shape
-        count = min(places if count is None else count, width)
+        count = min(places if count is None else min(count, max(MOST_FILLED, places)), width)
         scale = 1 / discounts(places).sum()
         worth_RC = worth(utility_RC, self.filled_RC, places)
         paid = {name: scale * weight * self.price_RC[name] for name, weight in omega.items() if name in self.price_RC}
@@ -270,10 +284,9 @@ class ListMaker:
         filled = self(utility_RC, omega, None if spread else 0)
         if not spread:
             return filled.rest_RC
-        found_RC = filled.rest_RC.copy()
+        found_RC = filled.rest_RC / max(np.abs(filled.rest_RC).max(), 1.0)  # within ±1, below all that are placed
         requests, places = np.nonzero(filled.order_RP >= 0)
-        top = np.abs(found_RC).max() + 1.0
-        found_RC[requests, filled.order_RP[requests, places]] = top + filled.order_RP.shape[1] - places
+        found_RC[requests, filled.order_RP[requests, places]] = 1.0 + filled.order_RP.shape[1] - places
         return found_RC
 
 

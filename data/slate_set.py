@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from equipoise.common.errors import UserError
+from equipoise.common.lists import attribute_text
 from equipoise.data.batches import Slate, SlateBatch, SlateRest, build_batch
 from equipoise.data.features import read_by_heads, standardised
 from equipoise.data.manifest import Manifest, count_slates
@@ -67,7 +68,7 @@ class ItemTable:
             raise UserError(f"{self.path} has no column '{attribute}': name one of {columns} in the config")
         # Only the distinct values become Python objects.
         column = self._column(attribute).combine_chunks().dictionary_encode(null_encoding="encode")
-        distinct = ["unknown" if value is None else str(value) for value in column.dictionary.to_pylist()]
+        distinct = [attribute_text(value) for value in column.dictionary.to_pylist()]
         values, codes = np.unique(np.array(distinct), return_inverse=True)
         return codes.astype(np.int64)[column.indices.to_numpy(zero_copy_only=False)], values.tolist()
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from equipoise.common.lists import UNKNOWN, ListRule, one_request
+from equipoise.common.lists import ListRule, attribute_text, one_request
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -94,7 +94,7 @@ def reranked(
     if lists is not None and lists.active(omega):
         deltas = {name: [candidate["delta"][name] for candidate in candidates] for name in lists.terms}
         values = {
-            name: [candidate["attributes"].get(name) or UNKNOWN for candidate in candidates]
+            name: [attribute_text(candidate["attributes"].get(name)) for candidate in candidates]
             for name in lists.attributes()
         }
         order = one_request(lists, deltas, values)(utility[None], omega).order(0)

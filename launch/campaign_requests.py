@@ -37,6 +37,7 @@ class CampaignRequests:
         candidates_path: Path | None = None,
     ) -> None:
         self.campaign, self.recommender, self.table = campaign, recommender, table
+        self.omega = _omega(campaign, recommender)
         self.common, self.rows = candidates, candidate_rows
         columns_read = set(table.kinds) if candidates is None else set(candidate_rows[0])
         source = table.path if candidates is None else candidates_path
@@ -83,7 +84,7 @@ class CampaignRequests:
                     candidate["boost"] = candidate.get("boost", 0.0) + sum(added)
                 candidates.append(candidate)
             weight = campaign.value_weight if campaign.value else 0.0
-            request |= {"candidates": candidates, "omega": campaign.omega or None, "value_weight": weight}
+            request |= {"candidates": candidates, "omega": self.omega, "value_weight": weight}
             return self.recommender.prepare(request), self.maker.identity(rows), groups
 
     def _columns(self, rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[Any]]:
@@ -103,6 +104,25 @@ class CampaignRequests:
                 )
             columns[name] = values
         return columns
+
+
+def _omega(campaign: Campaign, recommender: Recommender) -> dict[str, float]:
+    """ω of the utilities, by which places are given: of objectives alone whose δ is added to them.
+
+    Raises:
+        UserError: the campaign weighs an objective that fills places of a list.
+    """
+    lists = recommender.reader.lists
+    placed = [name for name, term in lists.terms.items() if term.kind != "adjust"] if lists else []
+    wrong = [name for name in placed if campaign.omega.get(name)]
+    if wrong:
+        raise UserError(
+            f"the campaign '{campaign.name}' weighs {wrong[0]} (omega), which fills the places of a list, while a "
+            "campaign gives places by expected value: leave it out and cap or boost groups, or train it with form: "
+            "parallel"
+        )
+    nearest = recommender.reader.operating_point.nearest_to_relevance
+    return {**{name: nearest[name] for name in placed}, **campaign.omega}
 
 
 def _said(campaign: Campaign, recommender: Recommender, table: RequestTable, columns_read: set[str]) -> dict[str, Any]:

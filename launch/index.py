@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from equipoise.common.atomic import atomic_write, replace_dir
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
-from equipoise.common.lists import UNKNOWN
+from equipoise.common.lists import UNKNOWN, attribute_text
 from equipoise.configs.schema import PromptConfig
 from equipoise.data.features import category_text
 from equipoise.data.prepare.tables import moment, one
@@ -212,7 +212,7 @@ def _carried(path: Path, name: str, table: pa.Table, held: pa.Table, record: dic
     if name == THING:
         return pa.array(["" if cell is None else str(cell).strip() for cell in cells], kind)
     if name.startswith(ATTRIBUTE):
-        return pa.array([UNKNOWN if cell is None else str(cell) for cell in cells], kind)
+        return pa.array([attribute_text(cell) for cell in cells], kind)
     if name.startswith(KEY):
         return pa.array([key_text(cell) for cell in cells], kind)
     return pa.array([None if cell is None else category_text(cell) for cell in cells], kind)

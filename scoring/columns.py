@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from equipoise.common.errors import UserError
 from equipoise.common.link import Link
-from equipoise.common.lists import UNKNOWN, ListRule, one_request
+from equipoise.common.lists import ListRule, attribute_text, one_request
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.forms import Request
 
@@ -115,7 +115,7 @@ class ScoreColumns:
             part = slice(first, first + len(request.items))
             first = part.stop
             cells = {name: self.catalogue.cells(name, request.items) for name in lists.attributes(self.omega)}
-            values = {name: [UNKNOWN if cell is None else str(cell) for cell in each] for name, each in cells.items()}
+            values = {name: [attribute_text(cell) for cell in each] for name, each in cells.items()}
             active = ListRule(lists.places, {n: t for n, t in lists.terms.items() if self.omega.get(n)})
             if active.terms:
                 maker = one_request(active, {name: scores[name][part] for name in active.terms}, values)

@@ -74,9 +74,11 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
     worth = worth_columns(recommender.reader, kinds)
     keys = [name for name in recommender.reader.rates.keys if name != "item_id"]
     features = [name for name in dict.fromkeys([*recommender.fields["features"], *keys]) if name in kinds]
-    candidates = [candidate_of(row, texts, fields, worth, features) for row in rows]
-    try:
-        recommender.prepare({"candidates": candidates, "value_weight": 0.0})
+    attributes = [name for name in recommender.reader.attributes if name in kinds]
+    candidates = [candidate_of(row, texts, fields, worth, features, attributes) for row in rows]
+    try:  # what ω reads is checked with the requests, which may ask for another one
+        omega = recommender.reader.operating_point.nearest_to_relevance
+        recommender.prepare({"candidates": candidates, "value_weight": 0.0, "omega": omega})
     except RequestError as error:
         raise UserError(f"{path}: {error}") from error
     return candidates

@@ -74,8 +74,17 @@ class RequestRows:
         self.ready = [name for name in ("prefix", "history", "recent") if name in columns]
         self.texts = [name for name in ("text", "context") if name in columns and candidates is None]
         self.worth = worth_columns(reader, columns) if candidates is None else {}
+        self.attributes = [name for name in reader.attributes if name in columns and candidates is None]
         own = ["item_id"] if candidates is None else []
-        of_candidates = [*own, *self.texts, *self.context, *self.worth.values(), *self.features, *self.extra]
+        of_candidates = [
+            *own,
+            *self.texts,
+            *self.context,
+            *self.worth.values(),
+            *self.features,
+            *self.extra,
+            *self.attributes,
+        ]
         self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *self.categories, *of_candidates]))
 
     def prepare(
@@ -137,7 +146,9 @@ class RequestRows:
 
     def _candidates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         features = [*self.features, *self.extra]
-        names = list(dict.fromkeys(["item_id", *self.texts, *self.context, *self.worth.values(), *features]))
+        names = list(
+            dict.fromkeys(["item_id", *self.texts, *self.context, *self.worth.values(), *features, *self.attributes])
+        )
         if self.per_candidate:
             return [self._candidate({name: row[name] for name in names}) for row in rows]
         row = rows[0]
@@ -156,7 +167,8 @@ class RequestRows:
 
     def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         extra = {name: value for name in self.extra if not is_missing(value := _value(values[name]))}
-        return {**candidate_of(values, self.texts, self.context, self.worth, self.features), **extra}
+        parts = (self.texts, self.context, self.worth, self.features, self.attributes)
+        return {**candidate_of(values, *parts), **extra}
 
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
@@ -180,20 +192,24 @@ def candidate_of(
     context: Iterable[str],
     worth: Mapping[str, str],
     features: Iterable[str],
+    attributes: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """A candidate as JSON from its columns: `item_id`, ready texts, context fields, value, boost, features.
+    """A candidate as JSON from its columns: `item_id`, ready texts, context fields, value, boost, features, attributes.
 
     Args:
         values: of the columns.
         texts, context: columns of ready texts and of fields.
         worth: from `worth_columns`.
         features: columns of features.
+        attributes: columns of what lists are made by.
     """
     candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
     candidate |= {name: values[name] for name in texts if not is_missing(values[name])}
     candidate |= {key: _value(values[name]) for key, name in worth.items() if not is_missing(values[name])}
     if "context" not in candidate:
         candidate["context"] = {name: _value(values[name]) for name in context}
+    told = {name: value for name in attributes if (value := _value(values[name])) is not None}
+    candidate |= {"attributes": told} if told else {}
     known = {name: value for name in features if (value := _value(values[name])) is not None}
     return {**candidate, "features": known} if known else candidate
 

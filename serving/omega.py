@@ -32,6 +32,11 @@ class OperatingPoint:
     value_weight: float = 0.0
     value_bounds: tuple[float, float] = DEFAULT_BOUNDS
 
+    @property
+    def nearest_to_relevance(self) -> dict[str, float]:
+        """ω of whatever shows no list: 0, or the bound that is nearest to it."""
+        return {name: min(max(0.0, least), most) for name, (least, most) in self.bounds.items()}
+
     def weights_of(self, omega: dict[str, float], value_weight: Any) -> UtilityWeights:
         """All weights of a request's utility.
 

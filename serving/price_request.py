@@ -42,7 +42,8 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
     known_keys("the request", request, ("request_id", "user", "history", "prefix", "recent", "candidates", *ASKED_KEYS))
     name = _field(reader, request.get("field"))
     entries, plain_request = _apart(request)
-    read = reader.read(plain_request)
+    # Prices show no list, so that what lists read need not be there.
+    read = reader.read({**plain_request, "omega": reader.operating_point.nearest_to_relevance})
     goal, limits, force = _goal(request.get("goal"), entries), read_limits(request), _force(request.get("force"))
     pairs: list[ReadCandidate] = []
     questions: list[AskedPrices] = []

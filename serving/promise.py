@@ -12,6 +12,7 @@ Shape suffixes: G groups.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.common.lists import SMALLEST, ListRule, discounts, one_request, path_numbers
 from equipoise.serving.ranking import Ranking
+
+log = logging.getLogger(__name__)
 
 AXES = {"exposure_ratio": "price", "ild": "spread"}
 """What may be promised, and the kind of the objective that moves it."""
@@ -51,13 +54,14 @@ class Promise:
         axis: of AXES.
         bound: least value, 0 to 1.
         objective: whose ω moves.
-        most: largest ω.
+        most, least: largest and smallest ω.
     """
 
     axis: str
     bound: float
     objective: str
     most: float
+    least: float = 0.0
 
     @property
     def words(self) -> str:
@@ -81,7 +85,7 @@ def read_promises(text: str, rule: ListRule | None, bounds: Mapping[str, tuple[f
         match = re.fullmatch(r"\s*(\w+)\s*>=\s*([0-9.]+)\s*", part)
         if match is None or match[1] not in AXES:
             raise UserError(f"--keep '{part.strip()}' is no promise: write such as exposure_ratio>=0.8 or ild>=0.7")
-        axis, bound = match[1], float(match[2])
+        axis, bound = match[1], _number(match[2])
         if not 0 < bound < 1:
             raise UserError(f"--keep {axis}>={bound:g}: the bound is a share, above 0 and below 1")
         terms = {name: term for name, term in rule.terms.items() if term.kind == AXES[axis]} if rule else {}
@@ -93,8 +97,21 @@ def read_promises(text: str, rule: ListRule | None, bounds: Mapping[str, tuple[f
             )
         if any(promise.objective == name for promise in found):
             raise UserError(f"--keep names {axis} twice: give it one bound")
-        found.append(Promise(axis, bound, name, bounds[name][1]))
+        least, most = bounds[name]
+        if not least < most:
+            raise UserError(
+                f"--keep {axis}: serving.json bounds ω of {name} by {least:g} and {most:g}, so it cannot move: choose "
+                "a point of a front that measures more (`equipoise front … --omegas`)"
+            )
+        found.append(Promise(axis, bound, name, most, least))
     return tuple(found)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 @dataclass
@@ -102,6 +119,7 @@ class _Seen:
     """Sums over the lists of a window: by group exposure and share of candidates, or ILD; at ω, and at a larger one."""
 
     lists: int = 0
+    distance: float = 0.0
     exposed: list[dict[str, float]] = field(default_factory=lambda: [{}, {}])
     present: dict[str, float] = field(default_factory=dict)
     total: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -167,17 +185,22 @@ class Keeper:
     ) -> None:
         self.promises, self.rule, self.path, self.window = tuple(promises), rule, path, window
         self.start = dict(omega)
-        self.states = {p.objective: _State(min(self.start.get(p.objective, 0.0), p.most)) for p in self.promises}
+        self.states = {
+            p.objective: _State(float(np.clip(self.start.get(p.objective, 0.0), p.least, p.most)))
+            for p in self.promises
+        }
         self._seen = {promise.objective: _Seen() for promise in self.promises}
-        if path is not None and path.is_file():
-            self._restore(path)
+        if path is not None:
+            if path.is_file():
+                self._restore(path)
+            self._write(path)  # a place that cannot be written is refused now, not at the first window
 
     def omega(self) -> dict[str, float]:
         """ω of the next list."""
         return self.start | {name: state.omega for name, state in self.states.items()}
 
     def observe(self, ranking: Ranking) -> None:
-        """Take note of a list that is shown: one that was made with `omega()`."""
+        """Take note of a list that is shown: one that was made with what was `omega()` then."""
         shown = [scored.position for scored in ranking.candidates[: self.rule.places]]
         if ranking.given and all(scored.deltas for scored in ranking.given):
             for promise in self.promises:
@@ -191,11 +214,15 @@ class Keeper:
         ]
 
     def _add(self, promise: Promise, ranking: Ranking, shown: list[int]) -> None:
-        seen, state = self._seen[promise.objective], self.states[promise.objective]
+        seen, own = self._seen[promise.objective], ranking.omega[promise.objective]
+        if promise.axis == "ild" and len(shown) < 2:  # no pair, as in evaluation
+            return
         deltas = {name: [scored.deltas[name] for scored in ranking.given] for name in self.rule.terms}
         utilities = np.array([[scored.utility for scored in ranking.given]])
-        more = {**ranking.omega, promise.objective: self._probed(promise, state.omega)}
-        probed = one_request(self.rule, deltas, ranking.attributes)(utilities, more).order_RP[0].tolist()
+        other = self._probed(promise, own)
+        maker = one_request(self.rule, deltas, ranking.attributes)
+        probed = maker(utilities, {**ranking.omega, promise.objective: other}, len(shown)).order_RP[0].tolist()
+        seen.distance += other - own
         term = self.rule.terms[promise.objective]
         columns = [ranking.attributes[name] for name in term.attributes]
         seen.lists += 1
@@ -235,18 +262,28 @@ class Keeper:
         state.broken += int(broken)
         widest = LARGEST_MARGIN[promise.axis] * (1 - promise.bound)
         state.margin = float(np.clip(state.margin + MARGIN_RATE * (float(broken) - BROKEN), 0.0, widest))
-        distance = self._probed(promise, state.omega) - state.omega
+        distance = seen.distance / seen.lists
         slope = (probed - value) / distance if np.isfinite(probed) else 0.0
         state.slope = float(slope if state.slope is None else 0.5 * state.slope + 0.5 * slope)
         wanted = GAIN * (promise.bound + state.margin - value) / max(state.slope, FLATTEST)
         most = LARGEST_MOVE[0] * promise.most + LARGEST_MOVE[1] * state.omega
         moved = state.omega + float(np.clip(wanted, -most, most))
-        state.omega = float(np.clip(moved, 0.0, promise.most))
+        state.omega = float(np.clip(moved, promise.least, promise.most))
 
     def _remember(self) -> None:
+        """Write where promises stand; a server goes on where that fails, and says so."""
         if self.path is not None:
-            with atomic_write(self.path) as partial:
+            try:
+                self._write(self.path)
+            except UserError as error:
+                log.warning(str(error))
+
+    def _write(self, path: Path) -> None:
+        try:
+            with atomic_write(path) as partial:
                 partial.write_text(json.dumps({"promises": self.to_json()}, indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise UserError(f"--keep-state {path} cannot be written ({error.strerror}): name another file") from error
 
     def _restore(self, path: Path) -> None:
         try:
@@ -255,7 +292,9 @@ class Keeper:
                 raise UserError(f"{path} remembers other promises than --keep gives: name another file, or delete it")
             for promise, each in zip(self.promises, kept, strict=True):
                 state = _State(**{name: each[name] for name in vars(self.states[promise.objective])})
-                state.omega = float(np.clip(state.omega, 0.0, promise.most))
+                if not np.isfinite([state.omega, state.margin, state.value or 0.0, state.slope or 0.0]).all():
+                    raise ValueError("not finite")
+                state.omega = float(np.clip(state.omega, promise.least, promise.most))
                 self.states[promise.objective] = state
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read as what promises remember: delete it to begin anew") from error

@@ -3,7 +3,8 @@
     {"request_id"?: id, "user"?: {field: value}, "history"?: [title or {"item_id": id}] or {section: [such]},
      "prefix"?: text, "recent"?: [title or {"item_id": id}],
      "candidates": [{"item_id"?: id, "item"?: {field: value}, "text"?: text, "context"?: {field: value} or text,
-                     "features"?: {name: number}, "value"?: number, "boost"?: number} or id],
+                     "features"?: {name: number}, "attributes"?: {name: value}, "value"?: number,
+                     "boost"?: number} or id],
      "omega"?: {objective: weight}, "value_weight"?: number, "top"?: number}
 
 `value` is what a candidate is worth (margin, price …), positive; where the export's operating point names a field as
@@ -15,8 +16,9 @@ refused. The same item may stand among the candidates twice, for it can be offer
 the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
 item's own; where none of them gives it, it is unknown and adds nothing to a logit. A rate (data.rates) that is not
 given is that of the export's last state, by the columns that it counts by, read from the same places: item_id is the
-candidate's own, user_id may be a field of `user`. So is an attribute by which lists are made (docs/lists.md), which a
-candidate must have where ω of its objective is not 0.
+candidate's own, user_id may be a field of `user`. An attribute by which lists are made (docs/lists.md) is read from
+`attributes`, else from the fields of the item, else it is the known item's own; where ω of its objective is not 0 a
+candidate must have it.
 
 Where the export compares candidates with what the shopper took, `recent` says what that was, the latest first; without
 it, `history` does. A candidate's own thing is the field of its `item` that the export compares, else the known item's,
@@ -30,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.common.lists import ListRule
+from equipoise.common.lists import ListRule, attribute_text
 from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
 from equipoise.data.features import Scales
 from equipoise.data.prompts import is_missing, parse_piece, piece_fields
@@ -58,7 +60,7 @@ from equipoise.serving.values import (
 KEYS = ("request_id", "user", "history", "prefix", "recent", "candidates", "omega", "value_weight", "top")
 EXAMPLE_KEYS = ("name", "clicked", "converted")
 """What an example of an export holds next to its request; it is not read here."""
-CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "value", "boost")
+CANDIDATE_KEYS = ("item_id", "item", "text", "context", "features", "attributes", "value", "boost")
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class RequestReader:
             for name in names:
                 if candidate.attributes[self.attributes.index(name)] is None:
                     raise RequestError(
-                        f"candidates[{position}].item.{name}",
+                        f"candidates[{position}].attributes.{name}",
                         "is missing, and ω makes lists by it: give it, or the item_id of an item that the export knows",
                     )
 
@@ -350,12 +352,12 @@ class RequestReader:
 
     def _attribute(self, name: str, field: str, entry: Mapping[str, Any], item_id: str | None) -> str | None:
         """What a candidate has of an attribute by which lists are made: by its own fields, else as the export knows."""
-        for key in ("item", "context"):
+        for key in ("attributes", "item"):
             fields = entry.get(key)
-            value = fields.get(name) if isinstance(fields, Mapping) else None
-            value = plain(f"{field}.{key}.{name}", value, self.limits.text_chars)
+            fields = {} if fields is None else mapping(f"{field}.{key}", fields)
+            value = plain(f"{field}.{key}.{name}", fields.get(name), self.limits.text_chars)
             if not is_missing(value):
-                return str(value)
+                return attribute_text(value)
         return self.items.attributes.get(name, {}).get(item_id or "")
 
     def _value(self, field: str, entry: Mapping[str, Any]) -> float | None:

@@ -138,6 +138,9 @@ class Candidate(Strict):
         None,
         description="Features that the export reads, such as a price; by default fields of context, item and user.",
     )
+    attributes: Fields | None = Field(
+        None, description="What lists are made by where ω is not 0; by default fields of item, or the known item's own."
+    )
 
 
 Recent = Annotated[

@@ -88,7 +88,7 @@ async def rank(body: RankRequest, request: Request) -> Response:
 @router.post("/score", response_model=SlateAnswer)
 async def score(body: SlateRequest, request: Request) -> Response:
     """Score the candidates of one shopper, in the order given."""
-    outcome = await request.app.state.service.rank(body, request)
+    outcome = await request.app.state.service.rank(body, request, shown=False)
     return slate_response(outcome, outcome.result.ranking.as_given())
 
 

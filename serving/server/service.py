@@ -93,19 +93,20 @@ class Service:
         for thread in (self._model, self._preparing):
             await asyncio.to_thread(thread.shutdown)
 
-    async def rank(self, asked: SlateRequest, request: Request) -> ScoredOutcome[CachedRanking]:
+    async def rank(self, asked: SlateRequest, request: Request, shown: bool = True) -> ScoredOutcome[CachedRanking]:
         """Score a request.
 
         Args:
             asked: the checked body.
             request: whose client may leave.
+            shown: whether the list is shown, so that promises count it.
 
         Raises:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
         """
         self._check_size(len(asked.candidates))
         outcome = (await self._answered(asked, request, self._prepare_ranking))[1]
-        if self.keeper is not None and asked.omega is None:
+        if self.keeper is not None and shown and not asked.omega:
             self.keeper.observe(outcome.result.ranking)
         return outcome
 
@@ -122,9 +123,13 @@ class Service:
             return (await while_connected(self.recalls.submit(prepared, 1), request)).result
 
     def _prepare_ranking(self, given: dict[str, Any]) -> tuple[None, PreparedRequest]:
-        if self.keeper is not None and given.get("omega") is None:
-            given = {**given, "omega": self.keeper.omega()}
-        return None, self.recommender.prepare(given)
+        return None, self.recommender.prepare(self._kept(given))
+
+    def _kept(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The request with the ω of promises, where it asks for none of its own."""
+        if self.keeper is None:
+            return given
+        return {**given, "omega": self.keeper.omega() | (given.get("omega") or {})}
 
     async def _answered(
         self, asked: Strict, request: Request, prepare: Callable[[dict[str, Any]], tuple[T, PreparedRequest]]
@@ -147,7 +152,7 @@ class Service:
         """
         self._check_size(len(asked.candidates))
         async with self._limited(self.batcher):
-            return await while_connected(self._explain(asked.model_dump(exclude_unset=True)), request)
+            return await while_connected(self._explain(self._kept(asked.model_dump(exclude_unset=True))), request)
 
     async def _explain(self, given: dict[str, Any]) -> Explanation:
         loop = asyncio.get_running_loop()

@@ -1,12 +1,14 @@
 """Lists that are filled place after place: evaluation, score, exports and requests make the same ones."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,12 +16,14 @@ from fastapi.testclient import TestClient
 
 from benchmarks.random_run import write_random_run
 from equipoise.common.errors import UserError
+from equipoise.common.lists import attribute_text
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.metrics.list_metrics import utility
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
+from equipoise.launch.campaign import CampaignOptions, choose_slates
 from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run
 from equipoise.serving.recommender import Recommender
@@ -126,14 +130,50 @@ def test_a_longer_list_begins_as_the_shorter_one_and_says_what_its_places_cost(m
 def test_what_lists_read_must_be_there(made: Made) -> None:
     recommender = Recommender.load(made.export)
     new = {"item": {"title": "a new tea", "category": "tea"}}
-    with pytest.raises(RequestError, match=r"candidates\[1\]\.item\.provider"):
+    with pytest.raises(RequestError, match=r"candidates\[1\]\.attributes\.provider"):
         recommender.rank({}, ["i1", new], omega=OMEGA)
     assert len(recommender.rank({}, ["i1", new], omega={"diversity": 1.0, "fairness": 0.0}).candidates) == 2
     told = {"item": {**new["item"], "provider": "brand"}}
     ranked = recommender.rank({}, ["i1", told], omega=OMEGA)
     assert len(ranked.candidates) == 2
-    with pytest.raises(RequestError, match=r"candidates\[0\]\.item\.category"):
+    with pytest.raises(RequestError, match=r"candidates\[0\]\.attributes\.category"):
         recommender.rank({}, [{"text": "something"}], omega={"diversity": 1.0})
+    beside = {"text": "something", "attributes": {"category": "tea", "provider": "brand"}}
+    assert len(recommender.rank({}, [beside], omega=OMEGA).candidates) == 1
+    frame = pd.DataFrame(
+        {
+            "request_id": ["r"] * 2, "item_id": ["i1", "new"], "text": [None, "a new tea"],
+            "category": [None, "tea"], "provider": [None, "brand"],
+        }
+    )  # fmt: skip
+    assert len(recommender.rank_frame(frame, omega=OMEGA)) == 2
+    ids = [f"i{number}" for number in range(24)]
+    assert len(recommender.rank({}, ids, omega=OMEGA, top=10**9).candidates) == 24
+
+
+def test_numbers_name_the_same_group_whatever_their_type(made: Made) -> None:
+    """An int column that had a missing value comes as floats."""
+    assert [attribute_text(value) for value in (3, 3.0, np.float64(3), "3", None, math.nan, 2.5, True)] == [
+        "3", "3", "3", "3", "unknown", "unknown", "2.5", "True",
+    ]  # fmt: skip
+    recommender = Recommender.load(made.export)
+    ranked = [
+        recommender.rank({}, ["i1", {"text": "x", "attributes": {"category": value, "provider": "own"}}], omega=OMEGA)
+        for value in (2, 2.0, "2")
+    ]
+    assert ranked[0].attributes == ranked[1].attributes == ranked[2].attributes
+
+
+def test_campaigns_and_prices_show_no_list(made: Made, tmp_path: Path) -> None:
+    campaign = tmp_path / "campaign.yaml"
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,item_id\n" + "".join(f"u{u},i{i}\n" for u in range(2) for i in range(6)))
+    campaign.write_text("name: spring\ntop: 2\nomega: {diversity: 1.0}\n")
+    with pytest.raises(UserError, match=r"weighs diversity .* fills the places of a list"):
+        choose_slates(made.export, campaign, users, tmp_path / "out.csv", CampaignOptions())
+    campaign.write_text("name: spring\ntop: 2\n")
+    choose_slates(made.export, campaign, users, tmp_path / "out.csv", CampaignOptions())
+    assert (tmp_path / "out.csv").is_file()
 
 
 def test_the_export_checks_its_lists(made: Made, tmp_path: Path) -> None:
@@ -169,6 +209,8 @@ def test_a_server_keeps_its_promise(made: Made, tmp_path: Path) -> None:
     requests = requests_of(made)
     request = requests[0]
     with TestClient(create_app(Recommender.load(made.export), options)) as client:
+        for _ in range(3):
+            client.post("/score", json=requests[0])  # shows no list
         for number in range(100):
             answer = client.post("/rank", json=requests[number % len(requests)])
             assert answer.status_code == 200 and answer.json()["omega"] == {"diversity": 0.0, "fairness": 0.0}
@@ -177,6 +219,11 @@ def test_a_server_keeps_its_promise(made: Made, tmp_path: Path) -> None:
         assert client.post("/rank", json=request).json()["omega"]["diversity"] == pytest.approx(kept["omega"])
         asked = client.post("/rank", json={**request, "omega": {"diversity": 0.0}}).json()
         assert asked["omega"]["diversity"] == 0.0  # what a request asks for is its own
+        partly = client.post("/rank", json={**request, "omega": {"fairness": 0.1}}).json()["omega"]
+        assert partly == {"diversity": pytest.approx(kept["omega"]), "fairness": 0.1}
+        ranked = client.post("/rank", json=request).json()["candidates"]
+        explained = client.post("/explain", json={**request, "explain": [ranked[1]["position"]]}).json()["candidates"]
+        assert explained[0]["rank"] == 2 and explained[0]["place"] == pytest.approx(ranked[1]["place"], abs=1e-6)
         page = client.get("/metrics").text
         assert 'equipoise_promise_windows_total{promise="ild>=0.9"} 1.0' in page
         assert f'equipoise_promise_omega{{promise="ild>=0.9"}} {kept["omega"]}' in page
