@@ -103,8 +103,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = install(folder / "site")
     settings = run_settings(folder, eval_every=3)
     add_columns(Path(settings["data"]["tables"]["impressions"]))
-    by_config, own = (yaml.safe_load(text) for text in blocks("yaml"))
-    settings["objectives"] = {**by_config["objectives"], **own["objectives"]}
+    by_config, fair, own = (yaml.safe_load(text) for text in blocks("yaml"))
+    settings["objectives"] = {**by_config["objectives"], **fair["objectives"], **own["objectives"]}
     settings["relevance"] = by_config["relevance"]
     settings["evaluate"]["omegas"] = [{}, {"novelty": 1.0}]
     config = write_config(settings, folder / "config.yaml")
