@@ -290,6 +290,29 @@ class ListMaker:
         return found_RC
 
 
+def list_order(
+    rule: ListRule,
+    utility: np.ndarray,
+    delta: Mapping[str, Sequence[float] | np.ndarray],
+    values: Mapping[str, Sequence[str]],
+    omega: Mapping[str, float],
+) -> list[int]:
+    """All candidates of one request, best first; equal ones keep their order where lists are sorted by u.
+
+    Args:
+        rule: of the run.
+        utility: u of each candidate, float64 (C,).
+        delta: adjustments by list-wise objective, (C,).
+        values: what each candidate has of the attributes that objectives with a weight read, (C,).
+        omega: by list-wise objective.
+    """
+    if not rule.active(omega):
+        return np.argsort(-utility, kind="stable").tolist()
+    weighed = {name: term for name, term in rule.terms.items() if omega.get(name)}
+    maker = one_request(ListRule(rule.places, weighed), {name: delta[name] for name in weighed}, values)
+    return maker(utility[None], omega).order(0)
+
+
 def one_request(
     rule: ListRule, delta: Mapping[str, Sequence[float] | np.ndarray], values: Mapping[str, Sequence[str]]
 ) -> ListMaker:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from equipoise.common.lists import ListRule, attribute_text, one_request
+from equipoise.common.lists import ListRule, attribute_text, list_order
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -90,14 +90,15 @@ def reranked(
         utility = utility + weight * np.array([candidate["delta"][name] for candidate in candidates])
     before = np.empty(len(candidates), np.int64)
     before[np.argsort(-relevance, kind="stable")] = np.arange(1, len(candidates) + 1)
-    order = np.argsort(-utility, kind="stable").tolist()
-    if lists is not None and lists.active(omega):
+    if lists is None:
+        order = np.argsort(-utility, kind="stable").tolist()
+    else:
         deltas = {name: [candidate["delta"][name] for candidate in candidates] for name in lists.terms}
         values = {
             name: [attribute_text(candidate["attributes"].get(name)) for candidate in candidates]
-            for name in lists.attributes()
+            for name in lists.attributes(omega)
         }
-        order = one_request(lists, deltas, values)(utility[None], omega).order(0)
+        order = list_order(lists, utility, deltas, values, omega)
     return [
         {"candidate": row, "rank": rank, "utility": float(utility[row]), "before": int(before[row])}
         for rank, row in enumerate(order[:top], 1)

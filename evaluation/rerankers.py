@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from equipoise.common.lists import fill_places, filled, pad
+from equipoise.common.lists import discounts, fill_places, filled, pad
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.ranking import exposure_shares, rank_requests
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -169,7 +169,7 @@ class Reranker:
         """
         start = state.prices.get(most, {})
         price_G = np.array([start.get(name, 0.0) for name in self.names])
-        discount_K, score = 1 / np.log2(np.arange(self.cutoff) + 2), self.relevance.copy()
+        discount_K, score = discounts(self.cutoff), self.relevance.copy()
         begin = 0
         for size in self.sizes_R:
             rows = slice(begin, begin + int(size))

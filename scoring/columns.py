@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from equipoise.common.errors import UserError
 from equipoise.common.link import Link
-from equipoise.common.lists import ListRule, attribute_text, one_request
+from equipoise.common.lists import ListRule, attribute_text, list_order
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.requests.forms import Request
 
@@ -116,12 +116,8 @@ class ScoreColumns:
             first = part.stop
             cells = {name: self.catalogue.cells(name, request.items) for name in lists.attributes(self.omega)}
             values = {name: [attribute_text(cell) for cell in each] for name, each in cells.items()}
-            active = ListRule(lists.places, {n: t for n, t in lists.terms.items() if self.omega.get(n)})
-            if active.terms:
-                maker = one_request(active, {name: scores[name][part] for name in active.terms}, values)
-                order = maker(utility[None, part], {n: self.omega[n] for n in active.terms}).order(0)
-            else:
-                order = np.argsort(-utility[part], kind="stable").tolist()
+            delta = {name: scores[name][part] for name in lists.terms}
+            order = list_order(lists, utility[part], delta, values, self.omega)
             ranks[part][order] = np.arange(1, len(order) + 1)
         return ranks
 

@@ -10,12 +10,7 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.data.features import FeatureScale, Scales
 from equipoise.data.rates import key_text
-
-FILE_NAME = "items.parquet"
-THING = "thing"
-"""Column of what items are compared by."""
-ATTRIBUTE = "attribute_"
-"""Before the name of an attribute by which lists are made, in the name of its column."""
+from equipoise.export.catalogue import ATTRIBUTE, THING
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Shape suffixes: G groups.
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
-from equipoise.common.lists import SMALLEST, ListRule, discounts, one_request, path_numbers
+from equipoise.common.lists import SMALLEST, Filled, ListRule, discounts, one_request, path_numbers
 from equipoise.serving.ranking import Ranking
 
 log = logging.getLogger(__name__)
@@ -203,8 +203,11 @@ class Keeper:
         """Take note of a list that is shown: one that was made with what was `omega()` then."""
         shown = [scored.position for scored in ranking.candidates[: self.rule.places]]
         if ranking.given and all(scored.deltas for scored in ranking.given):
+            deltas = {name: [scored.deltas[name] for scored in ranking.given] for name in self.rule.terms}
+            utilities = np.array([[scored.utility for scored in ranking.given]])
+            maker = one_request(self.rule, deltas, ranking.attributes)
             for promise in self.promises:
-                self._add(promise, ranking, shown)
+                self._add(promise, ranking, shown, lambda omega: maker(utilities, omega, len(shown)))
 
     def to_json(self) -> list[dict[str, Any]]:
         """Where each promise stands."""
@@ -213,15 +216,15 @@ class Keeper:
             for promise in self.promises
         ]
 
-    def _add(self, promise: Promise, ranking: Ranking, shown: list[int]) -> None:
+    def _add(
+        self, promise: Promise, ranking: Ranking, shown: list[int], made: Callable[[Mapping[str, float]], Filled]
+    ) -> None:
+        """Add a list to a promise's window; `made`: as long a list of the same request at another ω."""
         seen, own = self._seen[promise.objective], ranking.omega[promise.objective]
         if promise.axis == "ild" and len(shown) < 2:  # no pair, as in evaluation
             return
-        deltas = {name: [scored.deltas[name] for scored in ranking.given] for name in self.rule.terms}
-        utilities = np.array([[scored.utility for scored in ranking.given]])
         other = self._probed(promise, own)
-        maker = one_request(self.rule, deltas, ranking.attributes)
-        probed = maker(utilities, {**ranking.omega, promise.objective: other}, len(shown)).order_RP[0].tolist()
+        probed = made({**ranking.omega, promise.objective: other}).order_RP[0].tolist()
         seen.distance += other - own
         term = self.rule.terms[promise.objective]
         columns = [ranking.attributes[name] for name in term.attributes]

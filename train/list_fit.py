@@ -22,7 +22,8 @@ from equipoise.configs.load import read_settings
 from equipoise.configs.objectives import PlacedConfig
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
-from equipoise.evaluation.metrics.ranking import gains
+from equipoise.evaluation.metrics.ranking import exposure_shares, gains, rank_requests
+from equipoise.evaluation.metrics.table_lists import request_sizes
 from equipoise.modeling.adapter_store import TENSORS, read_info, save_adapters
 from equipoise.train.checkpoint import checkpoints
 
@@ -132,11 +133,9 @@ def fit_lists(
         prices, by objective and value; learned, by objective: kept, the difference that δ makes to NDCG@K + ω · what
         the objective measures, its 95 % interval, and the requests.
     """
-    starts = np.flatnonzero(np.r_[True, np.diff(scores["row"]) != 0])
-    sizes = np.diff(np.r_[starts, len(scores["row"])])
     bare = list_rule(config)
     assert bare is not None, "lists of this run are filled place after place"
-    split = _Split(slates, scores, relevance, sizes)
+    split = _Split(slates, scores, relevance)
     prices = {
         name: split.prices(
             term.attributes[0], bare.places, getattr(config.objectives.options(name), "target", "parity")
@@ -182,43 +181,50 @@ def _forget(folder: Path, name: str) -> None:
 class _Split:
     """A scored split as padded lists."""
 
-    def __init__(
-        self, slates: SlateSet, scores: Mapping[str, np.ndarray], relevance: np.ndarray, sizes: np.ndarray
-    ) -> None:
-        self.slates, self.item, self.sizes = slates, scores["item"], sizes
-        self.filled_RC, self.scores = filled(sizes), scores
-        self.utility_RC = pad(relevance, sizes, -np.inf)
-        self.gain_RC = pad(gains(scores["click"], scores["conversion"]), sizes, 0.0)
+    def __init__(self, slates: SlateSet, scores: Mapping[str, np.ndarray], relevance: np.ndarray) -> None:
+        self.slates, self.scores, self.relevance = slates, scores, relevance
+        self.sizes = request_sizes(scores["row"])
+        self.filled_RC = filled(self.sizes)
+        self.utility_RC = pad(relevance, self.sizes, -np.inf)
+        self.gain_RC = pad(gains(scores["click"], scores["conversion"]), self.sizes, 0.0)
 
     def _codes(self, attribute: str) -> tuple[np.ndarray, list[str]]:
+        """Of each row, (N,), and the value of each code."""
         codes, values = self.slates.items.codes(attribute)
-        return pad(codes[self.item], self.sizes, -1), values
+        return codes[self.scores["item"]], values
 
     def prices(self, attribute: str, places: int, target: str) -> dict[str, float]:
         """The price of each group, by value."""
-        codes_RC, values = self._codes(attribute)
-        order_RC = np.argsort(-self.utility_RC, axis=1, kind="stable")[:, :places]
-        share_RC = np.zeros(self.filled_RC.shape)
-        np.put_along_axis(share_RC, order_RC, discounts(order_RC.shape[1])[None], axis=1)
-        due_RC = self.filled_RC.astype(np.float64)
+        codes_N, values = self._codes(attribute)
+        ranking = rank_requests(self.scores["row"], self.relevance)
+        exposed_G, due_G = exposure_shares(ranking, codes_N, len(values), places)
         if target == "merit":
-            due_RC = np.exp(self.utility_RC - self.utility_RC.max(axis=1, keepdims=True)) * self.filled_RC
-        shares = []
-        for each_RC in (share_RC * self.filled_RC, due_RC):
-            each_RC = each_RC / each_RC.sum(axis=1, keepdims=True)
-            shares.append(np.bincount(codes_RC[self.filled_RC], each_RC[self.filled_RC], len(values)) / len(self.sizes))
-        found = group_prices(*shares)
+            merit_RC = np.exp(self.utility_RC - self.utility_RC.max(axis=1, keepdims=True))
+            merit_RC /= merit_RC.sum(axis=1, keepdims=True)
+            due_G = np.bincount(codes_N, merit_RC[self.filled_RC], len(values)) / len(self.sizes)
+        found = group_prices(exposed_G, due_G)
         return {value: round(float(price), 6) for value, price in zip(values, found, strict=True)}
 
     def judge(self, rule: ListRule, name: str) -> dict[str, Any]:
         """Whether lists with the adjustments of an objective are surely better than those without."""
+        term, alone = rule.terms[name], ListRule(rule.places, {name: rule.terms[name]})
+        prices, paths = ({name: self._prices(term)}, {}) if term.kind == "price" else ({}, {name: self._paths(term)})
+
+        def measured(order_RP: np.ndarray) -> np.ndarray:
+            if prices:
+                return _mean_price(order_RP, prices[name], rule.places)
+            return _ild(order_RP, paths[name], rule.places)
+
         delta_RC = pad(self.scores[name], self.sizes, 0.0)
-        with_delta, without = (self._maker(rule, name, values) for values in (delta_RC, np.zeros_like(delta_RC)))
+        with_delta, without = (
+            ListMaker(alone, self.filled_RC, {name: values}, prices, paths)
+            for values in (delta_RC, np.zeros_like(delta_RC))
+        )
         ndcg_R, own_R = np.zeros(len(self.sizes)), np.zeros(len(self.sizes))
         for omega in JUDGED:
             one, other = (maker(self.utility_RC, {name: omega}).order_RP for maker in (with_delta, without))
             ndcg_R += self._ndcg(one) - self._ndcg(other)
-            own_R += omega * (self._measured(rule, name, one) - self._measured(rule, name, other))
+            own_R += omega * (measured(one) - measured(other))
         clicked_R = self.gain_RC.sum(axis=1) > 0
         rng = np.random.default_rng(SEED)
         drawn_BR = [
@@ -237,22 +243,12 @@ class _Split:
             "requests": len(own_R),
         }
 
-    def _maker(self, rule: ListRule, name: str, delta_RC: np.ndarray) -> ListMaker:
-        """Makes lists by one objective alone."""
-        alone = ListRule(rule.places, {name: rule.terms[name]})
-        prices, paths = {}, {}
-        if rule.terms[name].kind == "price":
-            prices[name] = self._price_RC(rule.terms[name])
-        else:
-            paths[name] = self._paths(rule.terms[name])
-        return ListMaker(alone, self.filled_RC, {name: delta_RC}, prices, paths)
-
-    def _price_RC(self, term: ListTerm) -> np.ndarray:
-        codes_RC, values = self._codes(term.attributes[0])
-        return np.array([term.prices.get(value, 0.0) for value in values])[codes_RC] * self.filled_RC
+    def _prices(self, term: ListTerm) -> np.ndarray:
+        codes_N, values = self._codes(term.attributes[0])
+        return pad(np.array([term.prices.get(value, 0.0) for value in values])[codes_N], self.sizes, 0.0)
 
     def _paths(self, term: ListTerm) -> np.ndarray:
-        return path_numbers([self._codes(name)[0] for name in term.attributes])
+        return pad(path_numbers([self._codes(name)[0] for name in term.attributes]), self.sizes, -1)
 
     def _ndcg(self, order_RP: np.ndarray) -> np.ndarray:
         discount_P = discounts(order_RP.shape[1])
@@ -261,14 +257,18 @@ class _Split:
         ideal_R = best_RP @ discount_P
         return np.divide(found_RP @ discount_P, ideal_R, out=np.zeros(len(ideal_R)), where=ideal_R > 0)
 
-    def _measured(self, rule: ListRule, name: str, order_RP: np.ndarray) -> np.ndarray:
-        """The mean price of what is exposed, or ILD, of each list."""
-        there_RP, at_RP = order_RP >= 0, order_RP.clip(min=0)
-        if rule.terms[name].kind == "price":
-            share_RP = discounts(order_RP.shape[1]) * there_RP
-            price_RP = np.take_along_axis(self._price_RC(rule.terms[name]), at_RP, axis=1)
-            return (share_RP * price_RP).sum(axis=1) / discounts(rule.places).sum()
-        paths_RPA = np.take_along_axis(self._paths(rule.terms[name]), at_RP[:, :, None], axis=1)
-        alike_RPP = (paths_RPA[:, :, None] == paths_RPA[:, None]).mean(axis=3)
-        pairs_RPP = np.triu(there_RP[:, :, None] & there_RP[:, None], k=1)
-        return ((1 - alike_RPP) * pairs_RPP).sum(axis=(1, 2)) * 2 / (rule.places * max(rule.places - 1, 1))
+
+def _mean_price(order_RP: np.ndarray, price_RC: np.ndarray, places: int) -> np.ndarray:
+    """The mean price of what each list exposes, (R,)."""
+    share_RP = discounts(order_RP.shape[1]) * (order_RP >= 0)
+    price_RP = np.take_along_axis(price_RC, order_RP.clip(min=0), axis=1)
+    return (share_RP * price_RP).sum(axis=1) / discounts(places).sum()
+
+
+def _ild(order_RP: np.ndarray, paths_RCA: np.ndarray, places: int) -> np.ndarray:
+    """Distances of each list's pairs over the pairs of K places, (R,)."""
+    there_RP = order_RP >= 0
+    paths_RPA = np.take_along_axis(paths_RCA, order_RP.clip(min=0)[:, :, None], axis=1)
+    alike_RPP = (paths_RPA[:, :, None] == paths_RPA[:, None]).mean(axis=3)
+    pairs_RPP = np.triu(there_RP[:, :, None] & there_RP[:, None], k=1)
+    return ((1 - alike_RPP) * pairs_RPP).sum(axis=(1, 2)) * 2 / (places * max(places - 1, 1))

@@ -6,7 +6,7 @@ Runs on the same requests share the resamples, and all that does not depend on t
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +54,14 @@ class RunScores:
         pcvr: float64 (N,), or None.
         delta: adjustment of each list-wise objective, float64 (N,).
         lists: how lists are made of them.
+        made: by ω of an operating point the score whose order is that of its lists, which all its metrics share.
     """
 
     pctr: np.ndarray
     pcvr: np.ndarray | None
     delta: dict[str, np.ndarray]
     lists: ListRule | None = None
+    made: dict[tuple[tuple[str, float], ...], np.ndarray] = field(default_factory=dict)
 
     def relevance(self, formula: str | None) -> np.ndarray | None:
         """As `ScoreTable.relevance`; None where the formula names more than is here."""
@@ -164,11 +166,13 @@ class Rows:
         if axis not in measure.axes:
             return None
         assert self._table is not None, "the measure was made of it"
-        try:
-            utility = TableLists(self._table, scores.delta, scores.lists)(utility, omega)
-        except UserError:  # nor without an attribute by which this run makes its lists
-            return None
-        return measure.axes_of(utility, [axis])[0]
+        point = tuple(sorted(omega.items()))
+        if point not in scores.made:
+            try:
+                scores.made[point] = TableLists(self._table, scores.delta, scores.lists)(utility, omega)
+            except UserError:  # nor without an attribute by which this run makes its lists
+                return None
+        return measure.axes_of(scores.made[point], [axis])[0]
 
     def _pointwise(self, target: str, metric: str, scores: RunScores) -> np.ndarray | None:
         if target != "ctr" and scores.pcvr is None:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from equipoise.common.lists import SMALLEST, discounts
 from equipoise.evaluation.front.axes import Measured
 from equipoise.evaluation.front.trade_off import TradeOff, Utilities, positive_field
 from equipoise.evaluation.metrics.bootstrap import LEVEL, interval, request_draws
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.list_metrics import own_gain, request_weights
-from equipoise.evaluation.metrics.ranking import SMALLEST_SHARE, gains
+from equipoise.evaluation.metrics.ranking import gains
 from equipoise.evaluation.metrics.score_table import ScoreTable
-from equipoise.evaluation.metrics.table_lists import path_codes
+from equipoise.evaluation.metrics.table_lists import path_codes, request_sizes
 
 NDCG_GAINS = ("ndcg", "ndcg_click", "ndcg_conversion")
 
@@ -93,14 +94,14 @@ class TradeOffScorer:
     def __init__(self, table: ScoreTable, measured: Measured, resamples: int, seed: int) -> None:
         self.table, self.measured = table, measured
         self.axes = measured.axes(bool(table.clicked_conversion.any()))
-        starts = np.flatnonzero(np.r_[True, table.request[1:] != table.request[:-1]])
-        self.sizes_R = np.diff(np.r_[starts, len(table)])
+        self.sizes_R = request_sizes(table.request)
+        starts = np.cumsum(self.sizes_R) - self.sizes_R
         self.requests = len(starts)
         position = np.arange(len(table)) - np.repeat(starts, self.sizes_R)
         self.cell = (np.repeat(np.arange(self.requests), self.sizes_R), position)
         self.starts_R = starts
         width = min(measured.cutoff, int(self.sizes_R.max()))
-        self.discount_K = 1 / np.log2(np.arange(width) + 2)
+        self.discount_K = discounts(width)
         self.filled_RK = np.arange(width)[None] < self.sizes_R[:, None]
         draws = list(request_draws(self.requests, resamples, seed))
         # The first row of counts takes every request once: the measured value itself.
@@ -232,7 +233,7 @@ class TradeOffScorer:
         rows, (requests, places) = top_RK[self.filled_RK], np.nonzero(self.filled_RK)
         share = self.discount_K[places] / self.exposed_R[requests]
         exposed = self._by_group(share, requests, self.provider_N[rows], self.providers)
-        large_BG = self.present_BG >= SMALLEST_SHARE
+        large_BG = self.present_BG >= SMALLEST
         exposed_BG = self._resampled(exposed) / self.requests
         ratio_BG = np.divide(exposed_BG, self.present_BG, out=np.full(exposed_BG.shape, np.nan), where=large_BG)
         lowest = np.where(large_BG, ratio_BG, np.inf).min(axis=1)

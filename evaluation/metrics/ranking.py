@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.common.lists import SMALLEST
 from equipoise.evaluation.metrics.pointwise import weighted_gauc
-
-SMALLEST_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +147,7 @@ def exposure(
     exposed, present = exposure_shares(ranking, codes, len(names), cutoff)
     order = [group for group in np.argsort(-present, kind="stable") if present[group] > 0]
     ratios = {names[group]: float(exposed[group] / present[group]) for group in order}
-    large = [ratios[names[group]] for group in order if present[group] >= SMALLEST_SHARE]
+    large = [ratios[names[group]] for group in order if present[group] >= SMALLEST]
     ratio, share = (np.array(values) for values in (list(ratios.values()), present[order] if order else []))
     shown = exposed[exposed > 0]
     return {

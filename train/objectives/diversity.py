@@ -14,15 +14,6 @@ def attribute_similarity(codes_NA: torch.Tensor, index_SM: torch.Tensor) -> torc
     return equal.cumprod(dim=-1).mean(-1)
 
 
-def path_numbers(codes_SMA: torch.Tensor) -> torch.Tensor:
-    """Numbers that are equal at level a where two candidates' paths agree up to it, int64 (S, M, A)."""
-    levels, path_SM = [], torch.zeros_like(codes_SMA[..., 0])
-    for level in codes_SMA.unbind(-1):
-        path_SM = torch.unique(path_SM * (level.max() + 1) + level, return_inverse=True)[1]
-        levels.append(path_SM)
-    return torch.stack(levels, dim=-1)
-
-
 def text_similarity(embeddings_NH: torch.Tensor, centre_H: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
     """S (S, M, M): the cosine of frozen text embeddings about their centre, negative ones cut to 0."""
     unit_SMH = torch.nn.functional.normalize(embeddings_NH - centre_H, dim=-1)[index_SM]
@@ -46,7 +37,7 @@ class Diversity(PlacedObjective):
     def placer(self, step: Step, slates: WholeSlates) -> SpreadPlacer:
         """Distances by the attribute path."""
         codes_SMA = torch.stack([slates.codes[name] for name in self.attributes], dim=-1)
-        return SpreadPlacer(slates, self.options.places, path_numbers(codes_SMA), self.options.samples)
+        return SpreadPlacer(slates, self.options.places, codes_SMA, self.options.samples)
 
     def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
         """Mean J over the slates of the global batch, in [0, 1]."""

@@ -147,9 +147,9 @@ class Placer:
 class SpreadPlacer(Placer):
     """Unlike candidates: exp(δ) times the distances to those that are placed; measured by ILD@K."""
 
-    def __init__(self, slates: WholeSlates, places: int, paths_SMA: torch.Tensor, draws: int) -> None:
+    def __init__(self, slates: WholeSlates, places: int, codes_SMA: torch.Tensor, draws: int) -> None:
         super().__init__(slates, places)
-        self.paths_SMA = paths_SMA
+        self.codes_SMA = codes_SMA
         self.scale = 2 / (places * max(places - 1, 1))
         self.wish_SM = slates.delta_SM.clamp(-FARTHEST, FARTHEST).exp()
         self.apart_SDM = slates.gain_SM.new_zeros(len(slates.gain_SM), draws, slates.gain_SM.shape[1])
@@ -161,9 +161,9 @@ class SpreadPlacer(Placer):
     def put(self, chosen_SD: torch.Tensor, place: int, there_SD: torch.Tensor) -> torch.Tensor:
         """The distances of the placed candidate to those before it."""
         found_SD = self.scale * self.apart_SDM.gather(2, chosen_SD[:, :, None])[:, :, 0] * there_SD
-        own_SDA = self.paths_SMA.gather(1, chosen_SD[:, :, None].expand(-1, -1, self.paths_SMA.shape[2]))
-        equal_SDMA = self.paths_SMA[:, None] == own_SDA[:, :, None]
-        self.apart_SDM = self.apart_SDM + (1 - equal_SDMA.to(found_SD.dtype).mean(-1)) * there_SD[:, :, None]
+        own_SDA = self.codes_SMA.gather(1, chosen_SD[:, :, None].expand(-1, -1, self.codes_SMA.shape[2]))
+        equal_SDMA = (self.codes_SMA[:, None] == own_SDA[:, :, None]).to(found_SD.dtype).cumprod(dim=-1)
+        self.apart_SDM = self.apart_SDM + (1 - equal_SDMA.mean(-1)) * there_SD[:, :, None]
         return found_SD
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from equipoise.configs.objectives import CoverageConfig, DiversityConfig, FairnessConfig
-from equipoise.train.objectives.base import Exposure, ListwiseObjective, Step
-from equipoise.train.objectives.coverage import Coverage
-from equipoise.train.objectives.diversity import Diversity, attribute_similarity, text_similarity
-from equipoise.train.objectives.fairness import Fairness
+from equipoise.train.objectives.base import Exposure, Step
+from equipoise.train.objectives.diversity import attribute_similarity, text_similarity
+from equipoise.train.objectives.placed import PlacedObjective
+from tests.train.objectives.listwise import listwise
 
 SIZES = [4, 1, 3]
 CATEGORY = [0, 0, 1, 0, 2, 1, 1, 3]
@@ -19,18 +18,8 @@ BRAND = [5, 5, 5, 6, 5, 7, 8, 7]
 NAMES = ("diversity", "text", "parity", "merit", "coverage")
 
 
-def objective(name: str, **options: object) -> ListwiseObjective:
-    options = {"temperature": 0.8, "beta": 0.3, "form": "parallel", **options}
-    if name in ("diversity", "text"):
-        kind = {"similarity": "text"} if name == "text" else {"attributes": ["category", "brand"]}
-        return Diversity("goal", DiversityConfig(**kind, **options))
-    built: Fairness | Coverage
-    if name == "coverage":
-        built = Coverage("goal", CoverageConfig(attribute="category", **options))
-    else:
-        built = Fairness("goal", FairnessConfig(attribute="category", target=name, **options))
-    built.groups = 5
-    return built
+def objective(name: str, **options: object) -> PlacedObjective:
+    return listwise(name, 5, **{"temperature": 0.8, "beta": 0.3, "form": "parallel", **options})
 
 
 def outputs(seed: int = 0, count: int = 8) -> dict[str, torch.Tensor]:

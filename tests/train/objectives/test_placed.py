@@ -10,15 +10,13 @@ import pytest
 import torch
 
 from equipoise.common.lists import group_prices
-from equipoise.configs.objectives import CoverageConfig, DiversityConfig, FairnessConfig
+from equipoise.configs.objectives import DiversityConfig
 from equipoise.data.batches import RestBatch
 from equipoise.modeling.relevance import Relevance
 from equipoise.train.objectives import placed
 from equipoise.train.objectives.base import Step
-from equipoise.train.objectives.coverage import Coverage
-from equipoise.train.objectives.diversity import Diversity
-from equipoise.train.objectives.fairness import Fairness
 from equipoise.train.objectives.placed import PlacedObjective, WholeSlates
+from tests.train.objectives.listwise import listwise
 
 SIZES = [4, 3]
 CATEGORY, BRAND = [0, 0, 1, 0, 2, 2, 1], [5, 5, 6, 7, 5, 8, 8]
@@ -30,14 +28,7 @@ def objective(name: str, **options: object) -> PlacedObjective:
     options = {"places": 2, "explore": 0.4, "beta": 0.0, "momentum": 0.0, **options}
     if name == "diversity":
         del options["momentum"]
-        return Diversity("goal", DiversityConfig(attributes=["category", "brand"], **options))
-    built: Fairness | Coverage
-    if name == "coverage":
-        built = Coverage("goal", CoverageConfig(attribute="category", **options))
-    else:
-        built = Fairness("goal", FairnessConfig(attribute="category", target=name, **options))
-    built.groups = 3
-    return built
+    return listwise(name, 3, **options)
 
 
 def outputs(seed: int = 0) -> dict[str, torch.Tensor]:
