@@ -70,7 +70,7 @@ def quality_figures(systems: Systems, prefix: str = "", resamples: int = RESAMPL
                 for name, scores in systems.scores[target].items()
                 if metric not in OF_PROBABILITIES or name not in systems.rankings
             }
-            measure = _measures(systems, systems.labels[target], resamples)[metric]
+            measure = measures(systems, systems.labels[target], resamples)[metric]
             found += _with_differences(suited, f"{target}_{metric}", measure, prefix, systems.reference)
     clicks = systems.scores["ctr"]
     found += _with_differences(clicks, f"ndcg{CUTOFF}", _ndcg(systems, resamples), prefix, systems.reference)
@@ -78,7 +78,7 @@ def quality_figures(systems: Systems, prefix: str = "", resamples: int = RESAMPL
         part = _part_of(systems, rows)
         if not 0 < part.labels["ctr"].sum() < len(part.request):
             continue
-        measure = _measures(part, part.labels["ctr"], resamples)["auc"]
+        measure = measures(part, part.labels["ctr"], resamples)["auc"]
         found += _with_differences(
             part.scores["ctr"], f"{name}_auc", measure, prefix, systems.reference, rows=int(rows.sum())
         )
@@ -89,7 +89,8 @@ Measure = Callable[[np.ndarray], tuple[float, np.ndarray | None]]
 """From scores (N,) to the metric, and its value in every resample; None where it is not resampled."""
 
 
-def _measures(systems: Systems, label: np.ndarray, resamples: int) -> dict[str, Measure]:
+def measures(systems: Systems, label: np.ndarray, resamples: int) -> dict[str, Measure]:
+    """How each metric but NDCG is measured of scores of a target with these labels (N,)."""
     request, users = systems.request, np.unique(systems.user, return_inverse=True)[1]
     return {
         "auc": lambda s: (auc(label, s), resampled_auc(label, s, request, resamples, SEED)),

@@ -171,6 +171,9 @@ class BalancingConfig(Section):
     significance: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """The method acts on pairs of objectives alone that surely conflict: the chance that one is taken for sure which is
     noise, such as 0.05; without any, the step is the plain sum by preference. null acts on every batch as it is."""
+    map: list[str] = Field(default_factory=list)
+    """Item attributes and `data.user_groups` by whose values conflicts are told apart: which products and shoppers
+    objectives disagree about, at the boundary."""
     probe_every: PositiveInt | None = None
     """At every T-th step also measure the cosines in each trunk layer, for the log alone; null never."""
 

@@ -5,7 +5,7 @@ matrix, asks for weights α, and returns Σ α_k g_k to the trunk: one forward a
 is asked, and what else forward and backward share, is in the `StepContext` that comes with the call.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,27 @@ def gram_matrix(gradients: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tenso
     return gram + gram.tril(-1).T
 
 
+def grouped_grams(states: Sequence[torch.Tensor], group_F: torch.Tensor, count: int) -> torch.Tensor:
+    """The Gram matrix of K tensors (F, H) within each group of their rows, (count, K, K) float64.
+
+    Args:
+        states: K tensors (F, H), multiplied in float32 or better.
+        group_F: int64, the group of each row.
+        count: of groups.
+    """
+    grams = torch.zeros(count, len(states), len(states), dtype=torch.float64, device=states[0].device)
+    dtype = torch.promote_types(states[0].dtype, torch.float32)
+    piece = max(1, CHUNK.get(states[0].device.type, 1 << 20) // states[0].shape[1])
+    for start in range(0, states[0].shape[0], piece):
+        rows_fKH = torch.stack([state[start : start + piece].to(dtype) for state in states], dim=1)
+        grams.index_add_(0, group_F[start : start + piece], (rows_fKH @ rows_fKH.transpose(1, 2)).double())
+    return grams
+
+
+TokensOfCandidates = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""From a tensor like z to the tokens of all candidates in it, (F, H), and the candidate of each, int64 (F,)."""
+
+
 class BoundaryGradients:
     """What one backward brings to the boundary, and what can be asked of it.
 
@@ -42,9 +63,13 @@ class BoundaryGradients:
     """
 
     def __init__(
-        self, z: torch.Tensor, values: tuple[torch.Tensor, ...], finite_mask: torch.Tensor | None = None
+        self,
+        z: torch.Tensor,
+        values: tuple[torch.Tensor, ...],
+        finite_mask: torch.Tensor | None = None,
+        tokens_of_candidates: TokensOfCandidates | None = None,
     ) -> None:
-        self._z, self.values = z, values
+        self._z, self.values, self._tokens_of_candidates = z, values, tokens_of_candidates
         ones = torch.ones(len(values), dtype=torch.bool, device=values[0].device)
         self.finite_mask = ones if finite_mask is None else finite_mask
 
@@ -52,6 +77,13 @@ class BoundaryGradients:
         """⟨g_i, g_j⟩ at z, (K, K) float64; NaN for those that are not finite."""
         both = self.finite_mask[:, None] & self.finite_mask[None, :]
         return gram_matrix(self.values).masked_fill(~both, torch.nan)
+
+    def of_candidates(self, count: int) -> torch.Tensor:
+        """⟨g_i, g_j⟩ at the tokens of each of `count` candidates, (N, K, K) float64; NaN as in `gram`."""
+        assert self._tokens_of_candidates is not None, "the model says where candidates are"
+        states, owners = zip(*map(self._tokens_of_candidates, self.values), strict=True)
+        both = self.finite_mask[:, None] & self.finite_mask[None, :]
+        return grouped_grams(states, owners[0], count).masked_fill(~both, torch.nan)
 
     def squares(self) -> torch.Tensor:
         """‖g_k‖² at z, (K,) float64; NaN for those that are not finite."""
@@ -131,15 +163,23 @@ class StepContext:
     Args:
         compute_weights: gives the weights of the boundary gradients; None: their plain sum goes down.
         step: number of the optimizer step.
+        groups: per column of a map of conflicts the group of each candidate, int64 (N,).
 
     Attributes:
+        tokens_of_candidates: where candidates are in z; the model says it.
         losses: float64 (K,), the global losses, once `report_losses` has been called.
         guard: keeps out of the towers what is not finite.
         nonfinite: objectives whose gradient was found not to be finite; the same on all processes.
     """
 
-    def __init__(self, compute_weights: "ComputeWeights | None" = None, step: int = 0) -> None:
-        self.compute_weights, self.step = compute_weights, step
+    def __init__(
+        self,
+        compute_weights: "ComputeWeights | None" = None,
+        step: int = 0,
+        groups: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.compute_weights, self.step, self.groups = compute_weights, step, groups or {}
+        self.tokens_of_candidates: TokensOfCandidates | None = None
         self.losses: np.ndarray | None = None
         self.guard = NonFiniteGuard()
         self.nonfinite: set[str] = set()
@@ -165,7 +205,8 @@ class StepContext:
         if self.compute_weights is None:
             return combine([1.0] * len(gradients), gradients)
         finite_mask = self.guard.finite_mask(names, z.device)
-        return combine(self.compute_weights(BoundaryGradients(z, gradients, finite_mask), self), gradients)
+        found = BoundaryGradients(z, gradients, finite_mask, self.tokens_of_candidates)
+        return combine(self.compute_weights(found, self), gradients)
 
 
 ComputeWeights = Callable[[BoundaryGradients, StepContext], Sequence[float]]

@@ -117,6 +117,9 @@ class _Encoded:
     def of_texts(self, view: torch.Tensor) -> list[torch.Tensor]:
         return self.flattener.unflatten(view)[self.own_parts :]
 
+    def tokens_of_candidates(self, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.packing.tokens_of_candidates(self.of_candidates(view))
+
 
 class SlateModel(nn.Module):
     """Scores all candidates of a batch of slates for all objectives: `score`, `losses`, `encode_texts`.
@@ -284,6 +287,7 @@ class SlateModel(nn.Module):
         if chunk_tokens and not torch.is_grad_enabled() and isinstance(packing, SharedPrefix):
             return self._score_in_chunks(packing, inputs, chunk_tokens)
         encoded, outputs = self._encode(packing, inputs)
+        step.tokens_of_candidates = encoded.tokens_of_candidates
         names = self.objectives + (self.retrieval if encoded.texts is not None else ())
         views = dict(zip(names, step.fan_out(encoded.z, names), strict=True))
         pooled = packing.run_towers({name: encoded.of_candidates(views[name]) for name in self.objectives})
@@ -312,6 +316,7 @@ class SlateModel(nn.Module):
         """
         step, packing = step or StepContext(), self._begin(inputs)
         encoded, outputs = self._encode(packing, inputs)
+        step.tokens_of_candidates = encoded.tokens_of_candidates
         names = self.objectives + (self.retrieval if encoded.texts is not None else ())
         towers = Towers(names, step)
         for name in names:

@@ -74,6 +74,12 @@ class PackedRows(Packing):
             return self.backbone.norm(flat[self.candidate_tokens.gather(1, last_N1).squeeze(1)])
         return self.mean_of_candidates(self.backbone.norm(hidden_RTH))
 
+    def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        (states_RTH,) = parts
+        owner_F, column_F = (self.candidate_tokens >= 0).nonzero(as_tuple=True)
+        flat = states_RTH.reshape(-1, states_RTH.shape[-1])
+        return flat[self.candidate_tokens[owner_F, column_F]], owner_F
+
     def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
         flat = states.reshape(-1, states.shape[-1])
         tokens_NLH = flat[self.candidate_tokens.clamp(min=0)]

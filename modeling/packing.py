@@ -36,6 +36,10 @@ class Packing(ABC):
         return {name: self.run_tower(name, own) for name, own in parts.items()}
 
     @abstractmethod
+    def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens of all candidates among what `encode` gave, (F, H), and the candidate of each, int64 (F,)."""
+
+    @abstractmethod
     def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
         """The mean over each candidate's tokens, (N, H), of the states of all tokens that the trunk has read."""
 

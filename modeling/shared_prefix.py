@@ -157,12 +157,20 @@ class SharedPrefix(Packing):
             return self.backbone.norm(hidden_FH.index_select(0, layout.last_N))
         return _mean(self.backbone.norm(hidden_FH), layout)
 
+    def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        states_FH = parts[0][0]
+        return states_FH, _owners(states_FH, self.layout)
+
     def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
         return _mean(states[0, -self.layout.candidate_tokens.shape[0] :], self.layout)
 
 
+def _owners(states_FH: torch.Tensor, layout: SlateLayout) -> torch.Tensor:
+    """The candidate of each token, int64 (F,)."""
+    return torch.repeat_interleave(layout.lengths_N, output_size=states_FH.shape[0])
+
+
 def _mean(states_FH: torch.Tensor, layout: SlateLayout) -> torch.Tensor:
-    count, size = layout.lengths_N.shape[0], states_FH.shape[0]
-    owner_F = torch.repeat_interleave(layout.lengths_N, output_size=size)
-    summed_NH = states_FH.new_zeros(count, states_FH.shape[1]).index_add(0, owner_F, states_FH)
+    count = layout.lengths_N.shape[0]
+    summed_NH = states_FH.new_zeros(count, states_FH.shape[1]).index_add(0, _owners(states_FH, layout), states_FH)
     return summed_NH / layout.lengths_N[:, None].to(states_FH.dtype)

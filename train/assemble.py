@@ -1,7 +1,7 @@
 """From a configuration and a prepared folder to the parts of a job: data, objectives, model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,9 @@ from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.world import World
 
+MOST_GROUPS = 4096
+"""Values of a column by which conflicts are told apart: every checkpoint holds K² sums for each."""
+
 
 @dataclass(frozen=True)
 class DataParts:
@@ -51,6 +54,7 @@ class DataParts:
         attributes: codes of the item attributes that losses read.
         user_groups: codes of the user attributes that losses read, of the slates of the split that was opened.
         objectives: bound to the data.
+        map_values: column of the map of conflicts → the values of its codes.
     """
 
     slates: SlateSet
@@ -59,6 +63,7 @@ class DataParts:
     attributes: dict[str, np.ndarray]
     objectives: dict[str, Objective]
     user_groups: dict[str, np.ndarray] = field(default_factory=dict)
+    map_values: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,19 +197,30 @@ def open_data(
     beside = open_beside(config, tokens, run)
     slates = beside.slates(config.data.folder, split, tokens)
     check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)
+    mapped = config.balancing.map if run is None else []
     attributes: dict[str, np.ndarray] = {}
-    groups: dict[str, int] = {}
-    for name in {name: None for objective in objectives.values() for name in objective.attributes}:
-        attributes[name], values = slates.items.codes(name)
-        groups[name] = len(values)
+    values: dict[str, list[str]] = {}
+    read = [name for objective in objectives.values() for name in objective.attributes]
+    of_users = [o.user_attribute for o in objectives.values() if o.user_attribute is not None]
+    for name in dict.fromkeys([*read, *(name for name in mapped if name not in slates.manifest.user_groups)]):
+        attributes[name], values[name] = slates.items.codes(name)
     user_groups: dict[str, np.ndarray] = {}
-    for attribute in {objective.user_attribute for objective in objectives.values()}:
-        if attribute is not None:
-            user_groups[attribute], values = slates.user_codes(attribute)
-            groups[f"{USER}{attribute}"] = len(values)
+    for name in dict.fromkeys([*of_users, *(name for name in mapped if name in slates.manifest.user_groups)]):
+        user_groups[name], values[f"{USER}{name}"] = slates.user_codes(name)
     links = links_of(config.objectives.specs(), slates.manifest.labels)
+    groups = {name: len(each) for name, each in values.items()}
     bound = {name: objective.bind(groups, links) for name, objective in objectives.items()}
-    return DataParts(slates, tokens, beside, attributes, bound, user_groups)
+    map_values = {name: values[f"{USER}{name}" if name in user_groups else name] for name in mapped}
+    _check_map(map_values)
+    return DataParts(slates, tokens, beside, attributes, bound, user_groups, map_values)
+
+
+def _check_map(values: Mapping[str, Sequence[str]]) -> None:
+    for name, each in values.items():
+        if not 2 <= len(each) <= MOST_GROUPS:
+            raise UserError(
+                f"balancing.map names '{name}', which has {len(each)} values: name columns of 2 to {MOST_GROUPS}"
+            )
 
 
 def _check_features(manifest: Manifest, data: DataConfig) -> None:

@@ -98,7 +98,8 @@ class Job:
         self._refuse_whole_weights()
         batches = train_batches(config, self.data, self.world)
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
-        self.loop = Loop(config, self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
+        parts = (self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
+        self.loop = Loop(config, *parts, map_values=self.data.map_values)
         console = new_console(quiet=self.world.rank > 0)
         self.bar = ProgressBar("train", self.loop.total, "steps", console=console, transient=False)
 
@@ -114,6 +115,8 @@ class Job:
             if not self._out_of_patience(progress.step):
                 progress = self.loop.run(progress)
         seconds = time.perf_counter() - started
+        if self.data.map_values:
+            self.loop.balancer.map.write(self.config.output)
         if self.loop.stopped:
             log.info(f"stopped after step {progress.step}; go on with --resume")
             self.tracking.finish({"finished": False, "steps": progress.step}, self.config.output)

@@ -6,7 +6,7 @@ All processes run the same code; what they must agree on (counts, losses, weight
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,10 @@ class Hooks:
 
 
 class Loop:
-    """Trains the assembled model from `progress` to `total` optimizer steps."""
+    """Trains the assembled model from `progress` to `total` optimizer steps.
+
+    `map_values`: column → values by which conflicts are told apart.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Loop:
         batches: TrainBatches,
         world: World,
         hooks: Hooks,
+        map_values: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.config, self.accelerator, self.model, self.optimizer = config, accelerator, model, optimizer
         self.objectives, self.batches, self.world, self.hooks = objectives, batches, world, hooks
@@ -99,6 +103,7 @@ class Loop:
             trunk=self.slate_model.trunk_parameters(),
             lower_bounds=[objective.lower_bound for objective in objectives.values()],
             max_nonfinite=config.train.max_nonfinite,
+            groups=map_values,
         )
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.averages = Averages()
@@ -195,7 +200,7 @@ class Loop:
         totals, asked = self._totals(batch, asked)
         with self.accelerator.accumulate(self.model):
             memory = self._memory()
-            context = StepContext(self.balancer.compute_weights, progress.step)
+            context = StepContext(self.balancer.compute_weights, progress.step, self._groups(batch))
             local_losses, losses = self._losses(batch, totals, context)
             self._count_nonfinite(context.report_losses(tuple(self.objectives), losses), progress.step)
             finite = torch.isfinite(torch.as_tensor(losses, device=local_losses.device))
@@ -232,6 +237,13 @@ class Loop:
             outputs = self.model(request=ForwardRequest(batch.model_inputs(), step=context))
             local_losses = torch.stack([criterion(name, outputs) for name in self.objectives])
         return local_losses, (self.world.sum(local_losses) / self.world.size).double().cpu().numpy()
+
+    def _groups(self, batch: SlateBatch) -> dict[str, torch.Tensor]:
+        """Per column of the map of conflicts the group of each candidate, int64 (N,)."""
+        return {
+            name: batch.user_groups[name][batch.slate] if name in batch.user_groups else batch.attributes[name]
+            for name in self.balancer.map.values
+        }
 
     def _memory(self) -> dict[str, dict[str, torch.Tensor]]:
         """The moving averages of the objectives."""

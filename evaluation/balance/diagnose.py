@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -10,9 +11,13 @@ from equipoise.common.console import new_table
 from equipoise.common.logs import rendered
 from equipoise.configs.load import read_run_config
 from equipoise.evaluation.balance.balance_plot import draw
+from equipoise.evaluation.balance.conflict_groups import GroupConflict, group_sentences, read_conflicts
 from equipoise.evaluation.balance.diagnosis import Diagnosis, conclusions, diagnose, read_history, signed
 
 log = logging.getLogger(__name__)
+
+MOST_GROUPS = 10
+"""Groups of candidates that the table shows."""
 
 
 def diagnose_run(folder: Path) -> None:
@@ -26,7 +31,10 @@ def diagnose_run(folder: Path) -> None:
     if diagnosis.pairs:
         log.info(rendered(pairs_table(diagnosis)))
     log.info(rendered(objectives_table(diagnosis)))
-    for sentence in conclusions(diagnosis):
+    conflicts = read_conflicts(folder)
+    if conflicts:
+        log.info(rendered(groups_table(conflicts)))
+    for sentence in [*conclusions(diagnosis), *group_sentences(conflicts)]:
         log.info(sentence)
     if any(pair.conflicting and not pair.layers for pair in diagnosis.pairs):
         log.info("Set balancing.probe_every to learn in which trunk layers.")
@@ -72,6 +80,26 @@ def objectives_table(diagnosis: Diagnosis) -> Table:
             _step(objective.against_since),
             _share(objective.zero),
             _share(objective.nonfinite),
+        )
+    return table
+
+
+def groups_table(conflicts: Sequence[GroupConflict]) -> Table:
+    """The groups that objectives disagree about most, the lowest z first."""
+    table = new_table(
+        "groups of candidates by how much two objectives disagree about them",
+        ["group", "pair"],
+        ["candidates", "cosine", "z", "sure"],
+    )
+    for each in conflicts[:MOST_GROUPS]:
+        table.add_row(
+            f"{each.column} {each.value}",
+            f"{each.first} – {each.second}",
+            f"{each.candidates:,}",
+            signed(each.cosine),
+            signed(each.z, 1),
+            "yes" if each.sure else "no",
+            style="bold" if each.sure else None,
         )
     return table
 

@@ -81,6 +81,12 @@ function balance(found) {
     }));
     found.pairs.forEach((pair, n) => lines[n].classList.toggle("conflicting", pair.conflicting));
   }
+  if (found.groups.length) {
+    const lines = fill($("conflict-groups"), ["group of candidates", "pair", "candidates", "cosine", "z", "surely in conflict"], found.groups.map((group) => [
+      [`${group.column} ${group.value}`], [`${group.first} – ${group.second}`], [whole(group.candidates)], [signed(group.cosine)], [signed(group.z)], [group.sure ? "yes" : "no"],
+    ]));
+    found.groups.forEach((group, n) => lines[n].classList.toggle("conflicting", group.sure));
+  }
   fill($("balance-objectives"), ["objective", "weight", "norm", "share of step", "cosine of the step", "steps against it", "zero gradient", "not finite"], found.objectives.map((one) => [
     [one.name], ...["weight", "norm"].map((key) => numeric(`${one.name}/${key}`, one[key], one[key] == null ? "–" : short(one[key]))),
     numeric(`${one.name}/share`, one.share, percent(one.share)), numeric(`${one.name}/along`, one.along, signed(one.along)),

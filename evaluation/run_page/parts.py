@@ -7,6 +7,8 @@ from typing import Any
 
 from equipoise.common.errors import UserError
 from equipoise.common.lists import ListRule
+from equipoise.evaluation.balance.conflict_groups import group_sentences, read_conflicts
+from equipoise.evaluation.balance.diagnose import MOST_GROUPS
 from equipoise.evaluation.balance.diagnosis import conclusions, diagnose, read_history
 from equipoise.evaluation.compare.run_records import RunRecord, json_object
 from equipoise.evaluation.example_slates import reranked
@@ -89,6 +91,7 @@ def balance_part(record: RunRecord) -> dict[str, Any]:
     except UserError:
         command = f"equipoise train {record.folder}/config.yaml --resume"
         return missing("The run has not reached a log line yet, so nothing is known of its gradients.", command)
+    conflicts = read_conflicts(record.folder)
     pairs = [
         {**asdict(pair), "conflicting": pair.conflicting, "worst_layer": pair.worst_layer} for pair in diagnosis.pairs
     ]
@@ -97,7 +100,8 @@ def balance_part(record: RunRecord) -> dict[str, Any]:
             "steps": diagnosis.steps,
             "pairs": pairs,
             "objectives": [asdict(objective) for objective in diagnosis.objectives],
-            "sentences": conclusions(diagnosis),
+            "groups": [asdict(each) for each in conflicts[:MOST_GROUPS]],
+            "sentences": [*conclusions(diagnosis), *group_sentences(conflicts)],
         }
     )
 

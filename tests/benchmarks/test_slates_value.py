@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import balance_value, promise_drift
+from benchmarks import balance_coupons, balance_value, conflict_map, promise_drift
+from benchmarks.quality_measure import Systems
 from benchmarks.slates_value import OURS, START, Level, ahead, covered, levels_of, list_time, slates_figures
 
 
@@ -57,3 +58,23 @@ def test_balancing_acts_where_a_conflict_is_planted() -> None:
     assert figures["acts_tested_pcgrad_none"] == 0 and figures["acts_tested_pcgrad_strong"] > 0.5
     assert figures["regret_tested_pcgrad_none"] == pytest.approx(figures["regret_weighted_none"])
     assert figures["least_mgda_strong"] <= figures["least_weighted_strong"] + 1e-9
+
+
+def test_a_planted_category_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conflict_map, "cost", lambda rounds, sizes: {"name": "step_ratio", "value": 1.0})
+    figures = {each["name"]: each["value"] for each in conflict_map.measure(1, 600, 60, 1)}
+    assert figures["planted_auc"] > 0.8 and figures["others_sure"] < 0.2
+
+
+def test_delta_m_is_what_is_saved_of_ne_and_of_the_pairs_out_of_order() -> None:
+    """Alone orders one of two pairs wrongly; the method orders both rightly with the same entropy."""
+    request, click = np.repeat(np.arange(40), 2), np.tile([1, 0, 0, 1], 20)
+    alone, ours = np.tile([0.6, 0.4, 0.6, 0.4], 20), np.tile([0.6, 0.4, 0.4, 0.6], 20)
+    scores = {name: {"weighted": [ours], "alone": [alone]} for name in ("ctr", "ctcvr")}
+    labels = dict.fromkeys(scores, click)
+    systems = Systems(request, request, labels, click.astype(float), scores, reference="alone")
+    figures = {each["name"]: each["value"] for each in balance_coupons.measured(systems, 40, 1)}
+    entropy = {name: -np.log(p) for name, p in (("right", 0.6), ("wrong", 0.4))}
+    saved_ne = 1 - entropy["right"] / (0.5 * (entropy["right"] + entropy["wrong"]))
+    assert figures["weighted_delta_m"] == pytest.approx(100 * (saved_ne + 1.0) / 2)
+    assert figures["weighted_ctr_auc_diff"] == pytest.approx(0.5)

@@ -30,6 +30,9 @@ NO_FAIRNESS = "objectives.fairness=false"
 """Its gradient is 2,000 times shorter here, so that float32's rounding of it is all that a comparison would see."""
 
 
+MAP = "balancing.map=[category,age]"
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
     """Per rank and configuration what 100 balanced steps of two processes left."""
@@ -82,7 +85,7 @@ def alone(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     folder = tmp_path_factory.mktemp("alone")
     levels = {"parameters": "parameters", "layers": "{layers: 1}"}
     return {
-        name: launch(None, folder / name, "train.batch_size=4", NO_FAIRNESS, f"balancing.level={level}")
+        name: launch(None, folder / name, "train.batch_size=4", NO_FAIRNESS, f"balancing.level={level}", MAP)
         for name, level in levels.items()
     }
 
@@ -101,7 +104,7 @@ def test_parameter_levels_agree_with_one_process(
     engine: str, level: str, more: tuple[str, ...], launch: Any, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     value = "{layers: 1}" if level == "layers" else level
-    job = launch(engine, tmp_path / "run", "train.batch_size=2", NO_FAIRNESS, f"balancing.level={value}", *more)
+    job = launch(engine, tmp_path / "run", "train.batch_size=2", NO_FAIRNESS, f"balancing.level={value}", MAP, *more)
     assert job.code == 0, job.printed
     assert alone[level].code == 0, alone[level].printed
     for one, two in zip(alone[level].metrics(), job.metrics(), strict=True):
@@ -111,6 +114,11 @@ def test_parameter_levels_agree_with_one_process(
             assert two[key] == pytest.approx(one[key], rel=1e-5, abs=1e-5), (one["step"], key)
     for name, tensor in alone[level].adapters().items():
         assert (tensor - job.adapters()[name]).abs().max() <= 1e-5, name
+    maps = [json.loads((each.folder / "conflicts.json").read_text()) for each in (alone[level], job)]
+    assert {row["column"] for row in maps[0]} == {"category", "age"} and len(maps[0]) == len(maps[1])
+    for one, two in zip(*maps, strict=True):
+        assert two["candidates"] == one["candidates"] and two["value"] == one["value"]
+        assert (two["cosine"], two["z"]) == pytest.approx((one["cosine"], one["z"]), abs=1e-3)
 
 
 def test_the_level_is_not_the_boundary(alone: dict[str, Any], launch: Any, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from equipoise.modeling.boundary import BoundaryGradients, NonFiniteGuard, StepContext, gram_matrix
+from equipoise.modeling import boundary
+from equipoise.modeling.boundary import BoundaryGradients, NonFiniteGuard, StepContext, gram_matrix, grouped_grams
 
 
 def towers(count: int, seed: int = 0) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -147,3 +150,21 @@ def test_the_weighting_gets_its_step_and_what_came_back_finite() -> None:
     (step.guard("a", one).sum() + (step.guard("b", two) * torch.nan).sum()).backward()
     assert seen == [(step, [True, False])]
     assert z.grad.tolist() == [1.0] * 3
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 5))
+def test_products_within_groups_are_those_of_their_rows(seed: int, count: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    states = [torch.randn(13, 3, generator=generator) for _ in range(count)]
+    group = torch.randint(groups, (13,), generator=generator)
+    found = grouped_grams(states, group, groups)
+    for number in range(groups):
+        rows = torch.stack([state[group == number].double().reshape(-1) for state in states])
+        torch.testing.assert_close(found[number], rows @ rows.T, rtol=1e-6, atol=1e-6)
+
+
+def test_long_stretches_are_multiplied_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, group = [torch.randn(50, 4) for _ in range(3)], torch.arange(50) % 7
+    whole = grouped_grams(states, group, 7)
+    monkeypatch.setitem(boundary.CHUNK, "cpu", 12)
+    torch.testing.assert_close(grouped_grams(states, group, 7), whole)

@@ -3,7 +3,7 @@
 On the wire per backward at level `boundary`: K² numbers summed, K numbers broadcast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.averages import Averages
+from equipoise.train.balancing.conflict_map import ConflictMap
 from equipoise.train.balancing.conflict_test import ConflictTest
 from equipoise.train.balancing.diagnostics import (
     cosines_of,
@@ -86,8 +87,10 @@ class Balancer:
         trunk: the shared parameters of each trunk layer, read by the levels `layers` and `parameters` and by probes.
         lower_bounds: lower bound of each loss, known beforehand (default 0).
         max_nonfinite: backwards in a row with a non-finite gradient after which the run stops.
+        groups: column → values of the groups by which conflicts are told apart.
 
     Attributes:
+        map: of conflicts by group.
         solves: backwards whose weights were computed afresh.
     """
 
@@ -101,6 +104,7 @@ class Balancer:
         trunk: TrunkLayers = (),
         lower_bounds: Sequence[float] | None = None,
         max_nonfinite: int = 20,
+        groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if config.unbiased and world.size < 2:
             raise UserError("balancing.unbiased needs at least 2 processes: launch with more, or set it to false")
@@ -114,6 +118,7 @@ class Balancer:
         self.measure = GramReader(config, trunk, world, scale)
         self.moving = MovingGram(len(self.names), config.gram_ema) if config.gram_ema else None
         self.test = ConflictTest(len(self.names), config.significance) if config.significance is not None else None
+        self.map = ConflictMap(self.names, groups or {}, world)
         self.max_nonfinite = max_nonfinite
         self.solves = 0
         self.averages = Averages()
@@ -148,6 +153,7 @@ class Balancer:
                 f"Gram matrix {gram.tolist()}: choose another method and start anew with --overwrite"
             ) from self._failure
         self._probe(gradients, context.step)
+        self.map.add(gradients, context.groups)
         remember_cosines(self.averages, self.names, gram, "balance")
         remember_step(self.averages, self.names, gram, self._weights)
         self.solves += 1
@@ -230,12 +236,13 @@ class Balancer:
         self.method.after_step({self.names[k]: before[k] for k in rows}, {self.names[k]: after[k] for k in rows})
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint, as JSON; that of rank 0 counts."""
+        """For the checkpoint, as JSON; that of rank 0 counts, and all processes call it."""
         return {
             "name": self.config.method,
             "method": self.method.state(),
             "moving": self.moving.state() if self.moving is not None else None,
             "test": self.test.state() if self.test is not None else None,
+            "map": self.map.state(),
             "weights": self._weights.tolist() if self._weights is not None else None,
             "bad_in_a_row": self._bad_in_a_row.tolist(),
         }
@@ -256,6 +263,7 @@ class Balancer:
             self.moving.restore(state["moving"])
         if self.test is not None and state.get("test") is not None:
             self.test.restore(state["test"])
+        self.map.restore(state.get("map", {}))
         self._weights = np.array(state["weights"]) if state["weights"] is not None else None
         self._bad_in_a_row = np.array(state["bad_in_a_row"])
 

@@ -1,6 +1,7 @@
 """The report in a real browser, opened from a file."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +110,18 @@ def test_a_bare_run_says_what_to_run(page: webdriver.Chrome, bare: Path, tmp_pat
     page.get((tmp_path / "bare.html").as_uri())
     assert len(texts(page, ".missing code")) == 9 and f"equipoise front {bare}" in texts(page, ".missing code")
     assert not page.find_element(By.ID, "scatter").is_displayed() and page.get_log("browser") == []
+
+
+def test_groups_that_objectives_disagree_about(browser: webdriver.Chrome, whole: Path, tmp_path: Path) -> None:
+    rows = [
+        {"column": "category", "value": name, "first": "ctr", "second": "cvr", "candidates": 1200, "cosine": c, "z": z}
+        for name, c, z in (("tea", -0.3, -6.0), ("soap", 0.1, 1.0))
+    ]
+    held = tmp_path / "run"
+    shutil.copytree(whole, held)
+    (held / "conflicts.json").write_text(json.dumps(rows))
+    write_report(held, tmp_path / "report.html")
+    browser.get((tmp_path / "report.html").as_uri())
+    assert texts(browser, "#conflict-groups tr.conflicting td")[:3] == ["category tea", "ctr – cvr", "1,200"]
+    assert len(texts(browser, "#conflict-groups tr")) == 3
+    assert "By category, ctr and cvr disagree about tea (cosine −0.30)." in texts(browser, "#balance-says li")
