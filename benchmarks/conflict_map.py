@@ -138,7 +138,8 @@ def cost(rounds: int, sizes: Sizes) -> dict[str, Any]:
     codes = {name: workload.batch.item.new_tensor(values) for name, values in groups.items()}
 
     def with_map(gradients: BoundaryGradients, context: StepContext) -> list[float]:
-        conflicts.add(gradients, codes)
+        context.groups = codes
+        conflicts.add(gradients, context)
         return balancer.compute_weights(gradients, context)
 
     step = partial(workload.step, plain(workload), one_by_one=True)

@@ -115,15 +115,17 @@ class _FiniteOnly(torch.autograd.Function):
     """Identity; its gradient is replaced by zeros while the objective is blocked, or where it is not finite."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, guard: "NonFiniteGuard", name: str) -> torch.Tensor:
-        ctx.guard, ctx.name = guard, name
+    def forward(ctx: Any, x: torch.Tensor, guard: "NonFiniteGuard", name: str, of_candidates: bool) -> torch.Tensor:
+        ctx.guard, ctx.name, ctx.of_candidates = guard, name, of_candidates
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         if ctx.name in ctx.guard.blocked:
-            return torch.zeros_like(gradient), None, None
-        return ctx.guard.pass_finite(ctx.name, gradient), None, None
+            return torch.zeros_like(gradient), None, None, None
+        if ctx.of_candidates:
+            ctx.guard.wanted[ctx.name] = gradient
+        return ctx.guard.pass_finite(ctx.name, gradient), None, None, None
 
 
 class NonFiniteGuard:
@@ -131,15 +133,17 @@ class NonFiniteGuard:
 
     Attributes:
         blocked: objectives whose gradient is zero in the backward to come.
+        wanted: ∂L_k/∂output of each candidate, (N,), by objective, once its tower has been differentiated.
     """
 
     def __init__(self) -> None:
         self.blocked: frozenset[str] = frozenset()
+        self.wanted: dict[str, torch.Tensor] = {}
         self._finite: dict[str, torch.Tensor] = {}
 
-    def __call__(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """Pass an output x of objective `name`."""
-        return _FiniteOnly.apply(x, self, name) if x.requires_grad else x
+    def __call__(self, name: str, x: torch.Tensor, of_candidates: bool = False) -> torch.Tensor:
+        """Pass an output x of objective `name`; `of_candidates`: it is the one number of each candidate, (N,)."""
+        return _FiniteOnly.apply(x, self, name, of_candidates) if x.requires_grad else x
 
     def block(self, names: Iterable[str]) -> None:
         """Let the backward that follows have nothing of `names`."""

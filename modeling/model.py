@@ -191,11 +191,10 @@ class SlateModel(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """One head over what its tower pooled. `earlier` holds the outputs that a list-wise head builds on."""
         if name in self.listwise:
-            return {
-                name: step.guard(name, self.heads[name](pooled_NH, self.relevance(earlier), inputs["slate_candidates"]))
-            }
+            adjustment_N = self.heads[name](pooled_NH, self.relevance(earlier), inputs["slate_candidates"])
+            return {name: step.guard(name, adjustment_N, of_candidates=True)}
         scores = self.heads[name](pooled_NH, self.head_inputs(name, inputs, pooled_NH.shape[0]))
-        outputs = {name: step.guard(name, scores[:, 0] + self.offsets[name])}
+        outputs = {name: step.guard(name, scores[:, 0] + self.offsets[name], of_candidates=True)}
         for extra in range(1, scores.shape[1]):
             outputs[f"{name}.{extra}"] = step.guard(name, scores[:, extra])
         return outputs

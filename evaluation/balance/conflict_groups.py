@@ -23,8 +23,10 @@ class GroupConflict:
         column, value: the group.
         first, second: the objectives.
         candidates: that training has seen of it.
-        cosine: of the two gradients over all its candidates.
-        z: sum of the products of the two gradients over its standard error.
+        cosine: of the two gradients at the outputs over all its candidates: below 0 where one wants up what the other
+            wants down.
+        z: sum of the products of those gradients over its standard error.
+        trunk_cosine, trunk_z: the same at the boundary; None where one of the two is 0 there.
         sure: whether z is further below 0 than the worst of all groups would be by chance.
     """
 
@@ -35,6 +37,8 @@ class GroupConflict:
     candidates: int
     cosine: float
     z: float
+    trunk_cosine: float | None
+    trunk_z: float | None
     sure: bool
 
 

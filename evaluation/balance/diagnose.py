@@ -89,7 +89,7 @@ def groups_table(conflicts: Sequence[GroupConflict]) -> Table:
     table = new_table(
         "groups of candidates by how much two objectives disagree about them",
         ["group", "pair"],
-        ["candidates", "cosine", "z", "sure"],
+        ["candidates", "cosine", "z", "cosine in\nthe trunk", "sure"],
     )
     for each in conflicts[:MOST_GROUPS]:
         table.add_row(
@@ -98,6 +98,7 @@ def groups_table(conflicts: Sequence[GroupConflict]) -> Table:
             f"{each.candidates:,}",
             signed(each.cosine),
             signed(each.z, 1),
+            "–" if each.trunk_cosine is None else signed(each.trunk_cosine),
             "yes" if each.sure else "no",
             style="bold" if each.sure else None,
         )

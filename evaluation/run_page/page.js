@@ -82,8 +82,8 @@ function balance(found) {
     found.pairs.forEach((pair, n) => lines[n].classList.toggle("conflicting", pair.conflicting));
   }
   if (found.groups.length) {
-    const lines = fill($("conflict-groups"), ["group of candidates", "pair", "candidates", "cosine", "z", "surely in conflict"], found.groups.map((group) => [
-      [`${group.column} ${group.value}`], [`${group.first} – ${group.second}`], [whole(group.candidates)], [signed(group.cosine)], [signed(group.z)], [group.sure ? "yes" : "no"],
+    const lines = fill($("conflict-groups"), ["group of candidates", "pair", "candidates", "cosine", "z", "cosine in the trunk", "surely in conflict"], found.groups.map((group) => [
+      [`${group.column} ${group.value}`], [`${group.first} – ${group.second}`], [whole(group.candidates)], [signed(group.cosine)], [signed(group.z)], [group.trunk_cosine === null ? "–" : signed(group.trunk_cosine)], [group.sure ? "yes" : "no"],
     ]));
     found.groups.forEach((group, n) => lines[n].classList.toggle("conflicting", group.sure));
   }

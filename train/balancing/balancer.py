@@ -153,7 +153,7 @@ class Balancer:
                 f"Gram matrix {gram.tolist()}: choose another method and start anew with --overwrite"
             ) from self._failure
         self._probe(gradients, context.step)
-        self.map.add(gradients, context.groups)
+        self.map.add(gradients, context)
         remember_cosines(self.averages, self.names, gram, "balance")
         remember_step(self.averages, self.names, gram, self._weights)
         self.solves += 1

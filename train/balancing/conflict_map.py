@@ -1,7 +1,8 @@
-"""Which products and shoppers objectives disagree about: the Gram matrix of every candidate, summed by group.
+"""Which products and shoppers objectives disagree about: products of gradients of every candidate, summed by group.
 
-The gradients at a candidate's tokens are what each objective wants of the trunk for it alone. Their products are added
-up over the run by the candidates' groups; a candidate is the unit whose products are taken for independent.
+At the outputs the gradient says whether an objective wants this candidate's number up or down; at the boundary, at the
+candidate's tokens, what it wants of the trunk for it. Products are added up over the run by the candidates' groups; a
+candidate is the unit whose products are taken for independent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from equipoise.modeling.boundary import BoundaryGradients
+from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.balancing.conflict_rows import rows_of, write_rows
 from equipoise.train.world import World
 
@@ -28,32 +29,32 @@ class ConflictMap:
     def __init__(self, names: Sequence[str], values: Mapping[str, Sequence[str]], world: World) -> None:
         self.names, self.world = tuple(names), world
         self.values = {column: list(each) for column, each in values.items()}
-        # By column (3, G, K, K): candidates whose products are finite, sums of the products and of their squares.
         self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, gradients: BoundaryGradients, groups: Mapping[str, torch.Tensor]) -> None:
+    def add(self, gradients: BoundaryGradients, context: StepContext) -> None:
         """Take in one backward.
 
         Args:
             gradients: that arrived at the boundary.
-            groups: column → the group of each candidate of this process, int64 (N,).
+            context: of the step, with the group of each candidate of this process.
         """
-        columns = {name: codes for name, codes in groups.items() if name in self.values}
+        columns = {name: codes for name, codes in context.groups.items() if name in self.values}
         if not columns:
             return
-        grams_NKK = gradients.of_candidates(len(next(iter(columns.values()))))
-        known_NKK = torch.isfinite(grams_NKK)
-        grams_NKK = torch.where(known_NKK, grams_NKK, 0.0)
-        moments = torch.stack([known_NKK.double(), grams_NKK, grams_NKK**2])
+        count = len(next(iter(columns.values())))
+        unknown_N = gradients.values[0].new_full((count,), torch.nan)
+        wanted_NK = torch.stack([context.guard.wanted.get(name, unknown_N) for name in self.names], 1).double()
+        at_outputs = wanted_NK[:, :, None] * wanted_NK[:, None, :]
+        moments = torch.stack([_moments(at_outputs), _moments(gradients.of_candidates(count))])
         for name, codes in columns.items():
-            self._sums[name] = self._held(name).to(moments.device).index_add_(1, codes, moments)
+            self._sums[name] = self._held(name).to(moments.device).index_add_(2, codes, moments)
 
     def sums(self) -> dict[str, np.ndarray]:
-        """By column counts, sums and sums of squares over all processes, float64 (3, G, K, K); all call it."""
+        """By column what `rows_of` reads, over all processes, float64 (2, 3, G, K, K); all call it."""
         return {name: self.world.sum(self._held(name)).cpu().numpy() for name in self.values}
 
     def _held(self, name: str) -> torch.Tensor:
-        shape = (3, len(self.values[name]), len(self.names), len(self.names))
+        shape = (2, 3, len(self.values[name]), len(self.names), len(self.names))
         return self._sums[name] if name in self._sums else torch.zeros(shape, dtype=torch.float64)
 
     def state(self) -> dict[str, Any]:
@@ -71,3 +72,10 @@ class ConflictMap:
         sums = self.sums()
         if self.world.rank == 0:
             write_rows(run, [row for name in sums for row in rows_of(self.names, name, self.values[name], sums[name])])
+
+
+def _moments(products_NKK: torch.Tensor) -> torch.Tensor:
+    """Of each candidate whether its products are finite, the products and their squares, (3, N, K, K)."""
+    known = torch.isfinite(products_NKK)
+    products = torch.where(known, products_NKK, 0.0)
+    return torch.stack([known.double(), products, products**2])

@@ -114,7 +114,17 @@ def test_a_bare_run_says_what_to_run(page: webdriver.Chrome, bare: Path, tmp_pat
 
 def test_groups_that_objectives_disagree_about(browser: webdriver.Chrome, whole: Path, tmp_path: Path) -> None:
     rows = [
-        {"column": "category", "value": name, "first": "ctr", "second": "cvr", "candidates": 1200, "cosine": c, "z": z}
+        {
+            "column": "category",
+            "value": name,
+            "first": "ctr",
+            "second": "cvr",
+            "candidates": 1200,
+            "cosine": c,
+            "z": z,
+            "trunk_cosine": None,
+            "trunk_z": None,
+        }
         for name, c, z in (("tea", -0.3, -6.0), ("soap", 0.1, 1.0))
     ]
     held = tmp_path / "run"

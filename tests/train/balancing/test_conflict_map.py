@@ -10,7 +10,7 @@ import torch
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
 from equipoise.evaluation.balance.conflict_groups import group_sentences, read_conflicts
-from equipoise.modeling.boundary import BoundaryGradients, StepContext, gram_matrix
+from equipoise.modeling.boundary import BoundaryGradients, NonFiniteGuard, StepContext, gram_matrix
 from equipoise.modeling.model import SlateModel
 from equipoise.train.balancing.conflict_map import ConflictMap
 from equipoise.train.balancing.conflict_rows import FILE, rows_of, write_rows
@@ -19,41 +19,57 @@ from equipoise.train.world import World
 NAMES = ("a", "b")
 
 
-def candidates_of(values: list[list[float]]) -> BoundaryGradients:
-    """Gradients of two objectives, one token of one number per candidate."""
-    parts = tuple(torch.tensor(each)[:, None] for each in values)
-    owner = torch.arange(len(values[0]))
-    return BoundaryGradients(torch.zeros(1), parts, tokens_of_candidates=lambda part: (part, owner))
+def add(
+    found: ConflictMap,
+    values: list[list[float]],
+    groups: dict[str, torch.Tensor],
+    trunk: list[list[float]] | None = None,
+    finite: tuple[bool, bool] = (True, True),
+) -> None:
+    """Take in gradients of two objectives at the outputs, and at the boundary, one token of one number per candidate,
+    the same where nothing else is said."""
+    context = StepContext(groups=groups)
+    context.guard.wanted = {name: torch.tensor(each) for name, each in zip(NAMES, values, strict=True)}
+    parts, owner = tuple(torch.tensor(each)[:, None] for each in trunk or values), torch.arange(len(values[0]))
+    found.add(BoundaryGradients(torch.zeros(1), parts, torch.tensor(finite), lambda part: (part, owner)), context)
 
 
 def test_cosines_and_z_are_those_of_the_groups_candidates() -> None:
     found = ConflictMap(NAMES, {"colour": ["red", "blue", "none"]}, World())
-    found.add(candidates_of([[1.0, 2.0, 3.0], [1.0, -2.0, 1.0]]), {"colour": torch.tensor([0, 1, 1])})
-    found.add(candidates_of([[1.0], [-4.0]]), {"colour": torch.tensor([1])})
+    add(found, [[1.0, 2.0, 3.0], [1.0, -2.0, 1.0]], {"colour": torch.tensor([0, 1, 1])}, trunk=[[1.0] * 3, [0, 2, 0]])
+    add(found, [[1.0], [-4.0]], {"colour": torch.tensor([1])}, trunk=[[1.0], [0.0]])
     red, blue = rows_of(NAMES, "colour", ["red", "blue", "none"], found.sums()["colour"])
     assert (red["value"], red["candidates"], red["cosine"], red["z"]) == ("red", 1, 1.0, 1.0)
     products = np.array([-4.0, 3.0, -4.0])  # of the three blue ones
     assert (blue["value"], blue["candidates"]) == ("blue", 3)
     assert blue["cosine"] == pytest.approx(products.sum() / np.sqrt((4 + 9 + 1) * (4 + 1 + 16)))
     assert blue["z"] == pytest.approx(products.sum() / np.sqrt((products**2).sum()))
+    assert red["trunk_cosine"] is None and red["trunk_z"] is None  # the second wants nothing of the trunk there
+    assert blue["trunk_cosine"] == pytest.approx(1 / np.sqrt(3)) and blue["trunk_z"] == 1.0
 
 
 def test_a_gradient_that_is_not_finite_stays_out() -> None:
     found = ConflictMap(NAMES, {"colour": ["red"]}, World())
-    gradients = candidates_of([[1.0, 1.0], [1.0, 1.0]])
-    gradients.finite_mask = torch.tensor([True, False])
-    found.add(gradients, {"colour": torch.zeros(2, dtype=torch.int64)})
-    counts, products, _ = found.sums()["colour"]
-    assert counts[0].tolist() == [[2, 0], [0, 0]] and products[0].tolist() == [[2, 0], [0, 0]]
+    codes = {"colour": torch.zeros(2, dtype=torch.int64)}
+    add(found, [[1.0, 1.0], [1.0, torch.nan]], codes, trunk=[[1.0, 1.0], [1.0, 1.0]], finite=(True, False))
+    (counts, products, _), (trunk_counts, trunk_products, _) = found.sums()["colour"]
+    assert counts[0].tolist() == [[2, 1], [1, 1]] and products[0].tolist() == [[2, 1], [1, 1]]
+    assert trunk_counts[0].tolist() == [[2, 0], [0, 0]] and trunk_products[0].tolist() == [[2, 0], [0, 0]]
+
+
+def test_blocked_objectives_want_nothing() -> None:
+    guard, x = NonFiniteGuard(), torch.ones(3, requires_grad=True)
+    guard.block(["b"])
+    (guard("a", 2 * x, of_candidates=True).sum() + guard("b", x, of_candidates=True).sum()).backward()
+    assert guard.wanted.keys() == {"a"} and guard.wanted["a"].tolist() == [1, 1, 1]
 
 
 def test_a_resumed_run_goes_on_with_its_sums() -> None:
     codes = {"colour": torch.tensor([0, 1])}
     whole, first, second = (ConflictMap(NAMES, {"colour": ["red", "blue"]}, World()) for _ in range(3))
     for number in range(4):
-        gradients = candidates_of([[1.0, float(number)], [2.0, -1.0]])
-        whole.add(gradients, codes)
-        (first if number < 2 else second).add(gradients, codes)
+        for each in (whole, first if number < 2 else second):
+            add(each, [[1.0, float(number)], [2.0, -1.0]], codes)
         if number == 1:
             second.restore(first.state())
     np.testing.assert_array_equal(second.sums()["colour"], whole.sums()["colour"])
@@ -104,7 +120,7 @@ def test_what_surely_conflicts_is_told(tmp_path: Path) -> None:
     first = rng.normal(size=400)
     second = 0.4 * first * np.where(np.arange(400) % 2, -1, 1) + rng.normal(size=400)
     codes = {"colour": torch.arange(400) % 2, "size": torch.arange(400) % 4 // 2}
-    found.add(candidates_of([first.tolist(), second.tolist()]), codes)
+    add(found, [first.tolist(), second.tolist()], codes)
     found.write(tmp_path)
     conflicts = read_conflicts(tmp_path)
     assert [(each.value, each.sure) for each in conflicts if each.sure] == [("blue", True)]
@@ -120,7 +136,7 @@ def test_chance_is_rarely_called_a_conflict(tmp_path: Path) -> None:
     codes = {"group": torch.arange(2000) % 50}
     for _ in range(40):
         found = ConflictMap(NAMES, {"group": [str(n) for n in range(50)]}, World())
-        found.add(candidates_of([rng.normal(size=2000).tolist(), rng.normal(size=2000).tolist()]), codes)
+        add(found, [rng.normal(size=2000).tolist(), rng.normal(size=2000).tolist()], codes)
         found.write(tmp_path)
         called += any(each.sure for each in read_conflicts(tmp_path))
     assert called <= 6
