@@ -1,0 +1,242 @@
+"""Launches and waits of a training step as a GPU would see them, counted on a CPU.
+
+    python -m benchmarks.launches [--quick] --json FILE
+
+The real loop (equipoise.train.loop) under autocast in bfloat16 with the depth of Llama 3.2 1B and Llama 3.1 8B, thin:
+`launches_1b_k4`, `waits_1b_k4` and so on per micro-step with 1, 4 and 8 objectives on ragged slates, `views_…`, and the
+launches of each part; `launch_growth_k1_k8`. `gathers_upper_zero3`: how often ZeRO-3 would gather an upper layer's
+weights in a micro-step of configs/qwen3_8b.yaml. `host_seconds_over_peft`: CPU time of the loop's step over one of
+plain PEFT with one objective on separate prompts, both with next to nothing to compute. `modelled_share_1b` (and
+`_8b`): FLOPs at the true shapes over what the card could do in the modelled time of a step, 31 µs per launch or the
+roofline of all operations (70 % of the peak in matrix products, 80 % of the bandwidth of an H200), whichever is longer.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers.utils import logging as transformers_logging
+
+from benchmarks import workload
+from benchmarks.figures import figure, report, show, write
+from benchmarks.launches_count import LaunchCounter, counting
+from benchmarks.launches_roofline import modelled
+from benchmarks.peer_prompts import SeparatePrompts
+from benchmarks.workload import Sizes
+from equipoise.configs.load import as_override, load_config
+from equipoise.configs.schema import RunConfig
+from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.sampling import BatchOrder
+from equipoise.modeling.adapters import lora_layers
+from equipoise.modeling.model import ModelSpec, SlateModel, build_model
+from equipoise.train.checkpoint import TrainingState
+from equipoise.train.loop import Hooks, Loop
+from equipoise.train.objectives.registry import build_objectives
+from equipoise.train.parameters import optimizer_groups
+from equipoise.train.world import World
+
+DEPTHS = {"1b": (16, 10), "8b": (32, 21)}
+"""Layers, and those below the boundary."""
+OBJECTIVES: dict[int, dict[str, Any]] = {
+    1: {"ctr": {}},
+    4: {"ctr": {}, "cvr": {}, "diversity": {"attributes": ["category"]}, "fairness": {"attribute": "category"}},
+    8: {
+        "ctr": {},
+        "cvr": {},
+        **{f"o{n}": {"kind": "binary", "label": f"o{n}"} for n in range(3)},
+        "diversity": {"attributes": ["category"]},
+        "fairness": {"attribute": "category"},
+        "coverage": {"attribute": "category"},
+    },
+}
+VOCABULARY, LR = 300, 1e-3
+LOG_EVERY = 10
+
+
+class _Batches:
+    """The same ragged batch over and over, in the shape of `TrainBatches`."""
+
+    def __init__(self, batch: SlateBatch) -> None:
+        self.batch, self.order = batch, BatchOrder(slates=1, batch_size=1, processes=1, rank=0, seed=0)
+
+    def __getitem__(self, number: int) -> SlateBatch:
+        return self.batch
+
+
+def ragged_batch(labels: list[str], seed: int = 0, slates: int = 3) -> SlateBatch:
+    """Slates of unequal prefixes, candidates and lengths."""
+    rng, made = np.random.default_rng(seed), []
+    for row in range(slates):
+        count = int(rng.integers(2, 6))
+        click = np.arange(count) % 2
+        made.append(
+            Slate(
+                row=row,
+                prefix=rng.integers(5, VOCABULARY, int(rng.integers(4, 12))).tolist(),
+                candidates=[rng.integers(5, VOCABULARY, int(rng.integers(1, 6))).tolist() for _ in range(count)],
+                item=np.arange(count),
+                click=click,
+                conversion=click * (np.arange(count) % 4 == 1),
+                labels={name: click.astype(np.float32) for name in labels},
+            )
+        )
+    return build_batch(made, 200, 0, {"category": np.arange(8) % 3})
+
+
+def thin_model(layers: int, split: int, config: RunConfig, hidden: int, folder: str, dtype: str) -> SlateModel:
+    """A Llama of so many layers whose width is next to nothing."""
+    shape = {"arch": "llama", "hidden_size": hidden, "intermediate_size": hidden, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": VOCABULARY}
+    workload.BACKBONES["thin"] = {**shape, **heads, "max_position_embeddings": 4096, "split": split}
+    base = workload.backbone_config("thin", folder, workload.Way(dtype=dtype))  # type: ignore[arg-type]
+    objectives = build_objectives(config.objectives)
+    pointwise = {name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"}
+    listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
+    return build_model(ModelSpec(base, config.lora, pointwise, listwise)).train()
+
+
+def build_loop(depth: tuple[int, int], objectives: int, hidden: int = 64, bf16: bool = True) -> Loop:
+    """The loop of a run with random weights."""
+    train = {"max_steps": 1, "lr": LR, "log_every": LOG_EVERY, "self_check": False, "batch_size": 3}
+    config = RunConfig.model_validate(
+        {
+            "name": "launches",
+            "output": "unused",
+            "data": {"folder": "unused", "source": "complete_journey"},
+            "backbone": {"path": "unused"},
+            "lora": {"targets": "all-linear"},
+            "objectives": OBJECTIVES[objectives],
+            "train": {**train, "precision": "bf16" if bf16 else "fp32"},
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32")
+    bound = {name: each.bind({"category": 3}, {}) for name, each in build_objectives(config.objectives).items()}
+    batch = ragged_batch([name for name in OBJECTIVES[objectives] if name.startswith("o")])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
+    optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0, foreach=True)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    hooks = Hooks(lambda step, values: None, lambda step: None, lambda progress: None, lambda step: None)
+    return Loop(config, accelerator, wrapped, optimizer, bound, _Batches(batch), World(), hooks)  # type: ignore[arg-type]
+
+
+def run_step(loop: Loop, step: int) -> None:
+    """One micro-step and the optimizer's, as `Loop.run` takes them."""
+    loop._micro_step(loop.batches[0].to(loop.accelerator.device), TrainingState(step=step, micro=step), False)
+
+
+def count_step(loop: Loop, steps: int = 2) -> LaunchCounter:
+    """What one step of a loop launches, after the first ones."""
+    for step in range(steps):
+        run_step(loop, step)
+    counter, batch = LaunchCounter(), loop.batches[0]
+    for parameter in loop.slate_model.parameters():
+        counter.place(parameter)
+    for state in loop.optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor) and value.dim():
+                counter.place(value)
+    for value in (*vars(batch).values(), *batch.attributes.values(), *batch.labels.values()):
+        if isinstance(value, torch.Tensor):
+            counter.place(value)
+    with counting(counter):
+        run_step(loop, steps)
+    return counter
+
+
+def gathers() -> int:
+    """How often ZeRO-3 gathers an upper layer in a micro-step: forwards, recomputations and backwards of a linear."""
+    config = load_config(
+        Path(__file__).resolve().parents[1] / "configs" / "qwen3_8b.yaml", [as_override("data.folder", "unused")]
+    )
+    loop = build_loop((4, 2), 4, bf16=False)
+    loop.slate_model.upper.checkpointing = config.backbone.checkpointing
+    loop.slate_model.candidates_only = config.lora.scope == "candidates"
+    loop.one_by_one = False  # as under ZeRO-3
+    calls = 0
+
+    def called(*args: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    linear = lora_layers(loop.slate_model.backbone.upper[0])[0].get_base_layer()
+    linear.register_forward_pre_hook(called)
+    linear.register_full_backward_pre_hook(called)
+    run_step(loop, 0)
+    return calls
+
+
+def host_seconds(depth: tuple[int, int], rounds: int) -> float:
+    """CPU seconds of our step with four objectives over those of plain PEFT with one on separate prompts."""
+    loop = build_loop(depth, 4, hidden=32, bf16=False)
+    workload.BACKBONES["thin"]["hidden_size"] = 32
+    peer = SeparatePrompts("thin", Sizes(4, 1, 4, 2), steps=rounds)
+    ours, spent = [], []
+    clock = peer.clock
+
+    def begin(*args: object, **kwargs: object) -> None:
+        clock.started = time.process_time()
+
+    def end(*args: object, **kwargs: object) -> None:
+        spent.append(time.process_time() - clock.started)
+        clock.seconds.append(0.0)
+
+    clock.on_step_begin, clock.on_step_end = begin, end  # type: ignore[method-assign]
+    for step in range(3):
+        run_step(loop, step)
+    for step in range(rounds):
+        begun = time.process_time()
+        run_step(loop, 3 + step)
+        ours.append(time.process_time() - begun)
+    peer.step()
+    return statistics.median(ours) / statistics.median(spent[1:])
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """All figures."""
+    figures, totals = [], {}
+    for name, depth in {"1b": DEPTHS["1b"]}.items() if quick else DEPTHS.items():
+        for count in OBJECTIVES:
+            counter = count_step(build_loop(depth, count))
+            totals[name, count] = counter.total
+            parts = {part: sum(each.values()) for part, each in sorted(counter.launches.items())}
+            end = f"{name}_k{count}"
+            figures.append(figure(f"launches_{end}", counter.total, "per micro-step", parts=parts))
+            figures.append(
+                figure(f"waits_{end}", sum(counter.waits.values()), "per micro-step", at=dict(counter.waits))
+            )
+            figures.append(figure(f"views_{end}", counter.views, "per micro-step"))
+    figures.append(figure("launch_growth_k1_k8", totals["1b", 8] / totals["1b", 1], "launches / launches"))
+    figures.append(figure("gathers_upper_zero3", gathers(), "per micro-step"))
+    figures.append(figure("host_seconds_over_peft", host_seconds(DEPTHS["1b"], 3 if quick else 10), "CPU s / CPU s"))
+    for name, launches in ((n, launches) for (n, count), launches in totals.items() if count == 4):
+        figures.append(figure(f"modelled_share_{name}", **modelled(name, launches), unit="of the dense peak"))
+    return figures
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Launches and waits of a training step.")
+    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--quick", action="store_true", help="the 1B shape alone")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()
+    figures = measure(asked.quick)
+    write(asked.json, report("launches", figures, quick=asked.quick))
+    show("Launches and waits of a training step", figures)
+
+
+if __name__ == "__main__":
+    main()
