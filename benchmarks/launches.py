@@ -105,7 +105,9 @@ def thin_model(layers: int, split: int, config: RunConfig, hidden: int, folder: 
     return build_model(ModelSpec(base, config.lora, pointwise, listwise)).train()
 
 
-def build_loop(depth: tuple[int, int], objectives: int, hidden: int = 64, bf16: bool = True) -> Loop:
+def build_loop(
+    depth: tuple[int, int], objectives: int, hidden: int = 64, bf16: bool = True, kernels: str = "fused"
+) -> Loop:
     """The loop of a run with random weights."""
     train = {"max_steps": 1, "lr": LR, "log_every": LOG_EVERY, "self_check": False, "batch_size": 3}
     config = RunConfig.model_validate(
@@ -123,6 +125,8 @@ def build_loop(depth: tuple[int, int], objectives: int, hidden: int = 64, bf16: 
         model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32")
     bound = {name: each.bind({"category": 3}, {}) for name, each in build_objectives(config.objectives).items()}
     batch = ragged_batch([name for name in OBJECTIVES[objectives] if name.startswith("o")])
+    if kernels == "fused":
+        model.use_fused()
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
     optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0, foreach=True)
@@ -206,22 +210,22 @@ def host_seconds(depth: tuple[int, int], rounds: int) -> float:
 def measure(quick: bool) -> list[dict[str, Any]]:
     """All figures."""
     figures, totals = [], {}
-    for name, depth in {"1b": DEPTHS["1b"]}.items() if quick else DEPTHS.items():
-        for count in OBJECTIVES:
-            counter = count_step(build_loop(depth, count))
-            totals[name, count] = counter.total
-            parts = {part: sum(each.values()) for part, each in sorted(counter.launches.items())}
-            end = f"{name}_k{count}"
-            figures.append(figure(f"launches_{end}", counter.total, "per micro-step", parts=parts))
-            figures.append(
-                figure(f"waits_{end}", sum(counter.waits.values()), "per micro-step", at=dict(counter.waits))
-            )
-            figures.append(figure(f"views_{end}", counter.views, "per micro-step"))
-    figures.append(figure("launch_growth_k1_k8", totals["1b", 8] / totals["1b", 1], "launches / launches"))
+    depths = {"1b": DEPTHS["1b"]} if quick else DEPTHS
+    for name, count, kernels in [(n, k, way) for way in ("fused", "plain") for n in depths for k in OBJECTIVES]:
+        counter = count_step(build_loop(depths[name], count, kernels=kernels))
+        parts = {part: sum(each.values()) for part, each in sorted(counter.launches.items())}
+        end = f"{name}_k{count}" if kernels == "fused" else f"plain_{name}_k{count}"
+        totals[end] = counter.total
+        figures.append(figure(f"launches_{end}", counter.total, "per micro-step", parts=parts))
+        figures.append(figure(f"waits_{end}", sum(counter.waits.values()), "per micro-step", at=dict(counter.waits)))
+        figures.append(figure(f"views_{end}", counter.views, "per micro-step"))
+    figures.append(figure("launch_growth_k1_k8", totals["1b_k8"] / totals["1b_k1"], "launches / launches"))
     figures.append(figure("gathers_upper_zero3", gathers(), "per micro-step"))
     figures.append(figure("host_seconds_over_peft", host_seconds(DEPTHS["1b"], 3 if quick else 10), "CPU s / CPU s"))
-    for name, launches in ((n, launches) for (n, count), launches in totals.items() if count == 4):
-        figures.append(figure(f"modelled_share_{name}", **modelled(name, launches), unit="of the dense peak"))
+    for name in depths:
+        for kernels, end in (("fused", f"{name}_k4"), ("plain", f"plain_{name}_k4")):
+            share = modelled(name, totals[end], kernels)
+            figures.append(figure(f"modelled_share_{end.removesuffix('_k4')}", **share, unit="of the dense peak"))
     return figures
 
 

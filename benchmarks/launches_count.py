@@ -39,6 +39,7 @@ class LaunchCounter(TorchDispatchMode):
         launches: part of the step → operation → number.
         views: operations that only make views.
         waits: place in the code → number.
+        inside: while an operation computes, which a kernel would do.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class LaunchCounter(TorchDispatchMode):
         self.launches: dict[str, Counter[str]] = defaultdict(Counter)
         self.views = 0
         self.waits: Counter[str] = Counter()
+        self.inside = False
         self._on_device: dict[int, Any] = {}  # storages, held so that no address is used again
 
     @property
@@ -67,7 +69,11 @@ class LaunchCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         held = any(self.holds(leaf) for leaf in tree_leaves((args, kwargs)))
-        found = EMULATED.get(name, func)(*args, **kwargs)
+        before, self.inside = self.inside, True
+        try:
+            found = EMULATED.get(name, func)(*args, **kwargs)
+        finally:
+            self.inside = before
         if not held:
             return found
         for leaf in tree_leaves(found):
@@ -97,7 +103,8 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in ("cpu", "tolist", "numpy") and args and self.counter.holds(args[0]):
+        reads = name in ("cpu", "tolist", "numpy") and not self.counter.inside
+        if reads and args and self.counter.holds(args[0]):
             self.counter.waits[f"{self.counter.part}: {name}"] += 1
             if name == "cpu":  # what comes back lies on the host
                 with torch._C._DisableTorchDispatch():

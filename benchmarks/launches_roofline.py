@@ -51,12 +51,13 @@ class _Roofline(TorchDispatchMode):
         return found
 
 
-def modelled(name: str, launches: int) -> dict[str, Any]:
+def modelled(name: str, launches: int, kernels: str) -> dict[str, Any]:
     """The share of the dense peak that a step reaches, with what it rests on.
 
     Args:
         name: 1b or 8b.
         launches: of a step.
+        kernels: fused or plain.
     """
     with tempfile.TemporaryDirectory() as folder:
         base = backbone_config(SHAPES[name], folder, Way(dtype="bfloat16"))
@@ -65,6 +66,8 @@ def modelled(name: str, launches: int) -> dict[str, Any]:
     batch = random_batch(Sizes(SLATES[name], 20, 256, 16), 1000, 0)
     world = Weightless()
     world.convert(model)
+    if kernels == "fused":
+        model.use_fused()
     roofline = _Roofline()
     with world.running(), roofline, torch.autocast("cpu", torch.bfloat16):
         step = StepContext(lambda gradients, context: [1.0] * 4)

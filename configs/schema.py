@@ -322,6 +322,9 @@ class BackboneConfig(Section):
     """Compute activations again in the backward pass: less memory for about a third more time."""
     attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
     """Implementation; `auto` takes prefix-split attention where the architecture has it, else sdpa."""
+    kernels: Literal["auto", "fused", "plain"] = "auto"
+    """How training computes layers: `fused` in few kernels (Llama, Mistral, Qwen2, Qwen3), `plain` as the stock classes
+    do, `auto` fused on GPUs where a check at the start finds no difference, else plain."""
     compile: bool = False
     """Compile layers with torch.compile: a slow first step, then faster ones on GPUs."""
     pooling: Literal["last", "mean"] = "last"

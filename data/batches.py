@@ -78,6 +78,32 @@ class RestBatch:
 
 
 @dataclass(frozen=True)
+class RowLengths:
+    """How many tokens stand where in a batch, on the host: what lays the tokens out needs no look at the device.
+
+    Attributes:
+        prefix: int64 (R,), tokens of each row's prefix.
+        row: int64 (N,), the row of each candidate, in order.
+        candidate: int64 (N,), tokens of each candidate.
+    """
+
+    prefix: np.ndarray
+    row: np.ndarray
+    candidate: np.ndarray
+
+    def to(self, device: torch.device | str) -> "RowLengths":
+        """Itself: it stays on the host."""
+        return self
+
+    @staticmethod
+    def of(segment_ids: torch.Tensor, candidate_tokens: torch.Tensor) -> "RowLengths":
+        """Read from a batch's tensors, which waits for the device that they are on."""
+        tokens = candidate_tokens.cpu().numpy()
+        prefix = (segment_ids == 0).sum(1).cpu().numpy()
+        return RowLengths(prefix, tokens[:, 0] // segment_ids.shape[1], (tokens >= 0).sum(1))
+
+
+@dataclass(frozen=True)
 class RecallBatch:
     """What the recall objective reads of a batch.
 
@@ -156,6 +182,7 @@ class SlateBatch(ColumnBatch):
         recall: shoppers and items of the recall objective, where the run has it.
         rest: the candidates that were left out, where list-wise losses read them.
         user_groups: per user attribute that losses read its code, int64 (S,).
+        lengths: of rows and candidates, on the host.
     """
 
     input_ids: torch.Tensor
@@ -170,11 +197,13 @@ class SlateBatch(ColumnBatch):
     recall: RecallBatch | None = None
     rest: RestBatch | None = None
     user_groups: dict[str, torch.Tensor] = field(default_factory=dict)
+    lengths: RowLengths | None = None
 
     def model_inputs(self) -> dict[str, Any]:
         """What the model reads, by argument name."""
         names = ("input_ids", "position_ids", "segment_ids", "candidate_tokens")
         inputs = {name: getattr(self, name) for name in names} | self.inputs()
+        inputs |= {} if self.lengths is None else {"lengths": self.lengths}
         return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
 
     def head_columns(self, candidates: Sequence[int]) -> dict[str, Any]:
@@ -329,5 +358,6 @@ def build_batch(
         row=torch.tensor([slate.row for slate in slates]),
         attributes={name: torch.from_numpy(codes[item]) for name, codes in (attributes or {}).items()},
         rest=_rest(slates, attributes or {}),
+        lengths=RowLengths(lengths[~is_candidate], row[is_candidate], lengths[is_candidate]),
         **vars(build_columns(slates)),
     )

@@ -10,12 +10,14 @@ the longest slate, H hidden size, K objectives, X columns of features.
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
+from equipoise.data.batches import RowLengths
 from equipoise.data.features import FeatureColumns
 from equipoise.modeling.adapters import adapter_of, inject_adapters
 from equipoise.modeling.attention.prefix_split import KVCache
@@ -24,6 +26,8 @@ from equipoise.modeling.boundary import StepContext
 from equipoise.modeling.common_projections import CommonProjections
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.compiled import compile_layers
+from equipoise.modeling.fused.layers import why_plain
+from equipoise.modeling.fused.slates import FusedBackbone, FusedSlates
 from equipoise.modeling.heads import NO_FEATURES, HeadInputs, PointHead, SlateHead, VectorHead
 from equipoise.modeling.layout import SlateLayout
 from equipoise.modeling.packed_rows import PackedRows
@@ -41,6 +45,7 @@ position_ids: int64 (R, T), restarting at the end of the prefix for every candid
 segment_ids: int64 (R, T): −1 padding, 0 prefix, 1, 2, … candidates of the row.
 candidate_tokens: int64 (N, L): index of each token of a candidate in the flattened (R·T) batch, −1 padding.
 slate_candidates: int64 (S, M): the candidate at each position of a slate, −1 where a slate is shorter.
+lengths: of rows and candidates, on the host; read from the tensors where it is not given.
 features: float32 (N, X), standardised, where the model reads some.
 prior: float32 (N, priors), log-odds in the order of `ModelSpec.priors`, where there are some.
 compared: where heads compare candidates with the history, as modeling.comparison gives it.
@@ -132,6 +137,7 @@ class SlateModel(nn.Module):
     Attributes:
         computed_tokens: tokens that the linear layers computed in the last forward, padding included.
         projections: what towers share in the first upper layer; None where that layer is compiled as it is.
+        kernels: `fused` or `plain`; `use_fused` and `use_plain` change it.
     """
 
     def __init__(self, backbone: SplitBackbone, spec: ModelSpec, partial_last_layer: bool = True) -> None:
@@ -159,10 +165,41 @@ class SlateModel(nn.Module):
         self.own_parameters = {name: self._of_tower(name) for name in self.objectives + self.retrieval}
         self.upper = UpperLayers(backbone, spec.backbone.checkpointing, partial_last_layer)
         self.projections = None if spec.backbone.compile else CommonProjections(backbone.upper[0])
+        self._spec = spec
+        self._fused: FusedBackbone | None = None
+        self.kernels: Literal["fused", "plain"] = "plain"
         self._embedded: torch.Tensor | None = None
         if spec.keep_embeddings:
             embeddings: nn.Module = cast(Any, backbone.trunk).get_input_embeddings()
             embeddings.register_forward_hook(self._remember_embeddings)
+
+    def use_fused(self) -> None:
+        """Differentiate by fused kernels from now on; scoring without gradients stays as it is.
+
+        Raises:
+            UserError: they cannot compute this backbone.
+        """
+        reason = why_plain(self.backbone, self._spec.backbone, self._spec.lora)
+        if reason is None and self._spec.keep_embeddings:
+            reason = "similarity: text reads embeddings, which they do not keep"
+        if reason is None and not self.upper.partial_last_layer:
+            reason = "under ZeRO-3 no process holds whole weights"
+        if reason is not None:
+            raise UserError(f"backbone.kernels: fused kernels cannot compute this run ({reason}): set plain or auto")
+        self.kernels = "fused"
+
+    def use_plain(self) -> None:
+        """Differentiate layer by layer, as the stock classes compute them."""
+        self.kernels, self._fused = "plain", None
+
+    def _fused_backbone(self) -> FusedBackbone:
+        """Made at the first use, when the weights are where they stay; anew where they have moved since."""
+        weight = self.backbone.norm.weight
+        held = self._fused.norm if self._fused is not None else None
+        if held is None or (held.device, held.dtype) != (weight.device, weight.dtype):
+            self._fused = FusedBackbone(self.backbone, self.objectives, self.retrieval)
+        assert self._fused is not None
+        return self._fused
 
     def _remember_embeddings(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         self._embedded = output.detach()
@@ -225,8 +262,12 @@ class SlateModel(nn.Module):
         position_ids: torch.Tensor,
         segment_ids: torch.Tensor,
         candidate_tokens: torch.Tensor,
+        lengths: RowLengths | None = None,
     ) -> Packing:
-        """How this batch goes through the backbone."""
+        """How this batch goes through the backbone: by fused kernels where it is to be differentiated, and it can."""
+        if self.kernels == "fused" and torch.is_grad_enabled():
+            lengths = lengths or RowLengths.of(segment_ids, candidate_tokens)
+            return FusedSlates(self._fused_backbone(), input_ids, position_ids, lengths, self.candidates_only)
         if self.backbone.attention == "split":
             layout = SlateLayout.of(segment_ids, candidate_tokens)
             return SharedPrefix(self.upper, input_ids, position_ids, layout, self.candidates_only)
@@ -234,7 +275,7 @@ class SlateModel(nn.Module):
 
     def _begin(self, inputs: ModelInputs) -> Packing:
         self._check_columns(inputs, inputs["candidate_tokens"].shape[0])
-        packing = self._packing(*(inputs[name] for name in PACKED))
+        packing = self._packing(*(inputs[name] for name in PACKED), inputs.get("lengths"))
         self.computed_tokens = packing.computed_tokens
         return packing
 
@@ -318,7 +359,11 @@ class SlateModel(nn.Module):
         step.tokens_of_candidates = encoded.tokens_of_candidates
         names = self.objectives + (self.retrieval if encoded.texts is not None else ())
         towers = Towers(names, step)
-        for name in names:
+        if isinstance(packing, FusedSlates):
+            outputs |= self._losses_together(packing, encoded, inputs, criterion, towers)
+        for name in self.retrieval if isinstance(packing, FusedSlates) else names:
+            if name not in names:
+                continue
             view = encoded.z.detach().requires_grad_(torch.is_grad_enabled())
             if name in self.retrieval:
                 assert encoded.texts is not None
@@ -330,6 +375,21 @@ class SlateModel(nn.Module):
             outputs |= {key: value.detach() for key, value in own.items()}
         outputs["losses"] = towers.losses(encoded.z)
         self.backbone.clear()
+        return outputs
+
+    def _losses_together(
+        self, packing: FusedSlates, encoded: _Encoded, inputs: ModelInputs, criterion: Criterion, towers: Towers
+    ) -> dict[str, torch.Tensor]:
+        """All towers of slates as one batch: judged one after another, differentiated at once; the outputs."""
+        views = {name: encoded.z.detach().requires_grad_(torch.is_grad_enabled()) for name in self.objectives}
+        pooled = packing.run_towers({name: encoded.of_candidates(view) for name, view in views.items()})
+        outputs: dict[str, torch.Tensor] = {}
+        losses = []
+        for name in self.objectives:
+            own = self._scores(name, pooled[name], inputs, outputs, towers.step)
+            losses.append(criterion(name, {**outputs, **own}))
+            outputs |= {key: value.detach() for key, value in own.items()}
+        towers.add_together(losses, list(views.values()), [self.own_parameters[name] for name in self.objectives])
         return outputs
 
     def _vectors(
@@ -419,4 +479,7 @@ def build_model(spec: ModelSpec, partial_last_layer: bool = True) -> SlateModel:
                 cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
         if backbone.compile:
             compile_layers(layers)
-        return SlateModel(SplitBackbone(base, split, backbone.pooling), spec, partial_last_layer)
+        model = SlateModel(SplitBackbone(base, split, backbone.pooling), spec, partial_last_layer)
+        if backbone.kernels == "fused":
+            model.use_fused()
+        return model

@@ -61,6 +61,24 @@ class Towers:
         self._parameters.extend(parameters)
         self._gradients.append(list(gradients))
 
+    def add_together(
+        self,
+        losses: Sequence[torch.Tensor],
+        views: Sequence[torch.Tensor],
+        parameters: Sequence[Sequence[torch.Tensor]],
+    ) -> None:
+        """Differentiate several towers that ran as one batch, each with respect to its own view and parameters."""
+        self._losses.extend(loss.detach() for loss in losses)
+        if not views[0].requires_grad:
+            return
+        own = [[view, *each] for view, each in zip(views, parameters, strict=True)]
+        flat = [tensor for each in own for tensor in each]
+        with torch.autocast(losses[0].device.type, enabled=False):
+            total = torch.stack([loss.to(losses[0].dtype) for loss in losses]).sum()
+            gradients = iter(torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True))
+        self._parameters.extend(tensor for each in parameters for tensor in each)
+        self._gradients.extend([next(gradients) for _ in each] for each in own)
+
     def losses(self, z: torch.Tensor) -> torch.Tensor:
         """The losses (K,); one backward through them reaches z and every tower's parameters."""
         return _PrecomputedGradients.apply(self, torch.stack(self._losses), z, *self._parameters)
@@ -72,7 +90,8 @@ class Towers:
         for name, factor in zip(self.names, factors_K, strict=True):
             gradients = self._gradients.pop(0)
             blocked = name in self.step.guard.blocked
-            scaled = [torch.zeros_like(g) if blocked else g * factor for g in gradients]
+            scaled = torch._foreach_mul(gradients, factor.to(gradients[0].dtype)) if not blocked else []
+            scaled = [torch.zeros_like(g) for g in gradients] if blocked else list(scaled)
             boundary.append(scaled[0])
             parameters.extend(scaled[1:])
         return tuple(boundary), parameters

@@ -1,0 +1,182 @@
+"""Linear layers with the adapters of several towers at once, and where the adapters' weights come from.
+
+Shape suffixes: K towers, F tokens of each, H inputs, O outputs, R ranks (of all adapters that read the same input).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward that computes in the dtypes that it gets, wherever it is called."""
+
+    def inside(ctx: Any, *gradients: torch.Tensor) -> Any:
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return backward(ctx, *gradients)
+
+    return inside
+
+
+class LoraLinear(torch.autograd.Function):
+    """x Wᵀ + bias + scale · x Aᵀ Bᵀ of K towers (Hu et al. 2021).
+
+    x (K, F, H), W (O, H) and bias frozen, A (K, R, H), B (K, O, R). Three products in forward, five in backward; where
+    A is None, one and one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor | None,
+        b: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        out = (flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)).view(*x.shape[:-1], -1)
+        low = None
+        if a is not None and b is not None:
+            low = torch.bmm(x, a.transpose(1, 2))
+            out.baddbmm_(low, b.transpose(1, 2), alpha=scale)
+        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        x, weight, a, b, low = ctx.saved_tensors
+        grad = grad.contiguous()
+        dx = (grad.view(-1, grad.shape[-1]) @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
+        if a is None:
+            return dx, None, None, None, None, None
+        nothing = grad.new_zeros(())
+        d_low = torch.baddbmm(nothing, grad, b, beta=0, alpha=ctx.scale)
+        if dx is not None:
+            dx.baddbmm_(d_low, a)
+        da = torch.bmm(d_low.transpose(1, 2), x)
+        db = torch.baddbmm(nothing, grad.transpose(1, 2), low, beta=0, alpha=ctx.scale)
+        return dx, None, None, da, db, None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One linear layer within a group that reads the same input.
+
+    Attributes:
+        outputs: O of it.
+        adapters: per tower its A (r, H) and B (O, r); empty where it has none.
+    """
+
+    outputs: int
+    adapters: Sequence[tuple[nn.Parameter, nn.Parameter]]
+
+
+class AdapterBank:
+    """The adapters of groups of linear layers as one tensor: laid side by side, in the dtype of the products.
+
+    Args:
+        groups: of members, all with adapters for the same K towers.
+        towers: K.
+
+    Attributes:
+        parameters: in the order in which they lie: all A, then all B.
+        a_size: elements of all A.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Member]], towers: int) -> None:
+        self.towers = towers
+        self.parameters: list[nn.Parameter] = []
+        self._a_shapes: list[tuple[int, int, int]] = []
+        self._b_shapes: list[tuple[int, int, int]] = []
+        self._held = [any(member.adapters for member in group) for group in groups]
+        adapted = [group for group, held in zip(groups, self._held, strict=True) if held]
+        for group in adapted:
+            members = [member for member in group if member.adapters]
+            ranks = sum(member.adapters[0][0].shape[0] for member in members)
+            self._a_shapes.append((towers, ranks, members[0].adapters[0][0].shape[1]))
+            self.parameters += [member.adapters[k][0] for k in range(towers) for member in members]
+        self.a_size = sum(p.numel() for p in self.parameters)
+        for group in adapted:
+            self._b_shapes.append((towers, sum(m.outputs for m in group), self._a_shapes[len(self._b_shapes)][1]))
+            self.parameters += [member.adapters[k][1] for k in range(towers) for member in group if member.adapters]
+        self._places = _block_places(adapted, towers, self._b_shapes)
+        self._positions: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def positions(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each element of the block-diagonal B comes from among those of all B, 0 for none and 1 for the first;
+        and where each of those stands, int32, on a device."""
+        if device not in self._positions:
+            at = np.flatnonzero(self._places)
+            where = np.empty(len(at), np.int32)
+            where[self._places[at] - 1] = at
+            both = (torch.from_numpy(self._places), torch.from_numpy(where))
+            self._positions[device] = tuple(each.to(device) for each in both)  # type: ignore[assignment]
+        return self._positions[device]
+
+    def laid_out(self, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+        """A (K, R, H) and B (K, O, R) of every group, block-diagonal over its members; None of groups without any."""
+        if not self.parameters:
+            return [None] * len(self._held)
+        tensors = iter(_LaidOut.apply(self, dtype, *self.parameters))
+        pairs = iter([(next(tensors), next(tensors)) for _ in self._a_shapes])
+        return [next(pairs) if held else None for held in self._held]
+
+    def split(self, flat_a: torch.Tensor, flat_b: torch.Tensor) -> list[torch.Tensor]:
+        """Views A, B, A, B, … of two flat tensors."""
+        found, at_a, at_b = [], 0, 0
+        for a_shape, b_shape in zip(self._a_shapes, self._b_shapes, strict=True):
+            size_a, size_b = int(np.prod(a_shape)), int(np.prod(b_shape))
+            found += [flat_a[at_a : at_a + size_a].view(a_shape), flat_b[at_b : at_b + size_b].view(b_shape)]
+            at_a, at_b = at_a + size_a, at_b + size_b
+        return found
+
+
+def _block_places(
+    groups: Sequence[Sequence[Member]], towers: int, shapes: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """Of each element of all groups' B which element of the members' own it is, counted from 1, else 0; int32."""
+    found, count = [], 1
+    for group, shape in zip(groups, shapes, strict=True):
+        places = np.zeros(shape, np.int32)
+        for tower in range(towers):
+            row = column = 0
+            for member in group:
+                if member.adapters:
+                    size = member.adapters[tower][1].shape
+                    block = np.arange(count, count + size[0] * size[1], dtype=np.int32).reshape(size)
+                    places[tower, row : row + size[0], column : column + size[1]] = block
+                    count, column = count + block.size, column + size[1]
+                row += member.outputs
+        found.append(places.reshape(-1))
+    return np.concatenate(found) if found else np.zeros(0, np.int32)
+
+
+class _LaidOut(torch.autograd.Function):
+    """Adapters' weights side by side, and their gradients back where they came from."""
+
+    @staticmethod
+    def forward(ctx: Any, bank: AdapterBank, dtype: torch.dtype, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.bank, ctx.dtype = bank, parameters[0].dtype
+        own = [p.detach().reshape(-1) for p in parameters]
+        half = len(own) // 2  # as many A as B; between them the zero that the blocks of B are filled up with
+        flat = torch.cat([*own[:half], own[0].new_zeros(1), *own[half:]]).to(dtype)
+        from_own, _ = bank.positions(flat.device)
+        return tuple(bank.split(flat[: bank.a_size], flat[bank.a_size :].index_select(0, from_own)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        bank = ctx.bank
+        _, where = bank.positions(gradients[0].device)
+        flat_a = torch.cat([each.reshape(-1) for each in gradients[::2]])
+        flat_b = torch.cat([each.reshape(-1) for each in gradients[1::2]]).index_select(0, where)
+        flat = torch.cat([flat_a, flat_b]).to(ctx.dtype)
+        pieces = flat.split([p.numel() for p in bank.parameters])
+        return None, None, *(piece.view(p.shape) for piece, p in zip(pieces, bank.parameters, strict=True))

@@ -1,0 +1,225 @@
+"""A batch of slates by fused kernels: a trunk, prefixes once, and all towers as one batch.
+
+Shape suffixes: K towers, P prefix and C candidate tokens of the batch, F tokens of a stretch, N candidates, H hidden
+size, D head size.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from equipoise.common.errors import UserError
+from equipoise.data.batches import RowLengths
+from equipoise.modeling.adapters import SHARED
+from equipoise.modeling.backbone import SplitBackbone
+from equipoise.modeling.fused.kernels import AddNorm, Rotate, SwiGLU
+from equipoise.modeling.fused.layers import FusedLayer, Linears, adapter_bank, adapter_scale, describe_layer
+from equipoise.modeling.fused.layout import FusedLayout
+from equipoise.modeling.fused.lora import LoraLinear
+from equipoise.modeling.fused.varlen import JointAttention, OwnAttention, Stretches, TowerAttention
+from equipoise.modeling.packing import Packing
+
+Pair = tuple[torch.Tensor, torch.Tensor] | None
+"""A and B of a group of linear layers; None: no adapter."""
+
+
+class FusedBackbone:
+    """The frozen weights of a cut backbone and the banks of its adapters.
+
+    Args:
+        backbone: cut, with its adapters, on its device; its linear layers share the memory of what is laid out here.
+        together: the objectives whose towers run as one batch.
+        alone: further ones, each by itself.
+    """
+
+    def __init__(self, backbone: SplitBackbone, together: Sequence[str], alone: Sequence[str] = ()) -> None:
+        layers: nn.ModuleList = backbone.trunk.get_submodule(backbone.layers_name)  # type: ignore[assignment]
+        below, above = list(layers[: backbone.split]), list(backbone.upper)
+        self.backbone, self.together = backbone, tuple(together)
+        self.lower, self.upper = [describe_layer(each) for each in below], [describe_layer(each) for each in above]
+        self.shared = adapter_bank(below, [SHARED])
+        self.towers = {self.together: adapter_bank(above, self.together)}
+        self.towers |= {(name,): adapter_bank(above, [name]) for name in (*alone, *together)}
+        self.scale = adapter_scale(below)
+        norm = backbone.norm
+        self.norm, self.eps = norm.weight.detach(), float(norm.variance_epsilon)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all products: that of the frozen weights.
+
+        Raises:
+            UserError: autocast asks for another one.
+        """
+        own, wanted = self.norm.dtype, self.norm.dtype
+        if torch.is_autocast_enabled(self.norm.device.type):
+            wanted = torch.get_autocast_dtype(self.norm.device.type)
+        if own != wanted:
+            raise UserError(
+                f"backbone.kernels: fused computes in the dtype of the frozen weights, which is {own}, but "
+                f"train.precision asks for {wanted}: set backbone.dtype=bfloat16 with bf16, or backbone.kernels=plain"
+            )
+        return own
+
+
+class FusedSlates(Packing):
+    """One batch.
+
+    Args:
+        fused: the backbone.
+        input_ids, position_ids: int64 (R, T), as the model takes them.
+        lengths: of rows and candidates, on the host.
+        candidates_only: adapters of objectives act on candidate tokens alone.
+    """
+
+    def __init__(
+        self,
+        fused: FusedBackbone,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        lengths: RowLengths,
+        candidates_only: bool,
+    ) -> None:
+        self.fused, self.backbone, self.candidates_only = fused, fused.backbone, candidates_only
+        self.lengths, self.width, self.device = lengths, input_ids.shape[1], input_ids.device
+        self.dtype = fused.dtype
+        self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
+        self.layout = FusedLayout.of(lengths, self.width, len(fused.together), self.device)
+        self._rotary: tuple[torch.Tensor, torch.Tensor] = (self._ids, self._ids)  # set by encode
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.layout.prefix_tokens + self.layout.candidate_tokens
+
+    def encode(self) -> list[torch.Tensor]:
+        """Candidates' z (1, C, H), then keys and values of prefixes (P, 2g, D) layer by layer, or their z (1, P, H)."""
+        layout, trunk = self.layout, self.backbone.trunk
+        with torch.autocast(self.device.type, enabled=False):
+            ids = self._ids.index_select(0, layout.order)
+            positions = self._positions.index_select(0, layout.order)[None] + self.backbone.first_position
+            hidden = trunk.get_input_embeddings()(ids).to(self.dtype)  # type: ignore[operator]
+            cos, sin = trunk.rotary_emb(hidden[None], positions)  # type: ignore[operator]
+            self._rotary = cos[0], sin[0]
+            z_FH = self._run_trunk(hidden)
+            at = layout.prefix_tokens
+            if not self.candidates_only:
+                return [z_FH[None, at:], z_FH[None, :at]]
+            kvs = self._run_prefixes(z_FH[None, :at], [None] * (4 * len(self.fused.upper)), layout.prefixes_once)
+            return [z_FH[None, at:], *kvs]
+
+    def _run_trunk(self, x_FH: torch.Tensor) -> torch.Tensor:
+        layout = self.layout
+        pairs = self.fused.shared.laid_out(self.dtype)
+        x, residual = x_FH[None], None
+        for number, layer in enumerate(self.fused.lower):
+            qkv, residual = self._qkv(layer, x, residual, pairs[4 * number], self._rotary)
+            stretches = (layout.all, layout.rows_once, layout.prefixes_once)
+            out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, layer.scale)
+            x, residual = self._rest(layer, out.view(1, len(out), -1), residual, pairs[4 * number + 1 : 4 * number + 4])
+        return (x + residual)[0]
+
+    def _run_prefixes(self, x_KPH: torch.Tensor, pairs: Sequence[Pair], stretches: Stretches) -> list[torch.Tensor]:
+        """Prefixes through the upper layers: keys and values (K·P, 2g, D) of each."""
+        found, residual, upper = [], None, self.fused.upper
+        rotary = self._repeated(slice(0, self.layout.prefix_tokens), x_KPH.shape[0])
+        for number, layer in enumerate(upper):
+            qkv, residual = self._qkv(layer, x_KPH, residual, pairs[4 * number], rotary)
+            found.append(qkv[:, layer.heads :])
+            if number == len(upper) - 1:
+                break  # of the last layer nobody reads more
+            out = OwnAttention.apply(qkv, layer.heads, stretches, layer.scale).view(*x_KPH.shape[:2], -1)
+            x_KPH, residual = self._rest(layer, out, residual, pairs[4 * number + 1 : 4 * number + 4])
+        return found
+
+    def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
+        return self._run({name: parts}, FusedLayout.of(self.lengths, self.width, 1, self.device))[name]
+
+    def run_towers(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        if tuple(parts) != self.fused.together:
+            return super().run_towers(parts)
+        return self._run(parts, self.layout)
+
+    def _run(self, parts: Mapping[str, Sequence[torch.Tensor]], layout: FusedLayout) -> dict[str, torch.Tensor]:
+        """The vectors (N, H) of all candidates for objectives that run as one batch."""
+        with torch.autocast(self.device.type, enabled=False):
+            pairs = self.fused.towers[tuple(parts)].laid_out(self.dtype)
+            stacked = [torch.cat(list(each)) for each in zip(*parts.values(), strict=True)]
+            if self.candidates_only:
+                x_KCH, *kvs = stacked
+            else:
+                x_KCH, prefixes_KPH = stacked
+                kvs = self._run_prefixes(prefixes_KPH, pairs, layout.prefixes)
+            vectors_KNH = self._run_candidates(x_KCH, kvs, pairs, layout)
+        return dict(zip(parts, vectors_KNH.unbind(0), strict=True))
+
+    def _run_candidates(
+        self, x_KCH: torch.Tensor, kvs: Sequence[torch.Tensor], pairs: Sequence[Pair], layout: FusedLayout
+    ) -> torch.Tensor:
+        towers, residual, upper = x_KCH.shape[0], None, self.fused.upper
+        rotary = self._repeated(slice(layout.prefix_tokens, None), towers)
+        for number, (layer, prefix_kv) in enumerate(zip(upper, kvs, strict=True)):
+            qkv, residual = self._qkv(layer, x_KCH, residual, pairs[4 * number], rotary)
+            q, own_kv = qkv[:, : layer.heads], qkv[:, layer.heads :]
+            queries, rows, causal = layout.candidates, layout.rows, True
+            if number == len(upper) - 1:  # heads read the last token alone
+                q = q.index_select(0, layout.last)
+                residual = (
+                    residual.view(-1, residual.shape[-1])
+                    .index_select(0, layout.last)
+                    .view(towers, -1, residual.shape[-1])
+                )
+                queries, rows, causal = layout.one, layout.row_queries, False
+            stretches = (queries, layout.candidates, rows, layout.prefixes)
+            out = TowerAttention.apply(q, own_kv, prefix_kv, *stretches, causal, layer.scale)
+            x_KCH, residual = self._rest(
+                layer, out.view(towers, -1, layer.heads * layer.size), residual, pairs[4 * number + 1 : 4 * number + 4]
+            )
+        return AddNorm.apply(x_KCH, residual, self.fused.norm, self.fused.eps)[0]
+
+    def _repeated(self, part: slice, towers: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = (each[part] for each in self._rotary)
+        return (cos, sin) if towers == 1 else (cos.repeat(towers, 1), sin.repeat(towers, 1))
+
+    def _linear(self, x: torch.Tensor, linears: Linears, pair: Pair) -> torch.Tensor:
+        a, b = pair or (None, None)
+        return LoraLinear.apply(x, linears.weight, linears.bias, a, b, self.fused.scale)
+
+    def _qkv(
+        self,
+        layer: FusedLayer,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        pair: Pair,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rotated queries and keys, and values, (K·F, h + 2g, D), and the new residual."""
+        normed, residual = AddNorm.apply(x, residual, layer.norm_in, layer.eps)
+        qkv = self._linear(normed, layer.qkv, pair).view(-1, layer.heads + 2 * layer.key_heads, layer.size)
+        if layer.norm_q is not None:
+            q, k, v = qkv.split([layer.heads, layer.key_heads, layer.key_heads], 1)
+            q, k = (
+                AddNorm.apply(each.contiguous(), None, weight, layer.eps)[0]
+                for each, weight in ((q, layer.norm_q), (k, layer.norm_k))
+            )
+            qkv = torch.cat([q, k, v], 1)
+        return Rotate.apply(qkv, *rotary, layer.heads + layer.key_heads), residual
+
+    def _rest(
+        self, layer: FusedLayer, attended: torch.Tensor, residual: torch.Tensor, pairs: Sequence[Pair]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """From the attention's output to the layer's, whose residual is still to be added."""
+        x = self._linear(attended, layer.out, pairs[0])
+        normed, residual = AddNorm.apply(x, residual, layer.norm_mlp, layer.eps)
+        inner = SwiGLU.apply(self._linear(normed, layer.gate_up, pairs[1]))
+        return self._linear(inner, layer.down, pairs[2]), residual
+
+    def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return parts[0][0], self._owners()
+
+    def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("fused kernels keep no embeddings")
+
+    def _owners(self) -> torch.Tensor:
+        counts = torch.from_numpy(self.lengths.candidate)
+        return torch.repeat_interleave(counts, output_size=self.layout.candidate_tokens).to(self.device)
