@@ -92,6 +92,36 @@ def _merge(
     return one_FhD * first + other_FhD * second, both
 
 
+def _merge_into(
+    out_FhD: torch.Tensor, lse_hF: torch.Tensor, other_FhD: torch.Tensor, other_lse_hF: torch.Tensor, at: int
+) -> torch.Tensor:
+    merged, both = _merge(out_FhD[at:], lse_hF[:, at:], other_FhD, other_lse_hF)
+    out_FhD[at:] = merged
+    lse_hF[:, at:] = both
+    return both.contiguous()
+
+
+def _packed(
+    dq: torch.Tensor,
+    dk: torch.Tensor,
+    dv: torch.Tensor,
+    more_q: torch.Tensor | None,
+    more_k: torch.Tensor | None,
+    more_v: torch.Tensor | None,
+    at: int,
+) -> torch.Tensor:
+    heads, keys = dq.shape[1], dk.shape[1]
+    found = torch.cat([dq, dk, dv], 1)
+    if more_q is not None:
+        found[at:, :heads] += more_q
+    if more_k is not None and more_v is not None:
+        found[:at, heads : heads + keys] += more_k
+        found[:at, heads + keys :] += more_v
+    elif more_v is not None:
+        found[:, heads:] += more_v
+    return found
+
+
 def _inverse_like(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], 1), dtype=_wide(x.dtype))
 
@@ -126,6 +156,20 @@ merge = operation(
     _merge,
     lambda one, lse, other, other_lse: (torch.empty_like(one), torch.empty_like(lse)),
 )
+
+merge_into = operation(
+    "merge_into(Tensor(a!) out, Tensor(b!) lse, Tensor other, Tensor other_lse, int at) -> Tensor",
+    _merge_into,
+    lambda out, lse, other, other_lse, at: torch.empty_like(other_lse),
+)
+"""The attention to further keys of the queries from `at` on, added up in place; their log-sum-exp is returned too."""
+packed = operation(
+    "packed(Tensor dq, Tensor dk, Tensor dv, Tensor? more_q, Tensor? more_k, Tensor? more_v, int at) -> Tensor",
+    _packed,
+    lambda dq, dk, dv, *more: dq.new_empty((dq.shape[0], dq.shape[1] + 2 * dk.shape[1], dq.shape[2])),
+)
+"""Gradients of q, k and v side by side, with what else reaches queries from `at` on and keys before it, or, where only
+`more_v` is given, keys and values side by side."""
 
 
 class AddNorm(torch.autograd.Function):

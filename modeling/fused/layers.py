@@ -127,7 +127,7 @@ def describe_layer(layer: Any) -> FusedLayer:
     )
 
 
-def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str]) -> AdapterBank:
+def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float) -> AdapterBank:
     """The adapters of some towers, or of the trunk, in some layers: four groups a layer, in the order of GROUPS."""
     groups = []
     for layer in layers:
@@ -138,7 +138,7 @@ def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str]) -> AdapterBa
                 pairs = [(linear.lora_A[n].weight, linear.lora_B[n].weight) for n in names] if adapted else []
                 members.append(Member(_base(linear).weight.shape[0], pairs))
             groups.append(members)
-    return AdapterBank(groups, len(names))
+    return AdapterBank(groups, len(names), scale)
 
 
 def adapter_scale(layers: Sequence[nn.Module], name: str = SHARED) -> float:

@@ -23,7 +23,7 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LoraLinear(torch.autograd.Function):
-    """x Wᵀ + bias + scale · x Aᵀ Bᵀ of K towers (Hu et al. 2021).
+    """x Wᵀ + bias + x Aᵀ Bᵀ of K towers (Hu et al. 2021); B holds the factor α/r.
 
     x (K, F, H), W (O, H) and bias frozen, A (K, R, H), B (K, O, R). Three products in forward, five in backward; where
     A is None, one and one.
@@ -37,16 +37,14 @@ class LoraLinear(torch.autograd.Function):
         bias: torch.Tensor | None,
         a: torch.Tensor | None,
         b: torch.Tensor | None,
-        scale: float,
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         out = (flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)).view(*x.shape[:-1], -1)
         low = None
         if a is not None and b is not None:
             low = torch.bmm(x, a.transpose(1, 2))
-            out.baddbmm_(low, b.transpose(1, 2), alpha=scale)
+            out.baddbmm_(low, b.transpose(1, 2))
         ctx.save_for_backward(x, weight, a, b, low)
-        ctx.scale = scale
         return out
 
     @staticmethod
@@ -56,14 +54,11 @@ class LoraLinear(torch.autograd.Function):
         grad = grad.contiguous()
         dx = (grad.view(-1, grad.shape[-1]) @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
         if a is None:
-            return dx, None, None, None, None, None
-        nothing = grad.new_zeros(())
-        d_low = torch.baddbmm(nothing, grad, b, beta=0, alpha=ctx.scale)
+            return dx, None, None, None, None
+        d_low = torch.bmm(grad, b)
         if dx is not None:
             dx.baddbmm_(d_low, a)
-        da = torch.bmm(d_low.transpose(1, 2), x)
-        db = torch.baddbmm(nothing, grad.transpose(1, 2), low, beta=0, alpha=ctx.scale)
-        return dx, None, None, da, db, None
+        return dx, None, None, torch.bmm(d_low.transpose(1, 2), x), torch.bmm(grad.transpose(1, 2), low)
 
 
 @dataclass(frozen=True)
@@ -85,14 +80,15 @@ class AdapterBank:
     Args:
         groups: of members, all with adapters for the same K towers.
         towers: K.
+        scale: α/r, by which B is multiplied.
 
     Attributes:
         parameters: in the order in which they lie: all A, then all B.
         a_size: elements of all A.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Member]], towers: int) -> None:
-        self.towers = towers
+    def __init__(self, groups: Sequence[Sequence[Member]], towers: int, scale: float) -> None:
+        self.towers, self.scale = towers, scale
         self.parameters: list[nn.Parameter] = []
         self._a_shapes: list[tuple[int, int, int]] = []
         self._b_shapes: list[tuple[int, int, int]] = []
@@ -169,14 +165,14 @@ class _LaidOut(torch.autograd.Function):
         half = len(own) // 2  # as many A as B; between them the zero that the blocks of B are filled up with
         flat = torch.cat([*own[:half], own[0].new_zeros(1), *own[half:]]).to(dtype)
         from_own, _ = bank.positions(flat.device)
-        return tuple(bank.split(flat[: bank.a_size], flat[bank.a_size :].index_select(0, from_own)))
+        return tuple(bank.split(flat[: bank.a_size], flat[bank.a_size :].index_select(0, from_own).mul_(bank.scale)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         bank = ctx.bank
         _, where = bank.positions(gradients[0].device)
         flat_a = torch.cat([each.reshape(-1) for each in gradients[::2]])
-        flat_b = torch.cat([each.reshape(-1) for each in gradients[1::2]]).index_select(0, where)
+        flat_b = torch.cat([each.reshape(-1) for each in gradients[1::2]]).index_select(0, where).mul_(bank.scale)
         flat = torch.cat([flat_a, flat_b]).to(ctx.dtype)
         pieces = flat.split([p.numel() for p in bank.parameters])
         return None, None, *(piece.view(p.shape) for piece, p in zip(pieces, bank.parameters, strict=True))

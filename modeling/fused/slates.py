@@ -38,10 +38,10 @@ class FusedBackbone:
         below, above = list(layers[: backbone.split]), list(backbone.upper)
         self.backbone, self.together = backbone, tuple(together)
         self.lower, self.upper = [describe_layer(each) for each in below], [describe_layer(each) for each in above]
-        self.shared = adapter_bank(below, [SHARED])
-        self.towers = {self.together: adapter_bank(above, self.together)}
-        self.towers |= {(name,): adapter_bank(above, [name]) for name in (*alone, *together)}
-        self.scale = adapter_scale(below)
+        scale = adapter_scale(below)
+        self.shared = adapter_bank(below, [SHARED], scale)
+        self.towers = {self.together: adapter_bank(above, self.together, scale)}
+        self.towers |= {(name,): adapter_bank(above, [name], scale) for name in (*alone, *together)}
         norm = backbone.norm
         self.norm, self.eps = norm.weight.detach(), float(norm.variance_epsilon)
 
@@ -125,10 +125,12 @@ class FusedSlates(Packing):
         rotary = self._repeated(slice(0, self.layout.prefix_tokens), x_KPH.shape[0])
         for number, layer in enumerate(upper):
             qkv, residual = self._qkv(layer, x_KPH, residual, pairs[4 * number], rotary)
-            found.append(qkv[:, layer.heads :])
             if number == len(upper) - 1:
+                found.append(qkv[:, layer.heads :])
                 break  # of the last layer nobody reads more
-            out = OwnAttention.apply(qkv, layer.heads, stretches, layer.scale).view(*x_KPH.shape[:2], -1)
+            out, key_values = OwnAttention.apply(qkv, layer.heads, stretches, layer.scale)
+            found.append(key_values)
+            out = out.view(*x_KPH.shape[:2], -1)
             x_KPH, residual = self._rest(layer, out, residual, pairs[4 * number + 1 : 4 * number + 4])
         return found
 
@@ -160,21 +162,15 @@ class FusedSlates(Packing):
         rotary = self._repeated(slice(layout.prefix_tokens, None), towers)
         for number, (layer, prefix_kv) in enumerate(zip(upper, kvs, strict=True)):
             qkv, residual = self._qkv(layer, x_KCH, residual, pairs[4 * number], rotary)
-            q, own_kv = qkv[:, : layer.heads], qkv[:, layer.heads :]
-            queries, rows, causal = layout.candidates, layout.rows, True
+            queries, rows, last = layout.candidates, layout.rows, None
             if number == len(upper) - 1:  # heads read the last token alone
-                q = q.index_select(0, layout.last)
-                residual = (
-                    residual.view(-1, residual.shape[-1])
-                    .index_select(0, layout.last)
-                    .view(towers, -1, residual.shape[-1])
-                )
-                queries, rows, causal = layout.one, layout.row_queries, False
+                flat = residual.view(-1, residual.shape[-1]).index_select(0, layout.last)
+                residual = flat.view(towers, -1, flat.shape[-1])
+                queries, rows, last = layout.one, layout.row_queries, layout.last
             stretches = (queries, layout.candidates, rows, layout.prefixes)
-            out = TowerAttention.apply(q, own_kv, prefix_kv, *stretches, causal, layer.scale)
-            x_KCH, residual = self._rest(
-                layer, out.view(towers, -1, layer.heads * layer.size), residual, pairs[4 * number + 1 : 4 * number + 4]
-            )
+            out = TowerAttention.apply(qkv, prefix_kv, last, layer.heads, *stretches, layer.scale)
+            out = out.view(towers, -1, layer.heads * layer.size)
+            x_KCH, residual = self._rest(layer, out, residual, pairs[4 * number + 1 : 4 * number + 4])
         return AddNorm.apply(x_KCH, residual, self.fused.norm, self.fused.eps)[0]
 
     def _repeated(self, part: slice, towers: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,7 +179,7 @@ class FusedSlates(Packing):
 
     def _linear(self, x: torch.Tensor, linears: Linears, pair: Pair) -> torch.Tensor:
         a, b = pair or (None, None)
-        return LoraLinear.apply(x, linears.weight, linears.bias, a, b, self.fused.scale)
+        return LoraLinear.apply(x, linears.weight, linears.bias, a, b)
 
     def _qkv(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from equipoise.modeling.fused.kernels import LIBRARY, merge
+from equipoise.modeling.fused.kernels import LIBRARY, merge, merge_into, packed
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -127,23 +127,26 @@ attend_backward = torch.ops.equipoise.attend_backward.default
 
 
 class OwnAttention(torch.autograd.Function):
-    """Stretches that attend to themselves, causally: (F, h, D) from packed q, k, v (F, h + 2g, D)."""
+    """Stretches that attend to themselves, causally: (F, h, D), and keys and values (F, 2g, D), from packed q, k, v."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: torch.Tensor, heads: int, own: Stretches, scale: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, qkv: torch.Tensor, heads: int, own: Stretches, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         q, k, v = _parts(qkv, heads)
         out, lse = attend(q, k, v, own.ends, own.ends, own.longest, own.longest, True, scale)
         ctx.save_for_backward(qkv, out, lse)
         ctx.about = (heads, own, scale)
-        return out
+        ctx.set_materialize_grads(False)
+        return out, qkv[:, heads:].clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, grad_kv: torch.Tensor | None) -> tuple[Any, ...]:
         qkv, out, lse = ctx.saved_tensors
         heads, own, scale = ctx.about
         lengths = (own.ends, own.ends, own.longest, own.longest)
         found = attend_backward(grad.contiguous(), *_parts(qkv, heads), out, lse, *lengths, True, scale)
-        return torch.cat(found, 1), None, None, None
+        return packed(*found, None, None, grad_kv, 0), None, None, None
 
 
 class JointAttention(torch.autograd.Function):
@@ -164,62 +167,67 @@ class JointAttention(torch.autograd.Function):
         out, lse = attend(q, k, v, own.ends, own.ends, own.longest, own.longest, True, scale)
         at = prefix_tokens
         lengths = (rows.ends, prefixes.ends, rows.longest, prefixes.longest)
-        other = attend(q[at:], k[:at], v[:at], *lengths, False, scale)
-        out[at:], lse[:, at:] = merge(out[at:], lse[:, at:], *other)
-        ctx.save_for_backward(qkv, out, lse)
+        lse_candidates = merge_into(out, lse, *attend(q[at:], k[:at], v[:at], *lengths, False, scale), at)
+        ctx.save_for_backward(qkv, out, lse, lse_candidates)
         ctx.about = (heads, at, own, lengths, scale)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        qkv, out, lse = ctx.saved_tensors
+        qkv, out, lse, lse_candidates = ctx.saved_tensors
         heads, at, own, lengths, scale = ctx.about
         q, k, v = _parts(qkv, heads)
         grad = grad.contiguous()
         own_lengths = (own.ends, own.ends, own.longest, own.longest)
-        found = torch.cat(attend_backward(grad, q, k, v, out, lse, *own_lengths, True, scale), 1)
-        of_candidates = (q[at:], k[:at], v[:at], out[at:], lse[:, at:].contiguous())
+        found = attend_backward(grad, q, k, v, out, lse, *own_lengths, True, scale)
+        of_candidates = (q[at:], k[:at], v[:at], out[at:], lse_candidates)
         dq, dk, dv = attend_backward(grad[at:], *of_candidates, *lengths, False, scale)
-        found[at:, :heads] += dq
-        found[:at, heads:] += torch.cat([dk, dv], 1)
-        return found, None, None, None, None, None, None
+        return packed(*found, dq, dk, dv, at), None, None, None, None, None, None
 
 
 class TowerAttention(torch.autograd.Function):
-    """Candidates of all towers: to their own tokens, and to their prefix as their tower sees it; (Q, h, D).
+    """Candidates of all towers: to their own tokens, and to their prefix as their tower sees it.
 
-    `q` (Q, h, D), `own_kv` (F, 2g, D) of candidates' tokens, `prefix_kv` (P, 2g, D).
+    From packed q, k, v (F, h + 2g, D) of candidates' tokens and `prefix_kv` (P, 2g, D) to (F, h, D), or to (N, h, D) of
+    the tokens `last`, which see all of their candidate.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        q: torch.Tensor,
-        own_kv: torch.Tensor,
+        qkv: torch.Tensor,
         prefix_kv: torch.Tensor,
+        last: torch.Tensor | None,
+        heads: int,
         queries: Stretches,
         own: Stretches,
         rows: Stretches,
         prefixes: Stretches,
-        causal: bool,
         scale: float,
     ) -> torch.Tensor:
         own_lengths = (queries.ends, own.ends, queries.longest, own.longest)
         lengths = (rows.ends, prefixes.ends, rows.longest, prefixes.longest)
-        first = attend(q, *own_kv.chunk(2, 1), *own_lengths, causal, scale)
+        q, k, v = _parts(qkv, heads)
+        q = q if last is None else q.index_select(0, last)
+        first = attend(q, k, v, *own_lengths, last is None, scale)
         out, lse = merge(*first, *attend(q, *prefix_kv.chunk(2, 1), *lengths, False, scale))
-        ctx.save_for_backward(q, own_kv, prefix_kv, out, lse)
-        ctx.about = (own_lengths, lengths, causal, scale)
+        ctx.save_for_backward(qkv, prefix_kv, last, out, lse)
+        ctx.about = (heads, own_lengths, lengths, scale)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        q, own_kv, prefix_kv, out, lse = ctx.saved_tensors
-        own_lengths, lengths, causal, scale = ctx.about
+        qkv, prefix_kv, last, out, lse = ctx.saved_tensors
+        heads, own_lengths, lengths, scale = ctx.about
         grad = grad.contiguous()
-        dq, *of_own = attend_backward(grad, q, *own_kv.chunk(2, 1), out, lse, *own_lengths, causal, scale)
+        q, k, v = _parts(qkv, heads)
+        q = q if last is None else q.index_select(0, last)
+        dq, dk, dv = attend_backward(grad, q, k, v, out, lse, *own_lengths, last is None, scale)
         more, *of_prefix = attend_backward(grad, q, *prefix_kv.chunk(2, 1), out, lse, *lengths, False, scale)
-        return dq.add_(more), torch.cat(of_own, 1), torch.cat(of_prefix, 1), *[None] * 6
+        if last is not None:
+            dq = dq.new_zeros(len(qkv), *dq.shape[1:]).index_add_(0, last, dq.add_(more))
+            more = None
+        return packed(dq, dk, dv, more, None, None, 0), torch.cat(of_prefix, 1), *[None] * 7
 
 
 def _parts(qkv: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
