@@ -275,7 +275,8 @@ class SlateModel(nn.Module):
 
     def _begin(self, inputs: ModelInputs) -> Packing:
         self._check_columns(inputs, inputs["candidate_tokens"].shape[0])
-        packing = self._packing(*(inputs[name] for name in PACKED), inputs.get("lengths"))
+        packed: dict[str, Any] = {name: inputs.get(name) for name in (*PACKED, "lengths")}
+        packing = self._packing(**packed)
         self.computed_tokens = packing.computed_tokens
         return packing
 
@@ -400,7 +401,7 @@ class SlateModel(nn.Module):
         vectors, weights = self.heads[name](pooled)
         return {name: step.guard(name, vectors), f"{name}.weights": step.guard(name, weights)}
 
-    def encode_texts(self, name: str, texts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_texts(self, name: str, texts: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of texts for an objective of retrieval, float32 (texts, D), and its weights (3,).
 
         Args:
@@ -479,7 +480,4 @@ def build_model(spec: ModelSpec, partial_last_layer: bool = True) -> SlateModel:
                 cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
         if backbone.compile:
             compile_layers(layers)
-        model = SlateModel(SplitBackbone(base, split, backbone.pooling), spec, partial_last_layer)
-        if backbone.kernels == "fused":
-            model.use_fused()
-        return model
+        return SlateModel(SplitBackbone(base, split, backbone.pooling), spec, partial_last_layer)

@@ -28,7 +28,7 @@ from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
 from equipoise.train.schedule import rate_factor
-from equipoise.train.self_check import self_check
+from equipoise.train.self_check import self_check, settle_kernels
 from equipoise.train.world import World
 
 
@@ -134,6 +134,9 @@ class Loop:
         try:
             for number, batch in enumerate(loader):
                 batch = batch.to(self.accelerator.device)
+                if number == 0:
+                    wanted = self.config.backbone.kernels
+                    settle_kernels(self.slate_model, batch, self.world, config.precision, wanted)
                 if number == 0 and config.self_check:
                     self.averages.add("perf/packed_difference", self._self_check(batch))
                 asked = self._micro_step(batch, progress, stop.asked)

@@ -127,6 +127,10 @@ def describe_layer(layer: Any) -> FusedLayer:
     )
 
 
+def _pair(linear: Any, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+    return linear.lora_A[name].weight, linear.lora_B[name].weight
+
+
 def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float) -> AdapterBank:
     """The adapters of some towers, or of the trunk, in some layers: four groups a layer, in the order of GROUPS."""
     groups = []
@@ -135,7 +139,7 @@ def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float
             members = []
             for linear in (_linear_of(layer, name) for name in group):
                 adapted = isinstance(linear, LoraLayer) and all(name in linear.lora_A for name in names)
-                pairs = [(linear.lora_A[n].weight, linear.lora_B[n].weight) for n in names] if adapted else []
+                pairs = [_pair(linear, name) for name in names] if adapted else []
                 members.append(Member(_base(linear).weight.shape[0], pairs))
             groups.append(members)
     return AdapterBank(groups, len(names), scale)

@@ -5,6 +5,7 @@ size, D head size.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,8 +43,9 @@ class FusedBackbone:
         self.shared = adapter_bank(below, [SHARED], scale)
         self.towers = {self.together: adapter_bank(above, self.together, scale)}
         self.towers |= {(name,): adapter_bank(above, [name], scale) for name in (*alone, *together)}
-        norm = backbone.norm
-        self.norm, self.eps = norm.weight.detach(), float(norm.variance_epsilon)
+        norm: Any = backbone.norm
+        self.norm: torch.Tensor = norm.weight.detach()
+        self.eps = float(norm.variance_epsilon)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,6 +119,7 @@ class FusedSlates(Packing):
             stretches = (layout.all, layout.rows_once, layout.prefixes_once)
             out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, layer.scale)
             x, residual = self._rest(layer, out.view(1, len(out), -1), residual, pairs[4 * number + 1 : 4 * number + 4])
+        assert residual is not None, "a trunk has a layer"
         return (x + residual)[0]
 
     def _run_prefixes(self, x_KPH: torch.Tensor, pairs: Sequence[Pair], stretches: Stretches) -> list[torch.Tensor]:

@@ -5,6 +5,7 @@ elsewhere they are written out, stretch by stretch. Shape suffixes: F query and 
 and key heads, D head size, B stretches.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ LIBRARY.define(
     f"attend_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, {_ENDS}) "
     "-> (Tensor, Tensor, Tensor)"
 )
-for _name, _ways in {
+_WAYS: dict[str, dict[str, Callable[..., Any]]] = {
     "attend": {
         "CPU": _forward,
         "CUDA": _flash_forward,
@@ -119,7 +120,8 @@ for _name, _ways in {
         "CUDA": _flash_backward,
         "Meta": lambda grad, q, k, v, *rest: tuple(x.new_empty(x.shape) for x in (q, k, v)),
     },
-}.items():
+}
+for _name, _ways in _WAYS.items():
     for _key, _way in _ways.items():
         LIBRARY.impl(_name, _way, _key)
 attend = torch.ops.equipoise.attend.default

@@ -102,3 +102,20 @@ def _only_equal_slates() -> list[str]:
     # All 8 candidates of every slate, so that means over micro-batches are means over the batch; fairness is not
     # a mean over slates and is left out.
     return ["balancing.method=weighted", "train.negatives=null", "objectives.fairness=false"]
+
+
+@pytest.mark.parametrize("engine", [None, "cpu_ddp2", "cpu_zero2"])
+def test_fused_kernels_give_the_same_update(
+    engine: str | None, launch: Any, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    size = "train.batch_size=2" if engine else "train.batch_size=4"
+    job = launch(engine, tmp_path / "run", size, "backbone.kernels=fused", UNEVEN)
+    assert job.code == 0, job.printed
+    assert "kernels: fused" in job.printed
+    for name, tensor in alone["mgda"].adapters().items():
+        assert (tensor - job.adapters()[name]).abs().max() <= TOLERANCE, name
+
+
+def test_fused_kernels_are_refused_where_weights_are_cut_up(launch: Any, tmp_path: Path) -> None:
+    job = launch("cpu_zero3", tmp_path / "run", "train.batch_size=2", "backbone.kernels=fused")
+    assert job.code != 0 and "under ZeRO-3 no process holds whole weights" in job.printed

@@ -1,6 +1,7 @@
 """The check before training: passes where packed slates are right, stops where they are not."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.modeling.attention.prefix_split import CandidateForward
+from equipoise.modeling.fused import slates
 from equipoise.modeling.model import SlateModel
-from equipoise.train.self_check import self_check, separate_prompts
+from equipoise.train.self_check import kernel_difference, self_check, separate_prompts, settle_kernels
 from equipoise.train.world import World
 
 
@@ -55,3 +57,43 @@ def test_an_attention_that_sees_too_little_stops_the_run(
     monkeypatch.setattr(CandidateForward, "prefix", lambda self, module: tuple(x * 0.5 for x in whole(self, module)))
     with pytest.raises(UserError, match=r"packed slates .* differ by .* set backbone\.attention=sdpa"):
         self_check(model, model, batch, World())
+
+
+def test_fused_kernels_are_taken_where_they_agree(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
+    model = make_model("llama")
+    settle_kernels(model, batch, World(), "fp32", "auto")
+    assert model.kernels == "plain"  # on a CPU nothing is won
+    settle_kernels(model, batch, World(), "fp32", "fused")
+    assert model.kernels == "fused" and kernel_difference(model, batch) < 1e-5
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_fused_kernels_that_differ_are_refused_or_left(
+    make_model: Callable[..., SlateModel], batch: SlateBatch, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    model = make_model("llama")
+    monkeypatch.setattr(slates, "adapter_scale", lambda layers: 40.0)
+    with pytest.raises(UserError, match=r"fused kernels differ .* set backbone\.kernels=plain"):
+        settle_kernels(model, batch, World(), "fp32", "fused")
+    assert model.kernels == "plain"
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(slates.FusedSlates, "encode", fail)
+    on_gpu = SimpleNamespace(input_ids=SimpleNamespace(device=torch.device("cuda")), model_inputs=batch.model_inputs)
+    with caplog.at_level("INFO"):
+        settle_kernels(model, on_gpu, World(), "fp32", "auto")  # type: ignore[arg-type]
+    assert model.kernels == "plain" and "no kernel image" in caplog.text
+
+
+def test_a_backbone_that_fused_kernels_do_not_know_is_plain(
+    make_model: Callable[..., SlateModel], batch: SlateBatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_gpu = SimpleNamespace(input_ids=SimpleNamespace(device=torch.device("cuda")), model_inputs=batch.model_inputs)
+    with caplog.at_level("INFO"):
+        settle_kernels(make_model("bert"), on_gpu, World(), "fp32", "auto")  # type: ignore[arg-type]
+    assert "kernels: plain, since" in caplog.text and "not bert" in caplog.text
+    with pytest.raises(UserError, match="not bert"):
+        settle_kernels(make_model("bert"), batch, World(), "fp32", "fused")
