@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -33,7 +32,7 @@ SHAPES_FROM_VALUES = frozenset({"nonzero", "masked_select", "bincount", "_unique
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts while it is entered.
+    """Counts while it is entered; nothing while an operation computes or a value is read.
 
     Attributes:
         launches: part of the step → operation → number.
@@ -68,6 +67,8 @@ class LaunchCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
+        if self.inside:
+            return func(*args, **kwargs)
         held = any(self.holds(leaf) for leaf in tree_leaves((args, kwargs)))
         before, self.inside = self.inside, True
         try:
@@ -94,22 +95,21 @@ class LaunchCounter(TorchDispatchMode):
         return indexing and any(each is not None and each.dtype == torch.bool and self.holds(each) for each in args[1])
 
 
-class _Reads(TorchFunctionMode):
-    """Adds to a counter's waits what Python reads of device tensors without an operation that tells."""
+def _reading(counter: LaunchCounter, name: str) -> Any:
+    """A method of tensors that also counts as a wait where the tensor lies on the device."""
+    original = getattr(torch.Tensor, name)
 
-    def __init__(self, counter: LaunchCounter) -> None:
-        super().__init__()
-        self.counter = counter
+    def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if counter.inside or not counter.holds(tensor):
+            return original(tensor, *args, **kwargs)
+        counter.waits[f"{counter.part}: {name}"] += 1
+        counter.inside = True  # what it is made of is no second wait, and what comes back lies on the host
+        try:
+            return tensor.detach().clone() if name == "cpu" else original(tensor, *args, **kwargs)
+        finally:
+            counter.inside = False
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        reads = name in ("cpu", "tolist", "numpy") and not self.counter.inside
-        if reads and args and self.counter.holds(args[0]):
-            self.counter.waits[f"{self.counter.part}: {name}"] += 1
-            if name == "cpu":  # what comes back lies on the host
-                with torch._C._DisableTorchDispatch():
-                    return args[0].detach().clone()
-        return func(*args, **(kwargs or {}))
+    return patch.object(torch.Tensor, name, read)
 
 
 def _attend(q: Any, k: Any, v: Any, bias: Any, *rest: Any, scale: float, **more: Any) -> tuple[Any, ...]:
@@ -180,6 +180,7 @@ def counting(counter: LaunchCounter) -> Iterator[None]:
             stack.enter_context(named(owner, name, part))
         stack.enter_context(patch.object(memory_efficient, "takes", lambda q, v: True))
         stack.enter_context(patch.object(partial, "_fused", lambda q, v: False))
-        stack.enter_context(_Reads(counter))
+        for name in ("cpu", "tolist", "numpy"):
+            stack.enter_context(_reading(counter, name))
         stack.enter_context(counter)
         yield

@@ -206,6 +206,13 @@ class SlateBatch(ColumnBatch):
         inputs |= {} if self.lengths is None else {"lengths": self.lengths}
         return inputs if self.recall is None else {**inputs, "texts": self.recall.texts}
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, padding left out; without `lengths` this waits for the device."""
+        if self.lengths is None:
+            return int((self.segment_ids >= 0).sum())
+        return int(self.lengths.prefix.sum() + self.lengths.candidate.sum())
+
     def head_columns(self, candidates: Sequence[int]) -> dict[str, Any]:
         """What heads read of some candidates beside texts, each as a slate of its own, by argument name."""
         rows = list(candidates)

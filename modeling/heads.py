@@ -188,8 +188,9 @@ class SlateHead(nn.Module):
         x_SMW = x_SMW + self.mix(attended.transpose(1, 2).reshape(slates, positions, width))
         delta_SM = self.out(nn.functional.gelu(x_SMW)).squeeze(-1).float()
         # Scatter back to the candidates' own order: a slate's candidates need not stand in the order of its positions.
-        flat = torch.zeros(pooled_NH.shape[0], dtype=delta_SM.dtype, device=delta_SM.device)
-        return flat.scatter(0, candidates_SM[filled_SM], delta_SM[filled_SM])
+        count = pooled_NH.shape[0]
+        flat = torch.zeros(count + 1, dtype=delta_SM.dtype, device=delta_SM.device)  # the last for empty positions
+        return flat.scatter(0, torch.where(filled_SM, candidates_SM, count).flatten(), delta_SM.flatten())[:count]
 
 
 class VectorHead(nn.Module):

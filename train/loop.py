@@ -107,7 +107,7 @@ class Loop:
         )
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.averages = Averages()
-        self._seen = {"slates": 0.0, "impressions": 0.0, "tokens": 0.0}
+        self._seen = torch.zeros(3, dtype=torch.float64)  # slates, impressions and tokens since the last log line
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
         self._nonfinite: set[str] = set()
         self.stopped = False
@@ -186,25 +186,26 @@ class Loop:
             self.bad_in_a_row = dict(progress.extra["bad_in_a_row"])
             self.balancer.restore(progress.extra["balancer"])
 
-    def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, bool]:
+    def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, torch.Tensor]:
+        """What losses are divided by, and how many processes are asked to stop, (1,); both on the device."""
+        counted = [asked, batch.slate_candidates.shape[0], batch.click.numel(), batch.tokens]
         divisors = local_totals(batch, self.self_normalize)
-        tokens = (batch.segment_ids >= 0).sum()
-        known = torch.tensor([asked, batch.slate_candidates.shape[0], batch.click.numel()], dtype=torch.float64)
-        counts = torch.cat([divisors, known.to(tokens.device), tokens.double()[None]])
-        candidates, impressions, slates, asking, *seen = self.world.sum(counts).tolist()
-        for name, count in zip(("slates", "impressions", "tokens"), seen, strict=True):
-            self._seen[name] += count
-        return Totals(candidates, impressions, slates), asking > 0
+        known = torch.tensor(counted, dtype=torch.float64)
+        counts = self.world.sum(torch.cat([divisors, known.to(divisors.device, non_blocking=True)]))
+        self._seen = self._seen.to(counts.device) + counts[4:]
+        return Totals(*counts[:3].float().unbind()), counts[3:4]
 
     def _micro_step(self, batch: SlateBatch, progress: TrainingState, asked: bool) -> bool:
         self._set_rates(progress.step)
         if progress.micro % self.config.train.accumulate == 0:
             self._nonfinite.clear()
-        totals, asked = self._totals(batch, asked)
+        totals, asking = self._totals(batch, asked)
         with self.accelerator.accumulate(self.model):
             memory = self._memory()
             context = StepContext(self.balancer.compute_weights, progress.step, self._groups(batch))
-            local_losses, losses = self._losses(batch, totals, context)
+            local_losses, global_losses = self._losses(batch, totals, context)
+            *each, stops = torch.cat([global_losses, asking]).tolist()  # one wait for the device
+            losses = np.array(each)
             self._count_nonfinite(context.report_losses(tuple(self.objectives), losses), progress.step)
             finite = torch.isfinite(torch.as_tensor(losses, device=local_losses.device))
             self.accelerator.backward(torch.where(finite, local_losses, 0.0).sum())
@@ -214,9 +215,9 @@ class Loop:
                 if self.balancer.method.needs_losses_after:
                     self.balancer.after_step(losses, self._losses_again(batch, totals, memory))
         self._account(batch, losses)
-        return asked
+        return stops > 0
 
-    def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, np.ndarray]:
+    def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, torch.Tensor]:
         """This process's losses, with gradient, and the global ones, float64; both (K,)."""
 
         def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -239,7 +240,7 @@ class Loop:
         else:
             outputs = self.model(request=ForwardRequest(batch.model_inputs(), step=context))
             local_losses = torch.stack([criterion(name, outputs) for name in self.objectives])
-        return local_losses, (self.world.sum(local_losses) / self.world.size).double().cpu().numpy()
+        return local_losses, (self.world.sum(local_losses) / self.world.size).double()
 
     def _groups(self, batch: SlateBatch) -> dict[str, torch.Tensor]:
         """Per column of the map of conflicts the group of each candidate, int64 (N,)."""
@@ -270,7 +271,7 @@ class Loop:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             _, losses = self._losses(batch, totals, StepContext())
         self._remember(now)
-        return losses
+        return losses.cpu().numpy()
 
     def _count_nonfinite(self, bad: set[str], step: int) -> None:
         """Note the objectives whose global loss is not finite; stop after too many such steps in a row."""
@@ -316,14 +317,14 @@ class Loop:
         for name, loss in zip(self.objectives, losses, strict=True):
             self.averages.add(f"train/loss/{name}", float(loss))
         computed = self.slate_model.computed_tokens
-        self.averages.add("perf/padding", 1.0 - int((batch.segment_ids >= 0).sum()) / computed)
+        self.averages.add("perf/padding", 1.0 - batch.tokens / computed)
 
     def _log(self, step: int) -> None:
         now = time.perf_counter()
         values = self.averages.drain()
-        for key, total in self._seen.items():
+        for key, total in zip(("slates", "impressions", "tokens"), self._seen.tolist(), strict=True):
             values[f"perf/{key}_per_second"] = total / max(now - self._clock, 1e-9)
-            self._seen[key] = 0.0
+        self._seen = torch.zeros_like(self._seen)
         values["train/lr"] = self._rate
         values["train/epoch"] = self.batches.order.epoch_at(step * self.config.train.accumulate)
         values.update(self.balancer.drain())

@@ -33,11 +33,13 @@ class Totals:
         candidates: sampled candidates of all processes.
         impressions: sum of importance weights, 1 / sampling rate for unclicked ones.
         slates: slates of all processes.
+
+    They stay on the device, float32: nobody waits for them.
     """
 
-    candidates: float
-    impressions: float
-    slates: float
+    candidates: torch.Tensor | float
+    impressions: torch.Tensor | float
+    slates: torch.Tensor | float
 
 
 @dataclass(frozen=True)
@@ -246,10 +248,12 @@ def moving_average(state: dict[str, torch.Tensor], key: str, now: torch.Tensor, 
     The first value starts the average. `state[key]` is updated in place of the old one, but never by a value that is
     not finite: one bad batch would spoil every later one.
     """
-    before = state.get(key)
     detached = now.detach()
-    if not torch.isfinite(detached).all():
-        return now
-    average = detached if before is None else momentum * before.to(now.device) + (1 - momentum) * detached
-    state[key] = average.cpu()
+    before = state.get(key)
+    # Of what has never been finite nothing is known: NaN, which the first finite value replaces.
+    base = torch.full_like(detached, torch.nan) if before is None else before.to(detached)
+    started = torch.where(torch.isfinite(base), base, detached)
+    finite = torch.isfinite(detached).all()
+    state[key] = torch.where(finite, momentum * started + (1 - momentum) * detached, base)
+    average = torch.where(finite, state[key], detached)
     return now + (average - detached)

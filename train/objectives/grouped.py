@@ -6,10 +6,19 @@ from typing import Self
 import torch
 
 from equipoise.common.link import Link
-from equipoise.common.lists import group_prices
+from equipoise.common.lists import SMALLEST
 from equipoise.configs.objectives import GroupedConfig
 from equipoise.train.objectives.base import Exposure, Step, moving_average, slate_weights
 from equipoise.train.objectives.placed import PlacedObjective, PricePlacer, WholeSlates, pure_exposure
+
+
+def prices_of(exposed_G: torch.Tensor, due_G: torch.Tensor) -> torch.Tensor:
+    """`common.lists.group_prices` on the device, (G,)."""
+    ratio_G = torch.where(due_G > 0, exposed_G / due_G.clamp(min=1e-300), 0.0)
+    large_G = due_G >= SMALLEST
+    of_large = torch.where(large_G, ratio_G, 0.0).max()
+    most = torch.where(large_G.any(), of_large, ratio_G.max()).clamp(min=1e-12)
+    return (1 - ratio_G / most).clamp(0.0, 1.0) * (due_G > 0)
 
 
 class GroupedObjective(PlacedObjective):
@@ -36,8 +45,8 @@ class GroupedObjective(PlacedObjective):
         codes_SM = slates.codes[self.options.attribute]
         exposed_G = self._share(step, slates, codes_SM, pure_exposure(slates, self.options.places), "exposed")
         due_G = self._share(step, slates, codes_SM, self.due(slates), "due")
-        price_G = torch.from_numpy(group_prices(exposed_G.double().cpu().numpy(), due_G.double().cpu().numpy()))
-        return PricePlacer(slates, self.options.places, price_G.to(exposed_G)[codes_SM])
+        price_G = prices_of(exposed_G.double(), due_G.double()).to(exposed_G)
+        return PricePlacer(slates, self.options.places, price_G[codes_SM])
 
     def due(self, slates: WholeSlates) -> torch.Tensor:
         """The share of exposure that is due to each candidate, float32 (S, M): the same to all of a slate."""
@@ -55,7 +64,7 @@ class GroupedObjective(PlacedObjective):
         local_G = kept_SM.new_zeros(self.groups).index_add(0, codes_SM.flatten(), kept_SM.flatten())
         global_G = step.world.sum(local_G) / step.totals.slates
         moving_average(self.state, key, global_G, self.options.momentum)
-        return self.state[key].to(global_G)
+        return torch.nan_to_num(self.state[key].to(global_G))
 
     def by_group(self, step: Step, exposure: Exposure, weights_SM: torch.Tensor) -> torch.Tensor:
         """This process's sum of weights over each group, (G,)."""

@@ -20,6 +20,7 @@ import torch
 
 from equipoise.common.lists import FARTHEST, discounts
 from equipoise.configs.objectives import PlacedConfig
+from equipoise.modeling.fused.kernels import operation
 from equipoise.train.objectives.base import ListwiseObjective, Step, slate_weights
 
 LEAST, MOST = 1 / 16, 4.0
@@ -37,7 +38,7 @@ class WholeSlates:
         filled_SM: bool.
         codes: per attribute, int64 (S, M).
         weight_S: how much each slate counts, float32: 0 without a click.
-        seeds: of each slate's draws, by what it holds alone, so that no process and no other slate changes them.
+        seeds_S: of each slate's draws, int64, by what it holds alone: no process and no other slate changes them.
     """
 
     relevance_SM: torch.Tensor
@@ -46,7 +47,7 @@ class WholeSlates:
     filled_SM: torch.Tensor
     codes: dict[str, torch.Tensor]
     weight_S: torch.Tensor
-    seeds: list[int]
+    seeds_S: torch.Tensor
 
     @classmethod
     def of(cls, step: Step, name: str, attributes: list[str]) -> Self:
@@ -67,7 +68,7 @@ class WholeSlates:
         gain_N = torch.where(batch.click > 0, torch.where(conversion_N > 0, 3.0, 1.0), 0.0).to(step.outputs[name].dtype)
         gain_SM = joined(gain_N, None) * filled_SM
         weight_S = slate_weights(batch)
-        marks = (batch.item[index_SM.clamp(min=0)] * (index_SM >= 0)).sum(1).tolist()
+        marks_S = (batch.item[index_SM.clamp(min=0)] * (index_SM >= 0)).sum(1)
         clicked_S = (gain_SM.sum(1) > 0).to(gain_SM.dtype)
         return cls(
             relevance_SM=joined(step.relevance(), None if rest is None else step.rest_relevance()),
@@ -78,7 +79,7 @@ class WholeSlates:
                 key: joined(batch.attributes[key], None if rest is None else rest.attributes[key]) for key in attributes
             },
             weight_S=clicked_S if weight_S is None else clicked_S * weight_S,
-            seeds=[row * 1_000_003 + mark for row, mark in zip(batch.row.tolist(), marks, strict=True)],
+            seeds_S=batch.row.to(marks_S.device) * 1_000_003 + marks_S,
         )
 
     def worth_SM(self, places: int) -> torch.Tensor:
@@ -125,64 +126,117 @@ class PlacedObjective(ListwiseObjective):
 
 
 class Placer:
-    """How an objective takes part in filling the places of D lists of each slate.
+    """How an objective takes part in filling the places of D lists of each slate."""
 
-    Args:
-        slates: of the batch.
-        places: K.
-    """
-
-    def __init__(self, slates: WholeSlates, places: int) -> None:
-        self.slates, self.places = slates, places
-
-    def added(self, place: int) -> torch.Tensor:
-        """What each candidate counts at the place, with gradient, by ω: float32, broadcasts to (S, D, M)."""
+    def counts(self, place: int) -> torch.Tensor:
+        """What each candidate counts at the place, without gradient, by ω: float32, broadcasts to (S, D, M)."""
         raise NotImplementedError
 
-    def put(self, chosen_SD: torch.Tensor, place: int, there_SD: torch.Tensor) -> torch.Tensor:
-        """Take note of who got the place; what the objective measures of that, float32 (S, D), by ω."""
+    def put(self, chosen_SD: torch.Tensor, there_SD: torch.Tensor) -> None:
+        """Take note of who got the next place, where there was anybody to get it."""
+
+    def all_counts(self) -> torch.Tensor:
+        """What each candidate counted at every place, with gradient, by ω: float32, broadcasts to (S, D, K, M)."""
+        raise NotImplementedError
+
+    def measured(self, chosen_SDK: torch.Tensor) -> torch.Tensor:
+        """What the objective measures of each place, by ω: float32 (S, D, K)."""
         raise NotImplementedError
 
 
 class SpreadPlacer(Placer):
-    """Unlike candidates: exp(δ) times the distances to those that are placed; measured by ILD@K."""
+    """Unlike candidates: exp(δ) times the distances to those that are placed; measured by ILD@K.
+
+    Args:
+        slates: of the batch.
+        places: K.
+        codes_SMA: the attributes' values, coarse to fine.
+        draws: D.
+    """
 
     def __init__(self, slates: WholeSlates, places: int, codes_SMA: torch.Tensor, draws: int) -> None:
-        super().__init__(slates, places)
-        self.codes_SMA = codes_SMA
         self.scale = 2 / (places * max(places - 1, 1))
         self.wish_SM = slates.delta_SM.clamp(-FARTHEST, FARTHEST).exp()
-        self.apart_SDM = slates.gain_SM.new_zeros(len(slates.gain_SM), draws, slates.gain_SM.shape[1])
+        equal_SMMA = codes_SMA[:, :, None] == codes_SMA[:, None]
+        self.distance_SMM = 1 - equal_SMMA.to(slates.gain_SM.dtype).cumprod(dim=-1).mean(-1)
+        count, width = slates.gain_SM.shape
+        self._apart = [slates.gain_SM.new_zeros(count, draws, width)]  # before each place
 
-    def added(self, place: int) -> torch.Tensor:
+    def counts(self, place: int) -> torch.Tensor:
         """scale · exp(δ) · Σ distances."""
-        return self.scale * self.wish_SM[:, None] * self.apart_SDM
+        return self.scale * self.wish_SM[:, None] * self._apart[place]
 
-    def put(self, chosen_SD: torch.Tensor, place: int, there_SD: torch.Tensor) -> torch.Tensor:
-        """The distances of the placed candidate to those before it."""
-        found_SD = self.scale * self.apart_SDM.gather(2, chosen_SD[:, :, None])[:, :, 0] * there_SD
-        own_SDA = self.codes_SMA.gather(1, chosen_SD[:, :, None].expand(-1, -1, self.codes_SMA.shape[2]))
-        equal_SDMA = (self.codes_SMA[:, None] == own_SDA[:, :, None]).to(found_SD.dtype).cumprod(dim=-1)
-        self.apart_SDM = self.apart_SDM + (1 - equal_SDMA.mean(-1)) * there_SD[:, :, None]
-        return found_SD
+    def put(self, chosen_SD: torch.Tensor, there_SD: torch.Tensor) -> None:
+        """Add the distances to the placed candidate."""
+        rows = chosen_SD[:, :, None].expand(-1, -1, self.distance_SMM.shape[2])
+        self._apart.append(self._apart[-1] + self.distance_SMM.gather(1, rows) * there_SD[:, :, None])
+
+    def all_counts(self) -> torch.Tensor:
+        """As `counts`, of all places."""
+        return self.scale * self.wish_SM[:, None, None] * torch.stack(self._apart[:-1], dim=2)
+
+    def measured(self, chosen_SDK: torch.Tensor) -> torch.Tensor:
+        """The distances of each placed candidate to those before it."""
+        return self.scale * torch.stack(self._apart[:-1], dim=2).gather(3, chosen_SDK[..., None])[..., 0]
 
 
 class PricePlacer(Placer):
-    """Prices of groups plus δ; measured by the mean price of what is exposed."""
+    """Prices of groups plus δ; measured by the mean price of what is exposed.
+
+    Args:
+        slates: of the batch.
+        places: K.
+        price_SM: of each candidate's group.
+    """
 
     def __init__(self, slates: WholeSlates, places: int, price_SM: torch.Tensor) -> None:
-        super().__init__(slates, places)
         self.price_SM = price_SM
         discount_K = _discounts(places, price_SM)
-        self.share_K = discount_K / discount_K.sum()
+        self.share_K = (discount_K / discount_K.sum())[: slates.filled_SM.shape[1]]
+        self.wish_SM = price_SM + slates.delta_SM
 
-    def added(self, place: int) -> torch.Tensor:
+    def counts(self, place: int) -> torch.Tensor:
         """The place's share of the list's exposure, times price and δ."""
-        return (self.share_K[place] * (self.price_SM + self.slates.delta_SM))[:, None]
+        return (self.share_K[place] * self.wish_SM)[:, None]
 
-    def put(self, chosen_SD: torch.Tensor, place: int, there_SD: torch.Tensor) -> torch.Tensor:
+    def all_counts(self) -> torch.Tensor:
+        """As `counts`, of all places."""
+        return (self.share_K[:, None] * self.wish_SM[:, None])[:, None]
+
+    def measured(self, chosen_SDK: torch.Tensor) -> torch.Tensor:
         """The place's share of the list's exposure, times the price."""
-        return self.share_K[place] * self.price_SM.gather(1, chosen_SD) * there_SD
+        return self.share_K * _taken(self.price_SM, chosen_SDK)
+
+
+def _taken(values_SM: torch.Tensor, chosen_SDK: torch.Tensor) -> torch.Tensor:
+    """The values of the chosen candidates, (S, D, K)."""
+    return values_SM.gather(1, chosen_SDK.flatten(1)).view(chosen_SDK.shape)
+
+
+_STRIDE, _WIDEST = -0x61C8864680B583EB, 1 << 24
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    """A bijection of int64 whose outputs look random: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def _uniform(seeds: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    bits = _mixed(_mixed(seeds * _STRIDE) + (number + 1) * _STRIDE)
+    return ((((bits >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53).float().clamp(1e-12, 1 - 1e-7)
+
+
+uniform = operation(
+    "uniform(Tensor seeds, Tensor number) -> Tensor",
+    _uniform,
+    lambda seeds, number: torch.empty(
+        torch.broadcast_shapes(seeds.shape, number.shape), dtype=torch.float32, device=number.device
+    ),
+)
+"""Draws in (0, 1), float32, each a function of its seed and number (int64, broadcast) alone: on every device, in every
+process, without a generator whose state somebody would have to carry."""
 
 
 @dataclass(frozen=True)
@@ -195,37 +249,45 @@ class _Drawn:
     @classmethod
     def of(cls, objective: PlacedObjective, step: Step, slates: WholeSlates) -> Self:
         """Draw lists under the objective's present δ."""
-        options, draws = objective.options, objective.options.samples
-        count, width = slates.filled_SM.shape
-        places = min(options.places, width)
-        placer = objective.placer(step, slates)
-        worth_SM = slates.worth_SM(options.places)
+        options = objective.options
+        places = min(options.places, slates.filled_SM.shape[1])
+        placer, worth_SM = objective.placer(step, slates), slates.worth_SM(options.places)
         discount_K = _discounts(places, worth_SM)
-        # The longest slate of the batch decides how wide this is; what a slate draws must not depend on that.
-        noise_SDKM = worth_SM.new_full((count, draws, options.places, width), 0.5)
-        omega_S = worth_SM.new_empty(count, 1)
-        for row, (seed, size) in enumerate(zip(slates.seeds, slates.filled_SM.sum(1).tolist(), strict=True)):
-            drawn = torch.rand(1 + draws * options.places * size, generator=torch.Generator().manual_seed(seed))
-            omega_S[row] = LEAST * (MOST / LEAST) ** float(drawn[0])
-            noise_SDKM[row][:, :, slates.filled_SM[row]] = drawn[1:].view(draws, options.places, size).to(worth_SM)
-        gumbel_SDKM = -(-noise_SDKM.clamp(1e-12, 1 - 1e-7).log()).log()
-        open_SDM = slates.filled_SM[:, None].expand(-1, draws, -1).clone()
-        reward_SD = worth_SM.new_zeros(count, draws)
-        log_chance_SD = torch.zeros_like(reward_SD)
-        best_SK = slates.gain_SM.topk(places, dim=1).values
-        ideal_S = (best_SK @ discount_K).clamp(min=1e-9)
-        for place in range(places):
-            utility_SDM = discount_K[place] * worth_SM[:, None] + omega_S[:, :, None] * placer.added(place)
-            logits_SDM = (utility_SDM / options.explore).masked_fill(~open_SDM, -1e9)
-            with torch.no_grad():
-                chosen_SD = (logits_SDM + gumbel_SDKM[:, :, place]).argmax(2)
-                there_SD = open_SDM.gather(2, chosen_SD[:, :, None])[:, :, 0]
-                gain_SD = slates.gain_SM.gather(1, chosen_SD) * discount_K[place] / ideal_S[:, None]
-                reward_SD = reward_SD + there_SD * gain_SD + omega_S * placer.put(chosen_SD, place, there_SD)
-            taken_SD = logits_SDM.log_softmax(2).gather(2, chosen_SD[:, :, None])[:, :, 0]
-            log_chance_SD = log_chance_SD + torch.where(there_SD, taken_SD, 0.0)
-            open_SDM = open_SDM.scatter(2, chosen_SD[:, :, None], False)
-        return cls(reward_SD, log_chance_SD)
+        omega_S, gumbel_SDKM = cls._noise(slates, options, places)
+        value_SKM = discount_K[:, None] * worth_SM[:, None]
+        with torch.no_grad():
+            open_SDM = slates.filled_SM[:, None].expand(-1, options.samples, -1).clone()
+            before, chosen = [], []
+            for place in range(places):
+                utility_SDM = value_SKM[:, None, place] + omega_S[:, None, None] * placer.counts(place)
+                keys_SDM = utility_SDM / options.explore + gumbel_SDKM[:, :, place]
+                best_SD1 = keys_SDM.masked_fill(~open_SDM, -torch.inf).argmax(2, keepdim=True)
+                placer.put(best_SD1[:, :, 0], open_SDM.gather(2, best_SD1)[:, :, 0])
+                before.append(open_SDM)
+                chosen.append(best_SD1[:, :, 0])
+                open_SDM = open_SDM.scatter(2, best_SD1, False)
+            open_SDKM, chosen_SDK = torch.stack(before, dim=2), torch.stack(chosen, dim=2)
+            there_SDK = open_SDKM.gather(3, chosen_SDK[..., None])[..., 0]
+            ideal_S = (slates.gain_SM.topk(places, dim=1).values @ discount_K).clamp(min=1e-9)
+            gain_SDK = _taken(slates.gain_SM, chosen_SDK) * discount_K / ideal_S[:, None, None]
+            earned_SDK = gain_SDK + omega_S[:, None, None] * placer.measured(chosen_SDK)
+        utility_SDKM = value_SKM[:, None] + omega_S[:, None, None, None] * placer.all_counts()
+        logits_SDKM = (utility_SDKM / options.explore).masked_fill(~open_SDKM, -1e9)
+        taken_SDK = logits_SDKM.log_softmax(3).gather(3, chosen_SDK[..., None])[..., 0]
+        return cls((earned_SDK * there_SDK).sum(2), torch.where(there_SDK, taken_SDK, 0.0).sum(2))
+
+    @staticmethod
+    @torch.no_grad()
+    def _noise(slates: WholeSlates, options: PlacedConfig, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """ω of each slate, and Gumbel noise (S, D, K, M). What a slate draws depends on its own candidates alone."""
+        device, like = slates.filled_SM.device, slates.gain_SM
+        rank_SM = slates.filled_SM.cumsum(1)  # not the column: the longest slate of the batch decides how wide this is
+        list_D1 = torch.arange(options.samples, device=device)[:, None] * options.places
+        line_DK = list_D1 + torch.arange(places, device=device)
+        number_SDKM = (line_DK[:, :, None] + 1) * _WIDEST + rank_SM[:, None, None]
+        omega_S = LEAST * (MOST / LEAST) ** uniform(slates.seeds_S, torch.zeros_like(slates.seeds_S))
+        noise_SDKM = uniform(slates.seeds_S[:, None, None, None], number_SDKM)
+        return omega_S.to(like), -(-noise_SDKM.log()).log().to(like)
 
     def losses_S(self) -> torch.Tensor:
         """−R̄ of each slate, whose gradient is that of −E[R], each list's baseline the mean of the others."""

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from equipoise.common.lists import group_prices
 from equipoise.configs.objectives import DiversityConfig
@@ -15,6 +17,7 @@ from equipoise.data.batches import RestBatch
 from equipoise.modeling.relevance import Relevance
 from equipoise.train.objectives import placed
 from equipoise.train.objectives.base import Step
+from equipoise.train.objectives.grouped import prices_of
 from equipoise.train.objectives.placed import PlacedObjective, WholeSlates
 from tests.train.objectives.listwise import listwise
 
@@ -207,3 +210,22 @@ def test_greedy_wants_attributes() -> None:
     with pytest.raises(ValueError, match="compares items by attributes"):
         DiversityConfig(similarity="text", form="greedy")
     assert DiversityConfig(similarity="text").form == "parallel" and DiversityConfig().form == "greedy"
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6))
+def test_prices_on_the_device_are_those_of_lists(seed: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    exposed, due = (rng.dirichlet(np.full(groups, 0.3)) * (rng.random(groups) > 0.2) for _ in range(2))
+    found = prices_of(torch.from_numpy(exposed), torch.from_numpy(due))
+    np.testing.assert_allclose(found.numpy(), group_prices(exposed, due), atol=1e-12)
+
+
+def test_draws_look_even_and_are_functions_of_seed_and_number() -> None:
+    seeds, numbers = torch.arange(40)[:, None], torch.arange(500)
+    drawn = placed.uniform(seeds, numbers)
+    assert torch.equal(drawn[7], placed.uniform(torch.tensor(7), numbers))
+    assert (drawn > 0).all() and (drawn < 1).all() and len(drawn.unique()) > 19_900
+    counts = torch.histc(drawn, 20, 0, 1)
+    assert ((counts - 1000).square() / 1000).sum() < 45  # χ² with 19 degrees of freedom, p = .001
+    for one, other in ((drawn[:-1], drawn[1:]), (drawn[:, :-1], drawn[:, 1:])):
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1].abs() < 0.03
