@@ -197,7 +197,7 @@ class SlateModel(nn.Module):
         weight = self.backbone.norm.weight
         held = self._fused.norm if self._fused is not None else None
         if held is None or (held.device, held.dtype) != (weight.device, weight.dtype):
-            self._fused = FusedBackbone(self.backbone, self.objectives, self.retrieval)
+            self._fused = FusedBackbone(self.backbone, self.objectives)
         assert self._fused is not None
         return self._fused
 
@@ -381,16 +381,18 @@ class SlateModel(nn.Module):
     def _losses_together(
         self, packing: FusedSlates, encoded: _Encoded, inputs: ModelInputs, criterion: Criterion, towers: Towers
     ) -> dict[str, torch.Tensor]:
-        """All towers of slates as one batch: judged one after another, differentiated at once; the outputs."""
-        views = {name: encoded.z.detach().requires_grad_(torch.is_grad_enabled()) for name in self.objectives}
-        pooled = packing.run_towers({name: encoded.of_candidates(view) for name, view in views.items()})
+        """Towers of slates as one batch, or as few as memory allows: judged one after another, differentiated at once;
+        the outputs."""
         outputs: dict[str, torch.Tensor] = {}
-        losses = []
-        for name in self.objectives:
-            own = self._scores(name, pooled[name], inputs, outputs, towers.step)
-            losses.append(criterion(name, {**outputs, **own}))
-            outputs |= {key: value.detach() for key, value in own.items()}
-        towers.add_together(losses, list(views.values()), [self.own_parameters[name] for name in self.objectives])
+        for names in packing.groups():
+            views = {name: encoded.z.detach().requires_grad_(torch.is_grad_enabled()) for name in names}
+            pooled = packing.run_towers({name: encoded.of_candidates(view) for name, view in views.items()})
+            losses = []
+            for name in names:
+                own = self._scores(name, pooled[name], inputs, outputs, towers.step)
+                losses.append(criterion(name, {**outputs, **own}))
+                outputs |= {key: value.detach() for key, value in own.items()}
+            towers.add_together(losses, list(views.values()), [self.own_parameters[name] for name in names])
         return outputs
 
     def _vectors(

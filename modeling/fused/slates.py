@@ -5,6 +5,7 @@ size, D head size.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from equipoise.modeling.backbone import SplitBackbone
 from equipoise.modeling.fused.kernels import AddNorm, Rotate, SwiGLU
 from equipoise.modeling.fused.layers import FusedLayer, Linears, adapter_bank, adapter_scale, describe_layer
 from equipoise.modeling.fused.layout import FusedLayout
-from equipoise.modeling.fused.lora import LoraLinear
+from equipoise.modeling.fused.lora import AdapterBank, LoraLinear
 from equipoise.modeling.fused.varlen import JointAttention, OwnAttention, Stretches, TowerAttention
 from equipoise.modeling.packing import Packing
 
@@ -25,27 +26,55 @@ Pair = tuple[torch.Tensor, torch.Tensor] | None
 """A and B of a group of linear layers; None: no adapter."""
 
 
+OF_FREE = 0.6
+"""Share of the free memory that towers of one batch may take: the rest is for what their backward makes."""
+
+
 class FusedBackbone:
     """The frozen weights of a cut backbone and the banks of its adapters.
 
     Args:
         backbone: cut, with its adapters, on its device; its linear layers share the memory of what is laid out here.
-        together: the objectives whose towers run as one batch.
-        alone: further ones, each by itself.
+        together: the objectives whose towers run as one batch, or as several where memory is short.
     """
 
-    def __init__(self, backbone: SplitBackbone, together: Sequence[str], alone: Sequence[str] = ()) -> None:
+    def __init__(self, backbone: SplitBackbone, together: Sequence[str]) -> None:
         layers: nn.ModuleList = backbone.trunk.get_submodule(backbone.layers_name)  # type: ignore[assignment]
         below, above = list(layers[: backbone.split]), list(backbone.upper)
         self.backbone, self.together = backbone, tuple(together)
         self.lower, self.upper = [describe_layer(each) for each in below], [describe_layer(each) for each in above]
         scale = adapter_scale(below)
         self.shared = adapter_bank(below, [SHARED], scale)
-        self.towers = {self.together: adapter_bank(above, self.together, scale)}
-        self.towers |= {(name,): adapter_bank(above, [name], scale) for name in (*alone, *together)}
+        self._bank_of = cache(lambda names: adapter_bank(above, names, scale))
         norm: Any = backbone.norm
         self.norm: torch.Tensor = norm.weight.detach()
         self.eps = float(norm.variance_epsilon)
+
+    def bank(self, names: Sequence[str]) -> AdapterBank:
+        """The adapters of some towers."""
+        return self._bank_of(tuple(names))
+
+    def groups(self, tokens: int) -> list[tuple[str, ...]]:
+        """The towers in groups that run as one batch each: as many at once as memory has room for.
+
+        Args:
+            tokens: of all candidates of a batch.
+        """
+        size = len(self.together)
+        device = self.norm.device
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            size = max(1, min(size, int(OF_FREE * free / max(1, self.tower_bytes(tokens)))))
+        even = -(-len(self.together) // -(-len(self.together) // size))  # groups of nearly one size
+        return [self.together[start : start + even] for start in range(0, len(self.together), even)]
+
+    def tower_bytes(self, tokens: int) -> int:
+        """What one tower keeps for its backward: inputs of every product, of normalisations and of the attention."""
+        layer = self.upper[0]
+        hidden, inner = layer.out.weight.shape[0], layer.down.weight.shape[1]
+        kept = 4 * hidden + layer.qkv.weight.shape[0] + layer.out.weight.shape[1] + 3 * inner
+        return tokens * len(self.upper) * kept * self.norm.element_size()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,8 +116,18 @@ class FusedSlates(Packing):
         self.lengths, self.width, self.device = lengths, input_ids.shape[1], input_ids.device
         self.dtype = fused.dtype
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
-        self.layout = FusedLayout.of(lengths, self.width, len(fused.together), self.device)
+        self._layouts: dict[int, FusedLayout] = {}
+        self.layout = self._layout(1)
         self._rotary: tuple[torch.Tensor, torch.Tensor] = (self._ids, self._ids)  # set by encode
+
+    def _layout(self, towers: int) -> FusedLayout:
+        if towers not in self._layouts:
+            self._layouts[towers] = FusedLayout.of(self.lengths, self.width, towers, self.device)
+        return self._layouts[towers]
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """The objectives whose towers run as one batch."""
+        return self.fused.groups(self.layout.candidate_tokens)
 
     @property
     def computed_tokens(self) -> int:
@@ -138,17 +177,12 @@ class FusedSlates(Packing):
         return found
 
     def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
-        return self._run({name: parts}, FusedLayout.of(self.lengths, self.width, 1, self.device))[name]
+        return self.run_towers({name: parts})[name]
 
     def run_towers(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
-        if tuple(parts) != self.fused.together:
-            return super().run_towers(parts)
-        return self._run(parts, self.layout)
-
-    def _run(self, parts: Mapping[str, Sequence[torch.Tensor]], layout: FusedLayout) -> dict[str, torch.Tensor]:
-        """The vectors (N, H) of all candidates for objectives that run as one batch."""
+        layout = self._layout(len(parts))
         with torch.autocast(self.device.type, enabled=False):
-            pairs = self.fused.towers[tuple(parts)].laid_out(self.dtype)
+            pairs = self.fused.bank(tuple(parts)).laid_out(self.dtype)
             stacked = [torch.cat(list(each)) for each in zip(*parts.values(), strict=True)]
             if self.candidates_only:
                 x_KCH, *kvs = stacked

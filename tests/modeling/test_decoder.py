@@ -11,7 +11,7 @@ from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.backbone import load_tokenizer
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.model import ForwardRequest, ModelSpec, SlateModel, build_model
-from equipoise.train.self_check import self_check
+from equipoise.train.self_check import kernel_difference, self_check
 from equipoise.train.world import World
 from tests.decoder import SMOLLM2, needs_smollm2
 
@@ -93,3 +93,10 @@ def test_towers_learn_and_leave_each_other_alone(batch: SlateBatch) -> None:
     moved = {name for name, p in named.items() if p.grad is not None}
     assert any(".shared." in name for name in moved) and any(".ctr." in name for name in moved)
     assert all(torch.equal(p, before[name]) for name, p in named.items() if ".cvr." in name or ".diversity." in name)
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+def test_fused_kernels_give_outputs_and_gradients_of_the_stock_layers(scope: str, batch: SlateBatch) -> None:
+    model = decoder(scope)
+    model.use_fused()
+    assert kernel_difference(model, batch) < 1e-4

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.modeling.fused import kernels
+from equipoise.modeling.fused.slates import FusedBackbone
 from equipoise.modeling.model import SlateModel
 
 FAMILY = ("llama", "mistral", "qwen3")
@@ -166,3 +168,30 @@ def test_the_same_lines_compiled_are_the_same(monkeypatch: pytest.MonkeyPatch) -
     ):
         found = torch.compile(written, dynamic=True, fullgraph=True)(*arguments)
         torch.testing.assert_close(found, written(*arguments))
+
+
+def test_towers_go_in_groups_where_memory_is_short(
+    make_model: Callable[..., SlateModel], batch: SlateBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("llama")
+    whole = step_of(model, batch, True)
+    backbone = model._fused_backbone()
+    assert backbone.groups(100) == [tuple(model.objectives)]
+    monkeypatch.setattr(FusedBackbone, "groups", lambda self, tokens: [("ctr", "cvr"), ("diversity",)])
+    assert_same(step_of(model, batch, True), whole, 1e-5)
+
+
+def test_groups_follow_the_free_memory(make_model: Callable[..., SlateModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama", pointwise=dict.fromkeys(("a", "b", "c", "d"), 1), listwise=("e",))
+    model.use_fused()
+    backbone = model._fused_backbone()
+    one = backbone.tower_bytes(50)
+    assert one == 50 * 2 * (4 * 32 + (4 + 2 * 2) * 8 + 32 + 3 * backbone.upper[0].down.weight.shape[1]) * 4
+    backbone.norm = SimpleNamespace(device=torch.device("cuda"), element_size=backbone.norm.element_size)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    sizes = {}
+    for room in (0, 1, 2, 3, 4, 9):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, room=room: (int(room * one / 0.6) + 1, 0))
+        sizes[room] = [len(group) for group in backbone.groups(50)]
+    assert sizes == {0: [1] * 5, 1: [1] * 5, 2: [2, 2, 1], 3: [3, 2], 4: [3, 2], 9: [5]}
