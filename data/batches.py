@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from equipoise.data.ragged import run_indices
+from equipoise.data.ragged import RowLengths, run_indices
 from equipoise.data.things import SlateThings, join_things
 
 
@@ -75,32 +75,6 @@ class RestBatch:
         """The same on another device."""
         attributes = {name: codes.to(device) for name, codes in self.attributes.items()}
         return RestBatch(self.slate_candidates.to(device), self.prior.to(device), attributes)
-
-
-@dataclass(frozen=True)
-class RowLengths:
-    """How many tokens stand where in a batch, on the host: what lays the tokens out needs no look at the device.
-
-    Attributes:
-        prefix: int64 (R,), tokens of each row's prefix.
-        row: int64 (N,), the row of each candidate, in order.
-        candidate: int64 (N,), tokens of each candidate.
-    """
-
-    prefix: np.ndarray
-    row: np.ndarray
-    candidate: np.ndarray
-
-    def to(self, device: torch.device | str) -> "RowLengths":
-        """Itself: it stays on the host."""
-        return self
-
-    @staticmethod
-    def of(segment_ids: torch.Tensor, candidate_tokens: torch.Tensor) -> "RowLengths":
-        """Read from a batch's tensors, which waits for the device that they are on."""
-        tokens = candidate_tokens.cpu().numpy()
-        prefix = (segment_ids == 0).sum(1).cpu().numpy()
-        return RowLengths(prefix, tokens[:, 0] // segment_ids.shape[1], (tokens >= 0).sum(1))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Arrays of arrays on disk: one flat .npy and the offsets of its parts, grown while written, mapped when read."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,29 @@ def read_array(folder: Path, name: str) -> np.ndarray:
 def read_ragged(folder: Path, name: str) -> Ragged:
     """What a `RaggedWriter` wrote, mapped into memory, read-only."""
     return Ragged(read_array(folder, f"{name}.ids"), read_array(folder, f"{name}.offsets"))
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """How many tokens stand where in a batch, on the host: what lays the tokens out needs no look at the device.
+
+    Attributes:
+        prefix: int64 (R,), tokens of each row's prefix.
+        row: int64 (N,), the row of each candidate, in order.
+        candidate: int64 (N,), tokens of each candidate.
+    """
+
+    prefix: np.ndarray
+    row: np.ndarray
+    candidate: np.ndarray
+
+    def to(self, device: Any) -> "RowLengths":
+        """Itself: it stays on the host."""
+        return self
+
+    @staticmethod
+    def of(segment_ids: Any, candidate_tokens: Any) -> "RowLengths":
+        """Read from a batch's tensors, which waits for the device that they are on."""
+        tokens = candidate_tokens.cpu().numpy()
+        prefix = (segment_ids == 0).sum(1).cpu().numpy()
+        return RowLengths(prefix, tokens[:, 0] // segment_ids.shape[1], (tokens >= 0).sum(1))

@@ -17,8 +17,8 @@ from torch import nn
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
-from equipoise.data.batches import RowLengths
 from equipoise.data.features import FeatureColumns
+from equipoise.data.ragged import RowLengths
 from equipoise.modeling.adapters import adapter_of, inject_adapters
 from equipoise.modeling.attention.prefix_split import KVCache
 from equipoise.modeling.backbone import SplitBackbone, find_layers, load_backbone

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from equipoise.data.batches import RowLengths
+from equipoise.data.ragged import RowLengths, run_indices
 from equipoise.modeling.fused.varlen import Stretches
 
 
@@ -54,7 +54,7 @@ class FusedLayout:
         filled = np.bincount(lengths.row, weights=own, minlength=len(prefix)).astype(np.int64)
         counts = np.bincount(lengths.row, minlength=len(prefix))
         starts = np.arange(len(prefix)) * width
-        order = np.concatenate([_runs(starts, prefix), _runs(starts + prefix, filled)])
+        order = np.concatenate([run_indices(starts, prefix), run_indices(starts + prefix, filled)])
         total = int(own.sum())
         last = (np.arange(towers)[:, None] * total + np.cumsum(own) - 1).reshape(-1)
         kinds = {
@@ -84,9 +84,3 @@ class FusedLayout:
             candidate_tokens=total,
             **stretches,
         )
-
-
-def _runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, … of every run, end to end."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)

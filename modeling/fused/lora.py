@@ -16,7 +16,10 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward that computes in the dtypes that it gets, wherever it is called."""
 
     def inside(ctx: Any, *gradients: torch.Tensor) -> Any:
-        with torch.autocast(gradients[0].device.type, enabled=False):
+        device = gradients[0].device.type
+        if not torch.is_autocast_enabled(device):
+            return backward(ctx, *gradients)
+        with torch.autocast(device, enabled=False):
             return backward(ctx, *gradients)
 
     return inside

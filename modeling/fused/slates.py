@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from equipoise.common.errors import UserError
-from equipoise.data.batches import RowLengths
+from equipoise.data.ragged import RowLengths
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
 from equipoise.modeling.fused.kernels import AddNorm, Rotate, SwiGLU

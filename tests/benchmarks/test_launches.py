@@ -1,0 +1,34 @@
+"""Launches and waits of the real loop do not rise unseen; the counter counts what it says."""
+
+import pytest
+import torch
+
+from benchmarks import launches
+from benchmarks.launches_count import LaunchCounter, counting
+
+MOST = {1: 1040, 4: 1750, 8: 2290}
+"""Launches of a micro-step at the depth of Llama 3.2 1B, by objectives: raise a bound only for a reason."""
+
+
+@pytest.mark.parametrize("objectives", MOST)
+def test_a_step_starts_few_kernels_and_hardly_waits(objectives: int) -> None:
+    counter = launches.count_step(launches.build_loop(launches.DEPTHS["1b"], objectives))
+    assert 200 < counter.total <= MOST[objectives]
+    assert sum(counter.waits.values()) <= 3, counter.waits
+
+
+def test_the_counter_knows_views_launches_and_waits() -> None:
+    counter, x, host = LaunchCounter(), torch.arange(6.0), torch.ones(3)
+    counter.place(x)
+    with counting(counter):
+        y = x.view(2, 3) * 2
+        host.add(1).tolist()  # on the host: neither a launch nor a wait
+        y.sum().item()
+        y[y > 2]
+        y.cpu()
+    assert {name: number for part in counter.launches.values() for name, number in part.items()} == {
+        "mul": 1, "sum": 1, "gt": 1, "index": 1,
+    }  # fmt: skip
+    assert counter.views >= 1 and sorted(counter.waits) == [
+        "other: _local_scalar_dense", "other: cpu", "other: index",
+    ]  # fmt: skip
