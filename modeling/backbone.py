@@ -10,7 +10,7 @@ Shape suffixes: R rows, T tokens of a row, H hidden size.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
-from transformers.utils import logging as transformers_logging
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
 from equipoise.modeling.attention import prefix_split
 from equipoise.modeling.base_files import resolve_path, whole_weights
-from equipoise.modeling.quantized import pack, quantization_config, settle
+from equipoise.modeling.pretrained import load_pretrained
+from equipoise.modeling.quantized import pack, settle
 
 DROPOUT_KEYS = (
     "activation_dropout",
@@ -145,22 +145,11 @@ def choose_attention(wanted: str, config: Any) -> str:
     return IMPLEMENTATIONS[wanted]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' warnings back."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-
-
 def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
     """The base model without any head, frozen, in evaluation form (no dropout), with the configured attention.
 
     Raises:
-        UserError: the weights cannot be loaded, or the model cannot use that attention.
+        UserError: the weights cannot be loaded or are not complete, or the model cannot use that attention.
     """
     config = load_model_config(backbone)
     dtype = getattr(torch, backbone.dtype)
@@ -172,25 +161,7 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
         if backbone.quantize:
             pack(model)
     else:
-        path = resolve_path(backbone.path)
-        packing = {"quantization_config": quantization_config()} if backbone.quantize else {}
-        try:
-            with _quiet() if backbone.layers else nullcontext():  # the report would name each layer that is left out
-                model, report = AutoModel.from_pretrained(
-                    path,
-                    config=config,
-                    revision=backbone.revision,
-                    dtype=dtype,
-                    attn_implementation=attention,
-                    output_loading_info=True,
-                    **packing,
-                )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"backbone.path: the weights in '{path}' cannot be loaded ({reason})") from error
-        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-        if backbone.layers and missing:
-            raise UserError(f"backbone.path: '{path}' lacks weights such as {missing[0]}: restore its files")
+        model = load_pretrained(backbone, config, dtype, attention)
         if backbone.quantize:
             settle(model)
     if getattr(model, "pooler", None) is not None:
