@@ -17,7 +17,7 @@ from equipoise.common.lists import ListRule
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.labels import KEPT
-from equipoise.data.manifest import FILE_NAME
+from equipoise.data.manifest import FILE_NAME, Manifest
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
 from equipoise.modeling.adapter_store import adapters_hash
@@ -27,6 +27,7 @@ from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.assemble import DataParts, open_data
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibrations
+from equipoise.train.data_record import refuse_other_data
 from equipoise.train.list_fit import run_rule
 from equipoise.train.objectives.base import Objective
 from equipoise.train.objectives.registry import build_objectives
@@ -52,6 +53,7 @@ class SplitScores:
 
     def __init__(self, config: RunConfig, run: Path) -> None:
         self.adapters = run_adapters(run, config)
+        refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder)
         self.calibrations = read_calibrations(run, self.adapters)
         self.config, self.run = config, run
         self.lists = run_rule(config, run)

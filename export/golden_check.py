@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import cached_file
 
 Json = dict[str, Any]
 
@@ -35,14 +37,28 @@ FARTHEST, LARGEST_SHARE = 12.0, 0.95
 """Of priors: log-odds are kept between −12 and 12; P(B | A) = P(A and B) / P(A) is at most 0.95."""
 
 
+@cache
+def sha256(file: Path) -> str:
+    """Hexadecimal digits that stand for a file's content."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_files(folder: Path, serving: Json) -> None:
+    """Compare the tensors and the tokenizer with what was exported; older exports do not say."""
+    for name, expected in serving.get("files", {}).items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise SystemExit(f"{folder / name} is not the file that was exported")
+
+
 def load_base(folder: Path, serving: Json, form: str) -> Any:
     """The stock base model in float32: a sequence classifier, or the bare model for `features`."""
     base = serving["base"]
     path = str(folder / base["path"]) if base["inside_export"] else base["path"]
     for name, expected in (base["weights_sha256"] or {}).items():
-        with (Path(path) / name).open("rb") as handle:
-            if hashlib.file_digest(handle, "sha256").hexdigest() != expected:
-                raise SystemExit(f"{path}/{name} is not the base model that the adapters were trained on")
+        found = cached_file(path, name, revision=base["revision"], _raise_exceptions_for_missing_entries=False)
+        if found is None or sha256(Path(found)) != expected:
+            raise SystemExit(f"{path}/{name} is not the base model that the adapters were trained on")
     options = {
         "revision": base["revision"],
         "dtype": torch.float32,
@@ -539,6 +555,7 @@ def main(folder: Path) -> int:
     serving = json.loads((folder / "serving.json").read_text("utf-8"))
     prompts = [json.loads(line) for line in (folder / "golden.jsonl").read_text("utf-8").splitlines()]
     slate = json.loads((folder / "golden_slate.json").read_text("utf-8"))
+    check_files(folder, serving)
     check_tokens(folder, serving, prompts)
     tolerance: dict[str, float] = {}
     with torch.inference_mode():

@@ -19,6 +19,7 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.data.thing_columns import Rivals
 from equipoise.export.adapters import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
+from equipoise.export.files import refuse_changed_files, refuse_other_base
 from equipoise.export.serving_record import TOKENIZER_FOLDER, read_serving_record
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
@@ -54,7 +55,8 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
     objectives: Mapping[str, Mapping[str, Any]] = record["objectives"]
     searching: Mapping[str, Mapping[str, Any]] = record.get("retrieval", {})
     backbone = _backbone(folder, record)
-    lora, adapters = _adapters(folder, {**objectives, **searching}, record["scope"])
+    refuse_changed_files(folder, record)
+    lora, adapters = _adapters(folder, {**objectives, **searching}, record["scope"], record.get("adapter_shape"))
     tensors = _named_tensors(folder, {**objectives, **searching}, adapters, record["split"])
     pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
     listwise = [name for name in objectives if name not in pointwise]
@@ -133,10 +135,7 @@ def _backbone(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
             f"{folder} belongs to another base model than {backbone.path} (fingerprint {base['config_hash']}, there "
             f"{base_hash}): put the right model there"
         )
-    for name, expected in (base["weights_sha256"] or {}).items():
-        path = Path(backbone.path) / name
-        if not path.is_file() or file_hash(path) != expected:
-            raise UserError(f"{path} is not the base model that {folder} was trained on: put the right file there")
+    refuse_other_base(folder, base, backbone)
     return backbone
 
 
@@ -165,9 +164,9 @@ def _base_path(folder: Path, base: Mapping[str, Any]) -> str:
 
 
 def _adapters(
-    folder: Path, objectives: Mapping[str, Mapping[str, Any]], scope: Any
+    folder: Path, objectives: Mapping[str, Mapping[str, Any]], scope: Any, recorded: Mapping[str, Any] | None
 ) -> tuple[LoraConfig, dict[str, dict[str, torch.Tensor]]]:
-    """The shape that all adapters share, and the tensors of each objective's folder."""
+    """The shape that all adapters share, which must be the recorded one, and the tensors of each objective's folder."""
     adapters: dict[str, dict[str, torch.Tensor]] = {}
     shapes: dict[str, dict[str, Any]] = {}
     modules: set[str] = set()
@@ -184,6 +183,8 @@ def _adapters(
     for name, shape in shapes.items():
         if shape != shapes[first]:
             raise UserError(f"{folder}: the adapters of {first} and {name} differ in shape: export the run again")
+    if shapes[first] != (recorded or shapes[first]):
+        raise UserError(f"{folder}: the adapters were exported with {recorded}, not {shapes[first]}: export again")
     return LoraConfig(**shapes[first], targets=sorted(modules), scope=scope), adapters
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from equipoise.common.calibration import Calibration
 from equipoise.common.errors import UserError
-from equipoise.common.hashing import file_hash
 from equipoise.common.link import Link
 from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.schema import BackboneConfig, RunConfig
@@ -19,6 +18,7 @@ from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
 from equipoise.modeling.backbone import load_backbone, load_model_config
 from equipoise.modeling.base_files import IDENTITY, resolve_path
+from equipoise.modeling.base_identity import weight_hashes
 from equipoise.modeling.heads import SlateHead
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.quantized import serving_quantization
@@ -80,7 +80,7 @@ def base_path(backbone: BackboneConfig) -> str:
 
 
 def base_record(backbone: BackboneConfig, base_hash: str, folder: Path) -> dict[str, Any]:
-    """What identifies the base model; pretrained weights are hashed where their safetensors files are local.
+    """What identifies the base model, with the hashes of its files.
 
     Args:
         backbone: of the run.
@@ -89,7 +89,6 @@ def base_record(backbone: BackboneConfig, base_hash: str, folder: Path) -> dict[
     """
     path = base_path(backbone)
     inside, model_config = backbone.in_export, load_model_config(backbone)
-    weights = [] if backbone.init == "random" else (folder / path if inside else Path(path)).glob("*.safetensors")
     return {
         "path": path,
         "inside_export": inside,
@@ -100,7 +99,7 @@ def base_record(backbone: BackboneConfig, base_hash: str, folder: Path) -> dict[
         "layers": backbone.layers,
         IDENTITY: getattr(model_config, IDENTITY, None),
         "config_hash": base_hash,
-        "weights_sha256": {file.name: file_hash(file) for file in sorted(weights)} or None,
+        "weights_sha256": weight_hashes(golden_backbone(backbone, folder)),
         "trained_dtype": backbone.dtype,
         "quantization": serving_quantization(backbone.quantize),
     }

@@ -23,6 +23,7 @@ from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, wr
 from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import write_catalogue
+from equipoise.export.files import files_of
 from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
 from equipoise.export.golden import read_prompts, run_check, write_check, write_golden, write_golden_lists
 from equipoise.export.load import open_beside_text
@@ -39,12 +40,14 @@ from equipoise.export.serving_record import (
     save_base,
     serving_record,
 )
-from equipoise.modeling.adapter_store import read_info
+from equipoise.modeling.adapter_store import AdapterInfo, read_info
 from equipoise.modeling.backbone import load_tokenizer
+from equipoise.modeling.base_identity import refuse_other_inputs
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.best_adapters import run_adapters, which_adapters
 from equipoise.train.calibration import read_calibration_lines, read_calibrations
+from equipoise.train.data_record import refuse_other_data
 from equipoise.train.list_fit import run_rule
 from equipoise.train.thing_vectors import find_vectors
 
@@ -84,12 +87,15 @@ def export_run(
     formats.check(config)
     adapters = run_adapters(run, config)
     log.info(which_adapters(adapters))
+    info = read_info(adapters)
+    refuse_other_inputs(info, config, adapters)
+    refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder)
     read_operating_point(run, adapters)  # one that does not fit is refused before the model is loaded
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
     _check_target(run, out, overwrite)
     with atomic_dir(out) as folder, new_console().status("exporting") as status:
-        written = _write(run, config, adapters, folder, out, golden, formats, status.update)
+        written = _write(run, config, adapters, info, folder, out, golden, formats, status.update)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
         differences = run_check(folder)
@@ -129,6 +135,7 @@ def _write(
     run: Path,
     config: RunConfig,
     adapters: Path,
+    info: AdapterInfo,
     folder: Path,
     out: Path,
     golden: int,
@@ -144,7 +151,7 @@ def _write(
         "train": config.train.model_copy(update={"precision": "fp32"}),
     }
     served_config = config.model_copy(update=full_precision)
-    model = load_run_model(served_config, adapters)
+    model = load_run_model(served_config, adapters, checked=True)
     tokenizer = load_tokenizer(config.backbone)
     tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
     calibrations = read_calibrations(run, adapters)
@@ -157,7 +164,6 @@ def _write(
     write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features, beside, calibrations)
     written, served = _write_adapters(config, model, folder, out)
     pad_id = choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
-    info = read_info(adapters)
     record = serving_record(config, info, model, served, prompts.layout, pad_id, folder)
     for name, each in calibrations.items():
         record["objectives"][name]["calibration"] = each.to_json()
@@ -182,6 +188,9 @@ def _write(
     del model  # merged checkpoints load the base once more
     gc.collect()
     record["formats"] |= write_from_adapters(formats, folder, record)
+    served_by = {**record["objectives"], **record.get("retrieval", {})}
+    record["files"] = files_of(folder, [about["folder"] for about in served_by.values()], TOKENIZER_FOLDER)
+    record["adapter_shape"] = config.lora.model_dump(include={"rank", "alpha", "dropout", "rslora"})
     (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)

@@ -49,6 +49,7 @@ class AdapterInfo:
         priors: names of the objectives that begin as a prior, in the order of the model's input.
         comparison: sizes of what heads compare, as ComparisonShape; {} where nothing is compared.
         gguf_sha256: of the file that the base model was read from; None of any other base.
+        base_weights, tokenizer, settings: as in `equipoise.modeling.base_identity`; None in runs of before.
     """
 
     base_path: str
@@ -66,6 +67,9 @@ class AdapterInfo:
     priors: list[str] = field(default_factory=list)
     comparison: dict[str, int] = field(default_factory=dict)
     gguf_sha256: str | None = None
+    base_weights: dict[str, str] | None = None
+    tokenizer: str | None = None
+    settings: dict[str, Any] | None = None
 
     @staticmethod
     def of(

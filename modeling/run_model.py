@@ -9,6 +9,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import load_adapters, read_info
 from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_identity import refuse_other_inputs
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.quantized import compute_in
@@ -21,15 +22,17 @@ def compute_as_trained(model: SlateModel, config: RunConfig) -> None:
         compute_in(model, torch.bfloat16 if config.train.precision == "bf16" else torch.float32)
 
 
-def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
+def load_run_model(config: RunConfig, adapters_folder: Path, checked: bool = False) -> SlateModel:
     """The trained model of a run, on the CPU, in evaluation form.
 
     Args:
         config: the run's resolved configuration.
         adapters_folder: `RUN/adapters`, or a folder of the same form.
+        checked: the base has been compared with that of the training already, and was then saved in another form.
 
     Raises:
-        UserError: the adapters are missing or broken, or belong to another base model, split or set of objectives.
+        UserError: the adapters are missing or broken, or belong to another base model (its weights are compared),
+            tokenizer, split, set of objectives or settings.
     """
     info = read_info(adapters_folder)  # before the base model is loaded, which takes minutes for a large one
     trained, configured = {*info.pointwise, *info.listwise, *info.retrieval}, set(config.objectives.active())
@@ -38,6 +41,8 @@ def load_run_model(config: RunConfig, adapters_folder: Path) -> SlateModel:
         raise UserError(
             f"{adapters_folder} and the config differ in objective '{name}': use the config.yaml of the same run"
         )
+    if not checked:
+        refuse_other_inputs(info, config, adapters_folder)
     spec = ModelSpec(
         config.backbone,
         config.lora,

@@ -23,6 +23,7 @@ from equipoise.data.token_cache import TokenCache
 from equipoise.data.weights import check_weights
 from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates
 from equipoise.modeling.backbone import load_model_config, max_positions
+from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.priors import Priors
@@ -351,4 +352,5 @@ def assemble_model(
     model = build_model(spec, partial_last_layer)
     compute_as_trained(model, config)
     scales = {name: scale.model_dump() for name, scale in manifest.features.items()}
-    return model, AdapterInfo.of(spec, model, TextTemplates(manifest.prompt, manifest.history), scales)
+    info = AdapterInfo.of(spec, model, TextTemplates(manifest.prompt, manifest.history), scales)
+    return model, replace(info, **vars(Identity.of(config)))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
 from tests.export_run import (
@@ -108,7 +109,7 @@ def test_serving_json_says_what_a_server_needs(exported: Any, name: str, form: s
     assert serving["pad_token_id"] not in serving["layout"]["candidate_end_ids"]
     assert (serving["mask"], serving["pooling"]) == ("prefix" if name == "bert" else "causal", "last")
     assert serving["base"]["inside_export"]
-    assert serving["base"]["weights_sha256"] is None
+    assert serving["base"]["weights_sha256"] == {"model.safetensors": file_hash(out / "base" / "model.safetensors")}
     adapter = json.loads((out / "ctr" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == str(out / "base")
     assert isinstance(adapter["target_modules"], list)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
+from equipoise.export.golden import run_check
 from equipoise.export.load import load_export
 from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.model import SlateModel
@@ -77,6 +78,8 @@ def change_record(folder: Path, change: Callable[[dict], object]) -> None:
 
 
 def change_tensors(path: Path, change: Callable[[dict], object]) -> None:
+    """Change a file of an export of before, whose record does not vouch for it."""
+    change_record(path.parents[1], lambda record: record.pop("files", None))
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
@@ -145,6 +148,7 @@ def test_a_tensor_without_a_place(name: str, copied: Path) -> None:
              "diversity/slate_head.safetensors"]
 )  # fmt: skip
 def test_a_file_that_is_missing_or_broken(file: str, copied: Path) -> None:
+    change_record(copied, lambda record: record.pop("files"))
     (copied / file).write_text("broken")
     with pytest.raises(UserError, match=rf"{file} is missing or broken"):
         load_export(copied)
@@ -158,3 +162,45 @@ def test_adapters_of_different_shapes(copied: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 99}))
     with pytest.raises(UserError, match="the adapters of ctr and cvr differ in shape"):
         load_export(copied)
+
+
+def exchange(one: Path, other: Path) -> None:
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["head.safetensors", "adapter_model.safetensors"])
+def test_exchanged_files_are_refused_by_servers_and_the_golden_check(file: str, copied: Path) -> None:
+    exchange(copied / "ctr" / file, copied / "cvr" / file)
+    with pytest.raises(UserError, match=rf"ctr/{file} is not the file that was exported: restore it"):
+        load_export(copied)
+    with pytest.raises(UserError, match=rf"ctr/{file} is not the file that was exported"):
+        run_check(copied)
+
+
+def test_another_base_in_the_export_is_refused_by_servers_and_the_golden_check(copied: Path) -> None:
+    weights = copied / "base" / "model.safetensors"
+    save_file({name: tensor * 1.001 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"base/model\.safetensors is not the base model"):
+        load_export(copied)
+    with pytest.raises(UserError, match=r"base/model\.safetensors is not the base model"):
+        run_check(copied)
+
+
+def test_another_strength_of_the_adapters_is_refused(copied: Path) -> None:
+    for config in copied.glob("*/adapter_config.json"):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 64}))
+    with pytest.raises(UserError, match=r"were exported with .*'alpha': 8.* not .*'alpha': 64"):
+        load_export(copied)
+
+
+def test_an_export_of_before_loads_with_a_note(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def forget(record: dict) -> None:
+        del record["files"], record["adapter_shape"]
+        record["base"]["weights_sha256"] = None
+
+    change_record(copied, forget)
+    with caplog.at_level("INFO"):
+        load_export(copied)
+    assert "without hashes of its files" in caplog.text and "without hashes of its base" in caplog.text

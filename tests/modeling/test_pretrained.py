@@ -36,7 +36,7 @@ def test_a_base_that_lacks_weights_is_refused(base: BackboneConfig) -> None:
 def test_a_cut_file_is_refused(base: BackboneConfig, size: int) -> None:
     file = Path(base.path) / WEIGHTS
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(UserError, match="the weights in .* cannot be loaded .*: restore the files") as caught:
+    with pytest.raises(UserError, match=r"the weights in .* cannot be loaded .*: restore the files") as caught:
         load_backbone(base)
     assert "\n" not in str(caught.value)
 
@@ -49,7 +49,7 @@ def test_a_cut_file_of_torch_is_refused(base: BackboneConfig, size: int) -> None
     file.unlink()
     load_backbone(base)
     other.write_bytes(other.read_bytes()[:size])
-    with pytest.raises(UserError, match="the weights in .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"the weights in .* cannot be loaded"):
         load_backbone(base)
 
 
@@ -57,7 +57,7 @@ def test_a_missing_or_strange_shard_is_refused(base: BackboneConfig) -> None:
     folder = Path(base.path)
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
-    names = {name: "model-00001-of-00002.safetensors" for name in tensors}
+    names = dict.fromkeys(tensors, "model-00001-of-00002.safetensors")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
     with pytest.raises(UserError, match="cannot be loaded"):
