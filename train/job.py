@@ -1,8 +1,9 @@
 """One training job from start to end: set up, train, check what moved, and leave a complete run folder."""
 
 import logging
-import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
-from equipoise.configs.load import save_config
+from equipoise.configs.load import read_run_config, save_config
 from equipoise.configs.schema import RunConfig
+from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into, save_adapters
+from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import make_accelerator, zero_stage
@@ -26,7 +29,7 @@ from equipoise.train.assemble import assemble_model, check_lengths, open_data, o
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
 from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
 from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
-from equipoise.train.data_record import write_data_record
+from equipoise.train.data_record import refuse_other_data, write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
 from equipoise.train.head_phase import learned_parts, start_heads
@@ -38,6 +41,8 @@ from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
 from equipoise.train.recall_sources import as_begun
+from equipoise.train.resume import refuse_changed_base, refuse_changed_settings, write_inputs
+from equipoise.train.run_folder import RunFolder, refuse_places
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -61,26 +66,28 @@ class Job:
     """The parts of a running job and what the loop calls between its steps."""
 
     def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
-        if resume:
+        refuse_places(config)
+        if resume and not overwrite:
             config = in_begun_form(as_begun(config))
         self.config, self.resume = config, resume
         check_lengths(config)
         tokens = find_tokens(config)  # made here if need be, while no process waits for another
         self.accelerator = make_accelerator(config, config.output)
         self.world = World()
-        self._claim_folder(overwrite)
+        # Trackers may keep a folder of the project's name in the run folder.
+        self.folder = RunFolder(config.output, self.world, [config.wandb.project])
+        self.folder.check(resume, overwrite)
+        self.goes_on = bool(resume and checkpoints(config.output))
+        identity = Identity.of(config)
+        if self.goes_on:
+            self._refuse_changed(identity)
         set_seed(config.seed)
         objectives = build_objectives(config.objectives)
         self.data = open_data(config, "train", objectives, tokens)
         objectives = self.data.objectives
         check_lists(objectives, self.data.slates)
-        self.goes_on = bool(resume and checkpoints(config.output))
         if self.goes_on:
             self.data.beside.refuse_changed(config.output)
-        if self.accelerator.is_main_process:
-            write_data_record(self.data.slates.manifest, config.data.folder, config.output)
-            if not self.goes_on:
-                self.data.beside.write(config.output)
         needs_valid = config.train.eval_every or config.train.calibration != "none"
         # Lists are fitted on valid, where there is such a split.
         fits_lists = list_rule(config) is not None and "valid" in self.data.slates.manifest.splits
@@ -92,9 +99,6 @@ class Job:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)
-        self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
-        self.best = BestAdapters(config.output, self.world, Selection.of(config.train.select))
-        self.average = WeightAverage(config.output, self.world, config.train.average)
         self._refuse_whole_weights()
         batches = train_batches(config, self.data, self.world)
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
@@ -102,12 +106,52 @@ class Job:
         self.loop = Loop(config, *parts, map_values=self.data.map_values)
         console = new_console(quiet=self.world.rank > 0)
         self.bar = ProgressBar("train", self.loop.total, "steps", console=console, transient=False)
+        selection = Selection.of(config.train.select)
+        self.progress = self._load()
+        self.folder.claim(overwrite, lambda: self._write_beginning(identity))
+        with self._given_back():
+            self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
+            self.best = BestAdapters(config.output, self.world, selection)
+            self.average = WeightAverage(config.output, self.world, config.train.average)
+            self._forget_later()
+
+    def _refuse_changed(self, identity: Identity) -> None:
+        """Refuse to go on with other settings, data or another base than the run began with."""
+        config, run = self.config, self.config.output
+        refuse_changed_settings(in_begun_form(as_begun(read_run_config(run))), config, run)
+        refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder, resumes=True)
+        refuse_changed_base(identity, config, run)
+
+    def _write_beginning(self, identity: Identity) -> None:
+        """What is in the folder before the first step; by the first process alone."""
+        config, run = self.config, self.config.output
+        save_config(config, run / "config.yaml")
+        write_data_record(self.data.slates.manifest, config.data.folder, run)
+        if not self.goes_on:
+            write_inputs(identity, run)
+            self.data.beside.write(run)
+
+    @contextmanager
+    def _given_back(self) -> Iterator[None]:
+        """Let go of the folder at the end; after a failure before the first step it is as it was before the job."""
+        try:
+            yield
+        except BaseException:
+            self.folder.give_back()
+            self.folder.release()
+            raise
 
     def run(self) -> dict[str, Any] | None:
         """Train from the beginning or the last checkpoint."""
+        with self._given_back():
+            summary = self._run()
+        self.folder.release()
+        return summary
+
+    def _run(self) -> dict[str, Any] | None:
         for part in describe(self.config, self.accelerator, self.slate_model, self.loop.batches):
             log.info(rendered(part))
-        progress = self._start()
+        progress = self.progress
         started = time.perf_counter()
         with self.bar:
             if self.config.train.eval_every and not progress.step:
@@ -115,6 +159,7 @@ class Job:
             if not self._out_of_patience(progress.step):
                 progress = self.loop.run(progress)
         seconds = time.perf_counter() - started
+        self.folder.begin()
         if self.data.map_values:
             self.loop.balancer.map.write(self.config.output)
         if self.loop.stopped:
@@ -153,44 +198,33 @@ class Job:
                 "passes of its head alone"
             )
 
-    def _claim_folder(self, overwrite: bool) -> None:
-        """Make the run folder ours, refusing to mix two runs; all processes learn of a refusal."""
-        run, refusal = self.config.output, None
-        if self.accelerator.is_main_process:
-            held = (run / "config.yaml").exists()
-            if overwrite and held:
-                shutil.rmtree(run)
-            elif held and not self.resume:
-                refusal = f"{run} already holds a run: add --resume or --overwrite, or set another output"
-            elif self.resume and not held:
-                refusal = f"{run} holds no run to resume: drop --resume or correct output"
-            if refusal is None:
-                run.mkdir(parents=True, exist_ok=True)
-                save_config(self.config, run / "config.yaml")
-        refusal = self.world.gather(refusal)[0]
-        if refusal:
-            raise UserError(refusal)
+    def _load(self) -> TrainingState:
+        """Bring the model to where the last checkpoint left it."""
+        if not self.goes_on:
+            if self.resume:
+                log.info("no checkpoint yet: starting from the beginning")
+            return TrainingState()
+        last = checkpoints(self.config.output)[-1]
+        progress = load_checkpoint(last, self.accelerator, self.model, self.optimizer, self.world)
+        log.info(f"resumed from {last} (step {progress.step})")
+        return progress
 
-    def _start(self) -> TrainingState:
-        saved = checkpoints(self.config.output) if self.resume else []
-        if self.resume and not saved:
-            log.info("no checkpoint yet: starting from the beginning")
-        if not saved:
+    def _forget_later(self) -> None:
+        """Drop what an earlier part of the run left behind its checkpoint."""
+        if not self.goes_on:
             self.best.forget()
             self.average.forget_after(-1)
-            return TrainingState()
-        progress = load_checkpoint(saved[-1], self.accelerator, self.model, self.optimizer, self.world)
-        self.tracking.forget_after(progress.step)
-        self.best.forget_after(progress.step)
-        self.average.forget_after(progress.step)
-        log.info(f"resumed from {saved[-1]} (step {progress.step})")
-        return progress
+            return
+        self.tracking.forget_after(self.progress.step)
+        self.best.forget_after(self.progress.step)
+        self.average.forget_after(self.progress.step)
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         self.tracking.log(step, values)
         log.info(step_line(step, self.loop.total, values))
 
     def _advance(self, step: int) -> None:
+        self.folder.begin()
         self.bar.update(step)
 
     def _save(self, progress: TrainingState) -> None:

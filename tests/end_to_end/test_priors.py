@@ -118,6 +118,6 @@ def test_a_run_does_not_go_on_beside_other_priors(trained: RunConfig, tmp_path: 
     prior = changed.objectives.ctr.prior  # type: ignore[union-attr]
     assert prior is not None and prior.folds != 3
     prior.method = "linear"
-    with pytest.raises(UserError, match="has learned beside other priors"):
+    with pytest.raises(UserError, match=r"cannot go on with other settings .*objectives\.ctr\.prior\.method"):
         train(changed, resume=True)
     assert (folder / "priors" / "priors.json").read_bytes() == before
