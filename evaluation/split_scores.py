@@ -25,7 +25,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.assemble import DataParts, open_data
-from equipoise.train.best_adapters import run_adapters, which_adapters
+from equipoise.train.best_adapters import run_adapters, warn_unfinished, which_adapters
 from equipoise.train.calibration import read_calibrations
 from equipoise.train.data_record import refuse_other_data
 from equipoise.train.list_fit import run_rule
@@ -53,6 +53,7 @@ class SplitScores:
 
     def __init__(self, config: RunConfig, run: Path) -> None:
         self.adapters = run_adapters(run, config)
+        warn_unfinished(run)
         refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder)
         self.calibrations = read_calibrations(run, self.adapters)
         self.config, self.run = config, run

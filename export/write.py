@@ -45,7 +45,7 @@ from equipoise.modeling.backbone import load_tokenizer
 from equipoise.modeling.base_identity import refuse_other_inputs
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
-from equipoise.train.best_adapters import run_adapters, which_adapters
+from equipoise.train.best_adapters import run_adapters, warn_unfinished, which_adapters
 from equipoise.train.calibration import read_calibration_lines, read_calibrations
 from equipoise.train.data_record import refuse_other_data
 from equipoise.train.list_fit import run_rule
@@ -87,6 +87,7 @@ def export_run(
     formats.check(config)
     adapters = run_adapters(run, config)
     log.info(which_adapters(adapters))
+    warn_unfinished(run)
     info = read_info(adapters)
     refuse_other_inputs(info, config, adapters)
     refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from equipoise.common.errors import UserError
+from equipoise.common.process import INTERRUPTED, LAUNCHER
 from equipoise.common.yaml_file import read_yaml
 
 COMMANDS = ("train", "evaluate", "score", "front")
@@ -32,7 +33,8 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
 
     Raises:
         UserError: the config or the command is unknown.
-        SystemExit: the job failed; the code is that of its first failed process (128 + N for signal N).
+        SystemExit: the job failed; the code is that of its first failed process (128 + N for signal N), or 75 where a
+            signal stopped a training, which goes on with --resume.
     """
     config = None if accelerate is None else config_file(accelerate)
     hints = ("correct the file", "write one with `accelerate config`")
@@ -52,6 +54,7 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
         options.main_process_port = 0  # a free one, so that two jobs on a machine do not meet
     if on_cpu(config, settings):
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ[LAUNCHER] = str(os.getpid())  # so that its processes see when it dies
     with _signals_handed_on():
         _run(launch_command, options)
 
@@ -91,10 +94,11 @@ def _run(launch_command: Any, options: Any) -> None:
     except subprocess.CalledProcessError as error:
         sys.exit(exit_code(error.returncode))
     except SignalException as error:
-        sys.exit(128 + error.sigval)
+        # A training saves and can go on; other commands start where they were.
+        sys.exit(INTERRUPTED if options.training_script.endswith(".train") else 128 + error.sigval)
     except ChildFailedError as error:
         code = exit_code(error.get_first_failure()[1].exitcode)
-        if code != 2:
+        if code not in (2, INTERRUPTED):
             print(error, file=sys.stderr)
         sys.exit(code)
 

@@ -37,7 +37,7 @@ from equipoise.scoring.portions import Portion, read_portions
 from equipoise.scoring.progress import ScoreProgress
 from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.train.accelerate_setup import make_accelerator
-from equipoise.train.best_adapters import run_adapters, which_adapters
+from equipoise.train.best_adapters import run_adapters, warn_unfinished, which_adapters
 from equipoise.train.calibration import read_calibrations
 from equipoise.train.list_fit import run_rule
 from equipoise.train.out_of_memory import memory_advice
@@ -72,6 +72,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     """
     config = read_run_config(folder, overrides)
     adapters = run_adapters(folder, config)
+    warn_unfinished(folder)
     info = read_info(adapters)
     omega = parse_omega(options.omega, info.listwise)
     scales = read_scales(info.features)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 
+from equipoise.common.process import INTERRUPTED
 from equipoise.sweep.children import StopRequest, end_stragglers, mark, signal_group, start
 from equipoise.sweep.record import (
     CONFIG,
@@ -27,7 +28,7 @@ from equipoise.sweep.record import (
 )
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-ENDED_BY_US = {-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT}
+ENDED_BY_US = {INTERRUPTED, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT}
 NOISE = re.compile(r"ChildFailedError|CalledProcessError|SignalException")
 REASON = re.compile(
     r"^(?:\[rank\d+\]:\s*)?(?:error: (.+)|((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*))$"

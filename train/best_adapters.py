@@ -1,6 +1,7 @@
 """The adapters of a run's best validation, kept beside the last ones: `best/` in the run folder."""
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from equipoise.modeling.adapter_store import AdapterInfo
     from equipoise.train.world import World
+
+log = logging.getLogger(__name__)
 
 FOLDER, ABOUT, LAST = "best", "best.json", "adapters"
 MEASURE = DEFAULT_SELECT
@@ -145,6 +148,35 @@ def run_adapters(run: Path, config: RunConfig) -> Path:
 
     read_info(run / LAST)
     return run / (FOLDER if config.evaluate.adapters == "best" and read_best(run) else LAST)
+
+
+def unfinished(run: Path) -> str | None:
+    """One sentence where a run is unfinished, or its adapters are older than its last checkpoint; else None.
+
+    Args:
+        run: the run folder.
+    """
+    steps = [int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*[0-9]")]
+    last = max(steps, default=None)
+    try:
+        summary = json.loads((run / "summary.json").read_text("utf-8"))
+        done, finished = int(summary["steps"]), bool(summary["finished"])
+    except FileNotFoundError:
+        return None if last is None else f"{run} is unfinished: it has a checkpoint of step {last} and no end"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{run / 'summary.json'} cannot be read, so it is unknown whether the run is finished"
+    if not finished:
+        return f"{run} is unfinished: it was stopped after step {done}, and its adapters are of an earlier end"
+    if last is not None and last > done:
+        return f"{run} is unfinished: its adapters are of step {done}, its last checkpoint of step {last}"
+    return None
+
+
+def warn_unfinished(run: Path) -> None:
+    """Say where the adapters of a run are not those of its last step."""
+    sentence = unfinished(run)
+    if sentence:
+        log.warning(f"{sentence}; go on with `equipoise train {run / 'config.yaml'} --resume`")
 
 
 def which_adapters(folder: Path) -> str:

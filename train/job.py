@@ -20,7 +20,7 @@ from equipoise.configs.load import read_run_config, save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
-from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into, save_adapters
+from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into
 from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.recall_sources import RecallSources
@@ -41,6 +41,7 @@ from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
 from equipoise.train.recall_sources import as_begun
+from equipoise.train.rescue import save_or_rescue
 from equipoise.train.resume import refuse_changed_base, refuse_changed_settings, write_inputs
 from equipoise.train.run_folder import RunFolder, refuse_places
 from equipoise.train.token_caches import find_tokens
@@ -163,7 +164,8 @@ class Job:
         if self.data.map_values:
             self.loop.balancer.map.write(self.config.output)
         if self.loop.stopped:
-            log.info(f"stopped after step {progress.step}; go on with --resume")
+            why = "the launcher has died" if self.loop.orphaned else "a signal asked for it"
+            log.info(f"stopped after step {progress.step}, because {why}; go on with --resume")
             self.tracking.finish({"finished": False, "steps": progress.step}, self.config.output)
             return None
         return self._finish(progress, seconds)
@@ -268,17 +270,22 @@ class Job:
         self.average.forget_after(-1)
 
     def _finish(self, progress: TrainingState, seconds: float) -> dict[str, Any]:
+        tensors = gather(trainable(self.slate_model))
+        run = self.config.output
+        if self.accelerator.is_main_process:  # saved first and judged then: hours of training are in them
+            save_or_rescue(run / "adapters", tensors, self.info)
         moved = self.movement.moved()
         frozen = [name for names in self.world.gather(self.movement.changed_frozen()) for name in names]
         # A head that begins as its prior reads its tower from the second step on: the first moves heads alone.
         waits = bool(self.slate_model.priors or self.slate_model.retrieval) and progress.step < 2
         still = [name for name, change in moved.items() if change == 0.0 and not (waits and name.startswith("adapter"))]
-        if still or frozen:
-            raise RuntimeError(f"after training, unmoved: {still}; frozen weights that moved: {frozen[:3]}")
-        tensors = gather(trainable(self.slate_model))
-        run = self.config.output
-        if self.accelerator.is_main_process:
-            save_adapters(run / "adapters", tensors, self.info)
+        if frozen:
+            raise RuntimeError(f"frozen weights moved in training: {frozen[:3]}; {run / 'adapters'} belongs to others")
+        if still:
+            log.warning(
+                f"unmoved after {progress.step} steps, so as it began: {', '.join(still)}; look at its loss in "
+                f"{run / 'metrics.jsonl'}: nothing in these steps has taught it anything"
+            )
         self._offer_average(progress.step)
         if self.config.train.calibration != "none" or list_rule(self.config) is not None:
             self._judge_on_valid()
@@ -293,12 +300,14 @@ class Job:
             "processes": self.world.size,
             "peak_memory_bytes": max(self.world.gather(peak_memory_bytes())),
             "largest_change": moved,
+            "unmoved": still,
         }
         if self.best.known is not None:
             summary["best"] = self.best.known
             log.info(self._which_is_best(self.best.known))
         hint = self.tracking.finish(summary, run)
-        log.info(f"{progress.step} steps in {seconds:.0f} s; every adapter moved, no frozen weight did")
+        which = "all others" if still else "every adapter"
+        log.info(f"{progress.step} steps in {seconds:.0f} s; {which} moved, no frozen weight did")
         log.info(f"adapters: {run / 'adapters'}")
         if hint:
             log.info(f"W&B was offline; send the run with: {hint}")

@@ -4,6 +4,7 @@ All processes run the same code; what they must agree on (counts, losses, weight
 """
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from equipoise.common.errors import UserError
+from equipoise.common.process import LAUNCHER
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import SlateBatch
 from equipoise.data.slate_set import TrainBatches
@@ -35,13 +37,15 @@ from equipoise.train.world import World
 class StopSignal:
     """Turns SIGINT or SIGTERM into a request to stop after the step; one that comes ten seconds later stops at once.
 
-    Launchers and schedulers signal a process group and then each worker, so a second signal often comes at once.
+    Launchers and schedulers signal a process group and then each worker, so a second signal often comes at once. The
+    death of the launcher asks for the same, or its processes would train on unseen.
     """
 
     PATIENCE_SECONDS = 10.0
 
     def __init__(self) -> None:
-        self.asked = False
+        self._signalled = False
+        self._parent = os.getppid() if _is_launched() else None
         self._when = math.inf
         self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -49,12 +53,27 @@ class StopSignal:
         if time.monotonic() - self._when > self.PATIENCE_SECONDS:
             raise KeyboardInterrupt
         self._when = min(self._when, time.monotonic())
-        self.asked = True
+        self._signalled = True
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher of this process has died."""
+        return self._parent is not None and os.getppid() != self._parent
+
+    @property
+    def asked(self) -> bool:
+        """Whether the training is to stop."""
+        return self._signalled or self.orphaned
 
     def restore(self) -> None:
         """Put the former handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _is_launched() -> bool:
+    """Whether the parent of this process is a launcher that waits for it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get(LAUNCHER) == str(os.getppid())
 
 
 @dataclass
@@ -110,7 +129,7 @@ class Loop:
         self._seen = torch.zeros(3, dtype=torch.float64)  # slates, impressions and tokens since the last log line
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
         self._nonfinite: set[str] = set()
-        self.stopped = False
+        self.stopped = self.orphaned = False
         self._clock = time.perf_counter()
 
     def _refuse_level(self) -> None:
@@ -147,7 +166,7 @@ class Loop:
                 if self._after_step(progress):
                     break
                 if asked and progress.step < self.total:
-                    self.stopped = True
+                    self.stopped, self.orphaned = True, stop.orphaned
                     self._save(progress)
                     break
         finally:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from equipoise.common.errors import format_error
+from equipoise.common.process import INTERRUPTED
 from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
 from equipoise.sweep.options import SweepOptions
 
@@ -17,14 +18,19 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of this run.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
-    """Train all adapters at once; for several processes use `equipoise launch --accelerate NAME train CONFIG`."""
+    """Train all adapters at once; for several processes use `equipoise launch --accelerate NAME train CONFIG`.
+
+    Exit code 75: a signal stopped it, a checkpoint is written, and --resume goes on.
+    """
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
     from equipoise.train.job import train as train_run
 
     summary = train_run(loaded, resume=resume, overwrite=overwrite)
-    if summary is not None and int(os.environ.get("RANK", "0")) == 0:
+    if summary is None:
+        raise typer.Exit(INTERRUPTED)
+    if int(os.environ.get("RANK", "0")) == 0:
         _draw_balance(loaded.output)
 
 

@@ -1,6 +1,8 @@
 """A run survives what is done to it: refusals leave it as it was, exchanged inputs are told apart, nothing is lost."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ from transformers import AutoConfig, AutoModel
 
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
+from equipoise.common.process import INTERRUPTED
 from equipoise.configs.load import build_config
 from equipoise.evaluation.evaluate_run import evaluate_run
 from equipoise.export.write import export_run
+from equipoise.launch.cli import main
+from equipoise.train.best_adapters import unfinished
 from equipoise.train.job import train
+from equipoise.train.loop import Loop
 from equipoise.train.prepare_run import prepare_data
-from tests.tiny_run import run_settings
+from tests.tiny_run import run_settings, write_config
 
 Settings = dict[str, Any]
 
@@ -120,3 +126,35 @@ def test_data_prepared_anew_are_refused(settings: Settings, run: Path) -> None:
     with pytest.raises(UserError, match="was trained on other data than"):
         trained(settings, f"output={run}", f"data.folder={prepared}", resume=True)
     assert content(run) == before
+
+
+def test_what_has_learned_nothing_is_saved_and_told(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One step: the towers of list-wise objectives cannot have moved, which must not lose the others."""
+    run = tmp_path / "run"
+    wider = {**settings, "objectives": {"ctr": {}, "cvr": {}, "diversity": {}}}
+    summary = trained(wider, f"output={run}", "train.max_steps=1", "objectives.diversity.weight=1e-30")
+    assert summary is not None and summary["unmoved"] and "unmoved after 1 steps" in caplog.text
+    assert (run / "adapters" / "adapters.safetensors").is_file() and (run / "summary.json").is_file()
+
+
+def test_a_stopped_training_has_an_exit_code_of_its_own(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config({**settings, "output": str(tmp_path / "run")}, tmp_path / "config.yaml")
+    whole = Loop._micro_step
+
+    def stop(loop: Loop, batch: Any, progress: Any, asked: bool) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(loop, batch, progress, asked) or progress.step == 0
+
+    monkeypatch.setattr(Loop, "_micro_step", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(config)])
+    assert ended.value.code == INTERRUPTED == 75
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+    assert "was stopped after step 1" in str(unfinished(tmp_path / "run"))
+    monkeypatch.undo()
+    assert trained(settings, f"output={tmp_path / 'run'}", resume=True)
+    assert unfinished(tmp_path / "run") is None
