@@ -1,10 +1,9 @@
 """Checkpoints: adapters, heads, optimizer, random states and the place in the data, without the frozen base.
 
 A checkpoint is written to a temporary folder that is renamed when all processes are done, so a folder named
-`step-000120` is complete; `state.json` lists its files with their sizes.
+`step-000120` is complete; `state.json` lists its files with their hashes (`equipoise.train.checkpoint_files`).
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +19,26 @@ from equipoise.common.errors import UserError
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.heads import as_named_now
 from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
+from equipoise.train.checkpoint_files import checkpoint_folder, read_state, seal, superfluous
 from equipoise.train.parameters import trainable
+from equipoise.train.rescue import said_if_not_written
 from equipoise.train.world import World
-
-STATE = "state.json"
-PREFIX = "step-"
 
 
 @dataclass
 class TrainingState:
-    """Where a run stands: optimizer steps done, micro-batches done, and what objectives and loop remember."""
+    """Where a run stands.
+
+    Attributes:
+        step, micro: optimizer steps and micro-batches done.
+        extra: what objectives and loop remember.
+        good: whether everything was finite since the checkpoint before.
+    """
 
     step: int = 0
     micro: int = 0
     extra: dict[str, Any] | None = None
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob(f"{PREFIX}*[0-9]"))
+    good: bool = True
 
 
 def _random_states() -> dict[str, torch.Tensor]:
@@ -57,13 +57,37 @@ def save_checkpoint(
     world: World,
     keep: int,
 ) -> Path:
-    """Write one checkpoint and drop all but the latest `keep`; every process must call this."""
-    final = run / "checkpoints" / f"{PREFIX}{progress.step:06d}"
+    """Write one checkpoint and drop all but the latest `keep` and the last good one; every process must call this.
+
+    Raises:
+        UserError: it cannot be written; those before it stay.
+    """
+    final = checkpoint_folder(run, progress.step)
     temporary = final.with_suffix(".tmp")
-    if accelerator.is_main_process:
+    way_out = f"the checkpoints before it are whole: free space, then go on from them with --resume ({run})"
+    try:
+        with said_if_not_written(str(final), way_out):
+            if accelerator.is_main_process:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            world.barrier()
+            _write(temporary, accelerator, model, optimizer, world)
+            world.barrier()
+            if accelerator.is_main_process:
+                seal(temporary, _state(progress, accelerator, optimizer, world))
+                replace_dir(temporary, final)
+    except UserError:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        raise
+    if accelerator.is_main_process:
+        for old in superfluous(run, progress.step, keep):
+            shutil.rmtree(old)
     world.barrier()
+    return final
+
+
+def _write(temporary: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, world: World) -> None:
+    """This process's files of a checkpoint."""
     if is_deepspeed(accelerator):
         model.save_checkpoint(str(temporary), tag="engine", exclude_frozen_parameters=True)  # type: ignore[operator]
     elif accelerator.is_main_process:
@@ -71,39 +95,19 @@ def save_checkpoint(
         save_file(tensors, temporary / "trainable.safetensors")
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
     torch.save(_random_states(), temporary / f"random-{world.rank}.pt")
-    world.barrier()
-    if accelerator.is_main_process:
-        files = {str(f.relative_to(temporary)): f.stat().st_size for f in temporary.rglob("*") if f.is_file()}
-        state = {
-            "step": progress.step,
-            "micro": progress.micro,
-            "extra": progress.extra,
-            "processes": world.size,
-            "zero_stage": zero_stage(accelerator),
-            "deepspeed": is_deepspeed(accelerator),
-            "groups": len(optimizer.param_groups),
-            "files": files,
-        }
-        (temporary / STATE).write_text(json.dumps(state, indent=2))
-        replace_dir(temporary, final)
-        for old in checkpoints(run)[:-keep]:
-            shutil.rmtree(old)
-    world.barrier()
-    return final
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    advice = f"remove {folder} to resume from the checkpoint before it"
-    try:
-        state = json.loads((folder / STATE).read_text())
-        for name, size in state["files"].items():
-            file = folder / name
-            if not file.is_file() or file.stat().st_size != size:
-                raise UserError(f"{file} is missing or cut short, so this checkpoint is half-written: {advice}")
-    except (OSError, ValueError, KeyError) as error:
-        broken = f"{folder / STATE} is missing or broken, so this checkpoint is half-written"
-        raise UserError(f"{broken}: {advice}") from error
-    return state
+def _state(progress: TrainingState, accelerator: Accelerator, optimizer: Any, world: World) -> dict[str, Any]:
+    return {
+        "step": progress.step,
+        "micro": progress.micro,
+        "extra": progress.extra,
+        "good": progress.good,
+        "processes": world.size,
+        "zero_stage": zero_stage(accelerator),
+        "deepspeed": is_deepspeed(accelerator),
+        "groups": len(optimizer.param_groups),
+    }
 
 
 def load_checkpoint(
@@ -112,9 +116,9 @@ def load_checkpoint(
     """Bring model, optimizer and random states to where `folder` left them.
 
     Raises:
-        UserError: the checkpoint is incomplete, or was written by another number of processes or another engine.
+        UserError: the checkpoint is damaged, or was written by another number of processes or another engine.
     """
-    state = _read_state(folder)
+    state = read_state(folder)
     current = {"processes": world.size, "deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
     groups = len(optimizer.param_groups)
     if state.get("groups", groups) != groups:

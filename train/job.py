@@ -28,7 +28,8 @@ from equipoise.train.accelerate_setup import make_accelerator, zero_stage
 from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
 from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
-from equipoise.train.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
+from equipoise.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from equipoise.train.checkpoint_files import checkpoints, last_whole
 from equipoise.train.data_record import refuse_other_data, write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
@@ -206,7 +207,7 @@ class Job:
             if self.resume:
                 log.info("no checkpoint yet: starting from the beginning")
             return TrainingState()
-        last = checkpoints(self.config.output)[-1]
+        last = self.world.from_first(lambda: last_whole(self.config.output))
         progress = load_checkpoint(last, self.accelerator, self.model, self.optimizer, self.world)
         log.info(f"resumed from {last} (step {progress.step})")
         return progress

@@ -25,7 +25,7 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.ranking import exposure_shares, gains, rank_requests
 from equipoise.evaluation.metrics.table_lists import request_sizes
 from equipoise.modeling.adapter_store import TENSORS, read_info, save_adapters
-from equipoise.train.checkpoint import checkpoints
+from equipoise.train.checkpoint_files import checkpoints
 
 if TYPE_CHECKING:
     from equipoise.train.objectives.base import Objective

@@ -28,6 +28,7 @@ from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
+from equipoise.train.checkpoint_files import checkpoints, last_good
 from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
 from equipoise.train.schedule import rate_factor
 from equipoise.train.self_check import self_check, settle_kernels
@@ -128,7 +129,9 @@ class Loop:
         self.averages = Averages()
         self._seen = torch.zeros(3, dtype=torch.float64)  # slates, impressions and tokens since the last log line
         self.bad_in_a_row = dict.fromkeys(objectives, 0)
+        self.skipped_in_a_row = 0
         self._nonfinite: set[str] = set()
+        self._finite = True  # since the last checkpoint
         self.stopped = self.orphaned = False
         self._clock = time.perf_counter()
 
@@ -194,8 +197,10 @@ class Loop:
         progress.extra = {
             "objectives": {n: {k: v.tolist() for k, v in o.state.items()} for n, o in self.objectives.items()},
             "bad_in_a_row": self.bad_in_a_row,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "balancer": self.balancer.state(),
         }
+        progress.good, self._finite = self._finite, True
         self.hooks.save(progress)
 
     def _restore(self, progress: TrainingState) -> None:
@@ -203,6 +208,7 @@ class Loop:
             kept = progress.extra["objectives"].items()
             self._remember({name: {key: torch.tensor(value) for key, value in s.items()} for name, s in kept})
             self.bad_in_a_row = dict(progress.extra["bad_in_a_row"])
+            self.skipped_in_a_row = progress.extra.get("skipped_in_a_row", 0)
             self.balancer.restore(progress.extra["balancer"])
 
     def _totals(self, batch: SlateBatch, asked: bool) -> tuple[Totals, torch.Tensor]:
@@ -229,8 +235,9 @@ class Loop:
             finite = torch.isfinite(torch.as_tensor(losses, device=local_losses.device))
             self.accelerator.backward(torch.where(finite, local_losses, 0.0).sum())
             self._nonfinite |= context.nonfinite
+            self._finite = self._finite and not context.nonfinite
             if self.accelerator.sync_gradients:
-                self._apply()
+                self._apply(progress.step)
                 if self.balancer.method.needs_losses_after:
                     self.balancer.after_step(losses, self._losses_again(batch, totals, memory))
         self._account(batch, losses)
@@ -294,28 +301,51 @@ class Loop:
 
     def _count_nonfinite(self, bad: set[str], step: int) -> None:
         """Note the objectives whose global loss is not finite; stop after too many such steps in a row."""
+        self._finite = self._finite and not bad
         for name in self.objectives:
             self.bad_in_a_row[name] = self.bad_in_a_row[name] + 1 if name in bad else 0
             self.averages.add(f"train/nonfinite/{name}", float(name in bad))
             if self.bad_in_a_row[name] >= self.config.train.max_nonfinite:
                 raise UserError(
                     f"the loss of objective '{name}' was not finite in {self.bad_in_a_row[name]} micro-batches in a "
-                    f"row (step {step}): lower train.lr or check the labels, then resume from the last checkpoint"
+                    f"row (step {step}): {self._way_back(step)}"
                 )
 
-    def _apply(self) -> None:
+    def _way_back(self, step: int) -> str:
+        """What to do about numbers that are not finite; names the last checkpoint before them."""
+        good = last_good(self.config.output, step)
+        if good is None:
+            return "lower train.lr or check the labels, then start anew with --overwrite"
+        later = "" if good == checkpoints(self.config.output)[-1] else f", remove the checkpoints after {good.name}"
+        return f"lower train.lr or check the labels{later}, then go on from {good} with --resume"
+
+    def _count_skipped(self, finite: bool, step: int) -> None:
+        """Note a step that was left out because its gradient norm is not finite; stop after too many in a row."""
+        self.averages.add("train/skipped_step", float(not finite))
+        self._finite = self._finite and finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= self.config.train.max_nonfinite:
+            raise UserError(
+                f"the gradient norm was not finite in {self.skipped_in_a_row} steps in a row, which were left out "
+                f"(step {step}): {self._way_back(step)}"
+            )
+
+    def _apply(self, step: int) -> None:
         # One clip over trunk, towers and heads together, after combining; DeepSpeed has done it inside backward.
         if is_deepspeed(self.accelerator):
             norm = float(self.model.get_global_grad_norm() or 0.0)  # type: ignore[operator]
             if not math.isfinite(norm):
-                raise UserError("the gradient norm is not finite under DeepSpeed: resume with a lower train.lr")
+                # DeepSpeed has stepped already, so that no later step could mend it.
+                raise UserError(
+                    f"the gradient norm is not finite under DeepSpeed (step {step}): {self._way_back(step)}"
+                )
         else:
             self._drop_nonfinite_towers()
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm))
             if math.isfinite(norm):
                 self.optimizer.step()
-            self.averages.add("train/skipped_step", float(not math.isfinite(norm)))
             self.optimizer.zero_grad()
+            self._count_skipped(math.isfinite(norm), step)
         self.averages.add("train/grad_norm", norm)
 
     def _drop_nonfinite_towers(self) -> None:

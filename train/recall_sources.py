@@ -20,7 +20,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.recall_sources import FILE, RecallSources
-from equipoise.train.checkpoint import checkpoints
+from equipoise.train.checkpoint_files import checkpoints
 from equipoise.train.recall_fit import Purchases, fit_sources, past
 from equipoise.train.thing_vectors import base_identity
 

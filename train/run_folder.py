@@ -16,7 +16,7 @@ from typing import IO
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
-from equipoise.train.checkpoint import checkpoints
+from equipoise.train.checkpoint_files import checkpoints
 from equipoise.train.world import World
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,15 @@ Convention: a local loss is scaled so that the *mean over processes* of the loca
 batch, because engines average gradients. `World.scale_to_global_mean` does the scaling.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from equipoise.common.errors import UserError
+
+T = TypeVar("T")
 
 
 class _SumWithGradient(torch.autograd.Function):
@@ -66,6 +71,24 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def from_first(self, find: Callable[[], T]) -> T:
+        """What process 0 finds, on every process; so is its refusal.
+
+        Raises:
+            UserError: as `find` does.
+        """
+        found: T | None = None
+        refusal = None
+        if self.rank == 0:
+            try:
+                found = find()
+            except UserError as error:
+                refusal = str(error)
+        found, refusal = self.gather((found, refusal))[0]
+        if refusal is not None:
+            raise UserError(refusal)
+        return found
 
     def barrier(self) -> None:
         """Wait for all processes."""

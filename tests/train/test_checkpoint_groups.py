@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from equipoise.common.errors import UserError
-from equipoise.train.checkpoint import STATE, TrainingState, load_checkpoint, save_checkpoint
+from equipoise.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from equipoise.train.checkpoint_files import STATE, seal
 from equipoise.train.world import World
 
 
@@ -28,6 +29,7 @@ def test_other_groups_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"written with 1 learning rates, this job has 2.*--overwrite"):
         load_checkpoint(folder, accelerator, *other, World())
     state = json.loads((folder / STATE).read_text("utf-8"))
-    (folder / STATE).write_text(json.dumps({key: value for key, value in state.items() if key != "groups"}), "utf-8")
+    (folder / STATE).unlink()
+    seal(folder, {key: value for key, value in state.items() if key not in ("groups", "files", "sha256")})
     with pytest.raises(UserError, match=r"the state of another optimizer .*--overwrite"):
         load_checkpoint(folder, accelerator, *other, World())

@@ -1,7 +1,9 @@
 """The loop in one process: one backward per micro-batch, and what a non-finite loss may and may not do."""
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from equipoise.data.sampling import BatchOrder
 from equipoise.modeling.adapters import adapter_of
 from equipoise.modeling.model import SlateModel
 from equipoise.train.checkpoint import TrainingState
+from equipoise.train.describe import step_line
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.base import Objective, Step
 from equipoise.train.objectives.registry import build_objectives
@@ -180,3 +183,35 @@ def test_the_learning_rate_follows_the_schedule(make_loop: Any) -> None:
     loop.run(TrainingState())
     rates = [values["train/lr"] for values in log]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-2 * 0.75, 1e-2 * 0.25], rel=1e-6)
+
+
+def test_steps_that_are_left_out_without_end_stop_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss and gradient is finite, and their norm is not: nothing is learned from then on."""
+    loop, _, _, log = make_loop(max_steps=9, max_nonfinite=3)
+    monkeypatch.setattr(loop.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    with pytest.raises(UserError, match=r"left out \(step 2\): lower train\.lr .* start anew with --overwrite"):
+        loop.run(TrainingState())
+    assert [values["train/skipped_step"] for values in log] == [1.0, 1.0]
+    assert "NOT FINITE: steps left out 100%" in step_line(1, 9, log[0])
+
+
+def test_a_checkpoint_says_whether_all_was_finite_before_it(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _, _, log = make_loop(max_steps=4, save_every=1)
+    good: list[bool] = []
+    loop.hooks.save = lambda progress: good.append(progress.good)
+    norms = iter([1.0, math.nan, 1.0, 1.0])
+    monkeypatch.setattr(loop.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(next(norms)))
+    loop.run(TrainingState())
+    assert good == [True, False, True, True]
+    assert "NOT FINITE" not in step_line(1, 4, log[0])
+
+
+def test_the_way_back_names_the_last_good_checkpoint(make_loop: Any, tmp_path: Path) -> None:
+    loop = make_loop()[0]
+    loop.config = loop.config.model_copy(update={"output": tmp_path})
+    for step, good in ((2, True), (4, False)):
+        folder = tmp_path / "checkpoints" / f"step-00000{step}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"good": good}))
+    sentence = loop._way_back(5)
+    assert "remove the checkpoints after step-000002, then go on from" in sentence and "--resume" in sentence
