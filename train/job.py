@@ -42,7 +42,7 @@ from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
 from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
 from equipoise.train.recall_sources import as_begun
-from equipoise.train.rescue import save_or_rescue
+from equipoise.train.rescue import said_if_full, save_or_rescue
 from equipoise.train.resume import refuse_changed_base, refuse_changed_settings, write_inputs
 from equipoise.train.run_folder import RunFolder, refuse_places
 from equipoise.train.token_caches import find_tokens
@@ -60,7 +60,7 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     Raises:
         UserError: the config does not fit the data, the backbone or the run folder.
     """
-    with memory_advice(config, "training"):
+    with memory_advice(config, "training"), said_if_full(config.output):
         return Job(config, resume, overwrite).run()
 
 

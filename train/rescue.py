@@ -1,5 +1,6 @@
 """What cannot be written, on a full or read-only disk, is said in one sentence, and trained adapters are not lost."""
 
+import errno
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,32 @@ def why_not_written(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and any(word in str(error) for word in WRITING):
         return "the disk is full, or takes no more"
     return None
+
+
+def is_full_or_read_only(error: Exception) -> bool:
+    """Whether an error says that a disk takes no more, whatever was being done."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if isinstance(error, SafetensorError):
+        return any(word in str(error) for word in ("No space left", "Read-only", "quota"))
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in WRITING)
+
+
+@contextmanager
+def said_if_full(run: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk does to a training into a sentence.
+
+    Raises:
+        UserError: names the file, if the error does.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not is_full_or_read_only(error):
+            raise
+        what = getattr(error, "filename", None) or run
+        way_out = "free space, then go on with --resume, or anew where there is no checkpoint"
+        raise UserError(f"{what} cannot be written ({why_not_written(error)}): {way_out}") from error
 
 
 @contextmanager

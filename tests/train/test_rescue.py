@@ -17,7 +17,7 @@ from equipoise.modeling.adapter_store import AdapterInfo
 from equipoise.train import rescue
 from equipoise.train.best_adapters import unfinished
 from equipoise.train.loop import StopSignal
-from equipoise.train.rescue import said_if_not_written, save_or_rescue
+from equipoise.train.rescue import said_if_full, said_if_not_written, save_or_rescue
 
 INFO = AdapterInfo("base", "0", 2, {"ctr": 1}, [], {"ctr": -2.5}, {}, {})
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -38,6 +38,24 @@ def test_what_cannot_be_written_is_one_sentence(error: Exception, words: str) ->
         said_if_not_written("step-1", "free space"),
     ):
         raise error
+
+
+def test_a_disk_that_fills_anywhere_in_training_is_one_sentence(tmp_path: Path) -> None:
+    file = OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
+    with (
+        pytest.raises(UserError, match=r"run/metrics\.jsonl cannot be written \(No space left"),
+        said_if_full(tmp_path),
+    ):
+        raise file
+    with pytest.raises(UserError, match=r"cannot be written .*No space left"), said_if_full(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        SafetensorError("header too large"),
+        RuntimeError("x"),
+    ):
+        with pytest.raises(type(error)), said_if_full(tmp_path):
+            raise error
 
 
 def test_another_error_stays_what_it_is() -> None:
