@@ -42,6 +42,8 @@ from equipoise.evaluation.rivals import BOUGHT, POPULARITY, compare_with_rivals
 
 Omega = Mapping[str, float]
 
+ROUNDING = 1e-9
+"""A difference below it is that of sums in another order, and no one's win."""
 RESAMPLED = {"auc": resampled_auc, "gauc": resampled_gauc}
 COLUMNS = {name: WORDS[name] for name in ("auc", "gauc", "uauc", "log_loss", "ne", "ece", "predicted")}
 
@@ -329,9 +331,9 @@ def _by_interval(row: Mapping[str, Any]) -> str:
 
 def winner(low: float, high: float) -> str:
     """Who wins, in words, by the interval of ours less the baseline's."""
-    if low > 0:
+    if low > ROUNDING:
         return "ours wins"
-    return "the baseline wins" if high < 0 else "no clear winner"
+    return "the baseline wins" if high < -ROUNDING else "no clear winner"
 
 
 def _point_sentence(point: Mapping[str, Any], plain: Mapping[str, Any], cutoff: int) -> str:

@@ -19,7 +19,14 @@ from equipoise.evaluation.front.trade_off import TradeOff, Utilities, positive_f
 from equipoise.evaluation.metrics.bootstrap import LEVEL, interval, request_draws
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.list_metrics import own_gain, request_weights
-from equipoise.evaluation.metrics.ranking import gains
+from equipoise.evaluation.metrics.ranking import (
+    RankedLists,
+    gains,
+    of_ideal,
+    rank_requests,
+    request_diversity,
+    unshown,
+)
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.metrics.table_lists import path_codes, request_sizes
 
@@ -71,11 +78,15 @@ class _Ranked:
     Attributes:
         top_RK: rows of the best candidates, int64; unfilled places hold the request's first.
         rows_RW, discount_RW: rows that earn a discounted gain, and its discount, which equal scores share.
+        shown_RW: how likely each of these is among the best: between 0 and 1 where a tie lies across the cutoff.
+        lists: the same as ranked lists, where there is such a tie.
     """
 
     top_RK: np.ndarray
     rows_RW: np.ndarray
     discount_RW: np.ndarray
+    shown_RW: np.ndarray
+    lists: RankedLists | None = None
 
 
 class TradeOffScorer:
@@ -159,30 +170,27 @@ class TradeOffScorer:
         return np.stack([self._axis(axis, ranked) for axis in axes])
 
     def _axis(self, axis: str, ranked: "_Ranked") -> np.ndarray:
-        top_RK = ranked.top_RK
         if axis in NDCG_GAINS:
             ideal_R = self.ideal_R[axis]
             found_R = self._discounted(ranked, self.gain_N[axis])
-            reached_R = np.divide(found_R, ideal_R, out=np.zeros(self.requests), where=ideal_R > 0)
+            reached_R = np.nan_to_num(of_ideal(found_R, ideal_R))
             weighed_R = 1.0 if self.table.weight is None else request_weights(self.table.request, self.table.weight)
             return self._mean(reached_R, (ideal_R > 0) * weighed_R)
         if axis == "ild":
-            return self._diversity(top_RK)
+            return self._diversity(ranked)
         if axis == "exposure_ratio":
-            return self._exposure_ratio(top_RK)
+            return self._exposure_ratio(ranked)
         if axis == "coverage":
-            rows, requests = top_RK[self.filled_RK], np.nonzero(self.filled_RK)[0]
-            shown = self._by_group(np.ones(len(rows)), requests, self.category_N[rows], self.categories)
-            covered = self._present(shown) / self.covered_B
+            covered = self._covered(ranked) / self.covered_B
             # A resample shows some requests twice, so fewer values: its spread is kept, its lower level is not.
             covered[1:] = (
                 np.clip(covered[1:] + covered[0] - covered[1:].mean(), 0, 1) if len(covered) > 1 else covered[1:]
             )
             return covered
         if axis in self.own_N:
-            worth_R = (self.own_N[axis][top_RK] * self.filled_RK).sum(axis=1) / self.filled_RK.sum(axis=1)
+            worth_R = self._shown_sum(ranked, self.own_N[axis]) / self.filled_RK.sum(axis=1)
             return self._mean(worth_R, np.ones(self.requests, bool))
-        earned_R = (self.earned_N[top_RK] * self.filled_RK).sum(axis=1)
+        earned_R = self._shown_sum(ranked, self.earned_N)
         return self._mean(earned_R, np.ones(self.requests, bool))
 
     def _ranked(self, score_N: np.ndarray) -> "_Ranked":
@@ -198,12 +206,33 @@ class TradeOffScorer:
         same_RC = (sorted_RC[:, 1:] == sorted_RC[:, :-1]) & filled_RC[:, 1:]
         top_RK = rows_RC[:, :width]
         if not same_RC[:, :width].any():  # the usual case, and many times cheaper
-            return _Ranked(top_RK, top_RK, self.filled_RK * self.discount_K)
+            return _Ranked(top_RK, top_RK, self.filled_RK * self.discount_K, self.filled_RK.astype(np.float64))
         discount_RC = np.zeros(sorted_RC.shape)
         discount_RC[:, :width] = self.filled_RK * self.discount_K
         tie_RC = np.cumsum(np.c_[np.ones(self.requests, bool), ~same_RC]).reshape(sorted_RC.shape) - 1
-        shared = np.bincount(tie_RC.ravel(), discount_RC.ravel()) / np.bincount(tie_RC.ravel())
-        return _Ranked(top_RK, rows_RC, np.where(filled_RC, shared[tie_RC], 0.0))
+        in_tie = np.bincount(tie_RC.ravel())
+        shared = np.bincount(tie_RC.ravel(), discount_RC.ravel()) / in_tie
+        top_RC = np.zeros(sorted_RC.shape)
+        top_RC[:, :width] = self.filled_RK
+        shown = (np.bincount(tie_RC.ravel(), top_RC.ravel()) / in_tie)[tie_RC]
+        cut = bool(((shown > 0) & (shown < 1) & filled_RC).any())
+        lists = rank_requests(self.table.request, score_N) if cut else None
+        discount_RC = np.where(filled_RC, shared[tie_RC], 0.0)
+        return _Ranked(top_RK, rows_RC, discount_RC, np.where(filled_RC, shown, 0.0), lists)
+
+    @staticmethod
+    def _shown_sum(ranked: "_Ranked", values_N: np.ndarray) -> np.ndarray:
+        """The sum of a value per row over what each request shows, float64 (R,)."""
+        return (values_N[ranked.rows_RW] * ranked.shown_RW).sum(axis=1)
+
+    def _covered(self, ranked: "_Ranked") -> np.ndarray:
+        """How many categories any drawn request shows, float64 (1 + B,)."""
+        if ranked.lists is None:
+            rows, requests = ranked.top_RK[self.filled_RK], np.nonzero(self.filled_RK)[0]
+            return self._present(self._by_group(np.ones(len(rows)), requests, self.category_N[rows], self.categories))
+        request, category, none = unshown(ranked.lists, self.category_N, self.measured.cutoff)
+        log_none = np.log(np.maximum(none, np.finfo(float).tiny))
+        return -np.expm1(self._resampled(self._by_group(log_none, request, category, self.categories))).sum(axis=1)
 
     @staticmethod
     def _discounted(ranked: "_Ranked", gain_N: np.ndarray) -> np.ndarray:
@@ -215,8 +244,12 @@ class TradeOffScorer:
         total = self.counts_BR @ kept_R
         return np.divide(self.counts_BR @ (values_R * kept_R), total, out=np.full(len(total), np.nan), where=total > 0)
 
-    def _diversity(self, top_RK: np.ndarray) -> np.ndarray:
+    def _diversity(self, ranked: "_Ranked") -> np.ndarray:
         """ILD; see `equipoise.evaluation.metrics.ranking.intra_list_diversity`."""
+        if ranked.lists is not None:
+            each_R = request_diversity(ranked.lists, self.paths, self.measured.cutoff)
+            return self._mean(np.nan_to_num(each_R), ~np.isnan(each_R))
+        top_RK = ranked.top_RK
         shown_R = self.filled_RK.sum(axis=1)
         pairs_R = shown_R * (shown_R - 1) / 2
         alike_R = np.zeros(self.requests)
@@ -228,10 +261,11 @@ class TradeOffScorer:
         similarity_R = np.divide(alike_R, pairs_R * self.paths.shape[1], out=np.zeros(self.requests), where=pairs_R > 0)
         return self._mean(1 - similarity_R, pairs_R > 0)
 
-    def _exposure_ratio(self, top_RK: np.ndarray) -> np.ndarray:
+    def _exposure_ratio(self, ranked: "_Ranked") -> np.ndarray:
         """Smallest ratio of exposure to candidates over the largest; see `metrics.ranking.exposure`."""
-        rows, (requests, places) = top_RK[self.filled_RK], np.nonzero(self.filled_RK)
-        share = self.discount_K[places] / self.exposed_R[requests]
+        requests, places = np.nonzero(ranked.discount_RW)
+        rows = ranked.rows_RW[requests, places]
+        share = ranked.discount_RW[requests, places] / self.exposed_R[requests]
         exposed = self._by_group(share, requests, self.provider_N[rows], self.providers)
         large_BG = self.present_BG >= SMALLEST
         exposed_BG = self._resampled(exposed) / self.requests

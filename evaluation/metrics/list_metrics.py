@@ -10,12 +10,12 @@ from equipoise.configs.objective_spec import OwnAxis
 from equipoise.evaluation.metrics.codes import encode
 from equipoise.evaluation.metrics.pointwise import weighted_gauc
 from equipoise.evaluation.metrics.ranking import (
-    RankedLists,
     coverage,
     exposure,
     gains,
     intra_list_diversity,
     item_gini,
+    mean_of_top,
     ndcg,
     novelty,
     rank_requests,
@@ -115,7 +115,7 @@ class RankingMetrics:
                     metrics[_key("novelty", cutoff)] = novelty(ranking, self.information, cutoff)
                     metrics[_key("serendipity", cutoff)] = serendipity(ranking, self.click, self.popular, cutoff)
             for name, gain in self.own.items():
-                metrics[_key(name, cutoff)] = mean_gain(ranking, gain, cutoff)
+                metrics[_key(name, cutoff)] = mean_of_top(ranking, gain, cutoff)
         return metrics
 
 
@@ -136,14 +136,6 @@ def own_gain(table: ScoreTable, axis: OwnAxis) -> np.ndarray:
     if gain.shape != (len(table),) or not np.isfinite(gain).all():
         raise UserError(f"the measure '{axis.name}' gives no finite number for each of {len(table)} rows: correct it")
     return gain
-
-
-def mean_gain(ranking: RankedLists, gain: np.ndarray, cutoff: int | None) -> float:
-    """The mean over requests of the mean gain of their first `cutoff` rows."""
-    top = ranking.top(cutoff)
-    segment = ranking.segment[top]
-    shown = np.bincount(segment, minlength=ranking.requests)
-    return float((np.bincount(segment, gain[ranking.row[top]], ranking.requests) / shown).mean())
 
 
 def _row_codes(table: ScoreTable, attribute: str | None) -> tuple[np.ndarray, list[str]] | None:

@@ -1,9 +1,14 @@
-"""Metrics of ranked lists: relevance (NDCG), diversity (ILD), coverage, and providers' exposure."""
+"""Metrics of ranked lists: relevance (NDCG), diversity (ILD), coverage, and providers' exposure.
+
+Equal scores share their places: every metric is what it is on average over the orders of those that tie (for NDCG see
+McSherry & Najork 2008). So it never depends on the order of rows, which may tell something.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaln
 
 from equipoise.common.lists import SMALLEST
 from equipoise.evaluation.metrics.pointwise import weighted_gauc
@@ -31,6 +36,18 @@ class RankedLists:
         """Which places are within the cutoff, bool (N,); None is the whole list."""
         return np.ones(len(self.rank), bool) if cutoff is None else self.rank < cutoff
 
+    def shared(self, values: np.ndarray) -> np.ndarray:
+        """The mean of a value per place over the places of equal scores, float64 (N,)."""
+        return (np.bincount(self.tie, values) / np.bincount(self.tie))[self.tie]
+
+    def shown(self, cutoff: int | None) -> np.ndarray:
+        """How likely each row is within the cutoff, float64 (N,): between 0 and 1 where a tie lies across it."""
+        return self.shared(self.top(cutoff).astype(np.float64))
+
+    def discount(self, cutoff: int | None) -> np.ndarray:
+        """1/log2(place + 1), 0 below the cutoff, which equal scores share, float64 (N,)."""
+        return self.shared(np.where(self.top(cutoff), 1 / np.log2(self.rank + 2), 0.0))
+
 
 def rank_requests(request: np.ndarray, score: np.ndarray) -> RankedLists:
     """Rank the rows of each request by falling score; ties keep the order of rows, NaN is last.
@@ -57,8 +74,7 @@ def gains(click: np.ndarray, conversion: np.ndarray) -> np.ndarray:
 def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None, weight: np.ndarray | None = None) -> float:
     """Mean NDCG@k with the discount 1/log2(place + 1) (Järvelin & Kekäläinen 2002; gains of Burges et al. 2005).
 
-    Equal scores share the discounts of their places (McSherry & Najork 2008), so that the order of the rows, which may
-    tell something, never counts. Requests without any gain are left out; NaN where none is left.
+    Equal scores share the discounts of their places. Requests without any gain are left out; NaN where none is left.
 
     Args:
         ranking: of N rows.
@@ -73,11 +89,16 @@ def ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None, weig
 def request_ndcg(ranking: RankedLists, gain: np.ndarray, cutoff: int | None = None) -> np.ndarray:
     """NDCG@k of each request, float64 (R,) by ascending request number; NaN without any gain. See `ndcg`."""
     discount = np.where(ranking.top(cutoff), 1 / np.log2(ranking.rank + 2), 0.0)
-    shared = (np.bincount(ranking.tie, discount) / np.bincount(ranking.tie))[ranking.tie]
     best = np.lexsort((-gain[ranking.row], ranking.segment))
-    dcg = np.bincount(ranking.segment, gain[ranking.row] * shared, ranking.requests)
+    dcg = np.bincount(ranking.segment, gain[ranking.row] * ranking.shared(discount), ranking.requests)
     ideal = np.bincount(ranking.segment, gain[ranking.row][best] * discount, ranking.requests)
-    return np.divide(dcg, ideal, out=np.full(len(ideal), np.nan), where=ideal > 0)
+    return of_ideal(dcg, ideal)
+
+
+def of_ideal(found: np.ndarray, ideal: np.ndarray) -> np.ndarray:
+    """found / ideal, NaN where nothing can be found; exactly 1 where only the order of a sum is between them."""
+    ratio = np.divide(found, ideal, out=np.full(len(ideal), np.nan), where=ideal > 0)
+    return np.where(np.abs(ratio - 1) < 1e-12, 1.0, ratio)
 
 
 def intra_list_diversity(ranking: RankedLists, paths: np.ndarray, cutoff: int | None = None) -> float:
@@ -91,26 +112,75 @@ def intra_list_diversity(ranking: RankedLists, paths: np.ndarray, cutoff: int | 
         paths: codes of `path_codes`, int64 (N, A).
         cutoff: k, or None for the whole list (what a random order gives on average).
     """
-    top = ranking.top(cutoff)
-    segment, codes = ranking.segment[top], paths[ranking.row[top]]
-    size = np.bincount(segment, minlength=ranking.requests)
-    pairs = size * (size - 1) / 2
-    if not paths.shape[1] or not (pairs > 0).any():
-        return float("nan")
-    shared = np.zeros(ranking.requests)
-    for level in codes.T:
-        width = int(level.max()) + 1
-        cells, counts = np.unique(segment * width + level, return_counts=True)
-        shared += np.bincount(cells // width, counts * (counts - 1) / 2, ranking.requests)
-    kept = pairs > 0
-    return float(1 - (shared[kept] / pairs[kept] / paths.shape[1]).mean())
+    each = request_diversity(ranking, paths, cutoff)
+    return float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else float("nan")
+
+
+def request_diversity(ranking: RankedLists, paths: np.ndarray, cutoff: int | None = None) -> np.ndarray:
+    """ILD@k of each request, float64 (R,); NaN where no pair is shown. See `intra_list_diversity`."""
+    size = np.bincount(ranking.segment, ranking.top(cutoff), ranking.requests)
+    pairs, levels = size * (size - 1) / 2, paths.shape[1]
+    alike = np.zeros(ranking.requests)
+    for level in paths.T:
+        cells = _shown_cells(ranking, level, cutoff)
+        sure, tied, places, run = cells.sure, cells.tied, cells.places[cells.segment], cells.run[cells.segment]
+        one = np.divide(places, run, out=np.zeros(len(run)), where=run > 0)
+        both = one * np.divide(places - 1, run - 1, out=np.zeros(len(run)), where=run > 1)
+        expected = sure * (sure - 1) / 2 + sure * tied * one + tied * (tied - 1) / 2 * both
+        alike += np.bincount(cells.segment, expected, ranking.requests)
+    kept = (pairs > 0) & (levels > 0)
+    return 1 - np.divide(alike, pairs * levels, out=np.full(len(pairs), np.nan), where=kept)
+
+
+@dataclass(frozen=True, eq=False)
+class _ShownCells:
+    """How often values stand in the top of requests: a row per request and value that may be shown, M rows.
+
+    Attributes:
+        segment, code: the request and the value, int64 (M,).
+        sure, tied: rows that are surely shown, and rows of the tie that lies across the cutoff, float64 (M,).
+        run, places: of each request the rows of that tie, and how many of them are shown, float64 (R,).
+    """
+
+    segment: np.ndarray
+    code: np.ndarray
+    sure: np.ndarray
+    tied: np.ndarray
+    run: np.ndarray
+    places: np.ndarray
+
+
+def _shown_cells(ranking: RankedLists, codes: np.ndarray, cutoff: int | None) -> _ShownCells:
+    shown = ranking.shown(cutoff)
+    kept = shown > 0
+    shown, segment, code = shown[kept], ranking.segment[kept], codes[ranking.row[kept]]
+    width = int(codes.max(initial=0)) + 1
+    cells, cell = np.unique(segment * width + code, return_inverse=True)
+    tied = shown < 1
+    run = np.bincount(segment, tied, ranking.requests)
+    places = np.rint(np.bincount(segment, shown * tied, ranking.requests))
+    sure, in_tie = np.bincount(cell, ~tied, len(cells)), np.bincount(cell, tied, len(cells))
+    return _ShownCells(cells // width, cells % width, sure, in_tie, run, places)
+
+
+def unshown(ranking: RankedLists, codes: np.ndarray, cutoff: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How likely a request shows none of a value: request and value, int64 (M,), and that, float64 (M,), where < 1."""
+    cells = _shown_cells(ranking, codes, cutoff)
+    run, places = cells.run[cells.segment], cells.places[cells.segment]
+    others = np.maximum(run - cells.tied, places)  # C(others, places) / C(run, places): all shown ones are others
+    drawn = gammaln(others + 1) - gammaln(others - places + 1) - gammaln(run + 1) + gammaln(run - places + 1)
+    possible = (cells.sure == 0) & (run - cells.tied >= places)
+    return cells.segment, cells.code, np.where(possible, np.exp(drawn), 0.0)
 
 
 def coverage(ranking: RankedLists, codes: np.ndarray, cutoff: int) -> float:
     """Distinct values in any top k over distinct values among all candidates (Ge et al. 2010); codes int64 (N,)."""
     if not len(codes):
         return float("nan")
-    return len(np.unique(codes[ranking.row[ranking.top(cutoff)]])) / len(np.unique(codes))
+    _, code, none = unshown(ranking, codes, cutoff)
+    log_none = np.bincount(code, np.log(np.maximum(none, np.finfo(float).tiny)))
+    sure = np.bincount(code, none == 0) > 0
+    return float(np.where(sure, 1.0, -np.expm1(log_none)).sum() / len(np.unique(codes)))
 
 
 def exposure_shares(
@@ -121,7 +191,7 @@ def exposure_shares(
     Exposure of a place is 1/log2(place + 1), 0 below the cutoff (Singh & Joachims 2018). Both shares are taken within
     each request and averaged over requests, so that a random order has equal shares whatever the list lengths.
     """
-    discount = np.where(ranking.top(cutoff), 1 / np.log2(ranking.rank + 2), 0.0)
+    discount = ranking.discount(cutoff)
     group = codes[ranking.row]
     total = np.bincount(ranking.segment, discount, ranking.requests)
     size = np.bincount(ranking.segment, minlength=ranking.requests)
@@ -174,7 +244,7 @@ def item_gini(ranking: RankedLists, item: np.ndarray, cutoff: int) -> float:
     if not len(item):
         return float("nan")
     codes = np.unique(item, return_inverse=True)[1]
-    return gini(np.bincount(codes[ranking.row[ranking.top(cutoff)]], minlength=int(codes.max()) + 1))
+    return gini(np.bincount(codes[ranking.row], ranking.shown(cutoff)))
 
 
 def novelty(ranking: RankedLists, information: np.ndarray, cutoff: int) -> float:
@@ -185,7 +255,7 @@ def novelty(ranking: RankedLists, information: np.ndarray, cutoff: int) -> float
         information: −log2 of each row's item's share of the training clicks of all candidate items, (N,).
         cutoff: k.
     """
-    return _mean_of_top(ranking, information, cutoff)
+    return mean_of_top(ranking, information, cutoff)
 
 
 def serendipity(ranking: RankedLists, click: np.ndarray, popular: RankedLists, cutoff: int) -> float:
@@ -197,15 +267,15 @@ def serendipity(ranking: RankedLists, click: np.ndarray, popular: RankedLists, c
         popular: the same rows ranked by popularity.
         cutoff: k.
     """
-    expected = np.zeros(len(click), bool)
-    expected[popular.row[popular.top(cutoff)]] = True
-    return _mean_of_top(ranking, ((np.asarray(click) == 1) & ~expected).astype(np.float64), cutoff)
+    expected = np.zeros(len(click))
+    expected[popular.row] = popular.shown(cutoff)
+    return mean_of_top(ranking, (np.asarray(click) == 1) * (1 - expected), cutoff)
 
 
-def _mean_of_top(ranking: RankedLists, values: np.ndarray, cutoff: int) -> float:
-    top = ranking.top(cutoff)
-    if not len(top):
+def mean_of_top(ranking: RankedLists, values: np.ndarray, cutoff: int | None) -> float:
+    """The mean over requests of the mean of a value per row, (N,), over their top k."""
+    if not ranking.requests:
         return float("nan")
-    segment = ranking.segment[top]
-    shown = np.bincount(segment, minlength=ranking.requests)
-    return float((np.bincount(segment, values[ranking.row[top]], ranking.requests) / shown).mean())
+    shown = ranking.shown(cutoff)
+    total = np.bincount(ranking.segment, shown, ranking.requests)
+    return float((np.bincount(ranking.segment, values[ranking.row] * shown, ranking.requests) / total).mean())

@@ -28,8 +28,8 @@ def by_metrics(table: ScoreTable, omega: dict, cutoff: int) -> dict[str, float]:
     score = utility(table, omega)
     found = RankingMetrics(table, [cutoff], ("department", "category"), "category", "provider")(score)
     ranking = rank_requests(table.request, score)
-    shown = ranking.row[ranking.top(cutoff)]
-    earned = (table.clicked_conversion[shown] * table.fields["price"][shown]).sum() / ranking.requests
+    worth = table.clicked_conversion * table.fields["price"]
+    earned = (worth[ranking.row] * ranking.shown(cutoff)).sum() / ranking.requests
     return {
         "ndcg": found[f"ndcg@{cutoff}"],
         "ndcg_click": ndcg(ranking, table.click.astype(float), cutoff),
