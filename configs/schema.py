@@ -235,6 +235,13 @@ class DataConfig(Section):
     memory_limit: str = "4GB"
     """Memory that preparing may take, as DuckDB reads it (4GB); beyond it DuckDB writes to disk."""
 
+    @field_validator("memory_limit")
+    @classmethod
+    def _a_size(cls, value: str) -> str:
+        if not re.fullmatch(r"\s*\d+(\.\d+)?\s*([KMGT]i?B|%)\s*", value, re.IGNORECASE):
+            raise ValueError(f"'{value}' is no size: write it like 4GB")
+        return value
+
     @model_validator(mode="after")
     def _source_and_tables(self) -> "DataConfig":
         if self.source == "tables" and self.tables is None:

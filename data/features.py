@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from equipoise.configs.features import FeatureConfig
+from equipoise.data.values import MISSING, value_text
 
 RULES = {
     "log": "z = (log(value) - mean) / std; x = sum of mix[k] * z_k over its keys; 0 where the value is unknown",
@@ -176,7 +177,7 @@ class CategoryScale(BaseModel):
             return None
         text = category_text(value)
         if self.hashed:
-            return bucket_of(text, self.hashed) if text not in ("", "nan") else None
+            return bucket_of(text, self.hashed) if text else None
         return self._codes.get(text)
 
     def to_cell(self, value: float) -> str | None:
@@ -191,12 +192,9 @@ Scales = Mapping[str, FeatureScale]
 
 
 def category_text(value: Any) -> str:
-    """The text of a value of a category, so that 3, 3.0 and '3' are one; DuckDB writes true and false."""
-    if isinstance(value, bool | np.bool_):
-        return str(value).lower()
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
+    """The text of a value of a category, so that 3, 3.0 and '3' are one; "" where it is missing."""
+    text = (value_text(value) or "").strip()
+    return "" if text in MISSING else text
 
 
 def bucket_of(text: str, buckets: int) -> int:

@@ -15,13 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from equipoise.common.errors import UserError
+from equipoise.data.values import MISSING, plain_value
 
 CONTEXT_CACHE = 200_000
 """Distinct contexts whose text is remembered."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
-_NAME = re.compile(r"[A-Za-z_]\w*\Z")
-
 
 # Upper bounds (inclusive) and words, fine where most counts are and coarse above.
 _COUNT_WORDS = (
@@ -76,20 +75,20 @@ FILTERS: dict[str, Callable[[float], str]] = {
 
 def plain_text(value: Any) -> str:
     """A value as text: whole numbers without a trailing .0, other numbers with four figures, text stripped."""
+    value = plain_value(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (float, Decimal)):
-        value = float(value)
+    if isinstance(value, float):
         return str(int(value)) if value.is_integer() else f"{value:.4g}"
     return " ".join(str(value).split())
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value vanishes with its piece: None, NaN or infinity, an empty or blank string, an empty list."""
+    """Whether a value vanishes with its piece: None, NaN (also as text), infinity, a blank string, an empty list."""
     if value is None:
         return True
     if isinstance(value, str):
-        return not value.strip()
+        return value.strip() in MISSING
     if isinstance(value, (float, Decimal)):
         return not math.isfinite(value)
     return isinstance(value, (list, tuple)) and not value
@@ -119,11 +118,14 @@ class Piece:
             value = fields.get(placeholder.name)
             if is_missing(value):
                 return None
-            parts.append(plain_text(value) if placeholder.filter is None else self._filtered(placeholder, value))
+            words = plain_text(value) if placeholder.filter is None else self._filtered(placeholder, value)
+            if words is None:
+                return None
+            parts.append(words)
             parts.append(placeholder.tail)
         return "".join(parts)
 
-    def _filtered(self, placeholder: Placeholder, value: Any) -> str:
+    def _filtered(self, placeholder: Placeholder, value: Any) -> str | None:
         assert placeholder.filter is not None
         try:
             number = float(value)
@@ -132,7 +134,7 @@ class Piece:
                 f"prompt piece '{self.text}' got {placeholder.name} = '{value}', which is not a number: "
                 f"drop the filter |{placeholder.filter} or correct the column"
             ) from error
-        return FILTERS[placeholder.filter](number)
+        return FILTERS[placeholder.filter](number) if math.isfinite(number) else None
 
 
 @lru_cache(maxsize=1024)
@@ -144,8 +146,8 @@ def parse_piece(text: str) -> Piece:
     placeholders = []
     for inner, tail in zip(_FIELD.findall(text), literals[1:], strict=True):
         name, bar, filter_name = (part.strip() for part in inner.partition("|"))
-        if not _NAME.match(name):
-            raise UserError(f"prompt piece '{text}' has no valid field name in '{{{inner}}}': write it as {{name}}")
+        if not name:
+            raise UserError(f"prompt piece '{text}' has no field name in '{{{inner}}}': write it as {{name}}")
         if bar and filter_name not in FILTERS:
             known = ", ".join(FILTERS)
             raise UserError(f"prompt piece '{text}' uses the unknown filter '{filter_name}': use one of {known}")
@@ -194,6 +196,7 @@ class ContextRenderer:
         return [self._one(values) for values in zip(*columns, strict=True)]
 
     def _one(self, values: tuple) -> str:
+        values = tuple(map(plain_value, values))  # a list, say, is no key
         text = self.seen.get(values)
         if text is None:
             if len(self.seen) >= CONTEXT_CACHE:

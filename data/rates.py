@@ -153,7 +153,4 @@ class RateLookup:
 
 def key_text(value: object) -> str | None:
     """A cell as it is counted by: text as `category_text` writes it, None where nothing is in it."""
-    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
-        return None
-    text = category_text(value)
-    return text if text not in ("", "nan") else None
+    return category_text(value) or None

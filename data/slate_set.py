@@ -21,6 +21,7 @@ from equipoise.data.sampling import BatchOrder, sample_candidates
 from equipoise.data.things import SlateThings
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import SplitTokens, TokenCache
+from equipoise.data.values import plain_table
 
 _FEATURE_DROPOUT = 3
 """Keeps these draws apart from others of the same seed, epoch and row."""
@@ -37,10 +38,10 @@ class ItemTable:
     @cached_property
     def table(self) -> pa.Table:
         """All columns."""
-        return pq.read_table(self.path)
+        return plain_table(pq.read_table(self.path))
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        return pq.read_table(self.path, columns=[name]).column(0)
+        return plain_table(pq.read_table(self.path, columns=[name])).column(0)
 
     @property
     def texts(self) -> list[str]:

@@ -8,7 +8,8 @@ from equipoise.common.errors import UserError
 from equipoise.configs.campaign import Campaign
 from equipoise.data.prompts import is_missing
 from equipoise.data.requests.table import RequestTable
-from equipoise.serving.frames import RequestRows
+from equipoise.data.values import value_text
+from equipoise.serving.frames import RequestRows, number_of
 from equipoise.serving.recommender import PreparedRequest, Recommender
 
 
@@ -78,7 +79,7 @@ class CampaignRequests:
                 if context:
                     candidate["context"] = {**candidate.get("context", {}), **context}
                 if campaign.value and not is_missing(columns[campaign.value][index]):
-                    candidate["value"] = columns[campaign.value][index]
+                    candidate["value"] = number_of(columns[campaign.value][index])
                 added = [boost.add for boost in campaign.boosts if groups[boost.attribute][index] == boost.group]
                 if added:
                     candidate["boost"] = candidate.get("boost", 0.0) + sum(added)
@@ -143,4 +144,4 @@ def _said(campaign: Campaign, recommender: Recommender, table: RequestTable, col
 
 
 def _text(value: Any) -> str | None:
-    return None if is_missing(value) else str(value)
+    return None if is_missing(value) else value_text(value)

@@ -24,6 +24,7 @@ from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.ragged import Ragged
 from equipoise.data.rates import key_text
 from equipoise.data.requests.table import open_table
+from equipoise.data.values import value_text
 from equipoise.export.catalogue import ATTRIBUTE, THING
 from equipoise.export.item_index import SOURCES, read_vectors
 from equipoise.export.load import frozen_text, load_export
@@ -169,9 +170,7 @@ def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
         kinds = open_table(con, path, "new_items")
         if "item_id" not in kinds:
             raise UserError(f"{path} has no column item_id: add it")
-        table: pa.Table = (
-            con.cursor().sql("SELECT * REPLACE (CAST(item_id AS VARCHAR) AS item_id) FROM new_items").to_arrow_table()
-        )
+        table: pa.Table = con.cursor().sql("SELECT * FROM new_items").to_arrow_table()
     ids = table.column("item_id").to_pylist()
     if None in ids or len(set(ids)) < len(ids):
         raise UserError(f"{path} has a row without item_id, or an item_id twice: every item stands there once")
@@ -192,6 +191,9 @@ def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
     kept = table.select([name for name in ("item_id", "text", "title", POPULARITY) if name in table.column_names])
     if POPULARITY in table.column_names:
         kept = kept.set_column(kept.column_names.index(POPULARITY), POPULARITY, _numbers(path, POPULARITY, table))
+    if "title" in kept.column_names:
+        titles = pa.array([value_text(cell) for cell in kept.column("title").to_pylist()], pa.string())
+        kept = kept.set_column(kept.column_names.index("title"), "title", titles)
     for name in held.column_names:
         if name not in ("item_id", "text", "title"):
             kept = kept.append_column(name, _carried(path, name, table, held, record))
@@ -210,7 +212,7 @@ def _carried(path: Path, name: str, table: pa.Table, held: pa.Table, record: dic
         return _numbers(path, source, table)
     cells = table.column(source).to_pylist()
     if name == THING:
-        return pa.array(["" if cell is None else str(cell).strip() for cell in cells], kind)
+        return pa.array([(value_text(cell) or "").strip() for cell in cells], kind)
     if name.startswith(ATTRIBUTE):
         return pa.array([attribute_text(cell) for cell in cells], kind)
     if name.startswith(KEY):

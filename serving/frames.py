@@ -14,8 +14,6 @@ index among the given candidates, from 0), `item_id`, `utility`, `pctr`, `pcvr` 
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
-from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +22,7 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.data.prompts import is_missing
 from equipoise.data.requests.table import RequestTable
+from equipoise.data.values import plain_value, value_text
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.request_error import RequestError
 from equipoise.serving.requests import RequestReader
@@ -59,6 +58,7 @@ class RequestRows:
     ) -> None:
         self.extra = [name for name in extra if name in columns and candidates is None]
         self.per_candidate, self.common = per_candidate, candidates
+        self.numbers = {*self.extra, *reader.context.numeric}
         self.names = [name for name in ("request_id", "user_id") if name in columns]
         fields = reader.fields
         self.user = [name for name in fields["user"] if name in columns]
@@ -128,7 +128,7 @@ class RequestRows:
         recent = _titles(values.get("recent"))
         taken = {} if recent is None else {"recent": recent}
         if not is_missing(prefix := values.get("prefix")):
-            return {"prefix": prefix, **taken}
+            return {"prefix": value_text(prefix), **taken}
         history = values.get("history")
         titles = (
             {key: _titles(each) for key, each in history.items()} if isinstance(history, Mapping) else _titles(history)
@@ -166,7 +166,8 @@ class RequestRows:
         ]
 
     def _candidate(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        extra = {name: value for name in self.extra if not is_missing(value := _value(values[name]))}
+        values = {name: number_of(value) if name in self.numbers else value for name, value in values.items()}
+        extra = {name: values[name] for name in self.extra if not is_missing(values[name])}
         parts = (self.texts, self.context, self.worth, self.features, self.attributes)
         return {**candidate_of(values, *parts), **extra}
 
@@ -177,7 +178,9 @@ class RequestRows:
 
 def _titles(history: Any) -> Any:
     """A list of titles without its missing ones; what is no list is for the reader to refuse."""
-    return history if history is None or not _is_list(history) else [x for x in history if not is_missing(x)]
+    if history is None or not _is_list(history):
+        return history
+    return [x if isinstance(x, Mapping) else value_text(x) for x in history if not is_missing(x)]
 
 
 def worth_columns(reader: RequestReader, columns: Collection[str]) -> dict[str, str]:
@@ -204,8 +207,8 @@ def candidate_of(
         attributes: columns of what lists are made by.
     """
     candidate: dict[str, Any] = {"item_id": _value(values["item_id"])}
-    candidate |= {name: values[name] for name in texts if not is_missing(values[name])}
-    candidate |= {key: _value(values[name]) for key, name in worth.items() if not is_missing(values[name])}
+    candidate |= {name: value_text(values[name]) for name in texts if not is_missing(values[name])}
+    candidate |= {key: number_of(values[name]) for key, name in worth.items() if not is_missing(values[name])}
     if "context" not in candidate:
         candidate["context"] = {name: _value(values[name]) for name in context}
     told = {name: value for name in attributes if (value := _value(values[name])) is not None}
@@ -260,6 +263,7 @@ def rank_frame(
 
     if "item_id" not in requests.columns:
         raise RequestError("the frame", "has no column item_id: add the candidates")
+    requests = _by_their_digits(requests)
     known = requests.astype(object).where(requests.notna(), None)
     per_candidate = not any(_is_list(value) for value in known["item_id"])
     maker = RequestRows(reader, list(known.columns), per_candidate)
@@ -278,6 +282,14 @@ def rank_frame(
         rankings = score([maker.prepare(prepare, group, more) for group in some])
         parts.append(pd.DataFrame(ranking_columns(objectives, rankings, [maker.identity(group) for group in some])))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(ranking_columns(objectives, [], []))
+
+
+def _by_their_digits(frame: "DataFrame") -> "DataFrame":
+    """The frame with numbers of 16 and 32 bits as the numbers that their digits spell."""
+    import pandas as pd
+
+    short = [name for name in frame.columns if pd.api.types.is_float_dtype(frame[name]) and frame[name].dtype != float]
+    return frame.assign(**{str(name): frame[name].map(plain_value).astype(float) for name in short}) if short else frame
 
 
 def prepared_requests(
@@ -304,10 +316,15 @@ def _is_list(value: Any) -> bool:
 
 
 def _value(value: Any) -> Any:
-    """A cell as a value of JSON: null where it is missing, dates as text."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if is_missing(value):
-        return None
-    if isinstance(value, Decimal):
-        return float(value)
-    return str(value) if isinstance(value, date) else value
+    """A cell as a value of JSON: null where it is missing, dates and lists as text."""
+    value = plain_value(value)
+    return None if is_missing(value) else value
+
+
+def number_of(value: Any) -> Any:
+    """A cell that holds a number, also one of a CSV file, where all is text; the reader refuses others."""
+    value = value if _is_list(value) else _value(value)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.data.features import FeatureScale, Scales
 from equipoise.data.rates import key_text
+from equipoise.data.values import value_text
 from equipoise.export.catalogue import ATTRIBUTE, THING
 
 
@@ -47,7 +48,7 @@ def read_items(
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"{path} is missing or broken: export the run again") from error
     titles = table.column("title").to_pylist() if "title" in table.column_names else []
-    known_titles = {item: title for item, title in zip(ids, titles, strict=False) if title}
+    known_titles = {item: words for item, title in zip(ids, titles, strict=False) if (words := value_text(title))}
     own = {name: scale for name, scale in (features or {}).items() if name in table.column_names}
     values = {name: _values(table, name, ids, scale) for name, scale in own.items()}
     texts_of_keys = {name: _keys(table, f"key_{name}", ids) for name in keys if f"key_{name}" in table.column_names}

@@ -39,6 +39,7 @@ from equipoise.data.prompts import is_missing, parse_piece, piece_fields
 from equipoise.data.rates import RateLookup
 from equipoise.data.requests.renderer import PromptRenderer
 from equipoise.data.things import ThingTexts
+from equipoise.data.values import value_text
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
@@ -287,7 +288,7 @@ class RequestReader:
         item = entry.get("item")
         own = item.get(self.compared) if isinstance(item, Mapping) else None
         if not is_missing(own):
-            return str(own)
+            return value_text(own) or ""
         return self.items.things.get(item_id or "", words)
 
     def _title(self, field: str, entry: Any) -> str:

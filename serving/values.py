@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.data.features import KINDS, CategoryScale, FeatureScale, fits
+from equipoise.data.values import plain_value
 from equipoise.serving.request_error import RequestError
 
 Value = str | int | float | bool | None
@@ -75,18 +76,18 @@ def identifier(field: str, value: Any, max_chars: int) -> str:
 
 
 def plain(field: str, value: Any, max_chars: int) -> Value:
-    """The value of a prompt field: a text, a finite number, true, false or null.
+    """The value of a prompt field: a text, a finite number, true, false or null; of a list its values as one text.
 
     Raises:
         RequestError: it is something else.
     """
-    value = value.item() if isinstance(value, np.generic) else value
+    value = plain_value(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return text(field, value, max_chars)
     if not isinstance(value, int | float):
-        raise RequestError(field, f"is {kind_of(value)}: give a text, a number, true, false or null")
+        raise RequestError(field, f"is {kind_of(value)}: give a text, a number, true, false, null or a list of such")
     if not _finite(value):
         raise RequestError(field, "is not a finite number: give one, or null where it is unknown")
     return value
@@ -148,7 +149,7 @@ def sequence(field: str, value: Any) -> Sequence[Any]:
     Raises:
         RequestError: it is none.
     """
-    value = value.tolist() if isinstance(value, np.ndarray) else value
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy and pandas
     if not isinstance(value, list | tuple):
         raise RequestError(field, f"is {kind_of(value)}: give a list")
     return value

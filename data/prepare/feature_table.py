@@ -7,7 +7,9 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.data.features import KINDS, CategoryScale, FeatureScale, NumberScale, decorrelating
-from equipoise.data.prepare.tables import Tables, columns_of, one, quote
+from equipoise.data.prepare.files import columns_of, literal, quote
+from equipoise.data.prepare.tables import Tables, one
+from equipoise.data.values import MISSING, text_sql
 
 SIDES = {"i": "impressions", "t": "items", "u": "users"}
 """Where a value may come from: the first table that has it."""
@@ -125,10 +127,8 @@ def _number(tables: Tables, side: str, name: str) -> str:
 def _text(tables: Tables, side: str, name: str) -> str:
     """A cell as VARCHAR as `category_text` writes it, NULL where it is missing."""
     column, kind = f"{side}.{quote(name)}", columns_of(tables.con, SIDES[side])[name]
-    text = f"trim(CAST({column} AS VARCHAR))"
-    if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
-        text = f"CASE WHEN {column} = floor({column}) THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE {text} END"
-    return f"nullif(nullif({text}, ''), 'nan')"
+    text = f"trim({text_sql(column, kind)})"
+    return f"CASE WHEN {text} NOT IN ({', '.join(map(literal, MISSING))}) THEN {text} END"
 
 
 def _sides(tables: Tables, name: str) -> list[str]:

@@ -10,7 +10,8 @@ import duckdb
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import HistoryConfig, sections_of
-from equipoise.data.prepare.tables import Tables, literal, one
+from equipoise.data.prepare.files import literal
+from equipoise.data.prepare.tables import Tables, one
 
 # A join of requests and events is cut into parts by user, so that no part holds more pairs than this.
 MAX_PAIRS = 20_000_000
@@ -116,14 +117,14 @@ def of_kinds(tables: Tables, config: HistoryConfig) -> str:
     where = f"{tables.labels['events']} (data.tables.events)"
     if "kind" not in tables.columns("events"):
         raise UserError(f"{where} has no column 'kind', which data.history.kinds reads: add it or drop kinds")
-    known = {kind for (kind,) in tables.con.execute("SELECT DISTINCT CAST(kind AS VARCHAR) FROM events").fetchall()}
+    known = {kind for (kind,) in tables.con.execute("SELECT DISTINCT kind FROM events").fetchall()}
     for kind in config.kinds:
         if kind not in known:
             kinds = ", ".join(sorted(map(str, known - {None}))) or "none"
             raise UserError(
                 f"{where} has no event of kind '{kind}', which data.history.kinds names (there are {kinds}): correct it"
             )
-    return f"CAST(e.kind AS VARCHAR) IN ({', '.join(map(literal, config.kinds))})" if config.kinds else "false"
+    return f"e.kind IN ({', '.join(map(literal, config.kinds))})" if config.kinds else "false"
 
 
 def _write_titled(tables: Tables, sections: Sequence[HistoryConfig]) -> None:
@@ -136,7 +137,7 @@ def _write_titled(tables: Tables, sections: Sequence[HistoryConfig]) -> None:
     join = "" if titled else "LEFT JOIN items i ON i.item_id = e.item_id"
     con.execute(f"""
         CREATE TABLE titled_events AS
-        SELECT e.user_id, e.timestamp, {kind} AS kind, trim(CAST({title} AS VARCHAR)) AS title
+        SELECT e.user_id, e.timestamp, {kind} AS kind, trim({title}) AS title
         FROM events e {join} SEMI JOIN (SELECT DISTINCT user_id FROM requests) r ON r.user_id = e.user_id
         WHERE {" OR ".join(of_kinds(tables, section) for section in sections)}
     """)

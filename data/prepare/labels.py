@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from equipoise.common.errors import UserError
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
-from equipoise.data.prepare.tables import Tables, check_columns, one, quote
+from equipoise.data.prepare.files import quote
+from equipoise.data.prepare.tables import Tables, check_columns, one
 
 
 def fill_absent_labels(tables: Tables, read: Collection[str]) -> None:

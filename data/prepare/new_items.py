@@ -6,8 +6,9 @@ impressions of the train and valid splits are left out; those of the test split 
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
+from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.splits import chosen
-from equipoise.data.prepare.tables import ID_COLUMNS, REQUIRED, Tables, columns_of, literal, nearest, one, quote
+from equipoise.data.prepare.tables import ID_COLUMNS, REQUIRED, Tables, nearest, one
 
 HELD_OUT = "held_out"
 """The column of items.parquet that marks them."""

@@ -11,6 +11,7 @@ import duckdb
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.configs.rates import RateConfig
+from equipoise.data.prepare.files import file_relation, literal, quote, unreadable
 from equipoise.data.prepare.rates import (
     microseconds_of,
     moment_of,
@@ -19,18 +20,7 @@ from equipoise.data.prepare.rates import (
     refuse_bad_values,
     write_state,
 )
-from equipoise.data.prepare.tables import (
-    ID_COLUMNS,
-    REQUIRED,
-    Tables,
-    file_relation,
-    literal,
-    nearest,
-    one,
-    quote,
-    stage,
-    unreadable,
-)
+from equipoise.data.prepare.tables import REQUIRED, Tables, nearest, one, stage
 from equipoise.data.rates import read_metadata
 
 MEMORY = "4GB"
@@ -77,10 +67,8 @@ def update_states(
 
 def _open(con: duckdb.DuckDBPyConnection, impressions: Path, items: Path, keys: Mapping[str, str]) -> Tables:
     """The file as raw_impressions, and the table items."""
-    if not impressions.is_file():
-        raise UserError(f"{impressions} does not exist: name a .parquet, .csv or .jsonl file of impressions")
     try:
-        relation = file_relation(con, impressions, (*REQUIRED["impressions"], *ID_COLUMNS))
+        relation = file_relation(con, impressions)
         con.execute(f"CREATE VIEW raw_impressions AS SELECT * FROM {relation}")
     except duckdb.Error as error:
         raise unreadable(impressions, error) from error

@@ -16,8 +16,9 @@ from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.rates import RateConfig
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
+from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.labels import label_sql
-from equipoise.data.prepare.tables import LABELS, Tables, check_columns, columns_of, literal, nearest, one, quote
+from equipoise.data.prepare.tables import LABELS, Tables, check_columns, nearest, one
 from equipoise.data.rates import LEAST, METADATA, levels_of, read_metadata
 
 STATE_BATCH = 100_000

@@ -2,9 +2,11 @@
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
+from equipoise.data.prepare.files import columns_of, quote
 from equipoise.data.prepare.splits import write_splits
-from equipoise.data.prepare.tables import Tables, columns_of, one, quote
+from equipoise.data.prepare.tables import Tables, one
 from equipoise.data.prompts import piece_fields
+from equipoise.data.values import text_sql
 
 
 def write_requests(tables: Tables, config: DataConfig) -> None:
@@ -33,7 +35,17 @@ def write_requests(tables: Tables, config: DataConfig) -> None:
         unknown_users = one(con, "SELECT count(DISTINCT user_id) FROM requests ANTI JOIN users USING (user_id)")[0]
         if unknown_users:
             tables.notes.append(f"{unknown_users} users of impressions are not in users: their attributes are unknown.")
+    if has_events(tables):
+        without = one(con, "SELECT count(DISTINCT user_id) FROM requests ANTI JOIN events USING (user_id)")[0]
+        check = ": check that both write user_id the same way" if without == tables.users_seen else ""
+        if without:
+            tables.notes.append(f"{without} of {tables.users_seen} users of impressions have no events{check}.")
     _write_facts(tables, config)
+
+
+def has_events(tables: Tables) -> bool:
+    """Whether the events are read."""
+    return one(tables.con, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'events'")[0] > 0
 
 
 def _write_facts(tables: Tables, config: DataConfig) -> None:
@@ -47,7 +59,10 @@ def _write_facts(tables: Tables, config: DataConfig) -> None:
     )
     first = "".join(f", any_value({quote(name)}) AS {quote('prefix_' + name)}" for name in own)
     user_fields = "".join(f", u.{quote(name)} AS {quote('prefix_' + name)}" for name in names if name not in own)
-    groups = "".join(f", CAST(u.{quote(name)} AS VARCHAR) AS {quote('user_' + name)}" for name in config.user_groups)
+    kinds = columns_of(tables.con, "users")
+    groups = "".join(
+        f", {text_sql(f'u.{quote(name)}', kinds[name])} AS {quote('user_' + name)}" for name in config.user_groups
+    )
     tables.con.execute(f"""
         CREATE TABLE facts AS
         SELECT r.ordinal, f.* EXCLUDE (request_id){user_fields}{groups}

@@ -16,9 +16,10 @@ from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.manifest import CO_PURCHASE, SPLITS, SplitCounts
 from equipoise.data.prepare.co_purchase import co_purchase_columns, new_things
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
+from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.new_items import is_new, item_behaviour
-from equipoise.data.prepare.tables import Tables, one, quote
+from equipoise.data.prepare.tables import Tables, one
 from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
 from equipoise.data.thing_columns import TOGETHER
@@ -52,9 +53,10 @@ def slate_schema(
     ]
     columns += [("weight", pa.list_(pa.float32()))] if weights else []
     columns += [(f"label_{name}", pa.list_(pa.float32())) for name in labels]
-    columns += [(f"field_{name}", pa.list_(pa.float32())) for name in fields]
+    # In 64 bits: steps of 32 bits are two minutes wide in unix seconds, and would make moments equal.
+    columns += [(f"field_{name}", pa.list_(pa.float64())) for name in fields]
     kinds = {"category": pa.string()}
-    columns += [(f"feature_{f.name}", pa.list_(kinds.get(f.scale, pa.float32()))) for f in features]
+    columns += [(f"feature_{f.name}", pa.list_(kinds.get(f.scale, pa.float64()))) for f in features]
     columns += [(f"computed_{name}", pa.list_(pa.float32())) for name in computed]
     columns += [(name, pa.list_(pa.int32())) for name in (("bought", "times") if bought else ())]
     columns += [("things", pa.list_(pa.int32()))] if things else []
@@ -121,11 +123,11 @@ class ShardWriter:
         for name in self.config.fields:
             self._refuse_text_field(name)
             value = known(name, f"TRY_CAST(i.{quote(name)} AS DOUBLE)")
-            numbers += f", CAST({value} AS FLOAT) AS {quote('field_' + name)}"
+            numbers += f", {value} AS {quote('field_' + name)}"
         joins = feature_joins(self.tables) if self.config.features else ""
         for feature in self.config.features:
             value = known(feature.name, feature_sql(self.tables, feature)) if feature.included else "NULL"
-            kind = "VARCHAR" if feature.scale == "category" else "FLOAT"
+            kind = "VARCHAR" if feature.scale == "category" else "DOUBLE"
             numbers += f", CAST({value} AS {kind}) AS {quote('feature_' + feature.name)}"
         con.execute(f"""
             CREATE TABLE sorted_impressions AS

@@ -20,6 +20,7 @@ from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.prepare.feature_table import scales_of
+from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
 from equipoise.data.prepare.new_items import HELD_OUT, check_new_items, item_behaviour, mark_held_out
@@ -27,7 +28,7 @@ from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import WORK, ShardWriter
 from equipoise.data.prepare.splits import split_column
-from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files, quote
+from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files
 from equipoise.data.prepare.things import number_things, write_slate_things, write_things
 from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prepare.weights import check_weight_columns, drop_weightless, weigh

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import SplitConfig
 from equipoise.data.manifest import SPLITS
-from equipoise.data.prepare.tables import Tables, literal, one, quote
+from equipoise.data.prepare.files import literal, quote
+from equipoise.data.prepare.tables import Tables, one
 
 
 def chosen(value: str, fraction: float) -> str:

@@ -6,15 +6,15 @@ string ids, UTC timestamps and labels 0 or 1. Hard errors raise UserError; rows 
 """
 
 import difflib
-import gzip
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import duckdb
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import TablesConfig
+from equipoise.data.prepare.files import columns_of, file_relation, quote, unreadable
+from equipoise.data.values import ZONED, plain_sql, text_sql
 
 REQUIRED = {
     "impressions": ("request_id", "timestamp", "user_id", "item_id", "click", "conversion"),
@@ -25,6 +25,10 @@ REQUIRED = {
 KEYS = {"impressions": ("request_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
 ID_COLUMNS = ("request_id", "user_id", "item_id")
 LABELS = ("click", "conversion")
+TEXTS = {"items": ("title",), "events": ("title", "kind")}
+"""Columns that are text, whatever they are stored as."""
+EARLIEST, LATEST = "TIMESTAMP '1900-01-01'", "TIMESTAMP '2200-01-01'"
+"""Moments outside are of a wrong unit, as milliseconds that were taken for seconds are."""
 
 
 @dataclass
@@ -55,26 +59,11 @@ class Tables:
             self.dropped[reason] = self.dropped.get(reason, 0) + rows
 
 
-def quote(name: str) -> str:
-    """An identifier quoted for SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A string literal for SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple:
     """The single row of a query that always has one."""
     row = con.execute(query).fetchone()
     assert row is not None
     return row
-
-
-def columns_of(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """Column name to DuckDB type of a relation."""
-    return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -100,45 +89,12 @@ def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig) -> Tables:
     paths = {name: getattr(config, name) for name in REQUIRED if getattr(config, name) is not None}
     tables = Tables(con, source="tables", labels={name: str(path) for name, path in paths.items()})
     for name, path in paths.items():
-        if not path.is_file():
-            raise UserError(f"data.tables.{name} is set to {path}, which does not exist: correct the path")
         try:
-            relation = file_relation(con, path, (*REQUIRED[name], *ID_COLUMNS))
+            relation = file_relation(con, path, f"data.tables.{name}")
             con.execute(f"CREATE VIEW raw_{name} AS SELECT * FROM {relation}")
         except duckdb.Error as error:
             raise unreadable(path, error) from error
     return tables
-
-
-def file_relation(con: duckdb.DuckDBPyConnection, path: Path, as_text: Sequence[str]) -> str:
-    """The table function that reads a file by its ending; of a CSV file some columns are kept as the text they were."""
-    endings = path.name.lower().removesuffix(".gz")
-    where = literal(str(path))
-    if endings.endswith((".parquet", ".pq")):
-        return f"read_parquet({where})"
-    if endings.endswith((".jsonl", ".ndjson", ".json")):
-        return f"read_json({where}, format='newline_delimited', sample_size=-1)"
-    if endings.endswith((".csv", ".tsv")):
-        base = f"read_csv({where}, header=true, {_dialect(path)}, sample_size=-1"
-        present = [column for column in columns_of(con, f"{base})") if column in as_text]
-        kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in present)
-        return f"{base}, types={{{kinds}}})" if kinds else f"{base})"
-    raise UserError(f"{path} has an unknown ending: use .parquet, .csv or .jsonl")
-
-
-def _dialect(path: Path) -> str:
-    """The CSV options, with the delimiter of the header line: a sniffer would read broken rows in its own way."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8", errors="replace") as file:
-        header = file.readline()
-    delimiter = max(",;\t|", key=header.count)
-    return f"delim={literal(delimiter)}, quote='\"', escape='\"', skip=0"
-
-
-def unreadable(path: str | Path, error: duckdb.Error) -> UserError:
-    """The first line of DuckDB's complaint, as one sentence with the fix."""
-    reason = " ".join(str(error).split("\n")[0].split())[:200]
-    return UserError(f"{path} cannot be read: {reason.rstrip('.:')}: correct the file or write it as Parquet")
 
 
 def clean(tables: Tables, impression_columns: Iterable[str], events: bool) -> None:
@@ -172,7 +128,7 @@ def stage(tables: Tables, table: str, names: Iterable[str]) -> None:
     """
     kinds = tables.columns(table)
     names = list(names)
-    columns = ", ".join(f"{_typed(name, kinds[name])} AS {quote(name)}" for name in names)
+    columns = ", ".join(f"{_typed(table, name, kinds[name])} AS {quote(name)}" for name in names)
     try:
         for name in names:
             _refuse_bad_values(tables, table, name, kinds[name])
@@ -194,29 +150,25 @@ def stage(tables: Tables, table: str, names: Iterable[str]) -> None:
         raise UserError(f"{tables.labels[table]} (data.tables.{table}) holds no usable row: check the file")
 
 
-def _typed(name: str, kind: str) -> str:
-    """The SQL expression that gives a column its type; NULL where a value cannot be read."""
+def _typed(table: str, name: str, kind: str) -> str:
+    """The SQL expression that gives a column of a table its type; NULL where a value cannot be read."""
     column = quote(name)
     if name in ID_COLUMNS:
         # Whole floats come from writers that turn ids with gaps into floats: 12.0 is the id 12.
-        if kind in ("DOUBLE", "FLOAT"):
-            is_whole = f"{column} = floor({column}) AND abs({column}) < 1e15"
-            as_integer, as_text = f"CAST(CAST({column} AS BIGINT) AS VARCHAR)", f"CAST({column} AS VARCHAR)"
-            column = f"CASE WHEN {is_whole} THEN {as_integer} ELSE {as_text} END"
-        return f"nullif(CAST({column} AS VARCHAR), '')"
-    if name == "timestamp":
+        return f"nullif({text_sql(column, kind)}, '')"
+    if name == "timestamp" and name in REQUIRED[table]:
         return moment(column, kind)
-    if name in LABELS:
+    if name in LABELS and table == "impressions":
         if kind == "VARCHAR":
             column = f"CASE lower(trim({column})) WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE {column} END"
         return f"CAST(TRY_CAST({column} AS DOUBLE) AS TINYINT)"
-    return column
+    return text_sql(column, kind) if name in TEXTS.get(table, ()) else plain_sql(column, kind)
 
 
 def moment(column: str, kind: str) -> str:
     """SQL of a timestamp in UTC, NULL where it cannot be read; text without an offset is taken as UTC."""
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        return f"CAST(timezone('UTC', {column}) AS TIMESTAMP)"
+    if kind in ZONED:
+        return f"CAST(timezone('UTC', CAST({column} AS TIMESTAMPTZ)) AS TIMESTAMP)"
     if kind == "VARCHAR":
         return f"CAST(timezone('UTC', TRY_CAST(trim({column}) AS TIMESTAMPTZ)) AS TIMESTAMP)"
     return f"TRY_CAST({column} AS TIMESTAMP)"
@@ -226,10 +178,11 @@ def _refuse_bad_values(tables: Tables, table: str, name: str, kind: str) -> None
     """Refuse a timestamp that cannot be read, or a label other than 0 and 1, with its first value and row."""
     column = quote(name)
     given = f"{column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> ''"
-    if name == "timestamp":
+    if name == "timestamp" and name in REQUIRED[table]:
         is_time = kind in ("VARCHAR", "DATE", '"NULL"') or kind.startswith("TIMESTAMP")
-        bad = f"{given} AND {moment(column, kind)} IS NULL" if is_time else given
-        way_out = "write timestamps as ISO 8601, such as 2024-05-01 13:30:00"
+        read = moment(column, kind)
+        bad = f"{given} AND ({read} IS NULL OR {read} NOT BETWEEN {EARLIEST} AND {LATEST})" if is_time else given
+        way_out = "write timestamps as ISO 8601, such as 2024-05-01 13:30:00, in the years 1900 to 2199"
     elif name in LABELS and table == "impressions":
         text = f"lower(trim(CAST({column} AS VARCHAR)))"
         number = f"TRY_CAST({text} AS DOUBLE)"
@@ -237,7 +190,7 @@ def _refuse_bad_values(tables: Tables, table: str, name: str, kind: str) -> None
         way_out = "write labels as 0 or 1"
     else:
         return
-    query = f"SELECT row_number() OVER () AS row, {column} AS value, {bad} AS bad FROM raw_{table}"
+    query = f"SELECT row_number() OVER () AS row, CAST({column} AS VARCHAR) AS value, {bad} AS bad FROM raw_{table}"
     first = tables.con.execute(f"SELECT row, value FROM ({query}) WHERE bad ORDER BY row LIMIT 1").fetchone()
     if first:
         raise UserError(

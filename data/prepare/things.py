@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.configs.priors import ComparisonConfig
 from equipoise.configs.schema import HistoryConfig
+from equipoise.data.prepare.files import columns_of, quote
 from equipoise.data.prepare.history import of_kinds, request_parts
-from equipoise.data.prepare.tables import Tables, quote
+from equipoise.data.prepare.tables import Tables
+from equipoise.data.values import text_sql
 
 
 def number_things(tables: Tables, config: ComparisonConfig, history: Sequence[HistoryConfig]) -> None:
@@ -24,11 +26,9 @@ def number_things(tables: Tables, config: ComparisonConfig, history: Sequence[Hi
     if not tables.has("events"):
         raise UserError("data.comparison needs events: set data.tables.events, or drop it")
     con = tables.con
-    of_item = f"trim(CAST(i.{quote(config.item)} AS VARCHAR))"
+    of_item = f"trim({text_sql(f'i.{quote(config.item)}', columns_of(con, 'items')[config.item])})"
     titled = "title" in tables.columns("events")
-    text, join = (
-        ("trim(CAST(e.title AS VARCHAR))", "") if titled else (of_item, "JOIN items i ON i.item_id = e.item_id")
-    )
+    text, join = ("trim(e.title)", "") if titled else (of_item, "JOIN items i ON i.item_id = e.item_id")
     con.execute(f"""
         CREATE TABLE event_texts AS
         SELECT e.user_id, e.timestamp, {text} AS text FROM events e {join}

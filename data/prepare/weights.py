@@ -4,8 +4,9 @@ from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.weights import WeightsConfig
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
+from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.labels import label_sql
-from equipoise.data.prepare.tables import LABELS, Tables, check_columns, nearest, one, quote
+from equipoise.data.prepare.tables import LABELS, Tables, check_columns, nearest, one
 from equipoise.data.weights import WeightCell, WeightStats
 
 COLUMN = "equipoise:weight"

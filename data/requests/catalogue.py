@@ -14,6 +14,7 @@ from equipoise.configs.schema import PromptConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.requests.identifiers import as_text
+from equipoise.data.values import plain_table
 
 
 class Catalogue:
@@ -27,7 +28,7 @@ class Catalogue:
     """
 
     def __init__(self, path: Path, rows: pa.Table, render: Callable[[dict], str], numbered: bool) -> None:
-        self.path, self.rows, self.numbered = path, rows, numbered
+        self.path, self.rows, self.numbered = path, plain_table(rows), numbered
         self._render = render
 
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ from equipoise.data.requests.identifiers import as_text, is_identifier
 from equipoise.data.requests.renderer import PromptRenderer
 from equipoise.data.requests.things import ThingColumns
 from equipoise.data.things import ThingTexts
+from equipoise.data.values import plain_batch, plain_value
 
 PREPARED = ("prefix", "item", "context")
 MOST_CANDIDATES = 4096
@@ -104,6 +105,7 @@ class RequestForm(ABC):
         Raises:
             UserError: names file, request and way out.
         """
+        batch = plain_batch(batch)
         ids = self._ids(batch, "request_id")
         for row, name in enumerate(ids):
             if name is None:
@@ -284,14 +286,12 @@ class RawForm(RequestForm):
         for name in self.renderer.context_fields:
             self._must_be_list(name, "one value per candidate")
         self.prefix_fields = [name for name in fields if name in self.columns]
-        for name in self.prefix_fields:
-            if is_list(self.kinds[name]):
-                raise UserError(f"{self.path} has {name} as a list, but data.prompt.prefix reads one value: unpack it")
 
     def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
         items = self._items(batch, ids, sizes)
         contexts = self._contexts(batch, ids, sizes)
-        fields = batch.select(self.prefix_fields).to_pylist() if self.prefix_fields else [{}] * len(ids)
+        rows = batch.select(self.prefix_fields).to_pylist() if self.prefix_fields else [{}] * len(ids)
+        fields = [{name: plain_value(value) for name, value in row.items()} for row in rows]  # a list becomes text
         histories = batch.column("history").to_pylist() if "history" in self.columns else [None] * len(ids)
         users = self._ids(batch, "user_id")
         requests = []

@@ -11,7 +11,9 @@ from typing import Any
 import duckdb
 
 from equipoise.common.errors import UserError
-from equipoise.data.prepare.tables import ID_COLUMNS, columns_of, file_relation, one, quote, unreadable
+from equipoise.data.prepare.files import columns_of, file_relation, quote, unreadable
+from equipoise.data.prepare.tables import ID_COLUMNS, one
+from equipoise.data.values import is_list_kind, plain_sql, text_sql
 
 READ_ROWS = 1024
 SORT_MEMORY = "1GB"
@@ -99,18 +101,26 @@ def open_requests(con: duckdb.DuckDBPyConnection, path: Path) -> RequestTable:
 
 
 def open_table(con: duckdb.DuckDBPyConnection, path: Path, name: str) -> dict[str, str]:
-    """Open a file as the relation `name`, ids of a CSV file as text; returns its columns and their types.
+    """Open a file as the relation `name` of plain values, ids as text; returns its columns and their types.
+
+    A list stays a list, of plain values. What CSV holds is text.
 
     Raises:
         UserError: it is missing, unreadable or empty.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: name a .parquet, .csv or .jsonl file")
     try:
-        con.execute(f"CREATE VIEW {quote(name)} AS SELECT * FROM {file_relation(con, path, ID_COLUMNS)}")
+        relation = file_relation(con, path)
+        given = columns_of(con, relation).items()
+        columns = ", ".join(f"{_plain(column, kind)} AS {quote(column)}" for column, kind in given)
+        con.execute(f"CREATE VIEW {quote(name)} AS SELECT {columns} FROM {relation}")
         kinds = columns_of(con, quote(name))
         if not one(con, f"SELECT count(*) FROM {quote(name)}")[0]:
             raise UserError(f"{path} has no rows: give it at least one")
     except duckdb.Error as error:
         raise unreadable(path, error) from error
     return kinds
+
+
+def _plain(column: str, kind: str) -> str:
+    is_id = column in ID_COLUMNS and not is_list_kind(kind)
+    return f"nullif({text_sql(quote(column), kind)}, '')" if is_id else plain_sql(quote(column), kind, lists="keep")

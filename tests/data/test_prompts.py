@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from equipoise.common.errors import UserError
 from equipoise.data.prompts import (
     FILTERS,
+    ContextRenderer,
     history_text,
     is_missing,
     parse_piece,
@@ -58,14 +59,31 @@ def test_a_filter_has_words_for_every_number(name: str, value: float) -> None:
         ("bought {n|often}", "unknown filter 'often'"),
         ("bought {n", "brace without its partner"),
         ("bought n}", "brace without its partner"),
-        ("bought {}", "no valid field name"),
-        ("bought {n.x}", "no valid field name"),
+        ("bought {}", "no field name"),
+        ("bought { |count}", "no field name"),
     ],
 )
 def test_a_malformed_piece_is_named(piece: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         parse_piece(piece)
     assert f"'{piece}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["价格", "price eur", "price-eur", "größe", "n.x", "1st"])
+def test_a_field_may_have_any_name_that_a_column_may_have(name: str) -> None:
+    assert render_pieces([f"costs {{{name}|money}}", f"at {{{name}}}"], {name: 12}) == "costs 12, at 12"
+
+
+@pytest.mark.parametrize("value", ["NaN", "nan", "inf", "-inf", float("nan"), float("inf")])
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_a_number_that_is_none_lets_its_piece_vanish(name: str, value: object) -> None:
+    assert render_pieces([f"bought {{n|{name}}}", "of {kind}"], {"n": value, "kind": "tea"}) == "of tea"
+
+
+def test_a_list_is_told_value_by_value() -> None:
+    contexts = ContextRenderer(["of {tags}"], ", ")
+    tags = [["tea", "green"], [], None, ["tea", "green"]]
+    assert contexts.texts([tags], 4) == ["of tea, green", "", "", "of tea, green"]
 
 
 def test_a_filter_on_text_names_piece_and_value() -> None:
