@@ -120,6 +120,9 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     evaluate = settings.setdefault("evaluate", {})
     if isinstance(evaluate, dict):
         evaluate.setdefault("adapters", "last")  # of a run from before there was a choice
+    data = settings.get("data")
+    if isinstance(data, dict) and isinstance(prompt := data.setdefault("prompt", {}), dict):
+        prompt.setdefault("escape", False)  # of a run from before separators in values were told as another sign
     for name in ("diversity", "fairness", "coverage"):  # of a run from before lists were filled place after place
         options = (settings.get("objectives") or {}).get(name)
         if isinstance(options, dict):

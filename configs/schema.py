@@ -6,7 +6,7 @@ keys; settings that cannot live together are refused with the name of the one to
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -173,6 +173,9 @@ class PromptConfig(Section):
     """Pieces about the single impression, such as 'price {price|money}'."""
     separator: str = ", "
     """Text between pieces."""
+    escape: bool = True
+    """In values the signs of separators are told as another sign ("tea, green" as "tea; green"), so that no title can
+    fake other pieces of the prompt. false tells values as they are, as before 2026-11-29."""
 
     @field_validator("item")
     @classmethod
@@ -180,6 +183,11 @@ class PromptConfig(Section):
         if not value:
             raise ValueError("needs at least one piece, such as '{title}'")
         return value
+
+
+def trained_prompt(record: Mapping[str, Any]) -> PromptConfig:
+    """The templates as a manifest, adapters or an export hold them; those of before values were escaped say so."""
+    return PromptConfig(**{"escape": False, **record})
 
 
 class DataConfig(Section):

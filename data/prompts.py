@@ -111,14 +111,20 @@ class Piece:
     head: str
     placeholders: tuple[Placeholder, ...]
 
-    def render(self, fields: Mapping[str, Any]) -> str | None:
-        """The piece as text, or None where it vanishes. Raises UserError where a filter meets no number."""
+    def render(self, fields: Mapping[str, Any], tell: Callable[[Any], str] | None = None) -> str | None:
+        """The piece as text, or None where it vanishes. Raises UserError where a filter meets no number.
+
+        Args:
+            fields: the values.
+            tell: from a value to its text; None: `plain_text`.
+        """
+        tell = tell or plain_text
         parts = [self.head]
         for placeholder in self.placeholders:
             value = fields.get(placeholder.name)
             if is_missing(value):
                 return None
-            words = plain_text(value) if placeholder.filter is None else self._filtered(placeholder, value)
+            words = tell(value) if placeholder.filter is None else self._filtered(placeholder, value)
             if words is None:
                 return None
             parts.append(words)
@@ -160,28 +166,41 @@ def piece_fields(pieces: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(placeholder.name for text in pieces for placeholder in parse_piece(text).placeholders))
 
 
-def render_pieces(pieces: Iterable[str], fields: Mapping[str, Any], separator: str = ", ") -> str:
-    """Render the pieces that have all their fields and join them; "" where none has."""
-    rendered = (parse_piece(text).render(fields) for text in pieces)
+def render_pieces(
+    pieces: Iterable[str],
+    fields: Mapping[str, Any],
+    separator: str = ", ",
+    tell: Callable[[Any], str] | None = None,
+) -> str:
+    """Render the pieces that have all their fields and join them; "" where none has. `tell`: as of `Piece.render`."""
+    rendered = (parse_piece(text).render(fields, tell) for text in pieces)
     return separator.join(text for text in rendered if text)
 
 
-def history_text(titles: Iterable[str], label: str, separator: str = ", ") -> str:
-    """A label and the titles of a history, which vanish together."""
-    text = separator.join(title for title in (plain_text(title) for title in titles) if title)
+def history_text(
+    titles: Iterable[str], label: str, separator: str = ", ", tell: Callable[[Any], str] | None = None
+) -> str:
+    """A label and the titles of a history, which vanish together. `tell`: as of `Piece.render`."""
+    text = separator.join(title for title in map(tell or plain_text, titles) if title)
     return f"{label}{text}" if text else ""
 
 
-def prefix_text(pieces: Iterable[str], fields: Mapping[str, Any], histories: Iterable[str], separator: str) -> str:
+def prefix_text(
+    pieces: Iterable[str],
+    fields: Mapping[str, Any],
+    histories: Iterable[str],
+    separator: str,
+    tell: Callable[[Any], str] | None = None,
+) -> str:
     """The prefix of a request: its pieces, then the sections of its history as `history_text` gives them."""
-    return separator.join(text for text in (render_pieces(pieces, fields, separator), *histories) if text)
+    return separator.join(text for text in (render_pieces(pieces, fields, separator, tell), *histories) if text)
 
 
 class ContextRenderer:
     """Renders the context pieces of impressions; equal field values are rendered once."""
 
-    def __init__(self, pieces: list[str], separator: str) -> None:
-        self.pieces, self.separator = pieces, separator
+    def __init__(self, pieces: list[str], separator: str, tell: Callable[[Any], str] | None = None) -> None:
+        self.pieces, self.separator, self.tell = pieces, separator, tell
         self.names = piece_fields(pieces)
         self.seen: dict[tuple, str] = {}
 
@@ -192,7 +211,7 @@ class ContextRenderer:
     def texts(self, columns: Sequence[Sequence[Any]], count: int) -> list[str]:
         """One text for each of `count` impressions, given the values of every field of `names`, in that order."""
         if not self.names:
-            return [render_pieces(self.pieces, {}, self.separator)] * count
+            return [render_pieces(self.pieces, {}, self.separator, self.tell)] * count
         return [self._one(values) for values in zip(*columns, strict=True)]
 
     def _one(self, values: tuple) -> str:
@@ -202,5 +221,5 @@ class ContextRenderer:
             if len(self.seen) >= CONTEXT_CACHE:
                 self.seen.clear()
             fields = dict(zip(self.names, values, strict=True))
-            text = self.seen[values] = render_pieces(self.pieces, fields, self.separator)
+            text = self.seen[values] = render_pieces(self.pieces, fields, self.separator, self.tell)
         return text

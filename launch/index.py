@@ -17,13 +17,14 @@ from equipoise.common.atomic import atomic_write, replace_dir
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.lists import UNKNOWN, attribute_text
-from equipoise.configs.schema import PromptConfig
+from equipoise.configs.schema import read_sections, trained_prompt
 from equipoise.data.features import category_text
 from equipoise.data.prepare.tables import moment, one
 from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.ragged import Ragged
 from equipoise.data.rates import key_text
 from equipoise.data.requests.table import open_table
+from equipoise.data.separators import teller_of
 from equipoise.data.values import value_text
 from equipoise.export.catalogue import ATTRIBUTE, THING
 from equipoise.export.item_index import SOURCES, read_vectors
@@ -175,13 +176,14 @@ def _new_items(path: Path, record: dict[str, Any], held: pa.Table) -> pa.Table:
     if None in ids or len(set(ids)) < len(ids):
         raise UserError(f"{path} has a row without item_id, or an item_id twice: every item stands there once")
     if "text" not in kinds:
-        pieces = PromptConfig(**record["prompt"])
+        pieces = trained_prompt(record["prompt"])
+        tell = teller_of(pieces, read_sections(record["history"]))
         wanted = piece_fields(pieces.item)
         missing = [name for name in wanted if name not in kinds]
         if len(missing) == len(wanted):
             raise UserError(f"{path} has neither text nor any of {', '.join(wanted)}: add what tells of the items")
         rows = table.to_pylist()
-        texts = [render_pieces(pieces.item, row, pieces.separator) for row in rows]
+        texts = [render_pieces(pieces.item, row, pieces.separator, tell) for row in rows]
         table = table.append_column("text", pa.array(texts, pa.string()))
     elif not pa.types.is_string(table.schema.field("text").type):
         raise UserError(f"{path}: column text holds no texts: correct it, or leave it out")

@@ -163,7 +163,7 @@ def _open(
     compared = [config.data.comparison.item] if config.data.comparison is not None else []
     read = list(dict.fromkeys([*scales, *rates.keys, *compared, *attributes]))
     if options.items is not None:
-        catalogue = given_catalogue(options.items, config.data.prompt, read)
+        catalogue = given_catalogue(options.items, config.data.prompt, read, config.data.history_sections)
     else:
         catalogue = prepared_catalogue(config.data.folder, read)
     for name in attributes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from equipoise.common.errors import UserError
 from equipoise.common.lists import ListRule
-from equipoise.configs.schema import PromptConfig, read_sections
+from equipoise.configs.schema import read_sections, trained_prompt
 from equipoise.data.features import Scales
 from equipoise.data.rates import RateLookup
 from equipoise.serving.items import KnownItems
@@ -44,7 +44,7 @@ def make_reader(
     """The reader of requests, with the templates and limits of serving.json; `max_candidates`: another limit; `rates`:
     the last state of the rates among the features."""
     limits = Limits(candidates=max_candidates or record["limits"]["candidates"])
-    prompt, history = PromptConfig(**record["prompt"]), read_sections(record["history"])
+    prompt, history = trained_prompt(record["prompt"]), read_sections(record["history"])
     compared = record["comparison"]["item"] if record.get("comparison") else None
     lists = ListRule.of(record.get("lists"))
     return RequestReader(prompt, history, known, point, limits, scales, rates, compared, lists)

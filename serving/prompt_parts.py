@@ -13,6 +13,7 @@ from typing import Any
 from equipoise.configs.schema import HistoryConfig
 from equipoise.data.features import Scales
 from equipoise.data.prompts import history_text, parse_piece, piece_fields, plain_text
+from equipoise.data.separators import Tell
 from equipoise.serving.requests import ReadCandidate, ReadRequest, RequestReader
 from equipoise.serving.values import plain
 
@@ -50,6 +51,7 @@ class CutRequest:
         separator: between pieces.
         sections: of the history, with the labels before their titles.
         compared: the field of items that is compared with histories.
+        tell: from a value to its text.
     """
 
     read: ReadRequest
@@ -61,6 +63,7 @@ class CutRequest:
     separator: str
     sections: list[HistoryConfig]
     compared: str | None = None
+    tell: Tell = plain_text
 
     def parts(self, position: int) -> list[Part]:
         """All parts that the candidate at a position is read with."""
@@ -83,7 +86,7 @@ class CutRequest:
         parts = [self.parts(position)[number] for number in left_out]
         titles = {part.text for part in parts if part.where == "history"}
         if titles and read.recent:
-            read = replace(read, recent=tuple(thing for thing in read.recent if plain_text(thing) not in titles))
+            read = replace(read, recent=tuple(thing for thing in read.recent if self.tell(thing) not in titles))
         gone = {field for part in parts for field in part.fields}
         if self.compared in {field for part in parts if part.where == "item" for field in part.fields}:
             read = _with(read, position, replace(read.candidates[position], thing=""))
@@ -103,7 +106,7 @@ class CutRequest:
         texts = [self._join(parts, "shopper")]
         for number, section in enumerate(self.sections):
             titles = [part.text for part in parts if part.where == "history" and part.section == number]
-            texts.append(history_text(titles, section.label, section.separator))
+            texts.append(history_text(titles, section.label, section.separator, str))
         return self.separator.join(text for text in texts if text)
 
 
@@ -120,38 +123,40 @@ def cut(reader: RequestReader, request: Mapping[str, Any], read: ReadRequest) ->
         request: as JSON.
         read: what the reader made of it.
     """
-    prompt = reader.prompt
+    prompt, tell = reader.prompt, reader.renderer.tell
     if request.get("prefix") is None:
-        shopper = _pieces("shopper", prompt.prefix, request.get("user") or {})
+        shopper = _pieces("shopper", prompt.prefix, request.get("user") or {}, tell)
         for number, titles in enumerate(reader.titles(request.get("history"))):
-            shopper += [Part("history", title, (), number) for title in map(plain_text, titles) if title]
+            shopper += [Part("history", title, (), number) for title in map(tell, titles) if title]
     else:
         shopper = _split_prefix(read.prefix, prompt.separator, reader.sections)
     items, contexts, numbers = [], [], []
     for given, candidate in zip(request["candidates"], read.candidates, strict=True):
         entry = given if isinstance(given, Mapping) else {}
-        items.append(_item(prompt.item, entry, candidate, prompt.separator))
+        items.append(_item(prompt.item, entry, candidate, prompt.separator, tell))
         context = entry.get("context")
         if isinstance(context, str):
             contexts.append(_split("context", candidate.context, prompt.separator))
         else:
-            contexts.append(_pieces("context", prompt.context, context or {}))
+            contexts.append(_pieces("context", prompt.context, context or {}, tell))
         numbers.append(_numbers(reader.scales, candidate, [*shopper, *items[-1], *contexts[-1]]))
     sections = reader.sections
     return CutRequest(
-        read, shopper, items, contexts, numbers, reader.features, prompt.separator, sections, reader.compared
+        read, shopper, items, contexts, numbers, reader.features, prompt.separator, sections, reader.compared, tell
     )
 
 
-def _item(pieces: list[str], entry: Mapping[str, Any], candidate: ReadCandidate, separator: str) -> list[Part]:
+def _item(
+    pieces: list[str], entry: Mapping[str, Any], candidate: ReadCandidate, separator: str, tell: Tell
+) -> list[Part]:
     if entry.get("item") is not None:
-        return _pieces("item", pieces, entry["item"])
+        return _pieces("item", pieces, entry["item"], tell)
     return _split("item", candidate.text, separator)
 
 
-def _pieces(where: str, pieces: list[str], fields: Mapping[str, Any]) -> list[Part]:
+def _pieces(where: str, pieces: list[str], fields: Mapping[str, Any], tell: Tell) -> list[Part]:
     known = {name: plain(name, fields[name], LONGEST) for name in piece_fields(pieces) if name in fields}
-    rendered = [(parse_piece(text).render(known), tuple(piece_fields([text]))) for text in pieces]
+    rendered = [(parse_piece(text).render(known, tell), tuple(piece_fields([text]))) for text in pieces]
     return [Part(where, text, names) for text, names in rendered if text]
 
 

@@ -231,7 +231,7 @@ class RequestReader:
         if prefix is not None:
             if user is not None or history is not None:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
-            return text("prefix", prefix, self.limits.prefix_chars)
+            return self.renderer.ready(text("prefix", prefix, self.limits.prefix_chars))
         fields = self._fields("user", {} if user is None else user, self.user)
         return self.renderer.prefix(fields, self.titles(history))
 
@@ -327,7 +327,7 @@ class RequestReader:
         if item is not None and ready_text is not None:
             raise RequestError(field, "has both item and text: give one of them")
         if ready_text is not None:
-            words = text(f"{field}.text", ready_text, self.limits.text_chars)
+            words = self.renderer.ready(text(f"{field}.text", ready_text, self.limits.text_chars))
             if not words.strip():
                 raise RequestError(f"{field}.text", "is blank: give the text of the item")
         elif item is not None:
@@ -433,7 +433,7 @@ class RequestReader:
 
     def _context(self, field: str, value: Any) -> str:
         if isinstance(value, str):
-            return text(field, value, self.limits.text_chars)
+            return self.renderer.ready(text(field, value, self.limits.text_chars))
         fields = self._fields(field, {} if value is None else value, self.context)
         return self.renderer.context(fields)
 

@@ -81,6 +81,8 @@ def plain(field: str, value: Any, max_chars: int) -> Value:
     Raises:
         RequestError: it is something else.
     """
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        raise RequestError(field, "is a list of objects: give texts or numbers")
     value = plain_value(value)
     if value is None or isinstance(value, bool):
         return value

@@ -1,5 +1,6 @@
 """From a configuration and a prepared folder to the parts of a job: data, objectives, model."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.configs.objectives import RecallConfig
-from equipoise.configs.schema import DataConfig, RunConfig
+from equipoise.configs.schema import DataConfig, RunConfig, trained_prompt
 from equipoise.data.features import FeatureColumns, columns_of, features_of, same_features
 from equipoise.data.labels import check_absent, check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
@@ -42,6 +43,8 @@ from equipoise.train.world import World
 
 MOST_GROUPS = 4096
 """Values of a column by which conflicts are told apart: every checkpoint holds K² sums for each."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,24 @@ def check_lengths(config: RunConfig) -> None:
             f"tokens.max_prefix + tokens.max_candidate = {wanted}, but {config.backbone.path} has {limit} positions: "
             f"lower tokens.max_prefix to at most {limit - config.tokens.max_candidate}"
         )
+
+
+def told_as_prepared(config: RunConfig) -> RunConfig:
+    """The config with `data.prompt.escape` as the prepared folder has it, so that requests are told as in training.
+
+    Raises:
+        UserError: the folder is not prepared.
+    """
+    prompt = config.data.prompt
+    escape = trained_prompt(Manifest.read(config.data.folder).prompt).escape
+    if escape == prompt.escape:
+        return config
+    log.info(
+        f"{config.data.folder} was prepared with data.prompt.escape={str(escape).lower()}, which this run keeps: run "
+        "`equipoise prepare` again to change it"
+    )
+    data = config.data.model_copy(update={"prompt": prompt.model_copy(update={"escape": escape})})
+    return config.model_copy(update={"data": data})
 
 
 def open_data(

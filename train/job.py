@@ -25,7 +25,14 @@ from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import make_accelerator, zero_stage
-from equipoise.train.assemble import assemble_model, check_lengths, open_data, open_split, train_batches
+from equipoise.train.assemble import (
+    assemble_model,
+    check_lengths,
+    open_data,
+    open_split,
+    told_as_prepared,
+    train_batches,
+)
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
 from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
 from equipoise.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint
@@ -69,6 +76,7 @@ class Job:
 
     def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
         refuse_places(config)
+        config = told_as_prepared(config)
         if resume and not overwrite:
             config = in_begun_form(as_begun(config))
         self.config, self.resume = config, resume

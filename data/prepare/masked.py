@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import DataConfig, HistoryConfig, read_sections
+from equipoise.configs.schema import DataConfig, HistoryConfig, read_sections, trained_prompt
 from equipoise.data.manifest import FILE_NAME, THINGS, Manifest
 from equipoise.data.prompts import piece_fields
 
@@ -87,9 +87,10 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
     if not (masked.folder / FILE_NAME).is_file():
         return False
     manifest, own = Manifest.read(masked.folder), Manifest.read(data.folder)
+    own_escape = trained_prompt(own.prompt).escape
     scales = {feature.name: feature.scale for feature in masked.features}
     return (
-        manifest.prompt == masked.prompt.model_dump(mode="json")
+        trained_prompt(manifest.prompt) == masked.prompt.model_copy(update={"escape": own_escape})
         and read_sections(manifest.history) == masked.history_sections
         and manifest.comparison == (masked.comparison.prepared() if masked.comparison is not None else None)
         and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)

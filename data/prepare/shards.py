@@ -22,6 +22,7 @@ from equipoise.data.prepare.new_items import is_new, item_behaviour
 from equipoise.data.prepare.tables import Tables, one
 from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
+from equipoise.data.separators import teller_of
 from equipoise.data.thing_columns import TOGETHER
 
 WORK = ".work"
@@ -95,7 +96,8 @@ class ShardWriter:
             config.fields, config.user_groups, config.features, config.keeps_items, self.label_names,
             things=compared is not None, computed=self.computed, weights=config.weights is not None,
         )  # fmt: skip
-        self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator)
+        self.tell = teller_of(config.prompt, config.history_sections)
+        self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator, self.tell)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
     def write(self) -> dict[str, SplitCounts]:
@@ -238,8 +240,8 @@ class ShardWriter:
 
         def prefix(row: dict[str, Any]) -> str:
             fields = {name: row[column] for column, name in names.items()}
-            histories = [history_text(row[name] or (), s.label, s.separator) for name, s in sections.items()]
-            return prefix_text(prompt.prefix, fields, histories, prompt.separator)
+            histories = [history_text(row[name] or (), s.label, s.separator, self.tell) for name, s in sections.items()]
+            return prefix_text(prompt.prefix, fields, histories, prompt.separator, self.tell)
 
         prefixes = pa.array([prefix(row) for row in requests.select([*names, *sections]).to_pylist()], pa.string())
         take = pa.array(owner)

@@ -34,6 +34,7 @@ from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prepare.weights import check_weight_columns, drop_weightless, weigh
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
 from equipoise.data.rates import FOLDER as RATES_FOLDER
+from equipoise.data.separators import teller_of
 from equipoise.data.sources import complete_journey, complete_journey_products, online_retail
 from equipoise.data.weights import WeightStats
 
@@ -183,6 +184,7 @@ def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
 def write_item_texts(tables: Tables, config: DataConfig) -> None:
     """Create item_texts (item_id, text) with the rendered text of every item; "" where no piece could be rendered."""
     pieces, separator = config.prompt.item, config.prompt.separator
+    tell = teller_of(config.prompt, config.history_sections)
     columns = ["item_id", *(name for name in piece_fields(pieces) if name != "item_id")]
     tables.con.execute("CREATE TABLE item_texts (item_id VARCHAR, text VARCHAR)")
     reader_con = tables.con.cursor()
@@ -192,7 +194,7 @@ def write_item_texts(tables: Tables, config: DataConfig) -> None:
         texts = pa.table(
             {
                 "item_id": [row["item_id"] for row in rows],
-                "text": [render_pieces(pieces, row, separator) for row in rows],
+                "text": [render_pieces(pieces, row, separator, tell) for row in rows],
             }
         )
         tables.con.register("item_batch", texts)

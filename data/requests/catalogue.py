@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import PromptConfig
+from equipoise.configs.schema import HistoryConfig, PromptConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.prompts import piece_fields, render_pieces
 from equipoise.data.requests.identifiers import as_text
+from equipoise.data.separators import teller_of
 from equipoise.data.values import plain_table
 
 
@@ -102,7 +103,9 @@ def prepared_catalogue(folder: Path, features: Sequence[str] = ()) -> Catalogue:
     return Catalogue(path, rows, lambda row: row["text"], numbered=True)
 
 
-def given_catalogue(path: Path, prompt: PromptConfig, features: Sequence[str] = ()) -> Catalogue:
+def given_catalogue(
+    path: Path, prompt: PromptConfig, features: Sequence[str] = (), history: Sequence[HistoryConfig] = ()
+) -> Catalogue:
     """A table with `item_id` and fields of `prompt.item`, from which texts are rendered as in `prepare`.
 
     Raises:
@@ -112,6 +115,7 @@ def given_catalogue(path: Path, prompt: PromptConfig, features: Sequence[str] = 
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--items {path} cannot be read as Parquet: name a Parquet file of items") from error
+    tell = teller_of(prompt, history)
     fields = piece_fields(prompt.item)
     present = [name for name in fields if name in schema.names]
     if "item_id" not in schema.names or not present:
@@ -130,6 +134,6 @@ def given_catalogue(path: Path, prompt: PromptConfig, features: Sequence[str] = 
     return Catalogue(
         path,
         rows.set_column(column, "item_id", ids),
-        lambda row: render_pieces(prompt.item, row, prompt.separator),
+        lambda row: render_pieces(prompt.item, row, prompt.separator, tell),
         numbered,
     )

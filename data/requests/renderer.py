@@ -5,6 +5,7 @@ from typing import Any
 
 from equipoise.configs.schema import HistoryConfig, PromptConfig, sections_of
 from equipoise.data.prompts import ContextRenderer, history_text, is_missing, prefix_text, render_pieces
+from equipoise.data.separators import one_line, teller_of
 
 
 class PromptRenderer:
@@ -16,7 +17,8 @@ class PromptRenderer:
 
     def __init__(self, prompt: PromptConfig, history: HistoryConfig | Sequence[HistoryConfig]) -> None:
         self.prompt, self.sections = prompt, sections_of(history)
-        self._contexts = ContextRenderer(prompt.context, prompt.separator)
+        self.tell = teller_of(prompt, self.sections)
+        self._contexts = ContextRenderer(prompt.context, prompt.separator, self.tell)
 
     @property
     def context_fields(self) -> list[str]:
@@ -51,17 +53,21 @@ class PromptRenderer:
     def prefix(self, fields: Mapping[str, Any], histories: Sequence[Sequence[Any]]) -> str:
         """The shopper's text: from fields, and titles of past events by section."""
         sections = zip(self.sections, self.titles(histories), strict=True)
-        texts = [history_text(titles, section.label, section.separator) for section, titles in sections]
-        return prefix_text(self.prompt.prefix, fields, texts, self.prompt.separator)
+        texts = [history_text(titles, section.label, section.separator, self.tell) for section, titles in sections]
+        return prefix_text(self.prompt.prefix, fields, texts, self.prompt.separator, self.tell)
+
+    def ready(self, text: str) -> str:
+        """A ready text, without the line breaks that would end a decoder's prompt."""
+        return one_line(text, self.prompt, self.sections)
 
     def item(self, fields: Mapping[str, Any]) -> str:
         """An item's text; "" where its fields say nothing."""
-        return render_pieces(self.prompt.item, fields, self.prompt.separator)
+        return render_pieces(self.prompt.item, fields, self.prompt.separator, self.tell)
 
     def context(self, fields: Mapping[str, Any]) -> str:
         """The text of one impression's context."""
         # Not through the ContextRenderer, which remembers by value: 1 and true are equal there, but read differently.
-        return render_pieces(self.prompt.context, fields, self.prompt.separator)
+        return render_pieces(self.prompt.context, fields, self.prompt.separator, self.tell)
 
     def contexts(self, columns: Sequence[Sequence[Any]], count: int) -> list[str]:
         """The contexts of `count` impressions, from the columns of `context_fields`; equal ones are rendered once."""

@@ -71,6 +71,8 @@ def test_unknown_keys_are_refused_at_every_depth(section: str, value: dict[str, 
         ("objectives", {"ctr": None, "fairness": {"momentum": 1.0}}),
         ("objectives", {"ctr": True}),
         ("balancing", {"method": "magic"}),
+        ("data", {"folder": "x", "source": "complete_journey", "memory_limit": "much"}),
+        ("data", {"folder": "x", "source": "complete_journey", "memory_limit": "1GB'; CREATE TABLE t (x INT); --"}),
     ],
 )
 def test_impossible_values_are_refused(section: str, value: Any) -> None:

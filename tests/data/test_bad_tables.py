@@ -82,7 +82,6 @@ def test_missing_column(rows: dict, make_config: Make) -> None:
         ({"split": SplitConfig(column="item_id")}, ["item_id 'b'", "train, valid or test"]),
         ({"split": SplitConfig(valid_from="2030-01-01", test_from="2031-01-01")}, ["empty valid split", "valid_from"]),
         ({"split": SplitConfig(valid_from="2020-01-01", test_from="2024-03-01")}, ["empty train split"]),
-        ({"memory_limit": "much"}, ["data.memory_limit 'much'", "4GB"]),
     ],
 )
 def test_names_in_the_config(rows: dict, make_config: Make, changes: dict, said: list[str]) -> None:

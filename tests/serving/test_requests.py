@@ -1,7 +1,6 @@
 """Requests become the texts of the training, or one sentence about what is wrong with them."""
 
 import math
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -110,7 +109,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"candidates": [{"item": {"name": "x"}}]}, "candidates[0].item", "give at least one of title, brand"),
     ({"candidates": [{"item": {"title": " "}}]}, "candidates[0].item", "tells nothing"),
     ({"candidates": [{"item": "x"}]}, "candidates[0].item", "is a text: give an object"),
-    ({"candidates": [{"item": {"title": ["x"]}}]}, "candidates[0].item.title", "is a list"),
+    ({"candidates": [{"item": {"title": [{"a": 1}]}}]}, "candidates[0].item.title", "is a list of objects"),
     ({"candidates": [{"item": {"title": "x" * 21}}]}, "candidates[0].item.title", "has 21 characters"),
     ({"candidates": [{"text": " "}]}, "candidates[0].text", "is blank"),
     ({"candidates": [{"text": 5}]}, "candidates[0].text", "is a number: give a text"),
@@ -123,7 +122,7 @@ WRONG: list[tuple[Any, str, str]] = [
         "is 'often', but",
     ),
     ({"candidates": [{"item_id": "i1", "context": {"seen": "inf"}}]}, "candidates[0].context.seen", "reads a number"),
-    ({"candidates": [{"item_id": "i1", "context": {"price": Decimal(1)}}]}, "candidates[0].context.price", "Decimal"),
+    ({"candidates": [{"item_id": "i1", "context": {"price": 1j}}]}, "candidates[0].context.price", "complex"),
     ({**ONE, "user": [1]}, "user", "is a list"),
     ({**ONE, "user": {"age": math.inf}}, "user.age", "not a finite number"),
     ({**ONE, "user": {"age": 10**400}}, "user.age", "not a finite number"),
