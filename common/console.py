@@ -1,16 +1,30 @@
-"""How every command prints: one console and one style of tables."""
+"""How every command prints: one console and one style of tables. Names are text: no markup, no control characters."""
 
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from equipoise.common.plain_text import without_controls
 
 FILE_WIDTH = 10_000
 """Columns where the output is a file or a pipe: no table is cut there, and no sentence is broken."""
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is: brackets are no markup, control characters show as their escapes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """The text of a sentence or of a cell."""
+        return super().render_str(without_controls(text), **settings)
 
 
 def new_console(*, quiet: bool = False, soft_wrap: bool = False) -> Console:
@@ -21,21 +35,42 @@ def new_console(*, quiet: bool = False, soft_wrap: bool = False) -> Console:
         soft_wrap: never break a line, so that the terminal does.
     """
     wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else FILE_WIDTH
-    return Console(highlight=False, quiet=quiet, soft_wrap=soft_wrap, width=wide)
+    return PlainConsole(quiet=quiet, soft_wrap=soft_wrap, width=wide)
+
+
+def bold(text: str) -> Text:
+    """A cell that stands out."""
+    return Text(without_controls(text), style="bold")
+
+
+class PlainTable(Table):
+    """A table whose cells are text as it is, whatever console prints it."""
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """Another row."""
+        super().add_row(*(_text(cell) for cell in cells), **settings)
+
+    def add_column(self, header: Any = "", *more: Any, **settings: Any) -> None:
+        """Another column."""
+        super().add_column(_text(header), *more, **settings)
+
+
+def _text(cell: Any) -> Any:
+    return Text(without_controls(cell)) if isinstance(cell, str) else cell
 
 
 def new_table(title: str | None, texts: Sequence[str] = (), numbers: Sequence[str] = ()) -> Table:
     """An empty table.
 
     Args:
-        title: over it, as it is: brackets are no markup.
+        title: over it.
         texts: heads of the first columns, whose cells are folded where the terminal is narrow.
         numbers: heads of the others, to the right, each cell in one line.
     """
-    shown = escape(title) if title is not None else None
-    table = Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in texts:
-        table.add_column(escape(head), overflow="fold")
-    for head in numbers:
-        table.add_column(escape(head), justify="right", no_wrap=True)
+    head = None if title is None else Text(without_controls(title), style="table.title")
+    table = PlainTable(title=head, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -5,7 +5,13 @@ import os
 import sys
 from typing import Any
 
+from equipoise.common.plain_text import without_controls
+
 PACKAGE = "equipoise"
+
+
+class Rendered(str):
+    """A table as text: its colours are ours, and its cells hold no control characters."""
 
 
 class MessageHandler(logging.Handler):
@@ -16,7 +22,8 @@ class MessageHandler(logging.Handler):
         try:
             # Looked up anew, for a progress bar stands in for sys.stdout as long as it is shown.
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-            stream.write(self.format(record) + "\n")
+            text = self.format(record)
+            stream.write((text if isinstance(record.msg, Rendered) else without_controls(text)) + "\n")
             stream.flush()
         except Exception:
             self.handleError(record)
@@ -33,10 +40,10 @@ def show_messages() -> None:
 def rendered(table: Any) -> str:
     """A table as a message, as wide and as colourful as the terminal allows; a sentence as it is."""
     if isinstance(table, str):
-        return table
+        return table  # the handler takes its control characters away
     from equipoise.common.console import new_console  # late, so that a command without tables starts at once
 
     console = new_console()
     with console.capture() as captured:
         console.print(table)
-    return captured.get().rstrip("\n")
+    return Rendered(captured.get().rstrip("\n"))

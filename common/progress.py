@@ -40,12 +40,16 @@ class ProgressBar:
         transient: bool = True,
         disable: bool = False,
     ) -> None:
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
         if unit is None:
             columns += [TaskProgressColumn(), TimeElapsedColumn()]
         else:
             more = extra.replace("{", "{task.fields[").replace("}", "]}")
-            columns += [MofNCompleteColumn(), TextColumn(f"{unit}, {more}" if more else unit), TimeRemainingColumn()]
+            columns += [
+                MofNCompleteColumn(),
+                TextColumn(f"{unit}, {more}" if more else unit, markup=False),
+                TimeRemainingColumn(),
+            ]
         self._bar = Progress(*columns, console=console or Console(stderr=True), transient=transient, disable=disable)
         self._lines: dict[str, TaskID] = {}
         if title:

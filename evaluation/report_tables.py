@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from equipoise.common.console import new_table
+from equipoise.common.console import bold, new_table
 from equipoise.evaluation.metrics.metric_names import LOWER, target_title
 from equipoise.evaluation.report import COLUMNS, omega_name
 from equipoise.evaluation.rivals import rival_sentences
@@ -44,14 +44,14 @@ def _compared(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapp
     """One row per predictor; the best of every column is bold with a star, so that it shows in a log file too."""
     table = new_table(title, [""], list(columns.values()))
     for name, row in rows.items():
-        cells = []
+        cells: list[str | Text] = []
         for key in columns:
             values = [other[key] for other in rows.values() if not math.isnan(other.get(key, math.nan))]
             best = min(values, default=None) if key in LOWER else max(values, default=None)
             value = row.get(key, math.nan)
             marked = key != "predicted" and len(values) > 1 and value == best
-            cells.append(f"[bold]{_number(value)}*[/bold]" if marked else f"{_number(value)} ")
-        table.add_row(escape(name), *cells)
+            cells.append(bold(f"{_number(value)}*") if marked else f"{_number(value)} ")
+        table.add_row(name, *cells)
     return table
 
 
@@ -62,7 +62,7 @@ def _operating_points(report: Mapping[str, Any], cutoff: int) -> Table:
     for name, point in points.items():
         ratio = point.get(f"exposure@{cutoff}", {}).get("min_max", math.nan)
         values = [point.get(f"{key}@{cutoff}", math.nan) for key in ("ndcg", "ild", "coverage")]
-        table.add_row(escape(name), *(_number(value) for value in (*values, ratio)))
+        table.add_row(name, *(_number(value) for value in (*values, ratio)))
     return table
 
 
@@ -71,7 +71,7 @@ def _user_groups(attribute: str, gaps: Mapping[str, Any]) -> Table:
     table = new_table(f"pCTR by {attribute}", [attribute], ["rows", "AUC", "log loss", "NE"])
     groups = sorted(gaps["groups"].items(), key=lambda pair: -pair[1]["rows"])
     for name, row in groups[:MOST_GROUPS]:
-        table.add_row(escape(name), f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))
+        table.add_row(name, f"{row['rows']:,}", *(_number(row[key]) for key in ("auc", "log_loss", "ne")))
     gap = gaps["gap"]
     table.add_row(f"gap of {len(groups)}", "", *(_number(gap[key]) for key in ("auc", "log_loss", "ne")))
     return table
@@ -83,7 +83,7 @@ def _slices(slices: Mapping[str, Any]) -> Table:
     for name, part in slices.items():
         for target, metrics in part["pointwise"].items():
             cells = (_number(metrics[key]) for key in columns)
-            table.add_row(escape(name), target_title(target), f"{part['rows']:,}", *cells)
+            table.add_row(name, target_title(target), f"{part['rows']:,}", *cells)
     return table
 
 

@@ -8,6 +8,7 @@ import typer
 
 from equipoise.common.errors import UserError
 from equipoise.common.logs import show_messages
+from equipoise.common.plain_text import without_controls
 from equipoise.launch.commands import data, evaluation, exports, settings, training
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if int(os.environ.get("RANK", "0")):
             time.sleep(5)  # rank 0 says the same, and the launcher ends us as soon as it has
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(without_controls(f"error: {error}"), fg="red", err=True)
         sys.exit(2)
 
 

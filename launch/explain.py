@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.console import new_console, new_table
@@ -54,10 +53,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _print(console: Console, candidate: Explained) -> None:
     for sentence in candidate.sentences:
-        console.print(escape(sentence), soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
     objectives = candidate.contributions[0].objectives if candidate.contributions else ()
     table = new_table(None, ["part", "text"], [*objectives, "utility"])
     for contribution in candidate.contributions:
         numbers = [f"{value:+.3f}" for value in (*contribution.objectives.values(), contribution.utility)]
-        table.add_row(contribution.part.where, escape(contribution.part.text), *numbers)
+        table.add_row(contribution.part.where, contribution.part.text, *numbers)
     console.print(table)

@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
-from equipoise.common.console import new_console, new_table
+from equipoise.common.console import bold, new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
@@ -119,12 +119,12 @@ def _rich(table: Table) -> RichTable:
     heads = [_lines(column) for column in table.columns]
     shown = new_table(table.title, heads[:1], heads[1:])
     for row in table.rows:
-        shown.add_row(escape(row[0].text), *map(_cell, row[1:]))
+        shown.add_row(row[0].text, *map(_cell, row[1:]))
     return shown
 
 
-def _cell(cell: Cell) -> str:
-    return f"[bold]{escape(cell.text)}*[/bold]" if cell.best else f"{escape(cell.text)}{NO_STAR}"
+def _cell(cell: Cell) -> str | Text:
+    return bold(f"{cell.text}*") if cell.best else f"{cell.text}{NO_STAR}"
 
 
 def _lines(head: str) -> str:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from equipoise.common.console import new_table
@@ -25,7 +24,7 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
     rows += [(f"chosen by {rule}", choice.point) for rule, choice in choices.items()]
     for name, point in rows:
         values = [f"{value:.4f}" for value in measurement.values[point]]
-        table.add_row(name, escape(measurement.points[point].words()), *values)
+        table.add_row(name, measurement.points[point].words(), *values)
     return table
 
 

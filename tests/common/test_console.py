@@ -1,8 +1,12 @@
 """The console of commands: no table is cut where the output is no terminal."""
 
+import logging
+
 import pytest
 
-from equipoise.common.console import new_console, new_table
+from equipoise.common.console import bold, new_console, new_table
+from equipoise.common.logs import Rendered, show_messages
+from equipoise.common.progress import ProgressBar
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -33,3 +37,38 @@ def test_columns_that_are_asked_for_are_kept(
 def test_other_processes_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     new_console(quiet=True).print("step 1")
     assert capsys.readouterr().out == ""
+
+
+HOSTILE = "[red]tea[/red] [/] \x1b]0;owned\x07\x1b[2J :smile: a\u202eb"
+SHOWN = "[red]tea[/red] [/] \\x1b]0;owned\\x07\\x1b[2J :smile: a\\u202eb"
+
+
+def test_names_are_shown_as_they_are_and_steer_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console, table = new_console(), new_table(HOSTILE, [HOSTILE], [HOSTILE])
+    table.add_row(HOSTILE, bold(HOSTILE))
+    console.print(table)
+    console.print(HOSTILE, soft_wrap=True)
+    out = capsys.readouterr().out
+    assert out.count(SHOWN) == 6 and "\x1b" not in out and "\x07" not in out
+
+
+def test_messages_steer_no_terminal_but_tables_keep_their_colours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_messages()
+    log = logging.getLogger("equipoise.test")
+    log.info(f"left out: {HOSTILE}\nnext")
+    log.info(Rendered("\x1b[1mours\x1b[0m"))
+    log.warning("%s", HOSTILE)
+    found = capsys.readouterr()
+    assert found.out == f"left out: {SHOWN}\nnext\n\x1b[1mours\x1b[0m\n"
+    assert found.err == f"{SHOWN}\n"
+
+
+def test_a_progress_bar_takes_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("[/] of [red]", 2, "things") as bar:
+        bar.advance(2)
+    assert "MarkupError" not in capsys.readouterr().err
