@@ -140,6 +140,17 @@ OWN_SCALE = ("weighted", "aligned", "pcd", "uncertainty", "dwa", "rlw", "famo", 
 """Methods that settle the scale of the gradients themselves, or are about the losses: `normalize` is none for them."""
 
 TORCHJD = "torchjd:"
+WITHOUT_GRAM = {
+    "NashMTL": "keeps solver objects that no checkpoint can hold: set balancing.method=nash",
+    "MoDo": "needs gradients of two independent batches",
+    "SDMGrad": "needs gradients of two independent batches",
+    "ExcessMTL": "needs the gradients themselves, not their Gram matrix",
+    "ConFIG": "needs the gradients themselves, not their Gram matrix",
+    "GradDrop": "needs the gradients themselves, not their Gram matrix",
+    "TrimmedMean": "needs the gradients themselves, not their Gram matrix",
+    "CRMOGM": "wraps another weighting: name that one, and set balancing.gram_ema",
+}
+"""What TorchJD has and no Gram matrix can serve, and why."""
 
 
 class Layers(Section):
@@ -193,6 +204,9 @@ class BalancingConfig(Section):
     @model_validator(mode="after")
     def _method_and_options(self) -> "BalancingConfig":
         if self.method.startswith(TORCHJD):
+            name = self.method.removeprefix(TORCHJD)
+            if name in WITHOUT_GRAM:
+                raise ValueError(f"{self.method} cannot be used, for it {WITHOUT_GRAM[name]}")
             return self
         if self.method not in METHOD_OPTIONS:
             known = ", ".join(METHOD_OPTIONS)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
-from equipoise.common.yaml_file import read_yaml
+from equipoise.common.yaml_file import load_yaml, read_yaml
 from equipoise.configs.objectives import unknown_objective
 from equipoise.configs.renamed import RENAMED, with_new_names
 from equipoise.configs.schema import LIST_OF_SECTIONS, ONE_SECTION, RunConfig
@@ -135,9 +135,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UserError(f"override '{override}' is not of the form key.sub=value: write for example train.lr=3e-4")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override '{override}': the value is no YAML: quote it") from error
+        value = load_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        shown = override if len(override) <= 200 else f"{override[:200]}…"
+        raise UserError(
+            f"override '{shown}': the value is no YAML ({' '.join(str(error).split())}): quote it"
+        ) from error
     if isinstance(value, str) and text.strip()[:1] not in "'\"":
         value = read_number(value)
     if key in RENAMED:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Discriminator,
@@ -35,6 +35,11 @@ from equipoise.configs.weights import WeightsConfig
 DEFAULT_MAX_TOKENS = 8192
 BaselineName = Literal["trees", "linear"]
 DEFAULT_SELECT = "valid/ctr/gauc"
+
+MOST_TOKENS = 2**22
+"""Tokens of a prompt or a row at most: no backbone reads more."""
+MOST_RANK = 2**14
+"""Rank of an adapter at most: no layer is wider."""
 
 
 class TablesConfig(Section):
@@ -112,6 +117,8 @@ class HistoryConfig(Section):
     how often, for recall.
     """
 
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("label", "separator")
+
     max_events: Annotated[int, Field(ge=0)] = 12
     """Most events of a shopper in a prefix; 12 fit beside a profile in 160 tokens. 0 leaves the history out."""
     order: Literal["recent", "frequent"] = "recent"
@@ -164,6 +171,8 @@ class PromptConfig(Section):
     `{field|count}`, `{field|days}`, `{field|money}` and `{field|share}` render numbers as coarse words. `prefix` pieces
     read request and user fields, `item` pieces the items table, `context` pieces fields of the single impression.
     """
+
+    MAY_BE_EMPTY: ClassVar[tuple[str, ...]] = ("separator",)
 
     prefix: list[str] = Field(default_factory=list)
     """Pieces about request and user, once per slate, such as 'age {age}'."""
@@ -296,11 +305,11 @@ class DataConfig(Section):
 class TokensConfig(Section):
     """Token limits. Longer prefixes and candidates are cut at the end, counted and reported."""
 
-    max_prefix: Annotated[int, Field(ge=8)] = 160
+    max_prefix: Annotated[int, Field(ge=8, le=MOST_TOKENS)] = 160
     """Most tokens of a prefix, at least 8; longer ones are cut at the end and counted."""
-    max_candidate: Annotated[int, Field(ge=4)] = 48
+    max_candidate: Annotated[int, Field(ge=4, le=MOST_TOKENS)] = 48
     """Most tokens of a candidate, at least 4; longer ones are cut at the end and counted."""
-    max_row: PositiveInt = 1024
+    max_row: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 1024
     """Most tokens of a packed row where attention compares all of it; at least a prefix and a candidate."""
 
 
@@ -366,7 +375,7 @@ class LoraConfig(Section):
     once for all of them. `all`: ordinary LoRA, as servers such as vLLM apply it.
     """
 
-    rank: PositiveInt = 16
+    rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 16
     """Rank of every adapter; 16 is enough for the demo's tables, 8 to 64 are usual."""
     alpha: PositiveInt = 32
     """Scale: updates are multiplied by alpha / rank, so that 2 × rank keeps their size at any rank."""

@@ -66,7 +66,7 @@ def prepare(
         tables = _open_source(con, config)
         labels = dict(labels or {})
         fill_absent_labels(tables, read)
-        _check_names(tables, config)
+        check_names(tables, config)
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
         check_new_items(tables, config)
@@ -137,7 +137,7 @@ def _database(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnecti
         con.close()
 
 
-def _check_names(tables: Tables, config: DataConfig) -> None:
+def check_names(tables: Tables, config: DataConfig) -> None:
     """Refuse malformed pieces and names that no table has, before any work is done."""
     for table in tables.labels:
         check_columns(tables, table, REQUIRED[table])

@@ -14,10 +14,13 @@ OutFile = Annotated[Path | None, typer.Option(help="File to write.", show_defaul
 
 
 def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Check a run configuration; needs no GPU and loads no model."""
+    """Check a run configuration, and the columns of its tables where they are here; needs no GPU, loads no model."""
     from equipoise.configs.load import load_config
+    from equipoise.launch.validate import refuse_what_cannot_run
 
     loaded = load_config(config, overrides or [])
+    for note in refuse_what_cannot_run(loaded):
+        typer.echo(f"note: {note}")
     typer.echo(f"{config} is valid: run '{loaded.name}', objectives {', '.join(loaded.objectives.active())}")
 
 

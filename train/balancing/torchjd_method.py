@@ -16,19 +16,8 @@ import numpy as np
 import torch
 
 from equipoise.common.errors import UserError
+from equipoise.configs.balancing import WITHOUT_GRAM
 from equipoise.train.balancing.gradient_stats import GradientStats, Weighting
-
-EXCLUDED = {
-    "NashMTL": "keeps solver objects that no checkpoint can hold: set balancing.method=nash",
-    "MoDo": "needs gradients of two independent batches",
-    "SDMGrad": "needs gradients of two independent batches",
-    "ExcessMTL": "needs the gradients themselves, not their Gram matrix",
-    "ConFIG": "needs the gradients themselves, not their Gram matrix",
-    "GradDrop": "needs the gradients themselves, not their Gram matrix",
-    "TrimmedMean": "needs the gradients themselves, not their Gram matrix",
-    "CRMOGM": "wraps another weighting: name that one, and set balancing.gram_ema",
-}
-"""What TorchJD has and no Gram matrix can serve, and why."""
 
 TRIAL = 8
 """Objectives of the solve that tries the weighting out before any training."""
@@ -144,11 +133,11 @@ def _find(name: str) -> tuple[type, bool]:
         stateful = importlib.import_module("torchjd").Stateful
     except ImportError as error:
         raise UserError(_missing(name)) from error
-    if name in EXCLUDED:
-        raise UserError(f"balancing.method torchjd:{name} cannot be used, for it {EXCLUDED[name]}")
+    if name in WITHOUT_GRAM:
+        raise UserError(f"balancing.method torchjd:{name} cannot be used, for it {WITHOUT_GRAM[name]}")
     ending = "Weighting"
     known = [n.removesuffix(ending) for n in library.__all__ if n.endswith(ending) and n != ending]
-    known = [n for n in known if n not in EXCLUDED]
+    known = [n for n in known if n not in WITHOUT_GRAM]
     if name not in known:
         near = difflib.get_close_matches(name.lower(), [n.lower() for n in known], n=3)
         choice = " or torchjd:".join([n for n in known if n.lower() in near] or known)
