@@ -42,4 +42,21 @@ def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
     write_tokens(loaded)
 
 
-COMMANDS = (simulate, prepare, tokenize)
+def audit(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page.", show_default="beside the prepared folder")
+    ] = None,
+) -> None:
+    """Look for what is wrong with prepared data: leaks, drift, duplicates, gaps. Exit code 1 where there are errors."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.audit import audit_data
+
+    if audit_data(loaded, out):
+        raise typer.Exit(1)
+
+
+COMMANDS = (simulate, prepare, tokenize, audit)
