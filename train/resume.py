@@ -23,6 +23,7 @@ MAY_CHANGE = (
         "backbone.attention",
         "backbone.checkpointing",
         "backbone.compile",
+        "backbone.kernels",
         "train.workers",
         "tokens.max_row",
         "train.self_check",
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     # how far and how fast
     *("train.epochs", "train.max_steps", "train.lr", "train.head_lr", "train.warmup", "train.min_lr_ratio"),
     *("train.weight_decay", "train.max_grad_norm", "train.max_nonfinite"),
+    *("balancing.map", "balancing.probe_every"),
     # what is logged, kept, chosen and measured
     *("train.log_every", "train.save_every", "train.keep_checkpoints", "train.eval_every", "train.eval_requests"),
     *("train.select*", "train.patience", "train.average", "train.calibration"),
