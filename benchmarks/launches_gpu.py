@@ -19,7 +19,7 @@ from benchmarks.balancing_steps import variant
 from benchmarks.figures import figure, report, show, take_turns, write
 from benchmarks.slates_gpu import WAY, counted_flops, peak_flops
 from benchmarks.workload import Sizes, Workload, build_workload
-from equipoise.train.self_check import kernel_difference
+from equipoise.train.kernel_choice import kernel_difference
 
 OBJECTIVES, ROUNDS = 4, 8
 SLATES = (4, 14)

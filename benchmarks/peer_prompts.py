@@ -56,7 +56,7 @@ def stock_model(backbone: str, seed: int = 0, way: Way = STOCK, device: torch.de
             path = resolve_path(ours.path)
             model = kind.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
         layers_name, layers = find_layers(model)
-        targets = "|".join(map(re.escape, target_modules(layers[0], ADAPTER.targets)))
+        targets = "|".join(map(re.escape, target_modules(list(layers), ADAPTER.targets)[0]))
         modules = rf"{re.escape(layers_name)}\.\d+\.({targets})"
         return get_peft_model(model, lora_config(ADAPTER, target_modules=modules, task_type="SEQ_CLS")).to(where)
 

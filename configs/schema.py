@@ -344,8 +344,8 @@ class BackboneConfig(Section):
     """Number of layers of the shared trunk; the rest are towers per objective. null takes two thirds of them."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory for about a third more time."""
-    attention: Literal["auto", "split", "sdpa", "flex"] = "auto"
-    """Implementation; `auto` takes prefix-split attention where the architecture has it, else sdpa."""
+    attention: Literal["auto", "split", "sdpa", "eager", "flex"] = "auto"
+    """Implementation; `auto` takes prefix-split attention where the architecture has it, else sdpa or eager."""
     kernels: Literal["auto", "fused", "plain"] = "auto"
     """How training computes layers: `fused` in few kernels (Llama, Mistral, Qwen2, Qwen3), `plain` as the stock classes
     do, `auto` fused on GPUs where a check at the start finds no difference, else plain."""

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from equipoise.configs.schema import LoraConfig
-from equipoise.modeling.adapters import SHARED, adapter_of, lora_config, target_modules
+from equipoise.modeling.adapters import SHARED, adapter_of, kept_by_peft, lora_config, target_modules
 from equipoise.modeling.backbone import find_layers
 from equipoise.modeling.model import SlateModel
 
@@ -66,20 +66,21 @@ def serve_as(config: Any, form: Form, targets: str | list[str]) -> ServedClass |
         if not isinstance(score, nn.Linear) or score.bias is not None:
             return None
     layers_name, layers = find_layers(model)
-    modules = target_modules(layers[0], targets)
+    modules = target_modules(list(layers), targets, kept_by_peft(model))
     return ServedClass(
         form=form,
         layers_name=layers_name,
-        target_modules=_plain_targets(model, layers_name, len(layers), modules),
-        fan_in_fan_out=isinstance(layers[0].get_submodule(modules[0]), Conv1D),
+        target_modules=_plain_targets(model, layers_name, modules),
+        fan_in_fan_out=isinstance(layers[0].get_submodule(modules[0][0]), Conv1D),
     )
 
 
-def _plain_targets(model: nn.Module, layers_name: str, layers: int, modules: list[str]) -> list[str]:
+def _plain_targets(model: nn.Module, layers_name: str, modules: list[list[str]]) -> list[str]:
     """Names for PEFT, which matches them as endings: last part, path in the layer, or full name, first that fits."""
-    full = {f"{layers_name}.{number}.{module}" for number in range(layers) for module in modules}
+    full = {f"{layers_name}.{number}.{module}" for number, own in enumerate(modules) for module in own}
+    paths = {module for own in modules for module in own}
     names = [name for name, _ in model.named_modules()]
-    for choice in ({module.rpartition(".")[2] for module in modules}, set(modules)):
+    for choice in ({module.rpartition(".")[2] for module in paths}, paths):
         matched = {name for name in names if any(name == end or name.endswith(f".{end}") for end in choice)}
         if matched == full:
             return sorted(choice)

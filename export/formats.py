@@ -149,7 +149,8 @@ def write_from_model(
     """
     entries: dict[str, Any] = {}
     scope, quantized = config.lora.scope, config.backbone.quantize is not None
-    if scope == "candidates" and why_not_activated(scope, model.backbone.encoder, quantized) is None:
+    flat = model.upper.flattens
+    if scope == "candidates" and why_not_activated(scope, model.backbone.encoder, quantized, flat) is None:
         entries["alora"] = write_activated(folder, model, served, config.lora, *base, invocation)
     if formats.onnx:
         entries["onnx"] = write_graph(folder, model)
@@ -235,14 +236,19 @@ def write_merged(folder: Path, serving: dict[str, Any], dtype: str, objectives: 
     return {"folder": MERGED, "dtype": dtype, "tolerance": DTYPES[dtype]}
 
 
-def why_not_activated(scope: str, encoder: bool, quantized: bool) -> str | None:
-    """Why a run has no activated form, where that is worth a sentence; None where it has one, or needs none."""
+def why_not_activated(scope: str, encoder: bool, quantized: bool, flattens: bool = False) -> str | None:
+    """Why a run has no activated form, where that is worth a sentence; None where it has one, or needs none.
+
+    `flattens`: modules with adapters see the tokens of all rows in one line, as in OPT and mixtures of experts.
+    """
     if scope == "all":
         return None
     if encoder:
         return "activated LoRA counts tokens from the end of a causal prompt, so encoders have no such form"
     if quantized:
         return "activated LoRA needs the shared adapter merged into the base, which a base quantized to 4 bits refuses"
+    if flattens:
+        return "PEFT's activated LoRA counts tokens in rows, and modules of this base see those of all rows in one line"
     return None
 
 

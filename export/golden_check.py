@@ -94,8 +94,8 @@ def load_adapter(folder: Path, serving: Json, objective: str) -> Any:
 
 
 @contextmanager
-def acting(model: Any, serving: Json, prefix_tokens: list[int]) -> Iterator[None]:
-    """The adapter as it was trained, for a batch of prompts with prefixes of these lengths.
+def acting(model: Any, serving: Json, prefix_tokens: list[int], tokens: int) -> Iterator[None]:
+    """The adapter as it was trained, for a batch of prompts of `tokens` tokens with prefixes of these lengths.
 
     With `"scope": "all"` that is what it does anyhow. With `"candidates"` the layers from `split` on leave prefix
     tokens alone: what their LoRA adds is set to zero there. (Below `split` is the adapter that all objectives share.)
@@ -103,11 +103,15 @@ def acting(model: Any, serving: Json, prefix_tokens: list[int]) -> Iterator[None
     if serving["scope"] == "all":
         yield
         return
-    first_B = torch.tensor(prefix_tokens)
+    acts_BT = torch.arange(tokens)[None] >= torch.tensor(prefix_tokens)[:, None]
 
-    def on_candidates(module: nn.Module, inputs: Any, output_BTH: torch.Tensor) -> torch.Tensor:
-        acts_BT = torch.arange(output_BTH.shape[1])[None] >= first_B[:, None]
-        return output_BTH * acts_BT[..., None].to(output_BTH)
+    def on_candidates(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        more = [1] * (output.ndim - 2)
+        if output.shape[:2] == acts_BT.shape:
+            return output * acts_BT.view(*acts_BT.shape, *more).to(output)
+        if output.shape[0] == acts_BT.numel():  # some modules see all tokens in one line
+            return output * acts_BT.reshape(-1, *more, 1).to(output)
+        return output * acts_BT[:, None, :, None].to(output)
 
     hooks = []
     for name, module in model.named_modules():
@@ -141,14 +145,17 @@ def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tok
     """The vector (H,) of a prompt's candidate from a `features` model."""
     ids = torch.tensor([input_ids])
     if serving["mask"] == "causal":
-        with acting(model, serving, [prefix_tokens]):
+        with acting(model, serving, [prefix_tokens], len(input_ids)):
             return model(input_ids=ids).last_hidden_state[0, -1]
     positions = torch.arange(len(input_ids))
     in_prefix = positions < prefix_tokens
     sees_TT = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the others see all
     position_ids = positions + serving["first_position"]  # RoBERTa's first position is not 0
-    with acting(model, serving, [prefix_tokens]):
-        output = model(input_ids=ids, attention_mask=sees_TT[None, None], position_ids=position_ids[None])
+    mask = sees_TT[None, None]
+    if serving["attn_implementation"] == "eager":  # adds its mask to the scores
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    with acting(model, serving, [prefix_tokens], len(input_ids)):
+        output = model(input_ids=ids, attention_mask=mask, position_ids=position_ids[None])
     states_IH = output.last_hidden_state[0, prefix_tokens:]
     return states_IH[-1] if serving["pooling"] == "last" else states_IH.mean(0)
 
@@ -389,7 +396,7 @@ def logit(model: Any, serving: Json, name: str, head: Json | None, prompt: Json)
     """
     input_ids, prefix_tokens = prompt["input_ids"], prompt["prefix_tokens"]
     if head is None:
-        with acting(model, serving, [prefix_tokens]):
+        with acting(model, serving, [prefix_tokens], len(input_ids)):
             return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
     vector = candidate_vector(model, serving, input_ids, prefix_tokens)
     features = standardised(serving, prompt.get("features", {}))
@@ -525,7 +532,7 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
         width = max(len(prompt["input_ids"]) for prompt in rows)
         pad = model.config.pad_token_id
         ids = [prompt["input_ids"] + [pad] * (width - len(prompt["input_ids"])) for prompt in rows]
-        with acting(model, serving, [prompt["prefix_tokens"] for prompt in rows]):
+        with acting(model, serving, [prompt["prefix_tokens"] for prompt in rows], width):
             batch = model(input_ids=torch.tensor(ids)).logits[:, 0].tolist()
         worst += [difference(a, b) for a, b in zip(batch, golden, strict=False)]
     return max(worst)

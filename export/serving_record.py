@@ -16,7 +16,7 @@ from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.features import read_scales, rule_of
 from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
-from equipoise.modeling.backbone import load_backbone, load_model_config
+from equipoise.modeling.backbone import load_backbone, load_model_config, stock_attention
 from equipoise.modeling.base_files import IDENTITY, resolve_path
 from equipoise.modeling.base_identity import weight_hashes
 from equipoise.modeling.heads import SlateHead
@@ -156,7 +156,7 @@ def serving_record(
         "mask": "prefix" if encoder else "causal",
         "pooling": model.backbone.pooling,
         "first_position": model.backbone.first_position,
-        "attn_implementation": "sdpa",
+        "attn_implementation": stock_attention(model.backbone.config),
         "attention": model.backbone.attention,
         "pad_token_id": pad_id,
         "split": info.split,

@@ -116,7 +116,10 @@ def _log_notes(config: RunConfig, record: dict[str, Any], out: Path) -> None:
         log.info(rendered(report_table(report)))
     if config.lora.scope == "candidates":
         log.info(SCOPED)
-    why = why_not_activated(config.lora.scope, record["mask"] == "prefix", config.backbone.quantize is not None)
+    flattens = record["formats"].get("alora") is None and record["mask"] != "prefix"
+    why = why_not_activated(
+        config.lora.scope, record["mask"] == "prefix", config.backbone.quantize is not None, flattens
+    )
     if why:
         log.info(f"note: no activated-LoRA form is written: {why}")
 

@@ -2,13 +2,15 @@
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -16,31 +18,91 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import LoraConfig
 from equipoise.modeling.backbone import find_layers
 
+Keeps = Callable[[str], bool]
 SHARED = "shared"
-ATTENTION_WORDS = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "c_attn", "qkv", "wqkv", "query_key_value")
+ATTENTION_WORDS = (
+    "query",
+    "key",
+    "value",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "c_attn",
+    "qkv",
+    "qkv_proj",
+    "wqkv",
+    "query_key_value",
+)
 
 
-def target_modules(layer: nn.Module, targets: str | list[str]) -> list[str]:
-    """Names, inside one layer, of the linear modules that get an adapter.
+def linear_modules(layer: nn.Module) -> list[str]:
+    """Names, inside one layer, of the modules that PEFT can stand an adapter beside.
+
+    Routers of experts that are a subclass of it give something else than a product, and the output of torch's
+    nn.MultiheadAttention is never called.
+    """
+    return [
+        name
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and not re.search("Router|Gat|NonDynamically", type(module).__name__)
+    ]
+
+
+def target_modules(layers: Sequence[nn.Module], targets: str | list[str], kept: Keeps | None = None) -> list[list[str]]:
+    """Names, inside each layer, of the linear modules that get an adapter; layers may differ.
+
+    Args:
+        layers: of the model.
+        targets: `lora.targets`.
+        kept: tells of a module's last name whether PEFT leaves it where it is; None: it leaves all.
 
     Raises:
-        UserError: a named module is no linear module of the layer, or none is found.
+        UserError: a named module is no linear module of any layer or cannot be kept, or a layer would get no adapter.
     """
-    linear = [name for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    if targets == "all-linear":
-        chosen = linear
-    elif targets == "attention":
-        chosen = [name for name in linear if name.rpartition(".")[2].lower() in ATTENTION_WORDS]
-    else:
-        chosen = [name for name in linear if name in targets or name.rpartition(".")[2] in targets]
-        unknown = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in linear)]
-        if unknown:
-            raise UserError(
-                f"lora.targets: '{unknown[0]}' is no linear module of a layer: choose from {', '.join(linear)}"
+    linear = [linear_modules(layer) for layer in layers]
+    known = list(dict.fromkeys(name for names in linear for name in names))
+    moved = [name for name in known if kept is not None and not kept(name.rpartition(".")[2])]
+    if isinstance(targets, list):
+        unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in known)]
+        lost = [t for t in targets if any(name == t or name.endswith(f".{t}") for name in moved)]
+        if unknown or lost:
+            why = (
+                "is no linear module of a layer"
+                if unknown
+                else "is what PEFT takes for the experts of this architecture"
             )
-    if not chosen:
-        raise UserError(f"lora.targets: '{targets}' matches no module of a layer: choose from {', '.join(linear)}")
+            choice = ", ".join(name for name in known if name not in moved)
+            raise UserError(f"lora.targets: '{(unknown or lost)[0]}' {why}: choose from {choice}")
+    chosen = [[name for name in names if name not in moved and _wanted(name, targets)] for names in linear]
+    for number, names in enumerate(chosen):
+        if not names:
+            choice = ", ".join(name for name in linear[number] if name not in moved) or "none"
+            raise UserError(f"lora.targets: '{targets}' matches no module of layer {number}: choose from {choice}")
     return chosen
+
+
+def _wanted(name: str, targets: str | list[str]) -> bool:
+    last = name.rpartition(".")[2]
+    if targets == "all-linear":
+        return True
+    return last.lower() in ATTENTION_WORDS if targets == "attention" else name in targets or last in targets
+
+
+def kept_by_peft(model: nn.Module) -> Keeps:
+    """Whether PEFT, when it loads an adapter of this model, leaves modules of a name where they are.
+
+    Of mixtures of experts it takes names such as `gate_proj` for parts of the experts' one tensor, wherever they stand.
+    """
+
+    def keeps(name: str) -> bool:
+        asked = PeftLoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(asked, model=model, conversions=None)
+        except ValueError:  # one part of a tensor without the others
+            return False
+        return set(asked.target_modules or ()) == {name} and not asked.target_parameters
+
+    return cache(keeps)
 
 
 def lora_config(lora: LoraConfig, **settings: Any) -> PeftLoraConfig:
@@ -63,19 +125,23 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
     Raises:
         UserError: the split leaves no layer below or above it.
     """
-    layers_name, layers = find_layers(model)
+    _, layers = find_layers(model)
     if not 1 <= split < len(layers):
         raise UserError(f"backbone.split: {split} must lie between 1 and {len(layers) - 1} for this backbone")
-    modules = target_modules(layers[0], lora.targets)
-    transposed = isinstance(layers[0].get_submodule(modules[0]), Conv1D)  # asked before PEFT wraps it
+    modules = target_modules(list(layers), lora.targets, kept_by_peft(model))
+    transposed = isinstance(layers[0].get_submodule(modules[0][0]), Conv1D)  # asked before PEFT wraps it
+    # Beside the model: of a whole one PEFT reads the architecture and rewrites where adapters of experts stand.
+    apart: Any = nn.Module()
+    apart.layers = layers
+    apart.is_loaded_in_4bit = getattr(model, "is_loaded_in_4bit", False)  # PEFT asks for this name
     for name in (SHARED, *objectives):
         numbers = range(split) if name == SHARED else range(split, len(layers))
-        layer = rf"{re.escape(layers_name)}\.({'|'.join(map(str, numbers))})"
-        targets = rf"{layer}\.({'|'.join(map(re.escape, modules))})"
-        peft_config = lora_config(lora, target_modules=targets, fan_in_fan_out=transposed)
+        paths = [rf"{number}\.({'|'.join(map(re.escape, modules[number]))})" for number in numbers]
+        peft_config = lora_config(lora, target_modules=rf"layers\.({'|'.join(paths)})", fan_in_fan_out=transposed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
-            inject_adapter_in_model(peft_config, model, adapter_name=name)
+            inject_adapter_in_model(peft_config, apart, adapter_name=name)
+    _assert_places(layers, split, list(objectives), modules)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if parameter.requires_grad and parameter.dtype != torch.float32:
@@ -83,6 +149,28 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
     for module in model.modules():
         if isinstance(module, LoraLayer) and SHARED in module.lora_A:
             activate(module, SHARED)
+
+
+def _assert_places(layers: nn.ModuleList, split: int, objectives: list[str], modules: list[list[str]]) -> None:
+    """Refuse where PEFT has put an adapter elsewhere than it was asked to.
+
+    Raises:
+        UserError: says where.
+    """
+    for number, layer in enumerate(layers):
+        wanted = {SHARED} if number < split else set(objectives)
+        found = {name: set(m.lora_A) | set(m.lora_B) for name, m in layer.named_modules() if isinstance(m, LoraLayer)}
+        wrong = sorted(
+            n for n in {*found, *modules[number]} if found.get(n) != (wanted if n in modules[number] else None)
+        )
+        others = [
+            n for n, _ in layer.named_parameters() if ".lora_" in n and ".lora_A." not in n and ".lora_B." not in n
+        ]
+        if wrong or others:
+            raise UserError(
+                f"lora.targets: PEFT has put adapters into other modules of layer {number} than asked "
+                f"({(wrong or others)[0]}): name modules there, such as {modules[number][0].rpartition('.')[2]}"
+            )
 
 
 def activate(module: LoraLayer, adapter: str | None) -> None:

@@ -9,9 +9,8 @@ Shape suffixes: R rows, T tokens of a row, H hidden size.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,8 +22,11 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
 from equipoise.modeling.attention import prefix_split
 from equipoise.modeling.base_files import resolve_path, whole_weights
+from equipoise.modeling.base_kinds import refuse_architecture
 from equipoise.modeling.pretrained import load_pretrained
+from equipoise.modeling.prompt_limit import first_position
 from equipoise.modeling.quantized import pack, settle
+from equipoise.modeling.tap import LayerCall, LayerForm, LeftOut, Tap
 
 DROPOUT_KEYS = (
     "activation_dropout",
@@ -42,16 +44,6 @@ DROPOUT_KEYS = (
     "resid_pdrop",
 )
 
-POSITIONS_AFTER_PADDING = (
-    "camembert",
-    "data2vec-text",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-)
-
 
 def load_model_config(backbone: BackboneConfig) -> Any:
     """The Hugging Face config of the backbone, all dropout of the frozen base switched off.
@@ -62,17 +54,21 @@ def load_model_config(backbone: BackboneConfig) -> Any:
     path = resolve_path(backbone.path)
     try:
         config = AutoConfig.from_pretrained(path, revision=backbone.revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"backbone.path: no model config can be loaded from '{path}' ({reason})") from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"backbone.path: '{path}' is an encoder-decoder: choose a decoder or an encoder")
+    except Exception as error:  # configs of unknown or odd architectures trip transformers in many ways
+        raise UserError(f"backbone.path: no model config can be loaded from '{path}' ({_reason(error)})") from error
+    refuse_architecture(config, path)
     for key in DROPOUT_KEYS:
         if getattr(config, key, None):
             setattr(config, key, 0.0)
     if backbone.layers is not None:
         _keep_layers(config, backbone.layers, backbone.path)
     return config
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an exception, with its kind where it is not one that transformers has written for people."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if isinstance(error, OSError | ValueError) and line else f"{type(error).__name__}: {line}"
 
 
 def _keep_layers(config: Any, layers: int, path: str) -> None:
@@ -87,23 +83,10 @@ def _keep_layers(config: Any, layers: int, path: str) -> None:
 
 
 def is_encoder(config: Any) -> bool:
-    """Whether the backbone attends in both directions (BERT and its kin)."""
+    """Whether the backbone attends in both directions: BERT and its kin, and decoders made encoders."""
+    if getattr(config, "use_bidirectional_attention", None) is True:
+        return True
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-
-
-def first_position(config: Any) -> int:
-    """The position of a prompt's first token: 0, but RoBERTa and its kin count on from the id of their padding."""
-    return config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-
-
-def max_positions(config: Any) -> int | None:
-    """How many positions one prompt (prefix and one candidate) may have, or None where nothing limits it."""
-    limits = [
-        value
-        for key in ("max_position_embeddings", "n_positions", "sliding_window")
-        if isinstance(value := getattr(config, key, None), int) and value > 0
-    ]
-    return min(limits) - first_position(config) if limits else None
 
 
 def load_tokenizer(backbone: BackboneConfig) -> Any:
@@ -126,22 +109,34 @@ def load_tokenizer(backbone: BackboneConfig) -> Any:
     return tokenizer
 
 
-IMPLEMENTATIONS = {"split": prefix_split.NAME, "sdpa": "sdpa", "flex": "flex_attention"}
+IMPLEMENTATIONS = {"split": prefix_split.NAME, "sdpa": "sdpa", "eager": "eager", "flex": "flex_attention"}
 """Our names of the kinds of attention → those under which transformers knows them."""
 
 
+def stock_attention(config: Any) -> str:
+    """The attention that transformers itself takes for this architecture: sdpa, or eager where it has nothing else."""
+    return "sdpa" if getattr(MODEL_MAPPING.get(type(config), None), "_supports_sdpa", False) else "eager"
+
+
 def choose_attention(wanted: str, config: Any) -> str:
-    """The attention implementation, by transformers' name; `auto` is `split` where the architecture can, else `sdpa`.
+    """The attention implementation, by transformers' name; `auto` is `split` where the architecture can.
+
+    Elsewhere it is what transformers takes. An architecture without sdpa adds something to its scores (soft
+    caps, sinks) that prefix-split attention cannot give either.
 
     Raises:
         UserError: the architecture cannot use the attention that is asked for.
     """
+    stock = stock_attention(config)
     # Models that support the attention interface take any function that is registered with it.
     able = bool(getattr(MODEL_MAPPING.get(type(config), None), "_supports_attention_backend", False))
+    able = able and stock == "sdpa" and getattr(config, "use_bidirectional_attention", None) is not True
     if wanted == "auto":
-        return IMPLEMENTATIONS["split" if able else "sdpa"]
-    if wanted == "split" and not able:
-        raise UserError(f"backbone.attention: {config.model_type} cannot use 'split': set backbone.attention=sdpa")
+        return IMPLEMENTATIONS["split" if able else stock]
+    if (wanted == "split" and not able) or (wanted == "sdpa" and stock != "sdpa"):
+        raise UserError(
+            f"backbone.attention: {config.model_type} cannot use '{wanted}': set backbone.attention={stock}"
+        )
     return IMPLEMENTATIONS[wanted]
 
 
@@ -157,7 +152,12 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
     if backbone.init == "random":
         with torch.random.fork_rng(devices=[]), whole_weights():  # pieces would not follow the seed
             torch.manual_seed(seed)
-            model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+            try:
+                model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+            except (AttributeError, ImportError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"backbone.path: no model can be built from '{backbone.path}' ({_reason(error)})"
+                ) from error
         if backbone.quantize:
             pack(model)
     else:
@@ -166,6 +166,11 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
             settle(model)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # candidates are pooled here, the stock pooler reads [CLS] only
+    for module in model.modules():
+        if hasattr(
+            module, "attn_temperature_tuning"
+        ):  # Llama 4: exactly 1 within `prompt_limit`, were it not for the row
+            module.attn_temperature_tuning = False
     return model.requires_grad_(False)
 
 
@@ -185,61 +190,20 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     )
 
 
-@dataclass(frozen=True)
-class LayerCall:
-    """The positional and the keyword arguments of a layer, without the hidden states."""
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def with_forward(self, slate_forward: prefix_split.SlateForward) -> "LayerCall":
-        """The same call for another forward of the prefix-split attention."""
-        return LayerCall(self.args, {**self.kwargs, prefix_split.ARGUMENT: slate_forward})
-
-    def at(self, index: torch.Tensor, tokens: int) -> "LayerCall":
-        """The call for some of its `tokens` tokens: every tensor with one entry per token along dimension 1 is cut."""
-        return LayerCall(_cut(self.args, index, tokens), _cut(dict(self.kwargs), index, tokens))
+FINAL_NORMS = ("norm", "final_norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f")
 
 
-# Not nested in `at`: a function that calls itself from its own closure keeps what it cut until the collector runs.
-def _cut(value: Any, index: torch.Tensor, tokens: int) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.index_select(1, index) if value.ndim > 1 and value.shape[1] == tokens else value
-    if isinstance(value, tuple | list):
-        return type(value)(_cut(part, index, tokens) for part in value)
-    return {key: _cut(part, index, tokens) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-class Tap(nn.Module):
-    """Stands where an upper layer stood: hands the hidden states on and keeps the other arguments of the call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden: torch.Tensor | None = None
-        self.call = LayerCall()
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.hidden, self.call = hidden_states, LayerCall(args, kwargs)
-        return hidden_states
-
-    def clear(self) -> None:
-        """Forget the call, so that its tensors can be freed."""
-        self.hidden, self.call = None, LayerCall()
-
-
-def _take_final_norm(parent: nn.Module) -> nn.Module:
-    """Take the normalisation that follows the last layer out of its module; identity where there is none."""
+def _final_norm(parent: nn.Module) -> str | None:
+    """The name of the normalisation that follows the last layer; None where there is none."""
     norms = [name for name, child in parent.named_children() if "norm" in type(child).__name__.lower()]
+    if len(norms) > 1:
+        norms = [name for name in norms if name in FINAL_NORMS] if sum(n in FINAL_NORMS for n in norms) == 1 else norms
     if len(norms) > 1:
         raise UserError(
             f"backbone.path: {type(parent).__name__} has several normalisations beside its layers "
             f"({', '.join(norms)}), so its final one is unclear: choose another backbone"
         )
-    if not norms:
-        return nn.Identity()
-    norm = getattr(parent, norms[0])
-    setattr(parent, norms[0], nn.Identity())
-    return norm
+    return norms[0] if norms else None
 
 
 class SplitBackbone(nn.Module):
@@ -265,11 +229,19 @@ class SplitBackbone(nn.Module):
         self.first_position = first_position(model.config)
         parent_name, _, list_name = self.layers_name.rpartition(".")
         parent = model.get_submodule(parent_name)
-        self.taps = [Tap() for _ in range(split, len(layers))]
+        form = LayerForm(layers[split - 1])
+        self.taps = [Tap(layer, form) for layer in layers[split:]]
         self.upper = nn.ModuleList(layers[split:])
         self.layer_of: dict[nn.Module, int] = {m: index for index, layer in enumerate(layers) for m in layer.modules()}
-        self.norm = _take_final_norm(parent)
-        setattr(parent, list_name, nn.ModuleList([*layers[:split], *self.taps]))
+        norm_name = _final_norm(parent)
+        self.norm = getattr(parent, norm_name) if norm_name else nn.Identity()
+        cut: dict[str, nn.Module] = {list_name: nn.ModuleList([*layers[:split], *self.taps])}
+        if norm_name:
+            cut[norm_name] = LeftOut(self.norm, self.taps[-1])
+        for name, module in cut.items():
+            setattr(parent, name, module)
+        # What stood there, in a tuple: these modules have their place in `trunk` and `upper` already.
+        self._whole = (parent, {list_name: layers, **({norm_name: self.norm} if norm_name else {})}, cut)
         self.trunk = model
         self._checked = False
 
@@ -288,6 +260,19 @@ class SplitBackbone(nn.Module):
             yield
         finally:
             self.config._attn_implementation = before
+
+    @contextmanager
+    def stock(self) -> Iterator[nn.Module]:
+        """For a while, the base as transformers has built it, whole, with its adapters and its own attention."""
+        parent, whole, cut = self._whole
+        for name, module in whole.items():
+            setattr(parent, name, module)
+        try:
+            with self.using(stock_attention(self.config)):
+                yield self.trunk
+        finally:
+            for name, module in cut.items():
+                setattr(parent, name, module)
 
     def encode(
         self, input_ids_RT: torch.Tensor, position_ids_RT: torch.Tensor, mask: Any = None, **arguments: Any

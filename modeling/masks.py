@@ -25,6 +25,13 @@ def slate_mask(segment_ids_RT: torch.Tensor, causal: bool) -> torch.Tensor:
     return (allowed | own)[:, None]
 
 
+def slate_additive_mask(segment_ids_RT: torch.Tensor, causal: bool) -> torch.Tensor:
+    """`slate_mask` as float32 that is added to scores: 0 where a key is seen, else the lowest number."""
+    mask = slate_mask(segment_ids_RT, causal)
+    zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+    return zeros.masked_fill_(~mask, torch.finfo(torch.float32).min)
+
+
 def slate_block_mask(segment_ids_RT: torch.Tensor, causal: bool) -> BlockMask:
     """`slate_mask` as a block mask of FlexAttention, which never holds T × T entries on a GPU."""
 

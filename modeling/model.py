@@ -34,6 +34,7 @@ from equipoise.modeling.packed_rows import PackedRows
 from equipoise.modeling.packing import Flattener, Packing
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.shared_prefix import SharedPrefix
+from equipoise.modeling.stock import stock_vectors
 from equipoise.modeling.towers import Criterion, Towers
 from equipoise.modeling.upper import UpperLayers
 
@@ -104,6 +105,7 @@ class ForwardRequest:
     step: StepContext | None = None
     chunk_tokens: int | None = None
     keep_vectors: bool = False
+    stock: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,10 +215,15 @@ class SlateModel(nn.Module):
         adapter = [p for key, p in self.backbone.upper.named_parameters() if adapter_of(key) == name]
         return [p for p in [*adapter, *self.heads[name].parameters()] if p.requires_grad]
 
+    def layers(self) -> list[nn.Module]:
+        """All layers of the base, from the first of the trunk to the last upper one."""
+        trunk = cast(nn.ModuleList, self.backbone.trunk.get_submodule(self.backbone.layers_name))
+        return [*trunk[: self.backbone.split], *self.backbone.upper]
+
     def trunk_parameters(self) -> list[list[nn.Parameter]]:
         """The shared adapter's parameters in each trunk layer, from the first layer to the one below the boundary."""
-        layers = cast(nn.ModuleList, self.backbone.trunk.get_submodule(self.backbone.layers_name))
-        return [[p for p in layer.parameters() if p.requires_grad] for layer in layers[: self.backbone.split]]
+        layers = self.layers()[: self.backbone.split]
+        return [[p for p in layer.parameters() if p.requires_grad] for layer in layers]
 
     def _scores(
         self,
@@ -296,7 +303,12 @@ class SlateModel(nn.Module):
         return _Encoded(packing, texts, flattener, own_parts, flattener.flatten(parts)), outputs
 
     def forward(self, request: ForwardRequest) -> dict[str, torch.Tensor]:
-        """`losses` where the request has a criterion, else `score`; only engines have to call this."""
+        """`losses` where the request has a criterion, else `score`; only engines have to call this.
+
+        `stock`: what the stock class makes of separate prompts, as modeling.stock gives it.
+        """
+        if request.stock:
+            return stock_vectors(self.upper, self.objectives, request.inputs, self.candidates_only)
         if request.criterion is not None:
             return self.losses(request.inputs, request.criterion, request.step)
         return self.score(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from equipoise.modeling.masks import slate_block_mask, slate_mask
+from equipoise.modeling.masks import slate_additive_mask, slate_block_mask, slate_mask
 from equipoise.modeling.packing import Packing
 from equipoise.modeling.upper import UpperLayers
 
@@ -54,7 +54,7 @@ class PackedRows(Packing):
 
     def encode(self) -> list[torch.Tensor]:
         """z (R, T, H) alone."""
-        make = slate_block_mask if self.flex else slate_mask
+        make = {"flex": slate_block_mask, "eager": slate_additive_mask}.get(self.backbone.attention, slate_mask)
         mask = make(self.segment_ids, causal=not self.backbone.encoder)
         z_RTH = self.backbone.encode(self.input_ids, self.position_ids, mask)
         self._calls = self.backbone.calls()

@@ -15,6 +15,11 @@ from equipoise.configs.schema import BackboneConfig
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.quantized import quantization_config
 
+LOADING = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError),
+    *(AttributeError, ImportError, NotImplementedError, TypeError),  # of architectures that trip transformers
+)
+"""What loading broken files, or odd architectures, raises."""
 NEVER_READ = ("pooler.",)
 """Beginnings of weights that a base may lack."""
 
@@ -55,7 +60,7 @@ def load_pretrained(backbone: BackboneConfig, config: Any, dtype: torch.dtype, a
                 output_loading_info=True,
                 **packing,
             )
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except LOADING as error:
         if _is_no_fault_of_files(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

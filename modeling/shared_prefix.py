@@ -22,9 +22,9 @@ from equipoise.modeling.attention.prefix_split import (
     PrefixKeysForward,
     SlateForward,
 )
-from equipoise.modeling.backbone import LayerCall
 from equipoise.modeling.layout import SlateLayout
 from equipoise.modeling.packing import Packing
+from equipoise.modeling.tap import LayerCall
 from equipoise.modeling.upper import UpperLayers
 
 

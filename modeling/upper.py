@@ -1,13 +1,17 @@
 """The upper layers, run with the adapter of one objective or with none. Shape suffixes as in modeling/model.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from equipoise.common.errors import UserError
 from equipoise.modeling.adapters import activate, lora_layers
-from equipoise.modeling.backbone import LayerCall, SplitBackbone
+from equipoise.modeling.backbone import SplitBackbone
+from equipoise.modeling.tap import LayerCall
 from equipoise.modeling.until_keys import until_keys
 
 TRACED_TOKENS = 2
@@ -25,6 +29,7 @@ class UpperLayers:
     Attributes:
         count: of the layers.
         layer_of: the index, in the whole model, of the layer that a module belongs to.
+        flattens: whether a module with an adapter has seen the tokens of all rows in one line.
     """
 
     def __init__(self, backbone: SplitBackbone, checkpointing: bool, partial_last_layer: bool = True) -> None:
@@ -34,12 +39,25 @@ class UpperLayers:
         self._switches = [lora_layers(layer) for layer in backbone.upper]
         self._last_until_keys: nn.Module | None = None
         self._acts_on_RT1: torch.Tensor | None = None
+        self.flattens = False
         for layer in (module for switches in self._switches for module in switches):
             for up in layer.lora_B.values():
                 up.register_forward_hook(self._mask_tokens)
 
-    def _mask_tokens(self, module: nn.Module, inputs: Any, output_RTH: torch.Tensor) -> torch.Tensor:
-        return output_RTH if self._acts_on_RT1 is None else output_RTH * self._acts_on_RT1.to(output_RTH.dtype)
+    def _mask_tokens(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        self.flattens |= output.ndim != 3
+        return output if self._acts_on_RT1 is None else output * _like(self._acts_on_RT1, output).to(output.dtype)
+
+    @contextmanager
+    def acting(self, adapter: str | None, acts_on_RT1: torch.Tensor | None = None) -> Iterator[None]:
+        """For a while, all upper layers have this adapter, wherever they are called; `acts_on_RT1` as for `run`."""
+        for index in range(self.count):
+            self._activate(index, adapter)
+        self._acts_on_RT1 = acts_on_RT1
+        try:
+            yield
+        finally:
+            self._acts_on_RT1 = None
 
     def _activate(self, index: int, adapter: str | None) -> None:
         for module in self._switches[index]:
@@ -102,3 +120,23 @@ class UpperLayers:
         index = len(self.backbone.taps) + self.backbone.split - 1
         self.layer_of |= dict.fromkeys(trimmed.modules(), index)
         return trimmed
+
+
+def _like(acts_on_RT1: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """The tokens of the mask in the shape of a module's output: (R, T, …), (R · T, …) or (R, 1, T, …).
+
+    Raises:
+        UserError: the module's output has no place for each token, as of experts that get some of them.
+    """
+    rows, tokens, _ = acts_on_RT1.shape
+    more = [1] * (output.ndim - 2)
+    if output.shape[:2] == (rows, tokens):
+        return acts_on_RT1.view(rows, tokens, *more)
+    if output.shape[0] == rows * tokens:
+        return acts_on_RT1.reshape(rows * tokens, *more, 1)
+    if output.ndim == 4 and output.shape[:3] == (rows, 1, tokens):
+        return acts_on_RT1[:, None]
+    raise UserError(
+        "lora.scope: a module with an adapter does not see a row token by token, so that adapters cannot be kept to "
+        "candidates here: set lora.scope=all, or lora.targets=attention"
+    )

@@ -12,7 +12,7 @@ from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TextCounts
 from equipoise.modeling.model import SlateModel
 from equipoise.train.accelerate_setup import zero_stage
-from equipoise.train.parameters import count_by_group, full_size, trainable
+from equipoise.train.parameters import count_by_group, full_size, reached_share, trainable
 
 
 def describe(
@@ -25,6 +25,10 @@ def describe(
     frozen = sum(full_size(p) for p in model.parameters() if not p.requires_grad)
     table.add_row("frozen base", f"{frozen:,}")
     yield table
+    yield (
+        f"adapters of {type(model.backbone.trunk).__name__} reach {reached_share(model):.0%} of its layers' weights"
+        f" (attention: {model.backbone.attention})"
+    )
     stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
     yield (
         f"{len(batches.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"

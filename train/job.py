@@ -164,6 +164,8 @@ class Job:
         progress = self.progress
         started = time.perf_counter()
         with self.bar:
+            if self.config.train.self_check and progress.step < self.loop.total:
+                self.loop.self_check(progress)
             if self.config.train.eval_every and not progress.step:
                 self._evaluate(0)  # what training starts from takes part in the choice
             if not self._out_of_patience(progress.step):

@@ -29,9 +29,10 @@ from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.checkpoint_files import checkpoints, last_good
+from equipoise.train.kernel_choice import settle_kernels
 from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
 from equipoise.train.schedule import rate_factor
-from equipoise.train.self_check import self_check, settle_kernels
+from equipoise.train.self_check import self_check
 from equipoise.train.world import World
 
 
@@ -159,8 +160,6 @@ class Loop:
                 if number == 0:
                     wanted = self.config.backbone.kernels
                     settle_kernels(self.slate_model, batch, self.world, config.precision, wanted)
-                if number == 0 and config.self_check:
-                    self.averages.add("perf/packed_difference", self._self_check(batch))
                 asked = self._micro_step(batch, progress, stop.asked)
                 progress.micro += 1
                 if progress.micro % config.accumulate:
@@ -176,8 +175,15 @@ class Loop:
             stop.restore()
         return progress
 
-    def _self_check(self, batch: SlateBatch) -> float:
-        return self_check(self.model, self.slate_model, batch, self.world, self.config.train.precision)
+    def self_check(self, progress: TrainingState) -> None:
+        """Compare packed slates with the stock class on the batch to come.
+
+        Raises:
+            UserError: they differ, or the backbone cannot be run on packed slates.
+        """
+        batch = self.batches[progress.micro].to(self.accelerator.device)
+        difference = self_check(self.model, self.slate_model, batch, self.world, self.config.train.precision)
+        self.averages.add("perf/packed_difference", difference)
 
     def _after_step(self, progress: TrainingState) -> bool:
         """Log, validate and save as configured; whether the validation ended the training."""

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from equipoise.configs.schema import TrainConfig
-from equipoise.modeling.adapters import adapter_of
+from equipoise.modeling.adapters import adapter_of, lora_layers
+from equipoise.modeling.model import SlateModel
 from equipoise.train.world import World
 
 
@@ -46,6 +47,15 @@ def full_size(parameter: nn.Parameter) -> int:
     if state is not None:
         return math.prod(state.shape)
     return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def reached_share(model: SlateModel) -> float:
+    """The share of the layers' own weights that stand in modules with an adapter."""
+    whole = reached = 0
+    for layer in model.layers():
+        whole += sum(full_size(p) for name, p in layer.named_parameters() if adapter_of(name) is None)
+        reached += sum(full_size(p) for module in lora_layers(layer) for p in module.get_base_layer().parameters())
+    return reached / max(whole, 1)
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:

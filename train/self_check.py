@@ -1,12 +1,12 @@
-"""Before training: is a packed slate the same to this backbone as its prompts one by one?
+"""Before training: are packed slates, to this backbone, the same as separate prompts are to its stock class?
 
-The packed form rests on the backbone's attention doing what it is asked to. This compares, on the first batch, the
-vectors of a few candidates with those of separate prompts under ordinary masked attention, for every objective. Fused
-kernels are compared with the stock layers there too.
+That is what serving rests on. On the first batch, the vectors of a few candidates are compared, for every objective,
+with those of the whole stock model on separate prompts, all in one batch and each alone: a backbone that lets a prompt
+depend on what stands beside it is found too. Adapters add a signal meanwhile, for fresh ones add nothing.
 """
 
-import logging
-from typing import Literal
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +14,12 @@ from torch import nn
 from equipoise.common.errors import UserError
 from equipoise.data.batches import SlateBatch
 from equipoise.modeling.model import ForwardRequest, SlateModel
+from equipoise.modeling.stock import Signal, signalled
 from equipoise.train.world import World
 
-log = logging.getLogger(__name__)
-
 CANDIDATES = 4
+TRIPS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What an architecture's own code raises where it is called as it does not expect."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 8e-2}
 """Largest distance of two vectors over the length of the separate prompt's, by `train.precision`."""
 
@@ -63,105 +64,96 @@ def self_check(
         precision: of the computation, fp32 or bf16 (outputs are widened again, so they do not tell).
 
     Raises:
-        UserError: a packed slate is not the same as its separate prompts.
+        UserError: a packed slate is not the same as its separate prompts, an adapter stands where nothing passes, or
+            the backbone cannot be run so at all.
     """
-    count = batch.candidate_tokens.shape[0]
-    chosen = sorted({round(k * (count - 1) / (CANDIDATES - 1)) for k in range(CANDIDATES)})
     was_training = model.training
     model.eval()
     try:
-        packed = model(request=ForwardRequest(batch.model_inputs(), keep_vectors=True))
-        with slate_model.backbone.using("sdpa"):
-            alone = model(request=ForwardRequest(separate_prompts(batch, chosen), keep_vectors=True))
+        return _compare(model, slate_model, batch, world, TOLERANCE[precision])
+    except torch.OutOfMemoryError:
+        raise
+    except TRIPS as e:
+        # Architectures that nobody has tried trip over packed slates in their own ways.
+        reason = next(iter(str(e).strip().splitlines()), "")[:200] or "no text"
+        raise UserError(
+            f"backbone.path: {_name(slate_model)} cannot be run on packed slates ({type(e).__name__}: {reason}): "
+            "choose another backbone"
+        ) from e
     finally:
         model.train(was_training)
-    worst = torch.zeros((), dtype=torch.float64)
-    for name in slate_model.objectives:
-        one, other = packed[f"{name}.vector"][chosen], alone[f"{name}.vector"]
-        distance = (one.double() - other.double()).norm(dim=1) / other.double().norm(dim=1).clamp(min=1e-12)
-        worst = torch.maximum(worst, distance.max().cpu())
-    largest = max(float(value) for value in world.gather(float(worst.nan_to_num(nan=torch.inf))))
-    if not largest <= TOLERANCE[precision]:
+
+
+def _compare(model: nn.Module, slate_model: SlateModel, batch: SlateBatch, world: World, tolerance: float) -> float:
+    count = batch.candidate_tokens.shape[0]
+    # As many on every process, for engines need the same calls on all.
+    chosen = [round(k * (count - 1) / (CANDIDATES - 1)) for k in range(CANDIDATES)]
+    compiled = any(
+        hasattr(layer, "_compiled_call_impl") and layer._compiled_call_impl for layer in slate_model.layers()
+    )
+    with nullcontext() if compiled else signalled(slate_model) as signal:  # compiled code does not see hooks
+        packed = _vectors(model, ForwardRequest(batch.model_inputs(), keep_vectors=True), chosen)
+        idle = _idle(slate_model, signal) if isinstance(signal, Signal) else None
+        with torch.compiler.set_stance("force_eager"):
+            batched = _vectors(model, ForwardRequest(separate_prompts(batch, chosen), stock=True))
+            each = [_vectors(model, ForwardRequest(separate_prompts(batch, [n]), stock=True)) for n in chosen]
+        alone = {name: torch.cat([one[name] for one in each]) for name in batched}
+        stock = _largest(world, batched, alone)
+        largest = max(_largest(world, packed, alone), _largest(world, packed, batched))
+        if stock <= tolerance < largest and slate_model.backbone.attention == "split":
+            with slate_model.backbone.using("sdpa"):
+                rows = _vectors(model, ForwardRequest(batch.model_inputs(), keep_vectors=True), chosen)
+            helps = _largest(world, rows, alone) <= tolerance
+        else:
+            helps = False
+    if idle is not None:
         raise UserError(
-            f"backbone.attention: packed slates and separate prompts differ by {largest:.1e} (relative, at most "
-            f"{TOLERANCE[precision]:.0e} is allowed) on this backbone: set backbone.attention=sdpa, or choose another "
-            "backbone if it is set already"
+            f"lora.targets: {idle} of {_name(slate_model)} is never called as a module, so that its adapter would not "
+            "learn: leave it out of lora.targets"
         )
+    _refuse(_name(slate_model), stock, largest, tolerance, helps)
     return largest
 
 
-KERNEL_TOLERANCE = {"fp32": 1e-3, "bf16": 8e-2}
-"""Largest difference of outputs and of gradients over their length, by `train.precision`."""
-
-
-def settle_kernels(
-    slate_model: SlateModel,
-    batch: SlateBatch,
-    world: World,
-    precision: str,
-    wanted: Literal["auto", "fused", "plain"],
-) -> None:
-    """Choose the kernels that training differentiates by, and say why where it is not the obvious ones.
-
-    Args:
-        slate_model: not wrapped by an engine.
-        batch: of this process, on its device.
-        world: the processes of the job; all must call this.
-        precision: of the computation, fp32 or bf16.
-        wanted: `backbone.kernels`; `auto` takes fused ones on GPUs where they agree with the stock layers.
-
-    Raises:
-        UserError: fused ones are asked for, and cannot compute the run or differ.
-    """
-    if wanted == "plain" or (wanted == "auto" and batch.input_ids.device.type != "cuda"):
-        return
-    problem = None
-    try:
-        slate_model.use_fused()
-    except UserError as error:
-        if wanted == "fused":
-            raise
-        problem = str(error)
-    if problem is None:
-        problem = _kernel_problem(slate_model, batch, precision)
-    problems = [each for each in world.gather(problem) if each is not None]
-    if not problems:
-        log.info("kernels: fused, which give what the stock layers give on the first batch")
-        return
-    slate_model.use_plain()
-    if wanted == "fused":
-        raise UserError(f"backbone.kernels: {problems[0]}: set backbone.kernels=plain")
-    log.info(f"kernels: plain, since {problems[0]}")
-
-
-def _kernel_problem(slate_model: SlateModel, batch: SlateBatch, precision: str) -> str | None:
-    """What is wrong with fused kernels on a batch; None where nothing is."""
-    try:
-        difference = kernel_difference(slate_model, batch)
-    except (RuntimeError, ImportError, NotImplementedError) as error:  # a kernel that this machine lacks
-        return f"fused kernels fail here ({str(error).strip().splitlines()[0]})"
-    if not difference <= KERNEL_TOLERANCE[precision]:
-        return (
-            f"fused kernels differ from the stock layers by {difference:.1e} of the length of outputs or gradients "
-            f"(at most {KERNEL_TOLERANCE[precision]:.0e} is allowed)"
+def _refuse(name: str, stock: float, largest: float, tolerance: float, sdpa_helps: bool) -> None:
+    if not stock <= tolerance:
+        raise UserError(
+            f"backbone.path: {name} gives other vectors for a prompt when others stand in its batch (they differ by "
+            f"{stock:.1e}, relative, at most {tolerance:.0e} is allowed), so that no server could give its "
+            "scores: choose another backbone"
         )
+    if not largest <= tolerance:
+        way = "set backbone.attention=sdpa" if sdpa_helps else "choose another backbone"
+        raise UserError(
+            f"backbone.{'attention' if sdpa_helps else 'path'}: packed slates and separate prompts of the stock {name} "
+            f"differ by {largest:.1e} (relative, at most {tolerance:.0e} is allowed): {way}"
+        )
+
+
+def _name(slate_model: SlateModel) -> str:
+    return type(slate_model.backbone.trunk).__name__
+
+
+def _vectors(model: Any, request: ForwardRequest, chosen: list[int] | None = None) -> dict[str, torch.Tensor]:
+    found = {name: each.double() for name, each in model(request=request).items() if name.endswith(".vector")}
+    return {name: each if chosen is None else each[chosen] for name, each in found.items()}
+
+
+def _largest(world: World, found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    """The largest relative distance over all candidates, objectives and processes; what is not finite is infinite."""
+    worst = 0.0
+    for name, other in wanted.items():
+        distance = (found[name] - other).norm(dim=1) / other.norm(dim=1).clamp(min=1e-12)
+        worst = max(worst, float(distance.nan_to_num(nan=torch.inf).max()))
+    return max(float(value) for value in world.gather(worst))
+
+
+def _idle(slate_model: SlateModel, signal: Signal) -> str | None:
+    """A module whose adapter did not take part, by its name in its layer; None where all did."""
+    names = {"shared", *slate_model.objectives}
+    for number, layer in enumerate(slate_model.layers()):
+        for name, module in layer.named_modules():
+            ups = getattr(module, "lora_B", None)
+            if ups is not None and any(up not in signal.seen for key, up in ups.items() if key in names):
+                return f"layer {number}'s {name}"
     return None
-
-
-def kernel_difference(slate_model: SlateModel, batch: SlateBatch) -> float:
-    """The larger of the relative differences of outputs and of gradients between the present kernels and plain ones.
-
-    Under `fused` on entry and on return; the gradients of parameters are left alone.
-    """
-    parameters = [p for p in slate_model.parameters() if p.requires_grad]
-    found = []
-    for way in ("fused", "plain"):
-        (slate_model.use_fused if way == "fused" else slate_model.use_plain)()
-        outputs = slate_model(request=ForwardRequest(batch.model_inputs()))
-        joined = torch.cat([outputs[name].float() for name in slate_model.objectives])
-        weights = torch.linspace(-1, 1, len(joined), device=joined.device)
-        gradients = torch.autograd.grad((joined * weights).sum(), parameters, allow_unused=True)
-        flat = [gradient.detach().float().reshape(-1) for gradient in gradients if gradient is not None]
-        found.append((joined.detach(), torch.cat(flat)))
-    slate_model.use_fused()
-    return max(float((one - other).norm() / other.norm().clamp(min=1e-12)) for one, other in zip(*found, strict=True))

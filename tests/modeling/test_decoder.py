@@ -11,7 +11,8 @@ from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.backbone import load_tokenizer
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.model import ForwardRequest, ModelSpec, SlateModel, build_model
-from equipoise.train.self_check import kernel_difference, self_check
+from equipoise.train.kernel_choice import kernel_difference
+from equipoise.train.self_check import self_check
 from equipoise.train.world import World
 from tests.decoder import SMOLLM2, needs_smollm2
 

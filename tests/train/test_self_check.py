@@ -11,7 +11,8 @@ from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.modeling.attention.prefix_split import CandidateForward
 from equipoise.modeling.fused import slates
 from equipoise.modeling.model import SlateModel
-from equipoise.train.self_check import kernel_difference, self_check, separate_prompts, settle_kernels
+from equipoise.train.kernel_choice import kernel_difference, settle_kernels
+from equipoise.train.self_check import self_check, separate_prompts
 from equipoise.train.world import World
 
 
