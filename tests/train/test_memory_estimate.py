@@ -1,6 +1,7 @@
 """The estimate against models that are really built and steps that are really made."""
 
 import gc
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.architecture_shapes import SHAPES
 from benchmarks.estimate import QUICK, estimated, measured
+from equipoise.common.errors import UserError
 from equipoise.configs.balancing import Layers
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
@@ -204,3 +207,17 @@ def test_within_a_fifth_of_resident_memory(case: object) -> None:
     (model, peak), (real_model, real_peak) = estimated(case), measured(case)  # type: ignore[arg-type]
     assert peak == pytest.approx(real_peak, rel=0.2)
     assert model + peak == pytest.approx(real_model + real_peak, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "jetmoe"])
+def test_mixtures_of_experts_are_estimated_or_refused(name: str, config: RunConfig, tmp_path: Path) -> None:
+    experts = {"num_key_value_heads": 2, "kv_channels": 8, **SHAPES["qwen3_moe"], "model_type": name}
+    (tmp_path / "experts").mkdir()
+    (tmp_path / "experts" / "config.json").write_text(json.dumps(experts))
+    backbone = config.backbone.model_copy(update={"path": str(tmp_path / "experts")})
+    config = config.model_copy(update={"backbone": backbone})
+    if name == "qwen3_moe":
+        assert estimate(config).peak > 0
+    else:  # its experts split by counts that only values tell
+        with pytest.raises(UserError, match=r"a step of .* cannot be run without its weights"):
+            estimate(config)

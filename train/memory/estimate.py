@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from equipoise.common.errors import UserError
 from equipoise.configs.balancing import Layers
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import FeatureColumns
@@ -24,6 +25,7 @@ from equipoise.train.memory.step_shape import StepShape, worst_step
 from equipoise.train.memory.weightless import Weightless
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import count_by_group, trainable
+from equipoise.train.self_check import TRIPS
 
 FULL = 4
 """Bytes of a trained parameter, of its gradient, and of each of AdamW's two moments: float32."""
@@ -101,13 +103,22 @@ def estimate(config: RunConfig, slates: int | None = None, candidates: int | Non
     """Estimate a run from its config and the backbone's config.json.
 
     Raises:
-        UserError: the backbone's config cannot be loaded, or the model cannot be built as configured.
+        UserError: the backbone's config cannot be loaded, the model cannot be built as configured, or its code cannot
+            be run without weights.
     """
     plan, shape = StepPlan.of(config), worst_step(config, slates, candidates)
     sizes = measure_sizes(plan)
-    peak = step_peak(plan, shape)
-    cast = step_peak(plan, shape, cast=True) if plan.bf16 else peak
-    together = step_peak(plan, shape, cast=plan.bf16, together=True)
+    try:
+        peak = step_peak(plan, shape)
+        cast = step_peak(plan, shape, cast=True) if plan.bf16 else peak
+        together = step_peak(plan, shape, cast=plan.bf16, together=True)
+    except TRIPS as error:
+        reason = next(iter(str(error).strip().splitlines()), "")[:200] or "no text"
+        raise UserError(
+            f"backbone.path: a step of {config.backbone.path} cannot be run without its weights "
+            f"({type(error).__name__}: {reason}), so its memory is not known: "
+            "let `equipoise train` measure it, or choose another backbone"
+        ) from error
     return Estimate(sizes, shape, plan.bf16, peak, cast, together)
 
 
