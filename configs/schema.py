@@ -453,9 +453,9 @@ class TrainConfig(Section):
     save_every: PositiveInt | None = None
     """Steps between two checkpoints; null writes none."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints that are kept, the latest ones."""
+    """Checkpoints that are kept, the latest ones; the last one before numbers that are not finite stays beside them."""
     max_nonfinite: PositiveInt = 20
-    """Steps in a row with a non-finite loss or gradient of an objective after which training ends."""
+    """Steps in a row with a non-finite loss or gradient of an objective, or left out, after which training ends."""
     self_check: bool = True
     """Compare packed with separate prompts before the first step, and refuse to train where they differ."""
 
