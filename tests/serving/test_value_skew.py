@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,11 +23,13 @@ from equipoise.data.requests.files import find_request_files
 from equipoise.data.requests.forms import form_of
 from equipoise.data.requests.table import open_requests, request_connection
 from equipoise.data.values import plain_value
-from equipoise.serving.frames import RequestRows
+from equipoise.serving.frames import RequestRows, number_of
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
+from equipoise.serving.request_error import RequestError
 from equipoise.serving.requests import RequestReader
+from equipoise.serving.values import sequence
 
 MOMENTS = [
     datetime(2025, 3, 1, 12, 30, tzinfo=UTC),
@@ -234,3 +237,12 @@ def test_one_id_is_one_whether_json_holds_it_as_text_or_number(tmp_path: Path) -
     tables.impressions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     manifest = prepare(_config(tmp_path, tables))
     assert manifest.counts["items"] == 3 and not manifest.dropped
+
+
+def test_numbers_of_csv_files_are_numbers_and_a_series_is_a_list() -> None:
+    assert [number_of(cell) for cell in ("3.5", Decimal("3.50"), np.float32(8.2), 7, "much", None, [1, 2])] == [
+        3.5, 3.5, 8.2, 7, "much", None, [1, 2],
+    ]  # fmt: skip
+    assert sequence("history", pd.Series(["tea", "bread"])) == ["tea", "bread"]
+    with pytest.raises(RequestError, match="give a list"):
+        sequence("history", "tea")
