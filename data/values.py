@@ -51,15 +51,16 @@ def plain_sql(column: str, kind: str, lists: str = "text") -> str:
     Args:
         column: an expression.
         kind: its type, as DuckDB names it.
-        lists: `text` joins the values of a list, `keep` makes them plain one by one.
+        lists: `text` joins the values of a list, `keep` makes them plain one by one, also inside lists.
     """
     if is_list_kind(kind):
         element = element_kind(kind)
         if element.startswith(NESTED):
             return column
         if lists == "keep":
-            plain = plain_sql("x", element)
-            return column if plain == "x" else f"[{plain} FOR x IN {column}]"
+            each = f"x{len(kind)}"  # lists of lists nest their names
+            plain = plain_sql(each, element, lists)
+            return column if plain == each else f"[{plain} FOR {each} IN {column}]"
         texts = f"[{text_sql('x', element)} FOR x IN {column} IF x IS NOT NULL]"
         return f"nullif(array_to_string({texts}, {LIST_SEPARATOR!r}), '')"
     if kind in PLAIN or kind.startswith(NESTED):

@@ -24,8 +24,8 @@ from pydantic import (
 from equipoise.serving.price_limits import MOST_ENDINGS
 
 MAX_NUMBER = 1e15
-LEAST_ID, MOST_ID = -(2**63), 2**64 - 1
-"""Whole numbers that columns of ids hold."""
+LEAST_ID, MOST_ID = -(2**63), 2**64
+"""Whole numbers that columns of ids hold, to a bound that JSON schemas of float64 can tell exactly."""
 EXACT = 2**53
 """Above it a number with a point or an exponent may stand for several ids."""
 MAX_NAME = 200
@@ -38,9 +38,7 @@ MAX_CANDIDATES = 10_000
 TEXT = {"type": "string", "maxLength": MAX_TEXT}
 ID = {"anyOf": [{**TEXT, "minLength": 1}, {"type": "integer", "minimum": LEAST_ID, "maximum": MOST_ID}]}
 NUMBER = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
-PLAIN = {"anyOf": [TEXT, NUMBER, {"type": "integer", "minimum": LEAST_ID, "maximum": MOST_ID}, {"type": "boolean"}]}
-MAX_LIST = 100
-VALUE = {"anyOf": [*PLAIN["anyOf"], {"type": "array", "items": PLAIN, "maxItems": MAX_LIST}, {"type": "null"}]}
+VALUE = {"anyOf": [TEXT, NUMBER, {"type": "boolean"}, {"type": "null"}]}
 FIELDS = {
     "type": "object",
     "additionalProperties": VALUE,
@@ -84,22 +82,6 @@ def _check_whole(value: int) -> int:
     return value
 
 
-def check_field(value: Any) -> Any:
-    """A field of a shopper, an item or a context: text, number, boolean, null, or a list of such."""
-    if isinstance(value, list):
-        if len(value) > MAX_LIST:
-            raise ValueError(f"the list has more than {MAX_LIST} entries")
-        return [_check_plain(each) for each in value]
-    return value if value is None else _check_plain(value)
-
-
-def _check_plain(value: Any) -> Any:
-    if value is None or isinstance(value, (list, dict)):
-        raise ValueError("give a text, a number, true or false")
-    whole_number = isinstance(value, int) and not isinstance(value, bool)
-    return _check_whole(value) if whole_number and abs(value) > MAX_NUMBER else check_value(value)
-
-
 def check_name(name: str) -> str:
     """The name of a field."""
     if len(name) > MAX_NAME:
@@ -115,7 +97,7 @@ def check_context(context: Any) -> Any:
         raise ValueError("give an object of fields or a ready text")
     if len(context) > MAX_FIELDS:
         raise ValueError(f"there are more than {MAX_FIELDS} fields")
-    return {check_name(name): check_field(value) for name, value in context.items()}
+    return {check_name(name): check_value(value) for name, value in context.items()}
 
 
 def check_event(event: Any) -> Any:
@@ -128,7 +110,7 @@ def check_event(event: Any) -> Any:
 
 
 Name = Annotated[StrictStr, AfterValidator(check_name), WithJsonSchema({"type": "string", "maxLength": MAX_NAME})]
-Value = Annotated[Any, AfterValidator(check_field), WithJsonSchema(VALUE)]
+Value = Annotated[Any, AfterValidator(check_value), WithJsonSchema(VALUE)]
 Fields = Annotated[dict[Name, Value], Field(max_length=MAX_FIELDS), WithJsonSchema(FIELDS)]
 Text = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
 Id = Annotated[Any, AfterValidator(check_id), WithJsonSchema(ID)]
