@@ -96,4 +96,11 @@ class LeftOut(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         norm, last = self._held
-        return hidden_states if hidden_states is last.hidden else norm(hidden_states)
+        return hidden_states if _same(hidden_states, last.hidden) else norm(hidden_states)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Whether two are one tensor; ZeRO-3's hooks hand on a new one of the same memory."""
+    if other is None or one is other:
+        return one is other
+    return one.shape == other.shape and one.untyped_storage()._cdata == other.untyped_storage()._cdata

@@ -2,7 +2,8 @@
 
 That is what serving rests on. On the first batch, the vectors of a few candidates are compared, for every objective,
 with those of the whole stock model on separate prompts, all in one batch and each alone: a backbone that lets a prompt
-depend on what stands beside it is found too. Adapters add a signal meanwhile, for fresh ones add nothing.
+depend on what stands beside it is found too. Adapters add a signal meanwhile, for fresh ones add nothing. Under ZeRO-3
+the cut model alone is run: packed, and on separate prompts under transformers' own attention.
 """
 
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from torch import nn
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import SlateBatch
+from equipoise.modeling.backbone import stock_attention
 from equipoise.modeling.model import ForwardRequest, SlateModel
 from equipoise.modeling.stock import Signal, signalled
 from equipoise.train.world import World
@@ -88,6 +90,13 @@ def _compare(model: nn.Module, slate_model: SlateModel, batch: SlateBatch, world
     count = batch.candidate_tokens.shape[0]
     # As many on every process, for engines need the same calls on all.
     chosen = [round(k * (count - 1) / (CANDIDATES - 1)) for k in range(CANDIDATES)]
+    if not slate_model.upper.partial_last_layer:  # ZeRO-3, whose hooks want the same modules every time
+        packed = _vectors(model, ForwardRequest(batch.model_inputs(), keep_vectors=True), chosen)
+        with slate_model.backbone.using(stock_attention(slate_model.backbone.config)):
+            alone = _vectors(model, ForwardRequest(separate_prompts(batch, chosen), keep_vectors=True))
+        largest = _largest(world, packed, alone)
+        _refuse(_name(slate_model), 0.0, largest, tolerance, slate_model.backbone.attention == "split")
+        return largest
     compiled = any(
         hasattr(layer, "_compiled_call_impl") and layer._compiled_call_impl for layer in slate_model.layers()
     )
