@@ -103,8 +103,9 @@ class SlateGraph(nn.Module):
 
 
 def graph_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """A batch as the graph reads it: by its own names, `compared` as inputs of their own."""
+    """A batch as the graph reads it: tensors alone, by its own names, `compared` as inputs of their own."""
     tensors = {"slots" if name == "slate_candidates" else name: values for name, values in inputs.items()}
+    tensors.pop("lengths", None)
     compared = tensors.pop("compared", None)
     if compared is not None:
         short = max(0, max(BEST) - compared["history"].shape[1])
