@@ -1,13 +1,23 @@
 """Launches and waits of the real loop do not rise unseen; the counter counts what it says."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks import launches
 from benchmarks.launches_count import LaunchCounter, counting
 
 MOST = {1: 1040, 4: 1750, 8: 2290}
 """Launches of a micro-step at the depth of Llama 3.2 1B, by objectives: raise a bound only for a reason."""
+
+
+@pytest.fixture(autouse=True)
+def _other_precision_afterwards() -> Iterator[None]:
+    """Accelerate keeps one precision for the process: what is counted in bf16 must not decide about later tests."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("objectives", MOST)

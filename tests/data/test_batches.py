@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.data.batches import Slate, SlateBatch, SlateRest, build_batch
+from equipoise.data.ragged import RowLengths
 
 
 def small() -> list[Slate]:
@@ -47,7 +48,15 @@ def test_a_batch_by_hand() -> None:
     assert batch.slate.tolist() == [0, 0, 0, 1]
     assert batch.row.tolist() == [7, 3]
     assert batch.attributes["brand"].tolist() == [104, 100, 102, 101]
-    assert {t.dtype for t in batch.model_inputs().values()} == {torch.int64}
+    inputs = batch.model_inputs()
+    assert inputs.pop("lengths") is batch.lengths and batch.lengths is not None
+    assert [part.tolist() for part in (batch.lengths.prefix, batch.lengths.row, batch.lengths.candidate)] == [
+        [2, 1], [0, 0, 0, 1], [2, 1, 2, 3]
+    ]  # fmt: skip
+    read = RowLengths.of(batch.segment_ids, batch.candidate_tokens)
+    assert all(np.array_equal(getattr(read, name), value) for name, value in vars(batch.lengths).items())
+    assert batch.tokens == 11 == replace(batch, lengths=None).tokens
+    assert {t.dtype for t in inputs.values()} == {torch.int64}
     assert {batch.click.dtype, batch.conversion.dtype, batch.log_sampling_rate.dtype} == {torch.float32}
 
 
@@ -126,6 +135,6 @@ def test_moving_to_a_device_moves_everything() -> None:
         batch.rest.prior,
         *batch.rest.attributes.values(),
     ]
-    others = ("attributes", "labels", "features", "recall", "prior", "compared", "rest", "user_groups")
+    others = ("attributes", "labels", "features", "recall", "prior", "compared", "rest", "user_groups", "lengths")
     everything = [value for name, value in vars(batch).items() if name not in others]
     assert len(named) == 6 and all(value.device.type == "meta" for value in [*everything, *named])

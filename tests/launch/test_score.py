@@ -254,7 +254,6 @@ def test_requests_of_no_known_form(scoreable: Any, tmp_path: Path, capsys: pytes
     assert "holds neither prepared slates" in sentence({"request_id": ["r"], "items": [["i1"]]})
     assert "make it a list" in sentence({"request_id": ["r"], "item_id": ["i1"]})
     assert "make it a list" in sentence({"request_id": ["r"], "item_id": [["i1"]], "seen_before": [1]})
-    assert "age as a list" in sentence({"request_id": ["r"], "item_id": [["i1"]], "age": [[1]]})
     assert "request_id of type double" in sentence({"request_id": [1.5], "item_id": [["i1"]]})
     assert "item_id of lists of double" in sentence({"request_id": ["r"], "item_id": [[1.5]]})
 

@@ -61,10 +61,14 @@ def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(
     assert (folder / "check_golden.py").read_bytes() == Path(golden_check.__file__).read_bytes()
     head = load_file(folder / "cvr" / "head.safetensors")
     save_file({**head, "response.out.bias": head["response.out.bias"] + 0.5}, folder / "cvr" / "head.safetensors")
+    with pytest.raises(SystemExit, match=r"head\.safetensors is not the file that was exported"):
+        golden_check.main(folder)
+    record = json.loads((folder / "serving.json").read_text())
+    del record["files"]  # so that the scores alone can tell
+    (folder / "serving.json").write_text(json.dumps(record))
     assert golden_check.main(folder) == 1 and "FAILED" in capsys.readouterr().out
     save_file(head, folder / "cvr" / "head.safetensors")
     assert golden_check.main(folder) == 0
-    record = json.loads((folder / "serving.json").read_text())
     for wrong in (
         {"price": {"mean": record["features"]["price"]["mean"] + 0.3}},
         {"cost": {"scale": "log1p"}},

@@ -83,8 +83,9 @@ def test_a_category_is_the_candidates_else_the_items_else_the_shoppers(
     }  # fmt: skip
     assert read({"text": "tea", "item": None, "context": {"tier": "premium"}}, {})["tier"] == "premium"
     assert read({"text": "tea"}, {"attitude": "none that was seen"})["attitude"] is None
-    with pytest.raises(RequestError, match=r"user.attitude is a list"):
-        read({"item_id": "i1"}, {"attitude": ["thrifty"]})
+    assert read({"item_id": "i1"}, {"attitude": ["bargain hunter"]})["attitude"] == "bargain hunter"  # as text
+    with pytest.raises(RequestError, match=r"user.attitude is an object"):
+        read({"item_id": "i1"}, {"attitude": {"a": "thrifty"}})
 
 
 def test_a_shoppers_category_changes_the_slope_of_the_price(recommender: Recommender) -> None:
