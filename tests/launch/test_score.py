@@ -254,13 +254,14 @@ def test_requests_of_no_known_form(scoreable: Any, tmp_path: Path, capsys: pytes
     assert "holds neither prepared slates" in sentence({"request_id": ["r"], "items": [["i1"]]})
     assert "make it a list" in sentence({"request_id": ["r"], "item_id": ["i1"]})
     assert "make it a list" in sentence({"request_id": ["r"], "item_id": [["i1"]], "seen_before": [1]})
-    for columns, words in (  # of fractional ids the values tell, which are read block by block
-        ({"request_id": [1.5], "item_id": [["i1"]]}, "request_id of type double"),
-        ({"request_id": ["r"], "item_id": [[1.5]]}, "item_id of type double"),
-    ):
+    for name, columns in {  # of fractional ids the values tell, which are read block by block
+        "request_id": {"request_id": [1.5], "item_id": [["i1"]]},
+        "item_id": {"request_id": ["r"], "item_id": [[1.5]]},
+    }.items():
         pq.write_table(pa.table(columns), tmp_path / "r.parquet")
-        assert words in refused(capsys, scoreable.run, tmp_path / "r.parquet", tmp_path / "out")
-        assert not list((tmp_path / "out").rglob("*.parquet"))
+        out = tmp_path / name
+        assert f"{name} of type double" in refused(capsys, scoreable.run, tmp_path / "r.parquet", out)
+        assert not list(out.rglob("*.parquet"))
 
 
 def test_slates_that_do_not_fit_the_items(scoreable: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
