@@ -372,11 +372,11 @@ class SlateModel(nn.Module):
         step.tokens_of_candidates = encoded.tokens_of_candidates
         names = self.objectives + (self.retrieval if encoded.texts is not None else ())
         towers = Towers(names, step)
+        one_by_one = names
         if isinstance(packing, FusedSlates):
             outputs |= self._losses_together(packing, encoded, inputs, criterion, towers)
-        for name in self.retrieval if isinstance(packing, FusedSlates) else names:
-            if name not in names:
-                continue
+            one_by_one = names[len(self.objectives) :]
+        for name in one_by_one:
             view = encoded.z.detach().requires_grad_(torch.is_grad_enabled())
             if name in self.retrieval:
                 assert encoded.texts is not None

@@ -90,8 +90,10 @@ class Towers:
         for name, factor in zip(self.names, factors_K, strict=True):
             gradients = self._gradients.pop(0)
             blocked = name in self.step.guard.blocked
-            scaled = torch._foreach_mul(gradients, factor.to(gradients[0].dtype)) if not blocked else []
-            scaled = [torch.zeros_like(g) for g in gradients] if blocked else list(scaled)
+            if blocked:
+                scaled = [torch.zeros_like(g) for g in gradients]
+            else:
+                scaled = list(torch._foreach_mul(gradients, factor.to(gradients[0].dtype)))
             boundary.append(scaled[0])
             parameters.extend(scaled[1:])
         return tuple(boundary), parameters

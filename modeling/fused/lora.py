@@ -91,7 +91,7 @@ class AdapterBank:
     """
 
     def __init__(self, groups: Sequence[Sequence[Member]], towers: int, scale: float) -> None:
-        self.towers, self.scale = towers, scale
+        self.scale = scale
         self.parameters: list[nn.Parameter] = []
         self._a_shapes: list[tuple[int, int, int]] = []
         self._b_shapes: list[tuple[int, int, int]] = []
