@@ -9,25 +9,13 @@ import pytest
 import torch
 
 from equipoise.common.errors import UserError
-from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.batches import SlateBatch
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.modeling.fused import kernels
 from equipoise.modeling.fused.slates import FusedBackbone
 from equipoise.modeling.model import SlateModel
 
 FAMILY = ("llama", "mistral", "qwen3")
-
-
-@pytest.fixture(scope="module")
-def batch(make_slate: Callable[..., Slate]) -> SlateBatch:
-    """Slates with prefixes and candidates of many lengths, one of them cut into rows that repeat its prefix."""
-    slates = [
-        make_slate(0, [5, 3, 7, 1, 4, 6], prefix=9),
-        make_slate(1, [2], prefix=3),
-        make_slate(2, [4, 4, 4, 9, 1], prefix=14),
-        make_slate(3, [3, 3], prefix=1),
-    ]
-    return build_batch(slates, 30, pad_id=0)
 
 
 def step_of(model: SlateModel, batch: SlateBatch, fused: bool, at_once: bool = False) -> tuple[dict, list, dict]:
