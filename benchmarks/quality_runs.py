@@ -15,6 +15,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import fitted_rivals
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.split_scores import SplitScores
+from equipoise.modeling.precision import settle_precision
 from equipoise.train.job import train
 from equipoise.train.prepare_run import prepare_data
 
@@ -30,7 +31,7 @@ def trained(config: RunConfig) -> Path:
     run = config.output
     summary = run / "summary.json"
     finished = summary.is_file() and json.loads(summary.read_text("utf-8")).get("finished")
-    if finished and read_run_config(run) == config:
+    if finished and read_run_config(run) == settle_precision(config):
         return run
     prepared(config)
     if train(config, overwrite=True) is None:

@@ -336,8 +336,9 @@ class BackboneConfig(Section):
     """`pretrained` weights, or `random` ones for tests and speed measurements."""
     revision: str | None = None
     """Commit or branch on the hub; null takes the main one. Pin it for runs that others repeat."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the frozen weights; bfloat16 halves their memory and needs train.precision: bf16."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of the frozen weights; bfloat16 halves their memory and needs train.precision: bf16; `auto` is bfloat16 wherever
+    that is (pretrained weights that are not quantized), else float32."""
     layers: Annotated[int, Field(ge=2)] | None = None
     """Keep the first layers alone, at most as many as the model has: faster and smaller; null keeps all."""
     split: PositiveInt | None = None
@@ -429,8 +430,9 @@ class TrainConfig(Section):
     """Learning rate at the end of the cosine, as a fraction of its peak."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this norm where theirs is larger."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of activations and adapters' products: fp32, or bf16 on hardware that has it."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Of activations and adapters' products: fp32, or bf16 on hardware that has it; `auto` is bf16 where the GPU or CPU
+    multiplies in it when the run begins, and what it was then is kept in the run's config.yaml."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read batches beside the training one; 0 reads in it, which is quick enough for token caches."""
     log_every: PositiveInt = 10
@@ -577,8 +579,10 @@ class RunConfig(Section):
                 "tokens.max_row must hold one prefix and one candidate: raise it to at least "
                 f"{self.tokens.max_prefix + self.tokens.max_candidate} or lower tokens.max_prefix"
             )
-        if self.backbone.dtype == "bfloat16" and self.train.precision == "fp32":
-            raise ValueError("backbone.dtype: bfloat16 needs train.precision: bf16, or set backbone.dtype: float32")
+        if self.backbone.dtype == "bfloat16" and self.train.precision != "bf16":
+            raise ValueError(
+                "backbone.dtype: bfloat16 needs train.precision: bf16, or set backbone.dtype: float32 or auto"
+            )
         self.relevance_exponents()
         self._selected_targets()
         for name in self.balancing.named_objectives():

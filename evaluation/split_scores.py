@@ -22,6 +22,7 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
 from equipoise.modeling.adapter_store import adapters_hash
 from equipoise.modeling.model import SlateModel
+from equipoise.modeling.precision import computing, settle_precision
 from equipoise.modeling.run_model import load_run_model
 from equipoise.train.accelerate_setup import make_accelerator
 from equipoise.train.assemble import DataParts, open_data
@@ -52,6 +53,7 @@ class SplitScores:
     """
 
     def __init__(self, config: RunConfig, run: Path) -> None:
+        config = settle_precision(config)
         self.adapters = run_adapters(run, config)
         warn_unfinished(run)
         refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder)
@@ -113,7 +115,8 @@ class SplitScores:
         console = new_console(quiet=not first)
         model = self.model
         bar = ProgressBar(title, len(rows), "slates", console=console, transient=False)
-        with memory_advice(self.config, "scoring"), bar:
+        precision = computing(self.config.train.precision, self.accelerator.device)
+        with memory_advice(self.config, "scoring"), bar, precision:
             scores = score_slates(
                 model,
                 slates,

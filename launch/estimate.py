@@ -7,6 +7,7 @@ from rich.table import Table
 from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
+from equipoise.modeling.precision import settle_precision
 from equipoise.train.memory.estimate import FULL, Estimate, estimate
 from equipoise.train.memory.fit import CARDS, GIB, PROCESSES, fits, optimizer_bytes
 
@@ -35,6 +36,7 @@ def print_estimate(
         number = given.get(name, min(numbers, default=1))
         if number is not None and number < 1:
             raise UserError(f"{name} {number} is no size: give at least 1")
+    config = settle_precision(config)
     estimated = estimate(config, slates, candidates)
     console = new_console()
     console.print(parts_table(estimated))

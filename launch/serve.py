@@ -25,6 +25,7 @@ def serve_export(
     token_env: str | None = None,
     token_file: Path | None = None,
     device: str = "cpu",
+    dtype: str = "fp32",
 ) -> None:
     """Serve an export until SIGTERM or Ctrl-C.
 
@@ -35,6 +36,7 @@ def serve_export(
         token_env: name of an environment variable that holds the bearer token.
         token_file: file that holds it.
         device: of the model, by torch's name.
+        dtype: in which it computes: fp32, bf16, or auto.
 
     Raises:
         UserError: `export` is none, an option makes no sense, or the address is taken.
@@ -44,7 +46,7 @@ def serve_export(
     listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
     console = new_console(soft_wrap=True)
     with console.status(f"loading {export}"):
-        recommender = Recommender.load(export, device=device, cache_mb=cache_mb)
+        recommender = Recommender.load(export, device=device, dtype=dtype, cache_mb=cache_mb)
         warm_up(recommender)
     listener = listen(options.host, options.port)
     app = create_app(recommender, options)

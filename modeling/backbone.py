@@ -147,7 +147,7 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
         UserError: the weights cannot be loaded or are not complete, or the model cannot use that attention.
     """
     config = load_model_config(backbone)
-    dtype = getattr(torch, backbone.dtype)
+    dtype = torch.bfloat16 if backbone.dtype == "bfloat16" else torch.float32
     attention = choose_attention(backbone.attention, config)
     if backbone.init == "random":
         with torch.random.fork_rng(devices=[]), whole_weights():  # pieces would not follow the seed

@@ -233,11 +233,12 @@ class SlateModel(nn.Module):
         earlier: Mapping[str, torch.Tensor],
         step: StepContext,
     ) -> dict[str, torch.Tensor]:
-        """One head over what its tower pooled. `earlier` holds the outputs that a list-wise head builds on."""
-        if name in self.listwise:
-            adjustment_N = self.heads[name](pooled_NH, self.relevance(earlier), inputs["slate_candidates"])
-            return {name: step.guard(name, adjustment_N, of_candidates=True)}
-        scores = self.heads[name](pooled_NH, self.head_inputs(name, inputs, pooled_NH.shape[0]))
+        """One head over what its tower pooled, in float32; `earlier`: the outputs that a list-wise head builds on."""
+        with torch.autocast(pooled_NH.device.type, enabled=False):  # few products: what they read is worth the digits
+            if name in self.listwise:
+                own = self.heads[name](pooled_NH.float(), self.relevance(earlier), inputs["slate_candidates"])
+                return {name: step.guard(name, own, of_candidates=True)}
+            scores = self.heads[name](pooled_NH.float(), self.head_inputs(name, inputs, pooled_NH.shape[0]))
         outputs = {name: step.guard(name, scores[:, 0] + self.offsets[name], of_candidates=True)}
         for extra in range(1, scores.shape[1]):
             outputs[f"{name}.{extra}"] = step.guard(name, scores[:, extra])

@@ -17,6 +17,9 @@ class ScoreOptions:
     overwrite: bool = option(False, "Replace earlier scores.")
 
 
+COMPUTES_IN = "fp32 as the golden prompts; bf16, twice as fast where the device has it; or auto."
+
+
 @dataclass(frozen=True)
 class RecommendOptions:
     """What a call of `equipoise recommend` may choose."""
@@ -26,6 +29,7 @@ class RecommendOptions:
     omega: str | None = option(None, "Operating point: diversity=1.0,fairness=0.5.")
     value_weight: float | None = option(None, "Weight of log value.", shown="the export's")
     device: str = option("cpu", "Where the model runs, such as cuda.")
+    dtype: str = option("fp32", COMPUTES_IN)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")
     overwrite: bool = option(False, "Replace an earlier file.")

@@ -38,7 +38,11 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
     with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(
-            export, device=options.device, cache_mb=options.cache_mb, max_candidates=options.max_candidates
+            export,
+            device=options.device,
+            dtype=options.dtype,
+            cache_mb=options.cache_mb,
+            max_candidates=options.max_candidates,
         )
         omega = parse_omega(options.omega, recommender.listwise)
         common = None

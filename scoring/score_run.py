@@ -28,6 +28,7 @@ from equipoise.modeling.adapter_store import TENSORS, AdapterInfo, read_info
 from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
 from equipoise.modeling.beside_text import BesideText, Things
 from equipoise.modeling.frozen_text import FrozenText
+from equipoise.modeling.precision import settle_precision
 from equipoise.modeling.priors import Priors
 from equipoise.modeling.run_model import load_run_model
 from equipoise.scoring.columns import ScoreColumns, parse_omega
@@ -70,7 +71,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     Raises:
         UserError: the run is unfinished, the requests cannot be read, or `out` holds something else.
     """
-    config = read_run_config(folder, overrides)
+    config = settle_precision(read_run_config(folder, overrides))
     adapters = run_adapters(folder, config)
     warn_unfinished(folder)
     info = read_info(adapters)
@@ -98,7 +99,10 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
     tokenizer = RequestTokenizer(slates, scales, open_run_beside(config, folder, info))
     sizes = (config.tokens.max_row, max_tokens)
     calibrations = read_calibrations(folder, adapters)
-    scorer = RequestScorer(model, slates.pad_id, *sizes, chunk_tokens=max_tokens, calibrations=calibrations)
+    precision = config.train.precision
+    scorer = RequestScorer(
+        model, slates.pad_id, *sizes, chunk_tokens=max_tokens, calibrations=calibrations, precision=precision
+    )
     showing = ScoreProgress(inputs.blocks, target, finished, accelerator.is_main_process)
     with memory_advice(config, "scoring"), showing as progress:
         portions = read_portions(pending[world.rank :: world.size], inputs.forms, tokenizer)

@@ -14,13 +14,16 @@ from equipoise.common.calibration import Calibrations, with_calibration
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.features import Scales, read_by_heads, standardised
 from equipoise.data.prefetch import prefetched
+from equipoise.data.recall_texts import TextLayout
 from equipoise.data.things import ThingTexts
 from equipoise.data.token_budget import token_groups
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.beside_text import BesideText
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
 from equipoise.modeling.model import SlateModel
+from equipoise.modeling.precision import computing
 from equipoise.modeling.prefix_cache import PrefixCache
+from equipoise.modeling.text_vectors import text_vectors
 
 MAX_TOKENS = 16_384
 """Tokens of one forward of a server."""
@@ -104,6 +107,7 @@ class RequestScorer:
         cache: of prefixes, for `split` attention, used with this model alone; None encodes every prefix.
         chunk_tokens: without a cache, at most so many candidate tokens pass at once; None: all of a forward.
         calibrations: corrections of logits.
+        precision: of the model's products, fp32 or bf16.
     """
 
     def __init__(
@@ -115,8 +119,9 @@ class RequestScorer:
         cache: PrefixCache | None = None,
         chunk_tokens: int | None = None,
         calibrations: Calibrations | None = None,
+        precision: str = "fp32",
     ) -> None:
-        self.calibrations = calibrations or {}
+        self.calibrations, self.precision = calibrations or {}, precision
         split = model.backbone.attention == "split"
         self.model, self.cache, self.pad_id, self.max_tokens = model, cache, pad_id, max_tokens
         self.max_row, self.chunk_tokens = sys.maxsize if split else max_row, chunk_tokens
@@ -164,12 +169,25 @@ class RequestScorer:
             for portion, slates_of_portion in grouped:
                 yield portion, self.forward(slates_of_portion)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     @torch.inference_mode()
     def _outputs(self, grouped: GroupedSlates, number: int) -> dict[str, torch.Tensor]:
-        if self._cached is not None:
-            return self._cached.score([grouped.slates[index] for index in grouped.groups[number]], grouped.pointwise)
-        batch = grouped.batches[number].to(next(self.model.parameters()).device)
-        return self.model.score(batch.model_inputs(), chunk_tokens=self.chunk_tokens)
+        with computing(self.precision, self.device):
+            if self._cached is not None:
+                slates = [grouped.slates[index] for index in grouped.groups[number]]
+                return self._cached.score(slates, grouped.pointwise)
+            batch = grouped.batches[number].to(self.device)
+            return self.model.score(batch.model_inputs(), chunk_tokens=self.chunk_tokens)
+
+    @torch.inference_mode()
+    def vectors(self, name: str, layout: TextLayout, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Unit vectors of the shoppers' texts for an objective of retrieval, float32 (texts, D)."""
+        with computing(self.precision, self.device):
+            return text_vectors(self.model, name, layout, texts)
 
     def _batch(self, slates: Sequence[TokenSlate]) -> SlateBatch:
         nothing = [np.zeros(len(slate.candidates), dtype=np.int64) for slate in slates]

@@ -23,6 +23,7 @@ from equipoise.data.slate_set import SlateSet
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into
 from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
+from equipoise.modeling.precision import settle_precision
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import make_accelerator, zero_stage
 from equipoise.train.assemble import (
@@ -67,6 +68,8 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     Raises:
         UserError: the config does not fit the data, the backbone or the run folder.
     """
+    began = resume and not overwrite and (config.output / "config.yaml").is_file()
+    config = settle_precision(config, read_run_config(config.output) if began else None)
     with memory_advice(config, "training"), said_if_full(config.output):
         return Job(config, resume, overwrite).run()
 

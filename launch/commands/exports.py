@@ -7,7 +7,7 @@ import typer
 
 from equipoise.launch.options import CampaignOptions, ExplainOptions, PriceOptions, RecallOptions
 from equipoise.launch.parameters import Adapters, ExportArgument, RunArgument, Set, with_adapters, with_options
-from equipoise.scoring.options import RecommendOptions, ScoreOptions
+from equipoise.scoring.options import COMPUTES_IN, RecommendOptions, ScoreOptions
 from equipoise.serving.server.options import ServerOptions
 
 Requests = Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")]
@@ -55,11 +55,14 @@ def serve(
     token_env: Annotated[str | None, typer.Option(help="Environment variable with the bearer token.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=COMPUTES_IN)] = "fp32",
 ) -> None:
     """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
     from equipoise.launch.serve import serve_export
 
-    serve_export(export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file, device=device)
+    serve_export(
+        export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file, device=device, dtype=dtype
+    )
 
 
 @with_options
