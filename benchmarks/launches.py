@@ -6,8 +6,8 @@ The real loop (equipoise.train.loop) under autocast in bfloat16 with the depth o
 `launches_1b_k4`, `waits_1b_k4` and so on per micro-step with 1, 4 and 8 objectives on ragged slates by fused kernels,
 `…_plain_1b_k4` by the stock layers, `views_…`, and the launches of each part; `launch_growth_k1_k8`.
 `gathers_upper_zero3`: how often ZeRO-3 would gather an upper layer's weights in a micro-step of
-configs/qwen3_8b.yaml. `host_seconds_over_peft`: CPU time of the loop's step, whose kernels cost nothing, over one of
-plain PEFT with one objective on separate prompts. `modelled_share_1b` (and `_8b`, and `_plain_…`): FLOPs at the true
+configs/qwen3_32b_zero3.yaml. `host_seconds_over_peft`: CPU time of the loop's step, whose kernels cost nothing, over
+one of plain PEFT with one objective on separate prompts. `modelled_share_1b` (and `_8b`, and `_plain_…`): FLOPs at the true
 shapes over what the card could do in the modelled time of a step, 31 µs per launch or the roofline of all operations
 (70 % of the peak in matrix products, 80 % of the bandwidth of an H200), whichever is longer.
 """
@@ -166,9 +166,8 @@ def count_step(loop: Loop, steps: int = 2) -> LaunchCounter:
 
 def gathers() -> int:
     """How often ZeRO-3 gathers an upper layer in a micro-step: forwards, recomputations and backwards of a linear."""
-    config = load_config(
-        Path(__file__).resolve().parents[1] / "configs" / "qwen3_8b.yaml", [as_override("data.folder", "unused")]
-    )
+    path = Path(__file__).resolve().parents[1] / "configs" / "qwen3_32b_zero3.yaml"
+    config = load_config(path, [as_override("data.folder", "unused")])
     loop = build_loop((4, 2), 4, bf16=False, way="plain")
     loop.slate_model.upper.checkpointing = config.backbone.checkpointing
     loop.slate_model.candidates_only = config.lora.scope == "candidates"

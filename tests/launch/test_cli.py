@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in printed
 
 
-@pytest.mark.parametrize("name", ["demo", "qwen3_8b"])
+@pytest.mark.parametrize("name", ["demo", "qwen3_8b", "qwen3_32b_zero3"])
 def test_shipped_configs_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["validate", str(ROOT / "configs" / f"{name}.yaml")])
