@@ -19,8 +19,12 @@ from equipoise.common.yaml_file import load_yaml, read_yaml
 from equipoise.configs.objectives import unknown_objective
 from equipoise.configs.renamed import RENAMED, with_new_names
 from equipoise.configs.schema import LIST_OF_SECTIONS, ONE_SECTION, RunConfig
+from equipoise.configs.tables import MAPPED, ONE_PATH
 
 log = logging.getLogger(__name__)
+
+TAGS = (ONE_SECTION, LIST_OF_SECTIONS, ONE_PATH, MAPPED)
+"""Tags of forms of a setting, which are no part of its key."""
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -159,7 +163,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
     """One fault of the schema as a clause that names the key and the way out."""
-    fault = {**fault, "loc": tuple(part for part in fault["loc"] if part not in (ONE_SECTION, LIST_OF_SECTIONS))}
+    fault = {**fault, "loc": tuple(part for part in fault["loc"] if part not in TAGS)}
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, fault["loc"][:-1])

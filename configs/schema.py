@@ -30,6 +30,7 @@ from equipoise.configs.rates import RateConfig, with_rate_features
 from equipoise.configs.relevance import default_relevance, parse_relevance
 from equipoise.configs.renamed import with_new_names
 from equipoise.configs.section import Section, Share
+from equipoise.configs.tables import TablesConfig as TablesConfig
 from equipoise.configs.weights import WeightsConfig
 
 DEFAULT_MAX_TOKENS = 8192
@@ -40,19 +41,6 @@ MOST_TOKENS = 2**22
 """Tokens of a prompt or a row at most: no backbone reads more."""
 MOST_RANK = 2**14
 """Rank of an adapter at most: no layer is wider."""
-
-
-class TablesConfig(Section):
-    """The three tables of a data set, and optionally its events: Parquet, CSV or JSONL, by file ending."""
-
-    impressions: Path
-    """File with one row per shown candidate: request, user, item, time and labels."""
-    items: Path
-    """File with one row per item; its columns fill the item pieces of the prompt."""
-    users: Path | None = None
-    """File with one row per user; null where impressions tell enough of them."""
-    events: Path | None = None
-    """File of past purchases or other events, for histories; null leaves histories out."""
 
 
 class HoldoutItems(Section):

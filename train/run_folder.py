@@ -43,8 +43,8 @@ def refuse_places(config: RunConfig) -> None:
     output = config.output.resolve()
     inputs = {"data.folder": config.data.folder, "backbone.path": Path(config.backbone.path)}
     if config.data.tables is not None:
-        tables = config.data.tables.model_dump(exclude_none=True)
-        inputs |= {f"data.tables.{name}": Path(path) for name, path in tables.items()}
+        local = {name: file for name, file in config.data.tables.files.items() if file.path and not file.is_remote}
+        inputs |= {f"data.tables.{name}": Path(file.path) for name, file in local.items() if file.path}
     for name, path in inputs.items():
         if name == "data.folder" and output.is_relative_to(path.resolve()):
             raise UserError(f"output: {config.output} lies in data.folder, {path}: set another output")

@@ -1,21 +1,23 @@
-"""Opens files of tables: Parquet (also folders, globs and hive partitions), CSV and JSONL, gzip or not.
+"""Opens files of tables: Parquet, CSV and JSONL, gzip or not; also folders, globs and hive partitions of one of them.
 
 What a CSV file holds is text, and a string of JSON is text: ids, titles and codes are told as they are written. Who
 needs a number reads it as one. Numbers of JSON stay numbers, unless other rows of the column hold texts.
 """
 
 import csv
+import difflib
 import glob
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import duckdb
 
 from equipoise.common.errors import UserError
+from equipoise.data.prepare.remote import Remote
 from equipoise.data.values import element_kind, is_list_kind
 
 PARQUET = (".parquet", ".pq")
@@ -25,6 +27,7 @@ READ_AS_TEXT = ("DATE", "TIME", "UUID", "INTERVAL")
 """Starts of the types that DuckDB guesses strings of JSON to be."""
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 GZIP_MARK = b"\x1f\x8b"
+File = TypeVar("File", Path, Remote)
 
 
 def quote(name: str) -> str:
@@ -37,41 +40,62 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that names the nearest known name, or "" where none is near."""
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    return f" (did you mean '{folded[close[0]]}'?)" if close else ""
+
+
 def columns_of(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     """Column name to DuckDB type of a relation."""
     return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
 
 
 def find_table(path: Path, place: str) -> list[Path]:
-    """The files of a table: the file itself, the Parquet files of a folder, or those that a glob names.
+    """The files of a table: the file itself, the files of a folder, or those that a glob names.
 
     Args:
         path: a file, a folder or a glob.
         place: what names it, for messages.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or they are of several kinds.
     """
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PARQUET and file.is_file())
+        inside = sorted(file for file in path.rglob("*") if kind_of_file(file.name) and file.is_file())
         # Writers keep what is unfinished, and their notes, in names that begin with _ or a dot.
         files = [file for file in inside if not _hidden(file.relative_to(path))]
         if not files:
-            raise UserError(f"{place} {path} is a folder without *.parquet files: name a file, or a folder of such")
-        return files
+            raise UserError(f"{place} {path} is a folder without *.parquet, *.csv or *.jsonl files: name one with such")
+        return one_kind(files, f"{place} {path}")
     if glob.has_magic(str(path)):
         root = Path(path.anchor)
         files = sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
         if not files:
             raise UserError(f"{place} {path} matches no file: correct the path")
-        if other := next((file for file in files if len(files) > 1 and file.suffix.lower() not in PARQUET), None):
-            raise UserError(f"{place} {path} matches {other}, but several files must be Parquet: write it as Parquet")
-        return files
+        return one_kind(files, f"{place} {path}")
     if re.match(r"[a-z][a-z0-9+]*:/", str(path)) and not path.exists():
         raise UserError(f"{place} {path} is no path of this machine: copy the file here and name its path")
     raise UserError(f"{place} {path} does not exist: correct the path")
+
+
+def kind_of_file(name: str) -> str:
+    """parquet, json or csv by the ending of a name, "" of any other."""
+    ending = name.lower().removesuffix(".gz")
+    kinds = {"parquet": PARQUET, "json": JSON_LINES, "csv": CSV}
+    return next((kind for kind, endings in kinds.items() if ending.endswith(endings)), "")
+
+
+def one_kind(files: Sequence[File], place: str) -> list[File]:
+    """The files, all of one kind; raises UserError for the first of another one."""
+    kind = kind_of_file(files[0].name)
+    other = next((file for file in files if kind_of_file(file.name) != kind), None)
+    if other is not None:
+        raise UserError(f"{place} matches {files[0]} and {other}, which are of two kinds: name files of one kind")
+    return list(files)
 
 
 def _hidden(path: Path) -> bool:
@@ -79,45 +103,55 @@ def _hidden(path: Path) -> bool:
 
 
 def file_relation(con: duckdb.DuckDBPyConnection, path: Path, place: str = "") -> str:
-    """The table function that reads a table (`find_table`) by its ending.
+    """The table function, or the query in brackets, that reads a table (`find_table`) by its ending.
 
     Raises:
         UserError: there is no such file, its ending is unknown, or it is not what its name says.
     """
-    files = find_table(path, place)
-    first = files[0]
-    endings = first.name.lower().removesuffix(".gz")
-    if endings.endswith(PARQUET):
-        return _parquet(files, single=path.is_file())
-    _refuse_disguised(first)
-    if endings.endswith(JSON_LINES):
-        return _json_lines(con, first)
-    if endings.endswith(CSV):
-        return _csv(first)
-    raise UserError(f"{first} has an unknown ending: use .parquet, .csv or .jsonl")
+    return relation_of(con, find_table(path, place), single=path.is_file())
 
 
-def _parquet(files: Sequence[Path], single: bool) -> str:
-    where = ", ".join(_where(file) for file in files)
+def relation_of(con: duckdb.DuckDBPyConnection, files: Sequence[Path | Remote], single: bool) -> str:
+    """What reads files of one kind as one table; `single`: the folders above say nothing of it.
+
+    Raises:
+        UserError: the ending is unknown, or a file is not what its name says.
+    """
+    kind = kind_of_file(files[0].name)
+    if kind == "parquet":
+        return _parquet(files, single)
+    for file in files:
+        _refuse_disguised(file)
+    if kind == "json":
+        return _json_lines(con, files, single)
+    if kind == "csv":
+        return _csv(files, single)
+    raise UserError(f"{files[0]} has an unknown ending: use .parquet, .csv or .jsonl")
+
+
+def _hive(single: bool) -> str:
     # A partition's value is text, as all that is written in names.
-    hive = (
-        ", hive_partitioning=false"
-        if single
-        else ", hive_partitioning=true, hive_types_autocast=false, union_by_name=true"
-    )
-    return f"read_parquet([{where}]{hive})"
+    return ", hive_partitioning=false" if single else ", hive_partitioning=true, hive_types_autocast=false"
 
 
-def _where(path: Path) -> str:
+def _parquet(files: Sequence[Path | Remote], single: bool) -> str:
+    return f"read_parquet([{_places(files)}]{_hive(single)}{'' if single else ', union_by_name=true'})"
+
+
+def _places(files: Sequence[Path | Remote]) -> str:
+    return ", ".join(_where(file) for file in files)
+
+
+def _where(path: Path | Remote) -> str:
     """The path as a literal in which nothing is a wildcard."""
     return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
-def _json_lines(con: duckdb.DuckDBPyConnection, path: Path) -> str:
-    given = f"read_json({_where(path)}, format='newline_delimited'"
-    kinds = columns_of(con, f"{given}, sample_size=-1)")
+def _json_lines(con: duckdb.DuckDBPyConnection, files: Sequence[Path | Remote], single: bool) -> str:
+    given = f"read_json([{_places(files)}], format='newline_delimited', hive_partitioning=false"
+    kinds = columns_of(con, f"{given}, sample_size=-1, union_by_name=true)")
     columns = ", ".join(f"{literal(name)}: {literal(_json_kind(kind))}" for name, kind in kinds.items())
-    return f"{given}, columns={{{columns}}})"
+    return f"{given.replace(', hive_partitioning=false', _hive(single))}, columns={{{columns}}})"
 
 
 def _json_kind(kind: str) -> str:
@@ -127,33 +161,50 @@ def _json_kind(kind: str) -> str:
     return "VARCHAR" if kind.startswith(READ_AS_TEXT) or kind in ('"NULL"', "HUGEINT", "UHUGEINT") else kind
 
 
-def _csv(path: Path) -> str:
-    """Every cell as text. The dialect is that of the header line: a sniffer would read broken rows in its own way."""
+def _csv(files: Sequence[Path | Remote], single: bool) -> str:
+    """Every cell as text. The dialect is that of the header line: a sniffer would read broken rows in its own way.
+
+    Files whose headers differ are joined by the names of their columns.
+    """
+    by_header: dict[tuple[str, tuple[str, ...]], list[Path | Remote]] = {}
+    for file in files:
+        by_header.setdefault(_dialect(file), []).append(file)
+    reads = []
+    for (delimiter, names), group in by_header.items():
+        columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+        dialect = f"delim={literal(delimiter)}, quote='\"', escape='\"', skip=0, header=true, auto_detect=false"
+        reads.append(f"read_csv([{_places(group)}], {dialect}{_hive(single)}, columns={{{columns}}})")
+    return reads[0] if len(reads) == 1 else "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {r}" for r in reads) + ")"
+
+
+def _dialect(path: Path | Remote) -> tuple[str, tuple[str, ...]]:
+    """The delimiter of a CSV file and its columns, by its header line."""
     header = _header(path)
     delimiter = max(",;\t|", key=header.count)
     names = next(csv.reader([header], delimiter=delimiter), [])
     names = [name.strip() or f"column{place}" for place, name in enumerate(names)]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path} has the column '{repeated}' twice: rename one")
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-    dialect = f"delim={literal(delimiter)}, quote='\"', escape='\"', skip=0, header=true, auto_detect=false"
-    return f"read_csv({_where(path)}, {dialect}, columns={{{columns}}})"
+    return delimiter, tuple(names)
 
 
-def _header(path: Path) -> str:
+def _header(path: Path | Remote) -> str:
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             line = file.readline()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({_sentence(str(error))}): write it again") from error
     return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
 
 
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+def opened(path: Path | Remote) -> BinaryIO:
+    """The bytes of a file, decompressed where its name ends in .gz."""
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path.open("rb"), "rb"))
+    return cast(BinaryIO, path.open("rb"))
 
 
-def _refuse_disguised(path: Path) -> None:
+def _refuse_disguised(path: Path | Remote) -> None:
     """Refuse a file that is not what its name says, or is text that nothing here reads."""
     try:
         with path.open("rb") as file:
@@ -162,12 +213,15 @@ def _refuse_disguised(path: Path) -> None:
         if named != (mark == GZIP_MARK):
             about = "is named .gz, but is not compressed: drop .gz from its name, or compress it"
             raise UserError(f"{path} {about if named else 'is compressed by gzip: add .gz to its name'}")
-        with _opened(path) as file:
+        with opened(path) as file:
             start = file.read(4)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({_sentence(str(error))}): write it again") from error
     if start.startswith(BYTE_ORDER_MARKS):
-        raise UserError(f"{path} is written in UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8)")
+        raise UserError(
+            f"{path} is written in UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8), or (of data.tables) "
+            "say so with encoding: utf-16"
+        )
     if path.name.lower().removesuffix(".gz").endswith(JSON_LINES) and start.lstrip().startswith(b"["):
         raise UserError(f"{path} is one JSON array: write one object per line (jq -c '.[]'), as .jsonl")
 
@@ -179,7 +233,8 @@ def unreadable(path: str | Path, error: duckdb.Error) -> UserError:
     line = _undecodable(Path(path)) if "unicode" in str(error).lower() or "utf-8" in str(error).lower() else None
     if line is not None:
         return UserError(
-            f"{path} is not written in UTF-8 (line {line}): save it as UTF-8, such as by iconv -f latin1 -t utf-8"
+            f"{path} is not written in UTF-8 (line {line}): save it as UTF-8, such as by iconv -f latin1 -t utf-8, or "
+            "(of data.tables) say how it is written, such as encoding: cp1252"
         )
     reason = _reason(str(error))
     return UserError(f"{path} cannot be read: {reason}: correct the file or write it as Parquet")
@@ -201,7 +256,7 @@ def _other_line_end(path: Path) -> int | None:
     """The number of the first line that does not end as line 1 does, a last one without an end left out."""
     if not path.is_file():
         return None
-    with _opened(path) as file:
+    with opened(path) as file:
         ends = (line.endswith(b"\r\n") if line.endswith(b"\n") else None for line in file)
         first = next(ends, None)
         return next((number for number, end in enumerate(ends, 2) if end is not None and end != first), None)
@@ -211,7 +266,7 @@ def _undecodable(path: Path) -> int | None:
     """The number of the first line that is not UTF-8; None where there is none or no file."""
     if not path.is_file() or path.suffix.lower() in PARQUET:
         return None
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()

@@ -1,16 +1,18 @@
 """Checks the tables of a config by their headers alone: names that no table has are known before any work."""
 
+import glob
+import tempfile
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import duckdb
 
 from equipoise.configs.schema import DataConfig
 from equipoise.data.labels import LabelStats
-from equipoise.data.prepare.files import find_table
 from equipoise.data.prepare.labels import fill_absent_labels
 from equipoise.data.prepare.new_items import check_new_items
 from equipoise.data.prepare.slates import check_names
-from equipoise.data.prepare.tables import REQUIRED, check_columns, open_files
+from equipoise.data.prepare.tables import missing_columns, open_files, refuse_missing
 
 
 def check_headers(config: DataConfig, labels: Mapping[str, LabelStats], read: Collection[str]) -> list[str]:
@@ -25,18 +27,16 @@ def check_headers(config: DataConfig, labels: Mapping[str, LabelStats], read: Co
     """
     if config.tables is None:
         return []
-    paths = {name: path for name in REQUIRED if (path := getattr(config.tables, name)) is not None}
-    here = {name: path for name, path in paths.items() if path.exists() or "*" in str(path)}
-    if not here:
+    files = config.tables.files.values()
+    local = [Path(file.path) for file in files if file.path is not None and not file.is_remote]
+    if len(local) == len(files) and not any(path.exists() or glob.has_magic(str(path)) for path in local):
         return ["no table of data.tables is on this machine: their columns were not checked"]
-    for name, path in paths.items():
-        find_table(path, f"data.tables.{name}")
-    with duckdb.connect() as con:
+    with tempfile.TemporaryDirectory() as work, duckdb.connect() as con:
         con.execute("SET enable_progress_bar = false")
-        tables = open_files(con, config.tables)
+        tables = open_files(con, config.tables, Path(work), head=True)
         fill_absent_labels(tables, read)
         check_names(tables, config)
-        for name, label in labels.items():
-            check_columns(tables, "impressions", [label.label], f", which objectives.{name}.label names")
+        reads = {label.label: f", which objectives.{name}.label names" for name, label in labels.items()}
+        refuse_missing([c for name, why in reads.items() for c in missing_columns(tables, "impressions", [name], why)])
         check_new_items(tables, config)
     return []

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from equipoise.common.errors import UserError
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.prepare.files import quote
-from equipoise.data.prepare.tables import Tables, check_columns, one
+from equipoise.data.prepare.tables import Tables, check_columns, missing_required, one, refuse_missing
 
 
 def fill_absent_labels(tables: Tables, read: Collection[str]) -> None:
@@ -18,15 +18,17 @@ def fill_absent_labels(tables: Tables, read: Collection[str]) -> None:
     """
     columns = tables.columns("impressions")
     tables.unread_labels = tuple(label for label in KEPT if label not in read)
+    because = {
+        "conversion": ", which the objectives read (leave objectives.cvr out where nothing converts)",
+        "click": " (without it, and without objectives.cvr, a column 'conversion' counts as the click)",
+    }
+    needs_click = "conversion" not in columns or "conversion" in read
+    optional = [*([] if "conversion" in read else ["conversion"]), *([] if needs_click else ["click"])]
+    refuse_missing(missing_required(tables, optional, because))
     added = {}
     if "conversion" not in columns:
-        because = ", which the objectives read (leave objectives.cvr out where nothing converts)"
-        check_columns(tables, "impressions", ["conversion"] if "conversion" in read else [], because)
         added["conversion"] = "0"
     if "click" not in columns:
-        if "conversion" not in columns or "conversion" in read:
-            because = " (without it, and without objectives.cvr, a column 'conversion' counts as the click)"
-            check_columns(tables, "impressions", ["click"], because)
         added["click"] = "conversion"
         tables.notes.append("impressions has no clicks: a conversion counts as the click, so pCTR is its probability.")
     if added:

@@ -161,7 +161,8 @@ class ShardWriter:
         if bad_row:
             raise UserError(
                 f"{self.tables.labels['impressions']} (data.tables.impressions) has {name} '{bad_row[0]}', "
-                f"which is not a number: correct the column or drop '{name}' from data.fields"
+                f"which is not a number: correct the column, say how its numbers are written "
+                f"(data.tables.impressions.formats: {{{name}: german}}), or drop '{name}' from data.fields"
             )
 
     def _write_split(self, number: int, name: str) -> SplitCounts:

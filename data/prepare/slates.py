@@ -19,8 +19,9 @@ from equipoise.configs.schema import DataConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
+from equipoise.data.prepare.amounts import refuse_ambiguous
 from equipoise.data.prepare.feature_table import scales_of
-from equipoise.data.prepare.files import quote
+from equipoise.data.prepare.files import nearest, quote
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
 from equipoise.data.prepare.new_items import HELD_OUT, check_new_items, item_behaviour, mark_held_out
@@ -28,7 +29,15 @@ from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import WORK, ShardWriter
 from equipoise.data.prepare.splits import split_column
-from equipoise.data.prepare.tables import REQUIRED, Tables, check_columns, clean, nearest, one, open_files
+from equipoise.data.prepare.tables import (
+    Tables,
+    clean,
+    missing_columns,
+    missing_required,
+    one,
+    open_files,
+    refuse_missing,
+)
 from equipoise.data.prepare.things import number_things, write_slate_things, write_things
 from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prepare.weights import check_weight_columns, drop_weightless, weigh
@@ -63,7 +72,7 @@ def prepare(
     _refuse_foreign_folder(config.folder)
     with atomic_dir(config.folder) as folder, _database(folder / WORK, config.memory_limit) as con:
         on_progress("reading the tables", 0.0)
-        tables = _open_source(con, config)
+        tables = open_source(con, config, folder / WORK)
         labels = dict(labels or {})
         fill_absent_labels(tables, read)
         check_names(tables, config)
@@ -71,6 +80,7 @@ def prepare(
         check_rates(tables, config.rates)
         check_new_items(tables, config)
         check_weight_columns(tables, config.weights)
+        refuse_ambiguous(tables, config)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
         reads_events = config.keeps_items or any(section.max_events for section in config.history_sections)
         reads_events = reads_events or config.comparison is not None
@@ -106,9 +116,10 @@ def prepare(
     return manifest
 
 
-def _open_source(con: duckdb.DuckDBPyConnection, config: DataConfig) -> Tables:
+def open_source(con: duckdb.DuckDBPyConnection, config: DataConfig, work: Path) -> Tables:
+    """Open the tables of a configuration as raw relations; `work`: a folder that lasts as long as the connection."""
     if config.tables is not None:
-        return open_files(con, config.tables)
+        return open_files(con, config.tables, work)
     return online_retail.load(con, config.file) if config.file is not None else SOURCES[config.source](con)
 
 
@@ -139,36 +150,39 @@ def _database(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnecti
 
 def check_names(tables: Tables, config: DataConfig) -> None:
     """Refuse malformed pieces and names that no table has, before any work is done."""
-    for table in tables.labels:
-        check_columns(tables, table, REQUIRED[table])
     prompt = config.prompt
     for piece in (*prompt.prefix, *prompt.item, *prompt.context):
         parse_piece(piece)
-    check_columns(tables, "items", piece_fields(prompt.item), ", which data.prompt.item reads")
-    check_columns(tables, "impressions", piece_fields(prompt.context), ", which data.prompt.context reads")
-    check_columns(tables, "impressions", config.fields, ", which data.fields names")
-    if config.comparison is not None:
-        check_columns(tables, "items", [config.comparison.item], ", which data.comparison.item names")
+    missing = missing_required(tables)
+    column, compared = split_column(tables, config.split), config.comparison
+    named = (
+        ("items", piece_fields(prompt.item), "data.prompt.item reads"),
+        ("impressions", piece_fields(prompt.context), "data.prompt.context reads"),
+        ("impressions", config.fields, "data.fields names"),
+        ("items", [compared.item] if compared is not None else [], "data.comparison.item names"),
+        ("impressions", [column] if column else [], "data.split.column names"),
+    )
+    for table, names, reader in named:
+        missing += missing_columns(tables, table, names, f", which {reader}")
     known = {name for table in tables.labels if table != "events" for name in tables.columns(table)}
     known |= {name for rate in config.rates for name in rate.names}
-    for name in config.feature_names:
-        if name not in known:
-            raise UserError(
-                f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a "
-                f"column '{name}', which data.features names{nearest(name, known)}: add or rename it"
-            )
-    column = split_column(tables, config.split)
-    check_columns(tables, "impressions", [column] if column else [], ", which data.split.column names")
+    missing += [
+        f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a column "
+        f"'{name}', which data.features names{nearest(name, known)}"
+        for name in config.feature_names
+        if name not in known
+    ]
     users, impressions = tables.columns("users"), tables.columns("impressions")
-    for name in piece_fields(prompt.prefix):
-        if name not in users and name not in impressions:
-            raise UserError(
-                f"data.prompt.prefix reads '{name}', which neither {tables.labels['impressions']} nor the users table "
-                f"has{nearest(name, [*users, *impressions])}: add the column or drop the piece"
-            )
+    missing += [
+        f"data.prompt.prefix reads '{name}', which neither {tables.labels['impressions']} nor the users table "
+        f"has{nearest(name, [*users, *impressions])}"
+        for name in piece_fields(prompt.prefix)
+        if name not in users and name not in impressions
+    ]
     if config.user_groups and not tables.has("users"):
         raise UserError("data.user_groups needs a users table: set data.tables.users or drop data.user_groups")
-    check_columns(tables, "users", config.user_groups, ", which data.user_groups names")
+    missing += missing_columns(tables, "users", config.user_groups, ", which data.user_groups names")
+    refuse_missing(missing)
 
 
 def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:

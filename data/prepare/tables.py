@@ -5,15 +5,16 @@ them, raw_users and raw_events in a DuckDB connection. `clean` turns them into i
 string ids, UTC timestamps and labels 0 or 1. Hard errors raise UserError; rows that can be left out are counted.
 """
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import duckdb
 
 from equipoise.common.errors import UserError
-from equipoise.configs.schema import TablesConfig
-from equipoise.data.prepare.files import columns_of, file_relation, quote, unreadable
+from equipoise.configs.tables import TablesConfig
+from equipoise.data.prepare.files import columns_of, nearest, quote, unreadable
+from equipoise.data.prepare.mapped import Formatted, open_table_file, refuse_unread
 from equipoise.data.values import ZONED, plain_sql, text_sql
 
 REQUIRED = {
@@ -44,6 +45,7 @@ class Tables:
     users_seen: int = 0
     unread_labels: tuple[str, ...] = ()
     absent_labels: list[str] = field(default_factory=list)
+    formatted: list[Formatted] = field(default_factory=list)
 
     def has(self, table: str) -> bool:
         """Whether the data set has this table."""
@@ -66,34 +68,67 @@ def one(con: duckdb.DuckDBPyConnection, query: str) -> tuple:
     return row
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that names the nearest known name, or "" where none is near."""
-    folded = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    return f" (did you mean '{folded[close[0]]}'?)" if close else ""
+def missing_columns(
+    tables: Tables, table: str, names: Iterable[str], because: str | Mapping[str, str] = ""
+) -> list[str]:
+    """A clause on these columns that a raw table lacks, naming its file and the nearest ones; none where it has all.
+
+    `because` says who reads them: of all, or by name.
+    """
+    known = tables.columns(table)
+    why = because if isinstance(because, Mapping) else dict.fromkeys(names := list(names), because)
+    missing = [
+        f"'{name}'{why.get(name, '')}{nearest(name, known)}" for name in dict.fromkeys(names) if name not in known
+    ]
+    if not missing:
+        return []
+    columns = "column" if len(missing) == 1 else "columns"
+    return [f"{tables.labels[table]} (data.tables.{table}) has no {columns} {', '.join(missing)}"]
+
+
+def refuse_missing(clauses: list[str]) -> None:
+    """Raise UserError with all clauses on missing columns, where there are any."""
+    if clauses:
+        one = len(clauses) == 1 and "no columns" not in clauses[0]
+        it = "it" if one else "them"
+        raise UserError(f"{'; '.join(clauses)}: add or rename {it}, or map {it} with data.tables.TABLE.columns")
+
+
+def missing_required(
+    tables: Tables, optional: Collection[str] = (), because: Mapping[str, str] | None = None
+) -> list[str]:
+    """A clause for each table that lacks columns of its kind.
+
+    Args:
+        tables: raw.
+        optional: labels that impressions may lack.
+        because: who reads a label, by its name.
+    """
+    needed = REQUIRED | {"impressions": tuple(name for name in REQUIRED["impressions"] if name not in optional)}
+    return [c for table in tables.labels for c in missing_columns(tables, table, needed[table], because or {})]
 
 
 def check_columns(tables: Tables, table: str, names: Iterable[str], because: str = "") -> None:
-    """Raise UserError for the first of these columns that a raw table lacks, naming its file and the nearest column."""
-    known = tables.columns(table)
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"{tables.labels[table]} (data.tables.{table}) has no column '{name}'{because}{nearest(name, known)}: "
-                "add or rename it"
-            )
+    """Raise UserError where a raw table lacks some of these columns, naming its file, all of them, and the nearest."""
+    refuse_missing(missing_columns(tables, table, names, because))
 
 
-def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig) -> Tables:
-    """Open the configured files as raw relations; raises UserError for a missing or unreadable file."""
-    paths = {name: getattr(config, name) for name in REQUIRED if getattr(config, name) is not None}
-    tables = Tables(con, source="tables", labels={name: str(path) for name, path in paths.items()})
-    for name, path in paths.items():
-        try:
-            relation = file_relation(con, path, f"data.tables.{name}")
-            con.execute(f"CREATE VIEW raw_{name} AS SELECT * FROM {relation}")
-        except duckdb.Error as error:
-            raise unreadable(path, error) from error
+def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig, work: Path, head: bool = False) -> Tables:
+    """Open the configured files as raw relations, under our names.
+
+    Args:
+        con: empty.
+        config: of the tables.
+        work: folder for copies of files in other encodings, which must last as long as the connection.
+        head: whether only headers matter.
+
+    Raises:
+        UserError: a file is missing or unreadable, or lacks a column that its mapping names.
+    """
+    files = config.files
+    tables = Tables(con, source="tables", labels={name: file.label for name, file in files.items()})
+    for name, file in files.items():
+        tables.formatted += open_table_file(con, name, file, work / "decoded", head)
     return tables
 
 
@@ -103,8 +138,7 @@ def clean(tables: Tables, impression_columns: Iterable[str], events: bool) -> No
     `impression_columns` are the columns beyond the required ones that prompts, fields and splits read; columns whose
     name no table has were refused before. Raises UserError with the file, the column or key, and the fix.
     """
-    for table in tables.labels:
-        check_columns(tables, table, REQUIRED[table])
+    refuse_missing(missing_required(tables))
     extra = [name for name in impression_columns if name not in REQUIRED["impressions"]]
     stage(tables, "impressions", [*REQUIRED["impressions"], *extra])
     stage(tables, "items", tables.columns("items"))
@@ -130,6 +164,9 @@ def stage(tables: Tables, table: str, names: Iterable[str]) -> None:
     names = list(names)
     columns = ", ".join(f"{_typed(table, name, kinds[name])} AS {quote(name)}" for name in names)
     try:
+        for column in tables.formatted:
+            if column.table == table and column.name in names:
+                refuse_unread(tables.con, tables.labels[table], column)
         for name in names:
             _refuse_bad_values(tables, table, name, kinds[name])
         tables.con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM raw_{table}")
@@ -182,12 +219,17 @@ def _refuse_bad_values(tables: Tables, table: str, name: str, kind: str) -> None
         is_time = kind in ("VARCHAR", "DATE", '"NULL"') or kind.startswith("TIMESTAMP")
         read = moment(column, kind)
         bad = f"{given} AND ({read} IS NULL OR {read} NOT BETWEEN {EARLIEST} AND {LATEST})" if is_time else given
-        way_out = "write timestamps as ISO 8601, such as 2024-05-01 13:30:00, in the years 1900 to 2199"
+        way_out = (
+            "write timestamps as ISO 8601, such as 2024-05-01 13:30:00, in the years 1900 to 2199, or say how they are "
+            f"written, such as data.tables.{table}.formats: {{timestamp: '%d.%m.%Y %H:%M'}} or epoch_seconds"
+        )
     elif name in LABELS and table == "impressions":
         text = f"lower(trim(CAST({column} AS VARCHAR)))"
         number = f"TRY_CAST({text} AS DOUBLE)"
         bad = f"{given} AND {text} NOT IN ('true', 'false') AND ({number} IS NULL OR {number} NOT IN (0, 1))"
-        way_out = "write labels as 0 or 1"
+        way_out = (
+            f"write labels as 0 or 1, or say how they are written: data.tables.{table}.formats: {{{name}: yes_no}}"
+        )
     else:
         return
     query = f"SELECT row_number() OVER () AS row, CAST({column} AS VARCHAR) AS value, {bad} AS bad FROM raw_{table}"
