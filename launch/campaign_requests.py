@@ -44,6 +44,9 @@ class CampaignRequests:
         source = table.path if candidates is None else candidates_path
         self.said = _said(campaign, recommender, table, columns_read)
         self.needed = [name for name in campaign.attributes if name != "item_id"]
+        unread = [name for name in self.needed if name not in columns_read]
+        self.of_items = {name: known for name in unread if (known := _known(recommender, name))}
+        self.needed = [name for name in self.needed if name not in self.of_items]
         for name in (*self.needed, *([campaign.value] if campaign.value else [])):
             if name not in columns_read:
                 raise UserError(f"{source} has no column {name}, which the campaign '{campaign.name}' reads: add it")
@@ -71,6 +74,8 @@ class CampaignRequests:
             context = {name: value for name, value in self.said.items() if name in fields["context"]}
             columns = self._columns(rows, len(request["candidates"]))
             groups = {name: [_text(value) for value in columns[name]] for name in self.needed}
+            for name, known in self.of_items.items():
+                groups[name] = [known.get(_text(candidate["item_id"]) or "") for candidate in request["candidates"]]
             if "item_id" in campaign.attributes:
                 groups["item_id"] = [_text(candidate["item_id"]) for candidate in request["candidates"]]
             candidates = []
@@ -141,6 +146,12 @@ def _said(campaign: Campaign, recommender: Recommender, table: RequestTable, col
                 f"{', '.join(sorted(names & fields.keys()))}: give the fields instead"
             )
     return fields
+
+
+def _known(recommender: Recommender, name: str) -> dict[str, str]:
+    """The values of an attribute that the export's own items have, by item_id."""
+    items = recommender.reader.items
+    return items.attributes.get(name) or items.keys.get(name) or {}
 
 
 def _text(value: Any) -> str | None:

@@ -14,6 +14,7 @@ from equipoise.data.labels import KEPT, labels_of, labels_read
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
+from equipoise.data.preview import preview
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def prepare_data(config: RunConfig) -> Manifest:
         log.info(f"left out: {rows:,} {reason}")
     for note in manifest.notes:
         log.info(f"note: {note}")
+    _log_preview(config)
     _write_token_cache(config)
     if config.train.feature_dropout:
         masked = mask_all_fields(config.data)
@@ -43,6 +45,20 @@ def prepare_data(config: RunConfig) -> Manifest:
         _write_token_cache(config.model_copy(update={"data": masked}))
     _write_beside(config)
     return manifest
+
+
+def _log_preview(config: RunConfig) -> None:
+    """Log one prompt, the share of requests with a history, and what looks wrong; `equipoise preview` shows more."""
+    found = preview(config.data.folder, examples=1, candidates=1)
+    for example in found.examples:
+        log.info(f"a prefix: {example.prefix or '(empty)'}")
+        for text, context, *_ in example.candidates:
+            log.info(f"a candidate: {', '.join(part for part in (text, context) if part)}")
+    if found.histories:
+        shares = ", ".join(f"{split} {share:.0%}" for split, share in found.histories.items())
+        log.info(f"requests with a history: {shares}")
+    for warning in found.warnings:
+        log.warning(warning)
 
 
 def write_tokens(config: RunConfig) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+import duckdb
+
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
-from equipoise.data.prepare.files import quote
+from equipoise.data.prepare.files import quote, unreadable
 from equipoise.data.prepare.tables import Tables
 from equipoise.data.prompts import parse_piece
 
@@ -23,21 +25,25 @@ def refuse_ambiguous(tables: Tables, config: DataConfig) -> None:
         if (table, name) in said or tables.columns(table).get(name) != "VARCHAR":
             continue
         text = f"trim({quote(name)})"
-        row = tables.con.execute(f"""
+        query = f"""
             SELECT first(text ORDER BY row) FILTER (asked), min(row) FILTER (asked),
                    first(text ORDER BY row) FILTER (NOT dotted AND text <> ''), bool_or(dotted AND NOT asked)
             FROM (SELECT {text} AS text, row_number() OVER () AS row, contains({text}, '.') AS dotted,
                          regexp_full_match({text}, '{THOUSANDS}') AS asked FROM raw_{table})
-        """).fetchone()
+        """
+        try:
+            row = tables.con.execute(query).fetchone()
+        except duckdb.Error as error:
+            raise unreadable(tables.labels[table], error) from error
         assert row is not None
         value, number, other, is_settled = row
         if value is None or is_settled:
             continue
         next_to = f" next to '{other}'" if other else ""
         whole = value.replace(".", "")
-        setting = f"data.tables.{table}.formats"
+        place, setting = f"{tables.labels[table]} (data.tables.{table})", f"data.tables.{table}.formats"
         raise UserError(
-            f"{tables.labels[table]} (data.tables.{table}) has {name} '{value}' in row {number}{next_to}: is it {whole} "
+            f"{place} has {name} '{value}' in row {number}{next_to}: is it {whole} "
             f"or a number with three decimals? Say so with {setting}: {{{name}: german}} for {whole}, or "
             f"{{{name}: plain}} for decimals"
         )

@@ -113,7 +113,13 @@ def check_columns(tables: Tables, table: str, names: Iterable[str], because: str
     refuse_missing(missing_columns(tables, table, names, because))
 
 
-def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig, work: Path, head: bool = False) -> Tables:
+def open_files(
+    con: duckdb.DuckDBPyConnection,
+    config: TablesConfig,
+    work: Path,
+    head: bool = False,
+    without: Collection[str] = (),
+) -> Tables:
     """Open the configured files as raw relations, under our names.
 
     Args:
@@ -121,11 +127,12 @@ def open_files(con: duckdb.DuckDBPyConnection, config: TablesConfig, work: Path,
         config: of the tables.
         work: folder for copies of files in other encodings, which must last as long as the connection.
         head: whether only headers matter.
+        without: tables that are left closed.
 
     Raises:
         UserError: a file is missing or unreadable, or lacks a column that its mapping names.
     """
-    files = config.files
+    files = {name: file for name, file in config.files.items() if name not in without}
     tables = Tables(con, source="tables", labels={name: file.label for name, file in files.items()})
     for name, file in files.items():
         tables.formatted += open_table_file(con, name, file, work / "decoded", head)

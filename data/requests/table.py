@@ -1,5 +1,6 @@
 """Requests in a Parquet, CSV or JSONL file, one row each or one row per candidate, read a few at a time."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,12 +12,14 @@ from typing import Any
 import duckdb
 
 from equipoise.common.errors import UserError
-from equipoise.data.prepare.files import columns_of, file_relation, quote, unreadable
+from equipoise.data.prepare.files import columns_of, file_relation, kind_of_file, quote, unreadable
 from equipoise.data.prepare.tables import ID_COLUMNS, one
 from equipoise.data.values import is_list_kind, plain_sql, text_sql
 
 READ_ROWS = 1024
 SORT_MEMORY = "1GB"
+LISTS = ("history", "recent")
+"""Columns that hold lists of titles, which a cell of CSV spells."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,21 @@ class RequestTable:
             for row in batch.to_pylist():
                 if row[self.key] is None:
                     raise UserError(f"{self.path} has a row without {self.key}: fill it or drop the row")
-                yield row
+                yield row | {name: self._titles(name, row[name]) for name in LISTS if row.get(name)}
+
+    def _titles(self, name: str, cell: Any) -> Any:
+        """A history in one cell of CSV: JSON, or titles with | between them; what is a list already stays one."""
+        if not isinstance(cell, str) or kind_of_file(self.path.name) != "csv":
+            return cell
+        if cell.lstrip()[:1] not in ("[", "{"):
+            return [title.strip() for title in cell.split("|")]
+        try:
+            return json.loads(cell)
+        except ValueError as error:
+            raise UserError(
+                f"{self.path} has a {name} that is no JSON ('{cell[:60]}'): write it as a list of titles in JSON, or "
+                "with | between titles"
+            ) from error
 
 
 @contextmanager

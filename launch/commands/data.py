@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from equipoise.data.simulator.settings import SimulatorSettings
-from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
+from equipoise.launch.parameters import ConfigArgument, Overrides, Set, with_options
 
 
 @with_options
@@ -30,6 +30,20 @@ def prepare(config: ConfigArgument, overrides: Overrides = None) -> None:
     from equipoise.train.prepare_run import prepare_data
 
     prepare_data(loaded)
+
+
+def preview(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    prompts: Annotated[int, typer.Option(help="Requests whose prompts are shown.", min=1, max=20)] = 3,
+) -> None:
+    """Show what was prepared: prompts with their tokens, histories, columns, label rates, and what looks wrong."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.preview import show_preview
+
+    show_preview(loaded, prompts)
 
 
 def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
@@ -59,4 +73,24 @@ def audit(
         raise typer.Exit(1)
 
 
-COMMANDS = (simulate, prepare, tokenize, audit)
+def requests(
+    config: ConfigArgument,
+    users: Annotated[Path, typer.Option(help="Users: user_id, and optionally timestamp, request_id, attributes.")],
+    candidates: Annotated[
+        Path, typer.Option(help="Candidates: item_id, and optionally user_id, prices and other columns.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")],
+    at: Annotated[str, typer.Option(help="Moment of the requests: now, or ISO 8601 (UTC without an offset).")] = "now",
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier file.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Make the requests that recommend, price, campaign, score and the server read, with histories as in `prepare`."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.requests import make_requests
+
+    make_requests(loaded, users, candidates, at, out, overwrite)
+
+
+COMMANDS = (simulate, prepare, preview, tokenize, audit, requests)

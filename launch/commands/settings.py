@@ -24,10 +24,33 @@ def validate(config: ConfigArgument, overrides: Overrides = None) -> None:
     typer.echo(f"{config} is valid: run '{loaded.name}', objectives {', '.join(loaded.objectives.active())}")
 
 
-def init(file: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")] = Path("run.yaml")) -> None:
-    """Write a run configuration with every setting explained; put your paths in, then `validate` it."""
+def init(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Tables: impressions, items and, where you have them, users and events, in any order and language. "
+            "None: write a template to --out (FILE.yaml stands for --out FILE.yaml).",
+            metavar="TABLES…",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("run.yaml"),
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the file's")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="How a column is written where that is unclear: TABLE.COLUMN=FORMAT."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; refuse what is unclear.")] = False,
+) -> None:
+    """Look at your tables and write a run configuration that runs; without tables, a template of every setting."""
+    if tables and not (len(tables) == 1 and tables[0].endswith((".yaml", ".yml"))):
+        from equipoise.launch.init import write_config
+
+        write_config(tables, out, name, formats or [], yes)
+        return
     from equipoise.launch.describe_settings import template
 
+    file = Path(tables[0]) if tables else out
     if file.exists():
         raise UserError(f"{file} exists: name another file, or remove it")
     _write(template(), file)

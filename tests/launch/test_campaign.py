@@ -177,3 +177,18 @@ def test_recommend_takes_a_value_weight(exported: Path, users: Path, tmp_path: P
         for row in pq.read_table(out).to_pylist():
             added = weight * np.log(MARGIN[row["item_id"]])
             assert row["utility"] == pytest.approx(row["relevance"] + added, abs=1e-5)
+
+
+def test_attributes_that_requests_lack_are_the_exports(exported: Path, users: Path, tmp_path: Path) -> None:
+    known = Recommender.load(exported).reader.items.attributes["provider"]
+    assert {item: known[item] for item in PROVIDER} == PROVIDER
+    table = pq.read_table(users)
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(table.drop_columns(["provider"]), bare)
+    path = write(tmp_path)
+    for name in (users, bare):
+        assert not call("campaign", exported, path, "--users", name, "--out", tmp_path / f"{name.stem}.out.parquet")
+    chosen = [pq.read_table(tmp_path / f"{name.stem}.out.parquet") for name in (users, bare)]
+    assert chosen[0].equals(chosen[1])
+    path = write(tmp_path, boosts=[{"attribute": "colour", "group": "red", "add": 0.5}])
+    assert call("campaign", exported, path, "--users", bare, "--out", tmp_path / "none.parquet") == 2

@@ -1,0 +1,195 @@
+"""What a prepared folder holds, at a glance: some prompts, histories, columns, label rates, and what looks wrong."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from equipoise.common.errors import UserError
+from equipoise.data.manifest import SPLITS, Manifest
+from equipoise.data.prepare.files import columns_of, literal, quote
+from equipoise.data.prepare.tables import one
+from equipoise.data.prompts import history_text
+from equipoise.data.values import text_sql
+
+MOST_ROWS = 200_000
+"""Slates of which columns are summed up; counts and rates are of all."""
+OF_ITEMS = ("item_index", "item_id", "text", "thing_index", "held_out")
+"""Columns of items that are not a user's own attributes."""
+
+
+@dataclass(frozen=True)
+class ColumnSummary:
+    """One column: where it is, the share that is missing, and its values.
+
+    `low`, `median` and `high` are of numbers, None of texts; `frequent` is the most frequent value and `share` how much
+    of the known values it is.
+    """
+
+    table: str
+    name: str
+    missing: float
+    distinct: int
+    low: float | None
+    median: float | None
+    high: float | None
+    frequent: str | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request as the model reads it: its prefix, and text, context and labels of some candidates."""
+
+    request_id: str
+    prefix: str
+    candidates: list[tuple[str, str, int, int]]
+    shown: int
+
+
+@dataclass
+class Preview:
+    """What is told of a prepared folder; `warnings` are sentences on what looks wrong."""
+
+    manifest: Manifest
+    examples: list[Example]
+    columns: list[ColumnSummary]
+    histories: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+
+
+def preview(folder: Path, examples: int = 3, candidates: int = 4) -> Preview:
+    """Look at a prepared folder.
+
+    Args:
+        folder: that `prepare` wrote.
+        examples: requests whose prompts are shown, spread over the train split.
+        candidates: of each, at most.
+
+    Raises:
+        UserError: the folder is not prepared, or a file of it cannot be read.
+    """
+    manifest = Manifest.read(folder)
+    with closing(duckdb.connect()) as con:
+        con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        try:
+            _open(con, folder, manifest)
+            found = Preview(
+                manifest,
+                _examples(con, manifest, examples, candidates),
+                [*_slate_columns(con, manifest), *_item_columns(con)],
+                _histories(con, manifest),
+            )
+        except duckdb.Error as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder} cannot be read ({reason}): run `equipoise prepare` again") from error
+    found.warnings += _warnings(found)
+    return found
+
+
+def _open(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest) -> None:
+    parts = []
+    for name in SPLITS:
+        files = ", ".join(literal(str(folder / file)) for file in manifest.splits[name].files)
+        parts.append(f"SELECT {literal(name)} AS split, * FROM read_parquet([{files}])")
+    con.execute(f"CREATE VIEW slates AS {' UNION ALL BY NAME '.join(parts)}")
+    con.execute(f"CREATE VIEW items AS SELECT * FROM read_parquet({literal(str(folder / 'items.parquet'))})")
+
+
+def _examples(con: duckdb.DuckDBPyConnection, manifest: Manifest, count: int, candidates: int) -> list[Example]:
+    """Requests at equal distances in the train split, those with a history first among neighbours."""
+    total = manifest.splits["train"].slates
+    rows = con.execute(f"""
+        SELECT request_id, prefix, item, context, click, conversion FROM (
+            SELECT *, row_number() OVER () - 1 AS row FROM slates WHERE split = 'train')
+        WHERE row IN ({", ".join(str(total * (2 * n + 1) // (2 * count)) for n in range(count))}) ORDER BY row
+    """).fetchall()
+    texts: dict[int, str] = {}
+    wanted = sorted({item for row in rows for item in row[2][:candidates]})
+    if wanted:
+        listed = ", ".join(map(str, wanted))
+        texts = dict(con.execute(f"SELECT item_index, text FROM items WHERE item_index IN ({listed})").fetchall())
+    return [
+        Example(
+            request,
+            prefix,
+            [(texts[i], c or "", k, v) for i, c, k, v in list(zip(*parts, strict=True))[:candidates]],
+            len(parts[0]),
+        )
+        for request, prefix, *parts in rows
+    ]
+
+
+def _slate_columns(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> Iterator[ColumnSummary]:
+    kinds = columns_of(con, "slates")
+    lists = [*(f"field_{n}" for n in manifest.fields), *(f"feature_{n}" for n in manifest.features)]
+    lists += [f"label_{name}" for name in manifest.label_columns]
+    told = dict.fromkeys(name.partition("_")[2] for name in lists)
+    for name in told:
+        column = next(f"{start}_{name}" for start in ("feature", "field", "label") if f"{start}_{name}" in kinds)
+        source = f"(SELECT unnest({quote(column)}) AS x FROM (SELECT * FROM slates LIMIT {MOST_ROWS}))"
+        yield _summary(con, source, kinds[column].removesuffix("[]"), "impressions", name)
+    for name in manifest.user_groups:
+        source = f"(SELECT any_value({quote('user_' + name)}) AS x FROM slates GROUP BY user_id)"
+        yield _summary(con, source, "VARCHAR", "users", name)
+
+
+def _item_columns(con: duckdb.DuckDBPyConnection) -> Iterator[ColumnSummary]:
+    for name, kind in columns_of(con, "items").items():
+        if name not in OF_ITEMS:
+            yield _summary(con, f"(SELECT {quote(name)} AS x FROM items)", kind, "items", name)
+
+
+def _summary(con: duckdb.DuckDBPyConnection, source: str, kind: str, table: str, name: str) -> ColumnSummary:
+    text = f"trim({text_sql('x', kind)})"
+    number = f"TRY_CAST({text} AS DOUBLE)"
+    rows, known, distinct, numbers, low, median, high = one(
+        con,
+        f"SELECT count(*), count(t), count(DISTINCT t), count(n), min(n), median(n), max(n) FROM (SELECT "
+        f"CASE WHEN {text} NOT IN ('', 'nan') THEN {text} END AS t, "
+        f"CASE WHEN isfinite({number}) THEN {number} END AS n FROM {source})",
+    )
+    top = con.execute(
+        f"SELECT t, count(*) FROM (SELECT {text} AS t FROM {source}) WHERE t <> '' AND t <> 'nan' GROUP BY t "
+        "ORDER BY 2 DESC, 1 LIMIT 1"
+    ).fetchone()
+    are_numbers = known > 0 and numbers == known
+    span = (low, median, high) if are_numbers else (None, None, None)
+    frequent, times = top or (None, 0)
+    return ColumnSummary(table, name, 1 - known / max(rows, 1), distinct, *span, frequent, times / max(known, 1))
+
+
+def _histories(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> dict[str, float]:
+    """The share of requests of each split whose prefix has a section of the history."""
+    sections = manifest.history if isinstance(manifest.history, list) else [manifest.history]
+    labels = [history_text(["x"], str(s.get("label", "")))[:-1] for s in sections if s.get("max_events", 1)]
+    labels = [label for label in labels if label.strip()]
+    if not labels:
+        return {}
+    has = " OR ".join(f"contains(prefix, {literal(label)})" for label in labels)
+    rows = con.execute(f"SELECT split, avg(CAST({has} AS DOUBLE)) FROM slates GROUP BY split").fetchall()
+    return {split: dict(rows).get(split, 0.0) for split in SPLITS}
+
+
+def _warnings(found: Preview) -> Iterator[str]:
+    manifest = found.manifest
+    if found.histories and not any(found.histories.values()):
+        yield (
+            "no request has a history: where there are events, check that user_id is written as in impressions, that "
+            "their moments are before the requests, and that their items or titles are known"
+        )
+    for label in ("click", "conversion"):
+        for name in SPLITS:
+            split = manifest.splits[name]
+            count = getattr(split, f"{label}s")
+            if label not in manifest.absent_labels and count in (0, split.impressions):
+                what = "has no" if not count else "has nothing but"
+                yield f"the {name} split {what} {label}s: it measures nothing; move data.split or check the column"
+    for column in found.columns:
+        where = f"{column.name} of {column.table}"
+        if column.missing == 1:
+            yield f"{where} is empty: drop it, or check its name and format"
+        elif column.distinct == 1 and column.missing == 0:
+            yield f"{where} is '{column.frequent}' everywhere and tells nothing: drop it"
