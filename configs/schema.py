@@ -35,6 +35,18 @@ from equipoise.configs.weights import WeightsConfig
 
 DEFAULT_MAX_TOKENS = 8192
 BaselineName = Literal["trees", "linear"]
+PackagedSource = Literal["complete_journey", "complete_journey_products"]
+FileSource = Literal[
+    "online_retail",
+    "movielens",
+    "kuairand",
+    "ali_ccp",
+    "amazon_reviews",
+    "rees46",
+    "criteo_attribution",
+    "retailrocket",
+]
+"""Public sets whose files a user downloads."""
 DEFAULT_SELECT = "valid/ctr/gauc"
 
 MOST_TOKENS = 2**22
@@ -198,11 +210,11 @@ class DataConfig(Section):
 
     folder: Path
     """Folder of the prepared slates, which `equipoise prepare` writes and training reads."""
-    source: Literal["tables", "complete_journey", "complete_journey_products", "online_retail"] = "tables"
-    """Where the tables come from: your own (`tables`), a public set that an installed package brings, or one whose file
-    you have downloaded (`online_retail`)."""
+    source: Literal["tables", PackagedSource, FileSource] = "tables"
+    """Where the tables come from: your own (`tables`), a public set that an installed package brings (the two of The
+    Complete Journey), or one whose files you have downloaded (docs/public_data.md)."""
     file: Path | None = None
-    """The downloaded file of `source: online_retail`: xlsx, csv or parquet; null for other sources."""
+    """The downloaded file, or folder of files, of a public set; null for other sources."""
     tables: TablesConfig | None = None
     """Paths of your tables; null for other sources."""
     split: SplitConfig = Field(default_factory=SplitConfig)
@@ -253,8 +265,9 @@ class DataConfig(Section):
             raise ValueError("source: tables needs data.tables.impressions and data.tables.items")
         if self.source != "tables" and self.tables is not None:
             raise ValueError(f"source: {self.source} brings its own tables: drop data.tables or set source: tables")
-        if (self.source == "online_retail") != (self.file is not None):
-            raise ValueError("source: online_retail and data.file belong together: set both or neither")
+        if (self.source in get_args(FileSource)) != (self.file is not None):
+            named = self.source if self.source in get_args(FileSource) else f"one of {', '.join(get_args(FileSource))}"
+            raise ValueError(f"source: {named} and data.file belong together: set both or neither")
         names = self.feature_names
         twice = [name for name in names if names.count(name) > 1]
         if twice:

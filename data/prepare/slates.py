@@ -44,7 +44,18 @@ from equipoise.data.prepare.weights import check_weight_columns, drop_weightless
 from equipoise.data.prompts import parse_piece, piece_fields, render_pieces
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.separators import teller_of
-from equipoise.data.sources import complete_journey, complete_journey_products, online_retail
+from equipoise.data.sources import (
+    ali_ccp,
+    amazon_reviews,
+    complete_journey,
+    complete_journey_products,
+    criteo_attribution,
+    kuairand,
+    movielens,
+    online_retail,
+    rees46,
+    retailrocket,
+)
 from equipoise.data.weights import WeightStats
 
 ITEM_BATCH = 10_000
@@ -52,6 +63,17 @@ SOURCES = {
     "complete_journey": complete_journey.load,
     "complete_journey_products": complete_journey_products.load,
 }
+FILE_SOURCES = {
+    "online_retail": online_retail.load,
+    "movielens": movielens.load,
+    "kuairand": kuairand.load,
+    "ali_ccp": ali_ccp.load,
+    "amazon_reviews": amazon_reviews.load,
+    "rees46": rees46.load,
+    "criteo_attribution": criteo_attribution.load,
+    "retailrocket": retailrocket.load,
+}
+"""Loaders of sets that a user downloads, which are told where."""
 
 
 def prepare(
@@ -120,7 +142,13 @@ def open_source(con: duckdb.DuckDBPyConnection, config: DataConfig, work: Path) 
     """Open the tables of a configuration as raw relations; `work`: a folder that lasts as long as the connection."""
     if config.tables is not None:
         return open_files(con, config.tables, work)
-    return online_retail.load(con, config.file) if config.file is not None else SOURCES[config.source](con)
+    if config.file is not None:
+        if not config.file.exists():
+            raise UserError(
+                f"data.file is set to {config.file}, which does not exist: download it, or correct the path"
+            )
+        return FILE_SOURCES[config.source](con, config.file)
+    return SOURCES[config.source](con)
 
 
 def _refuse_foreign_folder(folder: Path) -> None:

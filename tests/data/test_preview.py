@@ -24,7 +24,7 @@ def test_prompts_histories_columns_and_rates(rows: dict, make_config: Make) -> N
     assert found.histories == {"train": 2 / 3, "valid": 1.0, "test": 1.0}
     bought = next(column for column in found.columns if column.name == "bought")
     assert (bought.table, bought.low, bought.median, bought.high) == ("impressions", 0, 1, 12)
-    assert bought.missing == pytest.approx(1 / 11) and bought.frequent == "1.0" and bought.share == pytest.approx(0.5)
+    assert bought.missing == pytest.approx(1 / 11) and bought.frequent == "1" and bought.share == pytest.approx(0.5)
     brand = next(column for column in found.columns if column.name == "brand")
     assert (brand.table, brand.distinct, brand.low) == ("items", 2, None) and brand.missing == pytest.approx(1 / 3)
     age = next(column for column in found.columns if column.name == "age")

@@ -61,4 +61,4 @@ def test_from_tables_to_a_ranking(
     assert {row["item_id"] for row in best} == {"100", "101", "102"}
     with TestClient(create_app(Recommender.load(Path("export")), ServerOptions())) as client:
         answer = client.post("/rank", json={"history": [{"item_id": "104"}], "candidates": ["100", "101"]})
-        assert answer.status_code == 200 and len(answer.json()["candidates"]) == 2
+        assert answer.status_code == 200 and len(answer.json()["candidates"]) == 2, answer.text
