@@ -156,9 +156,11 @@ def _summary(con: duckdb.DuckDBPyConnection, source: str, kind: str, table: str,
         "ORDER BY 2 DESC, 1 LIMIT 1"
     ).fetchone()
     are_numbers = known > 0 and numbers == known
-    span = (low, median, high) if are_numbers else (None, None, None)
+    low, median, high = (low, median, high) if are_numbers else (None, None, None)
     frequent, times = top or (None, 0)
-    return ColumnSummary(table, name, 1 - known / max(rows, 1), distinct, *span, frequent, times / max(known, 1))
+    return ColumnSummary(
+        table, name, 1 - known / max(rows, 1), distinct, low, median, high, frequent, times / max(known, 1)
+    )
 
 
 def _histories(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> dict[str, float]:

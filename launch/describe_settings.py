@@ -14,6 +14,7 @@ from equipoise.configs.balancing import METHOD_OPTIONS
 from equipoise.configs.campaign import Campaign
 from equipoise.configs.objectives import KINDS
 from equipoise.configs.schema import RunConfig
+from equipoise.configs.tables import TablesConfig
 from equipoise.sweep.config import SweepConfig
 
 Model = type[BaseModel]
@@ -160,8 +161,8 @@ def _summary(model: Model) -> str:
 PAGE = """# Configuration
 
 Every setting of a run, of a sweep and of a campaign, made from the schema by `equipoise config docs --out
-docs/configuration.md`. `equipoise config explain KEY` says the same of one setting, `equipoise init FILE` writes a
-commented template, and `equipoise config schema --out FILE` a JSON schema: with the line
+docs/configuration.md`. `equipoise config explain KEY` says the same of one setting, `equipoise init --out FILE` writes
+a commented template, and `equipoise config schema --out FILE` a JSON schema: with the line
 `# yaml-language-server: $schema=FILE` at its top, an editor completes and checks a YAML file.
 
 On the command line a setting is changed by `KEY=VALUE`, the value in YAML (`train.lr=3e-4`).
@@ -174,7 +175,7 @@ def page() -> str:
     parts = [PAGE]
     for word, model in files().items():
         parts.append(f"## {TITLES[word]}\n\n{_summary(model)}\n\n{_table(model)}")
-        parts += [_chapter(key, section) for key, section in _sections(model, "")]
+        parts += _chapters(model)
         if model is RunConfig:
             parts += [
                 _chapter(f"balancing.options, method: {method}", options)
@@ -183,6 +184,15 @@ def page() -> str:
             ]
             parts += [_chapter(f"objectives.NAME, kind: {kind}", column) for kind, column in KINDS.items()]
     return "\n".join(parts)
+
+
+def _chapters(model: Model) -> Iterator[str]:
+    """A chapter for each section; that of a table stands once, under impressions, for all tables."""
+    tables = [f"data.tables.{name}" for name in TablesConfig.model_fields]
+    for key, section in _sections(model, ""):
+        if not key.startswith(tuple(tables[1:])):
+            also = f" So for {', '.join(f'`{name}`' for name in tables[1:])}." if key == tables[0] else ""
+            yield f"### `{key}`\n\n{_summary(section)}{also}\n\n{_table(section)}"
 
 
 def _sections(model: Model, prefix: str) -> Iterator[tuple[str, Model]]:

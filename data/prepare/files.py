@@ -201,7 +201,7 @@ def opened(path: Path | Remote) -> BinaryIO:
     """The bytes of a file, decompressed where its name ends in .gz."""
     if path.name.lower().endswith(".gz"):
         return cast(BinaryIO, gzip.open(path.open("rb"), "rb"))
-    return cast(BinaryIO, path.open("rb"))
+    return path.open("rb")
 
 
 def _refuse_disguised(path: Path | Remote) -> None:

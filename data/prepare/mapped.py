@@ -152,8 +152,8 @@ def _map(con: duckdb.DuckDBPyConnection, name: str, file: TableFile) -> list[For
             if one not in kinds:
                 missing.append(f"'{one}', which {place}.columns.{ours} names{nearest(one, kinds)}")
     if missing:
-        columns = "column" if len(missing) == 1 else "columns"
-        raise UserError(f"{file.label} ({place}) has no {columns} {', '.join(missing)}: correct the name")
+        word = "column" if len(missing) == 1 else "columns"
+        raise UserError(f"{file.label} ({place}) has no {word} {', '.join(missing)}: correct the name")
     used = {theirs for theirs in file.columns.values() if isinstance(theirs, str)}
     given: dict[str, tuple[str, str]] = {}
     for ours, theirs in file.columns.items():
@@ -163,7 +163,8 @@ def _map(con: duckdb.DuckDBPyConnection, name: str, file: TableFile) -> list[For
             texts = [text_sql(quote(one), kinds[one]) for one in theirs]
             given[ours] = f" || '{JOINED}' || ".join(f"({text})" for text in texts), "VARCHAR"
     given |= {one: (quote(one), kind) for one, kind in kinds.items() if one not in used and one not in given}
-    formatted, columns = [], []
+    formatted: list[Formatted] = []
+    columns: list[str] = []
     for ours, (column, kind) in given.items():
         form = file.formats.get(ours)
         read = column

