@@ -44,6 +44,9 @@ MOMENTS = tuple(date + time for date in DATES for time in TIMES)
 NUMBERS = ("plain", "german", "french", "english", "swiss")
 ENCODINGS = ("utf-8", "cp1252")
 """Tried in this order; bytes that neither knows are of cp1252 too, as browsers read them."""
+_UNIT = r"(?:[^\W\d_]{2,5}\.?|[A-Z]{1,3}[$£¥]|[^\w\s.,])?"
+NUMBER = re.compile(rf"[-+(−]?\s*{_UNIT}\s*[-+−]?[\d.,'’ʼ`\s]*\d[\d.,'’ʼ`\s]*[-–]?\s*{_UNIT}\s*[-)]?")
+"""What may be a number with a currency; whether it is one, and which, the formats say."""
 EARLY, LATE = 946_684_800, 2_145_916_800
 """Seconds of 2000 and 2038: numbers outside are no moments."""
 
@@ -152,8 +155,10 @@ def _column(con: duckdb.DuckDBPyConnection, relation: str, name: str, kind: str)
         return found
     given = f"(SELECT DISTINCT {column} AS x FROM {relation} WHERE {column} <> '')"
     found.moments = _moments(con, given, values, kind)
-    has_digits = all(re.search(r"\d", value) for value in values[:50])
-    found.numbers = _numbers(con, given) if has_digits and not found.moments else []
+    if not found.moments and all(NUMBER.fullmatch(value) for value in values[:200]):
+        found.numbers = (
+            ["plain"] if all(map(str.isdecimal, values)) and distinct <= len(values) else _numbers(con, given)
+        )
     low = {value.lower() for value in values}
     found.is_yes_no = len(low) <= 4 and low <= {*YES, *NO}
     return found

@@ -7,6 +7,7 @@ import duckdb
 
 from equipoise.common.errors import UserError
 from equipoise.data.prepare.files import quote
+from equipoise.data.prepare.formats import format_sql
 from equipoise.data.propose.look import Column, Look
 from equipoise.data.propose.words import plain_name, rank_of
 
@@ -179,8 +180,6 @@ def _fill_impressions(con: duckdb.DuckDBPyConnection, role: Role) -> None:
 
 
 def _rate(con: duckdb.DuckDBPyConnection, one: Look, name: str) -> float:
-    from equipoise.data.prepare.formats import format_sql
-
     yes = format_sql(quote(name), "VARCHAR", "yes_no")
     row = con.execute(f"SELECT avg(CAST({yes} AS DOUBLE)) FROM {one.relation}").fetchone()
     return float(row[0] or 0) if row else 0.0

@@ -17,7 +17,7 @@ import duckdb
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
-from equipoise.configs.tables import TableFile
+from equipoise.configs.tables import TableFile, YesNoWords
 from equipoise.data.prepare.files import CSV, JSON_LINES, PARQUET, columns_of, literal, nearest, quote
 from equipoise.data.prepare.history import write_histories
 from equipoise.data.prepare.mapped import open_table_file, refuse_unread
@@ -116,7 +116,7 @@ def _read(
                 ) from error
     header = columns_of(con, f"raw_{probe}")
     columns: dict[str, str | list[str]] = {}
-    formats = {}
+    formats: dict[str, str | YesNoWords] = {}
     for file in known:
         for ours, theirs in file.columns.items():
             if isinstance(theirs, str) and theirs in header and ours not in header:
@@ -198,7 +198,7 @@ def _attributes(
     items = tables.columns("items")
     numeric = {feature.name for feature in config.features if feature.scale != "category"}
     wanted = [*piece_fields(config.prompt.prefix), *(f.name for f in config.features if f.name not in items)]
-    wanted += [key for rate in config.rates for key in rate.keys if key not in items]
+    wanted += [key for rate in config.rates for key in rate.by if key not in items]
     computed = {name for rate in config.rates for name in rate.names}
     missing = []
     for name in dict.fromkeys(wanted):

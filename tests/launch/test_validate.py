@@ -73,3 +73,29 @@ def test_what_would_be_refused_later_is_refused_now(
     code, said = _validate(settings, tmp_path, capsys, override)
     assert code == 2 and BAD[override] in said, said
     assert said.count("\n") == 1 and "valid:" not in said
+
+
+def test_mapped_headers_are_checked(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = Path(settings["data"]["tables"]["items"])
+    header, _, rest = items.read_text().partition("\n")
+    spoken = f"{header.replace('item_id', 'Artikelnr').replace('title', 'Größe')}\n{rest}"
+    items.write_bytes(spoken.encode("cp1252") + b"x;" * 2_000_000 + b"\x81\n")  # of whose end no header says anything
+    mapping = {"path": str(items), "columns": {"item_id": "Artikelnr", "title": "Größe"}, "encoding": "cp1252"}
+    settings["data"]["tables"]["items"] = mapping
+    code, said = _validate(settings, tmp_path, capsys)
+    assert code == 0 and "is valid" in said, said
+    faults = {
+        "data.tables.items.columns.title=Grösse": "'Grösse', which data.tables.items.columns.title names (did you mean",
+        "data.tables.items.formats={preis: german}": "no column 'preis', which data.tables.items.formats names",
+        "data.tables.items.formats={title: klingon}": "'klingon' is no format",
+        "data.tables.items.formats={title: '%Q'}": "'%Q' is no pattern of a moment",
+        "data.tables.items.encoding=latin-99": "'latin-99' is no encoding",
+        "data.tables.items.timezone=Mars/Olympus": "'Mars/Olympus' is no time zone",
+        "data.tables.items.query=SELECT 1": "path and query exclude each other",
+        "data.tables.items.formats={title: {yes: [ja], no: [Ja]}}": "'ja' means both yes and no",
+    }
+    for override, words in faults.items():
+        code, said = _validate(settings, tmp_path, capsys, override)
+        assert code == 2 and words in said and said.count("\n") == 1, said
