@@ -140,7 +140,7 @@ class TableFile(Section):
 
         try:
             ZoneInfo(value)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"'{value}' is no time zone: name one such as Europe/Berlin or UTC") from error
         return value
 

@@ -19,7 +19,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
 from equipoise.configs.tables import TableFile, YesNoWords
 from equipoise.data.prepare.files import CSV, JSON_LINES, PARQUET, columns_of, literal, nearest, quote
-from equipoise.data.prepare.history import write_histories
+from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.mapped import open_table_file, refuse_unread
 from equipoise.data.prepare.slates import open_source
 from equipoise.data.prepare.tables import ID_COLUMNS, Tables, moment, one, open_files, stage
@@ -27,8 +27,10 @@ from equipoise.data.prepare.things import number_things, write_slate_things
 from equipoise.data.prompts import piece_fields
 from equipoise.data.values import plain_sql, text_sql
 
-OWN = ("request_id", "user_id", "timestamp", "item_id", "history", "recent", "bought")
+OWN = ("request_id", "user_id", "timestamp", "item_id", "history", "recent")
 """Columns of requests that no attribute may be called."""
+LISTS = ("history", "recent", "bought")
+"""Columns with a list per request."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ def build_requests(config: DataConfig, users: Path, candidates: Path, at: dateti
         built = Built(0, 0, 0)
         own = _read(con, "given_users", users, config, ("users",), Path(work))
         offered = _read(con, "given_candidates", candidates, config, ("impressions", "items"), Path(work))
-        _check_given(users, own, candidates, offered)
+        _check_given(users, own, candidates, offered, config.keeps_items)
         _write_requests(con, own, users, at)
         _join_histories(tables, config)
         told = _attributes(con, tables, config, own, offered, built)
@@ -140,7 +142,9 @@ def _plain(column: str, kind: str) -> str:
     return moment(quote(column), kind) if column == "timestamp" else plain_sql(quote(column), kind)
 
 
-def _check_given(users: Path, own: dict[str, str], candidates: Path, offered: dict[str, str]) -> None:
+def _check_given(
+    users: Path, own: dict[str, str], candidates: Path, offered: dict[str, str], keeps_items: bool
+) -> None:
     for path, columns, name in ((users, own, "user_id"), (candidates, offered, "item_id")):
         if name not in columns:
             raise UserError(f"{path} has no column '{name}'{nearest(name, columns)}: add it")
@@ -148,7 +152,7 @@ def _check_given(users: Path, own: dict[str, str], candidates: Path, offered: di
     if both:
         raise UserError(f"{users} and {candidates} both have a column '{both[0]}': drop one")
     for path, columns in ((users, own), (candidates, offered)):
-        for name in ("history", "recent", "bought"):
+        for name in ("history", "recent", *(("bought",) if keeps_items else ())):
             if name in columns:
                 raise UserError(f"{path} has a column '{name}', which is made from the events: drop it")
 
@@ -179,6 +183,8 @@ def _join_histories(tables: Tables, config: DataConfig) -> None:
         SELECT item_id, CAST(row_number() OVER (ORDER BY item_id) - 1 AS INTEGER) AS item_index
         FROM (SELECT DISTINCT item_id FROM items)
     """)
+    if config.keeps_items:
+        write_bought(tables, config.history_sections)
     if config.comparison is not None and tables.has("events"):
         number_things(tables, config.comparison, config.history_sections)
         write_slate_things(tables, config.comparison)
@@ -268,6 +274,14 @@ def _query(con: duckdb.DuckDBPyConnection, config: DataConfig, told: dict[str, s
         if has_things
         else ""
     )
+    if config.keeps_items:  # by item_id, as recall reads them
+        recent += ", coalesce(b.bought, []) AS bought"
+        things += """
+            LEFT JOIN (SELECT ordinal, list(item_id ORDER BY item_index) AS bought
+                       FROM (SELECT ordinal, unnest(items) AS item_index FROM bought)
+                       JOIN item_numbers USING (item_index)
+                       GROUP BY ordinal) b USING (ordinal)
+        """
     users = one(con, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'users'")[0]
     join = "LEFT JOIN users u ON u.user_id = r.user_id" if users else ""
     key = _key(offered)
@@ -295,12 +309,12 @@ def _copy(con: duckdb.DuckDBPyConnection, query: str, out: Path, partial: Path, 
         return
     assert out.name.lower().endswith(CSV)
     kinds = columns_of(con, f"({query})")
-    per_candidate = [name for name, kind in kinds.items() if kind.endswith("[]") and name not in ("history", "recent")]
+    per_candidate = [name for name, kind in kinds.items() if kind.endswith("[]") and name not in LISTS]
     shown = ", ".join(
         f"unnest({quote(name)}) AS {quote(name)}"
         if name in per_candidate
         else f"CAST(to_json({quote(name)}) AS VARCHAR) AS {quote(name)}"
-        if name in ("history", "recent")
+        if name in LISTS
         else quote(name)
         for name in kinds
     )

@@ -18,8 +18,8 @@ from equipoise.data.values import is_list_kind, plain_sql, text_sql
 
 READ_ROWS = 1024
 SORT_MEMORY = "1GB"
-LISTS = ("history", "recent")
-"""Columns that hold lists of titles, which a cell of CSV spells."""
+LISTS = ("history", "recent", "bought")
+"""Columns that hold lists of titles or ids, which a cell of CSV spells."""
 
 
 @dataclass(frozen=True)
