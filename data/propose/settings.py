@@ -85,7 +85,7 @@ def _table(name: str, role: Role, ask: Ask, given: Mapping[str, str], usual: str
         ours = ours_of.get(theirs, theirs)
         said = given.get(f"{name}.{ours}") or given.get(f"{name}.{theirs}")
         form = said or _format(f"{name}.{ours}", ours, column, ask, usual)
-        if form and (said or form != "plain"):
+        if form and (form != "plain" or len(column.numbers) > 1):  # an answer is kept, for prepare asks too
             formats[ours] = form
     encoding = {} if role.look.file.encoding == "utf-8" else {"encoding": role.look.file.encoding}
     table = {"path": role.look.file.path, "columns": columns, "formats": formats, **encoding}

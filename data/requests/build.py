@@ -274,11 +274,12 @@ def _query(con: duckdb.DuckDBPyConnection, config: DataConfig, told: dict[str, s
         if has_things
         else ""
     )
-    if config.keeps_items:  # by item_id, as recall reads them
+    if config.keeps_items:  # item_ids as often as they were bought, as recall reads them
         recent += ", coalesce(b.bought, []) AS bought"
         things += """
             LEFT JOIN (SELECT ordinal, list(item_id ORDER BY item_index) AS bought
-                       FROM (SELECT ordinal, unnest(items) AS item_index FROM bought)
+                       FROM (SELECT ordinal, item_index, unnest(range(n)) FROM (
+                             SELECT ordinal, unnest(items) AS item_index, unnest(times) AS n FROM bought))
                        JOIN item_numbers USING (item_index)
                        GROUP BY ordinal) b USING (ordinal)
         """

@@ -84,6 +84,14 @@ def test_histories_features_and_things_are_those_of_prepare(rows: dict, make_con
     assert any("viewed: apples" in request.prefix for request in expected.values())
 
 
+def test_what_was_bought_is_told_to_recall(rows: dict, make_config: Make, tmp_path: Path) -> None:
+    config = make_config(rows, history=HistoryConfig(items=True))
+    users, offers = _write(tmp_path / "u.csv", [{"user_id": "u1"}]), _write(tmp_path / "c.csv", [{"item_id": "a"}])
+    out = tmp_path / "r.parquet"
+    build_requests(config, users, offers, datetime(2024, 2, 1), out)
+    assert pq.read_table(out).column("bought").to_pylist() == [["a", "b", "c", "c"]]
+
+
 def test_files_may_be_written_as_the_tables_are(rows: dict, make_config: Make, tmp_path: Path) -> None:
     config = make_config(rows, fields=[])
     assert config.tables is not None

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,6 +79,30 @@ def test_what_may_be_read_in_two_ways_is_asked_about(tmp_path: Path, capsys: pyt
     tables = load_config(tmp_path / "shop.yaml").data.tables
     assert tables is not None and isinstance(tables.items, TableFile) and isinstance(tables.events, TableFile)
     assert tables.items.formats == {"price": "german"} and tables.events.formats == {"timestamp": "%d/%m/%Y %H:%M"}
+
+
+def test_a_terminal_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_shop(SHOPS["es"], tmp_path)
+    _change(paths["items"], "precio", ["2.972", "762"])
+    answers = iter([2, 1])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: next(answers))
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: True)
+    forms = []
+    for number in range(2):
+        out = tmp_path / f"{number}.yaml"
+        code, said = command(capsys, "init", *paths.values(), "--out", out)
+        assert code == 0 and "which number is '2.972' next to '762'?" in said and "2: 2972 (german)" in said, said
+        tables = load_config(out).data.tables
+        assert tables is not None
+        forms.append(tables.files["items"].formats.get("price"))
+    assert forms == ["german", "plain"]
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
+    answers = iter([1])
+    code, said = command(capsys, "init", *paths.values(), "--out", tmp_path / "no.yaml")
+    assert code == 2 and "nothing was written" in said and not (tmp_path / "no.yaml").exists()
 
 
 def test_tables_that_cannot_be_told_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
