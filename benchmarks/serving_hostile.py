@@ -28,6 +28,11 @@ def with_(**changes: Any) -> bytes:
     return post(json.dumps({**GOOD, **changes}).encode())
 
 
+def keys(count: int, value: bytes = b"1") -> bytes:
+    """The keys of an object, all different."""
+    return b",".join(b'"k%d":%s' % (number, value) for number in range(count))
+
+
 def chunked(*chunks: bytes) -> bytes:
     """A POST in chunks."""
     head = b"POST /rank HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + TYPE + b"\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -66,6 +71,48 @@ CASES: dict[str, Hostile] = {
     "hundreds of digits": Hostile(with_(user={"age": 10**400}), (422,), "user.age"),
     "duplicate key": Hostile(post(b'{"candidates":[],"candidates":[{"item_id":"i1"}]}'), (400,), "stands twice"),
     "duplicate inner key": Hostile(post(b'{"user":{"age":1,"age":2}}'), (400,), '"age\\" stands twice'),
+    # much to do for few bytes
+    "a name twice among many": Hostile(post(b"{" + keys(9_000) + b',"k7":1}'), (400,), "stands twice"),
+    "too many names": Hostile(post(b"{" + keys(10_001) + b"}"), (400,), "more than 10,000 keys"),
+    "too many inner names": Hostile(post(b'{"user":{' + keys(10_001) + b"}}"), (400,), "more than 10,000 keys"),
+    "too many values": Hostile(post(b'{"user":[' + b"[]," * 100_001 + b"1]}"), (413, 400), "more than"),
+    "many unknown names": Hostile(post(b"{" + keys(9_000) + b"}"), (422,), "unknown key 'k0'"),
+    "an endless unknown name": Hostile(post(b'{"' + b"k" * 200_000 + b'":1}'), (422,), "unknown key"),
+    "many unknown inner names": Hostile(
+        post(b'{"candidates":[' + b",".join([b'{"a":1,"b":2}'] * 100) + b"]}"), (422,), "'candidates[0].a'"
+    ),
+    "many wrong values": Hostile(
+        post(b'{"candidates":[{"item_id":"i1"}],"user":{' + keys(9_000, b"{}") + b"}}"), (422,), "user"
+    ),
+    "many wrong weights": Hostile(
+        post(b'{"candidates":[{"item_id":"i1"}],"omega":{' + keys(9_000, b"{}") + b"}}"), (422,), "omega"
+    ),
+    "many sections": Hostile(
+        post(b'{"candidates":[{"item_id":"i1"}],"history":{' + keys(9_000, b"[1]") + b"}}"), (422,), "history"
+    ),
+    "many wrong events": Hostile(with_(history=[1] * 60_000), (422,), "history"),
+    "endless prices": Hostile(
+        post(
+            b'{"candidates":[{"item_id":"i1"}],"field":"seen","prices":{"least":1,"most":1e9,"step":1e-15}}',
+            path=b"/price",
+        ),
+        (422,),
+        "prices",
+    ),
+    "an explanation of much": Hostile(
+        post(json.dumps({"candidates": [{"item_id": "i1"}] * 100, "prefix": "a, " * 6_000}).encode(), path=b"/explain"),
+        (422,),
+        "scores, of 100 candidates",
+    ),
+    # by another name
+    "a foreign name": Hostile(with_().replace(b"host: x", b"host: shop.evil.example"), (400,), "--allowed-host"),
+    "a foreign name with a port": Hostile(
+        with_().replace(b"host: x", b"host: shop.evil.example:8000"), (400,), "--allowed-host"
+    ),
+    "a foreign name for the page": Hostile(
+        b"GET / HTTP/1.1\r\nhost: 127.0.0.1.evil.example\r\nconnection: close\r\n\r\n", (400,), "--allowed-host"
+    ),
+    # no text
     "lone surrogate": Hostile(post(b'{"prefix":"\\ud800","candidates":[]}'), (400,), "surrogate"),
     "lone surrogate as key": Hostile(post(b'{"\\udfff":1}'), (400,), "surrogate"),
     "a list": Hostile(post(b"[]"), (422,), "body"),

@@ -1,5 +1,7 @@
 """`equipoise serve EXPORT`: answers HTTP requests with the adapters of an export. docs/serving.md describes it."""
 
+import ipaddress
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,8 @@ except ModuleNotFoundError as error:
         raise
     raise UserError(f"serving needs {error.name}: pip install 'equipoise[serve]'") from error
 from equipoise.serving.server.options import ServerOptions
+
+log = logging.getLogger(__name__)
 
 
 def serve_export(
@@ -43,6 +47,11 @@ def serve_export(
     """
     check_options(options, cache_mb)
     options = replace(options, token=read_token(token_env, token_file))
+    if options.token is None and not is_loopback(options.host):
+        log.warning(
+            f"--host {options.host} is open to other machines, and no token is asked for: add --token-env or "
+            "--token-file, or listen on 127.0.0.1"
+        )
     listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
     console = new_console(soft_wrap=True)
     with console.status(f"loading {export}"):
@@ -52,6 +61,16 @@ def serve_export(
     app = create_app(recommender, options)
     serve(app, listener, options, lambda address: console.print(f"serving {export} at {address}"))
     console.print("stopped")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address, or the name of one."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def warm_up(recommender: Recommender) -> None:
@@ -70,11 +89,15 @@ def check_options(options: ServerOptions, cache_mb: int) -> None:
     least = {
         "--max-candidates": (1 if options.max_candidates is None else options.max_candidates, 1),
         "--max-body-kb": (options.max_body_kb, 1),
+        "--max-explained": (options.max_explained, 1),
         "--queue": (options.queue, 1),
         "--batch-candidates": (options.batch_candidates, 1),
         "--batch-wait-ms": (options.batch_wait_ms, 0),
         "--cache-mb": (cache_mb, 0),
     }
+    for name in options.allowed_host:
+        if not name or ("*" in name.removeprefix("*.") and name != "*") or any(sign in name for sign in "/: "):
+            raise UserError(f"--allowed-host '{name}' is not the name of a host: give one, such as shop.example")
     for name, (value, bound) in least.items():
         if not value >= bound:
             raise UserError(f"{name} {value:g} is too small: give at least {bound}")

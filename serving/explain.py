@@ -131,6 +131,20 @@ def check_slate(limits: Limits, cut: CutRequest) -> None:
         )
 
 
+def check_work(most: int, candidates: int, variants: int) -> None:
+    """Refuse an explanation that would take more scores than `most`.
+
+    Raises:
+        RequestError: names the ways to ask for less.
+    """
+    if candidates * variants > most:
+        raise RequestError(
+            "explain",
+            f"takes {candidates * variants:,} scores, of {candidates:,} candidates without each of {variants:,} parts of "
+            f"the prompts: give fewer candidates or a shorter history, or explain one at a time (at most {most:,})",
+        )
+
+
 def positions_of(limits: Limits, cut: CutRequest, named: Any, ranking: Ranking) -> list[int]:
     """Positions of the candidates to explain: those named by position or item_id, or the first by rank.
 

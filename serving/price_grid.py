@@ -67,9 +67,10 @@ def _of_bounds(field: str, value: Mapping[str, Any], most: int) -> list[float]:
     if least > highest:
         raise RequestError(field, f"has least {least:g} above most {highest:g}: swap them")
     # A float's own error must neither lose the last price nor let it pass the bound.
-    count = math.floor((highest - least) / step * (1 + 1e-12) + 1e-9) + 1
-    if count > most:
-        raise RequestError(field, f"allows {count:,} prices: give at most {most:,}, with a larger step")
+    steps = (highest - least) / step * (1 + 1e-12) + 1e-9
+    if not steps < most:  # also where it is infinite
+        raise RequestError(field, f"allows {steps:,.0f} prices: give at most {most:,}, with a larger step")
+    count = math.floor(steps) + 1
     return sorted({min(round(least + number * step, 10), highest) for number in range(count)})
 
 

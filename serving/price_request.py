@@ -18,6 +18,8 @@ OWN_KEYS = ("cost", "prices")
 """What a candidate says beside the keys of equipoise.serving.requests."""
 ASKED_KEYS = ("prices", "goal", "field", "force", *LIMITS)
 """What a request says beside them."""
+MAX_ALLOWED = 65_536
+"""Allowed prices of all candidates together, before limits leave some of them."""
 
 
 def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[float, float]]) -> PriceQuestion:
@@ -47,6 +49,7 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
     goal, limits, force = _goal(request.get("goal"), entries), read_limits(request), _force(request.get("force"))
     pairs: list[ReadCandidate] = []
     questions: list[AskedPrices] = []
+    looked_at = 0
     for position, (entry, candidate) in enumerate(zip(entries, read.candidates, strict=True)):
         field = f"candidates[{position}]"
         current = _current(reader, name, f"{field}.context.{name}", entry, candidate)
@@ -55,6 +58,11 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
         if allowed is None:
             raise RequestError(where, "is missing: say which prices are allowed, for all candidates or for each")
         prices = allowed_prices(where, allowed, current, reader.limits.prices)
+        looked_at += len(prices)
+        if looked_at > MAX_ALLOWED:
+            raise RequestError(
+                "prices", f"allow more than {MAX_ALLOWED:,} prices in all: ask for fewer candidates at once"
+            )
         question = _asked(where, candidate.item_id, prices, current, (_cost(field, entry, goal, limits), goal), limits)
         if len(pairs) + len(question.asked) > reader.limits.prices:
             raise RequestError(

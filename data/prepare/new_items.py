@@ -5,10 +5,11 @@ impressions of the train and valid splits are left out; those of the test split 
 """
 
 from equipoise.common.errors import UserError
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.schema import DataConfig
 from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.splits import chosen
-from equipoise.data.prepare.tables import ID_COLUMNS, REQUIRED, Tables, nearest, one
+from equipoise.data.prepare.tables import ID_COLUMNS, REQUIRED, Tables, one
 
 HELD_OUT = "held_out"
 """The column of items.parquet that marks them."""
@@ -30,7 +31,7 @@ def check_new_items(tables: Tables, config: DataConfig) -> None:
     if holdout and holdout.by not in items:
         raise UserError(
             f"{tables.labels['items']} (data.tables.items) has no column '{holdout.by}', which "
-            f"data.split.holdout_items.by names{nearest(holdout.by, items)}: add or rename it"
+            f"data.split.holdout_items.by names{did_you_mean(holdout.by, items)}: add or rename it"
         )
     known = {*items, *tables.columns("impressions")}
     known |= {name for rate in config.rates for name in rate.names}
@@ -38,7 +39,7 @@ def check_new_items(tables: Tables, config: DataConfig) -> None:
         if name not in known:
             raise UserError(
                 f"data.item_behaviour names '{name}', which neither {tables.labels['impressions']} nor "
-                f"{tables.labels['items']} has{nearest(name, known)}: add or rename it"
+                f"{tables.labels['items']} has{did_you_mean(name, known)}: add or rename it"
             )
         if name in (*ID_COLUMNS, *REQUIRED["impressions"], *REQUIRED["items"]):
             raise UserError(f"data.item_behaviour names '{name}', which every item needs: drop it")

@@ -10,6 +10,7 @@ import duckdb
 
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.rates import RateConfig
 from equipoise.data.prepare.files import file_relation, literal, quote, unreadable
 from equipoise.data.prepare.rates import (
@@ -20,7 +21,7 @@ from equipoise.data.prepare.rates import (
     refuse_bad_values,
     write_state,
 )
-from equipoise.data.prepare.tables import REQUIRED, Tables, nearest, one, stage
+from equipoise.data.prepare.tables import REQUIRED, Tables, one, stage
 from equipoise.data.rates import read_metadata
 
 MEMORY = "4GB"
@@ -88,7 +89,7 @@ def _write_rows(tables: Tables, rates: Sequence[RateConfig]) -> None:
     for name in needed:
         if name not in given and (name not in of_items or name == "item_id"):
             raise UserError(
-                f"{tables.labels['impressions']} has no column '{name}', which the rates need{nearest(name, given)}: "
+                f"{tables.labels['impressions']} has no column '{name}', which the rates need{did_you_mean(name, given)}: "
                 "add it"
             )
     names = dict.fromkeys([*REQUIRED["impressions"], *needed])

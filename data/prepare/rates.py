@@ -13,12 +13,13 @@ import duckdb
 import pyarrow.parquet as pq
 
 from equipoise.common.errors import UserError
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.rates import RateConfig
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.labels import label_sql
-from equipoise.data.prepare.tables import LABELS, Tables, check_columns, nearest, one
+from equipoise.data.prepare.tables import LABELS, Tables, check_columns, one
 from equipoise.data.rates import LEAST, METADATA, levels_of, read_metadata
 
 STATE_BATCH = 100_000
@@ -50,7 +51,7 @@ def check_rates(tables: Tables, rates: Sequence[RateConfig]) -> None:
             if name not in known:
                 raise UserError(
                     f"neither {label} nor {tables.labels['items']} nor a table of users has a column '{name}', which "
-                    f"data.rates names{nearest(name, known)}: add or rename it"
+                    f"data.rates names{did_you_mean(name, known)}: add or rename it"
                 )
         for name in rate.names:
             if name in known:

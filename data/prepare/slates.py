@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.schema import DataConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
@@ -196,14 +197,14 @@ def check_names(tables: Tables, config: DataConfig) -> None:
     known |= {name for rate in config.rates for name in rate.names}
     missing += [
         f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a column "
-        f"'{name}', which data.features names{nearest(name, known)}"
+        f"'{name}', which data.features names{did_you_mean(name, known)}"
         for name in config.feature_names
         if name not in known
     ]
     users, impressions = tables.columns("users"), tables.columns("impressions")
     missing += [
         f"data.prompt.prefix reads '{name}', which neither {tables.labels['impressions']} nor the users table "
-        f"has{nearest(name, [*users, *impressions])}"
+        f"has{did_you_mean(name, [*users, *impressions])}"
         for name in piece_fields(prompt.prefix)
         if name not in users and name not in impressions
     ]

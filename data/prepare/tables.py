@@ -13,7 +13,8 @@ import duckdb
 
 from equipoise.common.errors import UserError
 from equipoise.configs.tables import TablesConfig
-from equipoise.data.prepare.files import columns_of, nearest, quote, unreadable
+from equipoise.common.nearest import did_you_mean
+from equipoise.data.prepare.files import columns_of, quote, unreadable
 from equipoise.data.prepare.mapped import Formatted, open_table_file, refuse_unread
 from equipoise.data.values import ZONED, plain_sql, text_sql
 
@@ -78,7 +79,7 @@ def missing_columns(
     known = tables.columns(table)
     why = because if isinstance(because, Mapping) else dict.fromkeys(names := list(names), because)
     missing = [
-        f"'{name}'{why.get(name, '')}{nearest(name, known)}" for name in dict.fromkeys(names) if name not in known
+        f"'{name}'{why.get(name, '')}{did_you_mean(name, known)}" for name in dict.fromkeys(names) if name not in known
     ]
     if not missing:
         return []

@@ -1,12 +1,13 @@
 """Weighs impressions: by a column, by inverse propensities, or so that group and label are independent."""
 
 from equipoise.common.errors import UserError
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.weights import WeightsConfig
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.labels import label_sql
-from equipoise.data.prepare.tables import LABELS, Tables, check_columns, nearest, one
+from equipoise.data.prepare.tables import LABELS, Tables, check_columns, one
 from equipoise.data.weights import WeightCell, WeightStats
 
 COLUMN = "equipoise:weight"
@@ -32,7 +33,7 @@ def check_weight_columns(tables: Tables, config: WeightsConfig | None) -> None:
     if config.reweigh not in known:
         raise UserError(
             f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a column "
-            f"'{config.reweigh}', which data.weights.reweigh names{nearest(config.reweigh, known)}: add or rename it"
+            f"'{config.reweigh}', which data.weights.reweigh names{did_you_mean(config.reweigh, known)}: add or rename it"
         )
     check_columns(tables, "impressions", [config.label], ", which data.weights.label names")
     if config.label not in LABELS:

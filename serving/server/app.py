@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server import endpoints, pages
-from equipoise.serving.server.middleware import FaultMiddleware, MetricsMiddleware, TokenMiddleware
+from equipoise.serving.server.middleware import FaultMiddleware, HostMiddleware, MetricsMiddleware, TokenMiddleware
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import ErrorAnswer, install
 from equipoise.serving.server.service import Service
@@ -53,5 +53,7 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     app.add_middleware(FaultMiddleware)
     if options.token is not None:
         app.add_middleware(TokenMiddleware, token=options.token)
+    if options.token is None or options.allowed_host:  # who has the token is no page of strangers
+        app.add_middleware(HostMiddleware, allowed=options.allowed_host)
     app.add_middleware(MetricsMiddleware, metrics=service.metrics, routes=routes)
     return app

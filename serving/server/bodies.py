@@ -19,10 +19,15 @@ from pydantic import (
     StrictStr,
     Tag,
     WithJsonSchema,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from equipoise.common.nearest import nearest
 from equipoise.serving.price_limits import MOST_ENDINGS
 
+UNKNOWN_KEY = "unknown_key"
+"""Type of the error that names a key which nobody reads."""
 MAX_NUMBER = 1e15
 LEAST_ID, MOST_ID = -(2**63), 2**64
 """Whole numbers that columns of ids hold, to a bound that JSON schemas of float64 can tell exactly."""
@@ -109,18 +114,27 @@ def check_event(event: Any) -> Any:
     return {"item_id": check_id(event["item_id"])}
 
 
+def check_few(value: Any) -> Any:
+    """An object of few fields, before any of them is looked at."""
+    if isinstance(value, dict) and len(value) > MAX_FIELDS:
+        raise ValueError(f"there are more than {MAX_FIELDS} fields")
+    return value
+
+
 Name = Annotated[StrictStr, AfterValidator(check_name), WithJsonSchema({"type": "string", "maxLength": MAX_NAME})]
 Value = Annotated[Any, AfterValidator(check_value), WithJsonSchema(VALUE)]
-Fields = Annotated[dict[Name, Value], Field(max_length=MAX_FIELDS), WithJsonSchema(FIELDS)]
+Fields = Annotated[dict[Name, Value], Field(max_length=MAX_FIELDS), BeforeValidator(check_few), WithJsonSchema(FIELDS)]
 Text = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
 Id = Annotated[Any, AfterValidator(check_id), WithJsonSchema(ID)]
 Event = Annotated[Any, AfterValidator(check_event), WithJsonSchema({"anyOf": [TEXT, KNOWN_ITEM]})]
-Events = Annotated[list[Event], Field(max_length=MAX_EVENTS)]
+Events = Annotated[list[Event], Field(max_length=MAX_EVENTS, fail_fast=True)]
 HISTORY_FORMS = ("list of events", "events by section")
 """Tags of the two forms of a history, which paths leave out."""
 History = Annotated[
     Annotated[Events, Tag(HISTORY_FORMS[0])]
-    | Annotated[dict[Name, Events | None], Field(max_length=MAX_FIELDS), Tag(HISTORY_FORMS[1])],
+    | Annotated[
+        dict[Name, Events | None], Field(max_length=MAX_FIELDS), BeforeValidator(check_few), Tag(HISTORY_FORMS[1])
+    ],
     Discriminator(lambda value: HISTORY_FORMS[isinstance(value, dict)]),
 ]
 Context = Annotated[Any, AfterValidator(check_context), WithJsonSchema({"anyOf": [FIELDS, TEXT]})]
@@ -133,6 +147,19 @@ class Strict(BaseModel):
     """Unknown keys are errors; null is the same as leaving a key out."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        """Refuse the first unknown key, with the one that was meant; others are not looked at."""
+        if isinstance(value, dict):
+            known = cls.model_fields
+            unknown = next((key for key in value if key not in known), None)
+            if unknown is not None:
+                meant = nearest(str(unknown), known)
+                hint = f"did you mean '{meant}'?" if meant else "see /openapi.json for those there are"
+                raise PydanticCustomError(UNKNOWN_KEY, "{hint}", {"key": str(unknown)[:MAX_NAME], "hint": hint})
+        return value
 
 
 class Candidate(Strict):
@@ -156,7 +183,7 @@ class Candidate(Strict):
 
 
 Recent = Annotated[
-    Annotated[list[Event], Field(max_length=MAX_EVENTS)] | None,
+    Annotated[list[Event], Field(max_length=MAX_EVENTS, fail_fast=True)] | None,
     Field(description="What the shopper took, the latest first, to compare candidates with; by default `history`."),
 ]
 
@@ -181,8 +208,8 @@ class SlateRequest(ShopperRequest):
 
     recent: Recent = None
 
-    candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
-    omega: Annotated[dict[Name, Weight], Field(max_length=MAX_FIELDS)] | None = Field(
+    candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)]
+    omega: Annotated[dict[Name, Weight], Field(max_length=MAX_FIELDS), BeforeValidator(check_few)] | None = Field(
         None, description="Weight ω of each list-wise objective; where none is given, the export's operating point."
     )
     value_weight: Weight | None = Field(
@@ -193,7 +220,7 @@ class SlateRequest(ShopperRequest):
 class ExplainRequest(SlateRequest):
     """A slate of which some candidates are to be explained."""
 
-    explain: Annotated[list[Id], Field(min_length=1, max_length=MAX_FIELDS)] | None = Field(
+    explain: Annotated[list[Id], Field(min_length=1, max_length=MAX_FIELDS, fail_fast=True)] | None = Field(
         None, description="Places (whole numbers, from 0) or item_ids (texts); default: the candidate ranked first."
     )
 
@@ -252,7 +279,7 @@ class PriceRequest(ShopperRequest):
     """One shopper, and the candidates whose prices are to be chosen."""
 
     recent: Recent = None
-    candidates: Annotated[list[PriceCandidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
+    candidates: Annotated[list[PriceCandidate], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)]
     prices: Prices | None = Field(
         None, description="Allowed prices: a list, least, most and step, or factors of each current price."
     )
@@ -261,7 +288,7 @@ class PriceRequest(ShopperRequest):
     )
     field: Name | None = Field(None, description="What the price is called in the data; default: price.")
     min_margin: Margin | None = Field(None, description="Least (price − cost) / price; every candidate needs its cost.")
-    endings: Annotated[list[Ending], Field(max_length=MOST_ENDINGS)] | None = Field(
+    endings: Annotated[list[Ending], Field(max_length=MOST_ENDINGS, fail_fast=True)] | None = Field(
         None, description="What prices end in, such as 0.49 and 0.99; allowed prices become the nearest such ones."
     )
     max_change: Change | None = Field(None, description="Largest change, as a share of the present price.")
@@ -307,7 +334,7 @@ class RecallRequest(ShopperRequest):
     """One shopper, for whom the whole catalogue is searched."""
 
     bought: Past | None = Field(None, description="item_ids that the shopper has bought, or how often by item_id.")
-    exclude: Annotated[list[Id], Field(max_length=MAX_PAST)] | None = Field(
+    exclude: Annotated[list[Id], Field(max_length=MAX_PAST, fail_fast=True)] | None = Field(
         None, description="item_ids that must not come back."
     )
     exclude_bought: StrictBool | None = Field(None, description="Leave out what was bought.")

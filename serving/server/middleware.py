@@ -1,8 +1,10 @@
 """ASGI middleware: who may ask, what is counted, and an answer where an endpoint failed."""
 
+import ipaddress
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +16,56 @@ logger = logging.getLogger("equipoise.serve")
 
 OPEN_PATHS = frozenset({"/health", "/"})
 """The page holds no data: it asks for the token and brings it along."""
+
+
+class HostMiddleware:
+    """ASGI middleware that answers 400 where the header Host is not a name of this server.
+
+    A page elsewhere can lead its own name to this machine's address, and then read what a browser here gets (DNS
+    rebinding). Addresses, and names without a dot, belong to nobody elsewhere.
+
+    Args:
+        app: what is called with all others.
+        allowed: names, with `*.shop.example` for all below one; empty allows addresses and names without a dot.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str] = ()) -> None:
+        self.app, self._allowed = app, [name.lower().rstrip(".") for name in allowed]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what was sent to this server by a name of its own."""
+        if scope["type"] != "http" or scope["path"] == "/health":
+            await self.app(scope, receive, send)
+            return
+        name = host_name(Headers(scope=scope).get("host", ""))
+        if self._is_ours(name):
+            await self.app(scope, receive, send)
+            return
+        sentence = f"this server does not answer to the name '{name[:100]}': start it with --allowed-host {name[:100]}"
+        await error_answer(400, sentence, "header host")(scope, receive, send)
+
+    def _is_ours(self, name: str) -> bool:
+        if not self._allowed:
+            return is_address(name) or "." not in name or name.endswith(".localhost")
+        return any(
+            name == own or (own.startswith("*.") and name.endswith(own[1:])) or own == "*" for own in self._allowed
+        )
+
+
+def host_name(header: str) -> str:
+    """The name or address of a header Host, without its port and in lower case."""
+    header = header.strip().lower()
+    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+    return name.rstrip(".")
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is an IP address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class TokenMiddleware:

@@ -16,8 +16,12 @@ class ServerOptions:
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for all of this machine.")
     port: int = option(8000, "Port; 0 takes a free one.", lower_bound=0, upper_bound=65535)
     token: str | None = None
+    allowed_host: tuple[str, ...] = option(
+        (), "Name that requests may call the server by; may be repeated.", shown="addresses, names without a dot"
+    )
     max_candidates: int | None = option(None, "Candidates of a request.", shown="the export's limit")
     max_body_kb: int = option(1024, "KiB of a request.")
+    max_explained: int = option(4000, "Scores that an explanation may take: candidates times parts.")
     timeout_s: float = option(30.0, "Seconds to send a request, and again to answer it.")
     queue: int = option(256, "Requests that may wait for the model.")
     batching: bool = option(True, "Let waiting requests pass the model together.")

@@ -91,6 +91,8 @@ def examples(request: Request) -> Examples:
     """Shoppers with candidates, as the test split has them."""
     service: Service = request.app.state.service
     recommender = service.recommender
+    if not hasattr(request.app.state, "examples"):  # read once, whoever asks how often
+        request.app.state.examples = [read_example(service, example) for example in recommender.examples]
     return Examples(
         export=recommender.name,
         pointwise=list(recommender.pointwise),
@@ -99,7 +101,7 @@ def examples(request: Request) -> Examples:
         bounds=dict(recommender.bounds),
         max_candidates=recommender.limits.candidates,
         promises=service.keeper.to_json() if service.keeper is not None else [],
-        examples=[read_example(service, example) for example in recommender.examples],
+        examples=request.app.state.examples,
     )
 
 

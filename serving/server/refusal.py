@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteException
 
-from equipoise.serving.server.bodies import HISTORY_FORMS
+from equipoise.serving.server.bodies import HISTORY_FORMS, UNKNOWN_KEY
 
 CLIENT_GONE = 499
 """What nginx calls a client that left before its answer; nobody receives it, the metrics count it."""
@@ -68,14 +68,20 @@ def path_of(location: Sequence[Any]) -> str:
     return path or "body"
 
 
+def place_of(error: Mapping[str, Any]) -> str:
+    """The place of what pydantic found, an unknown key included."""
+    key = (error["ctx"]["key"],) if error["type"] == UNKNOWN_KEY else ()
+    return path_of((*error["loc"], *key))
+
+
 def sentence_of(error: Mapping[str, Any]) -> str:
     """What pydantic found, as a sentence that names the place."""
-    where = path_of(error["loc"])
+    where = place_of(error)
     kind = error["type"]
     if kind == "missing":
         return "the request has no JSON body" if where == "body" else f"{where} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown key '{where}': see /openapi.json for those there are"
+    if kind == UNKNOWN_KEY:
+        return f"unknown key '{where}': {error['msg']}"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message[:1].lower()}{message[1:]}"
 
@@ -94,4 +100,4 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return error_answer(422, sentence_of(first), path_of(first["loc"]))
+        return error_answer(422, sentence_of(first), place_of(first))

@@ -13,6 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.serving.explain import (
     Explanation,
     check_slate,
+    check_work,
     explanation,
     positions_of,
     split_request,
@@ -80,6 +81,8 @@ class Service:
             thread=self._model,
         )
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self.reading = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._explaining = asyncio.Lock()
 
     def start(self) -> None:
         """Begin to answer; needs a running event loop."""
@@ -90,7 +93,7 @@ class Service:
         """Finish what is running."""
         await self.recalls.close()
         await self.batcher.close()
-        for thread in (self._model, self._preparing):
+        for thread in (self._model, self._preparing, self.reading):
             await asyncio.to_thread(thread.shutdown)
 
     async def rank(self, asked: SlateRequest, request: Request, shown: bool = True) -> ScoredOutcome[CachedRanking]:
@@ -104,7 +107,6 @@ class Service:
         Raises:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
         """
-        self._check_size(len(asked.candidates))
         outcome = (await self._answered(asked, request, self._prepare_ranking))[1]
         if self.keeper is not None and shown and not asked.omega:
             self.keeper.observe(outcome.result.ranking)
@@ -112,7 +114,6 @@ class Service:
 
     async def price(self, asked: PriceRequest, request: Request) -> tuple[Pricing, ScoredOutcome[CachedRanking]]:
         """Choose prices; arguments and errors as those of `rank`. Also tells of the pass that scored all of them."""
-        self._check_size(len(asked.candidates))
         question, outcome = await self._answered(asked, request, self.recommender.prepare_prices)
         return question.of_ranking(outcome.result.ranking), outcome
 
@@ -150,9 +151,14 @@ class Service:
         Raises:
             Refusal: as `rank`.
         """
-        self._check_size(len(asked.candidates))
         async with self._limited(self.batcher):
-            return await while_connected(self._explain(self._kept(asked.model_dump(exclude_unset=True))), request)
+            given = self._kept(asked.model_dump(exclude_unset=True))
+            return await while_connected(self._one_explanation(given), request)
+
+    async def _one_explanation(self, given: dict[str, Any]) -> Explanation:
+        """One after the other: each is as much work as many rankings, which go on in between."""
+        async with self._explaining:
+            return await self._explain(given)
 
     async def _explain(self, given: dict[str, Any]) -> Explanation:
         loop = asyncio.get_running_loop()
@@ -161,6 +167,7 @@ class Service:
         def begin() -> tuple[CutRequest, PreparedRequest]:
             cut = self.recommender.cut(ranked)
             check_slate(self.recommender.limits, cut)
+            check_work(self.options.max_explained, len(cut.read.candidates), len(cut.shopper))  # before any is scored
             return cut, self.recommender.tokenized(cut.read)
 
         cut, full = await loop.run_in_executor(self._preparing, begin)
@@ -168,6 +175,7 @@ class Service:
         ranking = (await self.batcher.submit(full, count)).result.ranking
         positions = positions_of(self.recommender.limits, cut, named, ranking)
         variants = variants_of(cut, positions)
+        check_work(self.options.max_explained, count, len(variants))
 
         def tokenize() -> list[PreparedRequest]:
             return [self.recommender.tokenized(read) for read in without_parts(cut, variants)]
@@ -217,12 +225,6 @@ class Service:
         rankings = self.recommender.score_prepared(prepared)
         hit, missed = cache.hits > hits, cache.misses > misses
         return [CachedRanking(ranking, None if hit and missed else hit) for ranking in rankings]
-
-    def _check_size(self, count: int) -> None:
-        most = self.recommender.limits.candidates
-        if count > most:
-            sentence = f"candidates: {count} are more than the {most} that one request may have: ask several times"
-            raise Refusal(413, sentence, "candidates")
 
     def _overloaded(self, reason: str) -> Overloaded:
         self.metrics.refused.labels(reason).inc()

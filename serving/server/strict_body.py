@@ -1,25 +1,44 @@
-"""Reading a body with limits on bytes and time, and as JSON that leaves nothing open to interpretation."""
+"""Reading a body with limits on bytes and time, and as JSON that leaves nothing open to interpretation.
+
+What is done with a body takes time in proportion to its bytes, whatever it holds, and large ones are parsed and checked
+in a thread, so that the event loop goes on answering others.
+"""
 
 import asyncio
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from equipoise.serving.server.bodies import MAX_CANDIDATES
 from equipoise.serving.server.options import ServerOptions
-from equipoise.serving.server.refusal import CLIENT_GONE, Refusal
+from equipoise.serving.server.refusal import CLIENT_GONE, Refusal, place_of, sentence_of
 
 DRAIN_BYTES = 4 * 2**20
 DRAIN_SECONDS = 1.0
+SMALL_BYTES = 16 * 1024
+"""A body that takes less time to check than a thread takes to be woken."""
+MAX_ENTRIES = 10_000
+"""Of one object: as many as any part of a request may have."""
+MAX_COMMAS = 100_000
+"""Of a body, texts included: their number bounds the values, each of which takes more time than its bytes."""
 
 
 class StrictRequest(Request):
-    """A request whose body is refused as soon as it is known to be too large, too slow or no strict JSON."""
+    """A request whose body is refused as soon as it is known to be too large, too slow, no strict JSON or no `model`.
+
+    Attributes:
+        model: what the route takes, of which `json` gives a checked one.
+    """
+
+    model: type[BaseModel] | None = None
 
     async def body(self) -> bytes:
         """The whole body, non-empty.
@@ -32,9 +51,21 @@ class StrictRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        """The body as a Python object; raises Refusal 400."""
+        """The body as the route's model.
+
+        Raises:
+            Refusal: 400, it is no strict JSON; 413, it has too many candidates; 422, it is not what the route takes.
+        """
         if not hasattr(self, "_json"):
-            self._json = parse_strict(await self.body())
+            body = await self.body()
+            most = self.app.state.service.recommender.limits.candidates
+            if len(body) <= SMALL_BYTES:
+                self._json = read_body(body, self.model, most)
+            else:
+                reading = self.app.state.service.reading
+                self._json = await asyncio.get_running_loop().run_in_executor(
+                    reading, read_body, body, self.model, most
+                )
         return self._json
 
     async def _read(self) -> bytes:
@@ -94,19 +125,43 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler of a request, given a strict one."""
         handle = super().get_route_handler()
+        model = self.body_field.field_info.annotation if self.body_field is not None else None
 
         async def strict(request: Request) -> Response:
-            return await handle(StrictRequest(request.scope, request.receive))
+            asked = StrictRequest(request.scope, request.receive)
+            asked.model = model
+            return await handle(asked)
 
         return strict
 
 
+def read_body(body: bytes, model: type[BaseModel] | None, most: int) -> Any:
+    """A body as `model`, whose `candidates` are at most `most`; see `StrictRequest.json`."""
+    value = parse_strict(body)
+    candidates = value.get("candidates") if isinstance(value, dict) else None
+    if isinstance(candidates, list) and most < len(candidates) <= MAX_CANDIDATES:
+        sentence = (
+            f"candidates: {len(candidates)} are more than the {most} that one request may have: ask several times"
+        )
+        raise Refusal(413, sentence, "candidates")
+    if model is None:
+        return value
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refusal(422, sentence_of(first), place_of(first)) from error
+
+
 def parse_strict(body: bytes) -> Any:
-    """JSON in UTF-8 without NaN, Infinity, numbers out of range, duplicate keys, lone surrogates or deep nesting.
+    """JSON in UTF-8 without NaN, Infinity, numbers out of range, duplicate keys, lone surrogates or deep nesting, none of
+    whose objects has more than `MAX_ENTRIES` keys; at most `MAX_COMMAS` commas.
 
     Raises:
         Refusal: 400, with the place where it is known.
     """
+    if body.count(b",") > MAX_COMMAS:
+        raise Refusal(400, f"the body has more than {MAX_COMMAS:,} commas: ask for less at once", "body")
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -128,10 +183,11 @@ def parse_strict(body: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_ENTRIES:
+        raise Refusal(400, f"an object has more than {MAX_ENTRIES:,} keys: give fewer", "body")
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise Refusal(400, f"the key {json.dumps(twice[:100])} stands twice in one object", "body")
     return fields
 

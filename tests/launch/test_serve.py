@@ -17,7 +17,7 @@ import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.launch.cli import main
-from equipoise.launch.serve import check_options, read_token
+from equipoise.launch.serve import check_options, is_loopback, read_token
 from equipoise.serving.server.options import ServerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +106,9 @@ def test_no_export_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"batch_candidates": 0}, "--batch-candidates"),
         ({"batch_wait_ms": -1.0}, "--batch-wait-ms"),
         ({"batch_wait_ms": float("nan")}, "--batch-wait-ms"),
+        ({"max_explained": 0}, "--max-explained"),
+        ({"allowed_host": ("http://shop.example",)}, "--allowed-host"),
+        ({"allowed_host": ("shop.*.example",)}, "--allowed-host"),
         ({"batch_wait_ms": 2000.0, "timeout_s": 1.0}, "--batch-wait-ms"),
         ({"timeout_s": 0.0}, "--timeout-s"),
         ({"timeout_s": float("inf")}, "--timeout-s"),
@@ -117,6 +120,25 @@ def test_senseless_options_are_refused(changes: dict[str, Any], name: str) -> No
         check_options(ServerOptions(**changes), 0)
     with pytest.raises(UserError, match="--cache-mb"):
         check_options(ServerOptions(), -1)
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_open_server_without_a_token_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, warned: bool
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path), "--host", host, "--port", "0"])
+    assert ("no token is asked for" in caplog.text) == warned
+    with pytest.raises(SystemExit):
+        (tmp_path / "token").write_text("tea")
+        caplog.clear()
+        main(["serve", str(tmp_path), "--host", host, "--port", "0", "--token-file", str(tmp_path / "token")])
+    assert "no token is asked for" not in caplog.text
+
+
+def test_loopback_addresses() -> None:
+    assert all(map(is_loopback, ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LOCALHOST."]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.7", "shop.example"]))
 
 
 def test_tokens_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

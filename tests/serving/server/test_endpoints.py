@@ -233,3 +233,35 @@ def _explained(recommender: Any, request: dict[str, Any]) -> dict[str, Any]:
         return recommender.score_prepared([recommender.tokenized(read) for read in reads])
 
     return explain_request(recommender.reader, request, score).to_json()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "status"),
+    [
+        ((), "localhost:8000", 200),
+        ((), "127.0.0.1", 200),
+        ((), "[::1]:8000", 200),
+        ((), "shop.localhost", 200),
+        ((), "equipoise", 200),
+        ((), "shop.example", 400),
+        ((), "localhost.evil.example", 400),
+        (("shop.example",), "shop.example:443", 200),
+        (("shop.example",), "SHOP.example.", 200),
+        (("shop.example",), "localhost", 400),
+        (("*.shop.example",), "rank.shop.example", 200),
+        (("*.shop.example",), "evilshop.example", 400),
+        (("*",), "any.example", 200),
+    ],
+)
+def test_a_server_answers_to_its_own_names(start_server: Any, allowed: tuple, host: str, status: int) -> None:
+    live = start_server(allowed_host=allowed)
+    answer = live.client.get("/examples", headers={"host": host})
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["where"] == "header host" and "--allowed-host" in answer.json()["error"]
+    assert live.client.get("/health", headers={"host": host}).status_code == 200
+
+
+def test_whoever_has_the_token_may_call_the_server_anything(start_server: Any) -> None:
+    live = start_server(token="tea")
+    assert live.client.get("/examples", headers={"host": "shop.example"}).status_code == 200
