@@ -140,8 +140,8 @@ def check_work(most: int, candidates: int, variants: int) -> None:
     if candidates * variants > most:
         raise RequestError(
             "explain",
-            f"takes {candidates * variants:,} scores, of {candidates:,} candidates without each of {variants:,} parts of "
-            f"the prompts: give fewer candidates or a shorter history, or explain one at a time (at most {most:,})",
+            f"takes {candidates * variants:,} scores, of {candidates:,} candidates without each of {variants:,} parts "
+            f"of the prompts: give fewer candidates or a shorter history, or explain one at a time (at most {most:,})",
         )
 
 

@@ -89,8 +89,8 @@ def _write_rows(tables: Tables, rates: Sequence[RateConfig]) -> None:
     for name in needed:
         if name not in given and (name not in of_items or name == "item_id"):
             raise UserError(
-                f"{tables.labels['impressions']} has no column '{name}', which the rates need{did_you_mean(name, given)}: "
-                "add it"
+                f"{tables.labels['impressions']} has no column '{name}', which the rates need"
+                f"{did_you_mean(name, given)}: add it"
             )
     names = dict.fromkeys([*REQUIRED["impressions"], *needed])
     stage(tables, "impressions", [name for name in names if name in given])

@@ -33,7 +33,8 @@ def check_weight_columns(tables: Tables, config: WeightsConfig | None) -> None:
     if config.reweigh not in known:
         raise UserError(
             f"neither {tables.labels['impressions']} nor {tables.labels['items']} nor a table of users has a column "
-            f"'{config.reweigh}', which data.weights.reweigh names{did_you_mean(config.reweigh, known)}: add or rename it"
+            f"'{config.reweigh}', which data.weights.reweigh names{did_you_mean(config.reweigh, known)}: "
+            "add or rename it"
         )
     check_columns(tables, "impressions", [config.label], ", which data.weights.label names")
     if config.label not in LABELS:

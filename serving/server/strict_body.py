@@ -154,8 +154,9 @@ def read_body(body: bytes, model: type[BaseModel] | None, most: int) -> Any:
 
 
 def parse_strict(body: bytes) -> Any:
-    """JSON in UTF-8 without NaN, Infinity, numbers out of range, duplicate keys, lone surrogates or deep nesting, none of
-    whose objects has more than `MAX_ENTRIES` keys; at most `MAX_COMMAS` commas.
+    """JSON in UTF-8 without NaN, Infinity, numbers out of range, duplicate keys, lone surrogates or deep nesting.
+
+    No object has more than `MAX_ENTRIES` keys, and the whole at most `MAX_COMMAS` commas.
 
     Raises:
         Refusal: 400, with the place where it is known.
