@@ -12,7 +12,8 @@ from equipoise.export.golden import Prompt
 _OWN = """\
 ### `equipoise serve`
 
-All formats, scopes and objectives; ω can be chosen per request:
+All formats, scopes and objectives; ω can be chosen per request. `request_schema.json` is the JSON Schema of requests,
+with the names of all fields:
 
 ```bash
 pip install 'equipoise[serve]'

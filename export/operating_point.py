@@ -12,6 +12,7 @@ from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.export.adapters import SLATE_HEAD
 from equipoise.export.card import with_operating_point
+from equipoise.export.request_schema import SCHEMA_FILE, write_request_schema
 from equipoise.export.serving_record import FILE_NAME
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, read_info
 
@@ -139,6 +140,8 @@ def update_export(export: Path, run: Path, adapters: Path | None = None) -> None
         card = with_operating_point((export / CARD).read_text("utf-8"), serving)
     except ValueError as error:
         raise UserError(f"{export / CARD} is not a card of this version: export again with --overwrite") from error
+    if (export / SCHEMA_FILE).is_file():
+        write_request_schema(export, serving)
     with atomic_write(export / CARD) as partial:
         partial.write_text(card, "utf-8")
     with atomic_write(export / FILE_NAME) as partial:

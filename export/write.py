@@ -30,6 +30,7 @@ from equipoise.export.load import open_beside_text
 from equipoise.export.onnx_check import report_table
 from equipoise.export.operating_point import adds_to_utility, read_operating_point
 from equipoise.export.recall_catalogue import export_recall
+from equipoise.export.request_schema import write_request_schema
 from equipoise.export.serving_record import (
     BASE_FOLDER,
     FILE_NAME,
@@ -195,6 +196,7 @@ def _write(
     served_by = {**record["objectives"], **record.get("retrieval", {})}
     record["files"] = files_of(folder, [about["folder"] for about in served_by.values()], TOKENIZER_FOLDER)
     record["adapter_shape"] = config.lora.model_dump(include={"rank", "alpha", "dropout", "rslora"})
+    write_request_schema(folder, record)
     (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)

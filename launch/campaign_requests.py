@@ -52,6 +52,7 @@ class CampaignRequests:
                 raise UserError(f"{source} has no column {name}, which the campaign '{campaign.name}' reads: add it")
         own = set(table.kinds) - set(self.said)
         self.maker = RequestRows(recommender.reader, own, table.per_candidate, candidates)
+        self.maker.check_names(str(table.path), table.kinds.keys() | self.said)
         self.maker.worth.pop("value", None)  # what the campaign calls value is put in below
         value = [campaign.value] if campaign.value and candidates is None else []
         more = [*self.maker.columns, table.key, *(self.needed if candidates is None else []), *value]

@@ -51,6 +51,7 @@ def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions
             raise UserError(f"{requests} has no column item_id: add the candidates")
         recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, extra=EXTRA)
+        maker.check_names(str(requests), table.kinds)
         ready = prepared_requests(
             table,
             maker.columns,

@@ -13,6 +13,7 @@ import duckdb
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
+from equipoise.data.requests.field_columns import check_field_columns
 from equipoise.data.requests.table import open_requests, open_table, request_connection
 from equipoise.scoring.columns import parse_omega
 from equipoise.scoring.options import RecommendOptions
@@ -53,6 +54,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
         elif "item_id" not in table.kinds:
             raise UserError(f"{users} has no column item_id: add the candidates, or a common list with --candidates")
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, common)
+        maker.check_names(str(users), table.kinds)
         more = {"omega": omega, "value_weight": options.value_weight, "top": options.top}
         ready = prepared_requests(
             table, maker.columns, lambda rows: (maker.prepare(recommender.prepare, rows, more), maker.identity(rows))
@@ -74,11 +76,15 @@ def common_candidates(con: duckdb.DuckDBPyConnection, path: Path, recommender: R
     if len(rows) > max_candidates:
         raise UserError(f"{path} has more than {max_candidates:,} candidates: give fewer, or raise --max-candidates")
     texts = [name for name in ("text", "context") if name in kinds]
-    fields = [name for name in recommender.fields["context"] if name in kinds]
+    fields_read = recommender.fields["context"]
+    fields = [name for name in fields_read if name in kinds]
     worth = worth_columns(recommender.reader, kinds)
     keys = [name for name in recommender.reader.rates.keys if name != "item_id"]
     features = [name for name in dict.fromkeys([*recommender.fields["features"], *keys]) if name in kinds]
     attributes = [name for name in recommender.reader.attributes if name in kinds]
+    wanted = [] if "context" in kinds else [*fields_read, *recommender.reader.features]
+    known = [*texts, *fields, *worth.values(), *features, *attributes, "item_id"]
+    check_field_columns(str(path), [name for name in wanted if name not in recommender.reader.rates], kinds, known)
     candidates = [candidate_of(row, texts, fields, worth, features, attributes) for row in rows]
     try:  # what ω reads is checked with the requests, which may ask for another one
         omega = recommender.reader.operating_point.nearest_to_relevance

@@ -21,6 +21,7 @@ import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.data.prompts import is_missing
+from equipoise.data.requests.field_columns import check_field_columns
 from equipoise.data.requests.table import RequestTable
 from equipoise.data.values import plain_value, value_text
 from equipoise.serving.ranking import Ranking
@@ -86,6 +87,19 @@ class RequestRows:
             *self.attributes,
         ]
         self.columns = list(dict.fromkeys([*self.names, *self.user, *self.ready, *self.categories, *of_candidates]))
+        self._wanted = _wanted_fields(reader, columns, candidates is None)
+
+    def check_names(self, source: str, columns: Collection[str]) -> None:
+        """Refuse columns of a table with nearly the name of a field that it lacks, and tell the fields that it lacks.
+
+        Args:
+            source: the table, for messages.
+            columns: all that it has, and those that others fill.
+
+        Raises:
+            UserError: names the column and the field that was meant.
+        """
+        check_field_columns(source, self._wanted, columns, [*self.columns, *self.extra])
 
     def prepare(
         self, prepare: Callable[[dict[str, Any]], T], rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
@@ -174,6 +188,17 @@ class RequestRows:
     def identity(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
         """request_id and user_id of a request, where the table has them, as text."""
         return {name: None if is_missing(rows[0][name]) else str(rows[0][name]) for name in self.names}
+
+
+def _wanted_fields(reader: RequestReader, columns: Collection[str], own_candidates: bool) -> list[str]:
+    """The fields that prompts and heads read of a table of requests, without those that ready texts stand for."""
+    fields = reader.fields
+    wanted = [] if "prefix" in columns else list(fields["user"])
+    if own_candidates:
+        wanted += [] if "context" in columns else fields["context"]
+        known = reader.items.values.keys() | set(reader.rates.keys)  # by item_id, or as they are counted
+        wanted += [name for name in fields["features"] if name not in known and name not in reader.rates]
+    return wanted
 
 
 def _titles(history: Any) -> Any:
@@ -267,6 +292,7 @@ def rank_frame(
     known = requests.astype(object).where(requests.notna(), None)
     per_candidate = not any(_is_list(value) for value in known["item_id"])
     maker = RequestRows(reader, list(known.columns), per_candidate)
+    maker.check_names("the frame", list(known.columns))
     key = next(iter(maker.names), None)
     if per_candidate and key is None:
         raise RequestError("the frame", "has neither request_id nor user_id: add one, or give lists of item_id")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from equipoise.export.request_schema import HISTORY_ENTRIES, LARGEST_BOOST, PREFIX_CHARS, TEXT_CHARS
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -17,16 +19,18 @@ class Limits:
         recalled: items that one request for recall may ask for.
         past: items that it names as bought, or to leave out.
         explained: candidates that one explanation names.
+        unknown_fields: whether fields that nothing reads are ignored.
         explained_slate: candidates of a request that is explained: its slate is scored once per piece of the prompt.
     """
 
     candidates: int = 512
-    prefix_chars: int = 20_000
-    text_chars: int = 4_000
+    prefix_chars: int = PREFIX_CHARS
+    text_chars: int = TEXT_CHARS
     prices: int = 2_048
-    history: int = 1_000
-    boost: float = 5.0
+    history: int = HISTORY_ENTRIES
+    boost: float = LARGEST_BOOST
     recalled: int = 1_000
     past: int = 10_000
     explained: int = 3
     explained_slate: int = 100
+    unknown_fields: bool = False

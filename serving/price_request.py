@@ -72,7 +72,9 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
             )
         pairs += [reader.candidate(field, _at(entry, name, price), request.get("user")) for price in question.asked]
         questions.append(question)
-    priced_request = ReadRequest(read.request_id, read.prefix, pairs, {}, None, recent=read.recent)
+    priced_request = ReadRequest(
+        read.request_id, read.prefix, pairs, {}, None, recent=read.recent, missing=read.missing
+    )
     return PriceQuestion(priced_request, goal, tuple(questions), seen.get(name), name, read, force)
 
 

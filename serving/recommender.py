@@ -20,6 +20,7 @@ from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import RateLookup
 from equipoise.data.recall_texts import TextLayout
 from equipoise.export.load import load_export, open_beside_text
+from equipoise.export.request_schema import request_schema
 from equipoise.export.serving_record import calibrations_of, read_serving_record
 from equipoise.modeling.cached_scorer import TokenSlate
 from equipoise.modeling.folded import fold_shared
@@ -85,10 +86,11 @@ class Recommender:
         tokenizer: RequestTokenizer,
         examples: list[dict[str, Any]],
         catalogue: RecallCatalogue | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         self.export, self.name, self.examples = export, name, examples
         self.reader, self.cache, self.catalogue = reader, cache, catalogue
-        self._scorer, self._tokenizer = scorer, tokenizer
+        self._scorer, self._tokenizer, self._schema = scorer, tokenizer, dict(schema or {})
         self._texts = TextLayout(tokenizer.tokenizer, tokenizer.tokenizer.limits.max_row)
 
     @classmethod
@@ -154,12 +156,13 @@ class Recommender:
         )
         catalogue = open_catalogue(folder, record, known)
         tokens = RequestTokenizer(tokenizer, scales, open_beside_text(folder, record, device=device))
-        return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue)
+        schema = request_schema(record, lookup.keys)
+        return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue, schema)
 
     def with_limits(self, limits: Limits) -> "Recommender":
         """The same, sharing the model, with other limits of a request."""
         reader = self.reader.with_limits(limits)
-        shared = (self._scorer, self.cache, reader, self._tokenizer, self.examples, self.catalogue)
+        shared = (self._scorer, self.cache, reader, self._tokenizer, self.examples, self.catalogue, self._schema)
         return Recommender(self.export, self.name, *shared)
 
     @property
@@ -196,6 +199,11 @@ class Recommender:
     def fields(self) -> dict[str, list[str]]:
         """The fields that the prompts read, of `user`, `item` and `context`, and the `features`."""
         return self.reader.fields
+
+    @property
+    def request_schema(self) -> dict[str, Any]:
+        """The JSON Schema of requests, with the export's names and bounds; `request_schema.json` of the export."""
+        return self._schema
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
         """Read, render and tokenise one request (serving/requests.py gives its form), in any thread, without the model.

@@ -11,14 +11,14 @@
 value, that field of `context` stands for it. With a `value_weight` every candidate needs one. `boost` is added to the
 utility as it is.
 
-Fields that the export's templates do not read are ignored, as columns of a table are; every other unknown key is
-refused. The same item may stand among the candidates twice, for it can be offered in two ways. A feature of
-the export, such as price, is read from `features`, else from the fields of context and item, else it is the known
-item's own; where none of them gives it, it is unknown and adds nothing to a logit. A rate (data.rates) that is not
-given is that of the export's last state, by the columns that it counts by, read from the same places: item_id is the
-candidate's own, user_id may be a field of `user`. An attribute by which lists are made (docs/lists.md) is read from
-`attributes`, else from the fields of the item, else it is the known item's own; where ω of its objective is not 0 a
-candidate must have it.
+Fields that the export does not read are refused (`Limits.unknown_fields` lets them be ignored), as every other unknown
+key is; those that it reads and that are not given, not even as null, are counted (`ReadRequest.missing`). The same
+item may stand among the candidates twice, for it can be offered in two ways. A feature of the export, such as price,
+is read from `features`, else from the fields of context and item, else it is the known item's own; where none of them
+gives it, it is unknown and adds nothing to a logit. A rate (data.rates) that is not given is that of the export's last
+state, by the columns that it counts by, read from the same places: item_id is the candidate's own, user_id may be a
+field of `user`. An attribute by which lists are made (docs/lists.md) is read from `attributes`, else from the fields of
+the item, else it is the known item's own; where ω of its objective is not 0 a candidate must have it.
 
 Where the export compares candidates with what the shopper took, `recent` says what that was, the latest first; without
 it, `history` does. A candidate's own thing is the field of its `item` that the export compares, else the known item's,
@@ -26,6 +26,7 @@ else its text.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ from equipoise.data.rates import RateLookup
 from equipoise.data.requests.renderer import PromptRenderer
 from equipoise.data.things import ThingTexts
 from equipoise.data.values import value_text
+from equipoise.serving.field_names import FieldNames, absent
 from equipoise.serving.items import KnownItems
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import OperatingPoint
@@ -69,7 +71,8 @@ class ReadCandidate:
     """One candidate: its item_id, if it has one, the two texts of its prompt, its value, its boost, and its features.
 
     A feature that is not known is NaN. `thing` is what is compared with the history, "" where nothing is. `attributes`:
-    what lists are made by, in the order of the export's rule, None where it is not known.
+    what lists are made by, in the order of the export's rule, None where it is not known. `missing`: the fields, as
+    context.NAME, item.NAME and features.NAME, that are read and not given.
     """
 
     item_id: str | None
@@ -80,6 +83,7 @@ class ReadCandidate:
     features: tuple[float, ...] = ()
     thing: str = ""
     attributes: tuple[str | None, ...] = ()
+    missing: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class ReadRequest:
     """A request as texts, with the weights of its utility and the number of candidates that it wants.
 
     `recent`: the things that the shopper took, the latest first. `computed`: columns of priors that are known already,
-    float32 (C,) each.
+    float32 (C,) each. `missing`: how often each field that is read is not given, by PLACE.NAME.
     """
 
     request_id: str | None
@@ -98,6 +102,7 @@ class ReadRequest:
     weights: UtilityWeights = field(default_factory=UtilityWeights)
     recent: tuple[str, ...] = ()
     computed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    missing: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def things(self) -> ThingTexts:
@@ -153,6 +158,18 @@ class RequestReader:
         self.renderer = PromptRenderer(prompt, history)
         self.operating_point, self.limits = operating_point, limits
         self.user, self.item, self.context = map(Template.of, (prompt.prefix, prompt.item, prompt.context))
+        self.names = self._names()
+
+    def _names(self) -> FieldNames:
+        """The names that requests may give to fields."""
+        templates = {"user": self.user.names, "item": self.item.names, "context": self.context.names}
+        more = {"item": [self.compared], "context": [self.value_field]}
+        return FieldNames.of(templates, self.features, self.rates.keys, self.attributes, more)
+
+    def _check_names(self, place: str, field: str, given: Any) -> None:
+        """Refuse names that nothing reads, unless they are to be ignored."""
+        if not self.limits.unknown_fields:
+            self.names.check(place, field, mapping(field, given))
 
     @property
     def fields(self) -> dict[str, list[str]]:
@@ -183,14 +200,17 @@ class RequestReader:
             raise RequestError("candidates", "is missing: give a list of candidates")
         omega = self.operating_point.omega_of(request.get("omega"))
         weights = self.operating_point.weights_of(omega, request.get("value_weight"))
+        candidates = self._candidates(request["candidates"], request.get("user"))
+        missing = Counter([*self.missing_of_shopper(request), *(name for each in candidates for name in each.missing)])
         read = ReadRequest(
             request_id=None if name is None else identifier("request_id", name, self.limits.text_chars),
             prefix=self.shopper(request),
-            candidates=self._candidates(request["candidates"], request.get("user")),
+            candidates=candidates,
             omega=omega,
             top=self._top(request.get("top")),
             weights=weights,
             recent=self.recent(request),
+            missing=missing,
         )
         if weights.value:
             self._all_have_values(read.candidates)
@@ -232,8 +252,15 @@ class RequestReader:
             if user is not None or history is not None:
                 raise RequestError("prefix", "stands for user and history: give either the one or the others")
             return self.renderer.ready(text("prefix", prefix, self.limits.prefix_chars))
-        fields = self._fields("user", {} if user is None else user, self.user)
+        fields = self._fields("user", "user", {} if user is None else user, self.user)
         return self.renderer.prefix(fields, self.titles(history))
+
+    def missing_of_shopper(self, request: Mapping[str, Any]) -> list[str]:
+        """The fields, as user.NAME, that the prompts read and a request does not give; none of a ready prefix."""
+        given = request.get("user")
+        if request.get("prefix") is not None:
+            return []
+        return absent("user", self.user.names, given if isinstance(given, Mapping) else {})
 
     def titles(self, history: Any) -> list[list[str]]:
         """The titles of each section of a history that the prompt shows: the first `max_events` that are not blank.
@@ -340,16 +367,32 @@ class RequestReader:
                 hint = "give its fields as item or its text"
                 raise RequestError(f"{field}.item_id", f"is '{item_id[:40]}', which this export does not know: {hint}")
         context = self._context(f"{field}.context", entry.get("context"))
+        for place in ("features", "attributes"):
+            if entry.get(place) is not None:
+                self._check_names(place, f"{field}.{place}", entry[place])
+        features = self._features(field, entry, item_id, user)
         return ReadCandidate(
             item_id,
             words,
             context,
             self._value(field, entry),
             self._boost(field, entry.get("boost")),
-            self._features(field, entry, item_id, user),
+            features,
             self._thing(entry, item_id, words),
             tuple(self._attribute(name, field, entry, item_id) for name in self.attributes),
+            tuple(self._missing(entry, features, user)),
         )
+
+    def _missing(self, entry: Mapping[str, Any], features: tuple[float, ...], user: Any) -> list[str]:
+        """The fields that are read and not given for a candidate, whose fields have been checked."""
+        item, context = entry.get("item"), entry.get("context")
+        missing = [] if item is None else absent("item", self.item.names, item)
+        if not isinstance(context, str):
+            missing += absent("context", self.context.names, context or {})
+        sources = [each for each in (entry.get("features"), context, item, user) if isinstance(each, Mapping)]
+        unknown = zip(self.features, features, strict=True)
+        asked = [name for name, value in unknown if math.isnan(value) and name not in self.rates]
+        return missing + [f"features.{name}" for name in asked if not any(name in each for each in sources)]
 
     def _attribute(self, name: str, field: str, entry: Mapping[str, Any], item_id: str | None) -> str | None:
         """What a candidate has of an attribute by which lists are made: by its own fields, else as the export knows."""
@@ -425,7 +468,7 @@ class RequestReader:
         return own if own is not None else plain(f"{where}.{name}", fields.get(name), self.limits.text_chars)
 
     def _item_text(self, field: str, item: Any) -> str:
-        fields = self._fields(field, item, self.item)
+        fields = self._fields("item", field, item, self.item)
         words = self.renderer.item(fields)
         if not words:
             raise RequestError(field, f"tells nothing of the item: give at least one of {', '.join(self.item.names)}")
@@ -434,12 +477,13 @@ class RequestReader:
     def _context(self, field: str, value: Any) -> str:
         if isinstance(value, str):
             return self.renderer.ready(text(field, value, self.limits.text_chars))
-        fields = self._fields(field, {} if value is None else value, self.context)
+        fields = self._fields("context", field, {} if value is None else value, self.context)
         return self.renderer.context(fields)
 
-    def _fields(self, field: str, value: Any, template: Template) -> dict[str, Any]:
-        """The values of the fields that a template reads."""
+    def _fields(self, place: str, field: str, value: Any, template: Template) -> dict[str, Any]:
+        """The values of the fields that a template reads; others have known names."""
         given, most = mapping(field, value), self.limits.text_chars
+        self._check_names(place, field, given)
         fields = {name: plain(f"{field}.{name}", given[name], most) for name in template.names if name in given}
         for name in template.numeric & fields.keys():
             numeric(f"{field}.{name}", fields[name])

@@ -20,6 +20,7 @@ from equipoise.data.features import CategoryScale, FeatureScale, Scales
 from equipoise.data.prompts import piece_fields
 from equipoise.data.rates import RateLookup
 from equipoise.data.requests.catalogue import Catalogue
+from equipoise.data.requests.field_columns import check_field_columns
 from equipoise.data.requests.files import RequestFile
 from equipoise.data.requests.identifiers import as_text, is_identifier
 from equipoise.data.requests.renderer import PromptRenderer
@@ -286,6 +287,9 @@ class RawForm(RequestForm):
         for name in self.renderer.context_fields:
             self._must_be_list(name, "one value per candidate")
         self.prefix_fields = [name for name in fields if name in self.columns]
+        wanted = [*fields, *self.renderer.context_fields]
+        wanted += [n for n in features if n not in self.rates and n not in catalogue.rows.column_names]
+        check_field_columns(str(self.path), wanted, list(self.kinds), [*self.columns, "recent"])
 
     def _read(self, batch: pa.RecordBatch, ids: list[str], sizes: list[int]) -> list[Request]:
         items = self._items(batch, ids, sizes)

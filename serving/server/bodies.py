@@ -24,36 +24,48 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from equipoise.common.nearest import nearest
+from equipoise.export.request_schema import (
+    EVENT,
+    ID,
+    LEAST_ID,
+    MAX_NUMBER,
+    MOST_ID,
+    NUMBER,
+    TEXT,
+    VALUE,
+)
+from equipoise.export.request_schema import HISTORY_ENTRIES as MAX_EVENTS
+from equipoise.export.request_schema import LISTED as MAX_LISTED
+from equipoise.export.request_schema import PREFIX_CHARS as MAX_PREFIX
+from equipoise.export.request_schema import TEXT_CHARS as MAX_TEXT
 from equipoise.serving.price_limits import MOST_ENDINGS
 
 UNKNOWN_KEY = "unknown_key"
 """Type of the error that names a key which nobody reads."""
-MAX_NUMBER = 1e15
-LEAST_ID, MOST_ID = -(2**63), 2**64
-"""Whole numbers that columns of ids hold, to a bound that JSON schemas of float64 can tell exactly."""
 EXACT = 2**53
 """Above it a number with a point or an exponent may stand for several ids."""
 MAX_NAME = 200
-MAX_TEXT = 4_000
-MAX_PREFIX = 20_000
 MAX_FIELDS = 200
-MAX_EVENTS = 1_000
 MAX_CANDIDATES = 10_000
 
-TEXT = {"type": "string", "maxLength": MAX_TEXT}
-ID = {"anyOf": [{**TEXT, "minLength": 1}, {"type": "integer", "minimum": LEAST_ID, "maximum": MOST_ID}]}
-NUMBER = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
-VALUE = {"anyOf": [TEXT, NUMBER, {"type": "boolean"}, {"type": "null"}]}
 FIELDS = {
     "type": "object",
     "additionalProperties": VALUE,
     "maxProperties": MAX_FIELDS,
     "propertyNames": {"maxLength": MAX_NAME},
 }
-KNOWN_ITEM = {"type": "object", "properties": {"item_id": ID}, "required": ["item_id"], "additionalProperties": False}
 
 
 def check_value(value: Any) -> Any:
+    """A text, number, boolean or null of a bounded size, or a list of such, which is read as one text."""
+    if isinstance(value, list):
+        if len(value) > MAX_LISTED:
+            raise ValueError(f"the list has more than {MAX_LISTED} entries")
+        return [check_plain(each) for each in value]
+    return check_plain(value)
+
+
+def check_plain(value: Any) -> Any:
     """A text, number, boolean or null of a bounded size."""
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
@@ -62,7 +74,7 @@ def check_value(value: Any) -> Any:
         if not abs(value) <= MAX_NUMBER:
             raise ValueError(f"the number is beyond ±{MAX_NUMBER:g}")
     elif value is not None:
-        raise ValueError("give a text, a number, true, false or null")
+        raise ValueError("give a text, a number, true, false, null or a list of such")
     return value
 
 
@@ -78,7 +90,7 @@ def check_id(value: Any) -> Any:
     value = whole(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise ValueError("give an id, a text or a whole number")
-    return _check_whole(value) if isinstance(value, int) else check_value(value)
+    return _check_whole(value) if isinstance(value, int) else check_plain(value)
 
 
 def _check_whole(value: int) -> int:
@@ -97,7 +109,7 @@ def check_name(name: str) -> str:
 def check_context(context: Any) -> Any:
     """A context: ready text, or fields."""
     if isinstance(context, str):
-        return check_value(context)
+        return check_plain(context)
     if not isinstance(context, dict):
         raise ValueError("give an object of fields or a ready text")
     if len(context) > MAX_FIELDS:
@@ -108,7 +120,7 @@ def check_context(context: Any) -> Any:
 def check_event(event: Any) -> Any:
     """A past event: the title of an item, or its id."""
     if isinstance(event, str):
-        return check_value(event)
+        return check_plain(event)
     if not isinstance(event, dict) or set(event) != {"item_id"}:
         raise ValueError('give a title or {"item_id": …}')
     return {"item_id": check_id(event["item_id"])}
@@ -126,7 +138,7 @@ Value = Annotated[Any, AfterValidator(check_value), WithJsonSchema(VALUE)]
 Fields = Annotated[dict[Name, Value], Field(max_length=MAX_FIELDS), BeforeValidator(check_few), WithJsonSchema(FIELDS)]
 Text = Annotated[StrictStr, Field(max_length=MAX_TEXT)]
 Id = Annotated[Any, AfterValidator(check_id), WithJsonSchema(ID)]
-Event = Annotated[Any, AfterValidator(check_event), WithJsonSchema({"anyOf": [TEXT, KNOWN_ITEM]})]
+Event = Annotated[Any, AfterValidator(check_event), WithJsonSchema(EVENT)]
 Events = Annotated[list[Event], Field(max_length=MAX_EVENTS, fail_fast=True)]
 HISTORY_FORMS = ("list of events", "events by section")
 """Tags of the two forms of a history, which paths leave out."""
@@ -138,9 +150,9 @@ History = Annotated[
     Discriminator(lambda value: HISTORY_FORMS[isinstance(value, dict)]),
 ]
 Context = Annotated[Any, AfterValidator(check_context), WithJsonSchema({"anyOf": [FIELDS, TEXT]})]
-Weight = Annotated[Any, AfterValidator(check_value), WithJsonSchema(NUMBER)]
-Positive = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 1e-15})]
-Boost = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": -5, "maximum": 5})]
+Weight = Annotated[Any, AfterValidator(check_plain), WithJsonSchema(NUMBER)]
+Positive = Annotated[Any, AfterValidator(check_plain), WithJsonSchema({**NUMBER, "minimum": 1e-15})]
+Boost = Annotated[Any, AfterValidator(check_plain), WithJsonSchema({**NUMBER, "minimum": -5, "maximum": 5})]
 
 
 class Strict(BaseModel):
@@ -250,20 +262,20 @@ def check_prices(value: Any) -> Any:
     """Allowed prices: a list of numbers, or an object of numbers and such lists."""
     if isinstance(value, dict):
         return {
-            str(key): check_prices(part) if isinstance(part, list) else check_value(part) for key, part in value.items()
+            str(key): check_prices(part) if isinstance(part, list) else check_plain(part) for key, part in value.items()
         }
     if not isinstance(value, list):
         raise ValueError("give a list of prices, or an object with least, most and step, or with factors")
     if len(value) > MAX_PRICES:
         raise ValueError(f"there are more than {MAX_PRICES:,} prices")
-    return [check_value(part) for part in value]
+    return [check_plain(part) for part in value]
 
 
 Prices = Annotated[Any, AfterValidator(check_prices), WithJsonSchema({"anyOf": [LIST, BOUNDS, FACTORS]})]
-Margin = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 0, "exclusiveMaximum": 1})]
-Ending = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 0, "exclusiveMaximum": 1000})]
-Change = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "exclusiveMinimum": 0, "maximum": 1e9})]
-Cost = Annotated[Any, AfterValidator(check_value), WithJsonSchema({**NUMBER, "minimum": 0, "maximum": 1e9})]
+Margin = Annotated[Any, AfterValidator(check_plain), WithJsonSchema({**NUMBER, "minimum": 0, "exclusiveMaximum": 1})]
+Ending = Annotated[Any, AfterValidator(check_plain), WithJsonSchema({**NUMBER, "minimum": 0, "exclusiveMaximum": 1000})]
+Change = Annotated[Any, AfterValidator(check_plain), WithJsonSchema({**NUMBER, "exclusiveMinimum": 0, "maximum": 1e9})]
+Cost = Annotated[Any, AfterValidator(check_plain), WithJsonSchema({**NUMBER, "minimum": 0, "maximum": 1e9})]
 
 
 class PriceCandidate(Candidate):
@@ -313,7 +325,7 @@ def check_past(value: Any) -> Any:
         raise ValueError(f"there are more than {MAX_PAST:,} items")
     if isinstance(value, list):
         return [check_id(item) for item in value]
-    return {check_name(item): check_value(times) for item, times in value.items()}
+    return {check_name(item): check_plain(times) for item, times in value.items()}
 
 
 Past = Annotated[Any, AfterValidator(check_past), WithJsonSchema({"anyOf": [IDS, COUNTS]})]

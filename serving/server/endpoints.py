@@ -1,6 +1,7 @@
 """What is asked of the model: POST /rank, /score, /recall, /price and /explain."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -45,6 +46,7 @@ class Served(BaseModel):
     model_ms: float = Field(description="The pass of the model.")
     requests: int = Field(description="Requests that shared the pass.")
     prefix_cached: bool | None = Field(description="Whether the shopper's prefix was in the cache; null if unknown.")
+    missing: dict[str, int] = Field(description="How often each field that is read was not given, by PLACE.NAME.")
 
 
 class SlateAnswer(BaseModel):
@@ -58,38 +60,39 @@ class SlateAnswer(BaseModel):
     served: Served
 
 
-def served_record(outcome: ScoredOutcome[CachedRanking]) -> dict[str, Any]:
+def served_record(outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, int]) -> dict[str, Any]:
     """How an answer came about, in the form of `Served`."""
     return {
         "queue_ms": round(outcome.waited * 1000, 3),
         "model_ms": round(outcome.model_pass.seconds * 1000, 3),
         "requests": outcome.model_pass.requests,
         "prefix_cached": outcome.result.prefix_cached,
+        "missing": dict(missing),
     }
 
 
-def slate_response(outcome: ScoredOutcome[CachedRanking], ranking: Ranking) -> Response:
+def slate_response(outcome: ScoredOutcome[CachedRanking], ranking: Ranking, missing: Mapping[str, int]) -> Response:
     """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
 
     Raises:
         ValueError: a score is not finite, which no client could read.
     """
-    content = {**ranking.to_json(), "served": served_record(outcome)}
+    content = {**ranking.to_json(), "served": served_record(outcome, missing)}
     return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")
 
 
 @router.post("/rank", response_model=SlateAnswer)
 async def rank(body: RankRequest, request: Request) -> Response:
     """Rank the candidates of one shopper; `top` of them are answered."""
-    outcome = await request.app.state.service.rank(body, request)
-    return slate_response(outcome, outcome.result.ranking)
+    missing, outcome = await request.app.state.service.rank(body, request)
+    return slate_response(outcome, outcome.result.ranking, missing)
 
 
 @router.post("/score", response_model=SlateAnswer)
 async def score(body: SlateRequest, request: Request) -> Response:
     """Score the candidates of one shopper, in the order given."""
-    outcome = await request.app.state.service.rank(body, request, shown=False)
-    return slate_response(outcome, outcome.result.ranking.as_given())
+    missing, outcome = await request.app.state.service.rank(body, request, shown=False)
+    return slate_response(outcome, outcome.result.ranking.as_given(), missing)
 
 
 class RecalledItem(BaseModel):
@@ -181,8 +184,8 @@ class PriceAnswer(BaseModel):
 @router.post("/price", response_model=PriceAnswer)
 async def price(body: PriceRequest, request: Request) -> Response:
     """Choose prices for one shopper; all candidates at all prices pass the model together."""
-    pricing, outcome = await request.app.state.service.price(body, request)
-    content = {**pricing.to_json(), "served": served_record(outcome)}
+    pricing, missing, outcome = await request.app.state.service.price(body, request)
+    content = {**pricing.to_json(), "served": served_record(outcome, missing)}
     return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")
 
 

@@ -1,6 +1,7 @@
 """What the server counts, in the form that Prometheus reads."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,6 +11,8 @@ from prometheus_client.registry import Collector
 from equipoise.serving.promise import Keeper
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.batching import Pass
+
+logger = logging.getLogger("equipoise.serve")
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -66,12 +69,14 @@ class Metrics:
 
     def __init__(self, recommender: Recommender, waiting: Callable[[], int], keeper: Keeper | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._told: set[str] = set()
         names: dict[str, Any] = {"registry": self.registry, "namespace": "equipoise"}
         self.requests = Counter("requests", "Answered requests.", ("route", "status"), **names)
         self.seconds = Histogram(
             "request_seconds", "Time of a request, reading included.", ("route",), buckets=SECONDS, **names
         )
         self.refused = Counter("overload", "Requests refused for lack of capacity.", ("reason",), **names)
+        self.missing = Counter("missing_fields", "Times that a field which is read was not given.", ("field",), **names)
         self.passes = Histogram("pass_seconds", "Time of a pass of the model.", buckets=SECONDS, **names)
         self.batch = Histogram("batch_requests", "Requests of a pass.", buckets=REQUESTS, **names)
         self.candidates = Histogram("batch_candidates", "Candidates of a pass.", buckets=CANDIDATES, **names)
@@ -79,6 +84,14 @@ class Metrics:
         self.registry.register(CacheCollector(recommender))
         if keeper is not None:
             self.registry.register(PromiseCollector(keeper))
+
+    def saw_missing(self, missing: Mapping[str, int]) -> None:
+        """Count fields that a request did not give, by PLACE.NAME: names of the export, none that clients invent."""
+        for name, times in missing.items():
+            self.missing.labels(name).inc(times)
+            if name not in self._told:
+                self._told.add(name)
+                logger.warning("a request lacks %s, which the export reads; /metrics counts how often", name)
 
     def saw_pass(self, done: Pass) -> None:
         """Count a pass of the model."""

@@ -20,6 +20,7 @@ class ServerOptions:
         (), "Name that requests may call the server by; may be repeated.", shown="addresses, names without a dot"
     )
     max_candidates: int | None = option(None, "Candidates of a request.", shown="the export's limit")
+    unknown_fields: bool = option(False, "Ignore fields that the export does not read.", "--allow-unknown-fields")
     max_body_kb: int = option(1024, "KiB of a request.")
     max_explained: int = option(4000, "Scores that an explanation may take: candidates times parts.")
     timeout_s: float = option(30.0, "Seconds to send a request, and again to answer it.")

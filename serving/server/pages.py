@@ -128,6 +128,12 @@ async def health(request: Request) -> Health:
     )
 
 
+@router.get("/request_schema.json")
+async def request_schema(request: Request) -> dict[str, Any]:
+    """JSON Schema of a request for POST /rank, with the export's own names and bounds."""
+    return request.app.state.service.recommender.request_schema
+
+
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Requests, latencies, batches, queue and prefix cache."""

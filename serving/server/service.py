@@ -1,7 +1,8 @@
 """From a checked request to its ranking: prepare it in a thread, let it wait for a pass, within its time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -57,8 +58,11 @@ class Service:
     """
 
     def __init__(self, recommender: Recommender, options: ServerOptions) -> None:
+        limits = replace(recommender.limits, unknown_fields=options.unknown_fields)
         if options.max_candidates is not None:
-            recommender = recommender.with_limits(replace(recommender.limits, candidates=options.max_candidates))
+            limits = replace(limits, candidates=options.max_candidates)
+        if limits != recommender.limits:
+            recommender = recommender.with_limits(limits)
         self.recommender, self.options = recommender, options
         self.keeper = make_keeper(recommender, options)
         self.metrics = Metrics(recommender, lambda: len(self.batcher), self.keeper)
@@ -96,8 +100,10 @@ class Service:
         for thread in (self._model, self._preparing, self.reading):
             await asyncio.to_thread(thread.shutdown)
 
-    async def rank(self, asked: SlateRequest, request: Request, shown: bool = True) -> ScoredOutcome[CachedRanking]:
-        """Score a request.
+    async def rank(
+        self, asked: SlateRequest, request: Request, shown: bool = True
+    ) -> tuple[Mapping[str, int], ScoredOutcome[CachedRanking]]:
+        """Score a request; also tells how often each field that is read was not given.
 
         Args:
             asked: the checked body.
@@ -107,24 +113,29 @@ class Service:
         Raises:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
         """
-        outcome = (await self._answered(asked, request, self._prepare_ranking))[1]
+        missing, outcome = await self._answered(asked, request, self._prepare_ranking)
         if self.keeper is not None and shown and not asked.omega:
             self.keeper.observe(outcome.result.ranking)
-        return outcome
+        return missing, outcome
 
-    async def price(self, asked: PriceRequest, request: Request) -> tuple[Pricing, ScoredOutcome[CachedRanking]]:
-        """Choose prices; arguments and errors as those of `rank`. Also tells of the pass that scored all of them."""
+    async def price(
+        self, asked: PriceRequest, request: Request
+    ) -> tuple[Pricing, Mapping[str, int], ScoredOutcome[CachedRanking]]:
+        """Choose prices; arguments and errors as those of `rank`. Also tells what that tells."""
         question, outcome = await self._answered(asked, request, self.recommender.prepare_prices)
-        return question.of_ranking(outcome.result.ranking), outcome
+        return question.of_ranking(outcome.result.ranking), question.request.missing, outcome
 
     async def recall(self, asked: RecallRequest, request: Request) -> Recalled:
         """Search the catalogue; errors as those of `rank`."""
         async with self._limited(self.recalls):
-            prepared = await self._in_thread(self.recommender.prepare_recall, asked.model_dump(exclude_unset=True))
+            given = asked.model_dump(exclude_unset=True)
+            prepared = await self._in_thread(self.recommender.prepare_recall, given)
+            self.metrics.saw_missing(Counter(self.recommender.reader.missing_of_shopper(given)))
             return (await while_connected(self.recalls.submit(prepared, 1), request)).result
 
-    def _prepare_ranking(self, given: dict[str, Any]) -> tuple[None, PreparedRequest]:
-        return None, self.recommender.prepare(self._kept(given))
+    def _prepare_ranking(self, given: dict[str, Any]) -> tuple[Mapping[str, int], PreparedRequest]:
+        prepared = self.recommender.prepare(self._kept(given))
+        return prepared.request.missing, prepared
 
     def _kept(self, given: dict[str, Any]) -> dict[str, Any]:
         """The request with the ω of promises, where it asks for none of its own."""
@@ -138,6 +149,7 @@ class Service:
         """What `prepare` made of the body, and the scores of the prepared request."""
         async with self._limited(self.batcher):
             read, prepared = await self._in_thread(prepare, asked.model_dump(exclude_unset=True))
+            self.metrics.saw_missing(prepared.request.missing)
             count = len(prepared.request.candidates)
             return read, await while_connected(self.batcher.submit(prepared, count), request)
 
@@ -171,6 +183,7 @@ class Service:
             return cut, self.recommender.tokenized(cut.read)
 
         cut, full = await loop.run_in_executor(self._preparing, begin)
+        self.metrics.saw_missing(cut.read.missing)
         count = len(cut.read.candidates)
         ranking = (await self.batcher.submit(full, count)).result.ranking
         positions = positions_of(self.recommender.limits, cut, named, ranking)

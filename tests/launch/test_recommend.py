@@ -222,3 +222,20 @@ def test_what_is_refused(exported: Path, users: Path, tmp_path: Path, capsys: py
     arguments = [exported, "--users", alone, "--candidates", many, "--max-candidates", 600, "--overwrite"]
     assert not call("recommend", *arguments, "--out", out)
     assert pq.read_table(out).num_rows == 600
+
+
+@pytest.mark.parametrize(("name", "given"), [("age", "Age"), ("seen_before", "seen_befor")])
+def test_misspelt_columns_are_refused(
+    exported: Path, scoreable: Any, users: Path, tmp_path: Path, capsys: Any, name: str, given: str
+) -> None:
+    table = pq.read_table(users)
+    path = tmp_path / "users.parquet"
+    pq.write_table(table.rename_columns([given if column == name else column for column in table.column_names]), path)
+    recommend = ("recommend", exported, "--users", path, "--out", tmp_path / "o.parquet")
+    for command in (recommend, ("score", scoreable.run, path, tmp_path / "o")):
+        assert call(*command) == 2
+        printed = " ".join(capsys.readouterr().err.split())
+        assert f"has the column '{given}', which nothing reads, and lacks '{name}'" in printed
+    pq.write_table(table.drop_columns([name]), path)  # what is not there at all is told
+    assert not call(*recommend)
+    assert f"lacks {name}: scored as unknown" in " ".join(capsys.readouterr().out.split())

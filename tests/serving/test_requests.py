@@ -1,6 +1,7 @@
 """Requests become the texts of the training, or one sentence about what is wrong with them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_a_whole_request(reader: RequestReader) -> None:
     found = reader.read(
         {
             "request_id": 12,
-            "user": {"age": 35.0, "visits": 3, "member": True, "shoe_size": [1]},
+            "user": {"age": 35.0, "visits": 3, "member": True, "user_id": "u7"},
             "history": [" ", {"item_id": "i1"}, "Cheese", "Bread"],
             "candidates": [
                 {"item_id": "i1", "context": {"seen": 2, "price": 12.4}},
@@ -62,7 +63,28 @@ def test_an_anonymous_user_and_the_defaults(reader: RequestReader) -> None:
     assert (found.request_id, found.prefix, found.omega, found.top) == (None, "", POINT.omega, None)
     assert len(found.candidates) == 2
     assert reader.read({"user": {}, "history": [], "candidates": ["i1"]}).prefix == ""
-    assert reader.read({"user": {"unread": 1}, "candidates": ["i1"]}).prefix == ""
+    assert reader.read({"user": {"user_id": 1}, "candidates": ["i1"]}).prefix == ""
+
+
+def test_what_is_not_given_is_counted(reader: RequestReader) -> None:
+    assert reader.read(
+        {"user": {"age": None}, "candidates": ["i1", {"text": "tea", "context": "seen once"}]}
+    ).missing == {
+        "user.visits": 1,
+        "user.member": 1,
+        "context.seen": 1,
+        "context.price": 1,
+    }
+    item = {"item": {"title": "Tea"}, "context": {"seen": 1, "price": None}}
+    assert reader.read({"prefix": "age 35", "candidates": [item, item]}).missing == {"item.brand": 2}
+
+
+def test_unknown_names_may_be_ignored(reader: RequestReader) -> None:
+    tolerant = reader.with_limits(replace(LIMITS, unknown_fields=True))
+    request = {"user": {"age": 35, "shoe_size": 44}, "candidates": ["i1"]}
+    assert tolerant.read(request).prefix == "age 35"
+    with pytest.raises(RequestError, match="shoe_size"):
+        reader.read(request)
 
 
 def test_true_is_not_one_whatever_came_before(reader: RequestReader) -> None:
@@ -106,7 +128,13 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"candidates": [{}]}, "candidates[0]", "names no item"),
     ({"candidates": [{"id": "i1"}]}, "candidates[0]", "unknown key 'id'"),
     ({"candidates": [{"item": {"title": "x"}, "text": "x"}]}, "candidates[0]", "both item and text"),
-    ({"candidates": [{"item": {"name": "x"}}]}, "candidates[0].item", "give at least one of title, brand"),
+    ({"candidates": [{"item": {"brand": None}}]}, "candidates[0].item", "give at least one of title, brand"),
+    ({"candidates": [{"item": {"name": "x"}}]}, "candidates[0].item.name", "is not read: use title, brand, item_id"),
+    ({"user": {"Age": 3}, "candidates": ["i1"]}, "user.Age", "did you mean 'age'?"),
+    ({"user": {"vists": 3}, "candidates": ["i1"]}, "user.vists", "did you mean 'visits'?"),
+    ({"candidates": [{"item_id": "i1", "context": {"pirce": 3}}]}, "candidates[0].context.pirce", "'price'"),
+    ({"candidates": [{"item_id": "i1", "features": {"x": 3}}]}, "candidates[0].features.x", "nor is anything else"),
+    ({"candidates": [{"item_id": "i1", "attributes": {"x": 3}}]}, "candidates[0].attributes.x", "leave it out"),
     ({"candidates": [{"item": {"title": " "}}]}, "candidates[0].item", "tells nothing"),
     ({"candidates": [{"item": "x"}]}, "candidates[0].item", "is a text: give an object"),
     ({"candidates": [{"item": {"title": [{"a": 1}]}}]}, "candidates[0].item.title", "is a list of objects"),

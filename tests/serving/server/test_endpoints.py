@@ -64,7 +64,7 @@ def test_all_forms_of_a_request(start_server: Any) -> None:
     for asked in (
         {"candidates": [{"item_id": "i1"}]},
         {"user": None, "history": None, "candidates": [{"item": {"title": "tea", "brand": None}}]},
-        {"user": {"age": 3, "unread": True}, "history": ["Tea", {"item_id": "i3"}], "candidates": [{"text": "tea"}]},
+        {"user": {"age": 3, "user_id": True}, "history": ["Tea", {"item_id": "i3"}], "candidates": [{"text": "tea"}]},
         {"prefix": "anyone", "candidates": [{"item_id": "new", "text": "tea", "context": {"seen": 1.5}}]},
         {"prefix": "ünïcödé 🫖\u0000", "candidates": [{"item_id": "i1", "context": "seen"}], "top": 7, "request_id": 7},
     ):
@@ -265,3 +265,31 @@ def test_a_server_answers_to_its_own_names(start_server: Any, allowed: tuple, ho
 def test_whoever_has_the_token_may_call_the_server_anything(start_server: Any) -> None:
     live = start_server(token="tea")
     assert live.client.get("/examples", headers={"host": "shop.example"}).status_code == 200
+
+
+def test_a_list_is_the_text_of_its_values(start_server: Any, request_of: Any) -> None:
+    live = start_server()
+    answers = [
+        live.client.post("/rank", json=request_of(user={"age": age})).json() for age in ([40, "b", None], "40, b")
+    ]
+    assert answers[0]["candidates"] == answers[1]["candidates"]
+
+
+def test_what_is_not_given_is_told_and_counted(start_server: Any, request_of: Any, caplog: Any) -> None:
+    live = start_server()
+    answer = live.client.post("/rank", json=request_of(3)).json()
+    assert answer["served"]["missing"] == {"user.baskets": 1, "context.seen": 3}
+    whole = request_of(1, user={"age": 4, "baskets": None}, candidates=[{"item_id": "i1", "context": {"seen": 1}}])
+    assert live.client.post("/score", json=whole).json()["served"]["missing"] == {}
+    live.client.post("/explain", json=request_of(3))
+    live.client.post("/recall", json={"user": {"age": 40}})
+    assert live.counted('equipoise_missing_fields_total{field="user.baskets"}') == 3
+    assert live.counted('equipoise_missing_fields_total{field="context.seen"}') == 6
+    assert caplog.text.count("lacks user.baskets") == 1
+
+
+def test_unknown_names_may_be_ignored(start_server: Any, request_of: Any) -> None:
+    body = request_of(user={"age": 40, "shoe_size": 44})
+    refused = start_server().client.post("/rank", json=body)
+    assert refused.status_code == 422 and refused.json()["where"] == "user.shoe_size"
+    assert start_server(unknown_fields=True).client.post("/rank", json=body).status_code == 200
