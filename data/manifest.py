@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from equipoise.common.digest import record_digest
 from equipoise.common.errors import UserError
-from equipoise.common.hashing import file_hash
+from equipoise.common.verified import first_changed
 from equipoise.configs.rates import RateConfig
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import LabelStats, columns_of_labels
@@ -75,6 +76,7 @@ class Manifest(BaseModel):
     comparison: dict[str, Any] | None = None
     weights: WeightStats | None = None
     hashes: dict[str, str] = Field(default_factory=dict)
+    sha256: str | None = None
 
     @property
     def keeps_items(self) -> bool:
@@ -120,23 +122,41 @@ class Manifest(BaseModel):
                 "run equipoise prepare again"
             )
         try:
-            return cls.model_validate(raw)
+            manifest = cls.model_validate(raw)
         except ValidationError as error:
             key = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise UserError(f"{path} is damaged at key '{key}': run equipoise prepare again") from error
+        if manifest.sha256 is not None and manifest.sha256 != manifest.digest():
+            raise UserError(f"{path} is not as it was written: restore it, or run equipoise prepare again")
+        return manifest
 
-    def verify(self, folder: Path | str) -> None:
-        """Compare every file of the folder with its recorded sha256; raises UserError for the first that differs."""
-        for name, expected in self.hashes.items():
-            path = Path(folder) / name
-            if not path.is_file():
-                raise UserError(f"{path} is missing: run equipoise prepare again")
-            if file_hash(path) != expected:
-                raise UserError(f"{path} does not match its hash in {FILE_NAME}: run equipoise prepare again")
+    def digest(self) -> str:
+        """The sha256 of all that it says; what is left to a default says nothing."""
+        return record_digest(self.model_dump(mode="json", exclude={"sha256"}, exclude_defaults=True))
+
+    def verify(self, folder: Path | str, split: str | None = None) -> None:
+        """Compare the files of the folder with their recorded sha256; those not touched since are not read again.
+
+        Args:
+            folder: where they lie.
+            split: whose shards are compared, next to what all splits share; None compares all.
+
+        Raises:
+            UserError: names the first that differs.
+        """
+        others = {name for key, counts in self.splits.items() if split not in (None, key) for name in counts.files}
+        hashes = {name: sha for name, sha in self.hashes.items() if name not in others}
+        name = first_changed(Path(folder), hashes)
+        if name is None:
+            return
+        path = Path(folder) / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run equipoise prepare again")
+        raise UserError(f"{path} does not match its hash in {FILE_NAME}: run equipoise prepare again")
 
     def write(self, folder: Path | str) -> None:
         """Write manifest.json into the folder, last of all files, so that its presence means completeness."""
-        text = self.model_dump_json(indent=2) + "\n"
+        text = self.model_copy(update={"sha256": self.digest()}).model_dump_json(indent=2) + "\n"
         (Path(folder) / FILE_NAME).write_text(text, encoding="utf-8")
 
 

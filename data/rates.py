@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from equipoise.common.errors import UserError
+from equipoise.common.sealed import refuse_changed
 from equipoise.configs.rates import RateConfig
 from equipoise.data.features import category_text
 
@@ -78,7 +79,11 @@ def read_state(path: Path) -> RateState:
         UserError: it is missing or broken.
     """
     rate, moment, _ = read_metadata(path)
-    table = pq.read_table(path)
+    refuse_changed(path.parent, "restore it, or export again")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is missing or holds no state of a rate: prepare or export again") from error
     level = table.column("level").to_numpy()
     levels = []
     for number, columns in enumerate(levels_of(rate)):

@@ -106,6 +106,7 @@ class SlateSet:
         self.items = ItemTable(folder)
         if split not in self.manifest.splits:
             raise UserError(f"{folder} has no split '{split}': name one of {', '.join(self.manifest.splits)}")
+        self.manifest.verify(folder, split)
         self._length = count_slates(folder, self.manifest, split)
 
     @cached_property

@@ -5,7 +5,7 @@ docs/slate_format.md gives the files. `equipoise.data.token_writer` writes them.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.common.digest import is_as_written
 from equipoise.common.errors import UserError
+from equipoise.common.verified import first_changed
 from equipoise.configs.schema import TokensConfig
 from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
@@ -23,6 +25,7 @@ from equipoise.data.tokens import candidate_cut
 
 FORMAT = 2
 FILE_NAME = "cache.json"
+WAY_OUT = "run `equipoise tokenize CONFIG` to write it again"
 CHUNK_IMPRESSIONS = 2_000_000
 """Impressions that are sampled at once when a whole split is counted: about 100 bytes of memory each."""
 
@@ -93,16 +96,30 @@ class TokenCache:
         has_weights: whether impressions are weighed.
 
     Raises:
-        UserError: a file is missing or has another size than it was written with.
+        UserError: a file is missing, or not as it was written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         record = self._read_record()
+        try:
+            self._check_files(record)
+            self._take(record)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{folder / FILE_NAME} is damaged: {WAY_OUT}") from error
+
+    def _check_files(self, record: Mapping[str, Any]) -> None:
         for name, size in record["files"].items():
-            path = folder / name
+            path = self.folder / name
             if not path.is_file() or path.stat().st_size != size:
-                raise UserError(f"{path} is missing or cut short: run `equipoise tokenize CONFIG` to write it again")
+                raise UserError(f"{path} is missing or cut short: {WAY_OUT}")
+        if record.get("key", self.folder.name) != self.folder.name:
+            raise UserError(f"{self.folder} holds the tokens of {record['key']}: {WAY_OUT}")
+        changed = first_changed(self.folder, record.get("hashes", {}))  # caches of before hold none
+        if changed is not None:
+            raise UserError(f"{self.folder / changed} is not as it was written: {WAY_OUT}")
+
+    def _take(self, record: Mapping[str, Any]) -> None:
         self.pad_id: int = record["pad_id"]
         self.room: int = record["room"]
         self.start = np.array(record["start"], dtype=np.int32)
@@ -118,10 +135,12 @@ class TokenCache:
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / FILE_NAME
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            way_out = "run `equipoise tokenize CONFIG` to write it again"
-            raise UserError(f"{path} is missing or unreadable: {way_out}") from error
+            raise UserError(f"{path} is missing or unreadable: {WAY_OUT}") from error
+        if not isinstance(record, dict) or not is_as_written(record):
+            raise UserError(f"{path} is not as it was written: {WAY_OUT}")
+        return record
 
     def __reduce__(self) -> tuple:
         return TokenCache, (self.folder,)  # another process maps the files itself

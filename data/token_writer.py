@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from equipoise.common.atomic import atomic_dir
+from equipoise.common.digest import with_digest
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.data.features import CategoryScale, FeatureScale
 from equipoise.data.manifest import Manifest, open_shards
 from equipoise.data.ragged import GrowingArray, RaggedWriter
@@ -39,9 +41,9 @@ def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, o
     Raises:
         UserError: a file of the prepared folder is missing or unreadable.
     """
-    manifest = Manifest.read(prepared)
+    manifest = Manifest.read(prepared, verify=True)
     with atomic_dir(folder, keep=_is_complete) as building, _all_cores():
-        _Writer(building, prepared, manifest, tokenizer, on_progress).write()
+        _Writer(building, prepared, manifest, tokenizer, on_progress).write(folder.name)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -83,14 +85,14 @@ class _Writer:
         self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
         self.done = 0
 
-    def write(self) -> None:
+    def write(self, key: str) -> None:
         self._write_items()
         if "things" in self.lists:
             self._write_item_things()
         with RaggedWriter(self.out, "contexts") as self.contexts:
             self._add_contexts([""])
             counts = {name: vars(self._write_split(name)) for name in self.manifest.splits}
-        files = {path.name: path.stat().st_size for path in sorted(self.out.iterdir())}
+        paths = sorted(self.out.iterdir())
         record = {
             "format": FORMAT,
             "room": self.room,
@@ -104,9 +106,11 @@ class _Writer:
             "things": "things" in self.lists,
             "computed": self.manifest.computed,
             "weights": self.manifest.weights is not None,
-            "files": files,
+            "key": key,
+            "files": {path.name: path.stat().st_size for path in paths},
+            "hashes": {path.name: file_hash(path) for path in paths},
         }
-        (self.out / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (self.out / FILE_NAME).write_text(json.dumps(with_digest(record), indent=2) + "\n", encoding="utf-8")
 
     def _advance(self, stage: str, count: int) -> None:
         self.done += count

@@ -301,7 +301,8 @@ def _base(serving: Mapping[str, Any]) -> str:
         if base["path"] != base["configured"]:
             text += (
                 f" The run named it `{base['configured']}`, which is resolved here and in `adapter_config.json` to a "
-                "folder of the exporting machine: elsewhere, load the base from where it lies there."
+                "folder of the exporting machine: elsewhere, load the base from where it lies there (`--base` of all "
+                "commands, and of `check_golden.py`)."
             )
     if base["quantization"]:
         text += (

@@ -1,27 +1,53 @@
-"""The files of an export that decide its scores: serving.json vouches for them, exchanged ones are refused."""
+"""The files of an export: serving.json vouches for them and for itself, changed or exchanged ones are refused."""
 
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from equipoise.common.errors import UserError
+from equipoise.common.digest import KEY as DIGEST
+from equipoise.common.errors import UserError, format_error
 from equipoise.common.hashing import file_hash
+from equipoise.common.sealed import SEAL
+from equipoise.common.verified import MEMORY
 from equipoise.configs.schema import BackboneConfig
+from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.base_identity import hash_of, weight_hashes
 
 log = logging.getLogger(__name__)
 
+BESIDE = {"serving.json", "README.md", SEAL, MEMORY}
+"""Files that vouch for themselves, and the text for people."""
+NOT_LOADED = ("merged/", "onnx/", "alora/", "golden", "check_", "evaluation_")
+"""Starts of what only checks and other servers read."""
 
-def files_of(folder: Path, objectives: Iterable[str], tokenizer: str) -> dict[str, str]:
-    """The sha256 of all tensors in the objectives' folders and of the tokenizer's files, by path in the export."""
-    files = [file for name in objectives for file in (folder / name).glob("*.safetensors")]
-    files += [file for file in (folder / tokenizer).iterdir() if file.is_file()]
-    return {file.relative_to(folder).as_posix(): file_hash(file) for file in sorted(files)}
+
+def files_of(folder: Path, base: str) -> dict[str, str]:
+    """The sha256 of all files of an export by path, but those of folders that vouch for themselves (`common.sealed`).
+
+    Args:
+        folder: complete but for serving.json.
+        base: folder of the base inside the export, whose weights serving.json vouches for by itself.
+    """
+    sealed = [path.parent for path in folder.rglob(SEAL)]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in BESIDE]
+    own = [path for path in files if not any(path.is_relative_to(each) for each in (*sealed, folder / base))]
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in own}
+
+
+def make_readable(folder: Path) -> None:
+    """Give all files and folders the modes of new ones: some writers make theirs readable to their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def refuse_changed_files(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare the files of an export with its record; an export of before says nothing of them.
+    """Compare the files of an export that are loaded with its record; an export of before says nothing of them.
 
     Raises:
         UserError: names the first that is missing or another one.
@@ -32,10 +58,40 @@ def refuse_changed_files(folder: Path, record: Mapping[str, Any]) -> None:
         return
     for name, expected in recorded.items():
         path = folder / name
+        if name.startswith(NOT_LOADED):
+            continue
         if not path.is_file():
             raise UserError(f"{path} is missing or broken: export the run again")
         if file_hash(path) != expected:
             raise UserError(f"{path} is not the file that was exported: restore it, or export the run again")
+
+
+def open_record(folder: Path) -> dict[str, Any]:
+    """The content of serving.json, after the files that are loaded were compared with it.
+
+    Raises:
+        UserError: the folder is not an export, or a file of it is missing or not the one that was exported.
+    """
+    record = read_serving_record(folder)
+    with readable(folder, record):
+        refuse_changed_files(folder, record)
+    return record
+
+
+@contextmanager
+def readable(folder: Path, record: Mapping[str, Any]) -> Iterator[None]:
+    """Tell in a sentence what in an export cannot be read, unless its record is as it was written: then it is a bug.
+
+    Raises:
+        UserError: names the export and what is wrong.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, OSError) as error:
+        if DIGEST in record:
+            raise
+        told = format_error(error)[:200]
+        raise UserError(f"{folder} does not hold what its serving.json says ({told}): export the run again") from error
 
 
 def refuse_other_base(folder: Path, base: Mapping[str, Any], backbone: BackboneConfig) -> None:

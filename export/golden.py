@@ -44,6 +44,7 @@ FORMATS_CHECK = "check_formats.py"
 # An installed project would be importable even in isolated mode, so its packages are blocked by name.
 _LAUNCHER = """
 import runpy, sys
+sys.dont_write_bytecode = True
 for name in {project!r}:
     sys.modules[name] = None
 try:

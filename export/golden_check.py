@@ -1,13 +1,15 @@
 """Checks an export with plain torch, transformers and peft (and LightGBM, where priors are boosted trees):
-`python check_golden.py [FOLDER]`.
+`python check_golden.py [FOLDER] [--base PATH]`.
 
 Loads every adapter of the folder, compares its scores with the golden ones, and prints one line with the largest
-difference (relative where a score is above 1). Exit code 1 if it is above the tolerance or a tensor was not loaded.
+difference (relative where a score is above 1). `--base` says where the base model is, where it is elsewhere than at
+export. Exit code 1 if it is above the tolerance or a tensor was not loaded.
 The functions are the reference for serving. Nothing of the project that wrote the export is needed.
 
 Shapes: T tokens of a prompt, M candidates of a slate, H hidden size, W width of a slate head.
 """
 
+import argparse
 import hashlib
 import json
 import math
@@ -51,10 +53,28 @@ def check_files(folder: Path, serving: Json) -> None:
             raise SystemExit(f"{folder / name} is not the file that was exported")
 
 
+def check_record(serving: Json) -> None:
+    """Compare serving.json with its own digest; older exports have none."""
+    if not isinstance(serving, dict) or "objectives" not in serving:
+        raise SystemExit("serving.json is not as it was exported")
+    rest = {name: value for name, value in serving.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    if serving.get("sha256", digest) != digest:
+        raise SystemExit("serving.json is not as it was exported")
+
+
+def base_path(folder: Path, base: Json) -> str:
+    """Where the base is: inside the export, as far from it as at export, or where it was then."""
+    if base["inside_export"]:
+        return str(folder / base["path"])
+    relative = base.get("relative")
+    return str((folder / relative).resolve()) if relative and (folder / relative).is_dir() else base["path"]
+
+
 def load_base(folder: Path, serving: Json, form: str) -> Any:
     """The stock base model in float32: a sequence classifier, or the bare model for `features`."""
     base = serving["base"]
-    path = str(folder / base["path"]) if base["inside_export"] else base["path"]
+    path = base_path(folder, base)
     for name, expected in (base["weights_sha256"] or {}).items():
         found = cached_file(path, name, revision=base["revision"], _raise_exceptions_for_missing_entries=False)
         if found is None or sha256(Path(found)) != expected:
@@ -557,12 +577,18 @@ def check_adapter(folder: Path, serving: Json, name: str, prompts: list[Json], s
     return check_slate(model, serving, name, head or {}, slate)
 
 
-def main(folder: Path) -> int:
-    """Check the export in `folder`; returns the exit code."""
-    serving = json.loads((folder / "serving.json").read_text("utf-8"))
+def main(folder: Path, base: str | None = None) -> int:
+    """Check the export in `folder`; returns the exit code. `base`: path of the base model, where it is elsewhere."""
+    try:
+        serving = json.loads((folder / "serving.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{folder / 'serving.json'} cannot be read ({error})") from error
+    check_record(serving)
+    check_files(folder, serving)
+    if base is not None:
+        serving["base"] |= {"path": base, "inside_export": False, "relative": None, "revision": None}
     prompts = [json.loads(line) for line in (folder / "golden.jsonl").read_text("utf-8").splitlines()]
     slate = json.loads((folder / "golden_slate.json").read_text("utf-8"))
-    check_files(folder, serving)
     check_tokens(folder, serving, prompts)
     tolerance: dict[str, float] = {}
     with torch.inference_mode():
@@ -587,4 +613,9 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent).resolve()))
+    parser = argparse.ArgumentParser(description="Check an export with plain torch, transformers and peft.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="of the export")
+    parser.add_argument("--base", help="where the base model is: a folder or a hub id")
+    asked = parser.parse_args()
+    sys.dont_write_bytecode = True  # what it imports lies in the export
+    sys.exit(main(asked.folder.resolve(), asked.base))

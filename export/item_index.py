@@ -12,6 +12,7 @@ import numpy as np
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.sealed import refuse_changed
 from equipoise.modeling.recall_sources import inverted_lists
 
 EXACT_UP_TO = 1_000_000
@@ -194,6 +195,7 @@ def read_vectors(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     Raises:
         UserError: a file is missing, broken or does not fit the others.
     """
+    refuse_changed(folder, "run `equipoise index` again")
     try:
         vectors = np.load(folder / "vectors.npy", mmap_mode="r")
         bias = np.load(folder / "bias.npy")

@@ -19,8 +19,8 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.data.thing_columns import Rivals
 from equipoise.export.adapters import PEFT_PREFIX, POINT_HEAD, SLATE_HEAD, VECTOR_HEAD
-from equipoise.export.files import refuse_changed_files, refuse_other_base
-from equipoise.export.serving_record import TOKENIZER_FOLDER, read_serving_record
+from equipoise.export.files import open_record, readable, refuse_other_base
+from equipoise.export.serving_record import TOKENIZER_FOLDER
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import config_hash, load_model_config
@@ -45,17 +45,21 @@ def load_export(folder: Path, record: Mapping[str, Any] | None = None) -> SlateM
 
     Args:
         folder: what `equipoise export` wrote.
-        record: its serving.json, read if it is not given.
+        record: its serving.json, from `export.files.open_record`; None reads it.
 
     Raises:
         UserError: the folder is no export, a file of it is missing or broken, the model has no such tensor, or
             the base model is not the one that the adapters belong to.
     """
-    record = read_serving_record(folder) if record is None else record
+    record = open_record(folder) if record is None else record
+    with readable(folder, record):
+        return _load(folder, record)
+
+
+def _load(folder: Path, record: Mapping[str, Any]) -> SlateModel:
     objectives: Mapping[str, Mapping[str, Any]] = record["objectives"]
     searching: Mapping[str, Mapping[str, Any]] = record.get("retrieval", {})
     backbone = _backbone(folder, record)
-    refuse_changed_files(folder, record)
     lora, adapters = _adapters(folder, {**objectives, **searching}, record["scope"], record.get("adapter_shape"))
     tensors = _named_tensors(folder, {**objectives, **searching}, adapters, record["split"])
     pointwise = {name: 1 for name, about in objectives.items() if about["kind"] == "pointwise"}
@@ -152,14 +156,28 @@ def _configured(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
 
 
 def _base_path(folder: Path, base: Mapping[str, Any]) -> str:
-    """Inside the export, where it lay at export, or where the run's own name of it leads on this machine."""
+    """The place of the base; whether it is the one, the hashes decide.
+
+    That is where it is named to be, inside the export, as far from it as at export, where it was then, or where the
+    run's own name of it leads on this machine.
+    """
+    if base.get("named"):
+        path = resolve_path(base["path"])
+        if Path(path).is_absolute() and not Path(path).is_dir():
+            raise UserError(f"--base {base['path']} is no folder: name the folder of the base model, or its hub id")
+        return path
     if base["inside_export"]:
         return str((folder / base["path"]).resolve())
-    path = base["path"]
+    path, relative = base["path"], base.get("relative")
+    if relative is not None and (folder / relative).is_dir():
+        return str((folder / relative).resolve())
     if Path(path).is_absolute() and not Path(path).is_dir():
         path = resolve_path(base["configured"])
         if Path(path).is_absolute() and not Path(path).is_dir():
-            raise UserError(f"{folder} needs its base model, but {base['path']} is no folder here: copy it there")
+            raise UserError(
+                f"{folder} needs its base model, but {base['path']} is no folder here: name its place with --base, or "
+                "copy it there"
+            )
     return path
 
 

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.export.adapters import SLATE_HEAD
 from equipoise.export.card import with_operating_point
 from equipoise.export.request_schema import SCHEMA_FILE, write_request_schema
-from equipoise.export.serving_record import FILE_NAME
+from equipoise.export.serving_record import FILE_NAME, read_serving_record, write_serving_record
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, read_info
 
 POINT_FILE = "operating_point.json"
@@ -101,13 +102,12 @@ def check_export(export: Path, run: Path, adapters: Path | None = None) -> dict[
     Raises:
         UserError: the folder is not an export, or one of other adapters.
     """
-    path = export / FILE_NAME
     try:
-        serving = json.loads(path.read_text("utf-8"))
+        serving = read_serving_record(export)
         objectives = dict(serving["objectives"])
         listwise = {name: about["folder"] for name, about in objectives.items() if about["kind"] == "listwise"}
         has_point = isinstance(serving["operating_point"], dict) and (export / CARD).is_file()
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{export} is not an export ({FILE_NAME} cannot be read): name one of `equipoise export`"
         ) from error
@@ -142,7 +142,7 @@ def update_export(export: Path, run: Path, adapters: Path | None = None) -> None
         raise UserError(f"{export / CARD} is not a card of this version: export again with --overwrite") from error
     if (export / SCHEMA_FILE).is_file():
         write_request_schema(export, serving)
+        serving["files"] |= {SCHEMA_FILE: file_hash(export / SCHEMA_FILE)}
     with atomic_write(export / CARD) as partial:
         partial.write_text(card, "utf-8")
-    with atomic_write(export / FILE_NAME) as partial:
-        partial.write_text(json.dumps(serving, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_serving_record(export, serving)

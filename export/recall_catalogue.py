@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from equipoise.common.sealed import seal
 from equipoise.configs.schema import LoraConfig, RunConfig
 from equipoise.data.recall_texts import Positives, TextLayout
 from equipoise.data.slate_set import SlateSet
@@ -122,6 +123,7 @@ def write_index(folder: Path, items: IndexedItems, weights: dict[str, float], ex
     if sources is not None:
         sources.write(folder / SOURCES)
     index.save(folder / "index.faiss")
+    seal(folder)
     return index
 
 

@@ -1,6 +1,7 @@
 """serving.json: everything that a server must know to build the training prompts and to read the scores."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from equipoise.common.atomic import atomic_write
 from equipoise.common.calibration import Calibration
+from equipoise.common.digest import is_as_written, with_digest
 from equipoise.common.errors import UserError
 from equipoise.common.link import Link
 from equipoise.configs.objective_spec import ObjectiveSpec
@@ -79,19 +82,30 @@ def base_path(backbone: BackboneConfig) -> str:
     return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
-def base_record(backbone: BackboneConfig, base_hash: str, folder: Path) -> dict[str, Any]:
+def with_base(record: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """serving.json with the base at another place, a folder or a hub id; as it is where none is named."""
+    if base is None:
+        return dict(record)
+    place = {"path": base, "configured": base, "inside_export": False, "relative": None, "revision": None}
+    return {**record, "base": {**record["base"], **place, "named": True}}
+
+
+def base_record(backbone: BackboneConfig, base_hash: str, folder: Path, out: Path | None = None) -> dict[str, Any]:
     """What identifies the base model, with the hashes of its files.
 
     Args:
         backbone: of the run.
         base_hash: fingerprint of its architecture.
-        folder: of the export.
+        folder: of the export while it is written.
+        out: where it will be.
     """
     path = base_path(backbone)
+    local = Path(path).is_absolute() and out is not None
     inside, model_config = backbone.in_export, load_model_config(backbone)
     return {
         "path": path,
         "inside_export": inside,
+        "relative": os.path.relpath(path, (out or folder).resolve()) if local else None,
         "configured": backbone.path,
         "init": backbone.init,
         "revision": None if inside else backbone.revision,
@@ -127,6 +141,7 @@ def serving_record(
     layout: PromptLayout,
     pad_id: int,
     folder: Path,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """The content of serving.json.
 
@@ -137,7 +152,8 @@ def serving_record(
         served: per objective the stock class that carries it.
         layout: of the prompts' ids.
         pad_id: from `choose_pad_id`.
-        folder: of the export.
+        folder: of the export while it is written.
+        out: where it will be.
     """
     encoder, specs = model.backbone.encoder, config.objectives.specs()
     return {
@@ -145,7 +161,7 @@ def serving_record(
         "run": config.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: _version(name) for name in ("equipoise", "torch", "transformers", "peft")},
-        "base": base_record(config.backbone, info.base_hash, folder),
+        "base": base_record(config.backbone, info.base_hash, folder, out),
         "tokenizer": {"path": TOKENIZER_FOLDER, "configured": config.backbone.tokenizer or config.backbone.path},
         "prompt": info.prompt,
         "history": info.history,
@@ -173,21 +189,30 @@ def serving_record(
     }
 
 
+def write_serving_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write serving.json with its own digest, whole or not at all."""
+    with atomic_write(folder / FILE_NAME) as partial:
+        text = json.dumps(with_digest(record), indent=2, ensure_ascii=False)
+        partial.write_text(text + "\n", "utf-8")
+
+
 def read_serving_record(folder: Path) -> dict[str, Any]:
     """The content of serving.json.
 
     Raises:
-        UserError: the folder is not an export, or one of another version.
+        UserError: the folder is not an export, or one of another version, or the file is not as it was written.
     """
     path = folder / FILE_NAME
     try:
         record = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not an export (it holds no {FILE_NAME}): run `equipoise export` first") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: export the run again") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path} is not of version {SCHEMA_VERSION}: export the run again with this equipoise")
+    if not is_as_written(record):
+        raise UserError(f"{path} is not as it was written: restore it, or export the run again")
     return record
 
 

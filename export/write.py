@@ -14,16 +14,18 @@ from equipoise.common.atomic import atomic_dir
 from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
+from equipoise.common.sealed import seal
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
+from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.slate_set import SlateSet
 from equipoise.export import onnx
 from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, write_adapter
 from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import write_catalogue
-from equipoise.export.files import files_of
+from equipoise.export.files import files_of, make_readable
 from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
 from equipoise.export.golden import read_prompts, run_check, write_check, write_golden, write_golden_lists
 from equipoise.export.load import open_beside_text
@@ -40,6 +42,7 @@ from equipoise.export.serving_record import (
     golden_backbone,
     save_base,
     serving_record,
+    write_serving_record,
 )
 from equipoise.modeling.adapter_store import AdapterInfo, read_info
 from equipoise.modeling.backbone import load_tokenizer
@@ -169,7 +172,7 @@ def _write(
     write_golden(folder, model, prompts.singles, prompts.slate, slates.manifest.features, beside, calibrations)
     written, served = _write_adapters(config, model, folder, out)
     pad_id = choose_pad_id(model.backbone.config, tokenizer, prompts.layout.candidate_end_ids)
-    record = serving_record(config, info, model, served, prompts.layout, pad_id, folder)
+    record = serving_record(config, info, model, served, prompts.layout, pad_id, folder, out)
     for name, each in calibrations.items():
         record["objectives"][name]["calibration"] = each.to_json()
     for name, lines in read_calibration_lines(run, adapters).items():
@@ -193,16 +196,17 @@ def _write(
     del model  # merged checkpoints load the base once more
     gc.collect()
     record["formats"] |= write_from_adapters(formats, folder, record)
-    served_by = {**record["objectives"], **record.get("retrieval", {})}
-    record["files"] = files_of(folder, [about["folder"] for about in served_by.values()], TOKENIZER_FOLDER)
     record["adapter_shape"] = config.lora.model_dump(include={"rank", "alpha", "dropout", "rslora"})
     write_request_schema(folder, record)
-    (folder / FILE_NAME).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)
     card = render_card(config, record, counts, hidden, report, prompts.slate)
     (folder / "README.md").write_text(card, "utf-8")
     write_check(folder, formats=bool(record["formats"]))
+    if (folder / RATES_FOLDER).is_dir():
+        seal(folder / RATES_FOLDER)
+    make_readable(folder)
+    write_serving_record(folder, {**record, "files": files_of(folder, BASE_FOLDER)})
     return written
 
 

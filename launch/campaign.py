@@ -68,7 +68,9 @@ def choose_slates(export: Path, path: Path, users: Path, out: Path, options: Cam
     console = new_console()
     with request_connection() as con:
         table = open_requests(con, users)
-        recommender = Recommender.load(export, device=options.device, max_candidates=options.max_candidates)
+        recommender = Recommender.load(
+            export, device=options.device, max_candidates=options.max_candidates, base=options.base
+        )
         requests = _requests(con, campaign, recommender, table, options.candidates)
         scores = _score(recommender, requests, table, console)
     caps = _caps(campaign, scores, path)

@@ -25,7 +25,7 @@ def explain_request(export: Path, path: Path, options: ExplainOptions) -> None:
     request = _read(path)
     if options.items:
         request["explain"] = list(options.items)
-    recommender = Recommender.load(export, device=options.device)
+    recommender = Recommender.load(export, device=options.device, base=options.base)
     try:
         explanation = recommender.explain_request(request)
     except RequestError as error:

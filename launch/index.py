@@ -1,6 +1,5 @@
 """`equipoise index EXPORT`: encode an export's catalogue again, with new items or for another kind of search."""
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from equipoise.common.atomic import atomic_write, replace_dir
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
+from equipoise.common.hashing import file_hash
 from equipoise.common.lists import UNKNOWN, attribute_text
 from equipoise.configs.schema import read_sections, trained_prompt
 from equipoise.data.features import category_text
@@ -27,17 +27,20 @@ from equipoise.data.requests.table import open_table
 from equipoise.data.separators import teller_of
 from equipoise.data.values import value_text
 from equipoise.export.catalogue import ATTRIBUTE, THING
+from equipoise.export.files import open_record
 from equipoise.export.item_index import SOURCES, read_vectors
 from equipoise.export.load import frozen_text, load_export
 from equipoise.export.recall_catalogue import INDEX, IndexedItems, item_vectors, write_index
-from equipoise.export.serving_record import FILE_NAME, read_serving_record
+from equipoise.export.serving_record import with_base, write_serving_record
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.serving.export_tokens import read_tokenizer
 
 POPULARITY, KEY = "log_popularity", "key_"
 
 
-def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchases: Path | None = None) -> None:
+def rebuild_index(
+    export: Path, items: Path | None, exact: bool | None, purchases: Path | None = None, base: str | None = None
+) -> None:
     """Write the index of every objective of retrieval anew; with `items`, also the export's items.parquet.
 
     Args:
@@ -47,11 +50,12 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchase
         exact: score every item, or search with FAISS; None: by the size of the catalogue.
         purchases: a table with request_id, item_id and timestamp, whose popularity and co-purchase replace those of
             training.
+        base: folder or hub id of the base model, where it is elsewhere than at export.
 
     Raises:
         UserError: the export has no recall, a table is unreadable, or FAISS is missing.
     """
-    record = read_serving_record(export)
+    record = open_record(export)
     if not record.get("retrieval"):
         raise UserError(f"{export} has no objective recall: train with objectives.recall")
     console = new_console()
@@ -63,7 +67,9 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchase
     new_indices: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(dir=export, prefix=".index-") as room, console.status("encoding items") as status:
         for name, about in record["retrieval"].items():
-            catalogue = _catalogue(export, record, name, table if items else None, held, counted, status.update)
+            catalogue = _catalogue(
+                export, with_base(record, base), name, table if items else None, held, counted, status.update
+            )
             new_indices[about["folder"]] = Path(room) / name
             index = write_index(new_indices[about["folder"]], catalogue, about["weights"], exact)
             console.print(f"{name}: {len(index):,} items, {'exact' if index.exact else 'FAISS'}")
@@ -74,8 +80,10 @@ def rebuild_index(export: Path, items: Path | None, exact: bool | None, purchase
             with atomic_write(export / record["catalogue"]["items"]) as partial:
                 pq.write_table(table.select([n for n in table.column_names if n != POPULARITY]), partial)
             record["catalogue"]["count"] = table.num_rows
-            with atomic_write(export / FILE_NAME) as partial:
-                partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            name = record["catalogue"]["items"]
+            if "files" in record:
+                record["files"][name] = file_hash(export / name)
+            write_serving_record(export, record)
     if counted is not None:
         console.print(f"{len(counted[0]):,} requests counted ({counted[2]:,} rows of other items left out)")
 

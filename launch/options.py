@@ -6,6 +6,7 @@ from typing import Any
 
 from equipoise.common.errors import UserError
 from equipoise.common.options import option
+from equipoise.scoring.options import AT_EXPORT, BASE
 
 DEVICE = "Where the model runs, such as cuda."
 OVERWRITE = "Replace an earlier file."
@@ -20,6 +21,7 @@ class RecallOptions:
     never_bought: int = option(0, "Of each shopper's items, at least so many that are not among those.")
     new: int = option(0, "Of each shopper's items, at least so many that nobody had bought yet.")
     device: str = option("cpu", DEVICE)
+    base: str | None = option(None, BASE, shown=AT_EXPORT)
     overwrite: bool = option(False, OVERWRITE)
 
 
@@ -29,6 +31,7 @@ class CampaignOptions:
 
     candidates: Path | None = option(None, "One list of candidates for all shoppers.")
     device: str = option("cpu", DEVICE)
+    base: str | None = option(None, BASE, shown=AT_EXPORT)
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")
     overwrite: bool = option(False, OVERWRITE)
 
@@ -41,6 +44,7 @@ class ExplainOptions:
     picture: Path | None = option(None, "Picture to write: .png, .svg or .pdf.")
     out: Path | None = option(None, "JSON file to write.")
     device: str = option("cpu", DEVICE)
+    base: str | None = option(None, BASE, shown=AT_EXPORT)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class PriceOptions:
     max_change: float | None = option(None, "Largest change, as a share of the present price.", shown="any")
     force: bool = option(False, "Advise changes even where the data show no response.")
     device: str = option("cpu", DEVICE)
+    base: str | None = option(None, BASE, shown=AT_EXPORT)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
     overwrite: bool = option(False, OVERWRITE)
 

@@ -49,7 +49,7 @@ def choose_prices(export: Path, requests: Path, out: Path, options: PriceOptions
         table = open_requests(con, requests)
         if "item_id" not in table.kinds:
             raise UserError(f"{requests} has no column item_id: add the candidates")
-        recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb)
+        recommender = Recommender.load(export, device=options.device, cache_mb=options.cache_mb, base=options.base)
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, extra=EXTRA)
         maker.check_names(str(requests), table.kinds)
         ready = prepared_requests(

@@ -35,7 +35,7 @@ def recall_items(export: Path, requests: Path, out: Path, options: RecallOptions
         table = open_requests(con, requests)
         if table.per_candidate:
             raise UserError(f"{requests} has a row per candidate (item_id): give one row per shopper")
-        recommender = Recommender.load(export, device=options.device, cache_mb=0)
+        recommender = Recommender.load(export, device=options.device, cache_mb=0, base=options.base)
         names = [name for name in ("request_id", "user_id") if name in table.kinds]
         answers = _answers(table, recommender, options)
         rows, unknown = _write(answers, names, out, table.count())

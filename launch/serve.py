@@ -30,6 +30,7 @@ def serve_export(
     token_file: Path | None = None,
     device: str = "cpu",
     dtype: str = "fp32",
+    base: str | None = None,
 ) -> None:
     """Serve an export until SIGTERM or Ctrl-C.
 
@@ -41,6 +42,7 @@ def serve_export(
         token_file: file that holds it.
         device: of the model, by torch's name.
         dtype: in which it computes: fp32, bf16, or auto.
+        base: folder or hub id of the base model, where it is elsewhere than at export.
 
     Raises:
         UserError: `export` is none, an option makes no sense, or the address is taken.
@@ -55,7 +57,7 @@ def serve_export(
     listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
     console = new_console(soft_wrap=True)
     with console.status(f"loading {export}"):
-        recommender = Recommender.load(export, device=device, dtype=dtype, cache_mb=cache_mb)
+        recommender = Recommender.load(export, device=device, dtype=dtype, cache_mb=cache_mb, base=base)
         warm_up(recommender)
     listener = listen(options.host, options.port)
     app = create_app(recommender, options)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.common.sealed import refuse_changed, seal
 from equipoise.modeling.response import SUFFIX, LinearResponse
 from equipoise.modeling.simple_models import LinearModel, from_text, log_odds
 
@@ -93,6 +94,7 @@ class Priors:
         path = folder / FILE
         if not path.is_file():
             return cls(folder, {})
+        refuse_changed(folder, "restore it, or prepare and train again")
         try:
             record = json.loads(path.read_text("utf-8"))
             return cls(folder, {name: PriorSpec(**about) for name, about in record["priors"].items()})
@@ -114,6 +116,7 @@ class Priors:
                 if (self.folder / f"{name}{ending}").is_file():
                     shutil.copyfile(self.folder / f"{name}{ending}", folder / f"{name}{ending}")
         (folder / FILE).write_text(json.dumps(self.record(), indent=2) + "\n", "utf-8")
+        seal(folder)
 
     def same_as(self, other: "Priors") -> bool:
         """Whether the other ones are the same models of the same columns."""

@@ -20,6 +20,7 @@ from scipy import sparse
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.sealed import refuse_changed, seal
 from equipoise.data.ragged import Ragged
 
 COLUMNS = {
@@ -328,6 +329,7 @@ class RecallSources:
         about = {"weights": self.weights, "half_life_days": self.half_life_days, "neighbours": self.neighbours}
         with atomic_write(folder / FILE) as partial:
             partial.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        seal(folder)
 
     @classmethod
     def read(cls, folder: Path) -> "RecallSources":
@@ -336,6 +338,7 @@ class RecallSources:
         Raises:
             UserError: a file is missing or broken.
         """
+        refuse_changed(folder, "restore it, or train and export again")
         try:
             about: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
             with np.load(folder / ARRAYS, allow_pickle=False) as arrays:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from equipoise.common.options import option
 
+BASE = "Base model: its folder or hub id."
+AT_EXPORT = "where it was at export"
+
 
 @dataclass(frozen=True)
 class ScoreOptions:
@@ -30,6 +33,7 @@ class RecommendOptions:
     value_weight: float | None = option(None, "Weight of log value.", shown="the export's")
     device: str = option("cpu", "Where the model runs, such as cuda.")
     dtype: str = option("fp32", COMPUTES_IN)
+    base: str | None = option(None, BASE, shown=AT_EXPORT)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")
     overwrite: bool = option(False, "Replace an earlier file.")

@@ -44,6 +44,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
             dtype=options.dtype,
             cache_mb=options.cache_mb,
             max_candidates=options.max_candidates,
+            base=options.base,
         )
         omega = parse_omega(options.omega, recommender.listwise)
         common = None

@@ -57,6 +57,9 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
         UserError: the file is missing or broken.
     """
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        examples = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if not all(isinstance(each, dict) and isinstance(each.get("candidates"), list) for each in examples):
+            raise ValueError("it holds something else than requests")
+        return examples
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or broken: export the run again") from error

@@ -19,9 +19,10 @@ from equipoise.data.features import NumberScale, Scales, read_scales
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import RateLookup
 from equipoise.data.recall_texts import TextLayout
+from equipoise.export.files import open_record, readable
 from equipoise.export.load import load_export, open_beside_text
 from equipoise.export.request_schema import request_schema
-from equipoise.export.serving_record import calibrations_of, read_serving_record
+from equipoise.export.serving_record import calibrations_of, with_base
 from equipoise.modeling.cached_scorer import TokenSlate
 from equipoise.modeling.folded import fold_shared
 from equipoise.modeling.precision import narrow_base, settled
@@ -103,6 +104,7 @@ class Recommender:
         cache_mb: int = 256,
         max_candidates: int | None = None,
         rates: str | Path | None = None,
+        base: str | None = None,
     ) -> "Recommender":
         """Load an export and the base model that it belongs to.
 
@@ -114,20 +116,36 @@ class Recommender:
             cache_mb: MiB of the kv_cache of prefixes; 0 keeps none.
             max_candidates: of one request; None leaves the export's own limit.
             rates: the folder that `equipoise rates update --out` wrote; None takes the export's own.
+            base: folder or hub id of the base model, where it is elsewhere than at export.
 
         Raises:
             UserError: the folder is no whole export, the base model is missing or another one, or there is no such
                 device.
         """
         folder = Path(export)
-        record = read_serving_record(folder)
-        for part in ("catalogue", "limits"):
-            if part not in record:
-                raise UserError(f"{folder} is of an earlier version, without {part}: export the run again")
+        record = with_base(open_record(folder), base)
         if cache_mb < 0:
             raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}: give one of {', '.join(DTYPES)}")
+        with readable(folder, record):
+            return cls._load(folder, record, (device, dtype), cache_mb << 20, max_candidates, rates)
+
+    @classmethod
+    def _load(
+        cls,
+        folder: Path,
+        record: Mapping[str, Any],
+        computing: tuple[str, str],
+        cache_bytes: int,
+        max_candidates: int | None,
+        rates: str | Path | None,
+    ) -> "Recommender":
+        """What `load` gives, of a record whose files have been compared with it; `computing`: device and dtype."""
+        device, dtype = computing
+        for part in ("catalogue", "limits"):
+            if part not in record:
+                raise UserError(f"{folder} is of an earlier version, without {part}: export the run again")
         scales = read_scales(record.get("features", {}))
         own = Path(rates) if rates is not None else folder / RATES_FOLDER
         lookup = RateLookup.read(own / name for name in record.get("rates", []))
@@ -148,7 +166,7 @@ class Recommender:
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
         reader = make_reader(record, known, point, scales, max_candidates, lookup)
-        cache = PrefixCache(cache_mb << 20)
+        cache = PrefixCache(cache_bytes)
         calibrations = calibrations_of(record)
         max_row = record["limits"]["max_row"]
         scorer = RequestScorer(

@@ -1,6 +1,5 @@
 """The files of a checkpoint: written through to the disk before the folder gets its name, and checked at reading."""
 
-import hashlib
 import json
 import logging
 import os
@@ -8,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equipoise.common.digest import KEY, is_as_written, with_digest
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 
 log = logging.getLogger(__name__)
 
 STATE = "state.json"
-DIGEST = "sha256"
 PREFIX = "step-"
 
 
@@ -39,7 +38,7 @@ def seal(folder: Path, state: Mapping[str, Any]) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
     whole = {**state, "files": hashes}
-    (folder / STATE).write_text(json.dumps({**whole, DIGEST: _digest(whole)}, indent=2), "utf-8")
+    (folder / STATE).write_text(json.dumps(with_digest(whole), indent=2), "utf-8")
     folders = {folder, *(path for path in folder.rglob("*") if path.is_dir())}
     for path in (*files, folder / STATE, *sorted(folders)):
         _through_to_disk(path)
@@ -53,11 +52,6 @@ def _through_to_disk(path: Path) -> None:
         os.close(number)
 
 
-def _digest(state: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in state.items() if key != DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def read_state(folder: Path) -> dict[str, Any]:
     """What a checkpoint's record says, after all of its files were compared with it.
 
@@ -68,7 +62,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = json.loads((folder / STATE).read_text("utf-8"))
         files: Mapping[str, str | int] = state["files"]
-        if DIGEST in state and state[DIGEST] != _digest(state):
+        if not is_as_written(state):
             raise ValueError("its hash differs")
         for name, expected in files.items():
             _compare(folder / name, expected, advice)
@@ -79,7 +73,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     strange = sorted(present - {*files, STATE})
     if strange:
         raise UserError(f"{folder / strange[0]} is no file that this checkpoint was written with: {advice}")
-    if DIGEST not in state:
+    if KEY not in state:
         log.info(f"note: {folder} was written without hashes of its files, so that their sizes alone are checked")
     return state
 

@@ -17,6 +17,7 @@ import numpy as np
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
+from equipoise.common.sealed import seal
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import anonymous_data
@@ -81,6 +82,7 @@ def find_priors(config: RunConfig, tokens: TokenCache, vectors: ThingVectors | N
         )
     with atomic_dir(store.folder) as building, ProgressBar("fitting priors") as bar:
         PriorFit(config, tokens, building, vectors).write(bar)
+        seal(building)
     return store
 
 

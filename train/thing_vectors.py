@@ -19,6 +19,7 @@ import torch
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
+from equipoise.common.sealed import refuse_changed, seal
 from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.manifest import THINGS, Manifest
 from equipoise.data.prepare.masked import unmasked_folder
@@ -53,7 +54,12 @@ class ThingVectors:
 
     @classmethod
     def open(cls, folder: Path) -> "ThingVectors":
-        """Map the vectors of a folder that is complete."""
+        """Map the vectors of a folder that is complete.
+
+        Raises:
+            UserError: a file is not as it was written.
+        """
+        refuse_changed(folder, f"delete {folder} and run `equipoise tokenize` again")
         return cls(folder, np.asarray(np.load(folder / FILE_NAME, mmap_mode="r")))
 
     def __reduce__(self) -> tuple:
@@ -91,6 +97,7 @@ def make_vectors(config: RunConfig) -> tuple[ThingVectors, bool]:
     frozen = FrozenText(config.backbone, config.seed, device="cuda" if torch.cuda.is_available() else "cpu")
     with ProgressBar("vectors of things") as bar, atomic_write(folder / FILE_NAME) as partial:
         _write_vectors(partial, config.data.folder / THINGS, frozen, bar.stage)
+    seal(folder)
     return ThingVectors.open(folder), True
 
 
@@ -168,6 +175,7 @@ def thing_columns(tokens: TokenCache, vectors: ThingVectors, split: str) -> dict
         if not path.is_file():
             with atomic_write(path) as partial, partial.open("wb") as file:
                 np.save(file, _similar_columns(split_tokens, vectors.vectors))
+            seal(vectors.folder, [path.name])
         columns_I3 = np.load(path, mmap_mode="r")
     return {name: np.ascontiguousarray(columns_I3[:, index]) for index, name in enumerate(SIMILAR)}
 

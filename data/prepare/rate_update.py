@@ -11,6 +11,7 @@ import duckdb
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.errors import UserError
 from equipoise.common.nearest import did_you_mean
+from equipoise.common.sealed import seal
 from equipoise.configs.rates import RateConfig
 from equipoise.data.prepare.files import file_relation, literal, quote, unreadable
 from equipoise.data.prepare.rates import (
@@ -63,6 +64,7 @@ def update_states(
         with atomic_dir(out) as folder:
             for path, (rate, *_) in rates.items():
                 write_state(con, rate, folder / path.name, before=path)
+            seal(folder)
     return count, moment_of(last)
 
 

@@ -7,10 +7,11 @@ import typer
 
 from equipoise.launch.options import CampaignOptions, ExplainOptions, PriceOptions, RecallOptions
 from equipoise.launch.parameters import Adapters, ExportArgument, RunArgument, Set, with_adapters, with_options
-from equipoise.scoring.options import COMPUTES_IN, RecommendOptions, ScoreOptions
+from equipoise.scoring.options import AT_EXPORT, BASE, COMPUTES_IN, RecommendOptions, ScoreOptions
 from equipoise.serving.server.options import ServerOptions
 
 Requests = Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")]
+Base = Annotated[str | None, typer.Option(help=BASE, show_default=AT_EXPORT)]
 RowsFile = Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .jsonl.")]
 
 
@@ -56,12 +57,20 @@ def serve(
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help=COMPUTES_IN)] = "fp32",
+    base: Base = None,
 ) -> None:
     """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
     from equipoise.launch.serve import serve_export
 
     serve_export(
-        export, options, cache_mb=cache_mb, token_env=token_env, token_file=token_file, device=device, dtype=dtype
+        export,
+        options,
+        cache_mb=cache_mb,
+        token_env=token_env,
+        token_file=token_file,
+        device=device,
+        dtype=dtype,
+        base=base,
     )
 
 
@@ -95,11 +104,12 @@ def index(
     purchases: Annotated[
         Path | None, typer.Option(help="Count popularity and co-purchase again: request_id, item_id, timestamp.")
     ] = None,
+    base: Base = None,
 ) -> None:
     """Encode an export's catalogue again, with new items, new purchases or for another kind of search."""
     from equipoise.launch.index import rebuild_index as index_run
 
-    index_run(export, items, exact, purchases)
+    index_run(export, items, exact, purchases, base)
 
 
 @with_options

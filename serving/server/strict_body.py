@@ -125,7 +125,8 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler of a request, given a strict one."""
         handle = super().get_route_handler()
-        model = self.body_field.field_info.annotation if self.body_field is not None else None
+        taken = self.body_field.field_info.annotation if self.body_field is not None else None
+        model = taken if isinstance(taken, type) and issubclass(taken, BaseModel) else None
 
         async def strict(request: Request) -> Response:
             asked = StrictRequest(request.scope, request.receive)
