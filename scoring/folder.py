@@ -1,6 +1,7 @@
 """The folder that `equipoise score` fills: score.json first, then one part per block, each whole or not at all."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,12 @@ import pyarrow.parquet as pq
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 
+log = logging.getLogger(__name__)
+
 RECORD = "score.json"
 ROW_GROUP = 1 << 16
+BLOCK = b"equipoise.block"
+"""Key in a part's metadata: which block it is of."""
 _PART = re.compile(r"scores-(\d{5,})\.parquet\Z")
 _PARTIAL = re.compile(r"\.(scores-\d{5,}\.parquet|score\.json)\.\d+\.partial\Z")
 
@@ -71,6 +76,7 @@ class ScoreFolder:
                 path.unlink()
         if record.is_file() and not overwrite:
             self._compare(record)
+            self._drop_damaged()
             return
         for path in present:
             if _PART.match(path.name):
@@ -91,6 +97,24 @@ class ScoreFolder:
                     "or add --overwrite to score anew"
                 )
 
+    def _drop_damaged(self) -> None:
+        """Remove parts that are not as they were written, so that their blocks are scored again."""
+        for number in sorted(self.finished()):
+            if not self._is_whole(number):
+                log.warning(f"{self.part(number)} is not as it was written: its requests are scored again")
+                self.part(number).unlink()
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether a part is that of its block, and every page of it has its checksum; parts of before have none."""
+        try:
+            with pq.ParquetFile(self.part(number), page_checksum_verification=True) as file:
+                block = (file.metadata.metadata or {}).get(BLOCK, str(number).encode())
+                if block != str(number).encode() or file.schema_arrow.names != self.record["columns"]:
+                    return False
+                return sum(batch.num_rows for batch in file.iter_batches()) == file.metadata.num_rows
+        except (OSError, pa.ArrowException):
+            return False
+
     def finished(self) -> set[int]:
         """Numbers of the blocks whose parts are there."""
         matches = (_PART.match(path.name) for path in self.folder.iterdir())
@@ -107,10 +131,12 @@ class ScoreFolder:
     @contextmanager
     def writing(self, number: int, schema: pa.Schema) -> Iterator[PartWriter]:
         """Write the part of a block; it appears when the block ends well, and not at all otherwise."""
-        with atomic_write(self.part(number)) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
+        options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+        with atomic_write(self.part(number)) as partial, pq.ParquetWriter(partial, schema, **options) as file:
             writer = PartWriter(file)
             yield writer
             writer.flush()
+            file.add_key_value_metadata({BLOCK: str(number)})
 
 
 def _is_ours(name: str) -> bool:

@@ -98,8 +98,8 @@ def mutated(record: Any, rng: random.Random) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("vouching", [True, False])
-def test_broken_keys_are_one_sentence(export: Path, vouching: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every JSON file, also of an export of before, which vouches for nothing; not all that is changed there is seen."""
+def test_broken_keys_are_one_sentence(export: Path, vouching: bool) -> None:
+    """Every JSON file, also of an export of before, which vouches for nothing: there some changes fit."""
     rng = random.Random(7)
     record = json.loads((export / FILE_NAME).read_text())
     if not vouching:
@@ -107,7 +107,7 @@ def test_broken_keys_are_one_sentence(export: Path, vouching: bool, monkeypatch:
         (export / FILE_NAME).write_text(json.dumps(record))
     files = [FILE_NAME] * 8 + [p.relative_to(export).as_posix() for p in export.rglob("*.json") if p.name != FILE_NAME]
     refused = 0
-    for number in range(40 if vouching else 60):
+    for number in range(40 if vouching else 20):
         name = files[number % len(files)]
         text = (export / name).read_text()
         where, changed = mutated(json.loads(text), rng)
@@ -122,7 +122,7 @@ def test_broken_keys_are_one_sentence(export: Path, vouching: bool, monkeypatch:
         else:
             assert not vouching or name.startswith((*NOT_LOADED, "base/")), f"{name}: {where} was not noticed"
         (export / name).write_text(text)
-    assert refused > 20
+    assert refused >= (30 if vouching else 4)
 
 
 def test_examples_that_are_no_requests_are_refused(export: Path) -> None:

@@ -1,6 +1,7 @@
 """`equipoise score` in this process: the scores, both forms of requests, resumption, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,29 @@ def test_what_was_stopped_goes_on_and_ends_alike(
     assert contents(out) == contents(reference)
     score(scoreable.run, scoreable.slates, out, "--block", "16")
     assert "all 41 requests are scored already" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "flipped", "truncated", "emptied", "exchanged", "foreign"])
+def test_damaged_parts_are_scored_again(
+    scoreable: Any, reference: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    out = Path(shutil.copytree(reference, tmp_path / "out"))
+    first, second = out / "scores-00000.parquet", out / "scores-00001.parquet"
+    content = first.read_bytes()
+    if damage == "exchanged":
+        second.rename(out / "between")
+        first.rename(second)
+        (out / "between").rename(first)
+    elif damage == "foreign":
+        pq.write_table(pa.table({"pctr": [0.5]}), first)
+    else:
+        start = content.index(b"\x28\xb5\x2f\xfd") + 9  # inside the first page, which zstd compressed
+        flipped = b"".join((content[:start], bytes([content[start] ^ 1]), content[start + 1 :]))
+        damaged = {"zeroed": bytes(len(content)), "flipped": flipped, "truncated": content[:-99], "emptied": b""}
+        first.write_bytes(damaged[damage])
+    assert score(scoreable.run, scoreable.slates, out, "--block", "16").num_rows
+    assert f"{first} is not as it was written: its requests are scored again" in caplog.text
+    assert contents(out) == contents(reference)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
