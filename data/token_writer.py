@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +24,8 @@ from equipoise.data.tokens import SlateTokenizer, candidate_cut
 
 ITEM_BATCH = 20_000
 SLATE_BATCH = 2_000
+MAX_CONTEXTS = 2_000_000
+"""Distinct contexts that are remembered, about 0.2 KB each."""
 
 OnProgress = Callable[[str, float], None]
 
@@ -77,8 +78,8 @@ class _Writer:
         self.on_progress = on_progress
         self.room = tokenizer.candidate_room
         self.item_lengths = np.empty(0, dtype=np.int64)
-        self.codes: dict[str, int] = {}
-        self.context_lengths = array("q")
+        self.codes: dict[str, tuple[int, int]] = {}
+        self.contexts_written = 0
         self._numbers = ("item", "click", "conversion")
         bought = ("bought", "times") if manifest.keeps_items else ()
         self.lists = (*bought, *(["things"] if manifest.comparison is not None else []))
@@ -135,11 +136,16 @@ class _Writer:
             array.append(things)
 
     def _add_contexts(self, texts: list[str]) -> None:
-        """Give contexts that are new their numbers and write their ids."""
+        """Give contexts that are new their numbers and lengths, and write their ids."""
         new = [text for text in texts if text not in self.codes]
-        self.codes.update({text: len(self.codes) + number for number, text in enumerate(new)})
+        if len(self.codes) + len(new) > MAX_CONTEXTS:  # what comes again later is written once more
+            self.codes.clear()
+            new = list(dict.fromkeys(texts))
         ids = [context[: self.room + 1] for context in self.tokenizer.contexts(new)]
-        self.context_lengths.extend(self.contexts.append(ids).tolist())
+        lengths = self.contexts.append(ids).tolist()
+        numbers = range(self.contexts_written, self.contexts_written + len(new))
+        self.codes.update(zip(new, zip(numbers, lengths, strict=True), strict=True))
+        self.contexts_written += len(new)
 
     def _write_split(self, name: str) -> TextCounts:
         seen, cut, cut_candidates = self.tokenizer.seen, self.tokenizer.cut, 0
@@ -183,10 +189,10 @@ class _Writer:
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()
         self._add_contexts(texts)
-        numbers = np.array([self.codes[text] for text in texts], dtype=np.int32)
-        context = numbers[distinct.indices.to_numpy(zero_copy_only=False)]
-        item, lengths = values["item"], np.frombuffer(self.context_lengths, dtype=np.int64)
-        of_item, of_context, over = candidate_cut(self.item_lengths[item], lengths[context], self.room)
+        known = np.array([self.codes[text] for text in texts], dtype=np.int64).reshape(-1, 2)
+        index = distinct.indices.to_numpy(zero_copy_only=False)
+        context = known[index, 0].astype(np.int32)
+        of_item, of_context, over = candidate_cut(self.item_lengths[values["item"]], known[index, 1], self.room)
         values |= {"context": context, "length": of_item + of_context + len(self.tokenizer.candidate_end)}
         for key, column in values.items():
             arrays[key].append(column)

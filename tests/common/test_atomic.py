@@ -1,10 +1,14 @@
 """Files and folders appear completely or not at all."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from equipoise.common.atomic import atomic_dir, atomic_write, replace_dir
+from equipoise.common.atomic import HOST, atomic_dir, atomic_write, replace_dir
 
 
 def names(folder: Path) -> list[str]:
@@ -53,3 +57,52 @@ def test_what_was_there_comes_back_where_the_new_folder_cannot_be_renamed(tmp_pa
     with pytest.raises(OSError, match="missing"):
         replace_dir(tmp_path / "missing", folder)
     assert names(folder) == ["old"] and names(tmp_path) == ["folder"]
+
+
+@pytest.fixture(scope="module")
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from equipoise.common.atomic import atomic_dir, atomic_write
+with atomic_dir(Path({str(tmp_path / "folder")!r})) as folder, atomic_write(Path({str(tmp_path / "a.txt")!r})) as file:
+    (folder / "half").touch(), file.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(names(tmp_path)) == 2
+    with atomic_dir(tmp_path / "folder") as folder, atomic_write(tmp_path / "a.txt") as file:
+        (folder / "whole").touch()
+        file.touch()
+    assert names(tmp_path) == ["a.txt", "folder"]
+
+
+def test_what_is_not_known_to_be_left_stays(tmp_path: Path, gone: int) -> None:
+    kept = [
+        f"folder.tmp-{os.getpid()}-{HOST}-0123abcd",  # at work
+        f"folder.tmp-{gone}-{'0' * 6}-0123abcd",  # of another machine
+        f"folder2.tmp-{gone}-{HOST}-0123abcd",
+        f"folder.tmp-{gone}.txt",
+        ".folder.partial",
+    ]
+    removed = [f"folder.tmp-{gone}-{HOST}-0123abcd", f"folder.tmp-{gone}-0123abcd", f"folder.tmp-{gone}"]
+    for name in (*kept, *removed):
+        (tmp_path / name).mkdir()
+    with atomic_dir(tmp_path / "folder"):
+        pass
+    assert names(tmp_path) == sorted([*kept, "folder"])
+
+
+def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path, gone: int) -> None:
+    (tmp_path / f"folder.tmp-{gone}-{HOST}-0123abcd-old").mkdir()
+    (tmp_path / f"folder.tmp-{gone}-{HOST}-0123abcd-old" / "old").touch()
+    with pytest.raises(RuntimeError), atomic_dir(tmp_path / "folder"):
+        raise RuntimeError
+    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["old"]

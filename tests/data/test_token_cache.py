@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from equipoise.common.errors import UserError
+from equipoise.common.verified import MEMORY
 from equipoise.configs.schema import TokensConfig
 from equipoise.data import token_cache, token_writer
 from equipoise.data.manifest import Manifest
@@ -265,3 +267,48 @@ def test_attributes_have_one_code_per_value(prepared: Path) -> None:
     assert items.values("brand").tolist() == expected == [values[code] for code in codes]
     with pytest.raises(UserError, match=r"no column 'colour': name one of item_id, brand"):
         items.codes("colour")
+
+
+def every_candidate(cache: TokenCache, split: str) -> list[list[int]]:
+    tokens = cache.split(split)
+    return [ids.tolist() for ids in tokens.candidates(np.arange(len(tokens.item)))]
+
+
+def test_remembered_contexts_are_bounded(
+    make_prepared: Prepared, wordpiece: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_prepared()
+    whole = write(folder, wordpiece)
+    expected = {split: every_candidate(whole, split) for split in ("train", "valid", "test")}
+    distinct = len(whole.contexts)
+    shutil.rmtree(whole.folder)
+    monkeypatch.setattr("equipoise.data.token_writer.MAX_CONTEXTS", 3)
+    monkeypatch.setattr("equipoise.data.token_writer.SLATE_BATCH", 1)
+    bounded = write(folder, wordpiece)
+    assert len(bounded.contexts) > distinct  # some are there more than once
+    assert {split: every_candidate(bounded, split) for split in expected} == expected
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "flipped", "truncated", "exchanged"])
+def test_every_damaged_file_is_refused(damage: str, make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = write(make_prepared(), wordpiece).folder
+    files = sorted(path for path in folder.iterdir() if path.name != MEMORY)
+    for path in files:
+        content = path.read_bytes()
+        other = next(each.read_bytes() for each in files if each.read_bytes() != content)
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        damaged = {"zeroed": bytes(len(content)), "flipped": flipped, "truncated": content[:-3], "exchanged": other}
+        if damaged[damage] == content:
+            continue
+        path.write_bytes(damaged[damage])
+        with pytest.raises(UserError, match=r"equipoise tokenize CONFIG"):
+            TokenCache(folder)
+        path.write_bytes(content)
+    TokenCache(folder)
+
+
+def test_the_cache_of_another_key_is_refused(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = write(make_prepared(), wordpiece).folder
+    folder.rename(folder.with_name("other"))
+    with pytest.raises(UserError, match="holds the tokens of key: run `equipoise tokenize"):
+        TokenCache(folder.with_name("other"))
