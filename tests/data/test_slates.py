@@ -1,5 +1,6 @@
 """`prepare` on hand-made tables, against truths worked out by hand."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from equipoise.data.manifest import SCHEMA_VERSION, Manifest
 from equipoise.data.prepare import slates
 from equipoise.data.prepare.shards import cut_sizes, slate_schema
 from equipoise.data.prepare.slates import prepare
+from equipoise.data.slate_set import SlateSet
 
 Make = Callable[..., DataConfig]
 
@@ -215,3 +217,36 @@ def test_manifest_refuses_what_it_cannot_trust(rows: dict, make_config: Make) ->
     manifest.write_text(text.replace('"counts"', '"count"'))
     with pytest.raises(UserError, match="damaged at key"):
         Manifest.read(config.folder)
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "flipped", "truncated", "exchanged"])
+def test_every_damaged_file_of_a_prepared_folder_is_refused(rows: dict, make_config: Make, damage: str) -> None:
+    config = make_config(rows)
+    prepare(config)
+    manifest = Manifest.read(config.folder)
+    files = [config.folder / name for name in manifest.hashes]
+    for path in files:
+        content = path.read_bytes()
+        other = next(each.read_bytes() for each in files if each != path)
+        half = len(content) // 2
+        flipped = b"".join((content[:half], bytes([content[half] ^ 1]), content[half + 1 :]))
+        damaged = {"zeroed": bytes(len(content)), "flipped": flipped, "truncated": content[:-5], "exchanged": other}
+        path.write_bytes(damaged[damage])
+        split = path.name.partition("-")[0] if path.parent.name == "slates" else "train"
+        with pytest.raises(UserError, match=rf"{path.name} does not match its hash"):
+            SlateSet(config.folder, split)
+        path.write_bytes(content)
+    SlateSet(config.folder, "train")
+
+
+def test_a_changed_number_in_the_manifest_is_noticed(rows: dict, make_config: Make) -> None:
+    config = make_config(rows)
+    prepare(config)
+    path = config.folder / "manifest.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"counts": {name: count + 1 for name, count in record["counts"].items()}}))
+    with pytest.raises(UserError, match="is not as it was written"):
+        Manifest.read(config.folder)
+    del record["sha256"]  # as older versions wrote it
+    path.write_text(json.dumps(record))
+    Manifest.read(config.folder)

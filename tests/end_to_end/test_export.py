@@ -19,6 +19,8 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
+from equipoise.launch.cli import main
+from equipoise.serving.recommender import Recommender
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -288,6 +290,36 @@ def test_pretrained_weights_are_hashed_and_a_changed_base_fails(prepared: Path, 
     save_file({name: tensor * 1.01 for name, tensor in weights.items()}, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="is not the base model"):
         run_check(tmp_path / "out")
+
+
+def test_a_base_may_be_elsewhere(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "here"
+    AutoModel.from_config(AutoConfig.for_model("qwen3", **ARCHITECTURES["qwen3"])).save_pretrained(place / "base")
+    write_run(place / "run", prepared, {"path": str(place / "base")}, [])
+    export_run(place / "run", place / "exports" / "shop", golden=2)
+    moved = tmp_path / "there"
+    place.rename(moved)
+    request = {"candidates": [{"text": "tea"}]}
+    recommender = Recommender.load(moved / "exports" / "shop")  # both have moved, as far from each other
+    expected = recommender.score_prepared([recommender.prepare(request)])[0].candidates
+    assert run_check(moved / "exports" / "shop")
+    (moved / "base").rename(tmp_path / "base")
+    with pytest.raises(UserError, match="name its place with --base"):
+        Recommender.load(moved / "exports" / "shop")
+    recommender = Recommender.load(moved / "exports" / "shop", base=str(tmp_path / "base"))
+    assert recommender.score_prepared([recommender.prepare(request)])[0].candidates == expected
+    check = [sys.executable, str(moved / "exports" / "shop" / "check_golden.py"), "--base", str(tmp_path / "base")]
+    assert "golden check passed" in subprocess.run(check, capture_output=True, text=True, check=True).stdout
+    assert not list((moved / "exports").rglob("__pycache__"))
+    weights = tmp_path / "base" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="is not the base model"):
+        Recommender.load(moved / "exports" / "shop", base=str(tmp_path / "base"))
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    explain = ["explain", str(moved / "exports" / "shop"), str(tmp_path / "request.json")]
+    with pytest.raises(SystemExit) as stop:
+        main([*explain, "--base", str(tmp_path / "no")])
+    assert stop.value.code == 2 and "--base" in capsys.readouterr().err
 
 
 def test_a_pretrained_encoder_in_a_package_is_exported(prepared: Path, tmp_path: Path) -> None:
