@@ -12,6 +12,8 @@ before measuring begins.
 import argparse
 import os
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,15 +99,35 @@ class Measurements:
         return sum(loaded.server_errors for rounds in self.loads.values() for loaded in rounds)
 
 
-def try_hostile(server: Server, request: list[str]) -> tuple[int, int]:
-    """Send every hostile request, an ordinary one after each; returns how many, and how many 5xx came back.
+HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+
+
+def slowest_beside(server: Server, sent: bytes) -> tuple[bytes, float]:
+    """Send a request, and ask for the server's health while it is being answered; its answer, and the longest of these
+    waits in seconds."""
+    waits: list[float] = []
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(exchange, server.host, server.port, sent)
+        while not waits or not answer.done():
+            begin = time.perf_counter()
+            exchange(server.host, server.port, HEALTH)
+            waits.append(time.perf_counter() - begin)
+    return answer.result(), max(waits)
+
+
+def try_hostile(server: Server, request: list[str]) -> tuple[int, int, float]:
+    """Send every hostile request, an ordinary one after some.
+
+    Returns:
+        How many, how many 5xx came back, and the longest that somebody else waited meanwhile, in seconds.
 
     Raises:
         RuntimeError: an ordinary request was not answered.
     """
-    errors = 0
+    errors, slowest = 0, 0.0
     for name, case in CASES.items():
-        answer = exchange(server.host, server.port, case.sent)
+        answer, waited = slowest_beside(server, case.sent)
+        slowest = max(slowest, waited)
         errors += answer.startswith(b"HTTP/1.1 5")
         after = server.load(1, 0.0, request) if name in ("deep lists", "a broken chunk") else None
         if after is not None and not after.answered:
@@ -113,7 +135,7 @@ def try_hostile(server: Server, request: list[str]) -> tuple[int, int]:
     after = server.load(1, 0.0, request)
     if not after.answered:
         raise RuntimeError(f"after the hostile requests an ordinary one was not answered: {after.statuses}")
-    return len(CASES), errors + after.server_errors
+    return len(CASES), errors + after.server_errors, slowest
 
 
 def measure(plan: Plan, export: Path) -> list[dict[str, Any]]:
@@ -135,13 +157,14 @@ def measure(plan: Plan, export: Path) -> list[dict[str, Any]]:
                 measured.run((clients, candidates, short))
         print(f"prefixes of {long} tokens …", flush=True)
         measured.run((middle, slate, long), (usual, uncached))
-        tried, errors = try_hostile(servers[usual], bodies(export, 1, short, slate))
+        tried, errors, slowest = try_hostile(servers[usual], bodies(export, 1, short, slate))
     return [
         *measured.figures(),
         measured.ratio("prefix_cache_ratio", (middle, slate, long), usual, uncached),
         measured.ratio("prefix_cache_ratio_short", (middle, slate, short), usual, uncached),
         measured.ratio("batching_ratio", (most, slate, short), usual, Variant(batching=False)),
         figure("hostile_requests", tried, "requests"),
+        figure("slowest_hostile_ms", 1000 * slowest, "ms"),
         figure("server_errors", measured.server_errors() + errors, "5xx answers"),
     ]
 

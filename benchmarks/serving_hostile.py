@@ -219,7 +219,7 @@ def exchange(host: str, port: int, sent: bytes) -> bytes:
             connection.sendall(sent)
             while chunk := connection.recv(65536):
                 answer += chunk
-                if re.search(rb'"where": ?"[^"]*"}', answer):
+                if re.search(rb'"where": ?"[^"]*"}|"version": ?"[^"]*"}', answer):
                     break
         except (ConnectionError, TimeoutError):
             pass

@@ -68,7 +68,10 @@ def base_path(folder: Path, base: Json) -> str:
     if base["inside_export"]:
         return str(folder / base["path"])
     relative = base.get("relative")
-    return str((folder / relative).resolve()) if relative and (folder / relative).is_dir() else base["path"]
+    path = str((folder / relative).resolve()) if relative and (folder / relative).is_dir() else base["path"]
+    if Path(path).is_absolute() and not Path(path).is_dir():
+        raise SystemExit(f"the base model is not at {path}: name its place with --base PATH")
+    return path
 
 
 def load_base(folder: Path, serving: Json, form: str) -> Any:

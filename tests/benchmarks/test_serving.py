@@ -20,4 +20,5 @@ def test_it_measures_what_it_names(tmp_path: Path) -> None:
     for name in ("prefix_cache_ratio", "prefix_cache_ratio_short", "batching_ratio"):
         assert 0.1 < figures[name] < 10
     assert figures["hostile_requests"] >= 30
+    assert figures["slowest_hostile_ms"] > 0
     assert figures["server_errors"] == 0
