@@ -7,9 +7,9 @@ The real loop (equipoise.train.loop) under autocast in bfloat16 with the depth o
 `…_plain_1b_k4` by the stock layers, `views_…`, and the launches of each part; `launch_growth_k1_k8`.
 `gathers_upper_zero3`: how often ZeRO-3 would gather an upper layer's weights in a micro-step of
 configs/qwen3_32b_zero3.yaml. `host_seconds_over_peft`: CPU time of the loop's step, whose kernels cost nothing, over
-one of plain PEFT with one objective on separate prompts. `modelled_share_1b` (and `_8b`, and `_plain_…`): FLOPs at the true
-shapes over what the card could do in the modelled time of a step, 31 µs per launch or the roofline of all operations
-(70 % of the peak in matrix products, 80 % of the bandwidth of an H200), whichever is longer.
+one of plain PEFT with one objective on separate prompts. `modelled_share_1b` (and `_8b`, and `_plain_…`): FLOPs at
+the true shapes over what the card could do in the modelled time of a step, 31 µs per launch or the roofline of all
+operations (70 % of the peak in matrix products, 80 % of the bandwidth of an H200), whichever is longer.
 """
 
 import argparse

@@ -5,12 +5,11 @@ needs a number reads it as one. Numbers of JSON stay numbers, unless other rows 
 """
 
 import csv
-import difflib
 import glob
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -38,13 +37,6 @@ def quote(name: str) -> str:
 def literal(text: str) -> str:
     """A string literal for SQL."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause that names the nearest known name, or "" where none is near."""
-    folded = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
-    return f" (did you mean '{folded[close[0]]}'?)" if close else ""
 
 
 def columns_of(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

@@ -7,13 +7,13 @@ from pathlib import Path
 import duckdb
 
 from equipoise.common.errors import UserError
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.tables import TableFile, YesNoWords
 from equipoise.data.prepare.files import (
     columns_of,
     find_table,
     kind_of_file,
     literal,
-    nearest,
     one_kind,
     opened,
     quote,
@@ -150,7 +150,7 @@ def _map(con: duckdb.DuckDBPyConnection, name: str, file: TableFile) -> list[For
     for ours, theirs in file.columns.items():
         for one in [theirs] if isinstance(theirs, str) else theirs:
             if one not in kinds:
-                missing.append(f"'{one}', which {place}.columns.{ours} names{nearest(one, kinds)}")
+                missing.append(f"'{one}', which {place}.columns.{ours} names{did_you_mean(one, kinds)}")
     if missing:
         word = "column" if len(missing) == 1 else "columns"
         raise UserError(f"{file.label} ({place}) has no {word} {', '.join(missing)}: correct the name")
@@ -179,7 +179,7 @@ def _map(con: duckdb.DuckDBPyConnection, name: str, file: TableFile) -> list[For
     for ours in file.formats:
         if ours not in given:
             raise UserError(
-                f"{file.label} ({place}) has no column '{ours}', which {place}.formats names{nearest(ours, given)}: "
+                f"{file.label} ({place}) has no column '{ours}', which {place}.formats names{did_you_mean(ours, given)}: "
                 "correct the name"
             )
     con.execute(f"CREATE VIEW raw_{name} AS SELECT {', '.join(columns)} FROM file_{name}")

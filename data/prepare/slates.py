@@ -22,7 +22,7 @@ from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.prepare.amounts import refuse_ambiguous
 from equipoise.data.prepare.feature_table import scales_of
-from equipoise.data.prepare.files import nearest, quote
+from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
 from equipoise.data.prepare.new_items import HELD_OUT, check_new_items, item_behaviour, mark_held_out

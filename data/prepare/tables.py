@@ -12,8 +12,8 @@ from pathlib import Path
 import duckdb
 
 from equipoise.common.errors import UserError
-from equipoise.configs.tables import TablesConfig
 from equipoise.common.nearest import did_you_mean
+from equipoise.configs.tables import TablesConfig
 from equipoise.data.prepare.files import columns_of, quote, unreadable
 from equipoise.data.prepare.mapped import Formatted, open_table_file, refuse_unread
 from equipoise.data.values import ZONED, plain_sql, text_sql

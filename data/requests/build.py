@@ -16,9 +16,10 @@ import duckdb
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.nearest import did_you_mean
 from equipoise.configs.schema import DataConfig
 from equipoise.configs.tables import TableFile, YesNoWords
-from equipoise.data.prepare.files import CSV, JSON_LINES, PARQUET, columns_of, literal, nearest, quote
+from equipoise.data.prepare.files import CSV, JSON_LINES, PARQUET, columns_of, literal, quote
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.mapped import open_table_file, refuse_unread
 from equipoise.data.prepare.slates import open_source
@@ -147,7 +148,7 @@ def _check_given(
 ) -> None:
     for path, columns, name in ((users, own, "user_id"), (candidates, offered, "item_id")):
         if name not in columns:
-            raise UserError(f"{path} has no column '{name}'{nearest(name, columns)}: add it")
+            raise UserError(f"{path} has no column '{name}'{did_you_mean(name, columns)}: add it")
     both = [name for name in own if name in offered and name not in ("user_id", "request_id")]
     if both:
         raise UserError(f"{users} and {candidates} both have a column '{both[0]}': drop one")
