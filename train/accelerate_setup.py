@@ -6,20 +6,26 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import DistributedType
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.train.build_locks import build_root, release_stale_build_locks
+from equipoise.train.launcher_settings import refuse_launcher_settings, uses
 
 
 def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
-    """The accelerator of this job, on GPU or CPU, one process or many, DDP or DeepSpeed.
+    """The accelerator of this job, on GPU or CPU, one process or many, DDP, DeepSpeed or FSDP 2.
 
     Without a GPU the processes speak gloo; Accelerate would otherwise believe, silently, that each is alone.
+
+    Raises:
+        UserError: the launcher asks for what no job here does, or contradicts the config.
     """
+    refuse_launcher_settings(config.train)
     handlers: list = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    deepspeed, sharded = uses("DEEPSPEED"), uses("FSDP")
     if not torch.cuda.is_available():
         if deepspeed or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             handlers.append(InitProcessGroupKwargs(backend="gloo"))
@@ -30,17 +36,20 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
     # The launcher's value would win over the argument below.
     os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.train.accumulate)
     trackers = _trackers(config)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.train.precision == "bf16" else "no",
-        gradient_accumulation_steps=config.train.accumulate,
-        kwargs_handlers=handlers,
-        log_with=trackers if trackers and run is not None else None,
-        project_dir=str(run) if run is not None else None,
-    )
-    if config.backbone.quantize and zero_stage(accelerator) == 3:
-        raise UserError(
-            "ZeRO-3 cannot shard a quantized base: set backbone.quantize=null, or launch with DDP or ZeRO-2"
+    try:
+        accelerator = Accelerator(
+            mixed_precision="bf16" if config.train.precision == "bf16" else "no",
+            gradient_accumulation_steps=config.train.accumulate,
+            kwargs_handlers=handlers,
+            log_with=trackers if trackers and run is not None else None,
+            project_dir=str(run) if run is not None else None,
         )
+    except (ValueError, NotImplementedError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(f"Accelerate cannot be set up ({reason}): correct the Accelerate config") from error
+    if sharded:
+        _shard(accelerator)
+    _refuse_engine(config, accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         # DeepSpeed asks for a number and reads nothing from it here; with a budget of tokens there is none.
@@ -50,6 +59,36 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         settings["zero_optimization"]["overlap_comm"] = False
         settings["steps_per_print"] = 10**9
     return accelerator
+
+
+def _shard(accelerator: Accelerator) -> None:
+    """Make FSDP 2 the engine; Accelerate leaves processes on the CPU with DDP, silently.
+
+    Raises:
+        UserError: there is one process only.
+    """
+    if accelerator.num_processes < 2:
+        raise UserError("FSDP with one process would cut nothing up: launch with more, or with --accelerate cpu")
+    if not torch.cuda.is_available():
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    assert accelerator.is_fsdp2, "FSDP 1 was refused"
+
+
+def _refuse_engine(config: RunConfig, accelerator: Accelerator) -> None:
+    """Refuse what the engine cannot do with this config.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if config.backbone.quantize and shards_base(accelerator):
+        raise UserError(
+            f"{engine_name(accelerator)} cannot shard a quantized base: set backbone.quantize=null, or launch with DDP "
+            "or ZeRO-2"
+        )
+    if config.backbone.compile and is_fsdp(accelerator):
+        raise UserError("FSDP 2 gathers layers as they are called, not compiled ones: set backbone.compile=false")
 
 
 def _trackers(config: RunConfig) -> list[str]:
@@ -68,6 +107,25 @@ def _trackers(config: RunConfig) -> list[str]:
 def is_deepspeed(accelerator: Accelerator) -> bool:
     """Whether DeepSpeed runs the job."""
     return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def is_fsdp(accelerator: Accelerator) -> bool:
+    """Whether FSDP 2 runs the job."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def shards_base(accelerator: Accelerator) -> bool:
+    """Whether each process holds pieces of the frozen base: under ZeRO-3 and FSDP 2."""
+    return is_fsdp(accelerator) or zero_stage(accelerator) == 3
+
+
+def engine_name(accelerator: Accelerator) -> str:
+    """The engine as a person calls it."""
+    if is_deepspeed(accelerator):
+        return f"ZeRO-{zero_stage(accelerator)}"
+    if is_fsdp(accelerator):
+        return "FSDP 2"
+    return "DDP" if accelerator.num_processes > 1 else "one process"
 
 
 def zero_stage(accelerator: Accelerator) -> int:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import settle_precision
 from equipoise.modeling.recall_sources import RecallSources
-from equipoise.train.accelerate_setup import make_accelerator, zero_stage
+from equipoise.train.accelerate_setup import is_fsdp, make_accelerator, shards_base, zero_stage
 from equipoise.train.assemble import (
     assemble_model,
     check_lengths,
@@ -53,6 +54,7 @@ from equipoise.train.recall_sources import as_begun
 from equipoise.train.rescue import said_if_full, save_or_rescue
 from equipoise.train.resume import refuse_changed_base, refuse_changed_settings, write_inputs
 from equipoise.train.run_folder import RunFolder, refuse_places
+from equipoise.train.sharding import prepare_sharded
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -105,11 +107,12 @@ class Job:
         # Lists are fitted on valid, where there is such a split.
         fits_lists = list_rule(config) is not None and "valid" in self.data.slates.manifest.splits
         self.valid = open_split(self.data, "valid") if needs_valid or fits_lists else None
-        model, self.info = assemble_model(config, self.data, partial_last_layer=zero_stage(self.accelerator) != 3)
+        model, self.info = assemble_model(config, self.data, partial_last_layer=not shards_base(self.accelerator))
         self._start_heads(model)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
         optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        prepare = partial(prepare_sharded, self.accelerator) if is_fsdp(self.accelerator) else self.accelerator.prepare
+        self.model, self.optimizer = prepare(model, optimizer)
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)
         self._refuse_whole_weights()

@@ -24,7 +24,7 @@ from equipoise.data.batches import SlateBatch
 from equipoise.data.slate_set import TrainBatches
 from equipoise.modeling.boundary import StepContext
 from equipoise.modeling.model import ForwardRequest, SlateModel
-from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
+from equipoise.train.accelerate_setup import is_deepspeed, is_fsdp, zero_stage
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
@@ -33,6 +33,7 @@ from equipoise.train.kernel_choice import settle_kernels
 from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
 from equipoise.train.schedule import rate_factor
 from equipoise.train.self_check import self_check
+from equipoise.train.sharding import average_gradients
 from equipoise.train.world import World
 
 
@@ -346,6 +347,8 @@ class Loop:
                     f"the gradient norm is not finite under DeepSpeed (step {step}): {self._way_back(step)}"
                 )
         else:
+            if is_fsdp(self.accelerator):
+                average_gradients(self.model.parameters())
             self._drop_nonfinite_towers()
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm))
             if math.isfinite(norm):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from equipoise.configs.schema import TrainConfig
 from equipoise.modeling.adapters import adapter_of, lora_layers
@@ -59,7 +60,8 @@ def reached_share(model: SlateModel) -> float:
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:
-    return getattr(parameter, "ds_tensor", parameter).detach()
+    local = getattr(parameter, "ds_tensor", parameter).detach()
+    return local.to_local() if isinstance(local, DTensor) else local
 
 
 def gather(parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
