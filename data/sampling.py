@@ -15,21 +15,31 @@ class BatchOrder:
 
     Args:
         slates: number of slates in the split.
-        batch_size: slates per process and micro-batch.
+        batch_size: slates per process and micro-batch, of the processes that the run began with.
         processes, rank: of the job.
         seed: of the run.
+        parts: the processes that the run began with; None: those of the job. They settle the global micro-batch.
 
     Raises:
-        UserError: the split does not fill one global micro-batch.
+        UserError: the split does not fill one global micro-batch, or that has fewer slates than there are processes.
     """
 
-    def __init__(self, slates: int, batch_size: int, processes: int, rank: int, seed: int) -> None:
+    def __init__(
+        self, slates: int, batch_size: int, processes: int, rank: int, seed: int, parts: int | None = None
+    ) -> None:
         self.slates, self.batch_size, self.processes, self.rank, self.seed = slates, batch_size, processes, rank, seed
-        self.per_epoch = slates // (batch_size * processes)
+        self.parts = parts or processes
+        self.whole = batch_size * self.parts
+        self.per_epoch = slates // self.whole
         if self.per_epoch == 0:
             raise UserError(
-                f"train.batch_size: {batch_size} slates on each of {processes} processes need "
-                f"{batch_size * processes}, but the train split has {slates}: lower train.batch_size or the processes"
+                f"train.batch_size: {batch_size} slates on each of {self.parts} processes need "
+                f"{self.whole}, but the train split has {slates}: lower train.batch_size or the processes"
+            )
+        if self.whole < processes:
+            raise UserError(
+                f"the run's batches of {self.whole} slates (train.batch_size × the processes that it began with) are "
+                f"too small for {processes} processes: launch at most {self.whole}"
             )
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
@@ -48,8 +58,8 @@ class BatchOrder:
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(self.slates)
-        first = (position * self.processes + self.rank) * self.batch_size
-        return epoch, self._order[first : first + self.batch_size]
+        rows = self._order[position * self.whole : (position + 1) * self.whole]
+        return epoch, np.array_split(rows, self.processes)[self.rank]
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:

@@ -120,21 +120,30 @@ class BudgetOrder:
         max_tokens: per process and micro-batch; a slate of more is alone in its share.
         processes, rank: of the job.
         seed: of the run.
+        parts: the processes that the run began with; None: those of the job. They settle the plan: fewer processes take
+            several shares each, more divide the slates of a micro-batch among themselves.
 
     Raises:
         UserError: the split has fewer slates than the job has processes.
     """
 
     def __init__(
-        self, costs: Callable[[int], np.ndarray], max_tokens: int, processes: int, rank: int, seed: int
+        self,
+        costs: Callable[[int], np.ndarray],
+        max_tokens: int,
+        processes: int,
+        rank: int,
+        seed: int,
+        parts: int | None = None,
     ) -> None:
         self.costs, self.max_tokens = costs, max_tokens
         self.processes, self.rank, self.seed = processes, rank, seed
+        self.parts = parts or processes
         self._plans: dict[int, EpochPlan] = {}
         self._ends: list[int] = []  # micro-batches up to the end of each epoch planned so far
         if not self.count(0):
             raise UserError(
-                f"the train split has fewer slates than the {processes} processes that each need one: launch fewer "
+                f"the train split has fewer slates than the {self.parts} processes that each need one: launch fewer "
                 "processes or prepare more data"
             )
 
@@ -145,7 +154,7 @@ class BudgetOrder:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(costs))
             while len(self._plans) >= KEPT_PLANS:
                 del self._plans[next(iter(self._plans))]
-            self._plans[epoch] = plan_epoch(order, costs, self.processes, self.max_tokens)
+            self._plans[epoch] = plan_epoch(order, costs, self.parts, self.max_tokens)
         return self._plans[epoch]
 
     def count(self, epoch: int) -> int:
@@ -153,7 +162,7 @@ class BudgetOrder:
         while len(self._ends) <= epoch:
             planned = self.plan(len(self._ends))
             before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + (len(planned.starts) - 1) // self.processes)
+            self._ends.append(before + (len(planned.starts) - 1) // self.parts)
         return self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0)
 
     def _locate(self, number: int) -> tuple[int, int]:
@@ -183,5 +192,14 @@ class BudgetOrder:
         """The epoch and this process's slates (int64) of global micro-batch `number`, counted over all epochs."""
         epoch, index = self._locate(number)
         plan = self.plan(epoch)
-        part = index * self.processes + self.rank
-        return epoch, plan.rows[plan.starts[part] : plan.starts[part + 1]]
+        shares = np.array_split(np.arange(index * self.parts, (index + 1) * self.parts), self.processes)
+        if self.processes <= self.parts:
+            own = shares[self.rank]
+            return epoch, plan.rows[plan.starts[own[0]] : plan.starts[own[-1] + 1]]
+        rows = plan.rows[plan.starts[index * self.parts] : plan.starts[(index + 1) * self.parts]]
+        if len(rows) < self.processes:
+            raise UserError(
+                f"a batch of the run, which began with {self.parts} processes, has {len(rows)} slates: too few for "
+                f"{self.processes} processes, launch at most {self.parts}"
+            )
+        return epoch, np.array_split(rows, self.processes)[self.rank]

@@ -49,6 +49,7 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
     if options.training_script not in COMMANDS:
         raise UserError(f"'{options.training_script}' cannot be launched: choose from {', '.join(COMMANDS)}")
     options.module, options.training_script = True, f"equipoise.launch.{options.training_script}"
+    _refuse_unused_processes(options, settings)
     machines = options.num_machines or settings.get("num_machines") or 1
     if machines == 1 and options.main_process_port is None and "main_process_port" not in settings:
         options.main_process_port = 0  # a free one, so that two jobs on a machine do not meet
@@ -57,6 +58,36 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
     os.environ[LAUNCHER] = str(os.getpid())  # so that its processes see when it dies
     with _signals_handed_on():
         _run(launch_command, options)
+
+
+MANY = (
+    "DEEPSPEED",
+    "FSDP",
+    "MEGATRON_LM",
+    "MULTI_GPU",
+    "MULTI_HPU",
+    "MULTI_MLU",
+    "MULTI_MUSA",
+    "MULTI_NPU",
+    "MULTI_XPU",
+)
+"""Values of distributed_type with which Accelerate starts more than one process."""
+
+
+def _refuse_unused_processes(options: Any, settings: dict[str, Any]) -> None:
+    """Refuse processes that are asked for and that Accelerate would not start, silently.
+
+    Raises:
+        UserError: names the setting.
+    """
+    processes = options.num_processes or settings.get("num_processes") or 1
+    kind = str(settings.get("distributed_type", "NO"))
+    chosen = options.multi_gpu or options.use_deepspeed or options.use_fsdp or options.use_megatron_lm or options.tpu
+    if settings and processes > 1 and kind not in MANY and not chosen:
+        raise UserError(
+            f"--accelerate: num_processes is {processes}, but with distributed_type {kind} Accelerate starts one: set "
+            "distributed_type to MULTI_GPU (on CPUs too), FSDP or DEEPSPEED, or num_processes to 1"
+        )
 
 
 def config_file(name: str) -> Path:
@@ -91,6 +122,11 @@ def _run(launch_command: Any, options: Any) -> None:
 
     try:
         launch_command(options)
+    except (ValueError, NotImplementedError, RuntimeError) as error:  # what the launcher itself says of its settings
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(
+            f"Accelerate's launcher refuses its settings ({reason}): correct the Accelerate config"
+        ) from error
     except subprocess.CalledProcessError as error:
         sys.exit(exit_code(error.returncode))
     except SignalException as error:

@@ -185,7 +185,7 @@ class SlateModel(nn.Module):
         if reason is None and self._spec.keep_embeddings:
             reason = "similarity: text reads embeddings, which they do not keep"
         if reason is None and not self.upper.partial_last_layer:
-            reason = "under ZeRO-3 no process holds whole weights"
+            reason = "under ZeRO-3 and FSDP 2 no process holds whole weights"
         if reason is not None:
             raise UserError(f"backbone.kernels: fused kernels cannot compute this run ({reason}): set plain or auto")
         self.kernels = "fused"
@@ -477,7 +477,7 @@ def build_model(spec: ModelSpec, partial_last_layer: bool = True) -> SlateModel:
 
     Args:
         spec: of the model.
-        partial_last_layer: False under ZeRO-3, where every module must be called in the same way every time.
+        partial_last_layer: False under ZeRO-3 and FSDP 2, whose hooks stand on the layers themselves.
 
     Raises:
         UserError: the backbone cannot be loaded, found or split as configured.

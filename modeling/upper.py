@@ -23,8 +23,8 @@ class UpperLayers:
     Args:
         backbone: cut, with its adapters injected.
         checkpointing: recompute a layer's activations in backward instead of keeping them.
-        partial_last_layer: whether the last layer may be left as soon as its keys and values are known. Under ZeRO-3 it
-            may not: its modules must be called in the same way every time.
+        partial_last_layer: whether the last layer may be left as soon as its keys and values are known. Under ZeRO-3
+            and FSDP 2 it may not: their hooks stand on the layer itself.
 
     Attributes:
         count: of the layers.

@@ -286,20 +286,22 @@ def open_split(data: DataParts, split: str) -> DataParts:
     return replace(data, slates=data.beside.slates(data.slates.folder, split, data.tokens))
 
 
-def train_batches(config: RunConfig, data: DataParts, world: World) -> TrainBatches:
+def train_batches(config: RunConfig, data: DataParts, world: World, parts: int | None = None) -> TrainBatches:
     """The training batches of this process, by number of global micro-batch.
 
+    `parts`: the processes that the run began with, which settle the global micro-batches; None: those of the job.
+
     Raises:
-        UserError: the train split is too small for so many processes or so large batches.
+        UserError: the train split is too small for so many processes or so large batches, or batches for the processes.
     """
     settings, slates = config.train, data.slates
     order: BatchOrder | BudgetOrder
     if settings.batch_size is not None:
-        order = BatchOrder(len(slates), settings.batch_size, world.size, world.rank, config.seed)
+        order = BatchOrder(len(slates), settings.batch_size, world.size, world.rank, config.seed, parts)
     else:
         assert settings.max_tokens is not None, "the schema sets one of the two"
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
-        order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed)
+        order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed, parts)
     masked = _masked_slates(config, data) if settings.feature_dropout else None
     max_row, draws = config.tokens.max_row, _recall_draws(config, data, world)
     parts = (settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws)

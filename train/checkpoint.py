@@ -5,10 +5,12 @@ A checkpoint is written to a temporary folder that is renamed when all processes
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ from torch import nn
 
 from equipoise.common.atomic import replace_dir
 from equipoise.common.errors import UserError
+from equipoise.data.sampling import sample_keys
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.heads import as_named_now
 from equipoise.train.accelerate_setup import is_deepspeed, zero_stage
@@ -33,12 +36,14 @@ class TrainingState:
         step, micro: optimizer steps and micro-batches done.
         extra: what objectives and loop remember.
         good: whether everything was finite since the checkpoint before.
+        parts: the processes that the run began with, which settle its batches; 0: those of the job.
     """
 
     step: int = 0
     micro: int = 0
     extra: dict[str, Any] | None = None
     good: bool = True
+    parts: int = 0
 
 
 def _random_states() -> dict[str, torch.Tensor]:
@@ -104,34 +109,53 @@ def _state(progress: TrainingState, accelerator: Accelerator, optimizer: Any, wo
         "extra": progress.extra,
         "good": progress.good,
         "processes": world.size,
+        "parts": progress.parts or world.size,
         "zero_stage": zero_stage(accelerator),
         "deepspeed": is_deepspeed(accelerator),
         "groups": len(optimizer.param_groups),
     }
 
 
-def load_checkpoint(
-    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, world: World
-) -> TrainingState:
-    """Bring model, optimizer and random states to where `folder` left them.
+def refuse_other_engine(folder: Path, state: Mapping[str, Any], accelerator: Accelerator, world: World) -> None:
+    """Refuse a checkpoint that the engine of this job cannot go on from.
 
     Raises:
-        UserError: the checkpoint is damaged, or was written by another number of processes or another engine.
+        UserError: it was written by another engine or, under DeepSpeed, by another number of processes.
     """
-    state = read_state(folder)
-    current = {"processes": world.size, "deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
-    groups = len(optimizer.param_groups)
-    if state.get("groups", groups) != groups:
-        raise UserError(
-            f"{folder} was written with {state['groups']} learning rates, this job has {groups}: its priors or "
-            "data.comparison have changed; start anew with --overwrite"
-        )
+    current = {"deepspeed": is_deepspeed(accelerator), "zero_stage": zero_stage(accelerator)}
     for key, value in current.items():
         if state[key] != value:
             raise UserError(
                 f"{folder} was written with {key} = {state[key]}, this job has {value}: "
                 "launch with the same accelerate config, or start anew with --overwrite"
             )
+    if is_deepspeed(accelerator) and state["processes"] != world.size:
+        raise UserError(
+            f"{folder} was written with processes = {state['processes']}, this job has {world.size}: DeepSpeed keeps "
+            "the optimizer's state in one piece per process, so launch as many (DDP and FSDP 2 go on with other "
+            "numbers), or start anew with --overwrite"
+        )
+
+
+def load_checkpoint(
+    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any, world: World, seed: int = 0
+) -> TrainingState:
+    """Bring model, optimizer and random states to where `folder` left them; `seed` of the run.
+
+    One process, DDP and FSDP 2 write the same files and go on from each other's.
+
+    Raises:
+        UserError: the checkpoint is damaged, or was written by another engine or, under DeepSpeed, by another number of
+            processes.
+    """
+    state = read_state(folder)
+    refuse_other_engine(folder, state, accelerator, world)
+    groups = len(optimizer.param_groups)
+    if state.get("groups", groups) != groups:
+        raise UserError(
+            f"{folder} was written with {state['groups']} learning rates, this job has {groups}: its priors or "
+            "data.comparison have changed; start anew with --overwrite"
+        )
     if is_deepspeed(accelerator):
         path, _ = model.load_checkpoint(str(folder), tag="engine", load_module_strict=False)  # type: ignore[operator]
         if path is None:
@@ -151,8 +175,21 @@ def load_checkpoint(
             raise UserError(
                 f"{folder} holds the state of another optimizer ({error}): start anew with --overwrite"
             ) from error
+    _restore_random_states(folder, state, seed, world)
+    return TrainingState(state["step"], state["micro"], state["extra"], parts=parts_of(state))
+
+
+def parts_of(state: Mapping[str, Any]) -> int:
+    """The processes that a run began with, from the record of one of its checkpoints."""
+    return int(state.get("parts", state["processes"]))
+
+
+def _restore_random_states(folder: Path, state: Mapping[str, Any], seed: int, world: World) -> None:
+    """Those that were kept, or with other processes fresh ones from seed, step and process; only lora.dropout draws."""
+    if state["processes"] != world.size:
+        torch.manual_seed(int(sample_keys(seed, state["step"], np.array(world.rank), np.array(0))) >> 1)
+        return
     states = torch.load(folder / f"random-{world.rank}.pt", weights_only=True)
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-    return TrainingState(state["step"], state["micro"], state["extra"])

@@ -35,6 +35,8 @@ def describe(
         f" ({accelerator.distributed_type.value}{stage}), {_measure(config)} each ×"
         f" {config.train.accumulate}; method {config.balancing.method}, normalize {config.balancing.normalize}"
     )
+    if batches.order.parts != batches.order.processes:
+        yield f"each global micro-batch is that of {batches.order.parts} such process(es), as the run began"
     if isinstance(batches.order, BudgetOrder):
         yield from _plan_lines(batches.order)
     for text, limit, share in _cut_shares(batches.slates.tokens.counts):

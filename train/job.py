@@ -26,7 +26,7 @@ from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import settle_precision
 from equipoise.modeling.recall_sources import RecallSources
-from equipoise.train.accelerate_setup import is_fsdp, make_accelerator, shards_base, zero_stage
+from equipoise.train.accelerate_setup import engine_name, is_fsdp, make_accelerator, shards_base, zero_stage
 from equipoise.train.assemble import (
     assemble_model,
     check_lengths,
@@ -37,8 +37,8 @@ from equipoise.train.assemble import (
 )
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
 from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
-from equipoise.train.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from equipoise.train.checkpoint_files import checkpoints, last_whole
+from equipoise.train.checkpoint import TrainingState, load_checkpoint, parts_of, refuse_other_engine, save_checkpoint
+from equipoise.train.checkpoint_files import checkpoints, last_whole, read_state
 from equipoise.train.data_record import refuse_other_data, write_data_record
 from equipoise.train.describe import describe, step_line
 from equipoise.train.environment import peak_memory_bytes
@@ -52,7 +52,7 @@ from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, 
 from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
 from equipoise.train.recall_sources import as_begun
 from equipoise.train.rescue import said_if_full, save_or_rescue
-from equipoise.train.resume import refuse_changed_base, refuse_changed_settings, write_inputs
+from equipoise.train.resume import begun_processes, refuse_changed_base, refuse_changed_settings, write_inputs
 from equipoise.train.run_folder import RunFolder, refuse_places
 from equipoise.train.sharding import prepare_sharded
 from equipoise.train.token_caches import find_tokens
@@ -116,7 +116,7 @@ class Job:
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)
         self._refuse_whole_weights()
-        batches = train_batches(config, self.data, self.world)
+        batches = train_batches(config, self.data, self.world, self._parts())
         hooks = Hooks(self._log, self._evaluate, self._save, self._advance)
         parts = (self.accelerator, self.model, self.optimizer, objectives, batches, self.world, hooks)
         self.loop = Loop(config, *parts, map_values=self.data.map_values)
@@ -223,10 +223,20 @@ class Job:
             if self.resume:
                 log.info("no checkpoint yet: starting from the beginning")
             return TrainingState()
-        last = self.world.from_first(lambda: last_whole(self.config.output))
-        progress = load_checkpoint(last, self.accelerator, self.model, self.optimizer, self.world)
-        log.info(f"resumed from {last} (step {progress.step})")
+        progress = load_checkpoint(
+            self.last, self.accelerator, self.model, self.optimizer, self.world, self.config.seed
+        )
+        log.info(f"resumed from {self.last} (step {progress.step})")
         return progress
+
+    def _parts(self) -> int | None:
+        """The processes that a resumed run began with, which settle its batches."""
+        if not self.goes_on:
+            return None
+        self.last = self.world.from_first(lambda: last_whole(self.config.output))
+        state = read_state(self.last)
+        refuse_other_engine(self.last, state, self.accelerator, self.world)
+        return begun_processes(parts_of(state), self.config, self.world)
 
     def _forget_later(self) -> None:
         """Drop what an earlier part of the run left behind its checkpoint."""
@@ -381,9 +391,10 @@ class Job:
     def _choose_vectors(self, sources: RecallSources) -> None:
         """Keep the vectors of recall only where they find more on valid than what recall began as, and say so."""
         self.world.barrier()
-        if zero_stage(self.accelerator) == 3:
+        if shards_base(self.accelerator):
             log.info(
-                "recall: under ZeRO-3 no process holds whole weights, so its vectors are kept without a comparison"
+                f"recall: under {engine_name(self.accelerator)} no process holds whole weights, so its vectors are "
+                "kept without a comparison"
             )
             return
         if not self.accelerator.is_main_process:

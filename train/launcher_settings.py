@@ -1,6 +1,6 @@
-"""What an Accelerate launcher, or a DeepSpeed file, asks of a job: honoured, or refused in one sentence before anything.
+"""What an Accelerate launcher, or a DeepSpeed file, asks of a job: honoured, or refused in one sentence at the start.
 
-Accelerate hands its settings to the processes as environment variables; many of them would change nothing here, silently.
+Accelerate hands its settings to the processes as environment variables; many would change nothing here, silently.
 """
 
 import json
@@ -16,7 +16,7 @@ Variables = Mapping[str, str]
 OFF = ("", "no", "none", "false", "0", "0.0", "null", "NO_WRAP")
 HONOURED_IN_DEEPSPEED_FILE = (
     *("zero_optimization", "communication_data_type", "prescale_gradients", "gradient_predivide_factor"),
-    *("steps_per_print", "wall_clock_breakdown", "dump_state", "memory_breakdown", "comms_logger", "seq_parallel_communication_data_type"),
+    *("steps_per_print", "wall_clock_breakdown", "dump_state", "memory_breakdown", "comms_logger"),
     *("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "checkpoint"),
 )  # fmt: skip
 """Keys of a DeepSpeed file that DeepSpeed acts on and that change nothing of what the run's config says."""
@@ -62,8 +62,8 @@ def _parallelism(variables: Variables) -> Iterator[str]:
         yield f"asks for Megatron-LM, which this model cannot be cut up by: {engines}"
     if uses("PARALLELISM_CONFIG", variables):
         yield (
-            "has a parallelism_config (tensor, context or sequence parallelism, or replicas of shards), which no engine "
-            f"here does: remove it and {engines}; slates are short, so processes share the batch"
+            "has a parallelism_config (tensor, context or sequence parallelism, or replicas of shards), which no "
+            f"engine here does: remove it and {engines}; slates are short, so processes share the batch"
         )
     if uses("SAGEMAKER", variables):
         yield f"asks for SageMaker's own parallelism: {engines}"
@@ -85,36 +85,28 @@ def _numbers(train: TrainConfig, variables: Variables) -> Iterator[str]:
 
 
 FSDP_MUST_BE_OFF = {
-    "FSDP_OFFLOAD_PARAMS": (
-        "fsdp_offload_params",
-        "set it to false, or launch with ZeRO-3 and offload_param_device: cpu",
-    ),
-    "FSDP_ACTIVATION_CHECKPOINTING": ("fsdp_activation_checkpointing", "set it to false and backbone.checkpointing=true"),
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": (
-        "fsdp_cpu_ram_efficient_loading",
-        "set it to false: each process reads the base and keeps its part",
-    ),
-    "FSDP_IGNORED_MODULES": ("fsdp_ignored_modules", "remove it: adapters and heads are kept whole by themselves"),
-    "FSDP_FORWARD_PREFETCH": ("fsdp_forward_prefetch", "set it to false"),
-    "FSDP_MIN_NUM_PARAMS": ("fsdp_min_num_params", "remove it: each layer is cut up by itself"),
-}  # fmt: skip
+    "OFFLOAD_PARAMS": "set it to false, or launch with ZeRO-3 and offload_param_device: cpu",
+    "ACTIVATION_CHECKPOINTING": "set it to false and backbone.checkpointing=true",
+    "CPU_RAM_EFFICIENT_LOADING": "set it to false, for each process reads the base and keeps its part",
+    "IGNORED_MODULES": "remove it, for adapters and heads are kept whole by themselves",
+    "FORWARD_PREFETCH": "set it to false",
+}
+"""Settings of FSDP that no job here does, and what to do instead."""
 
 
 def _fsdp(variables: Variables) -> Iterator[str]:
     if variables.get("FSDP_VERSION", "1") != "2":
         yield "asks for FSDP 1, which cannot keep adapters whole: set fsdp_config.fsdp_version: 2 (--accelerate fsdp2)"
-    for variable, (setting, way_out) in FSDP_MUST_BE_OFF.items():
-        if variable == "FSDP_MIN_NUM_PARAMS" and variables.get(variable) == "100000000":
-            continue  # the launcher's own default
-        if _on(variables.get(variable)):
-            yield f"sets {setting}, which no job here does: {way_out}"
+    for setting, way_out in FSDP_MUST_BE_OFF.items():
+        if _on(variables.get(f"FSDP_{setting}")):
+            yield f"sets fsdp_{setting.lower()}, which no job here does: {way_out}"
     policy = variables.get("FSDP_AUTO_WRAP_POLICY", "").upper()
     if policy not in ("", "TRANSFORMER_BASED_WRAP"):
         yield f"says fsdp_auto_wrap_policy: {policy}, but each layer is cut up by itself: set TRANSFORMER_BASED_WRAP"
     if variables.get("FSDP_SHARDING_STRATEGY", "").upper() not in ("", "1", "NONE", "FULL_SHARD"):
         yield (
-            f"says fsdp_sharding_strategy: {variables['FSDP_SHARDING_STRATEGY']}, which FSDP 2 does not know: remove it "
-            "and set fsdp_reshard_after_forward"
+            f"says fsdp_sharding_strategy: {variables['FSDP_SHARDING_STRATEGY']}, which FSDP 2 does not know: remove "
+            "it and set fsdp_reshard_after_forward"
         )
     state = variables.get("FSDP_STATE_DICT_TYPE", "").upper()
     if state not in ("", "FULL_STATE_DICT", "SHARDED_STATE_DICT"):
@@ -199,13 +191,13 @@ def _contradictions(train: TrainConfig, settings: dict[str, Any], named: str) ->
     for key in ("gradient_accumulation_steps", "gradient_clipping", "train_micro_batch_size_per_gpu"):
         value, own = settings.get(key, "auto"), getattr(train, _EQUAL[key])
         if value not in ("auto", own):
-            yield f"{named} says {key}: {value}, the run train.{_EQUAL[key]}={own}: write \"auto\""
+            yield f'{named} says {key}: {value}, the run train.{_EQUAL[key]}={own}: write "auto"'
     if settings.get("train_batch_size", "auto") != "auto":
         yield f'{named} says train_batch_size: write "auto", for train.batch_size decides'
     for key in ("fp16", "bf16"):
         section = settings.get(key)
         enabled = section.get("enabled", "auto") if isinstance(section, dict) else "auto"
         if enabled != "auto" and _on(enabled) and not (key == "bf16" and train.precision == "bf16"):
-            yield f"{named} enables {key}, the run says train.precision={train.precision}: write \"auto\""
+            yield f'{named} enables {key}, the run says train.precision={train.precision}: write "auto"'
         if key == "bf16" and enabled is False and train.precision == "bf16":
-            yield f"{named} disables bf16, the run says train.precision=bf16: write \"auto\""
+            yield f'{named} disables bf16, the run says train.precision=bf16: write "auto"'

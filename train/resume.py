@@ -10,6 +10,7 @@ from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.modeling.base_identity import Identity, compare
+from equipoise.train.world import World
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,37 @@ def refuse_changed_settings(before: RunConfig, now: RunConfig, run: Path) -> Non
     told = [f"{key} {_told(a)} → {_told(b)}" for key, (a, b) in changed.items() if not _matches(key, SILENT)]
     if told:
         log.warning(f"changed since the run began: {', '.join(told)}")
+
+
+def begun_processes(parts: int, config: RunConfig, world: World) -> int:
+    """The processes that a run began with, after saying what it means that there are others now.
+
+    Args:
+        parts: that number.
+        config: of the run.
+        world: the processes of the job.
+
+    Raises:
+        UserError: the run cannot go on with another number.
+    """
+    if parts == world.size:
+        return parts
+    if config.objectives.recall is not None:
+        raise UserError(
+            f"the run began with {parts} process(es), this job has {world.size}: objectives.recall draws shoppers on "
+            f"each process, so go on with {parts}"
+        )
+    if config.balancing.unbiased:
+        raise UserError(
+            f"the run began with {parts} process(es), this job has {world.size}: balancing.unbiased compares gradients "
+            f"of processes, so go on with {parts}"
+        )
+    draws = "; lora.dropout draws anew" if config.lora.dropout else ""
+    log.warning(
+        f"the run began with {parts} process(es) and goes on with {world.size}: its batches stay as they were, dealt "
+        f"out anew{draws}"
+    )
+    return parts
 
 
 def _told(value: Any) -> str:

@@ -60,7 +60,8 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def launch(tiny_config: Path) -> Launch:
-    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process.
+    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process, others have two
+    or as many as `processes` says.
 
     `real` starts the launcher and its ranks as new processes; else they are forked, which spares their imports.
     """
@@ -71,24 +72,28 @@ def launch(tiny_config: Path) -> Launch:
         *arguments: str,
         config: Path = tiny_config,
         real: bool = False,
+        processes: int = 2,
         **environment: str,
     ) -> Job:
         whole = [str(config), f"output={output}", *arguments]
         if engine is None:
             done = run_forked(["train", *whole], **environment)
         else:
-            done = accelerate(engine, "-m", "equipoise.launch.train", *whole, real=real, **environment)
+            done = accelerate(
+                engine, "-m", "equipoise.launch.train", *whole, real=real, processes=processes, **environment
+            )
         return Job(output, done.returncode, done.stdout + done.stderr)
 
     return run
 
 
 def accelerate(
-    engine: str, *arguments: str, real: bool = False, **environment: str
+    engine: str, *arguments: str, real: bool = False, processes: int = 2, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`accelerate launch` with a file of this project; forked unless `real`."""
     file = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
-    whole = ["--config_file", file, "--main_process_port", "0", *arguments]
+    options = ["--main_process_port", "0", "--num_processes", str(processes)]
+    whole = ["--config_file", file, *options, *arguments]
     if not real:
         return launch_forked(whole, **environment)
     return run_command([sys.executable, "-m", "accelerate.commands.launch", *whole], **environment)

@@ -1,4 +1,4 @@
-"""One process, DDP and ZeRO-1/2/3 on the same global batches: same losses, same weights, same update (float32)."""
+"""One process, DDP, ZeRO-1/2/3, FSDP 2 on the same global batches: same losses, same weights, same update (float32)."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def alone(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 @pytest.mark.parametrize(
     ("engine", "method"),
     [("cpu_ddp2", "mgda"), ("cpu_ddp2", "pcgrad"), ("cpu_ddp2", "weighted"), ("cpu_zero1", "mgda"),
-     ("cpu_zero2", "mgda"), ("cpu_zero2", "pcgrad"), ("cpu_zero3", "mgda")],
+     ("cpu_zero2", "mgda"), ("cpu_zero2", "pcgrad"), ("cpu_zero3", "mgda"), ("cpu_fsdp2", "pcgrad")],
 )  # fmt: skip
 def test_two_processes_equal_one(engine: str, method: str, launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
     real = engine == "cpu_zero3"  # DeepSpeed once by the launcher itself; DDP in test_signals.py
@@ -50,7 +50,7 @@ def test_two_processes_equal_one(engine: str, method: str, launch: Any, alone: d
         assert (tensor - expected_tensors[name]).abs().max() <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("engine", ["cpu_ddp2", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("engine", ["cpu_ddp2", "cpu_zero2", "cpu_zero3", "cpu_fsdp2"])
 def test_activation_checkpointing_changes_nothing(
     engine: str, launch: Any, alone: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -118,4 +118,4 @@ def test_fused_kernels_give_the_same_update(
 
 def test_fused_kernels_are_refused_where_weights_are_cut_up(launch: Any, tmp_path: Path) -> None:
     job = launch("cpu_zero3", tmp_path / "run", "train.batch_size=2", "backbone.kernels=fused")
-    assert job.code != 0 and "under ZeRO-3 no process holds whole weights" in job.printed
+    assert job.code != 0 and "under ZeRO-3 and FSDP 2 no process holds whole weights" in job.printed

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+UNEVEN = "objectives.fairness.temperature=0.1"  # as in test_engines_agree.py
+
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
@@ -33,6 +35,7 @@ STATEFUL = ("balancing.gram_ema=0.8", "balancing.balance_every=3", "balancing.no
         ("cpu_ddp2", ("balancing.method=gradvac", *STATEFUL)),
         ("cpu_zero2", ("balancing.method=torchjd:GradVac", "balancing.options={beta: 0.1}", *STATEFUL)),
         ("cpu_zero3", ("balancing.method=famo",)),
+        ("cpu_fsdp2", ("balancing.method=mgda", "balancing.level=parameters")),
         ("cpu_ddp2", ("balancing.method=pcgrad", "train.batch_size=null", "train.max_tokens=160")),
     ],
 )
@@ -82,9 +85,59 @@ def test_a_damaged_checkpoint_is_passed_over(engine: str | None, launch: Any, tm
     assert [record["step"] for record in again.metrics()] == [1, 2, 3, 4, 5, 6]
 
 
-def test_other_engine_is_refused(launch: Any, tmp_path: Path) -> None:
-    job = launch("cpu_ddp2", tmp_path / "run", "train.save_every=3", "train.batch_size=2")
+@pytest.fixture(scope="module")
+def two_processes(launch: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of two processes under DDP, whole."""
+    job = launch("cpu_ddp2", tmp_path_factory.mktemp("two") / "run", *OF_TWO)
     assert job.code == 0, job.printed
-    again = launch(None, job.folder, "train.save_every=3", "train.batch_size=2", "--resume")
-    assert again.code == 2
-    assert "processes = 2" in again.printed
+    return job
+
+
+OF_TWO = ("train.save_every=2", "train.batch_size=2", "train.keep_checkpoints=3", "balancing.method=pcgrad", UNEVEN)
+
+
+def _killed_after_four(job: Any, folder: Path) -> Path:
+    shutil.copytree(job.folder, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-000006")
+    shutil.rmtree(folder / "adapters")
+    return folder
+
+
+@pytest.mark.parametrize(("engine", "processes"), [("cpu_fsdp2", 2), ("cpu_fsdp2", 3)])
+def test_another_number_of_processes_goes_on_with_the_same_batches(
+    engine: str, processes: int, launch: Any, two_processes: Any, tmp_path: Path
+) -> None:
+    killed = _killed_after_four(two_processes, tmp_path / "killed")
+    job = launch(engine, killed, *OF_TWO, "--resume", processes=processes)
+    assert job.code == 0, job.printed
+    printed = " ".join(job.printed.split())
+    assert f"{processes} process(es)" in printed
+    assert (f"began with 2 process(es) and goes on with {processes}" in printed) == (processes != 2)
+    for name, tensor in two_processes.adapters().items():
+        assert (tensor - job.adapters()[name]).abs().max() <= 1e-5, name
+    for one, two in zip(two_processes.metrics(), job.metrics(), strict=True):
+        keys = [key for key in one if key.startswith(("train/loss", "balance/weight"))]
+        assert [two[key] for key in keys] == pytest.approx([one[key] for key in keys], rel=2e-5, abs=1e-7)
+
+
+def test_a_run_goes_back_to_its_processes(launch: Any, two_processes: Any, tmp_path: Path) -> None:
+    """From two processes to one and back to two: the batches are those of two all the way."""
+    folder = _killed_after_four(two_processes, tmp_path / "killed")
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    alone = launch(None, folder, *OF_TWO, "--resume")
+    assert alone.code == 0, alone.printed
+    shutil.rmtree(folder / "checkpoints" / "step-000006")
+    again = launch("cpu_fsdp2", folder, *OF_TWO, "--resume")
+    assert again.code == 0 and "step-000004" in again.printed, again.printed
+    for name, tensor in two_processes.adapters().items():
+        assert (tensor - again.adapters()[name]).abs().max() <= 1e-5, name
+
+
+def test_what_cannot_go_on_with_other_processes_is_refused(launch: Any, two_processes: Any, tmp_path: Path) -> None:
+    deepspeed = launch("cpu_zero2", two_processes.folder, *OF_TWO, "--resume")
+    assert deepspeed.code != 0 and "deepspeed = False, this job has True" in " ".join(deepspeed.printed.split())
+    zero = launch("cpu_zero2", tmp_path / "zero", *OF_TWO)
+    assert zero.code == 0, zero.printed
+    fewer = launch("cpu_zero2", zero.folder, *OF_TWO, "--resume", processes=1)
+    assert fewer.code != 0
+    assert "one piece per process" in " ".join(fewer.printed.split())
