@@ -123,6 +123,8 @@ def _run(launch_command: Any, options: Any) -> None:
     try:
         launch_command(options)
     except (ValueError, NotImplementedError, RuntimeError) as error:  # what the launcher itself says of its settings
+        if type(error) not in (ValueError, NotImplementedError, RuntimeError):
+            raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise UserError(
             f"Accelerate's launcher refuses its settings ({reason}): correct the Accelerate config"

@@ -58,6 +58,8 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         settings["gradient_clipping"] = config.train.max_grad_norm
         settings["zero_optimization"]["overlap_comm"] = False
         settings["steps_per_print"] = 10**9
+        # Offloaded, torch's AdamW steps as on every engine; DeepSpeed's own would be compiled first, for minutes.
+        settings.setdefault("zero_force_ds_cpu_optimizer", False)
     return accelerator
 
 

@@ -11,8 +11,8 @@ from equipoise.data.slate_set import TrainBatches
 from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TextCounts
 from equipoise.modeling.model import SlateModel
-from equipoise.train.accelerate_setup import zero_stage
-from equipoise.train.parameters import count_by_group, full_size, reached_share, trainable
+from equipoise.train.accelerate_setup import shards_base, zero_stage
+from equipoise.train.parameters import count_by_group, full_size, local_part, reached_share, trainable
 
 
 def describe(
@@ -29,6 +29,9 @@ def describe(
         f"adapters of {type(model.backbone.trunk).__name__} reach {reached_share(model):.0%} of its layers' weights"
         f" (attention: {model.backbone.attention})"
     )
+    own = sum(local_part(p).numel() for p in model.parameters() if not p.requires_grad)
+    if shards_base(accelerator):
+        yield f"each process holds {own / max(frozen, 1):.0%} of the frozen base; layers are gathered when they run"
     stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
     yield (
         f"{len(batches.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"

@@ -90,6 +90,7 @@ FSDP_MUST_BE_OFF = {
     "CPU_RAM_EFFICIENT_LOADING": "set it to false, for each process reads the base and keeps its part",
     "IGNORED_MODULES": "remove it, for adapters and heads are kept whole by themselves",
     "FORWARD_PREFETCH": "set it to false",
+    "TRANSFORMER_CLS_TO_WRAP": "remove fsdp_transformer_layer_cls_to_wrap, for each layer is cut up by itself",
 }
 """Settings of FSDP that no job here does, and what to do instead."""
 
@@ -155,7 +156,9 @@ def _deepspeed_file(train: TrainConfig, file: Path) -> Iterator[str]:
 
 
 def _is_off(value: Any) -> bool:
-    return not _on(value) or (isinstance(value, dict) and not _on(value.get("enabled", False)))
+    if isinstance(value, dict):
+        return not _on(value["enabled"]) if "enabled" in value else all(_is_off(each) for each in value.values())
+    return not _on(value)
 
 
 def _zero_section(zero: dict[str, Any], named: str) -> Iterator[str]:
@@ -172,7 +175,11 @@ def _zero_section(zero: dict[str, Any], named: str) -> Iterator[str]:
     if _on(zero.get("stage3_gather_16bit_weights_on_model_save")):
         yield f"{named} sets stage3_gather_16bit_weights_on_model_save, but a run saves adapters alone: set it to false"
     for key, value in zero.items():
-        if key.startswith(("zero_quantized", "zero_hpz", "mics_", "zeropp")) and _on(value) and value != 1:
+        if (
+            key.startswith(("zero_quantized", "zero_hpz", "mics_", "zeropp"))
+            and _on(value)
+            and (value is True or value != 1)
+        ):
             yield f"{named} sets zero_optimization.{key}, with which updates are not those of other engines: remove it"
 
 

@@ -59,7 +59,8 @@ def reached_share(model: SlateModel) -> float:
     return reached / max(whole, 1)
 
 
-def _local(parameter: nn.Parameter) -> torch.Tensor:
+def local_part(parameter: nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter: all of it, or its piece under ZeRO-3 and FSDP 2."""
     local = getattr(parameter, "ds_tensor", parameter).detach()
     return local.to_local() if isinstance(local, DTensor) else local
 
@@ -88,18 +89,18 @@ class MovementCheck:
         self.world = world
         self._model = model
         self._frozen = {n: self._mark(p) for n, p in model.named_parameters() if not p.requires_grad}
-        self._start = {n: _local(p).clone() for n, p in trainable(model).items()}
+        self._start = {n: local_part(p).clone() for n, p in trainable(model).items()}
 
     @staticmethod
     def _mark(parameter: nn.Parameter) -> tuple[float, float]:
-        values = _local(parameter).double()
+        values = local_part(parameter).double()
         return float(values.sum()), float((values * values).sum())
 
     def moved(self) -> dict[str, float]:
         """Per adapter and head the largest change of a weight since the start, over all processes."""
         largest: dict[str, float] = defaultdict(float)
         for name, parameter in trainable(self._model).items():
-            change = (_local(parameter) - self._start[name]).abs()
+            change = (local_part(parameter) - self._start[name]).abs()
             largest[group_of(name)] = max(largest[group_of(name)], float(change.max()) if change.numel() else 0.0)
         names = sorted(largest)
         everywhere = [dict(values) for values in self.world.gather(dict(largest))]

@@ -60,8 +60,8 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def launch(tiny_config: Path) -> Launch:
-    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one plain process, others have two
-    or as many as `processes` says.
+    """Launch a training job: `launch("cpu_zero2", out, "train.lr=1e-3", …)`; engine None is one
+    plain process, others have two or as many as `processes` says. An engine that ends with .yaml is a file.
 
     `real` starts the launcher and its ranks as new processes; else they are forked, which spares their imports.
     """
@@ -90,8 +90,8 @@ def launch(tiny_config: Path) -> Launch:
 def accelerate(
     engine: str, *arguments: str, real: bool = False, processes: int = 2, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` with a file of this project; forked unless `real`."""
-    file = str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
+    """`accelerate launch` with a file of this project, or the file `engine`; forked unless `real`."""
+    file = engine if engine.endswith(".yaml") else str(ROOT / "configs" / "accelerate" / f"{engine}.yaml")
     options = ["--main_process_port", "0", "--num_processes", str(processes)]
     whole = ["--config_file", file, *options, *arguments]
     if not real:

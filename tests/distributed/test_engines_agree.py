@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -60,7 +61,7 @@ def test_activation_checkpointing_changes_nothing(
         assert (tensor - job.adapters()[name]).abs().max() <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("engine", [None, "cpu_zero2"])
+@pytest.mark.parametrize("engine", [None, "cpu_zero2", "cpu_fsdp2"])
 def test_bf16_follows_fp32(engine: str | None, launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
     batch = "train.batch_size=4" if engine is None else "train.batch_size=2"
     job = launch(engine, tmp_path / "run", batch, "train.precision=bf16", "backbone.dtype=bfloat16", UNEVEN)
@@ -119,3 +120,47 @@ def test_fused_kernels_give_the_same_update(
 def test_fused_kernels_are_refused_where_weights_are_cut_up(launch: Any, tmp_path: Path) -> None:
     job = launch("cpu_zero3", tmp_path / "run", "train.batch_size=2", "backbone.kernels=fused")
     assert job.code != 0 and "under ZeRO-3 and FSDP 2 no process holds whole weights" in job.printed
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _config(name: str, folder: Path, **settings: Any) -> str:
+    """A packaged Accelerate config with other settings of its engine, as a file."""
+    config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{name}.yaml").read_text())
+    section = "fsdp_config" if "fsdp_config" in config else "deepspeed_config"
+    config[section] |= settings
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def test_offload_to_the_cpu_gives_the_same_update(launch: Any, alone: dict[str, Any], tmp_path: Path) -> None:
+    file = _config("cpu_zero3", tmp_path, offload_optimizer_device="cpu", offload_param_device="cpu")
+    job = launch(file, tmp_path / "run", "train.batch_size=2", UNEVEN)
+    assert job.code == 0, job.printed
+    for name, tensor in alone["mgda"].adapters().items():
+        assert (tensor - job.adapters()[name]).abs().max() <= TOLERANCE, name
+
+
+def test_fsdp_compares_gradients_of_parameters_over_pieces_of_the_base(launch: Any, tmp_path: Path) -> None:
+    """Nested backwards through layers that are gathered and given back, with gradients accumulated over two."""
+    settings = (
+        "balancing.level=parameters",
+        "train.accumulate=2",
+        "train.max_steps=3",
+        "balancing.probe_every=2",
+        UNEVEN,
+    )
+    one = launch(None, tmp_path / "one", "train.batch_size=4", *settings)
+    job = launch("cpu_fsdp2", tmp_path / "pieces", "train.batch_size=2", *settings)
+    assert one.code == job.code == 0, one.printed + job.printed
+    assert "each process holds 50% of the frozen base" in " ".join(job.printed.split())
+    for name, tensor in one.adapters().items():
+        assert (tensor - job.adapters()[name]).abs().max() <= TOLERANCE, name
+
+
+def test_fsdp_1_never_trains_as_ddp(launch: Any, tmp_path: Path) -> None:
+    job = launch(_config("cpu_fsdp2", tmp_path, fsdp_version=1), tmp_path / "run", "train.batch_size=2")
+    assert job.code != 0 and "fsdp_version: 2" in " ".join(job.printed.split())
+    assert not (tmp_path / "run").exists()
