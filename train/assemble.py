@@ -234,6 +234,12 @@ def open_data(
     user_groups: dict[str, np.ndarray] = {}
     for name in dict.fromkeys([*of_users, *(name for name in mapped if name in slates.manifest.user_groups)]):
         user_groups[name], values[f"{USER}{name}"] = slates.user_codes(name)
+        if run is None and name in of_users and len(np.unique(user_groups[name])) < 2:
+            which = next(each for each, objective in objectives.items() if objective.user_attribute == name)
+            raise UserError(
+                f"objectives.{which}.user_fairness: all users of the training requests have the same {name}, so there "
+                "are no groups to serve alike: name another field, or leave it out"
+            )
     links = links_of(config.objectives.specs(), slates.manifest.labels)
     groups = {name: len(each) for name, each in values.items()}
     bound = {name: objective.bind(groups, links) for name, objective in objectives.items()}

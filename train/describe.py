@@ -86,9 +86,12 @@ def step_line(step: int, total: int, values: dict[str, float]) -> str:
         conflicts += f" (acts {values['balance/acts']:.0%})"
     bad = {key.removeprefix("train/nonfinite/"): v for key, v in values.items() if key.startswith("train/nonfinite/")}
     bad["steps left out"] = values.get("train/skipped_step", 0.0)
+    tiny = {key.removeprefix("balance/floored/"): v for key, v in values.items() if key.startswith("balance/floored/")}
+    floored = ", ".join(f"{name} {share:.0%}" for name, share in tiny.items() if share)
     nonfinite = ", ".join(f"{name} {share:.0%}" for name, share in bad.items() if share)
     return (
         f"step {step}/{total}  loss {losses}  α {weights}  conflicts {conflicts}"
         f"  lr {values['train/lr']:.1e}  {values['perf/impressions_per_second']:.0f} impressions/s"
         + (f"  NOT FINITE: {nonfinite}" if nonfinite else "")
+        + (f"  ALMOST NO GRADIENT: {floored}" if floored else "")
     )

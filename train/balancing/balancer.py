@@ -50,6 +50,9 @@ def weights_on_gradients(
 ) -> np.ndarray:
     """The method's weights on the raw gradients, float64 (K,); 0 for those left out.
 
+    A gradient below the noise floor gets no larger share of the step than its length over that floor, whatever the
+    method: one that is free of scale would give it as much as the others.
+
     `losses` are raw, `lower_bounds` their lower bounds (default 0).
     """
     lower_bounds = np.zeros(len(names)) if lower_bounds is None else lower_bounds
@@ -65,8 +68,22 @@ def weights_on_gradients(
             step=step,
             lower_bounds=lower_bounds[active],
         )
-        weights[active] = method.compute_weights(stats) * conditioned.scales
+        found = method.compute_weights(stats) * conditioned.scales
+        weights[active] = _floored(found, conditioned, preference[active])
     return weights
+
+
+def _floored(weights: np.ndarray, conditioned: Conditioned, preference: np.ndarray) -> np.ndarray:
+    """Weights on the raw gradients (A,), those of gradients below the noise floor cut to what their length justifies.
+
+    Their share of the step is at most their length over the floor of the largest share above it; a weight that
+    lengthens nothing stays.
+    """
+    lengths = conditioned.norms / conditioned.scales
+    above = conditioned.floors == 1.0
+    most = np.abs(weights * lengths).max(where=above, initial=0.0)
+    cap = np.maximum(most * conditioned.floors / lengths, preference)
+    return np.where(above, weights, np.clip(weights, -cap, cap))
 
 
 def blank(gram: np.ndarray, rows: np.ndarray) -> None:

@@ -67,5 +67,7 @@ def remember_decision(
         averages.add(f"balance/preference/{name}", float(preference[k]))
         averages.add(f"balance/zero/{name}", float(k in conditioned.zero))
         averages.add(f"balance/nonfinite/{name}", float(k in conditioned.nonfinite))
+    for k, floor in zip(conditioned.active, conditioned.floors, strict=True):
+        averages.add(f"balance/floored/{names[k]}", float(floor < 1.0))
     for k, scale in zip(conditioned.active, conditioned.scales, strict=True):
         averages.add(f"balance/scale/{names[k]}", float(scale))

@@ -74,6 +74,12 @@ class StatelessWeighting(Weighting):
 ALMOST_ZERO = 1e-10
 """A gradient this much shorter than the longest one, or a loss this much smaller than the largest, counts as zero."""
 
+NOISE_FLOOR = 1e-3
+"""Of a gradient this much shorter than the longest one much is rounding: its share of the step is cut down.
+
+Healthy objectives differ by factors of 10 to 100 in length; one that has nothing to learn is thousands of times shorter.
+"""
+
 
 @dataclass(frozen=True)
 class Conditioned:
@@ -85,6 +91,7 @@ class Conditioned:
         cosines: float64 (A, A), unit diagonal.
         norms: float64 (A,), of the scaled gradients.
         zero, nonfinite: indices left out, and why.
+        floors: float64 (A,), 1, or for a gradient below the noise floor its length over that floor.
     """
 
     active: np.ndarray
@@ -93,6 +100,7 @@ class Conditioned:
     norms: np.ndarray
     zero: np.ndarray
     nonfinite: np.ndarray
+    floors: np.ndarray
 
 
 def condition(gram: np.ndarray, normalize: str, losses: np.ndarray) -> Conditioned:
@@ -125,10 +133,11 @@ def condition(gram: np.ndarray, normalize: str, losses: np.ndarray) -> Condition
         scales = lengths.mean() / lengths
     elif normalize == "loss":
         scales = 1.0 / np.abs(losses[active])
+    floors = np.minimum(1.0, lengths / max(NOISE_FLOOR * lengths.max(initial=0.0), 1e-300))
     cosines = gram[np.ix_(active, active)] / lengths[:, None] / lengths[None, :]
     cosines = np.clip((cosines + cosines.T) / 2, -1.0, 1.0)
     np.fill_diagonal(cosines, 1.0)
     left_out = np.setdiff1d(np.arange(len(gram)), active)
     return Conditioned(
-        active, scales, cosines, lengths * scales, left_out[finite[left_out]], left_out[~finite[left_out]]
+        active, scales, cosines, lengths * scales, left_out[finite[left_out]], left_out[~finite[left_out]], floors
     )

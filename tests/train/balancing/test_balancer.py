@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from equipoise.common.errors import UserError
@@ -92,6 +92,7 @@ def test_a_common_scale_does_not_matter(vectors: np.ndarray, method: str, normal
 def test_mgda_opposes_no_gradient(vectors: np.ndarray, normalize: str) -> None:
     gram = gram_of(vectors)
     done = condition(gram, normalize, np.ones(len(gram)))
+    assume((done.floors == 1.0).all())
     weights = weights_of(gram, "mgda", normalize)
     scaled = vectors[done.active] * done.scales[:, None]
     direction = weights @ vectors
@@ -208,6 +209,8 @@ def test_what_is_logged_is_the_mean_since_the_last_time() -> None:
         "balance/nonfinite/c": 0.0,
         "balance/scale/a": 1.0,
         "balance/scale/b": 1.0,
+        "balance/floored/a": 0.0,
+        "balance/floored/b": 0.0,
         "balance/cosine/a-b": 0.0,
         "balance/conflict/a-b": 0.5,
         "balance/conflict_rate": 0.5,
@@ -293,3 +296,29 @@ def test_another_method_cannot_go_on_from_a_checkpoint() -> None:
     famo = Balancer("ab", [1.0, 1.0], BalancingConfig(method="famo"), World(), 1.0)
     with pytest.raises(UserError, match=r"written with balancing\.method=mgda, this run has famo"):
         famo.restore(Balancer("ab", [1.0, 1.0], BalancingConfig(method="mgda"), World(), 1.0).state())
+
+
+@pytest.mark.parametrize("method", [*METHODS, "nash", "imtl_g", "fairgrad", "upgrad", "cagrad", "aligned", "gradnorm"])
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("length", [1e-4, 1e-7, 1e-9])
+def test_a_gradient_that_is_mostly_rounding_gets_no_share_like_the_others(
+    method: str, normalize: str, length: float
+) -> None:
+    """A fairness of one group, a coverage of one category: 1e-4 to 1e-9 of the others, in a direction of its own."""
+    vectors = np.array([[1.0, 0.2, 0.0], [-0.3, 0.8, 0.0], [0.0, -0.1 * length, length]])
+    losses = np.array([0.5, 0.4, length])
+    done = condition(gram_of(vectors), normalize, losses)
+    weights = weights_on_gradients(
+        build_method(BalancingConfig(method=method)), done, ["a", "b", "c"], np.ones(3), losses, 0
+    )
+    shares = np.abs(weights) * np.linalg.norm(vectors, axis=1)
+    assert shares[2] <= max(shares[:2].max() * 1.01 * length / 1e-3, 1.01 * length)
+    assert np.isfinite(weights).all()
+
+
+def test_above_the_noise_floor_every_length_is_left_alone() -> None:
+    vectors = np.diag([1.0, 0.3, 1.01e-3])
+    assert condition(gram_of(vectors), "l2", np.ones(3)).floors.tolist() == [1.0, 1.0, 1.0]
+    weights = weights_of(gram_of(vectors), "pcgrad", "l2")
+    shares = weights * np.diag(vectors)
+    np.testing.assert_allclose(shares, shares[0])

@@ -97,4 +97,4 @@ def test_a_gradient_below_its_usual_length_is_not_blown_up() -> None:
     weights = decided(balancer, tiny, 50)
     assert weights[1] * 2e-6 < 1e-5 and weights[1] < 3
     plain = Balancer(["a", "b"], [1.0, 1.0], BalancingConfig(method="pcgrad", normalize="l2"), World(), 1.0)
-    assert decided(plain, tiny, 50)[1] > 1e5
+    assert decided(plain, tiny, 50)[1] > 100  # up to the noise floor
