@@ -1,4 +1,4 @@
-"""Files of checkpoints, exports and prepared data are damaged one by one, and the commands that read them have to say so."""
+"""Files of checkpoints, exports and prepared data are damaged one by one, and what reads them has to say so."""
 
 import random
 import shutil

@@ -83,7 +83,7 @@ def _unusable(output: Path) -> int:
 
 
 def kill_often(work: Work, engine: str, kills: int, draw: random.Random) -> Killed:
-    """Kill and resume trainings of an engine until so many kills have hit, and compare each end with the whole run's."""
+    """Kill and resume trainings of an engine until so many kills have hit; each end is compared with the whole run."""
     found, whole = Killed(), work.folder / f"whole-{engine}"
     _finish(_launch(work, engine, whole))
     expected = load_file(whole / "adapters" / "adapters.safetensors")

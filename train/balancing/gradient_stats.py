@@ -77,7 +77,7 @@ ALMOST_ZERO = 1e-10
 NOISE_FLOOR = 1e-3
 """Of a gradient this much shorter than the longest one much is rounding: its share of the step is cut down.
 
-Healthy objectives differ by factors of 10 to 100 in length; one that has nothing to learn is thousands of times shorter.
+Healthy objectives differ by factors of 10 to 100 in length; one with nothing to learn is thousands of times shorter.
 """
 
 
