@@ -149,3 +149,20 @@ def test_draws_of_neighbouring_rows_and_epochs_are_independent() -> None:
         assert np.abs(together - 0.25).max() < 5 * (0.25 * 0.75 / rows) ** 0.5
     for draw in draws:
         assert np.abs(draw.mean(0) - 0.5).max() < 5 * 0.5 / rows**0.5
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
+def test_other_processes_share_the_batches_that_a_run_began_with(processes: int) -> None:
+    began = [BatchOrder(53, 4, 2, rank, 9) for rank in range(2)]
+    now = [BatchOrder(53, 4, processes, rank, 9, parts=2) for rank in range(processes)]
+    for number in range(15):
+        whole = np.concatenate([order.batch(number)[1] for order in began])
+        shares = [order.batch(number)[1] for order in now]
+        assert np.array_equal(np.concatenate(shares), whole)
+        assert min(map(len, shares)) >= 1 and {order.batch(number)[0] for order in now} == {began[0].batch(number)[0]}
+    assert now[0].steps(2.0, 1) == began[0].steps(2.0, 1) and now[0].epoch_at(7) == began[0].epoch_at(7)
+
+
+def test_more_processes_than_slates_are_refused() -> None:
+    with pytest.raises(UserError, match="launch at most 8"):
+        BatchOrder(53, 4, 9, 0, 9, parts=2)

@@ -168,3 +168,20 @@ def test_token_groups_hold_every_slate_once_the_longest_first(costs: list[int], 
 def test_token_groups_by_hand() -> None:
     assert token_groups([10, 50, 20, 30, 120], 100) == [[4], [1, 3, 2], [0]]
     assert token_groups([], 100) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 6])
+def test_other_processes_share_the_plan_that_a_run_began_with(processes: int) -> None:
+    costs = np.random.default_rng(2).integers(20, 90, size=200)
+    began = [BudgetOrder(steady(costs), 400, 3, rank, 7) for rank in range(3)]
+    now = [BudgetOrder(steady(costs), 400, processes, rank, 7, parts=3) for rank in range(processes)]
+    assert now[0].count(0) == began[0].count(0) and now[0].steps(1.5, 2) == began[0].steps(1.5, 2)
+    for number in range(began[0].count(0) + 2):
+        whole = np.concatenate([order.batch(number)[1] for order in began])
+        assert np.array_equal(np.concatenate([order.batch(number)[1] for order in now]), whole)
+
+
+def test_more_processes_than_a_planned_batch_has_slates_are_refused() -> None:
+    order = BudgetOrder(steady(np.full(20, 100)), 100, 7, 0, 7, parts=2)
+    with pytest.raises(UserError, match="launch at most 2"):
+        order.batch(0)
