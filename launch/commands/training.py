@@ -60,7 +60,7 @@ def launch(
     accelerate: Annotated[
         str | None,
         typer.Option(
-            help="Packaged Accelerate config (zero1, zero2, zero3, ddp, multi_node, cpu, cpu_ddp2 …) or a file.",
+            help="Packaged Accelerate config (zero1, zero2, zero3, fsdp2, ddp, multi_node, cpu, cpu_ddp2 …) or a file.",
             metavar="NAME|FILE",
             show_default="Accelerate's own default config",
         ),

@@ -11,7 +11,11 @@ from benchmarks.soak_work import Said
 
 
 def test_every_file_is_damaged_in_every_way_and_mended(tmp_path: Path) -> None:
-    files = {"a/one.bin": bytes(range(1, 200)), "a/two.bin": bytes(range(50, 120)), "text.json": b'{"a": 1, "b": [2, 3]}'}
+    files = {
+        "a/one.bin": bytes(range(1, 200)),
+        "a/two.bin": bytes(range(50, 120)),
+        "text.json": b'{"a": 1, "b": [2, 3]}',
+    }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)

@@ -17,7 +17,9 @@ from equipoise.launch.cli import main
 from equipoise.launch.launch_job import FOLDER, config_file, exit_code, launch_job, on_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = "cpu, cpu_ddp2, cpu_zero1, cpu_zero2, cpu_zero3, ddp, gpu_ddp, multi_node, zero1, zero2, zero3"
+NAMES = (
+    "cpu, cpu_ddp2, cpu_fsdp2, cpu_zero1, cpu_zero2, cpu_zero3, ddp, fsdp2, gpu_ddp, multi_node, zero1, zero2, zero3"
+)
 
 
 @pytest.fixture
@@ -172,3 +174,21 @@ def test_signals_reach_the_job(engine: str, number: int, code: int, tmp_path: Pa
     assert f"heard {int(number)}" in printed
     assert process.returncode == code, printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("kind", ["NO", "MULTI_CPU"])
+def test_processes_that_would_not_start_are_refused(kind: str, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"compute_environment: LOCAL_MACHINE\ndistributed_type: '{kind}'\nnum_processes: 4\n")
+    with pytest.raises(UserError, match=f"num_processes is 4, but with distributed_type {kind}"):
+        launch_job(str(config), ["train", "config.yaml"])
+
+
+def test_what_the_launcher_itself_refuses_is_a_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_processes: 2\nmachine_rank: 0\n"
+        "num_machines: 1\nfsdp_config: {fsdp_cpu_ram_efficient_loading: true, fsdp_sync_module_states: false}\n"
+    )
+    with pytest.raises(UserError, match="fsdp_cpu_ram_efficient_loading"):
+        launch_job(str(config), ["train", "config.yaml"])
