@@ -9,15 +9,24 @@ from pathlib import Path
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.serving.recommender import Recommender
+from equipoise.serving.server.options import ServerOptions
 
+NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "starlette", "h11")
+"""What the extra brings."""
 try:
     from equipoise.serving.server.app import create_app
     from equipoise.serving.server.uvicorn_server import listen, serve
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "prometheus_client", "starlette", "h11"):
+    if (error.name or "").partition(".")[0] not in (
+        "fastapi",
+        "fastapi_offline",
+        "uvicorn",
+        "prometheus_client",
+        "starlette",
+        "h11",
+    ):
         raise
     raise UserError(f"serving needs {error.name}: pip install 'equipoise[serve]'") from error
-from equipoise.serving.server.options import ServerOptions
 
 log = logging.getLogger(__name__)
 

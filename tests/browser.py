@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -40,3 +41,30 @@ def open_browser(profile: Path, logs: Mapping[str, str]) -> Iterator[webdriver.C
         yield browser
     finally:
         browser.quit()
+
+
+WIDTHS = (390, 768, 1400)
+"""CSS pixels: a telephone, a tablet, a desk."""
+
+
+def shown_as(browser: webdriver.Chrome, width: int, dark: bool = False) -> None:
+    """Let the browser show pages in this width, in light or dark."""
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def barriers(browser: webdriver.Chrome) -> list[str]:
+    """What axe-core finds serious or critical on the page that is open, as rule and place."""
+    from axe_core_python.selenium import Axe
+
+    found: dict[str, Any] = Axe().run(browser)
+    grave = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+    return [f"{each['id']}: {node['target']} {node['html'][:120]}" for each in grave for node in each["nodes"]]
+
+
+def overflow(browser: webdriver.Chrome) -> int:
+    """CSS pixels by which the page is wider than its window."""
+    return browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.page.whole_page import whole_page
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.curves import Curve, curves, most_points
 from equipoise.evaluation.compare.differences import setting, written
@@ -15,7 +16,6 @@ from equipoise.evaluation.compare.run_records import RunRecord
 from equipoise.evaluation.compare.seeds import SeedPool, run_names
 from equipoise.evaluation.compare.tables import COSTS, change_cell, cost, fronts, seeds, spread
 from equipoise.evaluation.metrics.metric_names import direction, words
-from equipoise.evaluation.page.whole_page import whole_page
 
 DIGITS = 4
 """Significant digits of curves, which are drawn and not read."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.page.whole_page import whole_page
 from equipoise.evaluation.compare.curves import GROUPS, curves
 from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, read_run
-from equipoise.evaluation.page.whole_page import whole_page
 from equipoise.evaluation.report import json_ready
 from equipoise.evaluation.run_page.parts import (
     balance_part,

@@ -37,7 +37,7 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
         title="Equipoise",
         description=f"Ranks slates with `{recommender.name}`.",
         openapi_url=OPENAPI,
-        docs_url=None,  # both would load scripts from elsewhere
+        docs_url=None,  # both would load scripts from elsewhere: pages.py has /docs with files of its own
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,

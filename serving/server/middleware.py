@@ -14,8 +14,8 @@ from equipoise.serving.server.refusal import CLIENT_GONE, error_answer
 
 logger = logging.getLogger("equipoise.serve")
 
-OPEN_PATHS = frozenset({"/health", "/"})
-"""The page holds no data: it asks for the token and brings it along."""
+OPEN_PATHS = frozenset({"/health", "/", "/favicon.ico", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"})
+"""Pages hold no data: they ask for the token and bring it along."""
 
 
 class HostMiddleware:

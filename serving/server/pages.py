@@ -1,18 +1,18 @@
-"""What a browser or a monitor asks for: GET /examples, /health, /metrics, and the page at /."""
+"""What a browser or a monitor asks for: GET /examples, /health, /metrics, the page at /, and the interface at /docs."""
 
 from functools import cache
+from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
+from equipoise.common.page.whole_page import icon, whole_page
 from equipoise.serving.server.service import Service
 
-PAGE = Path(__file__).with_name("page.html")
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -21,6 +21,13 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+
+DOCS_HEADERS = HEADERS | {
+    "content-security-policy": HEADERS["content-security-policy"]
+    .replace("style-src ", "style-src 'self' ")
+    .replace("script-src ", "script-src 'self' ")
+}
+SWAGGER = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 router = APIRouter()
 
@@ -141,11 +148,33 @@ async def metrics(request: Request) -> Response:
 
 
 @cache
-def _page() -> str:
-    return PAGE.read_text("utf-8")
+def _page(name: str) -> str:
+    return whole_page(f"equipoise.serving.server.{name}")
 
 
 @router.get("/", response_class=HTMLResponse)
 async def page() -> HTMLResponse:
     """The page: one file, nothing from elsewhere."""
-    return HTMLResponse(_page(), headers=HEADERS)
+    return HTMLResponse(_page("page"), headers=HEADERS)
+
+
+@router.get("/favicon.ico", include_in_schema=False)
+async def favicon() -> Response:
+    """The picture of a tab."""
+    return Response(icon(), media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+
+@router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """Every route with its fields, to read and to try: Swagger UI, with nothing from elsewhere."""
+    return HTMLResponse(_page("docs"), headers=DOCS_HEADERS)
+
+
+@router.get("/docs/{name}", include_in_schema=False)
+async def docs_file(name: str) -> FileResponse:
+    """A file of Swagger UI, as the package fastapi-offline holds it."""
+    if name not in SWAGGER:
+        raise HTTPException(404)
+    with resources.as_file(resources.files("fastapi_offline") / "static" / name) as path:
+        headers = {"cache-control": "max-age=86400", "x-content-type-options": "nosniff"}
+        return FileResponse(path, media_type=SWAGGER[name], headers=headers)

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from equipoise.common.errors import UserError
+from equipoise.common.page.whole_page import safe_json
 from equipoise.evaluation.compare.charts import draw
 from equipoise.evaluation.compare.comparison import Comparison, compare
 from equipoise.evaluation.compare.comparison_page import page_of
 from equipoise.evaluation.compare.run_records import find_runs, read_runs
 from equipoise.evaluation.compare.tables import Table, tables, write_csv, write_markdown
 from equipoise.evaluation.options import Question
-from equipoise.evaluation.page.whole_page import safe_json
 from tests.evaluation.compare.conftest import evaluation
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.browser import open_browser
+from tests.browser import WIDTHS, barriers, open_browser, overflow, shown_as
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +184,95 @@ def test_why_shows_what_explain_serves(page: Page) -> None:
     assert len(rows) == len(parts) == 2
     dialog.find_element(By.TAG_NAME, "button").click()
     assert not dialog.is_displayed()
+
+
+def test_why_opens_at_its_top_and_does_not_call_log_terms_evidence(page: Page) -> None:
+    page.browser.set_window_size(1000, 320)
+    page.rows[-1].find_element(By.CSS_SELECTOR, "button.why").click()
+    dialog = page.browser.find_element(By.ID, "why")
+    WebDriverWait(page.browser, 20).until(lambda _: dialog.get_attribute("open"))
+    assert page.browser.execute_script(
+        "const d = arguments[0]; return [d.scrollHeight > d.clientHeight, d.scrollTop]", dialog
+    ) == [True, 0]  # noqa: E501
+    classes = {
+        row.find_elements(By.TAG_NAME, "td")[0].text: row.find_elements(By.TAG_NAME, "td")[1].get_attribute("class")
+        for row in dialog.find_elements(By.CSS_SELECTOR, "#terms tr")
+    }
+    assert classes["log pCTR"] == classes["log pCVR"] == "" and classes["ω · δ diversity"] in ("up", "down")
+    dialog.find_element(By.TAG_NAME, "button").click()
+    page.browser.set_window_size(1400, 1000)
+
+
+def test_something_moves_at_first_sight(browser: webdriver.Chrome, start_server: Any, make_stand_in: Any) -> None:
+    assert "\n0 against" not in Page(browser, start_server()).text("facts")
+    stand_in = make_stand_in()
+    stand_in.operating_point["diversity"] = 0.0
+    page = Page(browser, start_server(stand_in))
+    assert page.text("value-diversity") == "1.25" and "shown is ω diversity at 1.25" in page.text("balance-about")
+    assert "\n0 against" not in page.text("facts")
+    page.doing(page.browser.find_element(By.ID, "chosen").click)
+    assert page.text("value-diversity") == "0.00" and "\n0 against" in page.text("facts")
+
+
+def test_every_column_explains_itself_to_pointer_finger_and_keyboard(page: Page) -> None:
+    heads = page.browser.find_elements(By.CSS_SELECTOR, "#head th")
+    names = [head.text.replace("\n", " ") for head in heads]
+    assert names == ["#", "±", "Item", "Utility (log scale)", "pCTR (%)", "pCVR (%)", "Relevance (log scale)",
+                     "δ diversity (log scale)", "δ fairness (log scale)"]  # fmt: skip
+    explained = page.browser.find_elements(By.CSS_SELECTOR, "#head .term, #facts .term, .slider .term")
+    assert len(explained) == len(names) - 1 + 4 + 2
+    tip = page.browser.find_element(By.ID, "tip")
+    for each in explained:
+        each.click()
+        said = page.browser.find_element(By.ID, each.get_attribute("aria-describedby") or "")
+        assert tip.is_displayed() and tip.text == said.get_attribute("textContent") and len(tip.text) > 25
+    page.browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    assert not tip.is_displayed()
+    ActionChains(page.browser).move_to_element(explained[0]).perform()
+    assert tip.is_displayed()
+    page.browser.execute_script("document.activeElement.blur()")
+    for _ in range(40):
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        if page.browser.switch_to.active_element.text.startswith("pCVR"):
+            break
+    assert "conversion given a click" in tip.text
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_list_is_readable_at_every_width_and_has_no_barriers(page: Page, dark: bool) -> None:
+    box = "const b = arguments[0].getBoundingClientRect(); return [b.left, b.right, b.width]"
+    try:
+        for width in WIDTHS:
+            shown_as(page.browser, width, dark)
+            assert overflow(page.browser) <= 0
+            for name in NUMBERS:
+                cell = page.rows[0].find_element(By.CSS_SELECTOR, f"[data-field={name}]")
+                left, right, wide = page.browser.execute_script(box, cell)
+                assert left >= 0 and right <= width and wide > 30, (name, width)
+            assert barriers(page.browser) == []
+        page.rows[0].find_element(By.CSS_SELECTOR, "button.why").click()
+        WebDriverWait(page.browser, 20).until(lambda _: page.browser.find_element(By.ID, "why").is_displayed())
+        assert barriers(page.browser) == []
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_interface_is_described_without_a_network(browser: webdriver.Chrome, start_server: Any) -> None:
+    live = start_server(token="s3cret")
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(f"http://{live.host}:{live.port}/docs")
+    field = browser.find_element(By.ID, "token")
+    wait = WebDriverWait(browser, 20)
+    wait.until(lambda _: field.is_displayed())
+    browser.get_log("browser")  # the refusal without a token
+    field.send_keys("s3cret", Keys.ENTER)
+    wait.until(lambda _: len(browser.find_elements(By.CSS_SELECTOR, "#swagger .opblock")) > 6)
+    assert "/rank" in browser.find_element(By.ID, "swagger").text
+    assert browser.get_log("browser") == [] and barriers(browser) == []
+    names = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert all(name.startswith((f"http://{live.host}:{live.port}/", "data:")) for name in names)
+    browser.execute_script("sessionStorage.clear()")
 
 
 def test_an_error_is_shown_and_goes_away(page: Page) -> None:

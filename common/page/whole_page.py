@@ -3,27 +3,37 @@
 import json
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
-SHARED = "equipoise.evaluation.page"
+from equipoise.common.page.colours import style_variables
+
+SHARED = "equipoise.common.page"
 
 
-def whole_page(package: str, value: Any) -> str:
+def whole_page(package: str, value: Any = None) -> str:
     """The page of a package with `page.html`, `page.css` and `page.js`, which draws everything from `value`.
 
     Args:
         package: whose files they are; the shared ones stand before its own.
-        value: JSON-ready, without NaN.
+        value: JSON-ready, without NaN; None where the page asks its server for what it draws.
     """
     parts = {
-        "/*STYLE*/": _part(SHARED, "base.css") + _part(package, "page.css"),
+        "/*ICON*/": f"data:image/svg+xml,{quote(icon())}",
+        "/*STYLE*/": style_variables() + _part(SHARED, "base.css") + _part(package, "page.css"),
         "/*SCRIPT*/": _part(SHARED, "draw.js") + _part(package, "page.js"),
-        "/*DATA*/": safe_json(value),
+        **({} if value is None else {"/*DATA*/": safe_json(value)}),
     }
     pieces, rest = [], _part(package, "page.html")
     for mark, text in parts.items():  # in the order of the page, so that what was put in is not searched for marks
-        head, _, rest = rest.partition(mark)
+        head, found, rest = rest.partition(mark)
+        assert found, f"{package}: page.html has no {mark}"
         pieces += [head, text]
     return "".join([*pieces, rest])
+
+
+def icon() -> str:
+    """The picture of a tab, as SVG."""
+    return _part(SHARED, "icon.svg").strip()
 
 
 def safe_json(value: Any) -> str:

@@ -18,16 +18,46 @@ const draw = (parent, tag, attributes, text) => {
 const short = (value) => Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(+value.toPrecision(4));
 const cut = (text, most) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
 
-// Tells a text beside the pointer.
+// The one text of explanations: above dialogs too, which is why it is a popover.
+function showTip(text, x, y) {
+  const tip = $("tip");
+  tip.textContent = text;
+  tip.hidden = false;
+  if (tip.popover && !tip.matches(":popover-open")) tip.showPopover();
+  tip.style.left = `${Math.max(8, Math.min(x, innerWidth - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${Math.max(8, y + tip.offsetHeight + 8 > innerHeight ? y - tip.offsetHeight - 34 : y)}px`;
+}
+
+function hideTip() {
+  const tip = $("tip");
+  if (tip.popover && tip.matches(":popover-open")) tip.hidePopover();
+  tip.hidden = true;
+}
+addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+addEventListener("scroll", hideTip, { passive: true, capture: true });
+
+// Tells a text beside the pointer, or at the finger until something else is touched.
 function hover(node, text) {
-  node.addEventListener("pointermove", (event) => {
-    const tip = $("tip");
-    tip.textContent = text;
-    tip.hidden = false;
-    tip.style.left = `${Math.max(8, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 12))}px`;
-    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 12)}px`;
-  });
-  node.addEventListener("pointerleave", () => { $("tip").hidden = true; });
+  node.addEventListener("pointermove", (event) => showTip(text, event.clientX + 14, event.clientY + 14));
+  node.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTip(); });
+  node.addEventListener("click", (event) => { showTip(text, event.clientX + 14, event.clientY + 14); event.stopPropagation(); });
+}
+addEventListener("click", hideTip);
+
+// A name with its unit that explains itself: under the pointer, with the keyboard's focus, and on a tap.
+function term(text, unit, about) {
+  const button = make("button", text, { type: "button", class: "term" }), said = make("span", about, { hidden: "", id: `said-${term.count = (term.count ?? 0) + 1}` });
+  if (unit) button.append(" ", make("span", `(${unit})`, { class: "unit" }));
+  button.setAttribute("aria-describedby", said.id);
+  const show = () => { const box = button.getBoundingClientRect(); showTip(about, box.left, box.bottom + 6); };
+  button.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") show(); });
+  button.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTip(); });
+  button.addEventListener("focus", () => { if (button.matches(":focus-visible")) show(); });
+  button.addEventListener("blur", hideTip);
+  button.addEventListener("click", (event) => { event.stopPropagation(); show(); });
+  const both = document.createDocumentFragment();
+  both.append(button, said);
+  return both;
 }
 
 // A frame with ticks, said by `label`; gives the two scales.

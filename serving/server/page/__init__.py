@@ -1,0 +1,1 @@
+"""The page to try an export: one file without anything from elsewhere."""
