@@ -13,7 +13,8 @@ from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import ErrorAnswer, install
 from equipoise.serving.server.service import Service
 
-ROUTERS = (endpoints.router, pages.router)
+ROUTERS = {"the model": endpoints.router, "the server": pages.router}
+"""By what they ask."""
 OPENAPI = "/openapi.json"
 REFUSED = (400, 401, 408, 413, 415, 422, 500, 503)
 
@@ -45,10 +46,10 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     )
     app.state.service = service
     install(app)
-    for router in ROUTERS:
-        app.include_router(router)
+    for asks, router in ROUTERS.items():
+        app.include_router(router, tags=[asks])
     routes = frozenset(
-        {OPENAPI, *(route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))}
+        {OPENAPI, *(route.path for router in ROUTERS.values() for route in router.routes if isinstance(route, APIRoute))}
     )
     app.add_middleware(FaultMiddleware)
     if options.token is not None:

@@ -20,8 +20,10 @@ async function load() {
   const found = await answer.json();
   if (!answer.ok) { $("error").textContent = found.error; $("error").hidden = false; return; }
   found.servers = [{ url: new URL(".", location.href).pathname.replace(/\/$/, "") || "/" }];
+  const naming = new MutationObserver(() => { $("servers")?.setAttribute("aria-label", "Server"); });  // it leaves its choice without a name
+  naming.observe($("swagger"), { childList: true, subtree: true });
   SwaggerUIBundle({
-    spec: found, domNode: $("swagger"), validatorUrl: null, deepLinking: true, defaultModelsExpandDepth: 0, docExpansion: "list",
+    spec: found, domNode: $("swagger"), validatorUrl: null, defaultModelsExpandDepth: 0, docExpansion: "list",
     requestInterceptor: (request) => { request.headers = authorized(request.headers); return request; },
   });
 }
