@@ -60,17 +60,26 @@ function term(text, unit, about) {
   return both;
 }
 
-// A frame with ticks, said by `label`; gives the two scales.
+// The smallest and largest value, but no farther out than one span of the middle nine tenths beyond them (common/robust_range.py).
+function robustRange(values) {
+  const sorted = [...values].sort((a, b) => a - b), [low, high] = [sorted[0], sorted.at(-1)];
+  if (sorted.length < 8) return [low, high];
+  const quantile = (q) => { const at = q * (sorted.length - 1), n = Math.floor(at); return sorted[n] + (at - n) * ((sorted[n + 1] ?? sorted[n]) - sorted[n]); };
+  const [first, last] = [quantile(0.05), quantile(0.95)], span = last - first;
+  return [Math.max(low, first - span), Math.min(high, last + span)];
+}
+
+// A frame with ticks, said by `label`; gives the two scales. What lies outside of their range is placed at the edge.
 function frame(svg, width, height, xs, ys, margin, label = short) {
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const scale = (values, from, to) => {
-    let [low, high] = [Infinity, -Infinity];
-    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+    let [low, high] = robustRange(values);
     if (!(low < high)) { const room = Math.abs(low) * 0.01 || 1; low -= room; high += room; }
     const room = (high - low) * 0.05;
     const [start, end] = [low - room, high + room];
-    const place = (value) => from + (value - start) / (end - start) * (to - from);
+    const place = (value) => from + (Math.min(Math.max(value, start), end) - start) / (end - start) * (to - from);
+    place.outside = (value) => value < start || value > end;
     const step = 10 ** Math.floor(Math.log10((end - start) / 3));
     const size = [1, 2, 5, 10].map((f) => f * step).find((s) => (end - start) / s <= 6);
     place.ticks = [];
@@ -95,16 +104,25 @@ function empty(svg, text) {
   draw(svg, "text", { class: "title", x: 360, y: 60, "text-anchor": "middle" }, text);
 }
 
+// A triangle at the edge that points to where a value lies outside.
+function outlier(svg, x, y, up, colour, text) {
+  const node = draw(svg, "path", { class: "outside", d: `M${x - 4} ${up ? y + 6 : y - 6}h8l-4 ${up ? -7 : 7}z`, style: `fill:${colour}` });
+  hover(node, text);
+  return node;
+}
+
 // One chart of lines over the steps; series are {steps, values, colour}. Gives their nodes: a path, or a dot for one point.
 function chart(parent, name, series) {
-  const svg = draw(parent, "svg", { "data-curve": name });
+  const svg = draw(parent, "svg", { "data-curve": name, role: "img", "aria-label": name });
   const [x, y] = frame(svg, 400, 230, series.flatMap((one) => one.steps), series.flatMap((one) => one.values), { left: 52, right: 10, top: 28, bottom: 24 });
   draw(svg, "text", { class: "title", x: 52, y: 17 }, name);
   return series.map(({ steps, values, colour }) => {
     const d = steps.map((step, n) => `${n ? "L" : "M"}${x(step).toFixed(1)} ${y(values[n]).toFixed(1)}`).join("");
-    return steps.length > 1
+    const node = steps.length > 1
       ? draw(svg, "path", { class: "line", d, style: `stroke:${colour}` })
       : draw(svg, "circle", { class: "dot", cx: x(steps[0]), cy: y(values[0]), r: 3, style: `fill:${colour}` });
+    steps.forEach((step, n) => { if (y.outside(values[n])) outlier(svg, x(step), y(values[n]), y(values[n]) < 100, colour, `step ${step}: ${short(values[n])}, outside of the picture`); });
+    return node;
   });
 }
 

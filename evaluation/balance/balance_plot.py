@@ -13,6 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.page.colours import AGAINST, SERIES
+from equipoise.common.robust_range import robust_range
 from equipoise.configs.load import read_run_config
 from equipoise.evaluation.balance.diagnosis import (
     Diagnosis,
@@ -24,8 +26,6 @@ from equipoise.evaluation.balance.diagnosis import (
     signed,
 )
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C6D1F")
-"""Okabe & Ito's colours, which the colour-blind can tell apart, with their yellow darkened."""
 DASHES = ("-", "--", "-.", ":")
 ABSENT = "#d9d9d9"
 MOST_COLUMNS = 240
@@ -82,8 +82,8 @@ def _lines(subfigure: Any, history: History, diagnosis: Diagnosis) -> None:
     axes = subfigure.subplots(1, 3)
     for row, objective in enumerate(diagnosis.objectives):
         style: dict[str, Any] = {
-            "color": COLOURS[row % len(COLOURS)],
-            "linestyle": DASHES[row // len(COLOURS) % len(DASHES)],
+            "color": SERIES[row % len(SERIES)],
+            "linestyle": DASHES[row // len(SERIES) % len(DASHES)],
             "label": objective.name,
         }
         for axis, kind in zip(axes, ("weight", "norm", "along"), strict=True):
@@ -92,11 +92,14 @@ def _lines(subfigure: Any, history: History, diagnosis: Diagnosis) -> None:
     held = weights[weights > 0]
     if len(held) and held.max() > 30 * held.min():
         axes[0].set_yscale("symlog", linthresh=float(held.min()))
+    else:
+        _leave_outliers(axes[0])
     axes[0].set_title("weights α on the raw gradients", loc="left", fontsize=10)
     axes[1].set_yscale("log", nonpositive="mask")
+    _leave_outliers(axes[1], logarithmic=True)
     axes[1].set_title("gradient norms ‖g‖", loc="left", fontsize=10)
     axes[2].set_title("what the step does: cosine of g and Σ α g", loc="left", fontsize=10)
-    axes[2].axhspan(-1.05, 0, color="#D55E00", alpha=0.07, linewidth=0)
+    axes[2].axhspan(-1.05, 0, color=AGAINST, alpha=0.07, linewidth=0)
     axes[2].axhline(0, color="black", linewidth=0.8)
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes[2].lines])
     axes[2].set_ylim(max(-1.05, min(1.15 * float(np.nanmin(drawn)), -0.12)), 1.05)
@@ -110,6 +113,23 @@ def _lines(subfigure: Any, history: History, diagnosis: Diagnosis) -> None:
     subfigure.legend(
         held_by_line.values(), held_by_line.keys(), loc="outside upper left", ncols=8, frameon=False, handlelength=2.5
     )
+
+
+def _leave_outliers(axis: Axes, logarithmic: bool = False) -> None:
+    """Show the robust range of all lines of a panel, and say how many records lie outside."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axis.lines[::2]])
+    values = values[np.isfinite(values) & (values > 0 if logarithmic else True)]
+    if not len(values):
+        return
+    low, high = robust_range(np.log10(values) if logarithmic else values)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = (low - room, high + room)
+    low, high = (10 ** ends[0], 10 ** ends[1]) if logarithmic else ends
+    axis.set_ylim(low, high)
+    outside = int(((values < low) | (values > high)).sum())
+    if outside:
+        words = f"outside: {outside} of {len(values)} records, {values.min():.3g} to {values.max():.3g}"
+        axis.text(0.99, 0.98, words, transform=axis.transAxes, fontsize=8, color="#5d6a66", ha="right", va="top")
 
 
 def _line(axis: Axes, history: History, values: np.ndarray, style: dict[str, Any]) -> None:

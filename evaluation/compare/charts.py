@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
-from equipoise.evaluation.balance.balance_plot import COLOURS
+from equipoise.common.page.colours import AGAINST, DOMINATED, FOR, NEUTRAL, SERIES
+from equipoise.common.robust_range import robust_range
 from equipoise.evaluation.compare.against_baseline import Changes
 from equipoise.evaluation.compare.comparison import Comparison
 from equipoise.evaluation.compare.method_front import MethodFronts
 from equipoise.evaluation.front.pareto import front_mask
 from equipoise.evaluation.metrics.metric_names import direction, words
 
-GREY = "#bdbdbd"
 MARKERS = "osD^vP*X"
 MOST_ROWS = 30
 
@@ -65,14 +65,27 @@ def _scatter(panel: Axes, fronts: MethodFronts, axis: str) -> None:
     )
     for number, front in enumerate(fronts.fronts):
         of_method = np.array([point.method == front.method for point in fronts.points])
-        style: dict[str, Any] = {"marker": MARKERS[number // len(COLOURS) % len(MARKERS)], "linewidths": 0.9, "s": 26}
-        panel.scatter(*values[of_method & ~on_front].T, color=GREY, **style)
-        colour = COLOURS[number % len(COLOURS)]
+        style: dict[str, Any] = {"marker": MARKERS[number // len(SERIES) % len(MARKERS)], "linewidths": 0.9, "s": 26}
+        panel.scatter(*values[of_method & ~on_front].T, color=DOMINATED, **style)
+        colour = SERIES[number % len(SERIES)]
         panel.scatter(*values[of_method].T, facecolors="none", edgecolors=colour, label=front.method, **style)
+    _leave_outliers(panel, values)
     panel.set_xlabel(words(axis))
     panel.set_ylabel(words(first))
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _leave_outliers(panel: Axes, values: np.ndarray) -> None:
+    """Show the robust range of points (P, 2), and say how many lie outside."""
+    ranges = np.array([robust_range(column) for column in values.T])
+    room = np.where(np.ptp(ranges, axis=1) > 0, 0.06 * np.ptp(ranges, axis=1), 0.01)
+    low, high = ranges[:, 0] - room, ranges[:, 1] + room
+    panel.set_xlim(low[0], high[0])
+    panel.set_ylim(low[1], high[1])
+    outside = int(((values < low) | (values > high)).any(axis=1).sum())
+    if outside:
+        panel.text(0.01, 0.01, f"outside: {outside}", transform=panel.transAxes, fontsize=8, color=NEUTRAL)
 
 
 def _bars(subfigure: Figure, changes: Changes) -> None:
@@ -86,7 +99,7 @@ def _bars(subfigure: Figure, changes: Changes) -> None:
             if change is None:
                 continue
             verdict = change.verdict(metric)
-            colour = "#009E73" if verdict > 0 else "#D55E00" if verdict < 0 else "#707070"
+            colour = FOR if verdict > 0 else AGAINST if verdict < 0 else NEUTRAL
             if change.interval is not None:
                 panel.plot(change.interval, [row, row], color=colour, linewidth=1.4)
             panel.plot([change.difference], [row], marker="o", markersize=4, color=colour)

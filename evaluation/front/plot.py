@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from equipoise.common.atomic import atomic_write
+from equipoise.common.page.colours import CHOICES, DOMINATED, FRONT
 from equipoise.evaluation.front.axes import axis_title
 from equipoise.evaluation.front.choice import Choice
 from equipoise.evaluation.front.pareto import Front, front_mask
@@ -19,13 +20,13 @@ from equipoise.evaluation.front.points import Measurement
 
 LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 """Of the methods of re-ranking, in their order."""
-GREY, BLUE, BLACK = "#bdbdbd", "#0072B2", "#000000"
+BLACK = "#000000"
 STYLE = {
-    "knee": ("#D55E00", "*", 230, 9),
-    "weights": ("#009E73", "D", 75, 9),
-    "constraint": ("#CC79A7", "^", 100, -18),  # below, as it often lies close to the choice by weights
+    "knee": ("*", 230, 9),
+    "weights": ("D", 75, 9),
+    "constraint": ("^", 100, -18),  # below, as it often lies close to the choice by weights
 }
-"""Way of choosing → colour (Okabe & Ito), marker, size, and how many points above it its name stands."""
+"""Way of choosing → marker, size, and how many points above it its name stands."""
 
 
 def draw(path: Path, figure: Figure) -> None:
@@ -79,16 +80,16 @@ def _panel(
     mask, shown = front.mask, front.mask.copy()
     shown[[0, *(choice.point for choice in choices.values())]] = True
     outside = _show(panel, np.stack([x, y], axis=1), shown)
-    panel.scatter(x[~mask], y[~mask], s=14, color=GREY, linewidths=0, label="dominated")
+    panel.scatter(x[~mask], y[~mask], s=14, color=DOMINATED, linewidths=0, label="dominated")
     if outside:
         words = f"dominated points outside: {outside}"
         panel.text(0.01, 0.01, words, transform=panel.transAxes, fontsize=8, color="#707070")
-    label = f"on the front of {', '.join(front.axes)}"
-    panel.scatter(x[mask], y[mask], s=22, facecolors="none", edgecolors=BLUE, linewidths=0.9, label=label)
-    _front_line(panel, np.stack([x, y], axis=1), color=BLUE, linewidth=1.4, label="front of the two axes")
+    label = f"on the front of {', '.join(axis_title(axis) for axis in front.axes)}"
+    panel.scatter(x[mask], y[mask], s=22, facecolors="none", edgecolors=FRONT, linewidths=0.9, label=label)
+    _front_line(panel, np.stack([x, y], axis=1), color=FRONT, linewidth=1.4, label="front of the two axes")
     panel.scatter(x[:1], y[:1], s=70, marker="s", color=BLACK, zorder=4, label="pure relevance")
     for rule, choice in choices.items():
-        colour, marker, size, above = STYLE[rule]
+        colour, (marker, size, above) = CHOICES[rule], STYLE[rule]
         position = (x[choice.point], y[choice.point])
         _error_bars(panel, measurement, choice.point, axes, position, colour)
         words = "\n    ".join(textwrap.wrap(f"{rule}: {measurement.points[choice.point].words()}", 70))

@@ -49,7 +49,10 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     for asks, router in ROUTERS.items():
         app.include_router(router, tags=[asks])
     routes = frozenset(
-        {OPENAPI, *(route.path for router in ROUTERS.values() for route in router.routes if isinstance(route, APIRoute))}
+        {
+            OPENAPI,
+            *(route.path for router in ROUTERS.values() for route in router.routes if isinstance(route, APIRoute)),
+        }
     )
     app.add_middleware(FaultMiddleware)
     if options.token is not None:

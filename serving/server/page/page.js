@@ -3,7 +3,7 @@
 const signed = (value, digits) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 const plain = (value, digits) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 const percent = (value) => (100 * value).toFixed(value < 0.0995 ? 2 : 1) + " %";
-const LOG = "log scale";
+const LOG = "log";
 const KNOWN = {
   ctr: "Probability that the shopper clicks the candidate when it is shown, calibrated.",
   cvr: "Probability that the shopper buys once it has clicked (conversion given a click), calibrated.",
@@ -11,7 +11,7 @@ const KNOWN = {
   fairness: "higher for what belongs to groups of providers that are shown less than their target",
   coverage: "higher for what is seldom shown over all lists",
 };
-let served, example, running, timer, placed = false;
+let served, example, running, timer, placed = false, adjusted = [];
 
 async function call(path, body, aside) {
   for (;;) {
@@ -45,12 +45,13 @@ function columns() {
   const found = [{ field: "utility", text: "Utility", unit: LOG, about: placed
     ? "Relevance, and value and boosts where a request asks for them. This list is filled place after place, so what a candidate counts at its place decides the order."
     : "Decides the order, highest first: relevance plus the sum of ω · δ, and value and boosts where a request asks for them." }];
-  if (placed) found.unshift({ field: "place", text: "At its place", unit: "of the ideal list", about: "Decides the order: of all candidates left, the one that counts most takes the next place. It is the share of the ideal list's relevance that the candidate brings there, plus ω times how much it adds to diversity or to the share of a group, given what is above it." });
+  if (placed) found.unshift({ field: "place", text: "At its place", unit: "share", about: "Decides the order: of all candidates left, the one that counts most takes the next place. It is the share of the ideal list's relevance that the candidate brings there, plus ω times how much it adds to diversity or to the share of a group, given what is above it." });
   for (const name of served.pointwise) found.push(served.probabilities.includes(name)
     ? { field: name, text: "p" + name.toUpperCase(), unit: "%", about: KNOWN[name] ?? `Probability of ${name}, calibrated.` }
     : { field: name, text: name, unit: "its own unit", about: `Predicted ${name}, in the unit of its column in the data.` });
   found.push({ field: "relevance", text: "Relevance", unit: LOG, about: `How likely the shopper takes it: a weighted sum of log probabilities (${served.pointwise.map((name) => "log " + (served.probabilities.includes(name) ? "p" + name.toUpperCase() : name)).join(", ")}). One more is 2.7 times as likely; it is below 0 because probabilities are below 1.` });
-  for (const name of served.listwise) found.push({ field: name, text: "δ " + name, unit: LOG, about: `Learnt adjustment for ${name}: ${KNOWN[name] ?? "higher where the candidate serves it"}. The utility gets ω · δ, with ω from the slider.` });
+  if (placed) for (const name of served.listwise) found.push({ field: "place-" + name, text: name, unit: "share", about: `What ω ${name} counts of the number at its place: ω times what the candidate adds to ${name}, given what is above it.` });
+  for (const name of adjusted) found.push({ field: name, text: "δ " + name, unit: LOG, about: `Learnt adjustment for ${name}: ${KNOWN[name] ?? "higher where the candidate serves it"}. The utility gets ω · δ, with ω from the slider.` });
   return found;
 }
 
@@ -167,7 +168,9 @@ function* trials() {
 
 function show(answer, milliseconds) {
   const filled = answer.candidates.some((candidate) => candidate.place);
-  if (!served.probabilities || filled !== placed) {
+  const shown = served.listwise.filter((name) => !filled || answer.candidates.some((candidate) => Math.abs(candidate.deltas[name]) > 0.0005));
+  if (!served.probabilities || filled !== placed || shown.length !== adjusted.length) {
+    adjusted = shown;
     served.probabilities = served.pointwise.filter((name) => name in answer.candidates[0].probabilities);
     placed = filled;
     buildHead();
@@ -214,6 +217,7 @@ function fillRow(row, candidate, before, most) {
 
 function numberOf(candidate, field) {
   if (field === "place") return candidate.place ? plain(Object.entries(candidate.place).reduce((sum, [name, value]) => name === "cost" ? sum : sum + value, 0), 4) : "–";
+  if (field.startsWith("place-")) return candidate.place ? signed(candidate.place[field.slice(6)] ?? 0, 4) : "–";
   if (field === "utility" || field === "relevance") return plain(candidate[field], 3);
   if (field in candidate.deltas) return signed(candidate.deltas[field], 3);
   return field in candidate.probabilities ? percent(candidate.probabilities[field]) : short(candidate.predictions[field]);

@@ -37,7 +37,7 @@ def test_every_point_and_every_choice_is_in_every_panel(drawn):
         seen = {str(group.get_label()): np.asarray(group.get_offsets()) for group in panel.collections}
         pair = measurement.of([axis, "ndcg"])
         assert seen["dominated"] == pytest.approx(pair[~front.mask])
-        assert seen["on the front of ndcg, ild, exposure_ratio"] == pytest.approx(pair[front.mask])
+        assert seen["on the front of NDCG, ILD, exposure min/max"] == pytest.approx(pair[front.mask])
         assert seen["pure relevance"] == pytest.approx(pair[:1])
         for way, choice in choices.items():
             (label,) = [label for label in seen if label.startswith(f"{way}: ")]

@@ -193,7 +193,7 @@ def test_why_opens_at_its_top_and_does_not_call_log_terms_evidence(page: Page) -
     WebDriverWait(page.browser, 20).until(lambda _: dialog.get_attribute("open"))
     assert page.browser.execute_script(
         "const d = arguments[0]; return [d.scrollHeight > d.clientHeight, d.scrollTop]", dialog
-    ) == [True, 0]  # noqa: E501
+    ) == [True, 0]
     classes = {
         row.find_elements(By.TAG_NAME, "td")[0].text: row.find_elements(By.TAG_NAME, "td")[1].get_attribute("class")
         for row in dialog.find_elements(By.CSS_SELECTOR, "#terms tr")
@@ -217,8 +217,8 @@ def test_something_moves_at_first_sight(browser: webdriver.Chrome, start_server:
 def test_every_column_explains_itself_to_pointer_finger_and_keyboard(page: Page) -> None:
     heads = page.browser.find_elements(By.CSS_SELECTOR, "#head th")
     names = [head.text.replace("\n", " ") for head in heads]
-    assert names == ["#", "±", "Item", "Utility (log scale)", "pCTR (%)", "pCVR (%)", "Relevance (log scale)",
-                     "δ diversity (log scale)", "δ fairness (log scale)"]  # fmt: skip
+    assert names == ["#", "±", "Item", "Utility (log)", "pCTR (%)", "pCVR (%)", "Relevance (log)",
+                     "δ diversity (log)", "δ fairness (log)"]  # fmt: skip
     explained = page.browser.find_elements(By.CSS_SELECTOR, "#head .term, #facts .term, .slider .term")
     assert len(explained) == len(names) - 1 + 4 + 2
     tip = page.browser.find_element(By.ID, "tip")
