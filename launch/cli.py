@@ -9,7 +9,7 @@ import typer
 from equipoise.common.errors import UserError
 from equipoise.common.logs import show_messages
 from equipoise.common.plain_text import without_controls
-from equipoise.launch.commands import data, evaluation, exports, settings, training
+from equipoise.launch.commands import data, evaluation, exports, settings, studio, training
 
 app = typer.Typer(
     name="equipoise",
@@ -19,8 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     callback=show_messages,
 )
-for command in (*settings.COMMANDS, *data.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *exports.COMMANDS):
-    app.command()(command)
+for group in (settings, data, training, evaluation, exports, studio):
+    for command in group.COMMANDS:
+        app.command()(command)
 app.command(context_settings={"ignore_unknown_options": True})(training.launch)
 config = typer.Typer(
     name="config", help="What settings there are: explained, as a page, as a schema.", no_args_is_help=True

@@ -17,14 +17,7 @@ try:
     from equipoise.serving.server.app import create_app
     from equipoise.serving.server.uvicorn_server import listen, serve
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in (
-        "fastapi",
-        "fastapi_offline",
-        "uvicorn",
-        "prometheus_client",
-        "starlette",
-        "h11",
-    ):
+    if (error.name or "").partition(".")[0] not in NEEDED:
         raise
     raise UserError(f"serving needs {error.name}: pip install 'equipoise[serve]'") from error
 

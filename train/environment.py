@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("equipoise", "torch", "transformers", "accelerate", "deepspeed", "peft", "datasets", "wandb")
 FILE_NAME = "environment.json"
 
 
 def environment(processes: int) -> dict[str, Any]:
     """What `environment.json` holds, as plain JSON values: git, machine, versions, processes, launcher."""
+    import torch  # whoever only reads the file does without
+
     return {
         "git": git_state(Path.cwd()),
         "machine": {
@@ -49,6 +49,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 def peak_memory_bytes() -> int:
     """The most memory that this process has held: allocated on its GPU or, without one, resident."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if platform.system() == "Darwin" else 1024

@@ -8,6 +8,15 @@ from urllib.parse import quote
 from equipoise.common.page.colours import style_variables
 
 SHARED = "equipoise.common.page"
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+"""Of a page that a server gives: it runs its own script and asks its own server, nothing else."""
 
 
 def whole_page(package: str, value: Any = None) -> str:

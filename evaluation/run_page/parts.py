@@ -1,4 +1,4 @@
-"""The parts of a run's report, read from its folder alone: facts, balancing, evaluation, front, recall, slates."""
+"""The parts of a run's report, read from its folder alone: data, balancing, evaluation, recall, slates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,44 +12,13 @@ from equipoise.evaluation.balance.diagnose import MOST_GROUPS
 from equipoise.evaluation.balance.diagnosis import conclusions, diagnose, read_history
 from equipoise.evaluation.compare.run_records import RunRecord, json_object
 from equipoise.evaluation.example_slates import reranked
-from equipoise.evaluation.front.axes import axis_title
-from equipoise.evaluation.front.trade_off import TradeOff
 from equipoise.evaluation.metrics.metric_names import LOWER, TARGETS, WORDS
 from equipoise.evaluation.recall.recall_of_run import CUTOFFS, TITLES, sentences
 from equipoise.evaluation.report import default_omegas, json_ready, omega_name
 from equipoise.evaluation.rivals import rival_sentences
+from equipoise.evaluation.run_page.facts import missing
+from equipoise.evaluation.run_page.front_part import chosen_omega
 from equipoise.train.data_record import FILE_NAME as DATA
-from equipoise.train.environment import FILE_NAME as ENVIRONMENT
-
-
-def missing(sentence: str, command: str) -> dict[str, Any]:
-    """What stands in place of the part: what is not there, and the command that makes it."""
-    return {"missing": sentence, "command": command}
-
-
-def held(part: dict[str, Any]) -> bool:
-    """Whether a part is there."""
-    return "missing" not in part
-
-
-def facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Label and words: state, model, method, time, machine, code, versions; what is unknown is left out."""
-    summary, config = record.summary, record.config
-    where = json_object(record.folder / ENVIRONMENT, f"train {record.folder} again") or {}
-    state = "finished" if record.finished else f"unfinished: go on with equipoise train {record.folder}/config.yaml"
-    pairs = [
-        ("state", f"{state}{'' if record.finished else ' --resume'}, {record.steps} steps"),
-        ("backbone", str((config.get("backbone") or {}).get("path", "")).removeprefix("pkg://")),
-        ("objectives", ", ".join(record.objectives)),
-        ("balancing", str((config.get("balancing") or {}).get("method", ""))),
-        ("training time", _time(summary.get("seconds"))),
-        ("processes", str(summary.get("processes", ""))),
-        ("peak memory", _gigabytes(summary.get("peak_memory_bytes"))),
-        ("machine", _machine(where.get("machine") or {})),
-        ("code", _code(where.get("git") or {})),
-        ("versions", ", ".join(f"{name} {v}" for name, v in (where.get("versions") or {}).items() if v)),
-    ]
-    return [(label, words) for label, words in pairs if words]
 
 
 def data_part(folder: Path) -> dict[str, Any]:
@@ -58,30 +27,6 @@ def data_part(folder: Path) -> dict[str, Any]:
     if record is None:
         return missing("What the data hold was not kept when this run was trained.", f"equipoise evaluate {folder}")
     return {key: record.get(key) for key in ("source", "folder", "created", "counts", "splits", "dropped", "notes")}
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _gigabytes(size: float | None) -> str:
-    return "" if size is None else f"{size / 2**30:.1f} GiB per process"
-
-
-def _machine(machine: dict[str, Any]) -> str:
-    words = [
-        machine.get("gpu"),
-        machine.get("processor"),
-        f"{machine['cores']} cores" if machine.get("cores") else None,
-    ]
-    return ", ".join(str(word) for word in words if word)
-
-
-def _code(git: dict[str, Any]) -> str:
-    commit = str(git.get("commit") or "")[:10]
-    return f"{commit}{', with changes that are not committed' if git.get('dirty') else ''}" if commit else ""
 
 
 def balance_part(record: RunRecord) -> dict[str, Any]:
@@ -161,54 +106,6 @@ def _points(evaluation: dict[str, Any], cutoff: int | None) -> list[dict[str, An
         }
         for name, point in named
     ]
-
-
-FILE_NAME = "front.json"
-
-
-def front_part(folder: Path) -> dict[str, Any]:
-    """All points with their metrics, which are on the front, and the choices on both splits."""
-    command = f"equipoise front {folder}"
-    front = json_object(folder / FILE_NAME, f"run `{command}` again")
-    if front is None:
-        return missing("No trade-offs are measured yet.", command)
-    names = list(front["points"][0]["metrics"])
-    choices = [
-        {
-            "way": rule,
-            "counts": rule == front.get("chosen"),
-            "words": words_of(choice),
-            **{key: choice.get(key) for key in ("how", "point", "omega", "valid", "test")},
-        }
-        for rule, choice in (front.get("choices") or {}).items()
-    ]
-    return {
-        "axes": front["axes"],
-        "names": [{"name": name, "words": f"{axis_title(name)}@{front['cutoff']}"} for name in names],
-        "requests": front["valid"]["requests"],
-        "hypervolume": front["hypervolume"],
-        "points": [
-            {"words": words_of(point), "metrics": point["metrics"], "on_front": point["on_front"]}
-            for point in front["points"]
-        ],
-        "choices": choices,
-    }
-
-
-def words_of(point: dict[str, Any]) -> str:
-    """ "pure relevance", or the weights of a point of front.json."""
-    weights = (point.get("omega"), point.get("relevance_weights"), point.get("value_exponents"))
-    return TradeOff(*(weight or {} for weight in weights)).words()
-
-
-def chosen_omega(folder: Path) -> dict[str, float] | None:
-    """ω of the point that counts; None without one, or where ω alone does not describe it."""
-    front = json_object(folder / FILE_NAME, f"run `equipoise front {folder}` again") or {}
-    choice = (front.get("choices") or {}).get(front.get("chosen"))
-    if choice is None:
-        return None
-    point = TradeOff(choice["omega"], choice.get("relevance_weights") or {}, choice.get("value_exponents") or {})
-    return dict(choice["omega"]) if point.servable else None
 
 
 def recall_part(record: RunRecord, split: str) -> dict[str, Any] | None:

@@ -10,14 +10,12 @@ from equipoise.common.page.whole_page import whole_page
 from equipoise.evaluation.compare.curves import GROUPS, curves
 from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, read_run
 from equipoise.evaluation.report import json_ready
+from equipoise.evaluation.run_page.facts import facts, held, missing
+from equipoise.evaluation.run_page.front_part import front_part
 from equipoise.evaluation.run_page.parts import (
     balance_part,
     data_part,
     evaluation_part,
-    facts,
-    front_part,
-    held,
-    missing,
     recall_part,
     slates_part,
 )

@@ -5,12 +5,15 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from equipoise.serving.server.metrics import Metrics
 from equipoise.serving.server.refusal import CLIENT_GONE, error_answer
+
+if TYPE_CHECKING:  # it would load the model's libraries
+    from equipoise.serving.server.metrics import Metrics
 
 logger = logging.getLogger("equipoise.serve")
 
@@ -120,7 +123,7 @@ class FaultMiddleware:
 class MetricsMiddleware:
     """ASGI middleware; unknown paths are counted as `other`, so that no client can invent labels."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: "Metrics", routes: frozenset[str]) -> None:
         self.app, self.metrics, self.routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

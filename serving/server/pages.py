@@ -10,17 +10,8 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
-from equipoise.common.page.whole_page import icon, whole_page
+from equipoise.common.page.whole_page import HEADERS, icon, whole_page
 from equipoise.serving.server.service import Service
-
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
 DOCS_HEADERS = HEADERS | {
     "content-security-policy": HEADERS["content-security-policy"]

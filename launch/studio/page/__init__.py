@@ -1,0 +1,1 @@
+"""The page of the studio: one file without anything from elsewhere."""
