@@ -104,6 +104,12 @@ function empty(svg, text) {
   draw(svg, "text", { class: "title", x: 360, y: 60, "text-anchor": "middle" }, text);
 }
 
+// As many charts in a row as leave none alone in the last one.
+function inRows(box) {
+  const count = box.childElementCount;
+  box.style.setProperty("--columns", count % 3 === 1 ? Math.min(count, 2) : Math.min(count, 3));
+}
+
 // A triangle at the edge that points to where a value lies outside.
 function outlier(svg, x, y, up, colour, text) {
   const node = draw(svg, "path", { class: "outside", d: `M${x - 4} ${up ? y + 6 : y - 6}h8l-4 ${up ? -7 : 7}z`, style: `fill:${colour}` });
@@ -112,10 +118,10 @@ function outlier(svg, x, y, up, colour, text) {
 }
 
 // One chart of lines over the steps; series are {steps, values, colour}. Gives their nodes: a path, or a dot for one point.
-function chart(parent, name, series) {
-  const svg = draw(parent, "svg", { "data-curve": name, role: "img", "aria-label": name });
+function chart(parent, name, series, title = name) {
+  const svg = draw(parent, "svg", { "data-curve": name, role: "img", "aria-label": title });
   const [x, y] = frame(svg, 400, 230, series.flatMap((one) => one.steps), series.flatMap((one) => one.values), { left: 52, right: 10, top: 28, bottom: 24 });
-  draw(svg, "text", { class: "title", x: 52, y: 17 }, name);
+  draw(svg, "text", { class: "title", x: 52, y: 17 }, title);
   return series.map(({ steps, values, colour }) => {
     const d = steps.map((step, n) => `${n ? "L" : "M"}${x(step).toFixed(1)} ${y(values[n]).toFixed(1)}`).join("");
     const node = steps.length > 1
@@ -129,7 +135,11 @@ function chart(parent, name, series) {
 // Fills a table with heads and rows of cells [text, class, attributes]; gives the rows' nodes.
 function fill(node, heads, rows) {
   const head = make("thead"), body = make("tbody"), line = make("tr");
-  for (const text of heads) line.append(make("th", text));
+  for (const text of heads) {
+    const cell = make("th", typeof text === "string" ? text : null, { scope: "col" });
+    if (typeof text !== "string") cell.append(text);
+    line.append(cell);
+  }
   head.append(line);
   const lines = rows.map((cells) => {
     const row = make("tr");
@@ -153,3 +163,14 @@ function legend(node, colours, title) {
     node.append(entry);
   }
 }
+
+// What scrolls can be reached with the keyboard, under the name of its section.
+function reachable() {
+  for (const box of document.querySelectorAll(".wide, pre")) {
+    if (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight) continue;
+    const name = box.closest("section, .card")?.querySelector("h2, h3, summary")?.textContent ?? "Table";
+    for (const [key, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", name]]) box.setAttribute(key, value);
+  }
+}
+addEventListener("resize", reachable);
+addEventListener("toggle", reachable, true);

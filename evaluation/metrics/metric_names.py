@@ -42,6 +42,21 @@ WORDS = {
     "spearman": "Spearman",
     "deviance": "Poisson deviance ratio",
 }
+ABOUT = {
+    "auc": "Chance that a random positive row is scored above a random negative one; 0.5 is guessing, 1 perfect.",
+    "gauc": "AUC within each request, averaged over requests: how well one shopper's candidates are ordered.",
+    "uauc": "AUC within each user's rows, averaged over users.",
+    "log_loss": "Mean −log of the probability given to what happened; less is better.",
+    "ne": "Log loss over that of always saying the observed rate; below 1 is better than that.",
+    "ece": "Mean gap between predicted and observed rate over 15 bins of equal size; less is better.",
+    "predicted": "Mean of the predicted probabilities; right where it equals the observed rate.",
+    "observed": "Share of rows with the event.",
+    "ndcg": "Clicked and bought items near the top, discounted by place; 1 is the ideal list.",
+    "ild": "Intra-list diversity: mean dissimilarity of the pairs of the list; more is more diverse.",
+    "coverage": "Share of all categories that the lists show.",
+    "exposure_ratio": "Least over largest exposure of provider groups per candidate; 1 is parity.",
+}
+"""What a metric means, in one sentence."""
 RECALL = {"all": "", "new": " of never bought items"}
 TARGETS = {"ctr": BUILT_IN["ctr"].title, "ctcvr": "pCTCVR", "cvr": BUILT_IN["cvr"].title}
 """Targets of the built-in objectives and of their product; further ones are called by their objectives' names."""

@@ -5,7 +5,8 @@ const fixed = (value, digits = 4) => value == null ? "–" : value.toFixed(digit
 const whole = (value) => value == null ? "–" : value.toLocaleString("en");
 const signed = (value) => value == null ? "–" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 const numeric = (name, value, text, kind = "") => [text, kind, value == null ? {} : { "data-key": name, "data-value": value }];
-const SECTIONS = [["run", "Run"], ["data", "Data"], ["curves-card", "Curves"], ["balance", "Balancing"], ["quality", "Evaluation"], ["calibration", "Calibration"], ["points-card", "Operating points"], ["groups-card", "User groups"], ["recall", "Recall"], ["front", "Trade-off"], ["slates", "Slates"]];
+const SECTIONS = [["verdict-card", "Verdict"], ["front", "Trade-off"], ["quality", "Baselines"], ["calibration", "Calibration"], ["points-card", "Operating points"], ["groups-card", "User groups"], ["recall", "Recall"], ["slates", "Lists"], ["balance", "Conflicts"], ["curves-card", "Training"], ["data", "Data"], ["run", "Run"], ["missing-card", "Missing"]];
+const GROUPS = { losses: "Losses", weights: "Weights α of the objectives", cosines: "Cosines of pairs of gradients", validation: "On the validation split", "share in conflict": "Share of steps in conflict", learning: "Learning rate and gradient" };
 
 let page, colours;
 
@@ -16,27 +17,51 @@ function start(given) {
   $("folder").textContent = page.folder;
   colours = new Map(page.objectives.map((name, n) => [name, `var(--c${n % 8})`]));
   legend($("legend"), colours);
-  if (page.recall === null) $("recall").remove();  // the run trains none
-  else part("recall", page.recall, recall);
-  for (const [id, text] of SECTIONS) if ($(id)) $("contents").append(make("a", text, { href: `#${id}` }));
   for (const [label, text] of page.facts) $("facts").append(make("dt", label), make("dd", text));
   $("config").textContent = page.config;
-  part("data", page.data, dataset);
-  part("curves-card", page.curves, curves);
-  part("balance", page.balance, balance);
-  for (const [id, show] of [["quality", quality], ["calibration", calibration], ["points-card", points], ["groups-card", userGroups]]) part(id, page.evaluation, show);
+  if (page.recall === null) $("recall").remove();  // the run trains none
+  else part("recall", page.recall, recall);
+  part("verdict-card", page.verdict, verdict);
   part("front", page.front, front);
+  for (const [id, show] of [["quality", quality], ["calibration", calibration], ["points-card", points], ["groups-card", userGroups]]) part(id, page.evaluation, show);
   part("slates", page.slates, slates);
+  part("balance", page.balance, balance);
+  part("curves-card", page.curves, curves);
+  part("data", page.data, dataset);
+  if (!$("missing").children.length) $("missing-card").remove();
+  for (const [id, text] of SECTIONS) if ($(id)) $("contents").append(make("a", text, { href: `#${id}` }));
+  reachable();
 }
 
-// Shows a part, or says in its place what is missing and how to get it.
+// A metric's name that explains itself, where there is an explanation.
+const said = (words) => {
+  const plain = words.split(/[@ ]/).map((_, n, all) => all.slice(n).join(" ")).concat(words.split("@")[0], words.split("@")[0].split(" ").slice(1).join(" ")).find((name) => page.about[name]);
+  return plain ? term(words, null, page.about[plain]) : words;
+};
+
+// Shows a part, or takes it away and says at the end what is missing and how to get it, once for each command.
 function part(id, found, show) {
   if (!("missing" in found)) return show(found);
-  const card = $(id), line = make("p", `${found.missing} Run `, { class: "missing" });
+  $(id).remove();
+  if ([...$("missing").children].some((line) => line.dataset.command === found.command)) return;
+  const line = make("li", `${found.missing} Run `, { class: "missing", "data-command": found.command });
   line.append(make("code", found.command));
-  for (const node of [...card.children].slice(1)) node.setAttribute("hidden", "");  // an SVG has no property of that name
-  for (const node of card.querySelectorAll(".bar span")) node.setAttribute("hidden", "");
-  card.append(line);
+  $("missing").append(line);
+}
+
+function verdict(found) {
+  for (const sentence of found.sentences) $("sentences").append(make("p", sentence));
+  const lines = fill($("against"), [`on ${found.split}`, "ours", ...found.rivals.flatMap(({ words }) => [words, `ours less ${words}`])], found.rows.map((row) => [
+    [row.words], numeric(row.name, row.ours, fixed(row.ours)),
+    ...found.rivals.flatMap(({ name }) => {
+      const cell = row.cells[name];
+      if (!cell) return [["–"], ["–"]];
+      const tone = cell.word === "better" ? "up" : cell.word === "worse" ? "down" : "", range = cell.interval && cell.interval[0] != null ? ` (${fixed(cell.interval[0], 3)} to ${fixed(cell.interval[1], 3)})` : "";
+      return [numeric(`${row.name}/${name}`, cell.theirs, fixed(cell.theirs)), [signed(cell.difference) + range + (cell.word ? `: ${cell.word}` : ""), tone]];
+    }),
+  ]));
+  found.rows.forEach((row, n) => lines[n].firstChild.replaceChildren(said(row.words)));
+  $("against-about").textContent = "In brackets the 95 % interval over resampled requests, the same for both; a word of victory stands only where it leaves 0 out.";
 }
 
 function list(id, sentences) {
@@ -61,12 +86,13 @@ function dataset(found) {
 function curves(found) {
   for (const [group, named] of Object.entries(found.groups)) {
     const box = make("div", null, { class: "charts" });
-    $("curve-groups").append(make("h3", group), box);
+    $("curve-groups").append(make("h3", GROUPS[group] ?? group), box);
     for (const [name, [steps, values]] of Object.entries(named)) {
-      const [node] = chart(box, name, [{ steps, values, colour: colour(name) }]);
+      const [node] = chart(box, name, [{ steps, values, colour: colour(name) }], found.words[name]);
       node.dataset.last = values.at(-1);
       hover(node, `${name}: first ${short(values[0])}, last ${short(values.at(-1))}`);
     }
+    inRows(box);
   }
 }
 
@@ -96,7 +122,7 @@ function balance(found) {
 
 function quality(found) {
   const { counts } = found;
-  $("quality-title").textContent = `Evaluation on ${found.split}`;
+  $("quality-title").textContent = `Against every baseline, on ${found.split}`;
   $("counts").textContent = `${whole(counts.rows)} impressions in ${whole(counts.requests)} requests of ${whole(counts.users)} shoppers, ${whole(counts.clicks)} clicks, ${whole(counts.clicked_conversions)} of them with conversion; baselines from ${whole(counts.train_rows)} training impressions.`;
   const ndcg = found.cutoff === null ? [] : [{ name: `ndcg@${found.cutoff}`, words: `NDCG@${found.cutoff}` }];
   for (const target of found.targets) {
@@ -109,7 +135,7 @@ function quality(found) {
     const box = make("div", null, { class: "wide" }), table = make("table", null, { "data-target": target.name });
     box.append(table);
     $("targets").append(make("h3", target.words), box);
-    const lines = fill(table, ["", ...columns.map((column) => column.words)], rows.map(([who, row]) => [[who], ...columns.map(({ name }) => {
+    const lines = fill(table, ["", ...columns.map((column) => said(column.words))], rows.map(([who, row]) => [[who], ...columns.map(({ name }) => {
       const value = row[name], isBest = value != null && value === best.get(name);
       return numeric(`${who}/${name}`, value, fixed(value) + (isBest ? " ★" : ""), isBest ? "best" : "");
     })]));
@@ -134,11 +160,12 @@ function calibration(found) {
   const held = found.targets.filter((target) => !("missing" in target.calibration));
   if (!held.length) return found.targets.length && part("calibration", found.targets[0].calibration);
   for (const target of held) if (target.calibration.bins.length) reliability($("diagrams"), target, target.calibration.bins);
+  inRows($("diagrams"));
 }
 
 // Mean prediction across, observed rate up; both logarithmic where the predictions span more than a factor of twenty.
 function reliability(parent, target, bins) {
-  const svg = draw(parent, "svg", { "data-calibration": target.name });
+  const svg = draw(parent, "svg", { "data-calibration": target.name, role: "img", "aria-label": `Calibration of ${target.words}` });
   const positive = bins.flatMap((bin) => [bin.predicted, bin.observed]).filter((value) => value > 0);
   const low = Math.min(...positive), high = Math.max(...positive, ...bins.map((bin) => bin.interval[1]));
   const smallest = Math.min(...bins.map((bin) => bin.predicted));
@@ -164,7 +191,7 @@ function points(found) {
   const at = found.cutoff === null ? "" : `@${found.cutoff}`;
   const keys = [["ndcg", "NDCG"], ["ild", "ILD"], ["coverage", "coverage"]].filter(([key]) => found.points.some((point) => point[key] != null));
   const exposed = names.length ? [`exposure${at} min/max`, ...names.map((name) => `exposure of ${name}`)] : [];
-  fill($("points"), ["ω", ...keys.map(([, word]) => word + at), ...exposed], found.points.map((point) => [
+  fill($("points"), ["operating point", ...keys.map(([, word]) => said(word + at)), ...exposed], found.points.map((point) => [
     [point.name], ...keys.map(([key]) => numeric(`${point.name}/${key}`, point[key], fixed(point[key]))),
     ...(names.length ? [numeric(`${point.name}/min_max`, point.exposure?.min_max, fixed(point.exposure?.min_max)), ...names.map((name) => numeric(`${point.name}/group/${name}`, point.exposure?.groups[name], fixed(point.exposure?.groups[name], 3)))] : []),
   ]));
@@ -218,7 +245,7 @@ function trades(found, words, nameX, nameY) {
   const chosen = new Map(found.choices.map((choice) => [choice.point, choice.way]));
   for (const point of held.sort((a, b) => a.on_front - b.on_front)) {
     const ringed = chosen.has(point.number);
-    const dot = draw(svg, "circle", { class: `dot${point.on_front ? "" : " dominated"}${ringed ? " chosen" : ""}`, cx: x(point.metrics[nameX]), cy: y(point.metrics[nameY]), r: ringed ? 8 : point.on_front ? 5 : 3.5, style: "fill:var(--brand)" });
+    const dot = draw(svg, "circle", { class: `dot${point.on_front ? "" : " dominated"}${ringed ? " chosen" : ""}`, cx: x(point.metrics[nameX]), cy: y(point.metrics[nameY]), r: ringed ? 8 : point.on_front ? 5 : 3.5, style: `fill:var(--${ringed ? `choice-${chosen.get(point.number)}` : "front"})` });
     Object.assign(dot.dataset, { x: point.metrics[nameX], y: point.metrics[nameY] });
     hover(dot, [point.words, ringed && `chosen by ${chosen.get(point.number)}`, `${words.get(nameX)} ${short(point.metrics[nameX])}`, `${words.get(nameY)} ${short(point.metrics[nameY])}`].filter(Boolean).join("\n"));
   }

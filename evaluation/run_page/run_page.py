@@ -9,6 +9,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.page.whole_page import whole_page
 from equipoise.evaluation.compare.curves import GROUPS, curves
 from equipoise.evaluation.compare.run_records import SPLITS, RunRecord, read_run
+from equipoise.evaluation.metrics.metric_names import ABOUT, WORDS, words
 from equipoise.evaluation.report import json_ready
 from equipoise.evaluation.run_page.facts import facts, held, missing
 from equipoise.evaluation.run_page.front_part import front_part
@@ -19,6 +20,7 @@ from equipoise.evaluation.run_page.parts import (
     recall_part,
     slates_part,
 )
+from equipoise.evaluation.run_page.verdict import verdict_part
 
 log = logging.getLogger(__name__)
 POINTS = 200
@@ -59,6 +61,8 @@ def page_data(folder: Path, split: str | None = None) -> dict[str, Any]:
         "objectives": list(record.objectives),
         "config": (folder / "config.yaml").read_text(encoding="utf-8"),
         "data": data_part(folder),
+        "verdict": verdict_part(record, split),
+        "about": {WORDS[name]: sentence for name, sentence in ABOUT.items()},
         "curves": _curves(record),
         "balance": balance_part(record),
         "evaluation": evaluation_part(record, split),
@@ -72,10 +76,16 @@ def page_data(folder: Path, split: str | None = None) -> dict[str, Any]:
 def _curves(record: RunRecord) -> dict[str, Any]:
     groups = {name: series for name, series in curves(record.history, POINTS, GROUPS | MORE_GROUPS).items() if series}
     if groups:
-        return {"groups": groups}
+        return {"groups": groups, "words": {name: _words(name) for named in groups.values() for name in named}}
     return missing("The run has logged nothing yet.", f"equipoise train {record.folder}/config.yaml --resume")
 
 
+def _words(name: str) -> str:
+    """The name of a curve as people write it."""
+    return CURVES.get(name) or (words(name) if "/" in name else name.replace("-", " – "))
+
+
+CURVES = {"lr": "learning rate", "grad_norm": "norm of the gradient"}
 FILE_NAME = "report.html"
 PARTS = ("data", "curves", "balance", "evaluation", "recall", "front", "slates")
 

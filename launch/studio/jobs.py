@@ -18,6 +18,8 @@ import psutil
 from equipoise.common.errors import UserError
 from equipoise.launch.studio.job_process import write
 
+COMMAND_LINE = [sys.executable, "-P", "-m", "equipoise.launch.cli"]
+"""-P: a file of the workspace that is called like a module of Python's is not taken for it."""
 NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 MOST_SHOWN = 60_000
@@ -74,8 +76,7 @@ class Jobs:
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
         folder = self.folder / name
         folder.mkdir()
-        # -P: a file of the workspace called like a module of Python's must not be taken for it.
-        argv = [sys.executable, "-P", "-m", "equipoise.launch.cli", command, *arguments]
+        argv = [*COMMAND_LINE, command, *arguments]
         words = shlex.join(["equipoise", command, *arguments])
         record = {"command": command, "argv": argv, "words": words, "subject": subject, "started": time.time()}
         write(folder / "job.json", {**record, "workspace": str(self.workspace)})

@@ -213,6 +213,7 @@ function drawCurves(parent, runs, colour) {
       const nodes = chart(box, name, held.map((each) => ({ steps: each.groups[group][name][0], values: each.groups[group][name][1], colour: colour(name, each.name) })));
       nodes.forEach((node, n) => { const values = held[n].groups[group][name][1]; hover(node, `${held[n].name}\n${name}: first ${short(values[0])}, last ${short(values.at(-1))}`); });
     }
+    inRows(box);
   }
 }
 
