@@ -168,7 +168,9 @@ function legend(node, colours, title) {
 function reachable() {
   for (const box of document.querySelectorAll(".wide, pre")) {
     if (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight) continue;
-    const name = box.closest("section, .card")?.querySelector("h2, h3, summary")?.textContent ?? "Table";
+    const title = box.closest("section, .card")?.querySelector("h2, h3, summary")?.textContent ?? "Table";
+    const same = [...document.querySelectorAll(".wide, pre")].filter((other) => other.closest("section, .card") === box.closest("section, .card"));
+    const name = same.length > 1 ? `${title}, part ${same.indexOf(box) + 1}` : title;
     for (const [key, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", name]]) box.setAttribute(key, value);
   }
 }

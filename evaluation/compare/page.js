@@ -19,6 +19,7 @@ function start(given) {
   legend($("legend"), colours, data.by);
   axes(); filters(); groups(); plain();
   update();
+  reachable();
 }
 
 function axes() {

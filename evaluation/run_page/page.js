@@ -51,6 +51,7 @@ function part(id, found, show) {
 
 function verdict(found) {
   for (const sentence of found.sentences) $("sentences").append(make("p", sentence));
+  for (const node of [$("against").parentElement, $("against-about")]) node.hidden = !found.rows.length;
   const lines = fill($("against"), [`on ${found.split}`, "ours", ...found.rivals.flatMap(({ words }) => [words, `ours less ${words}`])], found.rows.map((row) => [
     [row.words], numeric(row.name, row.ours, fixed(row.ours)),
     ...found.rivals.flatMap(({ name }) => {
@@ -229,6 +230,7 @@ function front(found) {
   const on = found.points.filter((point) => point.on_front).length;
   $("front-about").textContent = `${found.points.length} trade-offs on ${whole(found.requests)} validation requests; ${on} are on the front of ${found.axes.map((axis) => words.get(axis)).join(", ")}, others are grey; hypervolume ${fixed(found.hypervolume.normalised, 3)} of its box. Ringed: the choices.`;
   const said = (value) => value ? `${fixed(value.value, 3)} [${fixed(value.interval?.[0], 3)}, ${fixed(value.interval?.[1], 3)}]` : "–";
+  $("choices").parentElement.hidden = !found.choices.length;
   fill($("choices"), ["choice", "weights", ...found.axes.flatMap((axis) => [`${words.get(axis)} on valid`, "on test"])], found.choices.map((choice) => [
     [`by ${choice.way}${choice.counts ? " (counts)" : ""}`], [choice.words, "words"],
     ...found.axes.flatMap((axis) => [numeric(`${choice.way}/${axis}`, choice.valid[axis]?.value, said(choice.valid[axis])), numeric(`${choice.way}/${axis}/test`, choice.test?.[axis]?.value, said(choice.test?.[axis]))]),
@@ -239,9 +241,10 @@ function trades(found, words, nameX, nameY) {
   const svg = $("scatter");
   const held = found.points.map((point, number) => ({ ...point, number })).filter((point) => point.metrics[nameX] != null && point.metrics[nameY] != null);
   if (!held.length) return empty(svg, "no trade-off has both metrics");
-  const [x, y] = frame(svg, 1100, 420, held.map((point) => point.metrics[nameX]), held.map((point) => point.metrics[nameY]), { left: 62, right: 16, top: 14, bottom: 46 });
-  draw(svg, "text", { class: "title", x: 570, y: 414, "text-anchor": "middle" }, words.get(nameX));
-  draw(svg, "text", { class: "title", transform: "translate(14 200) rotate(-90)", "text-anchor": "middle" }, words.get(nameY));
+  const width = Math.max(380, Math.min(1100, svg.parentElement.clientWidth)), height = width < 700 ? 320 : 420;
+  const [x, y] = frame(svg, width, height, held.map((point) => point.metrics[nameX]), held.map((point) => point.metrics[nameY]), { left: 62, right: 16, top: 14, bottom: 46 });
+  draw(svg, "text", { class: "title", x: width / 2, y: height - 6, "text-anchor": "middle" }, words.get(nameX));
+  draw(svg, "text", { class: "title", transform: `translate(14 ${height / 2 - 10}) rotate(-90)`, "text-anchor": "middle" }, words.get(nameY));
   const chosen = new Map(found.choices.map((choice) => [choice.point, choice.way]));
   for (const point of held.sort((a, b) => a.on_front - b.on_front)) {
     const ringed = chosen.has(point.number);

@@ -1,6 +1,7 @@
 """The head of a report: three sentences and one table that say whether the run is worth serving.
 
-It is held against its prior and the trees; where neither was fitted, against the best of the trivial baselines.
+It is held against its prior and the trees, and against the best of the trivial baselines where neither was fitted or
+where that one wins.
 """
 
 import math
@@ -36,9 +37,12 @@ def verdict_part(record: RunRecord, split: str) -> dict[str, Any]:
         command = f"equipoise evaluate {record.folder} --split {split}"
         return missing(f"The run is not evaluated on the {split} split yet.", command)
     comparisons = _comparisons(evaluation)
-    rivals = list(dict.fromkeys(name for each in comparisons.values() for name in each))
+    rivals = [name for name in (*RIVALS, BEST) if any(name in each for each in comparisons.values())]
     front = json_object(record.folder / FRONT, f"run `equipoise front {record.folder}` again")
-    sentences = [_sentence(target, comparisons[target]) for target in TASKS if comparisons.get(target)]
+    measured = evaluation.get("pointwise") or {}
+    sentences = [
+        _sentence(target, comparisons.get(target) or {}, measured[target]) for target in TASKS if target in measured
+    ]
     return {
         "split": split,
         "sentences": [*sentences, _front_sentence(record.folder, front)],
@@ -51,10 +55,13 @@ def _comparisons(evaluation: Mapping[str, Any]) -> Comparisons:
     """Target → rival → metric → ours, theirs, difference and interval."""
     against = evaluation.get("comparisons") or {}
     found = {target: {name: each[name] for name in RIVALS if name in each} for target, each in against.items()}
-    if any(found.values()):
-        return found
-    trivial = evaluation.get("against_baseline") or {}
-    return {target: {BEST: {name: row for name, row in rows.items() if row}} for target, rows in trivial.items()}
+    fitted = any(found.values())
+    for target, rows in (evaluation.get("against_baseline") or {}).items():
+        trivial = {name: row for name, row in rows.items() if row}
+        lost = any(judgement(name, row) == "worse" for name, row in trivial.items())
+        if trivial and (lost or not fitted):
+            found[target] = {**found.get(target, {}), BEST: trivial}
+    return found
 
 
 def _rows(comparisons: Comparisons) -> list[dict[str, Any]]:
@@ -86,11 +93,13 @@ def _title(target: str, metric: str) -> str:
     return f"{words(metric)} by {target_title(target)}" if "@" in metric else words(f"{target}/{metric}")
 
 
-def _sentence(target: str, rivals: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def _sentence(target: str, rivals: Mapping[str, Mapping[str, Mapping[str, Any]]], measured: Mapping[str, Any]) -> str:
     """How well a target is ranked for each shopper (GAUC, else AUC), against each rival."""
     metric = next((each for each in ("gauc", "auc") if all(_defined(one.get(each)) for one in rivals.values())), None)
-    if metric is None:
+    if metric is None or measured.get(metric) is None:
         return f"{TASKS[target]} cannot be judged: this split has too few of them."
+    if not rivals:
+        return f"{TASKS[target]} are ranked with a {WORDS[metric]} of {measured[metric]:.3f}; no rival was measured."
     rows = {name: metrics[metric] for name, metrics in rivals.items()}
     parts = [
         f"{AS_WORDS[judgement(metric, row)]} {RIVALS.get(name) or row['baseline']} ({row['theirs']:.3f})"

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -11,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from equipoise.evaluation.run_page.run_page import write_report
-from tests.browser import open_browser
+from tests.browser import WIDTHS, barriers, open_browser, overflow, shown_as
 from tests.evaluation.run_page.conftest import NAME, PREFIX
 
 pytestmark = pytest.mark.slow
@@ -108,8 +109,65 @@ def test_it_is_text_not_markup_and_asks_the_network_for_nothing(page: webdriver.
 def test_a_bare_run_says_what_to_run(page: webdriver.Chrome, bare: Path, tmp_path: Path) -> None:
     write_report(bare, tmp_path / "bare.html")
     page.get((tmp_path / "bare.html").as_uri())
-    assert len(texts(page, ".missing code")) == 9 and f"equipoise front {bare}" in texts(page, ".missing code")
-    assert not page.find_element(By.ID, "scatter").is_displayed() and page.get_log("browser") == []
+    commands = texts(page, "#missing .missing code")
+    assert len(commands) == len(set(commands)) == 4 and f"equipoise front {bare}" in commands
+    assert texts(page, "h2") == ["The run", "What is not here yet"]  # no panel without content
+    assert page.find_elements(By.ID, "scatter") == [] and page.get_log("browser") == []
+
+
+def test_the_verdict_comes_first_and_is_the_evaluation(page: webdriver.Chrome, whole: Path, tmp_path: Path) -> None:
+    assert texts(page, "h2")[0] == "The verdict" and len(texts(page, "#sentences p")) == 3
+    assert "no rival was measured" in texts(page, "#sentences p")[0]
+    assert not page.find_element(By.ID, "against").is_displayed()
+    folder = shutil.copytree(whole, tmp_path / "run")
+    found = json.loads((folder / "evaluation_test.json").read_text())
+
+    def row(difference: float, low: float, high: float) -> dict[str, Any]:
+        ours = found["pointwise"]["ctr"]["gauc"]
+        return {"ours": ours, "theirs": ours - difference, "difference": difference, "difference_interval": [low, high]}
+
+    found["comparisons"] = {
+        "ctr": {"prior": {"gauc": row(0.02, 0.01, 0.03)}, "trees": {"gauc": row(0.01, -0.01, 0.03)}}
+    }
+    found["against_baseline"] = {"ctr": {"auc": None, "gauc": {**row(-0.05, -0.06, -0.04), "baseline": "item rate"}}}
+    (folder / "evaluation_test.json").write_text(json.dumps(found))
+    write_report(folder, tmp_path / "judged.html")
+    page.get((tmp_path / "judged.html").as_uri())
+    ours = found["pointwise"]["ctr"]["gauc"]
+    assert texts(page, "#sentences p")[0] == (
+        f"Clicks are ranked with a GAUC of {ours:.3f}: better than its prior ({ours - 0.02:.3f}), no clear difference "
+        f"to the trees ({ours - 0.01:.3f}), worse than item rate ({ours + 0.05:.3f})."
+    )
+    shown = page.execute_script(KEYS, "#against")
+    assert shown["ctr/gauc"][0] == ours and shown["ctr/gauc/best simple baseline"][0] == ours + 0.05
+    classes = [cell.get_attribute("class") for cell in page.find_elements(By.CSS_SELECTOR, "#against td")]
+    assert [classes[place] for place in (3, 5, 7)] == ["up", "", "down"]
+
+
+def test_it_is_readable_at_every_width_and_has_no_barriers(page: webdriver.Chrome) -> None:
+    try:
+        for width, dark in zip(WIDTHS, (False, True, False), strict=True):
+            shown_as(page, width, dark)
+            page.refresh()
+            assert overflow(page) <= 0, width
+            if width != WIDTHS[-1]:  # axe-core takes its time on so many drawn points
+                assert barriers(page) == [], width
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_an_outlier_does_not_flatten_a_curve(page: webdriver.Chrome, whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines[100]["train/loss/ctr"] = 1e6
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(folder, tmp_path / "spike.html")
+    page.get((tmp_path / "spike.html").as_uri())
+    path = "[data-curve=ctr] path.line"
+    heights = "const y = document.querySelector(arguments[0]).getAttribute('d').match(/ [\\d.]+/g).map(Number); return [Math.min(...y.filter((v) => v > Math.min(...y))), Math.max(...y)]"  # noqa: E501
+    low, high = page.execute_script(heights, path)
+    assert high - low > 40  # of 178 for the whole picture
+    assert len(page.find_elements(By.CSS_SELECTOR, "[data-curve=ctr] .outside")) == 1
 
 
 def test_groups_that_objectives_disagree_about(browser: webdriver.Chrome, whole: Path, tmp_path: Path) -> None:
