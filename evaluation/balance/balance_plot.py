@@ -92,8 +92,7 @@ def _lines(subfigure: Any, history: History, diagnosis: Diagnosis) -> None:
     held = weights[weights > 0]
     if len(held) and held.max() > 30 * held.min():
         axes[0].set_yscale("symlog", linthresh=float(held.min()))
-    else:
-        _leave_outliers(axes[0])
+    _leave_outliers(axes[0])
     axes[0].set_title("weights α on the raw gradients", loc="left", fontsize=10)
     axes[1].set_yscale("log", nonpositive="mask")
     _leave_outliers(axes[1], logarithmic=True)

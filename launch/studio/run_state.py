@@ -9,6 +9,7 @@ from equipoise.evaluation.metrics.metric_names import metrics_of, words
 from equipoise.evaluation.report import json_ready
 from equipoise.evaluation.run_page.facts import facts, held
 from equipoise.evaluation.run_page.front_part import front_part
+from equipoise.evaluation.run_page.verdict import verdict_part
 from equipoise.launch.studio.workspace import Workspace, written_lately
 
 POINTS = 240
@@ -42,7 +43,7 @@ def run_state(run: Path, busy: bool) -> dict[str, Any]:
     """
     record = read_run(run, most_records=4000)
     split = next((name for name in ("test", "valid") if name in record.evaluations), None)
-    evaluation = record.evaluations[split] if split else {}
+    verdict = verdict_part(record, split)["sentences"] if split else []
     front = front_part(run)
     return json_ready(
         {
@@ -56,7 +57,7 @@ def run_state(run: Path, busy: bool) -> dict[str, Any]:
                 name: kept for name, kept in curves(record.history, POINTS, GROUPS | MORE_GROUPS).items() if kept
             },
             "split": split,
-            "verdict": evaluation.get("verdict") or [],
+            "verdict": verdict,
             "figures": figures(record),
             "front": front if held(front) else None,
             "report": (run / "report.html").is_file(),

@@ -126,3 +126,18 @@ def test_a_folder_without_run_or_records_is_refused(run: Path, tmp_path: Path) -
     (run / "config.yaml").unlink()
     with pytest.raises(UserError, match="holds no run"):
         draw(run)
+
+
+def test_an_outlier_does_not_flatten_the_panels(tmp_path: Path) -> None:
+    write_metrics(tmp_path, 3, 60)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    calm = [axis.get_ylim() for axis in figure(tmp_path, 3).axes[:2]]
+    for name in NAMES[:3]:
+        lines[30][f"balance/norm/{name}"] *= 1e12
+        lines[30][f"balance/weight/{name}"] *= 25
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = figure(tmp_path, 3)
+    weights, norms = (axis.get_ylim() for axis in drawn.axes[:2])
+    assert weights[1] < 3 * calm[0][1]  # the spike is 25 times as high
+    assert norms[1] < 1e4 * calm[1][1] and norms[0] > calm[1][0] / 1e4  # 10^12 times
+    assert sum(text.startswith("outside: 3 of 180 records") for text in texts(drawn)) >= 1
