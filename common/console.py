@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from equipoise.common.plain_text import without_controls
 
+WIDE_PADDING, NARROW_PADDING = (0, 1, 0, 0), (0, 0, 0, 0)
 FILE_WIDTH = 10_000
 """Columns where the output is a file or a pipe: no table is cut there, and no sentence is broken."""
 
@@ -44,7 +47,19 @@ def bold(text: str) -> Text:
 
 
 class PlainTable(Table):
-    """A table whose cells are text as it is, whatever console prints it."""
+    """A table whose cells are text as it is, whatever console prints it.
+
+    Where the terminal is narrow, columns move together before any cell is folded; the title takes one line where it
+    can.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, as wide as the terminal allows."""
+        wide = Measurement.get(console, options.update(max_width=FILE_WIDTH), self).maximum
+        self.padding = WIDE_PADDING if wide <= options.max_width else NARROW_PADDING
+        title = 0 if self.title is None else cell_len(str(self.title))
+        self.min_width = min(title, options.max_width)
+        yield from super().__rich_console__(console, options)
 
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """Another row."""
@@ -68,7 +83,7 @@ def new_table(title: str | None, texts: Sequence[str] = (), numbers: Sequence[st
         numbers: heads of the others, to the right, each cell in one line.
     """
     head = None if title is None else Text(without_controls(title), style="table.title")
-    table = PlainTable(title=head, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = PlainTable(title=head, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=WIDE_PADDING)
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in numbers:

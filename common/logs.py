@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+from equipoise.common.library_noise import leave_out_noise
 from equipoise.common.plain_text import without_controls
 
 PACKAGE = "equipoise"
@@ -30,7 +31,11 @@ class MessageHandler(logging.Handler):
 
 
 def show_messages() -> None:
-    """Show what the package logs from now on; of several processes, the first one alone speaks, warnings apart."""
+    """Show what the package logs from now on, and leave out libraries' noise.
+
+    Of several processes, the first one alone speaks, warnings apart.
+    """
+    leave_out_noise()
     logger = logging.getLogger(PACKAGE)
     if not any(isinstance(handler, MessageHandler) for handler in logger.handlers):
         logger.addHandler(MessageHandler())

@@ -27,6 +27,9 @@ class FrontOptions:
     all_choices: bool = option(False, "Show the choices by knee, weights and constraint.")
     choose: str | None = option(None, "Which of --all-choices counts.", shown="knee")
     resamples: int = option(200, "Bootstrap resamples of the requests.")
+    requests: int | None = option(
+        None, "Validation requests to measure on, spread over the split.", shown="evaluate.max_requests", lower_bound=1
+    )
     test: bool = option(True, "Measure the choice on the test split too.")
     export: Path | None = option(None, "An export of this run to write the choice into.")
 

@@ -84,22 +84,23 @@ class SplitScores:
             self.objectives = self._data[split].objectives
         return self._data[split]
 
-    def rows(self, split: str) -> tuple[SlateSet, list[int]]:
-        """The slates of a split, and which of them are scored: `evaluate.max_requests`, spread over it."""
+    def rows(self, split: str, requests: int | None = None) -> tuple[SlateSet, list[int]]:
+        """The slates of a split, and which are scored: `requests`, or `evaluate.max_requests`, spread over it."""
         data = self.data(split)
-        return data.slates, spread_rows(len(data.slates), self.config.evaluate.max_requests)
+        return data.slates, spread_rows(len(data.slates), requests or self.config.evaluate.max_requests)
 
-    def score(self, split: str, reuse: bool = False) -> ScoreTable | None:
+    def score(self, split: str, reuse: bool = False, requests: int | None = None) -> ScoreTable | None:
         """The score table of a split, also written to the run folder; None on all processes but the first.
 
         Args:
             split: its name.
             reuse: take the table on disk if it was made from the same adapters, data, rows and settings.
+            requests: how many are scored; None: `evaluate.max_requests`.
 
         Raises:
             UserError: the run is unfinished, does not fit its data, or memory runs out.
         """
-        slates, rows = self.rows(split)
+        slates, rows = self.rows(split, requests)
         origin = self.origin(split, rows)
         path, first = self.path(split), self.world.rank == 0
         if self.world.gather(reuse and first and read_origin(path) == origin)[0]:

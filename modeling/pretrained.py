@@ -1,7 +1,7 @@
 """The pretrained weights of a base model: all of them, whole, and nothing beside them."""
 
 import pickle
-from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,14 +25,28 @@ NEVER_READ = ("pooler.",)
 
 
 class _Quiet:
-    """Keeps transformers' warnings back."""
+    """Keeps transformers' warnings back, and its bar of weights that are on this machine already.
+
+    Args:
+        warns: whether warnings are shown all the same.
+        bar: whether bars are, as of what is to be downloaded.
+    """
+
+    def __init__(self, warns: bool, bar: bool) -> None:
+        self._warns, self._bar = warns, bar
 
     def __enter__(self) -> None:
         self._before = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()
+        self._bar_before = transformers_logging.is_progress_bar_enabled()
+        if not self._warns:
+            transformers_logging.set_verbosity_error()
+        if not self._bar:
+            transformers_logging.disable_progress_bar()
 
     def __exit__(self, *error: object) -> None:
         transformers_logging.set_verbosity(self._before)
+        if self._bar_before and not self._bar:
+            transformers_logging.enable_progress_bar()
 
 
 def load_pretrained(backbone: BackboneConfig, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
@@ -50,7 +64,8 @@ def load_pretrained(backbone: BackboneConfig, config: Any, dtype: torch.dtype, a
     path = resolve_path(backbone.path)
     packing = {"quantization_config": quantization_config()} if backbone.quantize else {}
     try:
-        with _Quiet() if backbone.layers else nullcontext():  # the report would name each layer that is left out
+        # With fewer layers the report would name each one that is left out.
+        with _Quiet(warns=not backbone.layers, bar=not Path(path).exists()):
             model, report = AutoModel.from_pretrained(
                 path,
                 config=config,

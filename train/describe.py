@@ -1,6 +1,6 @@
 """What a training job tells a person: the start-up table and one tidy line per log interval."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from accelerate import Accelerator
 from rich.table import Table
@@ -77,10 +77,18 @@ def _cut_shares(counts: TextCounts) -> list[tuple[str, str, float]]:
     return [share for share in shares if share[2] > 0]
 
 
+def heads_line(epoch: int, total: int, losses: Mapping[str, float]) -> str:
+    """One line of the phase before the first step: log losses on the valid split after so many passes."""
+    each = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    return f"heads alone, pass {epoch}/{total} | log loss on valid {each}"
+
+
 def step_line(step: int, total: int, values: dict[str, float]) -> str:
-    """One line: losses, weights, conflicts, learning rate, speed."""
+    """One line: losses and weights α by objective, conflicts, learning rate, speed."""
     losses = "  ".join(f"{key.rsplit('/', 1)[1]} {v:.4f}" for key, v in values.items() if key.startswith("train/loss/"))
-    weights = " ".join(f"{v:.3g}" for key, v in values.items() if key.startswith("balance/weight/"))
+    weights = "  ".join(
+        f"{key.rsplit('/', 1)[1]} {v:.3g}" for key, v in values.items() if key.startswith("balance/weight/")
+    )
     conflicts = f"{values.get('balance/conflict_rate', 0.0):.0%}"
     if "balance/acts" in values:  # in how many steps a conflict was sure, so that the method acted
         conflicts += f" (acts {values['balance/acts']:.0%})"
@@ -90,8 +98,8 @@ def step_line(step: int, total: int, values: dict[str, float]) -> str:
     floored = ", ".join(f"{name} {share:.0%}" for name, share in tiny.items() if share)
     nonfinite = ", ".join(f"{name} {share:.0%}" for name, share in bad.items() if share)
     return (
-        f"step {step}/{total}  loss {losses}  α {weights}  conflicts {conflicts}"
-        f"  lr {values['train/lr']:.1e}  {values['perf/impressions_per_second']:.0f} impressions/s"
-        + (f"  NOT FINITE: {nonfinite}" if nonfinite else "")
-        + (f"  ALMOST NO GRADIENT: {floored}" if floored else "")
+        f"step {step}/{total} | loss {losses} | weight α {weights} | conflicts {conflicts}"
+        f" | learning rate {values['train/lr']:.1e} | {values['perf/impressions_per_second']:.0f} impressions/s"
+        + (f" | NOT FINITE: {nonfinite}" if nonfinite else "")
+        + (f" | ALMOST NO GRADIENT: {floored}" if floored else "")
     )

@@ -34,7 +34,11 @@ MOST_VALID = 100_000
 
 
 def start_heads(
-    model: SlateModel, config: RunConfig, data: DataParts, progress: Callable[[float], None] = lambda fraction: None
+    model: SlateModel,
+    config: RunConfig,
+    data: DataParts,
+    progress: Callable[[float], None] = lambda fraction: None,
+    judged: Callable[[int, Mapping[str, float]], None] = lambda epoch, losses: None,
 ) -> dict[str, list[float]]:
     """Let comparisons begin as frozen vectors have them, and heads learn alone: how a training begins.
 
@@ -43,6 +47,7 @@ def start_heads(
         config: of the run: its objectives, seed and `train.head_epochs`.
         data: the train split.
         progress: is told the fraction that is done, 0 to 1.
+        judged: is told after each pass, and before the first one as pass 0, the log losses on the valid split.
 
     Returns:
         as `fit_heads`.
@@ -50,7 +55,7 @@ def start_heads(
     if data.beside.vectors is not None:
         start_comparisons(model, data.beside.vectors.vectors)
     specs, valid = config.objectives.specs(), open_split(data, "valid").slates
-    return fit_heads(model, specs, data.slates, valid, config.train.head_epochs, config.seed, progress)
+    return fit_heads(model, specs, data.slates, valid, config.train.head_epochs, config.seed, progress, judged)
 
 
 def fit_heads(
@@ -61,6 +66,7 @@ def fit_heads(
     epochs: int,
     seed: int,
     progress: Callable[[float], None] = lambda fraction: None,
+    judged: Callable[[int, Mapping[str, float]], None] = lambda epoch, losses: None,
 ) -> dict[str, list[float]]:
     """Let the heads learn without the towers; the best state of each stays in the model.
 
@@ -71,6 +77,7 @@ def fit_heads(
         epochs: passes over the training slates.
         seed: of the order of slates.
         progress: is told the fraction that is done, 0 to 1.
+        judged: is told after each pass, and before the first one as pass 0, the log losses on the valid split.
 
     Returns:
         per objective its log loss on the valid split, in nats per impression: at first, then after every pass.
@@ -78,9 +85,11 @@ def fit_heads(
     heads = {name: cast(PointHead, model.heads[name]) for name in _learning(model, specs)}
     if not heads or not epochs:
         return {}
-    judged = np.array(spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(valid.tokens.first[-1]), 1))))
-    judged = judged[np.argsort(np.diff(valid.tokens.first)[judged], kind="stable")]
-    losses = {name: [loss] for name, loss in _judge(heads, specs, model, valid, judged).items()}
+    rows = np.array(spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(valid.tokens.first[-1]), 1))))
+    rows = rows[np.argsort(np.diff(valid.tokens.first)[rows], kind="stable")]
+    first = _judge(heads, specs, model, valid, rows)
+    judged(0, first)
+    losses = {name: [loss] for name, loss in first.items()}
     best = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
     optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)
     batches = -(-len(train) // SLATES)
@@ -92,7 +101,9 @@ def fit_heads(
             cast(torch.Tensor, loss).backward()
             optimizer.step()
             progress((epoch + (number + 1) / batches) / epochs)
-        for name, value in _judge(heads, specs, model, valid, judged).items():
+        now = _judge(heads, specs, model, valid, rows)
+        judged(epoch + 1, now)
+        for name, value in now.items():
             if value < min(losses[name]):
                 best[name] = copy.deepcopy(heads[name].state_dict())
             losses[name].append(value)

@@ -40,7 +40,7 @@ from equipoise.train.calibration import calibrate, calibration_rows, write_calib
 from equipoise.train.checkpoint import TrainingState, load_checkpoint, parts_of, refuse_other_engine, save_checkpoint
 from equipoise.train.checkpoint_files import checkpoints, last_whole, read_state
 from equipoise.train.data_record import refuse_other_data, write_data_record
-from equipoise.train.describe import describe, step_line
+from equipoise.train.describe import describe, heads_line, step_line
 from equipoise.train.environment import peak_memory_bytes
 from equipoise.train.head_phase import learned_parts, start_heads
 from equipoise.train.list_fit import check_lists, fit_lists, in_begun_form, list_rule, write_lists
@@ -209,7 +209,13 @@ class Job:
         if self.goes_on or not epochs or not (model.priors or model.compares):
             return
         with ProgressBar("heads", 100, "%", console=new_console(quiet=self.world.rank > 0)) as bar:
-            losses = start_heads(model, self.config, self.data, lambda fraction: bar.update(int(100 * fraction)))
+            losses = start_heads(
+                model,
+                self.config,
+                self.data,
+                lambda fraction: bar.update(int(100 * fraction)),
+                lambda epoch, losses: log.info(heads_line(epoch, epochs, losses)),
+            )
         for name, values in losses.items():
             best = int(np.argmin(values))
             log.info(

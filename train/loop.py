@@ -191,7 +191,7 @@ class Loop:
         config, step, last = self.config.train, progress.step, progress.step == self.total
         ended = False
         self.hooks.advance(step)
-        if step % config.log_every == 0 or last:
+        if step % config.log_every == 0 or last or step == 1:  # the first one shows at once that it learns something
             self._log(step)
         if config.eval_every and (step % config.eval_every == 0 or last):
             ended = bool(self.hooks.evaluate(step)) and not last

@@ -143,7 +143,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     scores = SplitScores(config, folder)
     if options.export is not None:
         check_export(options.export, folder, scores.adapters)
-    table = scores.score("valid", reuse=True)
+    table = scores.score("valid", reuse=True, requests=options.requests)
     test_table = scores.score("test", reuse=True) if options.test else None
     if table is None:
         return

@@ -130,15 +130,15 @@ def volumes(
 
 
 def volume_table(splits: Mapping[str, Mapping[str, Mapping[str, Any]]], axes: Sequence[str]) -> Table:
-    """A line per method: its hypervolume on each split, and that of ours less it."""
-    heads = [f"{split}{part}" for split in splits for part in ("", ": ours less it", "95 %")]
-    table = new_table(f"hypervolume of {', '.join(axes)} in one frame, as a share of its box", [""], heads)
+    """A line per method and split: its hypervolume, and that of ours less it."""
+    numbers = ["hypervolume", "ours less it", "95 % interval"]
+    table = new_table(f"hypervolume of {', '.join(axes)} as a fraction of one box", ["", "split"], numbers)
     for name in next(iter(splits.values())):
-        cells: list[str] = []
-        for rows in splits.values():
+        for split, rows in splits.items():
             row = rows[name]
-            low, high = row.get("difference_interval", (float("nan"), float("nan")))
-            cells += [f"{row['hypervolume']:.3f}", f"{row['difference']:+.3f}" if name != OURS else ""]
-            cells += [f"{low:+.3f}–{high:+.3f}" if name != OURS else ""]
-        table.add_row(name, *cells)
+            cells = [f"{row['hypervolume']:.3f}"]
+            if name != OURS:
+                low, high = row["difference_interval"]
+                cells += [f"{row['difference']:+.3f}", f"{low:+.3f} … {high:+.3f}"]
+            table.add_row(name if split == next(iter(splits)) else "", split, *cells)
     return table

@@ -19,12 +19,14 @@ def front_table(measurement: Measurement, front: Front, choices: Mapping[str, Ch
     """Pure relevance, the extreme points and the choices, one row each, on the validation split."""
     table = new_table(f"Points on the validation split, axes @{cutoff}", ["", "ω"])
     for axis in measurement.axes:
-        table.add_column(axis_title(axis), justify="right", overflow="fold")
+        title = axis_title(axis)
+        table.add_column(title, justify="right", overflow="fold", min_width=max(map(len, title.split())))
     rows = [("pure relevance", 0), *((f"best {axis_title(axis)}", point) for axis, point in front.extremes.items())]
     rows += [(f"chosen by {rule}", choice.point) for rule, choice in choices.items()]
     for name, point in rows:
         values = [f"{value:.4f}" for value in measurement.values[point]]
-        table.add_row(name, measurement.points[point].words(), *values)
+        words = measurement.points[point].words()
+        table.add_row(name, "" if words == name else words, *values)
     return table
 
 

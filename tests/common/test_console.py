@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from equipoise.common.console import bold, new_console, new_table
+from equipoise.common.console import PlainConsole, bold, new_console, new_table
 from equipoise.common.logs import Rendered, show_messages
 from equipoise.common.progress import ProgressBar
 
@@ -32,6 +32,18 @@ def test_columns_that_are_asked_for_are_kept(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     assert max(map(len, printed(capsys))) <= 60
+
+
+def test_a_narrow_terminal_moves_columns_together_before_it_folds_cells() -> None:
+    numbers = ["AUC", "GAUC", "UAUC", "log loss", "NE", "ECE", "mean p", "NDCG@10"]
+    table = new_table("a title that is longer than the names in it", [""], numbers)
+    table.add_row("times_bought", *["0.5186*"] * 8)
+    for width, gap in ((80, " "), (120, "  ")):
+        with (console := PlainConsole(width=width)).capture() as captured:
+            console.print(table)
+        rows = [line.strip() for line in captured.get().splitlines() if line.strip()]
+        assert rows[0] == "a title that is longer than the names in it"
+        assert rows[-1].startswith("times_bought") and rows[-1].endswith(gap.join(["0.5186*"] * 2))
 
 
 def test_other_processes_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,14 @@ def test_scores_of_evaluate_are_taken(run: Path, monkeypatch: pytest.MonkeyPatch
     assert len(read(run / "front.json")["points"]) == 13 * 17
 
 
+def test_a_sample_of_the_validation_requests_is_stated(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    front(run, FrontOptions(resamples=5, requests=4))
+    assert read(run / "front.json")["valid"]["requests"] == 4
+    monkeypatch.setattr(equipoise.evaluation.split_scores, "score_slates", None)
+    front(run, FrontOptions(resamples=5, requests=4))  # the scores of these requests, and all of test, are taken again
+    assert read(run / "front.json")["valid"]["requests"] == 4
+
+
 def test_export_carries_the_choice(fronted: Path, exported: Path) -> None:
     chosen = read(fronted / "front.json")["choices"]["weights"]
     assert any(chosen["omega"].values())  # or an export without a choice would look the same
