@@ -44,7 +44,7 @@ check: $(VENV)/installed
 
 # The docs as a site, in site/; every broken link is an error.
 docs: $(VENV)/installed
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Jobs of several processes find their own ports.
 test: $(VENV)/installed

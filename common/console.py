@@ -23,6 +23,8 @@ class PlainConsole(Console):
     """A console that shows text as it is: brackets are no markup, control characters show as their escapes."""
 
     def __init__(self, **settings: Any) -> None:
+        if "ipykernel" in sys.modules:  # a notebook: rich would ask for ipywidgets there, or move a cursor
+            settings = {"force_jupyter": False, "force_terminal": False, **settings}
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:

@@ -1,7 +1,6 @@
-"""What libraries print that a user can do nothing about, nor has to: the command line leaves it out."""
+"""What libraries print that a user can do nothing about, nor has to: it is left out."""
 
 import logging
-import os
 import warnings
 
 LOGGED = {
@@ -33,5 +32,3 @@ def leave_out_noise() -> None:
             logger.addFilter(_Without(text))
     for beginning in WARNED:
         warnings.filterwarnings("ignore", message=beginning, category=FutureWarning)
-    # Bars of prepared files that are mapped into memory; HF_DATASETS_DISABLE_PROGRESS_BARS=0 shows them.
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from equipoise.common.console import PlainConsole
+
 
 class ProgressBar:
     """A bar on the terminal while its `with` block runs, with a line for each stage of work.
@@ -50,7 +52,9 @@ class ProgressBar:
                 TextColumn(f"{unit}, {more}" if more else unit, markup=False),
                 TimeRemainingColumn(),
             ]
-        self._bar = Progress(*columns, console=console or Console(stderr=True), transient=transient, disable=disable)
+        self._bar = Progress(
+            *columns, console=console or PlainConsole(stderr=True), transient=transient, disable=disable
+        )
         self._lines: dict[str, TaskID] = {}
         if title:
             self.add(title, total)

@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from equipoise.common.errors import UserError
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import SPLITS, Manifest
 from equipoise.data.prepare.files import literal, quote
@@ -52,7 +53,8 @@ def audit(folder: Path) -> list[Finding]:
     """
     manifest = Manifest.read(folder)
     with closing(duckdb.connect()) as con:
-        con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        hide_bar(con)
+        con.execute("SET TimeZone = 'UTC'")
         try:
             _open(con, folder, manifest)
             found = [

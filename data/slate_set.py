@@ -174,8 +174,11 @@ class SlateSet:
         """
         from datasets import Dataset as HfDataset
         from datasets.exceptions import DatasetGenerationError
+        from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
         files = [str(self.folder / name) for name in self.manifest.splits[self.split].files]
+        shown = not are_progress_bars_disabled()
+        disable_progress_bars()  # it would count rows that prepare has counted
         try:
             return HfDataset.from_parquet(files, cache_dir=str(self.folder / ".cache"))
         except (DatasetGenerationError, OSError, ValueError) as error:
@@ -183,6 +186,9 @@ class SlateSet:
             raise UserError(
                 f"the {self.split} shards in {self.folder} cannot be read ({error}): prepare them again"
             ) from error
+        finally:
+            if shown:
+                enable_progress_bars()
 
     def __len__(self) -> int:
         return self._length

@@ -1,11 +1,12 @@
 """Balanced multi-objective LoRA fine-tuning of language-model backbones for e-commerce recommendation.
 
-    from equipoise import Recommender, evaluate, export_run, load_config, prepare, train
+    from equipoise import Recommender, evaluate, export_run, front, load_config, prepare, train
 
     config = load_config("my_shop.yaml", ["train.lr=3e-4"])
     prepare(config)
     train(config)
     report = evaluate(config.output)
+    front(config.output, where="ndcg>=98%", maximize="exposure_ratio")
     export_run(config.output, "exports/my_shop")
     Recommender.load("exports/my_shop").rank(user, candidates)
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from equipoise.configs.load import load_config
     from equipoise.configs.schema import RunConfig
     from equipoise.evaluation.evaluate_run import evaluate_run as evaluate
+    from equipoise.evaluation.front.front_of_run import front_of_run as front
     from equipoise.export.write import export_run
     from equipoise.serving.recommender import Recommender
     from equipoise.train.balancing.gradient_stats import Weighting
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "export_run",
+    "front",
     "load_config",
     "prepare",
     "train",
@@ -53,6 +56,7 @@ _SOURCES = {
     "Weighting": ("equipoise.train.balancing.gradient_stats", "Weighting"),
     "evaluate": ("equipoise.evaluation.evaluate_run", "evaluate_run"),
     "export_run": ("equipoise.export.write", "export_run"),
+    "front": ("equipoise.evaluation.front.front_of_run", "front_of_run"),
     "load_config": ("equipoise.configs.load", "load_config"),
     "prepare": ("equipoise.train.prepare_run", "prepare_data"),
 }
@@ -76,6 +80,8 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
         """Load a public name when it is first asked for."""
+        if name in __all__:
+            importlib.import_module("equipoise.common.library_noise").leave_out_noise()
         if name == "train":
             return importlib.import_module("equipoise.train")
         if name == "__version__":

@@ -72,7 +72,7 @@ def score_slates(
             part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
             part |= {} if batch.weight is None else {WEIGHT: batch.weight.double().cpu().numpy()}
             parts.append(part)
-            progress(len(group) * world.size)
+            progress(sum(map(len, groups[number * world.size : (number + 1) * world.size])))  # of all processes
     model.train(was_training)
     everywhere = [part for process in world.gather(parts) for part in process]
     merged = {name: np.concatenate([part[name] for part in everywhere]) for name in everywhere[0]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from equipoise.configs.schema import DataConfig
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.labels import LabelStats
 from equipoise.data.prepare.labels import fill_absent_labels
 from equipoise.data.prepare.new_items import check_new_items
@@ -32,7 +33,7 @@ def check_headers(config: DataConfig, labels: Mapping[str, LabelStats], read: Co
     if len(local) == len(files) and not any(path.exists() or glob.has_magic(str(path)) for path in local):
         return ["no table of data.tables is on this machine: their columns were not checked"]
     with tempfile.TemporaryDirectory() as work, duckdb.connect() as con:
-        con.execute("SET enable_progress_bar = false")
+        hide_bar(con)
         tables = open_files(con, config.tables, Path(work), head=True)
         fill_absent_labels(tables, read)
         check_names(tables, config)

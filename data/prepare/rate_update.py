@@ -13,6 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.nearest import did_you_mean
 from equipoise.common.sealed import seal
 from equipoise.configs.rates import RateConfig
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.prepare.files import file_relation, literal, quote, unreadable
 from equipoise.data.prepare.rates import (
     microseconds_of,
@@ -51,7 +52,7 @@ def update_states(
     rates = {path: read_metadata(path) for path in states}
     with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect(str(Path(spill) / "work.duckdb"))) as con:
         con.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = {literal(spill)}; SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+        hide_bar(con)
         tables = _open(con, impressions, items, item_keys)
         _write_rows(tables, [rate for rate, *_ in rates.values()])
         count, first, last = one(con, "SELECT count(*), min(moment), max(moment) FROM rate_rows")

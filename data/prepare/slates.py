@@ -17,6 +17,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.common.nearest import did_you_mean
 from equipoise.configs.schema import DataConfig
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
@@ -171,7 +172,7 @@ def _database(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnecti
             raise UserError(f"data.memory_limit '{memory_limit}' is not understood: write it like 4GB") from error
         con.execute(f"SET temp_directory = '{str(work / 'spill').replace(chr(39), chr(39) * 2)}'")
         con.execute("SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+        hide_bar(con)
         yield con
     finally:
         con.close()

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from equipoise.common.errors import UserError
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.prepare.files import columns_of, file_relation, kind_of_file, quote, unreadable
 from equipoise.data.prepare.tables import ID_COLUMNS, one
 from equipoise.data.values import is_list_kind, plain_sql, text_sql
@@ -100,7 +101,7 @@ def request_connection() -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for one file of requests: what has to be sorted is spilled beyond `SORT_MEMORY`, times are UTC."""
     with tempfile.TemporaryDirectory() as spill, closing(duckdb.connect()) as con:
         con.execute(f"SET memory_limit = '{SORT_MEMORY}'; SET temp_directory = '{spill}'; SET TimeZone = 'UTC'")
-        con.execute("SET enable_progress_bar = false")
+        hide_bar(con)
         yield con
 
 

@@ -6,7 +6,7 @@ Runs in one process, or in many under `equipoise launch front RUN`, which share 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,34 @@ def _grid(config: RunConfig, options: FrontOptions) -> Grid:
     return grid
 
 
-def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> None:
+def front_of_run(folder: str | Path, overrides: Sequence[str] = (), **options: Any) -> dict[str, Any] | None:
+    """Measure trade-offs on the valid split without training again, choose one, and test it; draw front.png.
+
+    Args:
+        folder: run folder that `train` wrote.
+        overrides: settings to change, as `key.sub=value`.
+        options: those of the command `equipoise front`, with _ for -: where="ndcg>=98%", maximize="exposure_ratio",
+            knee=True, axes="ndcg,ild", requests=60.
+
+    Returns:
+        What front.json holds: `points`, `front` (numbers of points), `choices`, `chosen`. None on all processes but
+        the first.
+
+    Raises:
+        UserError: the run is unfinished or does not fit its data, an option cannot be read, or nothing fulfils it.
+    """
+    known = [each.name for each in fields(FrontOptions)]
+    for name in options:
+        if name not in known:
+            raise UserError(f"front has no option '{name}': name one of {', '.join(known)}")
+    return measure_front(Path(folder), FrontOptions(**options), overrides)
+
+
+def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] = ()) -> dict[str, Any] | None:
     """Write front.json, front.png and operating_point.json into the run folder, and the choice into an export.
+
+    Returns:
+        What front.json holds; None on all processes but the first.
 
     Raises:
         UserError: the run is unfinished or does not fit its data, an option cannot be read, or nothing fulfils it.
@@ -146,7 +172,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     table = scores.score("valid", reuse=True, requests=options.requests)
     test_table = scores.score("test", reuse=True) if options.test else None
     if table is None:
-        return
+        return None
     began = time.perf_counter()
     measure = TradeOffScorer(table, plan.measured, options.resamples, config.seed)
     measurement = measure(plan.grid.points(), tuple(plan.grid.value))
@@ -191,10 +217,12 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     else:
         chosen = operating_point(choices[way], measurement, plan.grid, measure)
         _hand_over(folder, chosen, options.export, scores.adapters)
-    hint = wandb_run.tell_front(config, folder, json_ready(record))
+    plain: dict[str, Any] = json_ready(record)
+    hint = wandb_run.tell_front(config, folder, plain)
     mlflow_run.tell_front(config, folder, record)
     if hint:
         log.info(f"W&B was offline; send the front with: {hint}")
+    return plain
 
 
 def _title(config: RunConfig, measure: TradeOffScorer, front: Front) -> str:

@@ -1,4 +1,4 @@
-"""The command line leaves out what libraries say to nobody, and nothing else of them."""
+"""What libraries say to nobody is left out, and nothing else of them."""
 
 import importlib.util
 import logging
@@ -28,9 +28,8 @@ def loggers() -> "list[logging.Logger]":
 
 
 def test_noise_is_left_out_and_the_rest_is_shown(
-    loggers: "list[logging.Logger]", caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    loggers: "list[logging.Logger]", caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("HF_DATASETS_DISABLE_PROGRESS_BARS", raising=False)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         leave_out_noise()
@@ -44,14 +43,6 @@ def test_noise_is_left_out_and_the_rest_is_shown(
         logger.warning("it is said: %s.", text)
         logger.warning("this counts")
     assert [record.getMessage() for record in caplog.records] == ["this counts"] * len(LOGGED)
-    assert os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] == "1"
-
-
-def test_who_asks_for_bars_gets_them(loggers: "list[logging.Logger]", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "0")
-    with warnings.catch_warnings():
-        leave_out_noise()
-    assert os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] == "0"
 
 
 def test_the_libraries_say_it_where_it_is_looked_for() -> None:

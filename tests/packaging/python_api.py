@@ -8,7 +8,7 @@ from typing import Any
 import equipoise
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python_api.md"
-ORDER = ("load_config", "prepare", "train", "evaluate", "export_run", "Recommender", "Objective", "Weighting")
+ORDER = ("load_config", "prepare", "train", "evaluate", "front", "export_run", "Recommender", "Objective", "Weighting")
 METHODS = {
     "Recommender": ("load", "rank", "score", "rank_frame", "recall", "price", "explain"),
     "Objective": ("loss",),
@@ -20,12 +20,13 @@ Made from the docstrings of the names that `equipoise` itself offers (`python -m
 loaded when they are first asked for; everything else (`equipoise.train…`, `equipoise.data…`) may change.
 
 ```python
-from equipoise import Recommender, evaluate, export_run, load_config, prepare, train
+from equipoise import Recommender, evaluate, export_run, front, load_config, prepare, train
 
 config = load_config("my_shop.yaml", ["train.lr=3e-4"])
 prepare(config)
 train(config)
 report = evaluate(config.output, split="test")
+front(config.output, where="ndcg>=98%", maximize="exposure_ratio")
 export_run(config.output, "exports/my_shop")
 ranking = Recommender.load("exports/my_shop").rank({"age": 40}, ["i1", "i2"])
 ```

@@ -16,7 +16,7 @@ from tests.packaging.python_api import ORDER, PAGE, render
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "duckdb", "pandas", "pydantic", "numpy", "rich")
 PUBLIC = {
-    "Objective", "Recommender", "RunConfig", "UserError", "Weighting", "__version__", "evaluate", "export_run",
+    "Objective", "Recommender", "RunConfig", "UserError", "Weighting", "__version__", "evaluate", "export_run", "front",
     "load_config", "prepare", "train",
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from equipoise import (
     __version__,
     evaluate,
     export_run,
+    front,
     load_config,
     prepare,
     train,
@@ -29,6 +30,8 @@ def whole_run(path: str) -> str:
     assert summary is not None, f"{rows} impressions, {__version__}"
     report = evaluate(config.output, split="test")
     assert report is not None
+    measured = front(config.output, knee=True)
+    assert measured is not None and measured["chosen"] == "knee"
     export_run(config.output, Path("exports"))
     best = Recommender.load("exports").rank({"age": "30"}, ["i1", "i2"]).candidates[0]
     return str(best.item_id)
