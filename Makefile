@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # Two processes on the CPU; DDP as on many GPUs.
 LAUNCH := $(BIN)/accelerate launch --config_file configs/accelerate/cpu_ddp2.yaml -m
 # The operating point: as much exposure for the weakest brand group as 98 % of the relevance allows.
-CHOICE := --requests 60 --where "ndcg>=98%" --maximize exposure_ratio
+CHOICE := --requests 40 --where "ndcg>=98%" --maximize exposure_ratio
 
 demo: $(VENV)/installed
 	$(BIN)/equipoise prepare configs/demo.yaml

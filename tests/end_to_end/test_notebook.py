@@ -1,11 +1,15 @@
-"""The notebook of the docs runs from its first cell to its last, in a kernel of its own, and reaches what it says."""
+"""The notebook of the docs runs from its first cell to its last, in a kernel of its own, and the README's code runs."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from tests.packaging.docs_blocks import blocks
+from tests.tiny_run import run_settings, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -27,3 +31,13 @@ def test_the_first_run_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for noise in ("kernels-community", "Setting accelerator", "broadcast_buffers", "Generating", "\x1b["):
         assert noise not in printed
     assert (tmp_path / "first_run" / "export" / "serving.json").is_file()
+
+
+def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in blocks("python") if block.page == "README.md"]
+    write_config(run_settings(tmp_path), tmp_path / "my_shop.yaml")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block.text, block.page, "exec"), names)
+    assert {each.item_id for each in names["ranking"].candidates} == {"i1", "i2"}
+    assert names["report"]["requests"] == 12 and (tmp_path / "run" / "front.json").is_file()
