@@ -28,6 +28,7 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add pages that the nav does not name to the end of Guides."""
+    assert config.nav is not None, "mkdocs.yml has a nav"
     named = set(_leaves(config.nav))
     docs = Path(config.docs_dir)
     found = [path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md")) if "site" not in path.parts[-2:]]
