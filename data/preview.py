@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from equipoise.common.errors import UserError
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.manifest import SPLITS, Manifest
 from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.tables import one
@@ -73,7 +74,8 @@ def preview(folder: Path, examples: int = 3, candidates: int = 4) -> Preview:
     """
     manifest = Manifest.read(folder)
     with closing(duckdb.connect()) as con:
-        con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        hide_bar(con)
+        con.execute("SET TimeZone = 'UTC'")
         try:
             _open(con, folder, manifest)
             found = Preview(

@@ -13,6 +13,7 @@ import typer
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.load import load_config
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.propose.look import look
 from equipoise.data.propose.roles import assign_roles
 from equipoise.data.propose.settings import Proposal, propose
@@ -47,7 +48,8 @@ def write_config(tables: Sequence[str], out: Path, name: str | None, formats: Se
     given = dict(_said(text) for text in formats)
     ask = _refusing if yes or not sys.stdin.isatty() else _asking
     with tempfile.TemporaryDirectory() as work, duckdb.connect() as con:
-        con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        hide_bar(con)
+        con.execute("SET TimeZone = 'UTC'")
         looks = [look(con, path, number, Path(work)) for number, path in enumerate(tables)]
         roles = assign_roles(con, looks)
         proposal = propose(con, roles, ask, given)

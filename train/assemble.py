@@ -310,12 +310,12 @@ def train_batches(config: RunConfig, data: DataParts, world: World, parts: int |
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed, parts)
     masked = _masked_slates(config, data) if settings.feature_dropout else None
     max_row, draws = config.tokens.max_row, _recall_draws(config, data, world)
-    parts = (settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws)
+    given = (settings.negatives, max_row, data.attributes, masked, settings.feature_dropout, draws)
     # Lists of whole slates need a relevance of the candidates that are left out: the priors', where all have one.
     whole = any(o.reads_whole_slates for o in data.objectives.values())
     whole = whole and set(config.relevance_exponents()) <= set(data.beside.priors.names)
     whole = whole and settings.negatives is not None
-    return TrainBatches(slates, order, *parts, whole=whole, user_groups=data.user_groups)
+    return TrainBatches(slates, order, *given, whole=whole, user_groups=data.user_groups)
 
 
 def _recall_draws(config: RunConfig, data: DataParts, world: World) -> RecallDraws | None:

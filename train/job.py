@@ -111,7 +111,9 @@ class Job:
         self._start_heads(model)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
         optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
-        prepare = partial(prepare_sharded, self.accelerator) if is_fsdp(self.accelerator) else self.accelerator.prepare
+        prepare: Any = (
+            partial(prepare_sharded, self.accelerator) if is_fsdp(self.accelerator) else self.accelerator.prepare
+        )
         self.model, self.optimizer = prepare(model, optimizer)
         self.slate_model: SlateModel = self.accelerator.unwrap_model(self.model)
         self.movement = MovementCheck(self.slate_model, self.world)

@@ -179,8 +179,8 @@ def _map(con: duckdb.DuckDBPyConnection, name: str, file: TableFile) -> list[For
     for ours in file.formats:
         if ours not in given:
             raise UserError(
-                f"{file.label} ({place}) has no column '{ours}', which {place}.formats names{did_you_mean(ours, given)}: "
-                "correct the name"
+                f"{file.label} ({place}) has no column '{ours}', which {place}.formats names"
+                f"{did_you_mean(ours, given)}: correct the name"
             )
     con.execute(f"CREATE VIEW raw_{name} AS SELECT {', '.join(columns)} FROM file_{name}")
     return formatted

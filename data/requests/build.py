@@ -19,6 +19,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.nearest import did_you_mean
 from equipoise.configs.schema import DataConfig
 from equipoise.configs.tables import TableFile, YesNoWords
+from equipoise.data.database_bar import hide_bar
 from equipoise.data.prepare.files import CSV, JSON_LINES, PARQUET, columns_of, literal, quote
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.mapped import open_table_file, refuse_unread
@@ -61,7 +62,8 @@ def build_requests(config: DataConfig, users: Path, candidates: Path, at: dateti
     if not out.name.lower().endswith((*PARQUET, *JSON_LINES, ".csv")):
         raise UserError(f"--out {out} has an unknown ending: use .parquet, .csv or .jsonl")
     with tempfile.TemporaryDirectory() as work, closing(duckdb.connect(str(Path(work) / "work.duckdb"))) as con:
-        con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'; SET preserve_insertion_order = true")
+        hide_bar(con)
+        con.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = true")
         tables = _open(con, config, Path(work))
         built = Built(0, 0, 0)
         own = _read(con, "given_users", users, config, ("users",), Path(work))

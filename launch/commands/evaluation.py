@@ -24,7 +24,7 @@ def evaluate(
 
 @with_options
 def front(run: RunArgument, options: FrontOptions, adapters: Adapters = None, overrides: Set = None) -> None:
-    """Measure the Pareto front of trade-offs without training again, and choose the operating point (default: knee)."""
+    """Measure the Pareto front of trade-offs without training again, and choose the operating point where asked to."""
     from equipoise.evaluation.front.front_of_run import measure_front
 
     measure_front(run, options, with_adapters(overrides, adapters))

@@ -11,6 +11,7 @@ import duckdb
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.common.yaml_file import MOST_BYTES, read_yaml
+from equipoise.data.database_bar import hide_bar
 from equipoise.evaluation.compare.run_records import find_runs
 
 OWN = ".equipoise-studio"
@@ -135,7 +136,7 @@ def written_lately(run: Path) -> bool:
 def _columns(path: Path) -> list[str]:
     readers = {".csv": "read_csv", ".parquet": "read_parquet", ".jsonl": "read_json"}
     with duckdb.connect() as con:
-        con.execute("SET enable_progress_bar = false")
+        hide_bar(con)
         try:
             quoted = str(path).replace("'", "''")
             rows = con.execute(f"DESCRIBE SELECT * FROM {readers[path.suffix.lower()]}('{quoted}')").fetchall()
