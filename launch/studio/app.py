@@ -17,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from equipoise.common.errors import UserError
 from equipoise.common.page.whole_page import HEADERS, icon, whole_page
 from equipoise.launch.studio.commands import COMPARISON, Start, arguments, export_of
-from equipoise.launch.studio.draft import ROLES, draft
+from equipoise.launch.studio.draft import proposed
 from equipoise.launch.studio.jobs import Jobs
 from equipoise.launch.studio.run_state import run_rows, run_state
 from equipoise.launch.studio.workspace import OWN, Workspace
@@ -34,9 +34,9 @@ class Draft(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$")
-    tables: dict[str, str]
-    backbone: str = Field(max_length=400)
-    random: bool = False
+    tables: list[str] = Field(min_length=1, max_length=20)
+    formats: list[str] = Field(default=[], max_length=100)
+    backbone: str = Field(min_length=1, max_length=400)
     steps: int = Field(200, ge=1, le=10_000_000)
 
 
@@ -99,14 +99,15 @@ def create_studio(folder: Path, token: str, known: frozenset[str]) -> FastAPI:
 
     @app.post("/api/draft")
     def propose(asked: Draft) -> dict[str, str]:
-        """A proposed config; nothing is written."""
-        listed = {table.path: table.columns for table in workspace.tables()}
-        for role, path in asked.tables.items():
-            if role not in ROLES or path not in listed:
+        """What `equipoise init` proposes of some tables; nothing is written."""
+        listed = {table.path for table in workspace.tables()}
+        for path in asked.tables:
+            if path not in listed:
                 raise UserError(f"'{path[:80]}' is no table of this workspace: choose one of the list")
-        columns = {role: listed[path] for role, path in asked.tables.items()}
-        text = draft(asked.name, asked.tables, columns, asked.backbone, asked.random, asked.steps)
-        return {"config": f"{asked.name}.yaml", "text": text}
+        options = [("--name", asked.name), ("--backbone", asked.backbone), ("--steps", str(asked.steps))]
+        options += [("--format", each) for each in asked.formats]
+        text, said = proposed(asked.tables, options, workspace.folder)
+        return {"config": f"{asked.name}.yaml", "text": text, "said": said}
 
     @app.get("/api/configs/{name}", response_class=PlainTextResponse)
     def config(name: str) -> str:

@@ -1,6 +1,5 @@
 "use strict";
 // The studio: asks its server for what folders hold, starts commands, and draws what they have written so far.
-const ROLES = { impressions: ["request_id", "click"], items: ["title"], users: ["user_id"], events: ["user_id", "item_id", "timestamp"] };
 const TITLES = { losses: "Losses", validation: "On the validation split", conflicts: "Share of steps in conflict", cosines: "Cosines of gradients", weights: "Weights α on raw gradients" };
 const ABOUT = { validate: "Check", prepare: "Prepare the data", preview: "Preview what the model reads", audit: "Look for faults in the data", estimate: "Estimate memory", train: "Train" };
 const ON_RUN = { resume: "Go on training", evaluate: "Evaluate on test", front: "Measure the front", diagnose: "Diagnose conflicts", report: "Make the report", open: "Open the report", export: "Export", again: "Export again" };
@@ -60,33 +59,32 @@ function show() {
 // Tables: which file is which, and a first configuration of them.
 async function look() {
   tables = await ask("api/tables");
-  $("roles").replaceChildren();
-  for (const role of Object.keys(ROLES)) {
-    const label = make("label", role), select = make("select", null, { id: `role-${role}` }), about = make("small");
-    select.append(make("option", role === "impressions" || role === "items" ? "choose a file" : "none", { value: "" }));
-    for (const { path } of tables) select.append(make("option", path, { value: path }));
-    select.value = guess(role) ?? "";
-    const tell = () => { about.textContent = (tables.find((each) => each.path === select.value)?.columns ?? []).join(", "); };
-    select.addEventListener("change", tell);
-    tell();
-    label.append(select, about);
-    $("roles").append(label);
-  }
-}
-
-function guess(role) {
-  const held = tables.filter(({ columns }) => ROLES[role].every((name) => columns.includes(name)) && (role === "impressions" || !columns.includes("click")) && (role !== "users" || !columns.includes("item_id")));
-  return (held.find(({ path }) => path.includes(role)) ?? held[0])?.path;
+  $("roles").replaceChildren(...tables.map(({ path, columns }) => {
+    const label = make("label", null, { class: "check" }), about = make("span");
+    about.append(path, make("small", columns.join(", ")));
+    label.append(make("input", null, { type: "checkbox", value: path, checked: "" }), about);
+    return label;
+  }));
 }
 
 async function propose() {
-  const chosenTables = Object.fromEntries(Object.keys(ROLES).map((role) => [role, $(`role-${role}`).value]).filter(([, path]) => path));
-  const found = await ask("api/draft", { name: $("name").value, tables: chosenTables, backbone: $("backbone").value, random: $("random").checked, steps: Number($("steps").value) });
-  if (state.configs.includes(found.config)) throw new Error(`${found.config} exists already: choose another name, or open it under Settings.`);
-  await ask(`api/configs/${found.config}`, { text: found.text }, "PUT");
-  await refresh();
-  await openConfig(found.config);
-  location.hash = "#settings";
+  const chosenTables = [...document.querySelectorAll("#roles input:checked")].map(({ value }) => value);
+  if (!chosenTables.length) throw new Error("No table is chosen: impressions and items at least.");
+  const formats = $("formats").value.split(",").map((each) => each.trim()).filter(Boolean);
+  const asked = { name: $("name").value, tables: chosenTables, formats, backbone: $("backbone").value, steps: Number($("steps").value) };
+  $("propose").disabled = true;
+  try {
+    const found = await ask("api/draft", asked);
+    if (state.configs.includes(found.config)) throw new Error(`${found.config} exists already: choose another name, or open it under Settings.`);
+    $("said").textContent = found.said;
+    $("said").hidden = !found.said;
+    await ask(`api/configs/${found.config}`, { text: found.text }, "PUT");
+    await refresh();
+    await openConfig(found.config);
+    location.hash = "#settings";
+  } finally {
+    $("propose").disabled = false;
+  }
 }
 
 // Settings: the text of a config, and the commands on it.

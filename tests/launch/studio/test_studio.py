@@ -14,16 +14,10 @@ import yaml
 
 from equipoise.common.errors import UserError
 from equipoise.launch.studio.commands import Start, arguments
-from equipoise.launch.studio.draft import draft
+from equipoise.launch.studio.draft import proposed
 from equipoise.launch.studio.jobs import Jobs
 from equipoise.launch.studio.workspace import OWN, Workspace
 from tests.evaluation.run_page.conftest import front
-
-COLUMNS = {
-    "impressions": ["request_id", "timestamp", "user_id", "item_id", "click", "price", "seen"],
-    "items": ["item_id", "title", "brand"],
-}
-TABLES = {"impressions": "i.csv", "items": "items.csv"}
 
 
 def wait_for(jobs: Jobs, name: str, *states: str) -> None:
@@ -119,16 +113,20 @@ def test_a_point_of_the_front_is_chosen_by_its_own_bounds(tmp_path: Path) -> Non
             arguments(Start(command="front", run="runs/a", at_least=bounds), Workspace(tmp_path))
 
 
-def test_a_draft_reads_the_columns_that_there_are() -> None:
-    settings = yaml.safe_load(draft("a", TABLES, COLUMNS, "base", False, 5))
-    assert settings["objectives"] == {"ctr": {}}
-    assert settings["data"]["prompt"] == {
-        "prefix": ["shopper"], "item": ["{title}", "{brand}"], "context": ["price {price|money}", "seen {seen}"]
-    }  # fmt: skip
-    with pytest.raises(UserError, match="no column title"):
-        draft("a", TABLES, COLUMNS | {"items": ["item_id"]}, "base", False, 5)
-    with pytest.raises(UserError, match="no table of items"):
-        draft("a", {"impressions": "i.csv"}, COLUMNS, "base", False, 5)
+def test_settings_are_proposed_by_init_in_its_words(tmp_path: Path) -> None:
+    rows = [f"r{n},2025-01-{n + 1:02d} 10:00:00,u{n % 3},i{m},{m % 2},{n}.{m}0" for n in range(20) for m in range(3)]
+    (tmp_path / "shown.csv").write_text("\n".join(["request_id,timestamp,user_id,item_id,click,preis", *rows]) + "\n")
+    items = [f"i{m},Tee {m},Getränk" for m in range(3)]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title,category", *items]) + "\n")
+    options = [("--name", "a"), ("--backbone", "base"), ("--steps", "7")]
+    text, said = proposed(["items.csv", "shown.csv"], options, tmp_path)
+    settings = yaml.safe_load(text)
+    assert settings["data"]["tables"]["impressions"]["path"] == "shown.csv"
+    assert settings["backbone"] == {"path": "base"} and settings["train"]["max_steps"] == 7
+    assert "impressions: shown.csv" in said and "run.yaml" not in said
+    with pytest.raises(UserError, match="no table has both moments"):
+        proposed(["items.csv"], options, tmp_path)
+    assert not list(tmp_path.glob("*.yaml"))
 
 
 def test_only_this_machine_with_the_token_is_answered(tmp_path: Path, start_studio: Callable[..., Any]) -> None:

