@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from equipoise.common.errors import UserError
@@ -36,9 +36,11 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
     # The launcher's value would win over the argument below.
     os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.train.accumulate)
     trackers = _trackers(config)
+    precision = "bf16" if config.train.precision == "bf16" else "no"
+    _forget_precision(precision)
     try:
         accelerator = Accelerator(
-            mixed_precision="bf16" if config.train.precision == "bf16" else "no",
+            mixed_precision=precision,
             gradient_accumulation_steps=config.train.accumulate,
             kwargs_handlers=handlers,
             log_with=trackers if trackers and run is not None else None,
@@ -61,6 +63,12 @@ def make_accelerator(config: RunConfig, run: Path | None = None) -> Accelerator:
         # Offloaded, torch's AdamW steps as on every engine; DeepSpeed's own would be compiled first, for minutes.
         settings.setdefault("zero_force_ds_cpu_optimizer", False)
     return accelerator
+
+
+def _forget_precision(wanted: str) -> None:
+    """Let a second job of this process compute in another precision: Accelerate keeps the first one's."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()
 
 
 def _shard(accelerator: Accelerator) -> None:

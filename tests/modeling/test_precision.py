@@ -15,6 +15,7 @@ from equipoise.modeling import precision
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import computing, multiplies_in_bf16, narrow_base, settle_precision
 from equipoise.serving.recommender import Recommender
+from equipoise.train.accelerate_setup import make_accelerator
 
 
 def config_of(tmp_path: Path, wanted: str, dtype: str, **backbone: Any) -> RunConfig:
@@ -90,3 +91,10 @@ def test_a_server_in_bf16_ranks_about_as_one_in_fp32(tiny_export: Callable[..., 
     assert exact.cache.hits and narrow.cache.hits
     with pytest.raises(UserError, match="dtype is float16: give one of auto, fp32, bf16"):
         Recommender.load(folder, dtype="float16")
+
+
+def test_jobs_of_one_process_may_differ_in_precision(tmp_path: Path) -> None:
+    found = [
+        make_accelerator(config_of(tmp_path, wanted, "float32")).mixed_precision for wanted in ("fp32", "bf16", "fp32")
+    ]
+    assert found == ["no", "bf16", "no"]

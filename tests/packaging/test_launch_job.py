@@ -77,7 +77,7 @@ def test_one_machine_takes_a_free_port_unless_one_is_named(launched: list[Any], 
 
 def test_only_plain_processes_on_the_cpu_are_told_so(launched: list[Any]) -> None:
     told = {file.stem: on_cpu(file, yaml.safe_load(file.read_text())) for file in FOLDER.glob("*.yaml")}
-    assert {name for name, on in told.items() if on} == {"cpu", "cpu_ddp2"}
+    assert {name for name, on in told.items() if on} == {"cpu", "cpu_ddp2", "cpu_fsdp2"}
     launch_job("cpu_zero2", ["train", "my.yaml"])
     assert "ACCELERATE_USE_CPU" not in os.environ
     launch_job("cpu_ddp2", ["train", "my.yaml"])
