@@ -21,6 +21,7 @@ from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
 from equipoise.launch.cli import main
 from equipoise.serving.recommender import Recommender
+from tests.export_record import write_record
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -126,7 +127,7 @@ def damaged(out: Path, copy: Path, change: Callable[[dict[str, torch.Tensor]], N
     save_file(tensors, file)
     record = json.loads((copy / "serving.json").read_text())
     del record["files"]  # so that the scores alone can tell
-    (copy / "serving.json").write_text(json.dumps(record))
+    write_record(copy, record)
     return copy
 
 
@@ -142,7 +143,7 @@ def test_another_scope_fails_the_golden_check(exported: Any, tmp_path: Path, nam
     serving = json.loads(file.read_text())
     assert serving["scope"] == ("candidates" if "candidates" in name else "all")
     serving["scope"] = "all" if serving["scope"] == "candidates" else "candidates"
-    file.write_text(json.dumps(serving))
+    write_record(file.parent, serving)
     with pytest.raises(UserError, match="golden check FAILED"):
         run_check(tmp_path / "copy")
 
@@ -178,7 +179,7 @@ def test_the_check_sees_a_wrong_prompt_layout(exported: Any, tmp_path: Path) -> 
     file = tmp_path / "copy" / "serving.json"
     serving = json.loads(file.read_text())
     serving["layout"]["prefix_end_ids"] = []
-    file.write_text(json.dumps(serving))
+    write_record(file.parent, serving)
     with pytest.raises(UserError, match="gives other ids"):
         run_check(tmp_path / "copy")
 
@@ -211,7 +212,7 @@ def test_a_packed_base_gives_its_golden_logits_packed_alone(
     file = out / "serving.json"
     serving = json.loads(file.read_text())
     serving["base"]["quantization"] = None
-    file.write_text(json.dumps(serving))
+    write_record(out, serving)
     with pytest.raises(UserError, match="golden check FAILED"):
         run_check(out)
 

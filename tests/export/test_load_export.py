@@ -18,6 +18,7 @@ from equipoise.export.load import load_export
 from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model
+from tests.export_record import write_record
 
 KINDS = [
     ("llama", "all", "last"),
@@ -74,7 +75,7 @@ def copied(tiny_export: Callable[..., Any], tmp_path: Path) -> Path:
 def change_record(folder: Path, change: Callable[[dict], object]) -> None:
     record = json.loads((folder / "serving.json").read_text())
     change(record)
-    (folder / "serving.json").write_text(json.dumps(record))
+    write_record(folder, record)
 
 
 def change_tensors(path: Path, change: Callable[[dict], object]) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from equipoise.launch.cli import main
 from equipoise.serving.recommender import Recommender
+from tests.export_record import write_record
 
 CAMPAIGN = {
     "name": "spring",
@@ -109,7 +110,7 @@ def test_a_calibration_widens_the_interval(exported: Path, users: Path, tmp_path
     record = json.loads((copy / "serving.json").read_text())
     for name in ("ctr", "cvr"):
         record["objectives"][name]["calibration_lines"] = [[1.0, shift] for shift in np.linspace(-0.8, 0.8, 20)]
-    (copy / "serving.json").write_text(json.dumps(record))
+    write_record(copy, record)
     widths = {}
     for export in (exported, copy):
         out = tmp_path / f"slates{len(widths.get('realised_value_interval', ()))}.parquet"

@@ -18,6 +18,7 @@ from equipoise.scoring.score_run import score_run as score
 from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train
 from equipoise.train.token_caches import make_tokens
+from tests.export_record import write_record
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(
         golden_check.main(folder)
     record = json.loads((folder / "serving.json").read_text())
     del record["files"]  # so that the scores alone can tell
-    (folder / "serving.json").write_text(json.dumps(record))
+    write_record(folder, record)
     assert golden_check.main(folder) == 1 and "FAILED" in capsys.readouterr().out
     save_file(head, folder / "cvr" / "head.safetensors")
     assert golden_check.main(folder) == 0
@@ -75,7 +76,7 @@ def test_the_golden_check_sees_a_wrong_response_and_a_wrong_scale(
         {"tier": {"shares": [0.1, 0.2, 0.7]}},
     ):
         features = {name: {**scale, **wrong.get(name, {})} for name, scale in record["features"].items()}
-        (folder / "serving.json").write_text(json.dumps({**record, "features": features}))
+        write_record(folder, {**record, "features": features})
         assert golden_check.main(folder) == 1
 
 

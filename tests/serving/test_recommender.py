@@ -18,6 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
 from equipoise.modeling.run_model import load_run_model
 from equipoise.serving.recommender import Limits, Recommender, RequestError
+from tests.export_record import write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = {"age": "40"}
@@ -238,7 +239,7 @@ def test_an_export_of_before(tiny_export: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_export("bert").folder, tmp_path / "export"))
     record = json.loads((folder / "serving.json").read_text())
     del record["catalogue"]
-    (folder / "serving.json").write_text(json.dumps(record))
+    write_record(folder, record)
     with pytest.raises(UserError, match="earlier version, without catalogue: export the run again"):
         Recommender.load(folder)
 
