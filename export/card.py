@@ -4,167 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equipoise.configs.schema import RunConfig
+from equipoise.export import card_loading
+from equipoise.export.card_metadata import front_matter
 from equipoise.export.card_serving import serving_section
 from equipoise.export.golden import Prompt
 
-_LOAD_CLASSIFIER = """\
-Probabilities of `{name}`, with a stock sequence classifier (the head travels inside the adapter as `score`):
-
-```python
-import json
-from pathlib import Path
-
-import torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
-
-export = Path(".")  # this folder
-serving = json.loads((export / "serving.json").read_text("utf-8"))
-golden = json.loads((export / "golden.jsonl").read_text("utf-8").splitlines()[0])
-base = {base}
-model = AutoModelForSequenceClassification.from_pretrained(
-    base, revision=serving["base"]["revision"], num_labels=1, dtype=torch.float32
-)
-model.config.pad_token_id = serving["pad_token_id"]
-model = PeftModel.from_pretrained(model, str(export / "{name}")).eval()
-with torch.inference_mode():
-    logit = model(input_ids=torch.tensor([golden["input_ids"]])).logits[0, 0]
-probability = torch.sigmoid(logit + serving["objectives"]["{name}"]["logit_offset"])
-print("{name}", logit.item(), golden["logit"]["{name}"])
-```
-
-The classifier reads the last token that is not `pad_token_id`, so batches may be padded on the right with it (it never
-ends a prompt; `serving.json` names it). Load the other pointwise objectives in the same way from their folders.
-"""
-
-_LOAD_FEATURES = """\
-Probabilities of `{name}`: the stock base model, the adapter, and a linear head of one row beside it:
-
-```python
-import json
-from pathlib import Path
-
-import torch
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoModel
-
-export = Path(".")  # this folder
-serving = json.loads((export / "serving.json").read_text("utf-8"))
-golden = json.loads((export / "golden.jsonl").read_text("utf-8").splitlines()[0])
-base = {base}
-model = AutoModel.from_pretrained(
-    base, revision=serving["base"]["revision"], dtype=torch.float32, attn_implementation="sdpa"
-)
-model = PeftModel.from_pretrained(model, str(export / "{name}")).eval()
-head = load_file(export / "{name}" / "head.safetensors")
-ids, prefix_tokens = torch.tensor([golden["input_ids"]]), golden["prefix_tokens"]
-{forward}logit = head["score.weight"][0] @ vector
-probability = torch.sigmoid(logit + serving["objectives"]["{name}"]["logit_offset"])
-print("{name}", logit.item(), golden["logit"]["{name}"])
-```
-
-{remark}Load the other pointwise objectives in the same way from their folders.
-"""
-
-_LOAD_SCOPED = """\
-**These adapters were trained with `lora.scope: candidates`**: from layer {split} on they act on the candidate's tokens
-alone, so that a prefix is encoded once for all objectives. A server that applies LoRA to every token (vLLM) gives other
-scores; train with `lora.scope: all` for it. `acting` in `check_golden.py`
-shows in a few lines of plain torch what to do; probabilities of `{name}`, from within this folder:
-
-```python
-import json
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
-
-from check_golden import load_adapter, logit
-
-export = Path(".")  # this folder
-serving = json.loads((export / "serving.json").read_text("utf-8"))
-golden = json.loads((export / "golden.jsonl").read_text("utf-8").splitlines()[0])
-about = serving["objectives"]["{name}"]
-model = load_adapter(export, serving, "{name}")
-head = load_file(export / "{name}" / about["head"]) if about["head"] else None
-with torch.inference_mode():
-    value = logit(model, serving, "{name}", head, golden)
-probability = torch.sigmoid(torch.tensor(value + about["logit_offset"]))
-print("{name}", value, golden["logit"]["{name}"])
-```
-
-Load the other pointwise objectives in the same way from their folders.
-"""
-
-_FORWARD_PREFIX = """\
-positions = torch.arange(ids.shape[1])
-in_prefix = positions < prefix_tokens
-sees = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the candidate's tokens see all
-with torch.inference_mode():
-    hidden = model(
-        input_ids=ids,
-        attention_mask=sees[None, None],
-        position_ids=positions[None] + serving["first_position"],
-    ).last_hidden_state
-vector = {vector}
-"""
-
-_VECTORS = {
-    "last": "hidden[0, -1]  # the candidate's last token",
-    "mean": "hidden[0, prefix_tokens:].mean(0)  # the mean over the candidate's tokens",
-}
-
-_FORWARD_CAUSAL = """\
-with torch.inference_mode():
-    vector = model(input_ids=ids).last_hidden_state[0, -1]  # the candidate's last token
-"""
-
-_REMARK_PREFIX = """\
-The mask matters: the prefix does not see the candidate, so one prefix can be encoded once for many candidates. The
-stock pooler of the base model is not used; a warning that it is newly initialised can be ignored.
-"""
-
-_LISTWISE = """\
-## Adjustments δ: {names}
-
-These adapters give one vector per candidate; `slate_head.safetensors` turns the M vectors v (H = {hidden} wide) of a
-slate into M adjustments δ, by one self-attention block of width W = {width} with {heads} heads over the candidates:
-
-- r_i = Σ v · log p of the pointwise objectives, by the formula `relevance` in `serving.json`
-- x_i = enter·v_i + relevance·r_i, (M, W)
-- q, k, v = qkv·LayerNorm(x), each (M, W), cut into {heads} heads of {head_width}
-- a = softmax(q kᵀ / √{head_width}) v, (M, W)
-- y = x + mix·a, δ_i = out·gelu(y_i), (M,); the exact (erf) gelu
-
-δ depends on which candidates share the slate, not on their order. `check_golden.py` holds these functions; from within
-this folder:
-
-```python
-import json
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
-
-from check_golden import candidate_vector, load_adapter, relevance, slate_delta
-
-export = Path(".")  # this folder
-serving = json.loads((export / "serving.json").read_text("utf-8"))
-slate = json.loads((export / "golden_slate.json").read_text("utf-8"))
-model = load_adapter(export, serving, "{first}")
-head = load_file(export / "{first}" / "slate_head.safetensors")
-prefix = slate["prefix_ids"]
-with torch.inference_mode():
-    vectors = [candidate_vector(model, serving, prefix + ids, len(prefix)) for ids in slate["candidate_ids"]]
-    heads = serving["objectives"]["{first}"]["heads"]
-    delta = slate_delta(head, heads, torch.stack(vectors), relevance(serving, slate["logit"]))
-print("{first}", delta[0].item(), slate["delta"]["{first}"][0])
-```
-
-"""
-
 OPERATING_POINT = "## Operating point"
+_FROM_HUB = """\
+Of a copy on the Hugging Face Hub, fetch the files (`hf download REPO --local-dir .`) and go on in that folder. PEFT
+alone reads an adapter from there by `PeftModel.from_pretrained(base, "REPO", subfolder="NAME")`.
+
+"""
 _LISTS = """\
 lists are filled place after place by it and by what is placed already, as `lists` in `serving.json` says. At place t,
 with d = 1 / log2(t + 1), a candidate counts d · (w + Σ ω p / D) + Σ ω exp(δ) · 2 / (K (K − 1)) · Σ distances: w is its
@@ -177,6 +27,7 @@ def render_card(
     config: RunConfig,
     serving: Mapping[str, Any],
     counts: str,
+    source: str,
     hidden: int,
     report: Mapping[str, Any] | None,
     slate: Sequence[Prompt],
@@ -187,21 +38,23 @@ def render_card(
         config: the run's config.
         serving: the content of serving.json.
         counts: one sentence about the data that the run was trained on.
+        source: of these data.
         hidden: width of the base model.
         report: the run's evaluation of the test split, if there is one.
         slate: candidates of one golden slate, for example requests.
     """
     objectives: Mapping[str, Any] = serving["objectives"]
     parts = [
+        front_matter(config.name, serving, source, report),
         f"# {config.name}\n\nOne LoRA adapter per objective for `{config.backbone.path}`, trained together.\n",
         _objectives_table(objectives),
         _base(serving),
         f"## Data\n\n{counts}\n",
         _prompts(serving),
-        "## Loading\n\n" + _pointwise(serving),
+        "## Loading\n\n" + _FROM_HUB + card_loading.pointwise(serving),
         _beside_text(serving),
         _calibrated(objectives),
-        _listwise(objectives, hidden),
+        card_loading.listwise(objectives, hidden),
         serving_section(serving, slate),
         _operating_point(serving),
         _evaluation(report),
@@ -329,53 +182,6 @@ def _prompts(serving: Mapping[str, Any]) -> str:
         f"- rule: {layout['rule']}\n- limits: {layout['truncation']} "
         f"(max_prefix {layout['max_prefix']}, max_candidate {layout['max_candidate']})\n"
         f"- code: `prompt_ids` in `check_golden.py`\n- mask: {serving['mask']}; pooling: {serving['pooling']}\n"
-    )
-
-
-def _with_quantization(serving: Mapping[str, Any], template: str) -> str:
-    """A template whose code also packs the base, where the trained one was."""
-    if not serving["base"]["quantization"]:
-        return template
-    exact = (
-        "for module in model.modules():  # some CPUs would pack once more, and compute in bfloat16\n"
-        '    if hasattr(module, "support_avx512bf16_for_cpu"):\n'
-        "        module.support_avx512bf16_for_cpu = False\n"
-    )
-    template = template.replace(".eval()\n", ".eval()\n" + exact)
-    quantized = 'base, quantization_config=BitsAndBytesConfig(**serving["base"]["quantization"]),\n    revision='
-    return template.replace("from transformers import ", "from transformers import BitsAndBytesConfig, ").replace(
-        "base, revision=", quantized
-    )
-
-
-def _pointwise(serving: Mapping[str, Any]) -> str:
-    name, about = next((n, a) for n, a in serving["objectives"].items() if a["kind"] == "pointwise")
-    if serving["scope"] == "candidates":
-        return _LOAD_SCOPED.format(name=name, split=serving["split"])
-    base = 'str(export / "base")' if serving["base"]["inside_export"] else 'serving["base"]["path"]'
-    if about["form"] == "sequence_classification":
-        return _with_quantization(serving, _LOAD_CLASSIFIER).format(name=name, base=base)
-    prefix = serving["mask"] == "prefix"
-    return _with_quantization(serving, _LOAD_FEATURES).format(
-        name=name,
-        base=base,
-        forward=_FORWARD_PREFIX.format(vector=_VECTORS[serving["pooling"]]) if prefix else _FORWARD_CAUSAL,
-        remark=_REMARK_PREFIX if prefix else "",
-    )
-
-
-def _listwise(objectives: Mapping[str, Any], hidden: int) -> str:
-    names = [name for name, about in objectives.items() if about["kind"] == "listwise"]
-    if not names:
-        return ""
-    about = objectives[names[0]]
-    return _LISTWISE.format(
-        names=", ".join(names),
-        first=names[0],
-        hidden=hidden,
-        width=about["width"],
-        heads=about["heads"],
-        head_width=about["width"] // about["heads"],
     )
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from equipoise.export.card_loading import pointwise_example
 from equipoise.export.golden import Prompt
 
 _OWN = """\
@@ -18,6 +19,11 @@ with the names of all fields:
 ```bash
 pip install 'equipoise[serve]'
 equipoise serve . --port 8000  # from within this folder
+```
+
+From another terminal:
+
+```bash
 curl -s http://127.0.0.1:8000/rank -H 'Content-Type: application/json' -d @- <<'REQUEST'
 {request}
 REQUEST
@@ -94,10 +100,9 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from check_formats import load_activated
-
+{imports}
 export = Path(".")  # this folder
 serving = json.loads((export / "serving.json").read_text("utf-8"))
 golden = json.loads((export / "golden.jsonl").read_text("utf-8").splitlines()[0])
@@ -105,13 +110,22 @@ model = load_activated(export, serving, "{name}")  # base + alora/shared merged 
 offset = len(golden["input_ids"]) - golden["prefix_tokens"]
 with torch.inference_mode():
     output = model(input_ids=torch.tensor([golden["input_ids"]]), alora_offsets=[offset])
-print("{name}", {read}, golden["logit"]["{name}"])
+{read}
+print("{name}", value, golden["logit"]["{name}"])
 ```
 
 Offsets must be given: `alora_invocation_tokens` ({tokens}) only switches the form on. A server that looks for the last
 invocation tokens of a prompt finds those that end the candidate, and gives other scores: these prompts have no tokens
 that begin a candidate and nothing else. vLLM refuses activated adapters (as of 2026-11-24).
 """
+
+_ALORA_IMPORTS = "from check_golden import head_logit, rates_of, read_beside, read_head, standardised\n"
+_ALORA_READ = """\
+    slate = json.loads((export / "golden_slate.json").read_text("utf-8"))
+    read_beside(export, serving, [golden], slate)  # what a logit holds beside the text, if anything
+head = read_head(export / "alora" / "{name}", serving["objectives"]["{name}"])
+vector, features = output.last_hidden_state[0, -1], standardised(serving, golden.get("features", {{}}))
+value = head_logit(head, vector, features, rates_of(serving), "{name}", golden.get("beside"))"""
 
 _ONNX = """\
 ### ONNX (`onnx/`)
@@ -126,13 +140,13 @@ from pathlib import Path
 
 import onnxruntime
 
-from check_formats import onnx_inputs
+from check_formats import {imports}
 
 export = Path(".")  # this folder
 slate = json.loads((export / "golden_slate.json").read_text("utf-8"))
-session = onnxruntime.InferenceSession(str(export / "onnx" / "{graph}"), providers=["CPUExecutionProvider"])
+{read}session = onnxruntime.InferenceSession(str(export / "onnx" / "{graph}"), providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
-outputs = dict(zip(names, session.run(None, onnx_inputs(slate["prefix_ids"], slate["candidate_ids"]))))
+outputs = dict(zip(names, session.run(None, inputs)))
 print("{name}", outputs["logit_{name}"][0], slate["logit"]["{name}"][0])
 ```
 
@@ -159,12 +173,15 @@ def serving_section(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
 
 
 def _request(slate: Sequence[Prompt]) -> str:
-    """A body of POST /rank in texts, which need no catalogue."""
-    candidates = [
-        {"item_id": str(number), "text": prompt.item, **({"context": prompt.context} if prompt.context else {})}
-        for number, prompt in enumerate(slate[:3])
-    ]
-    return json.dumps({"prefix": slate[0].prefix, "candidates": candidates}, ensure_ascii=False, indent=1)
+    """A body of POST /rank in texts, which need no catalogue, with all features that are known."""
+    candidates = []
+    for number, prompt in enumerate(slate[:3]):
+        known = {name: value for name, value in prompt.features.items() if value is not None}
+        candidate = {"item_id": str(number), "text": prompt.item, "context": prompt.context, "features": known}
+        candidates.append({key: value for key, value in candidate.items() if value or key in ("item_id", "text")})
+    recent = {"recent": list(slate[0].things.history)} if slate[0].things and slate[0].things.history else {}
+    body = {"prefix": slate[0].prefix, **recent, "candidates": candidates}
+    return json.dumps(body, ensure_ascii=False, indent=1)
 
 
 def _vllm(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
@@ -194,24 +211,50 @@ def _vllm(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
 
 def _further(serving: Mapping[str, Any], encoder: bool) -> str:
     """What the folders of further formats hold and how they are called."""
-    name = next(n for n, about in serving["objectives"].items() if about["kind"] == "pointwise")
+    name, about = pointwise_example(serving)
     formats, parts = serving["formats"], []
     if "alora" in formats:
-        classified = serving["objectives"][name]["form"] == "sequence_classification"
-        read = "output.logits[0, 0].item()" if classified else "(head @ output.last_hidden_state[0, -1]).item()"
-        code = _ALORA.format(split=serving["split"], name=name, read=read, tokens=formats["alora"]["invocation_tokens"])
-        if not classified:
-            load = f'head = load_file(export / "alora" / "{name}" / "head.safetensors")["score.weight"][0]\n'
-            code = code.replace("with torch.inference_mode():", load + "with torch.inference_mode():")
-            code = code.replace("from peft import PeftModel", "from safetensors.torch import load_file")
-        else:
-            code = code.replace("from peft import PeftModel\n", "")
+        stock = about["form"] == "sequence_classification"
+        code = _ALORA.format(
+            split=serving["split"],
+            name=name,
+            imports="" if stock else _ALORA_IMPORTS,
+            read="value = output.logits[0, 0].item()" if stock else _ALORA_READ.format(name=name),
+            tokens=formats["alora"]["invocation_tokens"],
+        )
         parts.append(code)
     if "merged" in formats:
         about = formats["merged"]
         kinds = _MERGED_ENCODER if encoder else _MERGED_DECODER.format(name=name)
         parts.append(_MERGED.format(dtype=about["dtype"], tolerance=about["tolerance"], kinds=kinds))
     if "onnx" in formats:
-        about = formats["onnx"]
-        parts.append(_ONNX.format(graph=about["graph"], name=name, int8=_INT8 if about["int8"] else ""))
+        parts.append(_onnx(serving, name))
     return "\n".join(parts)
+
+
+def _onnx(serving: Mapping[str, Any], name: str) -> str:
+    """How the graph is called, with all that it reads."""
+    about, read, imports = serving["formats"]["onnx"], "", ["onnx_inputs"]
+    inputs = 'inputs = onnx_inputs(slate["prefix_ids"], slate["candidate_ids"])\n'
+    if set(about["inputs"]) & {"features", "prior", "vectors"}:
+        read = 'serving = json.loads((export / "serving.json").read_text("utf-8"))\n'
+    if set(about["inputs"]) & {"prior", "vectors"}:
+        imports.append("beside_inputs")
+        read += "with torch.inference_mode():\n    read_beside(export, serving, [], slate)\n"
+        inputs += 'inputs |= beside_inputs(serving, slate["beside"])\n'
+    if "features" in about["inputs"]:
+        inputs += (
+            'inputs["features"] = torch.stack([standardised(serving, each) for each in slate["features"]]).numpy()\n'
+        )
+    code = _ONNX.format(
+        graph=about["graph"],
+        name=name,
+        imports=", ".join(sorted(imports)),
+        read=read + inputs,
+        int8=_INT8 if about["int8"] else "",
+    )
+    helpers = [name for name in ("read_beside", "standardised") if f"{name}(" in inputs + read]
+    if helpers:
+        code = code.replace("import onnxruntime\n", "import onnxruntime\nimport torch\n")
+        code = code.replace("\n\nexport = Path", f"\nfrom check_golden import {', '.join(helpers)}\n\nexport = Path")
+    return code

@@ -1,5 +1,6 @@
 """The files of an export: serving.json vouches for them and for itself, changed or exchanged ones are refused."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -10,16 +11,19 @@ from typing import Any
 from equipoise.common.digest import KEY as DIGEST
 from equipoise.common.errors import UserError, format_error
 from equipoise.common.hashing import file_hash
-from equipoise.common.sealed import SEAL
+from equipoise.common.sealed import SEAL, refuse_changed
 from equipoise.common.verified import MEMORY
 from equipoise.configs.schema import BackboneConfig
 from equipoise.export.serving_record import read_serving_record
+from equipoise.modeling.backbone import config_hash, load_model_config
 from equipoise.modeling.base_identity import hash_of, weight_hashes
 
 log = logging.getLogger(__name__)
 
 BESIDE = {"serving.json", "README.md", SEAL, MEMORY}
 """Files that vouch for themselves, and the text for people."""
+BASE_SETTINGS = ("config.json", "generation_config.json")
+"""What stands beside the weights of a base inside an export."""
 NOT_LOADED = ("merged/", "onnx/", "alora/", "golden", "check_", "evaluation_")
 """Starts of what only checks and other servers read."""
 
@@ -46,8 +50,43 @@ def make_readable(folder: Path) -> None:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
-def refuse_changed_files(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare the files of an export that are loaded with its record; an export of before says nothing of them.
+def whole_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """All files of an export by their paths in it, after each was compared with what vouches for it.
+
+    Raises:
+        UserError: one is missing or another one, or the export is of a version that vouches for none.
+    """
+    if record.get("files") is None:
+        raise UserError(f"{folder} was written without hashes of its files: export the run again")
+    refuse_changed_files(folder, record, everything=True)
+    names = ["serving.json", "README.md", *record["files"]]
+    for seal in sorted(folder.rglob(SEAL)):
+        refuse_changed(seal.parent, "restore it, or export the run again")
+        inside = json.loads(seal.read_text("utf-8"))["files"]
+        names += [(seal.parent / name).relative_to(folder).as_posix() for name in (SEAL, *inside)]
+    base = record["base"]
+    if base["inside_export"]:
+        path = folder / base["path"]
+        for name, expected in base["weights_sha256"].items():
+            if not (path / name).is_file() or file_hash(path / name) != expected:
+                raise UserError(f"{path / name} is not the base that was exported: restore it, or export the run again")
+        if config_hash(load_model_config(BackboneConfig(path=str(path)))) != base["config_hash"]:
+            raise UserError(f"{path} is not the base that was exported: restore it, or export the run again")
+        settings = {name for name in BASE_SETTINGS if (path / name).is_file()}
+        names += [f"{base['path']}/{name}" for name in (*settings, *base["weights_sha256"])]
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: restore it, or export the run again")
+    return sorted(names)
+
+
+def refuse_changed_files(folder: Path, record: Mapping[str, Any], everything: bool = False) -> None:
+    """Compare the files of an export with its record; an export of before says nothing of them.
+
+    Args:
+        folder: of the export.
+        record: its serving.json.
+        everything: also what only checks and other servers read.
 
     Raises:
         UserError: names the first that is missing or another one.
@@ -58,7 +97,7 @@ def refuse_changed_files(folder: Path, record: Mapping[str, Any]) -> None:
         return
     for name, expected in recorded.items():
         path = folder / name
-        if name.startswith(NOT_LOADED):
+        if name.startswith(NOT_LOADED) and not everything:
             continue
         if not path.is_file():
             raise UserError(f"{path} is missing or broken: export the run again")

@@ -200,7 +200,7 @@ def _write(
     write_request_schema(folder, record)
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)
-    card = render_card(config, record, counts, hidden, report, prompts.slate)
+    card = render_card(config, record, counts, slates.manifest.source, hidden, report, prompts.slate)
     (folder / "README.md").write_text(card, "utf-8")
     write_check(folder, formats=bool(record["formats"]))
     if (folder / RATES_FOLDER).is_dir():

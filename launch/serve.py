@@ -2,12 +2,12 @@
 
 import ipaddress
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
+from equipoise.common.token import read_token
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.options import ServerOptions
 
@@ -109,24 +109,3 @@ def check_options(options: ServerOptions, cache_mb: int) -> None:
         raise UserError(f"--timeout-s {options.timeout_s:g} is out of range: give up to 3600 seconds")
     if not options.batch_wait_ms < options.timeout_s * 1000:
         raise UserError(f"--batch-wait-ms {options.batch_wait_ms:g} is longer than --timeout-s: lower it")
-
-
-def read_token(variable: str | None, file: Path | None) -> str | None:
-    """The bearer token, or None where none is asked for.
-
-    Raises:
-        UserError: it is empty, unreadable, or not of printable ASCII characters, as headers are.
-    """
-    if variable is None and file is None:
-        return None
-    if variable is not None and file is not None:
-        raise UserError("--token-env and --token-file name the token twice: give one of them")
-    source = f"--token-env {variable}" if variable is not None else f"--token-file {file}"
-    try:
-        token = os.environ.get(variable, "") if variable is not None else (file or Path()).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source} cannot be read as text: name a file with the token in it") from error
-    token = token.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(f"{source} holds no token: it needs ASCII characters without spaces")
-    return token

@@ -164,5 +164,21 @@ def update(
     update_rates(export, impressions, out)
 
 
+def push(
+    export: ExportArgument,
+    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face Hub: OWNER/NAME.", metavar="REPO")],
+    private: Annotated[bool, typer.Option("--private", help="Make it private; refuse one that is public.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write to.", show_default="main")] = None,
+    token_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable with the token.", show_default="HF_TOKEN or `hf auth login`"),
+    ] = None,
+) -> None:
+    """Write an export into a repository of the Hugging Face Hub, in one commit."""
+    from equipoise.launch.push import push_export
+
+    push_export(export, repo, private, revision, token_env)
+
+
 RATES_COMMANDS = (update,)
-COMMANDS = (score, export, serve, recommend, recall, index, campaign, price, explain)
+COMMANDS = (score, export, push, serve, recommend, recall, index, campaign, price, explain)

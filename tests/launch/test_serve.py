@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from equipoise.common.errors import UserError
+from equipoise.common.token import read_token
 from equipoise.launch.cli import main
-from equipoise.launch.serve import check_options, is_loopback, read_token
+from equipoise.launch.serve import check_options, is_loopback
 from equipoise.serving.server.options import ServerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
