@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class DivergedError(UserError):
+    """Losses or gradients of a training were not finite for too long."""
+
+
 def format_error(error: Exception) -> str:
     """Kind and message of an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -532,6 +532,15 @@ class WandbConfig(Section):
     """Kind of the run in its group."""
     tags: list[str] = Field(default_factory=list)
     """Tags of the run."""
+    registry: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")] | None = None
+    """Collection of W&B's registry, as REGISTRY/COLLECTION (`model/shop`), to which the adapters of a finished run are
+    linked: the best ones where there is a validation, else the last; null links none. Needs `mode: online`."""
+
+    @model_validator(mode="after")
+    def _refuse_offline_links(self) -> "WandbConfig":
+        if self.registry is not None and self.mode == "offline":
+            raise ValueError("W&B links to its registry online alone: set wandb.mode=online or wandb.registry=null")
+        return self
 
 
 class RunConfig(Section):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from equipoise.common.calibration import Calibration, with_calibration
 from equipoise.common.console import new_console
-from equipoise.common.errors import UserError
+from equipoise.common.errors import DivergedError, UserError
 from equipoise.common.logs import rendered
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import read_run_config, save_config
@@ -162,7 +162,11 @@ class Job:
     def run(self) -> dict[str, Any] | None:
         """Train from the beginning or the last checkpoint."""
         with self._given_back():
-            summary = self._run()
+            try:
+                summary = self._run()
+            except DivergedError as error:
+                self.tracking.alert("Training diverged", str(error))
+                raise
         self.folder.release()
         return summary
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from equipoise.common.errors import UserError
+from equipoise.common.errors import DivergedError, UserError
 from equipoise.common.process import LAUNCHER
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import SlateBatch
@@ -313,7 +313,7 @@ class Loop:
             self.bad_in_a_row[name] = self.bad_in_a_row[name] + 1 if name in bad else 0
             self.averages.add(f"train/nonfinite/{name}", float(name in bad))
             if self.bad_in_a_row[name] >= self.config.train.max_nonfinite:
-                raise UserError(
+                raise DivergedError(
                     f"the loss of objective '{name}' was not finite in {self.bad_in_a_row[name]} micro-batches in a "
                     f"row (step {step}): {self._way_back(step)}"
                 )
@@ -332,7 +332,7 @@ class Loop:
         self._finite = self._finite and finite
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= self.config.train.max_nonfinite:
-            raise UserError(
+            raise DivergedError(
                 f"the gradient norm was not finite in {self.skipped_in_a_row} steps in a row, which were left out "
                 f"(step {step}): {self._way_back(step)}"
             )
@@ -343,7 +343,7 @@ class Loop:
             norm = float(self.model.get_global_grad_norm() or 0.0)  # type: ignore[operator]
             if not math.isfinite(norm):
                 # DeepSpeed has stepped already, so that no later step could mend it.
-                raise UserError(
+                raise DivergedError(
                     f"the gradient norm is not finite under DeepSpeed (step {step}): {self._way_back(step)}"
                 )
         else:

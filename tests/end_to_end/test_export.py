@@ -1,7 +1,6 @@
 """Exports of small runs, proved in processes that cannot import the project."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from equipoise.export.write import export_run
 from equipoise.launch.cli import main
 from equipoise.serving.recommender import Recommender
 from tests.export_record import write_record
+from tests.card_code import blocks, request_of, run_python
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,
@@ -87,16 +87,28 @@ def test_every_architecture_gives_its_golden_logits_without_the_project(
 @pytest.mark.parametrize("name", ["llama", "bert", "bert-mean", "llama-candidates", "bert-candidates"])
 def test_the_code_in_the_readme_runs_as_it_stands(exported: Any, name: str) -> None:
     _, out = exported(name)
-    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == (3 if name == "llama-candidates" else 2)
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)], cwd=out, capture_output=True, text=True, env={"PATH": ""}
-    )
+    activated = ["ctr"] if name == "llama-candidates" else []
+    assert run_python(out) == ["ctr", "diversity", *activated]
+    assert {"prefix", "candidates"} <= set(request_of(out))
+
+
+def test_the_shell_code_of_the_readme_makes_a_base_with_a_head(exported: Any, tmp_path: Path) -> None:
+    """What vLLM is started on; vLLM itself and the network are stand-ins that print what they are given."""
+    _, out = exported("llama")
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    (block,) = (block for block in blocks(copy, "bash") if "vllm serve" in block)
+    stand_ins = 'set -e\nvllm() { echo vllm "$@"; }\ncurl() { echo curl "${@: -1}"; }\npython() { "$PYTHON" "$@"; }\n'
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}
+    done = subprocess.run(["bash", "-c", stand_ins + block], cwd=copy, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    values = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in done.stdout.splitlines()}
-    assert set(values) == {"ctr", "diversity"}
-    for found, golden in values.values():
-        assert found == pytest.approx(golden, abs=1e-4)
+    started, asked = (line for line in done.stdout.splitlines() if line.startswith(("vllm ", "curl ")))
+    assert f"ctr={copy}/ctr cvr={copy}/cvr" in started and "--max-lora-rank 8" in started
+    body = json.loads(asked.removeprefix("curl "))
+    golden = json.loads((copy / "golden_slate.json").read_text())
+    assert body["model"] == "ctr" and body["input"] == [[*golden["prefix_ids"], *golden["candidate_ids"][0]]]
+    config = AutoConfig.from_pretrained(copy / "base_with_score")
+    assert config.architectures == ["LlamaForSequenceClassification"] and config.num_labels == 1
+    assert (copy / "base_with_score" / "tokenizer.json").is_file()
 
 
 @pytest.mark.parametrize(("name", "form"), [("llama", "sequence_classification"), ("bert", "features")])
@@ -203,12 +215,7 @@ def test_a_packed_base_gives_its_golden_logits_packed_alone(
     out = tmp_path / "out"
     export_run(tmp_path / "run", out, golden=4)
     assert max(run_check(out).values()) <= 1e-4
-    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
-    code = "\n".join(blocks)
-    done = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, env={"PATH": ""})
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        assert float(line.split()[1]) == pytest.approx(float(line.split()[2]), abs=1e-4)
+    assert run_python(out) == ["ctr", "diversity"]
     file = out / "serving.json"
     serving = json.loads(file.read_text())
     serving["base"]["quantization"] = None

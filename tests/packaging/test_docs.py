@@ -27,7 +27,7 @@ from equipoise.sweep.config import SweepConfig
 from tests.packaging.docs_blocks import PAGES, ROOT, Block, blocks, command_lines, inline_commands
 from tests.tiny_run import run_settings
 
-OTHER_TOOLS = {"cat", "curl", "docker", "export", "git", "mkdocs", "mlflow", "pytest", "tensorboard", "wandb"}
+OTHER_TOOLS = {"cat", "curl", "docker", "export", "git", "hf", "mkdocs", "mlflow", "pytest", "tensorboard", "wandb"}
 """Commands of others that pages show."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md"

@@ -19,6 +19,7 @@ from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train
 from equipoise.train.token_caches import make_tokens
 from tests.export_record import write_record
+from tests.card_code import run_python
 
 
 @pytest.mark.slow
@@ -38,6 +39,7 @@ def test_every_format_carries_the_features(priced_run: Callable, arch: str, scop
         "log1p", 0.0, "z = (log(1 + value) - mean) / std"
     )  # fmt: skip
     assert record["objectives"]["ctr"]["form"] == "features"
+    assert run_python(folder) == ["ctr", "diversity", *(["ctr"] if scope == "candidates" else [])]
     assert list(scale["mix"]) == ["price", "cost", "bought"] and len(record["features"]["attitude"]["values"]) == 5
     head = load_file(folder / "ctr" / "head.safetensors")
     assert {"response.enter.weight", "score.weight"} <= set(head) and head["response.cross.weight"].shape == (4, 8)

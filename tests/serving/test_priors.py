@@ -23,6 +23,7 @@ from equipoise.scoring.score_run import score_run
 from equipoise.serving.ranking import Scored
 from equipoise.serving.recommender import Recommender
 from tests import prior_run
+from tests.card_code import request_of, run_python
 from tests.prior_run import prior_config, slates_of_test, write_prior_run
 
 
@@ -64,6 +65,17 @@ def log_odds(scored: Scored, name: str) -> float:
 def requests_of(tried: Tried) -> list[dict[str, Any]]:
     """The test requests as JSON."""
     return list(prior_run.requests_of(tried.config.data.folder, tried.slates.rows))
+
+
+def test_the_code_in_the_readme_runs_as_it_stands(tried: Tried) -> None:
+    assert run_python(tried.export)[:2] == ["ctr", "diversity"]
+    body = request_of(tried.export)
+    recommender = Recommender.load(tried.export)
+    ranking = recommender.score_prepared([recommender.prepare(body)])[0]
+    assert len(ranking.candidates) == len(body["candidates"]) and body["recent"]
+    features = json.loads((tried.export / "golden_slate.json").read_text())["features"]
+    known = [{name: value for name, value in each.items() if value is not None} for each in features]
+    assert [candidate["features"] for candidate in body["candidates"]] == known[:3]
 
 
 def test_prepared_slates_are_scored_as_evaluated(tried: Tried, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from benchmarks.random_run import write_random_run
 from equipoise.common.errors import UserError
+from equipoise.common.verified import MEMORY
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.rates import FOLDER, RateLookup, read_state
+from equipoise.export.files import open_record, whole_files
 from equipoise.export.write import export_run
 from equipoise.launch.cli import main
 from equipoise.scoring.options import RecommendOptions, ScoreOptions
@@ -65,6 +67,16 @@ def recommender(rated: Rated) -> Recommender:
 def features(recommender: Recommender, user: dict[str, Any], candidate: Any) -> dict[str, float]:
     read = recommender.reader.read({"user": user, "candidates": [candidate]})
     return dict(zip(recommender.reader.features, read.candidates[0].features, strict=True))
+
+
+def test_the_state_of_rates_is_pushed_along(rated: Rated, tmp_path: Path) -> None:
+    export = Path(shutil.copytree(rated.export, tmp_path / "export"))
+    there = {path.relative_to(export).as_posix() for path in export.rglob("*") if path.is_file()}
+    assert set(whole_files(export, open_record(export))) == {name for name in there if not name.endswith(MEMORY)}
+    state = next(name for name in there if name.startswith("rates/") and not name.endswith(".json"))
+    (export / state).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{state} is not as it was written: restore it"):
+        whole_files(export, open_record(export))
 
 
 def test_a_request_gets_the_rates_of_the_state(rated: Rated, recommender: Recommender) -> None:

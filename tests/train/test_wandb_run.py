@@ -1,6 +1,7 @@
 """What W&B is told beside the curves: aliases of the adapters, and the front, read back from the offline files."""
 
 import json
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +11,32 @@ import pytest
 
 from benchmarks.compare_runs import made, write_run
 from equipoise.configs.load import read_run_config
+from equipoise.configs.schema import WandbConfig
 from equipoise.evaluation.compare.run_records import read_run
 from equipoise.evaluation.compare.wandb_runs import key_of, read_wandb_runs
-from equipoise.train.trackers.wandb_run import STEP, begin, end, front_rows, init_arguments, tell_evaluation, tell_front
+from equipoise.train.trackers.wandb_run import (
+    STEP,
+    alert,
+    artifact_name,
+    begin,
+    end,
+    front_rows,
+    init_arguments,
+    inputs,
+    tell_evaluation,
+    tell_front,
+)
 from tests.evaluation.run_page.conftest import front
 from tests.wandb_files import whole_records
 
 
-def begun(folder: Path, best_step: int | None) -> Any:
-    """A finished run of 20 steps with adapters, and those of its best validation; told to W&B offline, and ended."""
+def begun(
+    folder: Path, best_step: int | None, records: dict[str, Any] | None = None, diverged: str | None = None
+) -> Any:
+    """A finished run of 20 steps with adapters, and those of its best validation; told to W&B offline, and ended.
+
+    `records`: JSON files of its folder. `diverged`: text of an alert.
+    """
     import wandb
 
     run = write_run(folder / "run", {"wandb": {"mode": "offline", "project": "p"}}, made(0, 10, 4), records=2)
@@ -28,11 +46,15 @@ def begun(folder: Path, best_step: int | None) -> Any:
         (run / "best").mkdir()
         (run / "best" / "adapters.json").write_text("best ones")
         (run / "best" / "best.json").write_text(json.dumps({"measure": "m", "value": 0.9, "step": best_step}))
+    for name, content in (records or {}).items():
+        (run / name).write_text(json.dumps(content))
     config = read_run_config(run)
     told = wandb.init(mode="offline", project="p", name=config.name, dir=str(run))
     accelerator: Any = SimpleNamespace(get_tracker=lambda name, unwrap: told)
     begin(accelerator, config, {}, run)
     told.log({"train/loss/ctr": 0.5, STEP: 20}, step=20)
+    if diverged:
+        alert(accelerator, f"Training diverged: {'long name ' * 9}", diverged)
     assert end(accelerator, config, json.loads((run / "summary.json").read_text()), run)
     told.finish()
     return run, config
@@ -117,3 +139,95 @@ def test_the_end_of_a_run_waits_for_w_and_b_as_long_as_asked(tmp_path: Path, mon
     assert init_arguments(config, tmp_path, resumed=False)["settings"] == {"finish_timeout": 300.0}
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "7")
     assert init_arguments(config, tmp_path, resumed=False)["settings"] == {}
+
+
+DATA = {
+    "source": "tables",
+    "created": "today",
+    "folder": "/srv/shop",
+    "counts": {"items": 2},
+    "splits": {},
+    "hashes": {"items.parquet": "ab"},
+}
+BASE = {"base_weights": {"model.safetensors": "cd"}, "tokenizer": "ef", "settings": {}}
+
+
+def test_a_run_uses_its_data_and_its_base(tmp_path: Path) -> None:
+    """Lineage: `wandb sync` sends both as inputs; the same data elsewhere are the same version."""
+    digests = []
+    for number, made_on in enumerate(("today", "tomorrow")):
+        run, _ = begun(tmp_path / str(number), None, {"data.json": {**DATA, "created": made_on}, "inputs.json": BASE})
+        told = [each for each in artifacts(run) if each.type in ("dataset", "model")]
+        assert [(each.type, each.use_after_commit) for each in told] == [("dataset", True), ("model", True)]
+        assert all(set(name) <= set(string.ascii_letters + string.digits + "-_.") for name in (e.name for e in told))
+        digests.append([each.digest for each in told])
+        (adapters,) = (each for each in artifacts(run) if each.type == "adapters")
+        assert not adapters.use_after_commit
+    assert digests[0] == digests[1]
+    (path, base) = (next(iter(each.manifest.contents)).path for each in told)
+    assert path == base == "record.json"
+
+
+def test_inputs_are_named_as_w_and_b_takes_names(tmp_path: Path) -> None:
+    run, config = tmp_path, read_run_config(write_run(tmp_path / "run", {}, None))
+    (run / "data.json").write_text(json.dumps(DATA))
+    (run / "inputs.json").write_text(json.dumps(BASE))
+    (data, base) = inputs(config, run)
+    assert data[1:] == ("dataset", {key: DATA[key] for key in ("source", "counts", "splits", "hashes")})
+    assert base[1] == "model" and base[2]["base_weights"] == BASE["base_weights"]
+    assert artifact_name("pkg://gt_all/model: ä#1") == "pkg-gt_all-model-1" and len(artifact_name("x" * 300)) == 128
+
+
+def test_inputs_that_cannot_be_told_stop_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run, _ = begun(tmp_path, None, {"data.json": {"source": "tables"}})
+    assert "W&B was not told of the run's inputs" in caplog.text and artifacts(run)
+
+
+def test_a_divergence_is_an_alert(tmp_path: Path) -> None:
+    run, _ = begun(tmp_path, None, diverged="the loss of objective 'ctr' was not finite in 3 micro-batches")
+    (alert,) = (
+        record.request.alert if record.WhichOneof("record_type") == "request" else record.alert
+        for file in whole_records(run)
+        for record in file
+        if record.WhichOneof("record_type") == "alert"
+    )
+    assert alert.level == "ERROR" and alert.text.startswith("the loss of objective 'ctr'") and len(alert.title) < 64
+
+
+@pytest.mark.parametrize(("best_step", "linked"), [(None, "latest"), (10, "best"), (20, "latest")])
+def test_adapters_are_linked_to_the_registry(
+    tmp_path: Path, best_step: int | None, linked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """W&B's client links online alone, so that a stand-in takes the calls."""
+    run = write_run(tmp_path / "run", {"wandb": {"mode": "online", "registry": "model/shop"}}, made(0, 10, 4))
+    for name, step in (("adapters", 20), ("best", best_step)):
+        if step is not None:
+            (run / name).mkdir()
+            (run / name / "adapters.json").write_text(name)
+    if best_step is not None:
+        (run / "best" / "best.json").write_text(json.dumps({"measure": "m", "value": 0.9, "step": best_step}))
+    calls: list[Any] = []
+
+    def log_artifact(artifact: Any, aliases: list[str]) -> Any:
+        return SimpleNamespace(aliases=aliases, wait=lambda timeout: calls.append(("wait", aliases)))
+
+    def link_artifact(artifact: Any, target_path: str) -> None:
+        calls.append(("link", artifact.aliases, target_path))
+        if best_step == 20:
+            raise ConnectionError("the network is gone")
+
+    told = SimpleNamespace(
+        summary={}, log_artifact=log_artifact, link_artifact=link_artifact, dir=str(run / "wandb" / "files")
+    )
+    accelerator: Any = SimpleNamespace(get_tracker=lambda name, unwrap: told)
+    assert end(accelerator, read_run_config(run), {"finished": True, "steps": 20}, run) is None
+    assert calls[-2][0] == "wait" and calls[-1][0] == "link"
+    assert calls[-1][2] == "wandb-registry-model/shop" and linked in calls[-1][1]
+    assert ("was not told of the link to model/shop" in caplog.text) == (best_step == 20)
+
+
+def test_a_registry_needs_the_network(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"wandb\.mode=online or wandb\.registry=null"):
+        WandbConfig(mode="offline", registry="model/shop")
+    with pytest.raises(ValueError, match="registry"):
+        WandbConfig(mode="online", registry="shop")

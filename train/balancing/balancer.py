@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from equipoise.common.errors import UserError
+from equipoise.common.errors import DivergedError, UserError
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.train.averages import Averages
@@ -233,7 +233,7 @@ class Balancer:
         self._bad_in_a_row = np.where(bad, self._bad_in_a_row + 1, 0)
         worst = int(np.argmax(self._bad_in_a_row))
         if self._bad_in_a_row[worst] >= self.max_nonfinite:
-            raise UserError(
+            raise DivergedError(
                 f"the gradient of objective '{self.names[worst]}' was not finite in {self._bad_in_a_row[worst]} "
                 f"backwards in a row (step {context.step}): lower train.lr or check its labels, then resume from the "
                 "last checkpoint"

@@ -118,6 +118,11 @@ class Tracking:
             with_step = {**values, wandb_run.STEP: step} if self.with_wandb else values
             self._told(lambda: self.accelerator.log(with_step, step=step))
 
+    def alert(self, title: str, text: str) -> None:
+        """Have W&B tell its users something at once (by Slack or mail, as they have set); by the main process alone."""
+        if self.main and self.accelerator.log_with and self.with_wandb:
+            self._told(lambda: wandb_run.alert(self.accelerator, f"{title}: {self.config.name}", text))
+
     def finish(self, summary: dict[str, Any], run: Path) -> str | None:
         """Write summary.json and close the trackers; returns how an offline W&B run is sent later, if it is one."""
         hint = None

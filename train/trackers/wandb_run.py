@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from equipoise.common.atomic import atomic_write
 from equipoise.configs.schema import RunConfig
 from equipoise.train.best_adapters import FOLDER as BEST
 from equipoise.train.best_adapters import read_best
+from equipoise.train.data_record import FILE_NAME as DATA
+from equipoise.train.resume import FILE_NAME as BASE
 from equipoise.train.trackers.tracker_run import read_identity, warn_untold
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ UPLOAD_SECONDS = 60
 """How long the end of a run waits until its best adapters are uploaded."""
 FINISH_SECONDS = 300
 """How long the end of a run waits for all its data, which else is for ever where the network is lost."""
+REGISTRY = "wandb-registry-"
+"""Before the name of a registry in W&B's paths."""
 STEP = "optimizer_step"
 """The axis of all curves: W&B's own step counts calls."""
 ENVIRONMENT = "environment"
@@ -59,9 +64,52 @@ def begin(accelerator: "Accelerator", config: RunConfig, environment: dict[str, 
     wandb_run.config.update({**config.model_dump(mode="json"), ENVIRONMENT: environment}, allow_val_change=True)
     wandb_run.define_metric(STEP)
     wandb_run.define_metric("*", step_metric=STEP)
+    _use_inputs(wandb_run, config, run)
     identity = {"id": wandb_run.id, "project": config.wandb.project, "entity": config.wandb.entity}
     with atomic_write(run / FILE_NAME) as partial:
         partial.write_text(json.dumps({**identity, "mode": config.wandb.mode, "folder": _folder(wandb_run)}, indent=2))
+
+
+def _use_inputs(wandb_run: Any, config: RunConfig, run: Path) -> None:
+    """Make the prepared data and the base artifacts that this run uses; equal contents are one version for all runs.
+
+    A failure is warned of, for the run folder holds the same records. `Run.use_artifact` would refuse offline and wait
+    for the network online; the step of the client that it calls itself does neither.
+    """
+    try:
+        import wandb
+
+        for name, kind, content in inputs(config, run):
+            artifact = wandb.Artifact(name, type=kind, metadata={"config": config.name})
+            with artifact.new_file("record.json") as file:
+                json.dump(content, file, indent=1, sort_keys=True)
+            wandb_run._log_artifact(artifact, aliases=["latest"], is_user_created=True, use_after_commit=True)
+    except Exception as error:
+        warn_untold("W&B", "the run's inputs", error)
+
+
+def inputs(config: RunConfig, run: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """What a run was trained on by its records in the run folder: artifact's name and kind, and what identifies it."""
+    data, base = read_identity(run / DATA), read_identity(run / BASE)
+    found = []
+    if data is not None:
+        kept = {key: data[key] for key in ("source", "counts", "splits", "hashes")}
+        found.append((artifact_name(f"{config.data.folder.name}-data"), "dataset", kept))
+    if base is not None:
+        content = {"path": config.backbone.path, "revision": config.backbone.revision, **base}
+        found.append((artifact_name(f"{config.backbone.path}-base"), "model", content))
+    return found
+
+
+def artifact_name(text: str) -> str:
+    """A text as W&B takes it for the name of an artifact: letters, digits and `-_.`, at most 128."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-")[-128:]
+
+
+def alert(accelerator: "Accelerator", title: str, text: str) -> None:
+    """Send an alert, whose title W&B wants shorter than 64 characters."""
+    wandb_run: Any = accelerator.get_tracker("wandb", unwrap=True)
+    wandb_run.alert(title[:63], text, level="ERROR")
 
 
 def end(accelerator: "Accelerator", config: RunConfig, summary: dict[str, Any], run: Path) -> str | None:
@@ -81,8 +129,22 @@ def end(accelerator: "Accelerator", config: RunConfig, summary: dict[str, Any], 
                 with contextlib.suppress(Exception):  # a lost network may mix up the order, but loses no adapters
                     logged.wait(timeout=UPLOAD_SECONDS)
         # After the other is there: W&B gives `latest` to the newest version.
-        _log_adapters(wandb_run, config, run / "adapters", ["latest", *(["best"] if last_is_best else [])], summary)
+        last = _log_adapters(
+            wandb_run, config, run / "adapters", ["latest", *(["best"] if last_is_best else [])], summary
+        )
+        if config.wandb.registry is not None:
+            chosen = logged if best is not None and not last_is_best else last
+            _link(wandb_run, chosen, config.wandb.registry)
     return f"wandb sync {_folder(wandb_run)}" if config.wandb.mode == "offline" else None
+
+
+def _link(wandb_run: Any, adapters: Any, collection: str) -> None:
+    """Link adapters into W&B's registry; a failure is warned of, for they can be linked later by hand."""
+    try:
+        adapters.wait(timeout=UPLOAD_SECONDS)
+        wandb_run.link_artifact(adapters, target_path=f"{REGISTRY}{collection}")
+    except Exception as error:
+        warn_untold("W&B", f"the link to {collection}", error)
 
 
 def _log_adapters(wandb_run: Any, config: RunConfig, folder: Path, aliases: list[str], metadata: dict[str, Any]) -> Any:
