@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from equipoise.common.errors import UserError
+from equipoise.common.errors import DivergedError
 from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
@@ -118,7 +118,7 @@ def test_a_non_finite_loss_stays_alone(make_loop: Any, monkeypatch: pytest.Monke
 def test_a_loss_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, model, objectives, _ = make_loop(max_steps=9, max_nonfinite=3)
     monkeypatch.setattr(type(objectives["ctr"]), "loss", lambda self, step: step.outputs["ctr"].sum() * math.nan)
-    with pytest.raises(UserError, match=r"objective 'ctr' was not finite in 3 micro-batches in a row"):
+    with pytest.raises(DivergedError, match=r"objective 'ctr' was not finite in 3 micro-batches in a row"):
         loop.run(TrainingState())
     assert all(torch.isfinite(tensor).all() for tensor in _snapshot(model).values())
 
@@ -159,7 +159,9 @@ def test_a_non_finite_gradient_of_finite_losses_is_dropped_alone(
 def test_a_gradient_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, _, objectives, log = make_loop(max_steps=9, max_nonfinite=3)
     monkeypatch.setattr(type(objectives["cvr"]), "loss", lambda self, step: _steep(step.outputs["cvr"]).sum())
-    with pytest.raises(UserError, match=r"gradient of objective 'cvr' was not finite in 3 backwards in a row \(step 2"):
+    with pytest.raises(
+        DivergedError, match=r"gradient of objective 'cvr' was not finite in 3 backwards in a row \(step 2"
+    ):
         loop.run(TrainingState())
     assert len(log) == 2
 
@@ -189,7 +191,7 @@ def test_steps_that_are_left_out_without_end_stop_the_run(make_loop: Any, monkey
     """Every loss and gradient is finite, and their norm is not: nothing is learned from then on."""
     loop, _, _, log = make_loop(max_steps=9, max_nonfinite=3)
     monkeypatch.setattr(loop.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
-    with pytest.raises(UserError, match=r"left out \(step 2\): lower train\.lr .* start anew with --overwrite"):
+    with pytest.raises(DivergedError, match=r"left out \(step 2\): lower train\.lr .* start anew with --overwrite"):
         loop.run(TrainingState())
     assert [values["train/skipped_step"] for values in log] == [1.0, 1.0]
     assert "NOT FINITE: steps left out 100%" in step_line(1, 9, log[0])

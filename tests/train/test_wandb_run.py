@@ -1,6 +1,7 @@
 """What W&B is told beside the curves: aliases of the adapters, and the front, read back from the offline files."""
 
 import json
+import math
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import pytest
 
 from benchmarks.compare_runs import made, write_run
+from equipoise.common.errors import DivergedError
 from equipoise.configs.load import read_run_config
-from equipoise.configs.schema import WandbConfig
+from equipoise.configs.schema import RunConfig, WandbConfig
+from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.compare.run_records import read_run
 from equipoise.evaluation.compare.wandb_runs import key_of, read_wandb_runs
+from equipoise.train.job import train
+from equipoise.train.objectives.pointwise import Binary
 from equipoise.train.trackers.wandb_run import (
     STEP,
     alert,
@@ -27,6 +32,7 @@ from equipoise.train.trackers.wandb_run import (
     tell_front,
 )
 from tests.evaluation.run_page.conftest import front
+from tests.tiny_run import run_settings
 from tests.wandb_files import whole_records
 
 
@@ -185,13 +191,31 @@ def test_inputs_that_cannot_be_told_stop_no_run(tmp_path: Path, caplog: pytest.L
 
 def test_a_divergence_is_an_alert(tmp_path: Path) -> None:
     run, _ = begun(tmp_path, None, diverged="the loss of objective 'ctr' was not finite in 3 micro-batches")
-    (alert,) = (
-        record.request.alert if record.WhichOneof("record_type") == "request" else record.alert
-        for file in whole_records(run)
-        for record in file
-        if record.WhichOneof("record_type") == "alert"
-    )
-    assert alert.level == "ERROR" and alert.text.startswith("the loss of objective 'ctr'") and len(alert.title) < 64
+    (told,) = alerts(run)
+    assert told.level == "ERROR" and told.text.startswith("the loss of objective 'ctr'") and len(told.title) < 64
+
+
+def alerts(run: Path) -> list[Any]:
+    told = [record for file in whole_records(run) for record in file]
+    return [record.alert for record in told if record.WhichOneof("record_type") == "alert"]
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_sends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    given = run_settings(tmp_path, max_nonfinite=2)
+    config = RunConfig.model_validate({**given, "objectives": {"ctr": {}, "cvr": {}}, "wandb": {"mode": "offline"}})
+    prepare(config.data)
+    monkeypatch.setattr(Binary, "loss", lambda self, step: step.outputs["ctr"].sum() * math.nan)
+    with pytest.raises(DivergedError, match="was not finite in 2 micro-batches in a row") as stop:
+        train(config)
+    wandb.finish(exit_code=1)
+    (told,) = alerts(config.output)
+    assert (told.title, told.text) == ("Training diverged: tiny", str(stop.value))
+    # And it was made from these very data and this base.
+    data, base = artifacts(config.output)
+    assert (data.name, base.type) == ("prepared-data", "model")
 
 
 @pytest.mark.parametrize(("best_step", "linked"), [(None, "latest"), (10, "best"), (20, "latest")])
