@@ -20,8 +20,8 @@ from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
 from equipoise.launch.cli import main
 from equipoise.serving.recommender import Recommender
-from tests.export_record import write_record
 from tests.card_code import blocks, request_of, run_python
+from tests.export_record import write_record
 from tests.export_run import (
     ARCHITECTURES,
     HISTORY,

@@ -18,8 +18,8 @@ from equipoise.export.formats import Formats
 from equipoise.export.golden import run_check
 from equipoise.export.write import export_run
 from equipoise.launch.cli import app
-from tests.export_record import write_record
 from tests.card_code import run_python
+from tests.export_record import write_record
 from tests.export_run import LISTWISE, write_tiny_run
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from equipoise.scoring.score_run import score_run as score
 from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train
 from equipoise.train.token_caches import make_tokens
-from tests.export_record import write_record
 from tests.card_code import run_python
+from tests.export_record import write_record
 
 
 @pytest.mark.slow
