@@ -22,16 +22,19 @@ LARGEST_BOOST = 5.0
 LISTED = 200
 """Values of a list that is one field."""
 MAX_NUMBER = 1e15
-LEAST_ID, MOST_ID = -(2**63), 2**64
-"""Whole numbers that columns of ids hold, to a bound that JSON schemas of float64 can tell exactly."""
+"""Of weights and worths."""
+LEAST_WHOLE, MOST_WHOLE = -(2**63), 2**64
+"""Whole numbers that columns hold, to a bound that JSON schemas of float64 can tell exactly."""
 
 Json = dict[str, Any]
 TEXT: Json = {"type": "string", "maxLength": TEXT_CHARS}
-ID: Json = {"anyOf": [{**TEXT, "minLength": 1}, {"type": "integer", "minimum": LEAST_ID, "maximum": MOST_ID}]}
+WHOLE: Json = {"minimum": LEAST_WHOLE, "maximum": MOST_WHOLE}
+ID: Json = {"anyOf": [{**TEXT, "minLength": 1}, {"type": "integer", **WHOLE}]}
 NUMBER: Json = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
-PLAIN: list[Json] = [TEXT, NUMBER, {"type": "boolean"}, {"type": "null"}]
+MEASURE: Json = {"type": "number", **WHOLE}
+PLAIN: list[Json] = [TEXT, MEASURE, {"type": "boolean"}, {"type": "null"}]
 VALUE: Json = {"anyOf": [*PLAIN, {"type": "array", "items": {"anyOf": PLAIN}, "maxItems": LISTED}]}
-NUMERIC: Json = {"anyOf": [NUMBER, TEXT, {"type": "null"}], "description": "A number, or text that spells one."}
+NUMERIC: Json = {"anyOf": [MEASURE, TEXT, {"type": "null"}], "description": "A number, or text that spells one."}
 EVENT: Json = {
     "anyOf": [
         TEXT,

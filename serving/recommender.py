@@ -42,6 +42,7 @@ from equipoise.serving.request_error import RequestError
 from equipoise.serving.request_scorer import RequestScorer, RequestTokenizer
 from equipoise.serving.requests import ReadRequest, RequestReader
 from equipoise.serving.retrieve import PreparedRecall, RecallCatalogue, Recalled
+from equipoise.serving.values import filled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -329,7 +330,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        request = {"history": history or None, "candidates": candidates, "prices": prices, "goal": goal, "field": field}
+        request = {"history": filled(history), "candidates": candidates, "prices": prices, "goal": goal, "field": field}
         request |= {"recent": recent, "min_margin": min_margin, "endings": endings, "max_change": max_change}
         request["force"] = force
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
@@ -381,7 +382,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        request: dict[str, Any] = {"history": history or None, "bought": bought, "exclude": exclude, "top": top}
+        request: dict[str, Any] = {"history": filled(history), "bought": bought, "exclude": exclude, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         request |= {"exclude_bought": exclude_bought, "quota": quota}
         return self.recall_prepared([self.prepare_recall(request)])[0]
@@ -450,7 +451,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        request: dict[str, Any] = {"history": history or None, "candidates": candidates, "omega": omega, "top": top}
+        request: dict[str, Any] = {"history": filled(history), "candidates": candidates, "omega": omega, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         request |= {"value_weight": value_weight, "recent": recent}
         return self.score_prepared([self.prepare(request)])[0]
@@ -489,7 +490,7 @@ class Recommender:
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        request = {"history": history or None, "candidates": candidates, "omega": omega, "value_weight": value_weight}
+        request = {"history": filled(history), "candidates": candidates, "omega": omega, "value_weight": value_weight}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         request["recent"] = recent
         return self.explain_request(request | {"explain": explain})

@@ -273,7 +273,7 @@ class RequestReader:
             raise RequestError("history", str(error)) from error
         named = isinstance(history, Mapping)
         fields = [f"history.{section.key}" if named else "history" for section in self.sections]
-        lists = [sequence(field, [] if titles is None else titles) for field, titles in zip(fields, given, strict=True)]
+        lists = [self._entries(field, titles) for field, titles in zip(fields, given, strict=True)]
         if (entries := sum(map(len, lists))) > self.limits.history:
             raise RequestError("history", f"has {entries:,} entries: give at most {self.limits.history:,}")
         return self.renderer.titles(
@@ -290,9 +290,9 @@ class RequestReader:
         if request.get("recent") is not None:
             lists = {"recent": sequence("recent", request["recent"])}
         elif isinstance(history := request.get("history"), Mapping):
-            lists = {f"history.{key}": entries or [] for key, entries in history.items()}
+            lists = {f"history.{key}": self._entries(f"history.{key}", given) for key, given in history.items()}
         else:
-            lists = {"history": history or []}
+            lists = {"history": self._entries("history", history)}
         if (entries := sum(map(len, lists.values()))) > self.limits.history:
             raise RequestError("recent", f"has {entries:,} entries: give at most {self.limits.history:,}")
         return tuple(
@@ -300,6 +300,10 @@ class RequestReader:
             for name, given in lists.items()
             for position, entry in enumerate(given)
         )
+
+    @staticmethod
+    def _entries(field: str, given: Any) -> Sequence[Any]:
+        return sequence(field, [] if given is None else given)
 
     def _taken(self, field: str, entry: Any) -> str:
         if isinstance(entry, Mapping) and isinstance(entry.get("item_id"), str | int) and set(entry) == {"item_id"}:

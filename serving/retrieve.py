@@ -138,7 +138,8 @@ class RecallCatalogue:
         chars = reader.limits.text_chars
         name = request.get("request_id")
         times = self._bought(request.get("bought"), reader)
-        excluded = sequence("exclude", request.get("exclude") or [])
+        given = request.get("exclude")
+        excluded = [] if given is None else sequence("exclude", given)
         self._check_count("exclude", len(excluded), reader)
         left_out = [identifier(f"exclude[{position}]", item, chars) for position, item in enumerate(excluded)]
         hide = request.get("exclude_bought")

@@ -1,7 +1,7 @@
 """Values of a request as JSON or Python gives them, checked one by one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,11 @@ def sequence(field: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise RequestError(field, f"is {kind_of(value)}: give a list")
     return value
+
+
+def filled(value: Any) -> Any:
+    """The value, or None where it is an empty list or object, of NumPy and pandas too."""
+    return None if isinstance(value, Sized) and not len(value) else value
 
 
 def known_keys(field: str, value: Mapping[str, Any], known: Sequence[str]) -> None:

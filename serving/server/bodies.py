@@ -27,9 +27,9 @@ from equipoise.common.nearest import nearest
 from equipoise.export.request_schema import (
     EVENT,
     ID,
-    LEAST_ID,
+    LEAST_WHOLE,
     MAX_NUMBER,
-    MOST_ID,
+    MOST_WHOLE,
     NUMBER,
     TEXT,
     VALUE,
@@ -61,8 +61,13 @@ def check_value(value: Any) -> Any:
     if isinstance(value, list):
         if len(value) > MAX_LISTED:
             raise ValueError(f"the list has more than {MAX_LISTED} entries")
-        return [check_plain(each) for each in value]
-    return check_plain(value)
+        return [_check_measure(each) for each in value]
+    return _check_measure(value)
+
+
+def _check_measure(value: Any) -> Any:
+    """As `check_plain`, with every whole number that a column holds, as files of requests bring them."""
+    return _check_whole(value) if isinstance(value, int | float) else check_plain(value)
 
 
 def check_plain(value: Any) -> Any:
@@ -93,8 +98,8 @@ def check_id(value: Any) -> Any:
     return _check_whole(value) if isinstance(value, int) else check_plain(value)
 
 
-def _check_whole(value: int) -> int:
-    if not LEAST_ID <= value <= MOST_ID:
+def _check_whole(value: float) -> float:
+    if not LEAST_WHOLE <= value <= MOST_WHOLE:
         raise ValueError("the number has more than 64 bits: give it as a text")
     return value
 
@@ -114,7 +119,14 @@ def check_context(context: Any) -> Any:
         raise ValueError("give an object of fields or a ready text")
     if len(context) > MAX_FIELDS:
         raise ValueError(f"there are more than {MAX_FIELDS} fields")
-    return {check_name(name): check_value(value) for name, value in context.items()}
+    return {check_name(name): _named(name, value) for name, value in context.items()}
+
+
+def _named(name: str, value: Any) -> Any:
+    try:
+        return check_value(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def check_event(event: Any) -> Any:

@@ -114,6 +114,22 @@ def test_rank_and_score(recommender: Recommender) -> None:
     close(recommender.rank(ready, candidates).given[0].utility, plain.given[0].utility)
 
 
+@pytest.mark.parametrize("make", [tuple, np.array, pd.Series], ids=["tuple", "array", "series"])
+@pytest.mark.parametrize("history", [[], ["tea number 4"], ["tea number 4", "soap number 2"]])
+def test_lists_of_numpy_and_pandas_are_lists(recommender: Recommender, make: Callable, history: list[str]) -> None:
+    given, candidates = make(history), ["i1", "i2"]
+    expected = recommender.score(USER, candidates, history=history)
+    for found in (
+        recommender.score(USER, make(candidates), history=given, recent=make(["i1"])),
+        recommender.rank(USER, make(candidates), history={"bought before": given}).as_given(),
+    ):
+        close([one.utility for one in found.given], [one.utility for one in expected.given])
+    explained = recommender.explain(USER, candidates, history=given, explain=make([1])).to_json()
+    assert explained == recommender.explain(USER, candidates, history=history, explain=[1]).to_json()
+    if not history:  # nothing that a ready prefix would have to hold
+        close(recommender.score("age 40", candidates, history=given).given[0].utility, expected.given[0].utility)
+
+
 def test_anonymous_users_and_new_items_have_scores(recommender: Recommender) -> None:
     for user in (None, {}, {"age": None}, ""):
         ranking = recommender.rank(user, [{"text": "something never seen"}, {"item": {"category": "soap"}}])
