@@ -72,6 +72,14 @@ FILTERS: dict[str, Callable[[float], str]] = {
     "share": share_words,
 }
 
+FILTER_WORDS: dict[str, tuple[str, ...] | None] = {
+    "count": (*(words for _, words in _COUNT_WORDS), "50 times or more"),
+    "days": (*(words for _, words in _DAYS_WORDS), "over a year ago"),
+    "money": None,
+    "share": ("none", *(f"1 in {odds}" for _, odds in _SHARE_ODDS), "half", "most"),
+}
+"""All that a filter says; None for numbers."""
+
 
 def plain_text(value: Any) -> str:
     """A value as text: whole numbers without a trailing .0, other numbers with four figures, text stripped."""

@@ -1,8 +1,10 @@
-"""What keeps a field's value from telling other fields: the signs between pieces do not occur in values.
+"""What keeps a field's value from telling other fields: neither signs between pieces nor what they count is in values.
 
 A seller who writes ", bought 50 times or more" into a title would else add a piece to the prompt. In values the signs
 of all separators become another sign ("tea, green" is told as "tea; green"), so that each separator's tokens stand
-between pieces alone. White space needs no care: a value has single spaces and no line breaks.
+between pieces alone; and phrases that a piece of the templates could say (`data/phrases.py`) are left out, for a model
+that learned what they mean reads them anywhere. White space needs no care: a value has single spaces and no line
+breaks.
 """
 
 import re
@@ -12,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from equipoise.configs.schema import HistoryConfig, PromptConfig
+from equipoise.data.phrases import Phrases, phrases_of
 from equipoise.data.prompts import plain_text
 
 CANDIDATE_SEPARATOR = ", "
@@ -30,22 +33,24 @@ class Separators:
 
     Args:
         separators: of pieces and histories.
+        phrases: regular expression of what values do not say besides.
     """
 
-    def __init__(self, separators: Sequence[str]) -> None:
+    def __init__(self, separators: Sequence[str], phrases: str = "") -> None:
         signs = sorted({"".join(each.split()) for each in separators} - {""}, key=lambda sign: (-len(sign), sign))
         self.signs = tuple(signs)
         self.other = next(sign for sign in (*OTHER_SIGNS, " ") if not any(sign in each for each in signs))
         self._pattern = re.compile("|".join(map(_pattern, signs))) if signs else None
+        self._phrases = Phrases(phrases, self.other) if phrases else None
 
     def tell(self, value: Any) -> str:
-        """The text of a value without the sign of any separator."""
+        """The text of a value without the sign of any separator, nor any phrase."""
         text = plain_text(value)
-        if self._pattern is None:
-            return text
-        if not text.isascii():
-            text = "".join(map(self._unfolded, text))
-        return " ".join(self._pattern.sub(self.other, text).split())
+        if self._pattern is not None:
+            if not text.isascii():
+                text = "".join(map(self._unfolded, text))
+            text = " ".join(self._pattern.sub(self.other, text).split())
+        return text if self._phrases is None else self._phrases.without(text)
 
     def _unfolded(self, character: str) -> str:
         """A character that tokenizers may fold to a sign, such as a wide comma, as that sign; any other as it is."""
@@ -62,8 +67,8 @@ def _pattern(sign: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _separators(separators: tuple[str, ...]) -> Separators:
-    return Separators(separators)
+def _separators(separators: tuple[str, ...], phrases: str) -> Separators:
+    return Separators(separators, phrases)
 
 
 def teller_of(prompt: PromptConfig, history: Sequence[HistoryConfig]) -> Tell:
@@ -71,7 +76,8 @@ def teller_of(prompt: PromptConfig, history: Sequence[HistoryConfig]) -> Tell:
     if not prompt.escape:
         return plain_text
     separators = {CANDIDATE_SEPARATOR, prompt.separator, *(section.separator for section in history)}
-    return _separators(tuple(sorted(separators))).tell
+    pieces = (*prompt.prefix, *prompt.item, *prompt.context)
+    return _separators(tuple(sorted(separators)), phrases_of(pieces, [section.label for section in history])).tell
 
 
 def one_line(text: str, prompt: PromptConfig, history: Sequence[HistoryConfig]) -> str:
