@@ -184,8 +184,8 @@ class PromptConfig(Section):
     """Text between pieces."""
     escape: bool = True
     """In values the signs of separators are told as another sign ("tea, green" as "tea; green"), and what a piece
-    with a filter could say ("bought 50 times or more") is left out, so that no title can fake other pieces of the prompt.
-    false tells values as they are, as before 2026-11-29."""
+    with a filter could say ("bought 50 times or more") is left out, so that no title can fake other pieces of the
+    prompt. false tells values as they are, as before 2026-11-29."""
 
     @field_validator("item")
     @classmethod

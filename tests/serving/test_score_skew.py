@@ -77,7 +77,7 @@ def _write_tables(folder: Path) -> dict[str, str]:
     return {name: str(folder / f"{name}.parquet") for name in tables}
 
 
-def _settings(folder: Path, scale: float | None = None) -> dict[str, Any]:
+def _settings(folder: Path) -> dict[str, Any]:
     pieces = {place: [f"{{{start}{name}}}" for name in COLUMNS] for place, start in PLACES.items()}
     settings = run_settings(folder)
     settings["data"] = {
