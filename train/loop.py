@@ -7,7 +7,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.checkpoint import CheckpointError
 from torch.utils.data import DataLoader
 
 from equipoise.common.errors import DivergedError, UserError
@@ -24,7 +26,7 @@ from equipoise.data.batches import SlateBatch
 from equipoise.data.slate_set import TrainBatches
 from equipoise.modeling.boundary import StepContext
 from equipoise.modeling.model import ForwardRequest, SlateModel
-from equipoise.train.accelerate_setup import is_deepspeed, is_fsdp, zero_stage
+from equipoise.train.accelerate_setup import engine_name, is_deepspeed, is_fsdp, zero_stage
 from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
@@ -232,7 +234,7 @@ class Loop:
         if progress.micro % self.config.train.accumulate == 0:
             self._nonfinite.clear()
         totals, asking = self._totals(batch, asked)
-        with self.accelerator.accumulate(self.model):
+        with self._recomputed(), self.accelerator.accumulate(self.model):
             memory = self._memory()
             context = StepContext(self.balancer.compute_weights, progress.step, self._groups(batch))
             local_losses, global_losses = self._losses(batch, totals, context)
@@ -249,6 +251,19 @@ class Loop:
                     self.balancer.after_step(losses, self._losses_again(batch, totals, memory))
         self._account(batch, losses)
         return stops > 0
+
+    @contextmanager
+    def _recomputed(self) -> Iterator[None]:
+        """Say in a sentence that activations cannot be computed again: ZeRO-3 has taken some models' weights away."""
+        try:
+            yield
+        except CheckpointError as error:
+            name = type(self.slate_model.backbone.trunk).__name__
+            raise UserError(
+                f"backbone.checkpointing: the activations of {name} cannot be computed again under "
+                f"{engine_name(self.accelerator)}: set backbone.checkpointing=false, or launch with ZeRO-2, DDP or "
+                "FSDP 2"
+            ) from error
 
     def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, torch.Tensor]:
         """This process's losses, with gradient, and the global ones, float64; both (K,)."""

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.utils.checkpoint import CheckpointError
 
-from equipoise.common.errors import DivergedError
+from equipoise.common.errors import DivergedError, UserError
 from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
@@ -113,6 +114,17 @@ def test_a_non_finite_loss_stays_alone(make_loop: Any, monkeypatch: pytest.Monke
     assert log[0]["train/skipped_step"] == 0.0
     assert log[0]["balance/weight/cvr"] == 0.0 and log[0]["balance/weight/ctr"] > 0.0
     assert "train/loss/cvr" not in log[0]
+
+
+def test_activations_that_cannot_be_computed_again_are_told(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make_loop()[0]
+
+    def backward(*args: object) -> None:
+        raise CheckpointError("recomputed values have different metadata")
+
+    monkeypatch.setattr(loop.accelerator, "backward", backward)
+    with pytest.raises(UserError, match=r"checkpointing: the activations of LlamaModel cannot be .* ZeRO-2"):
+        loop.run(TrainingState())
 
 
 def test_a_loss_that_stays_non_finite_stops_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
