@@ -257,12 +257,15 @@ class Loop:
         """Say in a sentence that activations cannot be computed again: ZeRO-3 has taken some models' weights away."""
         try:
             yield
-        except CheckpointError as error:
-            name = type(self.slate_model.backbone.trunk).__name__
+        except RuntimeError as error:
+            sharded = zero_stage(self.accelerator) == 3 and not isinstance(error, torch.OutOfMemoryError)
+            if not isinstance(error, CheckpointError) and not (sharded and self.config.backbone.checkpointing):
+                raise
+            name, reason = type(self.slate_model.backbone.trunk).__name__, next(iter(str(error).splitlines()), "")
             raise UserError(
                 f"backbone.checkpointing: the activations of {name} cannot be computed again under "
-                f"{engine_name(self.accelerator)}: set backbone.checkpointing=false, or launch with ZeRO-2, DDP or "
-                "FSDP 2"
+                f"{engine_name(self.accelerator)} ({reason}): set backbone.checkpointing=false, or launch with ZeRO-2, "
+                "DDP or FSDP 2"
             ) from error
 
     def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, torch.Tensor]:
