@@ -24,11 +24,12 @@ LISTED = 200
 MAX_NUMBER = 1e15
 """Of weights and worths."""
 LEAST_WHOLE, MOST_WHOLE = -(2**63), 2**64
-"""Whole numbers that columns hold, to a bound that JSON schemas of float64 can tell exactly."""
+"""Whole numbers that columns hold."""
 
 Json = dict[str, Any]
 TEXT: Json = {"type": "string", "maxLength": TEXT_CHARS}
-WHOLE: Json = {"minimum": LEAST_WHOLE, "maximum": MOST_WHOLE}
+# One step of float64 within the bounds: readers of schemas that hold numbers as such would round beyond them.
+WHOLE: Json = {"minimum": LEAST_WHOLE + 2**10, "maximum": MOST_WHOLE - 2**11}
 ID: Json = {"anyOf": [{**TEXT, "minLength": 1}, {"type": "integer", **WHOLE}]}
 NUMBER: Json = {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER}
 MEASURE: Json = {"type": "number", **WHOLE}

@@ -70,7 +70,9 @@ def read_question(reader: RequestReader, request: Any, seen: Mapping[str, tuple[
                 f"ask for more than {reader.limits.prices:,} pairs of candidate and price: allow fewer prices, or ask "
                 "for fewer candidates at once",
             )
-        pairs += [reader.candidate(field, _at(entry, name, price), request.get("user")) for price in question.asked]
+        pairs += [
+            reader.candidate(field, _at(reader, entry, name, price), request.get("user")) for price in question.asked
+        ]
         questions.append(question)
     priced_request = ReadRequest(
         read.request_id, read.prefix, pairs, {}, None, recent=read.recent, missing=read.missing
@@ -176,10 +178,12 @@ def _current(
     return price
 
 
-def _at(entry: Mapping[str, Any], name: str, price: float) -> dict[str, Any]:
-    """A candidate at another price, in its text and in its numbers."""
+def _at(reader: RequestReader, entry: Mapping[str, Any], name: str, price: float) -> dict[str, Any]:
+    """A candidate at another price, in its text and, where they hold it, in its numbers."""
     plain = {key: value for key, value in entry.items() if key not in OWN_KEYS}
     context, features = plain.get("context"), plain.get("features")
     if not isinstance(context, str):
         plain["context"] = {**(context or {}), name: price}
-    return {**plain, "features": {**(features or {}), name: price}}
+    if name in reader.features:
+        plain["features"] = {**(features or {}), name: price}
+    return plain

@@ -140,4 +140,4 @@ def test_an_outlier_does_not_flatten_the_panels(tmp_path: Path) -> None:
     weights, norms = (axis.get_ylim() for axis in drawn.axes[:2])
     assert weights[1] < 3 * calm[0][1]  # the spike is 25 times as high
     assert norms[1] < 1e4 * calm[1][1] and norms[0] > calm[1][0] / 1e4  # 10^12 times
-    assert sum(text.startswith("outside: 3 of 180 records") for text in texts(drawn)) >= 1
+    assert any(text.startswith("outside: 3 of 172 records") for text in texts(drawn))  # a log axis shows no 0

@@ -13,7 +13,7 @@ from equipoise.evaluation.metrics.pointwise import log_loss, normalized_entropy,
 from equipoise.evaluation.report import evaluate_table, json_ready
 from equipoise.evaluation.report_tables import report_parts
 from equipoise.evaluation.rivals import judgement, rival_sentences
-from equipoise.launch.summary import rivals_table
+from equipoise.launch.summary import rivals_tables
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
@@ -67,10 +67,10 @@ def test_words_follow_the_intervals(report: dict) -> None:
     console = Console(file=io.StringIO(), width=10_000)
     for part in report_parts(report):
         console.print(part)
-    console.print(rivals_table(json_ready(report)))
+    console.print(*rivals_tables(json_ready(report)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert all(sentence in text for sentence in sentences) and "no clear difference" in text
-    assert rivals_table({"comparisons": {}}) is None
+    assert all(sentence in text for sentence in sentences) and "unclear" in text
+    assert not list(rivals_tables({"comparisons": {}}))
 
 
 def test_without_resamples_nothing_is_judged(report: dict) -> None:

@@ -179,6 +179,7 @@ def test_zero3_is_refused(saved_llama: str, monkeypatch: pytest.MonkeyPatch, tmp
     settings = run_settings(tmp_path)
     settings["backbone"]["quantize"] = "4bit"
     monkeypatch.setattr(equipoise.train.accelerate_setup, "zero_stage", lambda accelerator: 3)
+    monkeypatch.setattr(equipoise.train.accelerate_setup, "is_deepspeed", lambda accelerator: True)
     with pytest.raises(UserError, match=r"ZeRO-3 cannot shard a quantized base: set backbone\.quantize=null"):
         equipoise.train.accelerate_setup.make_accelerator(RunConfig.model_validate(settings))
 

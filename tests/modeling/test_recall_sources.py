@@ -157,7 +157,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert np.array_equal(again.scores(*past), held.scores(*past))
     assert again.weights == held.weights and again.neighbours == held.neighbours
     (tmp_path / "together.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match="no complete sources of recall"):
+    with pytest.raises(UserError, match=r"together\.npz is not as it was written"):
         RecallSources.read(tmp_path)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from equipoise.common.errors import UserError
+from equipoise.common.sealed import SEAL
 from equipoise.export.golden_check import linear_log_odds
 from equipoise.modeling.priors import FILE, Priors, PriorSpec
 from equipoise.modeling.response import SUFFIX, LinearResponse, resample_response
@@ -136,6 +137,7 @@ def test_priors_carry_the_replicates_and_divide_chains(tmp_path: Path) -> None:
     np.testing.assert_allclose(demand, 1 / (1 + np.exp(-chain)), rtol=1e-5)
     assert np.median(found["ctr"].mean(0) - priors.log_odds(columns[:50])[:, 0]) == pytest.approx(0, abs=0.05)
     (tmp_path / "copy" / f"ctr{SUFFIX}").unlink()
+    (tmp_path / "copy" / SEAL).unlink()  # as folders of before are
     assert Priors.read(tmp_path / "copy").replicates(["ctr", "cvr"], columns[:50]) is None
     assert (tmp_path / "copy" / FILE).is_file()
 

@@ -24,7 +24,9 @@ PROMPT = PromptConfig(
     context=["seen {seen}", "{odd}"],
 )
 ITEMS = KnownItems({"tea": "green tea, own"}, {"tea": "Green tea"})
-READER = RequestReader(PROMPT, HistoryConfig(max_events=3, label="buys "), ITEMS, OperatingPoint({}, {}), Limits())
+READER = RequestReader(
+    PROMPT, HistoryConfig(max_events=3, label="buys "), ITEMS, OperatingPoint({}, {}), Limits(unknown_fields=True)
+)
 TEXT = st.sampled_from(["soap", "tea, green", " ", "x"])
 USER = st.dictionaries(st.sampled_from(["age", "kind", "other"]), TEXT | st.none() | st.integers(0, 9))
 

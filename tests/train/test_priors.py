@@ -119,7 +119,7 @@ def test_written_priors_give_the_same_log_odds(linear: RunConfig, tmp_path: Path
     assert again.columns == ["seen_before", "category"]
     np.testing.assert_array_equal(again.log_odds(columns), valid.prior)
     (tmp_path / "priors" / "ctr.txt").unlink()
-    with pytest.raises(UserError, match=r"ctr\.txt is missing"):
+    with pytest.raises(UserError, match=r"ctr\.txt is not as it was written"):
         Priors.read(tmp_path / "priors").log_odds(columns)
 
 

@@ -126,6 +126,7 @@ def test_openapi_describes_what_is_there(start_server: Any) -> None:
         "/examples",
         "/health",
         "/metrics",
+        "/request_schema.json",
         "/",
     }
     assert {"400", "413", "422", "503"} <= set(found["paths"]["/rank"]["post"]["responses"])

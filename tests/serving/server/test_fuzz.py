@@ -76,6 +76,15 @@ def fitting(description: dict[str, Any], present: bool = True) -> dict[str, Any]
         candidate["properties"]["item_id"] = {"enum": [f"i{number}" for number in range(40)]}
         del candidate["properties"]["item"], candidate["properties"]["text"]
         candidate["properties"]["value"] = {"type": "number", "minimum": 0.001, "maximum": 1e6}
+        count = {"type": "integer", "minimum": 0, "maximum": 99}
+        for place, names in {
+            "context": ["seen"],
+            "features": [],
+            "attributes": [],
+        }.items():  # others are refused with the name that was meant
+            candidate["properties"][place] = {
+                "type": "object", "properties": dict.fromkeys(names, count), "additionalProperties": False
+            }  # fmt: skip
         candidate["required"] = ["item_id", "value"]
     prices = {
         "type": "array",

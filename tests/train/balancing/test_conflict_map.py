@@ -111,7 +111,7 @@ def test_with_the_prefix_they_make_up_the_whole_matrix(
 
     outputs = model.score(batch.model_inputs(), StepContext(read))
     sum(outputs[name].square().sum() for name in ("ctr", "cvr", "diversity")).backward()
-    torch.testing.assert_close(*seen[0], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(*seen[0], rtol=1e-4, atol=1e-9)
 
 
 def test_what_surely_conflicts_is_told(tmp_path: Path) -> None:
