@@ -93,11 +93,17 @@ def try_checkpoints(work: Work, ways: tuple[str, ...], draw: random.Random) -> I
 
 
 def try_export(work: Work, ways: tuple[str, ...], draw: random.Random) -> Iterator[Tried]:
-    """`Recommender.load` and one ranking."""
+    """`Recommender.load` and one ranking, and where that takes it, the check of all files that `equipoise push` makes.
+
+    README.md is left out: it is for people, who may change it.
+    """
     copy = work.folder / "damaged-export"
     shutil.copytree(work.export, copy)
     for file, way in damaged(copy, ways, draw):
-        yield Tried("export", file, way, command(["load-export", str(copy)]))
+        if file == "README.md":
+            continue
+        tried = Tried("export", file, way, command(["load-export", str(copy)]))
+        yield Tried("export", file, way, command(["whole-export", str(copy)])) if tried.accepted else tried
     shutil.rmtree(copy)
 
 

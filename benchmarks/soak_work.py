@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Said:
 def command(arguments: Sequence[str], seconds: float = 300) -> Said:
     """Run a command line of `equipoise` in a process that is forked from one with all imports.
 
-    `["load-export", EXPORT]` is `Recommender.load` and one ranking.
+    `["load-export", EXPORT]` is `Recommender.load` and one ranking, `["whole-export", EXPORT]` compares all its files.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -67,8 +67,8 @@ def _run(arguments: list[str], printed: str) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     try:
-        if arguments[0] == "load-export":
-            _load_export(arguments[1])
+        if arguments[0] in EXPORT_READERS:
+            _read_export(arguments[1], EXPORT_READERS[arguments[0]])
             return
         from equipoise.launch.cli import main
 
@@ -81,16 +81,30 @@ def _run(arguments: list[str], printed: str) -> None:
         sys.exit(1)
 
 
-def _load_export(export: str) -> None:
-    from equipoise import Recommender
+def _read_export(export: str, reader: Callable[[str], object]) -> None:
     from equipoise.common.errors import UserError
 
     try:
-        recommender = Recommender.load(export)
-        recommender.score_prepared([recommender.prepare(recommender.examples[0])])
+        reader(export)
     except UserError as error:
         print(f"error: {error}")
         sys.exit(2)
+
+
+def _rank(export: str) -> None:
+    from equipoise import Recommender
+
+    recommender = Recommender.load(export)
+    recommender.score_prepared([recommender.prepare(recommender.examples[0])])
+
+
+def _compare_files(export: str) -> None:
+    from equipoise.export.files import open_record, whole_files
+
+    whole_files(Path(export), open_record(Path(export)))
+
+
+EXPORT_READERS: dict[str, Callable[[str], object]] = {"load-export": _rank, "whole-export": _compare_files}
 
 
 @dataclass(frozen=True)
