@@ -7,18 +7,16 @@ request are in no history, by construction.
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from equipoise.common.errors import UserError
-from equipoise.data.database_bar import hide_bar
 from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import SPLITS, Manifest
 from equipoise.data.prepare.files import literal, quote
 from equipoise.data.prepare.tables import one
+from equipoise.data.prepared_slates import prepared_slates
 from equipoise.data.token_cache import FILE_NAME as CACHE
 
 PERIODS = 10
@@ -52,32 +50,21 @@ def audit(folder: Path) -> list[Finding]:
         UserError: the folder is not prepared, or a file of it cannot be read.
     """
     manifest = Manifest.read(folder)
-    with closing(duckdb.connect()) as con:
-        hide_bar(con)
-        con.execute("SET TimeZone = 'UTC'")
-        try:
-            _open(con, folder, manifest)
-            found = [
-                *_labels(con, manifest),
-                *_leaks(con, manifest),
-                *_duplicates(con, folder),
-                *_unseen(con),
-                *_missing_and_drift(con, manifest),
-                *_cuts(folder),
-            ]
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder} cannot be read ({reason}): run `equipoise prepare` again") from error
+    with prepared_slates(folder, manifest, [str(number) for number in range(len(SPLITS))]) as con:
+        _open_rows(con, manifest)
+        found = [
+            *_labels(con, manifest),
+            *_leaks(con, manifest),
+            *_duplicates(con, folder),
+            *_unseen(con),
+            *_missing_and_drift(con, manifest),
+            *_cuts(folder),
+        ]
     return sorted(found, key=lambda finding: finding.level != "error")
 
 
-def _open(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest) -> None:
-    """Views slates (split 0, 1, 2 and the shards' columns) and rows, one for each impression."""
-    parts = []
-    for number, name in enumerate(SPLITS):
-        files = ", ".join(literal(str(folder / file)) for file in manifest.splits[name].files)
-        parts.append(f"SELECT {number} AS split, * FROM read_parquet([{files}])")
-    con.execute(f"CREATE VIEW slates AS {' UNION ALL BY NAME '.join(parts)}")
+def _open_rows(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> None:
+    """The view rows, one for each impression."""
     lists = ["item", "click", "conversion", *_numbers(manifest), *_categories(manifest)]
     columns = ", ".join(f"unnest({quote(name)}) AS {quote(name)}" for name in lists)
     con.execute(f"CREATE VIEW rows AS SELECT split, timestamp, user_id, {columns} FROM slates")

@@ -1,17 +1,15 @@
 """What a prepared folder holds, at a glance: some prompts, histories, columns, label rates, and what looks wrong."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 
-from equipoise.common.errors import UserError
-from equipoise.data.database_bar import hide_bar
 from equipoise.data.manifest import SPLITS, Manifest
 from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.tables import one
+from equipoise.data.prepared_slates import prepared_slates
 from equipoise.data.prompts import history_text
 from equipoise.data.values import text_sql
 
@@ -73,31 +71,16 @@ def preview(folder: Path, examples: int = 3, candidates: int = 4) -> Preview:
         UserError: the folder is not prepared, or a file of it cannot be read.
     """
     manifest = Manifest.read(folder)
-    with closing(duckdb.connect()) as con:
-        hide_bar(con)
-        con.execute("SET TimeZone = 'UTC'")
-        try:
-            _open(con, folder, manifest)
-            found = Preview(
-                manifest,
-                _examples(con, manifest, examples, candidates),
-                [*_slate_columns(con, manifest), *_item_columns(con)],
-                _histories(con, manifest),
-            )
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder} cannot be read ({reason}): run `equipoise prepare` again") from error
+    with prepared_slates(folder, manifest, [literal(name) for name in SPLITS]) as con:
+        con.execute(f"CREATE VIEW items AS SELECT * FROM read_parquet({literal(str(folder / 'items.parquet'))})")
+        found = Preview(
+            manifest,
+            _examples(con, manifest, examples, candidates),
+            [*_slate_columns(con, manifest), *_item_columns(con)],
+            _histories(con, manifest),
+        )
     found.warnings += _warnings(found)
     return found
-
-
-def _open(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest) -> None:
-    parts = []
-    for name in SPLITS:
-        files = ", ".join(literal(str(folder / file)) for file in manifest.splits[name].files)
-        parts.append(f"SELECT {literal(name)} AS split, * FROM read_parquet([{files}])")
-    con.execute(f"CREATE VIEW slates AS {' UNION ALL BY NAME '.join(parts)}")
-    con.execute(f"CREATE VIEW items AS SELECT * FROM read_parquet({literal(str(folder / 'items.parquet'))})")
 
 
 def _examples(con: duckdb.DuckDBPyConnection, manifest: Manifest, count: int, candidates: int) -> list[Example]:
