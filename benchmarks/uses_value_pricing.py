@@ -29,6 +29,7 @@ from equipoise.data.simulator.write import simulate
 from equipoise.data.slate_set import SlateSet
 from equipoise.export.beside_text import PreparedThings
 from equipoise.export.write import export_run
+from equipoise.modeling.precision import settle_precision
 from equipoise.serving.pricing import PricedCandidate
 from equipoise.serving.recommender import Recommender
 from equipoise.train.job import train
@@ -50,7 +51,7 @@ class Size:
     asked: int
 
 
-QUICK, WHOLE = Size(6_000, 2_000, "20", 60), Size(20_000, 6_000, "null", 200)
+QUICK, WHOLE = Size(6_000, 2_000, "20", 60), Size(20_000, 6_000, "300", 200)
 
 
 def measure_pricing(work: Path, seeds: int, quick: bool) -> list[dict[str, Any]]:
@@ -105,10 +106,10 @@ def _trained(folder: Path, settings: SimulatorSettings, steps: str) -> RunConfig
     simulate(folder / "shop", settings, overwrite=True)
     paths = {f"data.tables.{name}": folder / "shop" / f"{name}.parquet" for name in TABLES}
     changes: dict[str, Any] = {"output": folder / "run", "data.folder": folder / "prepared", "seed": settings.seed}
-    changes |= {"train.max_steps": steps, "train.eval_every": 20 if steps != "null" else 200} | paths
+    changes |= {"train.max_steps": steps} | paths
     changes |= {} if settings.price_response else {"train.eval_requests": 32}  # a flat shop is of its priors alone
     config = load_config(CONFIG.with_name("pricing.yaml"), [f"{key}={value}" for key, value in changes.items()])
-    if (folder / "export" / "serving.json").is_file() and read_run_config(config.output) == config:
+    if (folder / "export" / "serving.json").is_file() and read_run_config(config.output) == settle_precision(config):
         return config
     prepare(config.data)
     if train(config, overwrite=True) is None:
