@@ -53,6 +53,9 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
     machines = options.num_machines or settings.get("num_machines") or 1
     if machines == 1 and options.main_process_port is None and "main_process_port" not in settings:
         options.main_process_port = 0  # a free one, so that two jobs on a machine do not meet
+    if machines > 1:
+        # A store of the launchers' own would show a node that joins later the addresses of processes that have died.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if on_cpu(config, settings):
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ[LAUNCHER] = str(os.getpid())  # so that its processes see when it dies

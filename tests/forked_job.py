@@ -147,15 +147,17 @@ def _accelerate(arguments: list[str]) -> None:
 
 def _fork_ranks(launched: argparse.Namespace) -> None:
     """In place of torch's launcher: fork the ranks; once one fails, end the others and exit with 1, as it does."""
-    size = int(launched.nproc_per_node)
+    size, nodes = int(launched.nproc_per_node), int(launched.nnodes)
+    first = int(launched.node_rank) * size
+    port = launched.master_port if nodes == 1 else launched.rdzv_endpoint.rpartition(":")[2]
     sys.stdout.flush()
     ranks = {}
     for rank in range(size):
         child = os.fork()
         if child == 0:
-            local = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-            os.environ.update({name: str(value) for name, value in local.items()})
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(launched.master_port))
+            known = {"RANK": first + rank, "LOCAL_RANK": rank, "WORLD_SIZE": nodes * size, "LOCAL_WORLD_SIZE": size}
+            os.environ.update({name: str(value) for name, value in known.items()})
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             _end_with(lambda: _run_script(launched))
         ranks[child] = rank
     failed, deadline = False, float("inf")

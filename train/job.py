@@ -53,7 +53,7 @@ from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_c
 from equipoise.train.recall_sources import as_begun
 from equipoise.train.rescue import said_if_full, save_or_rescue
 from equipoise.train.resume import begun_processes, refuse_changed_base, refuse_changed_settings, write_inputs
-from equipoise.train.run_folder import RunFolder, refuse_places
+from equipoise.train.run_folder import RunFolder, has_begun, refuse_places
 from equipoise.train.sharding import prepare_sharded
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
@@ -70,7 +70,7 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     Raises:
         UserError: the config does not fit the data, the backbone or the run folder.
     """
-    began = resume and not overwrite and (config.output / "config.yaml").is_file()
+    began = resume and not overwrite and has_begun(config.output)
     config = settle_precision(config, read_run_config(config.output) if began else None)
     with memory_advice(config, "training"), said_if_full(config.output):
         return Job(config, resume, overwrite).run()

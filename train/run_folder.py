@@ -63,6 +63,16 @@ def is_finished(run: Path) -> bool:
         return False
 
 
+def has_begun(run: Path) -> bool:
+    """Whether a run folder holds what a training can go on from, if only its settings."""
+    return (run / "config.yaml").is_file()
+
+
+def is_torn(run: Path) -> bool:
+    """Whether a training was killed between claiming its folder and writing its settings: nothing is in it yet."""
+    return not has_begun(run) and (run / MARKER).is_file()
+
+
 class RunFolder:
     """The folder of one run; all processes of a job call each method, the first one acts, all learn of a refusal.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from equipoise.common.errors import format_error
+from equipoise.common.errors import UserError, format_error
 from equipoise.common.process import INTERRUPTED
 from equipoise.launch.parameters import ConfigArgument, Overrides, with_options
 from equipoise.sweep.options import SweepOptions
@@ -17,16 +17,28 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of this run.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the same folder.")] = False,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume",
+            help="Go on where this run has begun, else begin: for schedulers and launchers that start a job again.",
+        ),
+    ] = False,
 ) -> None:
     """Train all adapters at once; for several processes use `equipoise launch --accelerate NAME train CONFIG`.
 
     Exit code 75: a signal stopped it, a checkpoint is written, and --resume goes on.
     """
+    if auto_resume and (resume or overwrite):
+        raise UserError("--auto-resume decides by itself whether to go on: drop --resume and --overwrite")
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
     from equipoise.train.job import train as train_run
+    from equipoise.train.run_folder import has_begun, is_torn
 
+    if auto_resume:  # every process sees the same: none writes before all have met
+        resume, overwrite = has_begun(loaded.output), is_torn(loaded.output)
     summary = train_run(loaded, resume=resume, overwrite=overwrite)
     if summary is None:
         raise typer.Exit(INTERRUPTED)

@@ -18,7 +18,8 @@ from equipoise.launch.launch_job import FOLDER, config_file, exit_code, launch_j
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
-    "cpu, cpu_ddp2, cpu_fsdp2, cpu_zero1, cpu_zero2, cpu_zero3, ddp, fsdp2, gpu_ddp, multi_node, zero1, zero2, zero3"
+    "cpu, cpu_ddp2, cpu_fsdp2, cpu_zero1, cpu_zero2, cpu_zero3, ddp, fsdp2, gpu_ddp, multi_node, "
+    "multi_node_ddp, multi_node_fsdp2, zero1, zero2, zero3"
 )
 
 
