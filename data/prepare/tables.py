@@ -149,6 +149,12 @@ def clean(tables: Tables, impression_columns: Iterable[str], events: bool) -> No
     refuse_missing(missing_required(tables))
     extra = [name for name in impression_columns if name not in REQUIRED["impressions"]]
     stage(tables, "impressions", [*REQUIRED["impressions"], *extra])
+    last = one(tables.con, "SELECT max(timestamp) FROM impressions")[0]
+    if last.year == 1970:
+        tables.notes.append(
+            f"every timestamp of impressions is in 1970 (the last one is {last}), as seconds are that were read as "
+            "milliseconds: check their unit."
+        )
     stage(tables, "items", tables.columns("items"))
     if tables.has("users"):
         stage(tables, "users", tables.columns("users"))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from equipoise.common.errors import UserError
@@ -92,6 +94,35 @@ def test_names_in_the_config(rows: dict, make_config: Make, changes: dict, said:
 def test_bad_timestamp(rows: dict, make_config: Make, ending: str) -> None:
     spoil(rows, "impressions", 3, timestamp="yesterday")
     refuse(make_config(rows, ending), f"impressions.{ending}", "timestamp 'yesterday' in row 4", "ISO 8601")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_date_of_two_readings_is_asked_about(rows: dict, make_config: Make, ending: str) -> None:
+    for row in rows["impressions"]:
+        year, month, day = row["timestamp"].split(" ")[0].split("-")
+        row["timestamp"] = f"{month}-{day}-{year}"
+    refuse(make_config(rows, ending), f"impressions.{ending}", "timestamp '01-01-2024' in row 1", "ISO 8601")
+
+
+def _with_moments(config: DataConfig, moments: list[int]) -> None:
+    """Give the requests of impressions.parquet these moments, in seconds since 1970."""
+    path = str(config.tables.impressions)
+    table = pq.read_table(path)
+    column = pa.array([moments[int(request[1:]) - 1] for request in table["request_id"].to_pylist()], pa.timestamp("s"))
+    pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", column), path)
+
+
+@pytest.mark.parametrize("moment", [1_740_000_000_000, -90_000_000_000])
+def test_a_moment_of_another_unit_is_named(rows: dict, make_config: Make, moment: int) -> None:
+    config = make_config(rows, "parquet")
+    _with_moments(config, [moment] * 5)
+    refuse(config, "impressions.parquet", "timestamp", "in row 1", "in the years 1900 to 2199")
+
+
+def test_moments_of_1970_are_told(rows: dict, make_config: Make) -> None:
+    config = make_config(rows, "parquet", split=SplitConfig(valid_fraction=0.2, test_fraction=0.2))
+    _with_moments(config, [1_740_000 + number for number in range(5)])
+    assert any("is in 1970 (the last one is 1970-01-21 03:20:04)" in note for note in prepare(config).notes)
 
 
 def test_bad_event_timestamp_and_numbers(rows: dict, make_config: Make) -> None:

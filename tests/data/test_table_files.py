@@ -12,6 +12,7 @@ import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.data.prepare.files import columns_of, file_relation, unreadable
+from equipoise.data.values import text_sql
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -52,6 +53,16 @@ def test_a_string_of_json_is_text(tmp_path: Path) -> None:
     with duckdb.connect() as con:
         kinds = columns_of(con, file_relation(con, tmp_path / "t.jsonl"))
     assert kinds == {"code": "VARCHAR", "one": "VARCHAR", "list": "VARCHAR[]", "n": "BIGINT", "x": "DOUBLE"}
+
+
+def test_a_column_of_json_with_texts_and_numbers_is_text_without_quotes(tmp_path: Path) -> None:
+    cells = [103, "103", "lamp no 1", 1984, 1.5, "1.50", True, None, 2**63, "ABCDEF00-0000-0000-0000-00000000000A"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"title": cell}) + "\n" for cell in cells))
+    with duckdb.connect() as con:
+        relation = file_relation(con, tmp_path / "t.jsonl")
+        text = text_sql("title", columns_of(con, relation)["title"])
+        told = [row[0] for row in con.execute(f"SELECT {text} FROM {relation}").fetchall()]
+    assert told == ["103", "103", "lamp no 1", "1984", "1.5", "1.50", "true", None, str(2**63), cells[-1]]
 
 
 def test_gzip_is_read_by_its_name(tmp_path: Path) -> None:
