@@ -134,7 +134,7 @@ def build_loop(
         model.use_fused()
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
-    optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0, foreach=True)
+    optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0, fused=True)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     hooks = Hooks(lambda step, values: None, lambda step: None, lambda progress: None, lambda step: None)
     return Loop(config, accelerator, wrapped, optimizer, bound, _Batches(batch), World(), hooks)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from equipoise.modeling import boundary, layout, towers
 from equipoise.modeling.attention import memory_efficient, partial
 from equipoise.modeling.backbone import SplitBackbone
+from equipoise.modeling.operations import KERNELS
 from equipoise.train.loop import Loop
 
 VIEWS = {
@@ -83,7 +84,7 @@ class LaunchCounter(TorchDispatchMode):
         if name in VIEWS:
             self.views += name != "_local_scalar_dense"
         else:
-            self.launches[self.part][name] += 1
+            self.launches[self.part][name] += KERNELS.get(name, 1)
         if name in SHAPES_FROM_VALUES or name == "_local_scalar_dense" or self._chooses_by_mask(name, func, args):
             self.waits[f"{self.part}: {name}"] += 1
         return found

@@ -11,26 +11,44 @@ from typing import Any
 import numpy as np
 import torch
 
+from equipoise.modeling.operations import operation
+
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Elements of each gradient that are multiplied at once: on the CPU what stays in its cache."""
+RUN = 1 << 12
+"""Elements whose products are added up in the dtype of the products; runs are added up in float64."""
+
+Gradients = Sequence[torch.Tensor] | torch.Tensor
+"""K tensors of one shape, or one whose first dimension is K."""
 
 
-def gram_matrix(gradients: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+def gram_matrix(gradients: Gradients) -> torch.Tensor:
     """⟨g_i, g_j⟩ of K tensors of one shape, multiplied in float32 or better, as (K, K) float64 on their device.
 
-    One pass over all of them; the products of the pieces are added up in float64.
+    One pass over all of them; the products of the runs are added up in float64.
     """
-    flat = [g.reshape(-1) for g in gradients]
-    count, size = len(flat), flat[0].numel()
-    dtype = torch.promote_types(flat[0].dtype, torch.float32)
-    piece = CHUNK.get(flat[0].device.type, 1 << 20)
-    gram = torch.zeros(count, count, dtype=torch.float64, device=flat[0].device)
+    count, size, first = len(gradients), gradients[0].numel(), gradients[0]
+    piece = CHUNK.get(first.device.type, 1 << 20)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=first.device)
     for start in range(0, size, piece):
-        parts = [g[start : start + piece].to(dtype) for g in flat]
-        rows = [torch.stack([torch.dot(parts[i], parts[j]) for j in range(i + 1)]) for i in range(count)]
-        for i, row in enumerate(rows):
-            gram[i, : i + 1] += row
-    return gram + gram.tril(-1).T
+        part_Kn = _piece(gradients, start, start + piece)
+        even = part_Kn.shape[1] // RUN * RUN
+        if even:
+            runs_nKr = part_Kn[:, :even].unflatten(1, (-1, RUN)).transpose(0, 1)
+            gram += (runs_nKr @ runs_nKr.transpose(1, 2)).sum(0, dtype=torch.float64)
+        if even < part_Kn.shape[1]:
+            rest_Kr = part_Kn[:, even:]
+            gram += rest_Kr @ rest_Kr.T
+    return gram
+
+
+def _piece(gradients: Gradients, start: int, stop: int) -> torch.Tensor:
+    """Some elements of each of K tensors, (K, n), in float32 or better."""
+    if isinstance(gradients, torch.Tensor):
+        part_Kn = gradients.reshape(len(gradients), -1)[:, start:stop]
+    else:
+        part_Kn = torch.stack([g.reshape(-1)[start:stop] for g in gradients])
+    return part_Kn.to(torch.promote_types(part_Kn.dtype, torch.float32))
 
 
 def grouped_grams(states: Sequence[torch.Tensor], group_F: torch.Tensor, count: int) -> torch.Tensor:
@@ -58,14 +76,14 @@ class BoundaryGradients:
     """What one backward brings to the boundary, and what can be asked of it.
 
     Attributes:
-        values: K tensors, g_k = ∂L_k/∂z.
+        values: K tensors g_k = ∂L_k/∂z, or one with all of them.
         finite_mask: bool (K,), False where a part of g_k was dropped above because it was not finite; None: all are.
     """
 
     def __init__(
         self,
         z: torch.Tensor,
-        values: tuple[torch.Tensor, ...],
+        values: Gradients,
         finite_mask: torch.Tensor | None = None,
         tokens_of_candidates: TokensOfCandidates | None = None,
     ) -> None:
@@ -101,14 +119,25 @@ class BoundaryGradients:
         return torch.stack(rows).masked_fill(~self.finite_mask[:, None], torch.nan)
 
 
-def combine(weights: Sequence[float], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def combine(weights: Sequence[float], gradients: Gradients) -> torch.Tensor:
     """Σ α_k g_k, added up in float32 or better, in the gradients' own dtype."""
-    dtype = torch.promote_types(gradients[0].dtype, torch.float32)
-    total = torch.zeros_like(gradients[0], dtype=dtype)
-    for weight, gradient in zip(weights, gradients, strict=True):
-        if weight != 0.0:  # a gradient left out may hold NaN, and 0·NaN is NaN
-            total.add_(gradient, alpha=weight)
-    return total.to(gradients[0].dtype)
+    first = gradients[0]
+    used = [k for k, weight in enumerate(weights) if weight != 0.0]  # one left out may hold NaN, and 0·NaN is NaN
+    if not used:
+        return torch.zeros_like(first)
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    if not isinstance(gradients, torch.Tensor):
+        total = torch.zeros_like(first, dtype=dtype)
+        for k in used:
+            total.add_(gradients[k], alpha=weights[k])
+        return total.to(first.dtype)
+    chosen = gradients if len(used) == len(weights) else gradients[used]
+    alpha_K = torch.tensor([weights[k] for k in used], dtype=dtype).to(first.device, non_blocking=True)
+    piece = CHUNK.get(first.device.type, 1 << 20)
+    pieces = [
+        (alpha_K @ _piece(chosen, start, start + piece)).to(first.dtype) for start in range(0, first.numel(), piece)
+    ]
+    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(first.shape)
 
 
 class _FiniteOnly(torch.autograd.Function):
@@ -128,6 +157,32 @@ class _FiniteOnly(torch.autograd.Function):
         return ctx.guard.pass_finite(ctx.name, gradient), None, None, None
 
 
+def _finite_rows(x_KN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    finite_K = torch.isfinite(x_KN).all(1)
+    return torch.where(finite_K[:, None], x_KN, 0.0), finite_K
+
+
+finite_rows = operation(
+    "finite_rows(Tensor x) -> (Tensor, Tensor)",
+    _finite_rows,
+    lambda x: (torch.empty_like(x), x.new_empty(len(x), dtype=torch.bool)),
+)
+"""Rows (K, N) that hold something not finite as zeros, and which hold nothing of the kind, bool (K,)."""
+
+
+class _FiniteRows(torch.autograd.Function):
+    """`_FiniteOnly` of the outputs of several objectives, (K, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KN: torch.Tensor, guard: "NonFiniteGuard", names: tuple[str, ...]) -> torch.Tensor:
+        ctx.guard, ctx.names = guard, names
+        return x_KN.view_as(x_KN)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_KN: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.guard.pass_finite_rows(ctx.names, gradient_KN), None, None
+
+
 class NonFiniteGuard:
     """Stands between each objective's head and its loss: what is not finite stays out of the tower.
 
@@ -145,6 +200,10 @@ class NonFiniteGuard:
         """Pass an output x of objective `name`; `of_candidates`: it is the one number of each candidate, (N,)."""
         return _FiniteOnly.apply(x, self, name, of_candidates) if x.requires_grad else x
 
+    def of_rows(self, names: Sequence[str], x_KN: torch.Tensor) -> torch.Tensor:
+        """Pass the one number of each candidate of several objectives, (K, N); none of them is blocked by then."""
+        return _FiniteRows.apply(x_KN, self, tuple(names)) if x_KN.requires_grad else x_KN
+
     def block(self, names: Iterable[str]) -> None:
         """Let the backward that follows have nothing of `names`."""
         self.blocked = frozenset(names)
@@ -154,6 +213,14 @@ class NonFiniteGuard:
         finite = torch.isfinite(gradient).all()
         self._finite[name] = finite & self._finite[name] if name in self._finite else finite
         return torch.where(finite, gradient, torch.zeros_like(gradient))
+
+    def pass_finite_rows(self, names: Sequence[str], gradient_KN: torch.Tensor) -> torch.Tensor:
+        """`pass_finite` of the rows of several objectives."""
+        self.wanted.update(zip(names, gradient_KN.unbind(), strict=True))
+        passed_KN, finite_K = finite_rows(gradient_KN.contiguous())
+        for name, finite in zip(names, finite_K.unbind(), strict=True):
+            self._finite[name] = finite & self._finite[name] if name in self._finite else finite
+        return passed_KN
 
     def finite_mask(self, names: Sequence[str], device: torch.device) -> torch.Tensor:
         """Whether all that came back for each objective was finite, bool (K,); blocked ones count as finite."""
@@ -204,7 +271,7 @@ class StepContext:
             return (z,) * len(names)
         return _FanOut.apply(z, tuple(names), self)
 
-    def balance(self, z: torch.Tensor, gradients: tuple[torch.Tensor, ...], names: Sequence[str]) -> torch.Tensor:
+    def balance(self, z: torch.Tensor, gradients: Gradients, names: Sequence[str]) -> torch.Tensor:
         """What the trunk gets: Σ α_k g_k."""
         if self.compute_weights is None:
             return combine([1.0] * len(gradients), gradients)

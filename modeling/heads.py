@@ -6,7 +6,7 @@ them, then B categories with a bias alone, then I numbers of levels. D is the di
 slate head.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,8 +140,16 @@ class PointHead(nn.Module):
 
     def forward(self, pooled_NH: torch.Tensor, inputs: HeadInputs | None = None) -> torch.Tensor:
         """Raw scores, float32, (N, outputs); `inputs` where the head has features, a prior or a comparison."""
-        scores = self.score(pooled_NH.to(self.score.weight.dtype)).float()
-        if self.response is None and self.moved is None and self.comparison is None:
+        return self.beside(self.score(pooled_NH.to(self.score.weight.dtype)).float(), pooled_NH, inputs)
+
+    @property
+    def reads_text_alone(self) -> bool:
+        """Whether there is nothing beside the tower's vector."""
+        return self.response is None and self.moved is None and self.comparison is None
+
+    def beside(self, scores: torch.Tensor, pooled_NH: torch.Tensor, inputs: HeadInputs | None) -> torch.Tensor:
+        """Scores (N, outputs) of the tower's vectors, with what stands beside them."""
+        if self.reads_text_alone:
             return scores
         assert inputs is not None
         added_N = self.beside_text(inputs)
@@ -176,21 +184,46 @@ class SlateHead(nn.Module):
             relevance_N: r = Σ log p, without gradient.
             candidates_SM: int64, the candidate (row of pooled_NH) at each position, −1 where a slate is shorter.
         """
+        parts = {name: getattr(self, name) for name in SLATE_PARTS}
         dtype = self.enter.weight.dtype
-        filled_SM = candidates_SM >= 0
-        index_SM = candidates_SM.clamp(min=0)
-        entered_NW = self.enter(pooled_NH.to(dtype)) + self.relevance(relevance_N.to(dtype)[:, None])
-        x_SMW = entered_NW[index_SM]
-        slates, positions, width = x_SMW.shape
-        qkv = self.qkv(self.norm(x_SMW)).view(slates, positions, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=filled_SM[:, None, None, :])
-        x_SMW = x_SMW + self.mix(attended.transpose(1, 2).reshape(slates, positions, width))
-        delta_SM = self.out(nn.functional.gelu(x_SMW)).squeeze(-1).float()
-        # Scatter back to the candidates' own order: a slate's candidates need not stand in the order of its positions.
-        count = pooled_NH.shape[0]
-        flat = torch.zeros(count + 1, dtype=delta_SM.dtype, device=delta_SM.device)  # the last for empty positions
-        return flat.scatter(0, torch.where(filled_SM, candidates_SM, count).flatten(), delta_SM.flatten())[:count]
+        inputs = (pooled_NH[None].to(dtype), relevance_N.to(dtype)[None, :, None])
+        return adjustments(parts, *inputs, candidates_SM, self.heads)[0]
+
+
+SLATE_PARTS = ("enter", "relevance", "norm", "qkv", "mix", "out")
+
+
+def adjustments(
+    parts: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    pooled_JNH: torch.Tensor,
+    relevance_JN1: torch.Tensor,
+    candidates_SM: torch.Tensor,
+    heads: int,
+) -> torch.Tensor:
+    """δ of every candidate by J slate heads at once, float32 (J, N).
+
+    Args:
+        parts: SLATE_PARTS, for tensors whose first dimension is J.
+        pooled_JNH: vectors of each head.
+        relevance_JN1: r, without gradient.
+        candidates_SM: as in `SlateHead`.
+        heads: of the attention.
+    """
+    filled_SM = candidates_SM >= 0
+    entered_JNW = parts["enter"](pooled_JNH) + parts["relevance"](relevance_JN1)
+    count, width = entered_JNW.shape[1:]
+    slates, positions = candidates_SM.shape
+    x_JSMW = entered_JNW.index_select(1, candidates_SM.clamp(min=0).flatten()).unflatten(1, (slates, positions))
+    qkv = parts["qkv"](parts["norm"](x_JSMW)).view(-1, positions, 3, heads, width // heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    mask = filled_SM.repeat(len(pooled_JNH), 1)[:, None, None, :]
+    attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    x_JSMW = x_JSMW + parts["mix"](attended.transpose(1, 2).reshape(x_JSMW.shape))
+    delta_JSM = parts["out"](nn.functional.gelu(x_JSMW)).squeeze(-1).float()
+    # Scatter back to the candidates' own order: a slate's candidates need not stand in the order of its positions.
+    flat_JN = delta_JSM.new_zeros(len(pooled_JNH), count + 1)  # the last for empty positions
+    index = torch.where(filled_SM, candidates_SM, count).flatten().expand(len(pooled_JNH), -1)
+    return flat_JN.scatter(1, index, delta_JSM.flatten(1))[:, :count]
 
 
 class VectorHead(nn.Module):

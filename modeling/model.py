@@ -28,6 +28,7 @@ from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.compiled import compile_layers
 from equipoise.modeling.fused.layers import why_plain
 from equipoise.modeling.fused.slates import FusedBackbone, FusedSlates
+from equipoise.modeling.grouped_heads import point_scores, slate_adjustments
 from equipoise.modeling.heads import NO_FEATURES, HeadInputs, PointHead, SlateHead, VectorHead
 from equipoise.modeling.layout import SlateLayout
 from equipoise.modeling.packed_rows import PackedRows
@@ -121,6 +122,9 @@ class _Encoded:
     def of_candidates(self, view: torch.Tensor) -> list[torch.Tensor]:
         return self.flattener.unflatten(view)[: self.own_parts]
 
+    def of_towers(self, views_K: torch.Tensor) -> list[torch.Tensor]:
+        return self.flattener.unflatten_towers(views_K)[: self.own_parts]
+
     def of_texts(self, view: torch.Tensor) -> list[torch.Tensor]:
         return self.flattener.unflatten(view)[self.own_parts :]
 
@@ -171,6 +175,7 @@ class SlateModel(nn.Module):
         self._fused: FusedBackbone | None = None
         self.kernels: Literal["fused", "plain"] = "plain"
         self._embedded: torch.Tensor | None = None
+        self._offsets: dict[tuple[tuple[str, ...], torch.device], torch.Tensor] = {}
         if spec.keep_embeddings:
             embeddings: nn.Module = cast(Any, backbone.trunk).get_input_embeddings()
             embeddings.register_forward_hook(self._remember_embeddings)
@@ -398,15 +403,56 @@ class SlateModel(nn.Module):
         the outputs."""
         outputs: dict[str, torch.Tensor] = {}
         for names in packing.groups():
-            views = {name: encoded.z.detach().requires_grad_(torch.is_grad_enabled()) for name in names}
-            pooled = packing.run_towers({name: encoded.of_candidates(view) for name, view in views.items()})
+            views_K = encoded.z.detach().expand(len(names), -1).requires_grad_(torch.is_grad_enabled())
+            pooled_KNH = packing.run_together(names, encoded.of_towers(views_K))
+            scores = self._scores_together(names, pooled_KNH, inputs, outputs, towers.step)
             losses = []
             for name in names:
-                own = self._scores(name, pooled[name], inputs, outputs, towers.step)
+                own = scores[name]
                 losses.append(criterion(name, {**outputs, **own}))
                 outputs |= {key: value.detach() for key, value in own.items()}
-            towers.add_together(losses, list(views.values()), [self.own_parameters[name] for name in names])
+            towers.add_together(losses, views_K, [self.own_parameters[name] for name in names])
         return outputs
+
+    def _scores_together(
+        self,
+        names: Sequence[str],
+        pooled_KNH: torch.Tensor,
+        inputs: ModelInputs,
+        earlier: Mapping[str, torch.Tensor],
+        step: StepContext,
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """What `_scores` gives, by objective, of several whose heads run as one."""
+        points, lists = [n for n in names if n in self.pointwise], [n for n in names if n in self.listwise]
+        heads: Any = self.heads
+        scores: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
+        with torch.autocast(pooled_KNH.device.type, enabled=False):
+            pooled_KNH = pooled_KNH.float()
+            if points:
+                read = [self.head_inputs(name, inputs, pooled_KNH.shape[1]) for name in points]
+                each = point_scores([heads[name] for name in points], pooled_KNH[: len(points)], read)
+                logits_KN = torch.stack([score[:, 0] for score in each]) + self._offsets_of(points, pooled_KNH)
+                for name, row, score in zip(points, step.guard.of_rows(points, logits_KN).unbind(), each, strict=True):
+                    extras = {f"{name}.{extra}": score[:, extra] for extra in range(1, score.shape[1])}
+                    scores[name] = {name: row, **{key: step.guard(name, value) for key, value in extras.items()}}
+            if lists:
+                known = {**earlier, **{name: own[name].detach() for name, own in scores.items() if own}}
+                delta_JN = slate_adjustments(
+                    [heads[name] for name in lists],
+                    pooled_KNH[len(points) :],
+                    self.relevance(known),
+                    inputs["slate_candidates"],
+                )
+                for name, row in zip(lists, step.guard.of_rows(lists, delta_JN).unbind(), strict=True):
+                    scores[name] = {name: row}
+        return scores
+
+    def _offsets_of(self, names: Sequence[str], like: torch.Tensor) -> torch.Tensor:
+        """Constants of the logits, (K, 1), copied to the device once."""
+        key = (tuple(names), like.device)
+        if key not in self._offsets:
+            self._offsets[key] = torch.tensor([[self.offsets[name]] for name in names], device=like.device)
+        return self._offsets[key]
 
     def _vectors(
         self, name: str, packing: Packing, parts: Sequence[torch.Tensor], step: StepContext

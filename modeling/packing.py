@@ -72,3 +72,11 @@ class Flattener:
         return [
             piece.view(shape).to(dtype) for piece, shape, dtype in zip(pieces, self._shapes, self._dtypes, strict=True)
         ]
+
+    def unflatten_towers(self, flat_K: torch.Tensor) -> list[torch.Tensor]:
+        """The parts of K towers, each part of one tower after that of another along its first dimension."""
+        pieces = flat_K.split([shape.numel() for shape in self._shapes], 1)
+        return [
+            piece.reshape(len(flat_K) * shape[0], *shape[1:]).to(dtype)
+            for piece, shape, dtype in zip(pieces, self._shapes, self._dtypes, strict=True)
+        ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from equipoise.modeling.boundary import StepContext
+from equipoise.modeling.boundary import Gradients, StepContext
 
 Criterion = Callable[[str, Mapping[str, torch.Tensor]], torch.Tensor]
 """From an objective's name and the outputs so far (its own with gradient, earlier ones without) to its scalar loss."""
@@ -47,6 +47,7 @@ class Towers:
         self._losses: list[torch.Tensor] = []
         self._parameters: list[torch.Tensor] = []
         self._gradients: list[list[torch.Tensor]] = []
+        self._at_boundary: list[torch.Tensor] = []  # each of one tower or of several that ran as one batch
 
     def add(self, loss: torch.Tensor, view: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
         """Differentiate the next tower with respect to its view of z and its own parameters; its graph is freed.
@@ -59,41 +60,52 @@ class Towers:
         with torch.autocast(loss.device.type, enabled=False):
             gradients = torch.autograd.grad(loss, [view, *parameters], allow_unused=True, materialize_grads=True)
         self._parameters.extend(parameters)
-        self._gradients.append(list(gradients))
+        self._at_boundary.append(gradients[0][None])
+        self._gradients.append(list(gradients[1:]))
 
     def add_together(
         self,
         losses: Sequence[torch.Tensor],
-        views: Sequence[torch.Tensor],
+        views_K: torch.Tensor,
         parameters: Sequence[Sequence[torch.Tensor]],
     ) -> None:
-        """Differentiate several towers that ran as one batch, each with respect to its own view and parameters."""
+        """Differentiate several towers that ran as one batch, each with respect to its own view and parameters.
+
+        Args:
+            losses: of the towers.
+            views_K: their views of z, one after another along the first dimension.
+            parameters: of each.
+        """
         self._losses.extend(loss.detach() for loss in losses)
-        if not views[0].requires_grad:
+        if not views_K.requires_grad:
             return
-        own = [[view, *each] for view, each in zip(views, parameters, strict=True)]
-        flat = [tensor for each in own for tensor in each]
+        flat = [tensor for each in parameters for tensor in each]
         with torch.autocast(losses[0].device.type, enabled=False):
             total = torch.stack([loss.to(losses[0].dtype) for loss in losses]).sum()
-            gradients = iter(torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True))
-        self._parameters.extend(tensor for each in parameters for tensor in each)
-        self._gradients.extend([next(gradients) for _ in each] for each in own)
+            at_boundary, *own = torch.autograd.grad(total, [views_K, *flat], allow_unused=True, materialize_grads=True)
+        self._parameters.extend(flat)
+        self._at_boundary.append(at_boundary)
+        gradients = iter(own)
+        self._gradients.extend([next(gradients) for _ in each] for each in parameters)
 
     def losses(self, z: torch.Tensor) -> torch.Tensor:
         """The losses (K,); one backward through them reaches z and every tower's parameters."""
         return _PrecomputedGradients.apply(self, torch.stack(self._losses), z, *self._parameters)
 
-    def take_gradients(self, factors_K: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], list[torch.Tensor]]:
+    def take_gradients(self, factors_K: torch.Tensor) -> tuple[Gradients, list[torch.Tensor]]:
         """The gradients at z and of all parameters, times the factors of their losses; zeros for blocked objectives."""
         assert self._gradients, "one backward per forward: the gradients have been handed on already"
-        boundary, parameters = [], []
-        for name, factor in zip(self.names, factors_K, strict=True):
+        at_z, self._at_boundary = self._at_boundary, []
+        boundary: list[torch.Tensor] = []
+        for part, factors in zip(at_z, factors_K.split([len(part) for part in at_z]), strict=True):
+            boundary.append(part * factors.to(part.dtype).view(-1, *[1] * (part.dim() - 1)))
+        rows = [row for part in boundary for row in part.unbind()]
+        parameters: list[torch.Tensor] = []
+        for name, factor, row in zip(self.names, factors_K, rows, strict=True):
             gradients = self._gradients.pop(0)
-            blocked = name in self.step.guard.blocked
-            if blocked:
-                scaled = [torch.zeros_like(g) for g in gradients]
-            else:
-                scaled = list(torch._foreach_mul(gradients, factor.to(gradients[0].dtype)))
-            boundary.append(scaled[0])
-            parameters.extend(scaled[1:])
-        return tuple(boundary), parameters
+            if name in self.step.guard.blocked:
+                row.zero_()
+                parameters.extend(torch.zeros_like(g) for g in gradients)
+            elif gradients:
+                parameters.extend(torch._foreach_mul(gradients, factor.to(gradients[0].dtype)))
+        return boundary[0] if len(boundary) == 1 else tuple(rows), parameters

@@ -170,7 +170,10 @@ def load_checkpoint(
         tensors = as_named_now(load_file(folder / "trainable.safetensors"), retrieval)
         copy_into(slate_model, tensors, str(folder))
         try:
-            optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+            kept = torch.load(folder / "optimizer.pt", weights_only=True)
+            for group, own in zip(kept["param_groups"], optimizer.param_groups, strict=True):
+                group["fused"] = own["fused"]  # how it steps is no state: earlier runs stepped tensor by tensor
+            optimizer.load_state_dict(kept)
         except ValueError as error:  # written before "groups" was recorded
             raise UserError(
                 f"{folder} holds the state of another optimizer ({error}): start anew with --overwrite"

@@ -26,7 +26,14 @@ from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import settle_precision
 from equipoise.modeling.recall_sources import RecallSources
-from equipoise.train.accelerate_setup import engine_name, is_fsdp, make_accelerator, shards_base, zero_stage
+from equipoise.train.accelerate_setup import (
+    engine_name,
+    is_deepspeed,
+    is_fsdp,
+    make_accelerator,
+    shards_base,
+    zero_stage,
+)
 from equipoise.train.assemble import (
     assemble_model,
     check_lengths,
@@ -110,7 +117,9 @@ class Job:
         model, self.info = assemble_model(config, self.data, partial_last_layer=not shards_base(self.accelerator))
         self._start_heads(model)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
-        optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
+        # One kernel for all parameters, which leaves a step out by itself where its gradients are not finite.
+        fused = not (is_fsdp(self.accelerator) or is_deepspeed(self.accelerator))
+        optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay, fused=fused)
         prepare: Any = (
             partial(prepare_sharded, self.accelerator) if is_fsdp(self.accelerator) else self.accelerator.prepare
         )

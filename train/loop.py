@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.data import DataLoader
 
@@ -33,6 +34,7 @@ from equipoise.train.checkpoint import TrainingState
 from equipoise.train.checkpoint_files import checkpoints, last_good
 from equipoise.train.kernel_choice import settle_kernels
 from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
+from equipoise.train.parameters import step_if_finite
 from equipoise.train.schedule import rate_factor
 from equipoise.train.self_check import self_check
 from equipoise.train.sharding import average_gradients
@@ -136,6 +138,7 @@ class Loop:
         self.skipped_in_a_row = 0
         self._nonfinite: set[str] = set()
         self._finite = True  # since the last checkpoint
+        self._norm: tuple[int, torch.Tensor] | None = None  # of the last step's gradients, not read yet
         self.stopped = self.orphaned = False
         self._clock = time.perf_counter()
 
@@ -196,6 +199,7 @@ class Loop:
         if step % config.log_every == 0 or last or step == 1:  # the first one shows at once that it learns something
             self._log(step)
         if config.eval_every and (step % config.eval_every == 0 or last):
+            self._settle()
             ended = bool(self.hooks.evaluate(step)) and not last
             self._clock = time.perf_counter()
         if config.save_every and (step % config.save_every == 0 or last or ended):
@@ -203,6 +207,7 @@ class Loop:
         return ended
 
     def _save(self, progress: TrainingState) -> None:
+        self._settle()
         progress.extra = {
             "objectives": {n: {k: v.tolist() for k, v in o.state.items()} for n, o in self.objectives.items()},
             "bad_in_a_row": self.bad_in_a_row,
@@ -238,7 +243,10 @@ class Loop:
             memory = self._memory()
             context = StepContext(self.balancer.compute_weights, progress.step, self._groups(batch))
             local_losses, global_losses = self._losses(batch, totals, context)
-            *each, stops = torch.cat([global_losses, asking]).tolist()  # one wait for the device
+            pending = [] if self._norm is None else [self._norm[1].double().view(1)]
+            *each, stops = torch.cat([*pending, global_losses, asking]).tolist()  # one wait for the device
+            if pending:
+                self._note_norm(each.pop(0))
             losses = np.array(each)
             self._count_nonfinite(context.report_losses(tuple(self.objectives), losses), progress.step)
             finite = torch.isfinite(torch.as_tensor(losses, device=local_losses.device))
@@ -271,19 +279,11 @@ class Loop:
     def _losses(self, batch: SlateBatch, totals: Totals, context: StepContext) -> tuple[torch.Tensor, torch.Tensor]:
         """This process's losses, with gradient, and the global ones, float64; both (K,)."""
 
+        formula, priors = self.slate_model.relevance, tuple(self.slate_model.priors)
+        step = Step(batch, {}, totals, self.world, self.pointwise, formula, self.self_normalize, priors)
+
         def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            return self.objectives[name].loss(
-                Step(
-                    batch,
-                    outputs,
-                    totals,
-                    self.world,
-                    self.pointwise,
-                    self.slate_model.relevance,
-                    self.self_normalize,
-                    tuple(self.slate_model.priors),
-                )
-            )
+            return self.objectives[name].loss(step.reading(outputs))
 
         if self.one_by_one:
             request = ForwardRequest(batch.model_inputs(), criterion, context)
@@ -368,11 +368,24 @@ class Loop:
             if is_fsdp(self.accelerator):
                 average_gradients(self.model.parameters())
             self._drop_nonfinite_towers()
-            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm))
-            if math.isfinite(norm):
-                self.optimizer.step()
+            found = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm)
+            found = found.full_tensor() if isinstance(found, DTensor) else torch.as_tensor(found)
+            step_if_finite(self.optimizer, found)
             self.optimizer.zero_grad()
-            self._count_skipped(math.isfinite(norm), step)
+            self._norm = (step, found)
+            return
+        self.averages.add("train/grad_norm", norm)
+
+    def _settle(self) -> None:
+        """Read the norm of the last step's gradients, where nothing else has brought it along."""
+        if self._norm is not None:
+            self._note_norm(float(self._norm[1]))
+
+    def _note_norm(self, norm: float) -> None:
+        """Take note of the norm of the gradients of a step that has been taken, or left out."""
+        assert self._norm is not None
+        step, self._norm = self._norm[0], None
+        self._count_skipped(math.isfinite(norm), step)
         self.averages.add("train/grad_norm", norm)
 
     def _drop_nonfinite_towers(self) -> None:
@@ -396,6 +409,7 @@ class Loop:
         self.averages.add("perf/padding", 1.0 - batch.tokens / computed)
 
     def _log(self, step: int) -> None:
+        self._settle()
         now = time.perf_counter()
         values = self.averages.drain()
         for key, total in zip(("slates", "impressions", "tokens"), self._seen.tolist(), strict=True):

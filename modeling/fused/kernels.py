@@ -4,34 +4,11 @@ On the CPU each is written out; on a GPU the same lines are compiled into one ke
 F tokens of a flat stretch (leading dimensions may be several), H hidden size, h and g query and key heads, D head size.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 
-LIBRARY = torch.library.Library("equipoise", "DEF")
-
-
-def operation(schema: str, written: Callable[..., Any], shapes: Callable[..., Any]) -> Any:
-    """Register an operation.
-
-    Args:
-        schema: with its name.
-        written: what it computes, in plain operations.
-        shapes: what it gives for tensors without values.
-    """
-    name = schema.partition("(")[0]
-
-    @cache
-    def compiled() -> Callable[..., Any]:
-        return torch.compile(written, dynamic=True, fullgraph=True)
-
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, written, "CPU")
-    LIBRARY.impl(name, lambda *arguments: compiled()(*arguments), "CUDA")
-    LIBRARY.impl(name, shapes, "Meta")
-    return getattr(torch.ops.equipoise, name).default
+from equipoise.modeling.operations import operation
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

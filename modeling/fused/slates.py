@@ -180,17 +180,25 @@ class FusedSlates(Packing):
         return self.run_towers({name: parts})[name]
 
     def run_towers(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
-        layout = self._layout(len(parts))
+        stacked = [torch.cat(list(each)) for each in zip(*parts.values(), strict=True)]
+        return dict(zip(parts, self.run_together(tuple(parts), stacked).unbind(0), strict=True))
+
+    def run_together(self, names: Sequence[str], stacked: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The vectors of all candidates for K objectives, (K, N, H).
+
+        Args:
+            names: of the objectives.
+            stacked: their parts, one tower's after another's along the first dimension.
+        """
+        layout = self._layout(len(names))
         with torch.autocast(self.device.type, enabled=False):
-            pairs = self.fused.bank(tuple(parts)).laid_out(self.dtype)
-            stacked = [torch.cat(list(each)) for each in zip(*parts.values(), strict=True)]
+            pairs = self.fused.bank(tuple(names)).laid_out(self.dtype)
             if self.candidates_only:
                 x_KCH, *kvs = stacked
             else:
                 x_KCH, prefixes_KPH = stacked
                 kvs = self._run_prefixes(prefixes_KPH, pairs, layout.prefixes)
-            vectors_KNH = self._run_candidates(x_KCH, kvs, pairs, layout)
-        return dict(zip(parts, vectors_KNH.unbind(0), strict=True))
+            return self._run_candidates(x_KCH, kvs, pairs, layout)
 
     def _run_candidates(
         self, x_KCH: torch.Tensor, kvs: Sequence[torch.Tensor], pairs: Sequence[Pair], layout: FusedLayout

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from equipoise.modeling.fused.kernels import LIBRARY, merge, merge_into, packed
+from equipoise.modeling.fused.kernels import merge, merge_into, packed
+from equipoise.modeling.operations import LIBRARY
 
 HALF = (torch.bfloat16, torch.float16)
 

@@ -5,9 +5,9 @@ Shape suffixes: N candidates, S slates, M positions of the longest slate, G grou
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -15,9 +15,11 @@ from equipoise.common.link import Link
 from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.objectives import BUILT_IN, ListwiseConfig, ObjectiveConfig, chain
 from equipoise.data.batches import SlateBatch
+from equipoise.modeling.operations import operation
 from equipoise.modeling.relevance import Relevance
 from equipoise.train.world import World
 
+T = TypeVar("T")
 USER = "user:"
 """Before the name of a user attribute where numbers of groups are told."""
 
@@ -58,6 +60,19 @@ class Step:
     formula: Relevance | None = None
     self_normalize: bool = True
     priors: tuple[str, ...] = ()
+    _known: dict[Hashable, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def reading(self, outputs: Mapping[str, torch.Tensor]) -> "Step":
+        """The same step for another objective: what `once` knows is computed no more."""
+        other = replace(self, outputs=outputs)
+        object.__setattr__(other, "_known", self._known)
+        return other
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """What several objectives read of a batch, computed by the first that asks; nothing with a gradient."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
     def rest_relevance(self) -> torch.Tensor:
         """r of the candidates that the step leaves out, by their priors, float32, without gradient."""
@@ -66,7 +81,8 @@ class Step:
 
     def relevance(self) -> torch.Tensor:
         """r = Σ v log p by the formula, float32 (N,), without gradient."""
-        return (self.formula or Relevance(dict.fromkeys(self.pointwise, 1.0)))(self.outputs)
+        formula = self.formula or Relevance(dict.fromkeys(self.pointwise, 1.0))
+        return self.once("relevance", lambda: formula(self.outputs))
 
     def label(self, column: str | None) -> torch.Tensor:
         """A label of every candidate, float32 (N,), NaN where the data have none."""
@@ -78,7 +94,8 @@ class Step:
 
     def sampling_weights(self) -> torch.Tensor:
         """How many impressions each sampled candidate stands for, float32 (N,): 1 where it was clicked."""
-        return torch.where(self.batch.click > 0, 1.0, torch.exp(-self.batch.log_sampling_rate))
+        batch = self.batch
+        return self.once("stand for", lambda: torch.where(batch.click > 0, 1.0, torch.exp(-batch.log_sampling_rate)))
 
     def importance_weights(self) -> torch.Tensor:
         """How much each sampled candidate counts, float32 (N,): what it stands for, times its weight."""
@@ -238,22 +255,55 @@ class Exposure:
     def by_group(self, weights_SM: torch.Tensor, codes_N: torch.Tensor, groups: int) -> torch.Tensor:
         """Σ of weights over the candidates of each group, (G,); each slate counts by its own weight as well."""
         weights_SM = weights_SM if self.weight_S is None else weights_SM * self.weight_S[:, None].to(weights_SM.dtype)
-        codes = codes_N[self.candidates_SM][self.filled_SM]
-        return weights_SM.new_zeros(groups).index_add(0, codes, weights_SM[self.filled_SM])
+        kept_SM = torch.where(self.filled_SM, weights_SM, 0.0)
+        return kept_SM.new_zeros(groups).index_add(0, codes_N[self.candidates_SM].flatten(), kept_SM.flatten())
 
 
-def moving_average(state: dict[str, torch.Tensor], key: str, now: torch.Tensor, momentum: float) -> torch.Tensor:
-    """The moving average of a global quantity, with the gradient of its present value in full.
+class _KnownGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slope)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None
+
+
+def with_gradient(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """A scalar function of x whose value and gradient, of the shape of x, have been computed together."""
+    return _KnownGradient.apply(x, value, slope)
+
+
+def _averaged(before: torch.Tensor | None, now: torch.Tensor, momentum: float) -> tuple[torch.Tensor, torch.Tensor]:
+    # Of what has never been finite nothing is known: NaN, which the first finite value replaces.
+    base = torch.full_like(now, torch.nan) if before is None else before
+    started = torch.where(torch.isfinite(base), base, now)
+    finite = torch.isfinite(now).all()
+    kept = torch.where(finite, momentum * started + (1 - momentum) * now, base)
+    return kept, torch.where(finite, kept, now)
+
+
+averaged = operation(
+    "averaged(Tensor? before, Tensor now, float momentum) -> (Tensor, Tensor)",
+    _averaged,
+    lambda before, now, momentum: (torch.empty_like(now), torch.empty_like(now)),
+)
+"""What is kept of an average, and what is taken for it now, where that differs: not finite."""
+
+
+def move_average(state: dict[str, torch.Tensor], key: str, now: torch.Tensor, momentum: float) -> torch.Tensor:
+    """The moving average of a global quantity, without gradient.
 
     The first value starts the average. `state[key]` is updated in place of the old one, but never by a value that is
     not finite: one bad batch would spoil every later one.
     """
-    detached = now.detach()
     before = state.get(key)
-    # Of what has never been finite nothing is known: NaN, which the first finite value replaces.
-    base = torch.full_like(detached, torch.nan) if before is None else before.to(detached)
-    started = torch.where(torch.isfinite(base), base, detached)
-    finite = torch.isfinite(detached).all()
-    state[key] = torch.where(finite, momentum * started + (1 - momentum) * detached, base)
-    average = torch.where(finite, state[key], detached)
-    return now + (average - detached)
+    state[key], average = averaged(None if before is None else before.to(now), now.detach(), momentum)
+    return average
+
+
+def moving_average(state: dict[str, torch.Tensor], key: str, now: torch.Tensor, momentum: float) -> torch.Tensor:
+    """`move_average` with the gradient of the present value in full."""
+    return now + (move_average(state, key, now, momentum) - now.detach())

@@ -3,8 +3,9 @@
 import torch
 
 from equipoise.configs.objectives import DiversityConfig
+from equipoise.modeling.operations import operation
 from equipoise.train.objectives.base import Exposure, Step
-from equipoise.train.objectives.placed import PlacedObjective, SpreadPlacer, WholeSlates
+from equipoise.train.objectives.placed import PlacedObjective, WholeSlates, Wish
 
 
 def attribute_similarity(codes_NA: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
@@ -12,6 +13,23 @@ def attribute_similarity(codes_NA: torch.Tensor, index_SM: torch.Tensor) -> torc
     codes_SMA = codes_NA[index_SM]
     equal = (codes_SMA[:, :, None] == codes_SMA[:, None, :]).float()
     return equal.cumprod(dim=-1).mean(-1)
+
+
+def _path_distance(codes: list[torch.Tensor]) -> torch.Tensor:
+    alike_SMM = codes[0][:, :, None] == codes[0][:, None]
+    total_SMM = alike_SMM.float()
+    for codes_SM in codes[1:]:
+        alike_SMM = alike_SMM & (codes_SM[:, :, None] == codes_SM[:, None])
+        total_SMM = total_SMM + alike_SMM.float()
+    return 1 - total_SMM / len(codes)
+
+
+path_distance = operation(
+    "path_distance(Tensor[] codes) -> Tensor",
+    _path_distance,
+    lambda codes: codes[0].new_empty((*codes[0].shape, codes[0].shape[1]), dtype=torch.float32),
+)
+"""1 − the share that two candidates have in common of a path of attributes, (S, M) each, coarse to fine; (S, M, M)."""
 
 
 def text_similarity(embeddings_NH: torch.Tensor, centre_H: torch.Tensor, index_SM: torch.Tensor) -> torch.Tensor:
@@ -34,10 +52,9 @@ class Diversity(PlacedObjective):
     def needs_embeddings(self) -> bool:
         return self.options.similarity == "text"
 
-    def placer(self, step: Step, slates: WholeSlates) -> SpreadPlacer:
+    def wish(self, step: Step, slates: WholeSlates) -> Wish:
         """Distances by the attribute path."""
-        codes_SMA = torch.stack([slates.codes[name] for name in self.attributes], dim=-1)
-        return SpreadPlacer(slates, self.options.places, codes_SMA, self.options.samples)
+        return Wish(distance_SMM=path_distance([slates.codes[name] for name in self.attributes]))
 
     def goal(self, step: Step, exposure: Exposure) -> torch.Tensor:
         """Mean J over the slates of the global batch, in [0, 1]."""

@@ -35,5 +35,6 @@ class Fairness(GroupedObjective):
         local_G = self.by_group(step, exposure, share.to(exposed_G.dtype))
         due_G = step.world.sum(local_G) / step.totals.slates
         due_G = moving_average(self.state, "target", due_G, self.options.momentum)
-        present = due_G > 0
-        return 0.5 * ((exposed_G[present] - due_G[present]) ** 2 / due_G[present]).sum()
+        present_G = due_G > 0
+        missing_G = torch.where(present_G, exposed_G - due_G, 0.0)
+        return 0.5 * (missing_G**2 / torch.where(present_G, due_G, 1.0)).sum()

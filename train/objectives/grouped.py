@@ -8,8 +8,9 @@ import torch
 from equipoise.common.link import Link
 from equipoise.common.lists import SMALLEST
 from equipoise.configs.objectives import GroupedConfig
-from equipoise.train.objectives.base import Exposure, Step, moving_average, slate_weights
-from equipoise.train.objectives.placed import PlacedObjective, PricePlacer, WholeSlates, pure_exposure
+from equipoise.modeling.operations import operation
+from equipoise.train.objectives.base import Exposure, Step, move_average, moving_average, slate_weights
+from equipoise.train.objectives.placed import PlacedObjective, WholeSlates, Wish, pure_exposure
 
 
 def prices_of(exposed_G: torch.Tensor, due_G: torch.Tensor) -> torch.Tensor:
@@ -19,6 +20,21 @@ def prices_of(exposed_G: torch.Tensor, due_G: torch.Tensor) -> torch.Tensor:
     of_large = torch.where(large_G, ratio_G, 0.0).max()
     most = torch.where(large_G.any(), of_large, ratio_G.max()).clamp(min=1e-12)
     return (1 - ratio_G / most).clamp(0.0, 1.0) * (due_G > 0)
+
+
+def _group_prices(averages_2G: list[torch.Tensor]) -> torch.Tensor:
+    exposed_G, due_G = (average_G.nan_to_num() for average_G in averages_2G)
+    return prices_of(exposed_G.double(), due_G.double()).to(exposed_G.dtype)
+
+
+group_prices = operation(
+    "group_prices(Tensor[] averages) -> Tensor", _group_prices, lambda averages: torch.empty_like(averages[0])
+)
+"""`prices_of` the averages of exposure and of what is due; NaN of what has never been seen."""
+
+
+KEYS = ("exposed", "due")
+"""Of the averages that prices are made of."""
 
 
 class GroupedObjective(PlacedObjective):
@@ -40,31 +56,30 @@ class GroupedObjective(PlacedObjective):
     def attributes(self) -> list[str]:
         return [self.options.attribute]
 
-    def placer(self, step: Step, slates: WholeSlates) -> PricePlacer:
+    def wish(self, step: Step, slates: WholeSlates) -> Wish:
         """Prices by how weak each group is under pure relevance, 1 the weakest and 0 the strongest, over time."""
         codes_SM = slates.codes[self.options.attribute]
-        exposed_G = self._share(step, slates, codes_SM, pure_exposure(slates, self.options.places), "exposed")
-        due_G = self._share(step, slates, codes_SM, self.due(slates), "due")
-        price_G = prices_of(exposed_G.double(), due_G.double()).to(exposed_G)
-        return PricePlacer(slates, self.options.places, price_G[codes_SM])
+        with torch.no_grad():
+            self._note_shares(step, slates, codes_SM)
+            price_G = group_prices([self.state[key].to(slates.gain_SM) for key in KEYS])
+            return Wish(price_SM=price_G[codes_SM])
 
     def due(self, slates: WholeSlates) -> torch.Tensor:
         """The share of exposure that is due to each candidate, float32 (S, M): the same to all of a slate."""
         filled_SM = slates.filled_SM.to(slates.relevance_SM.dtype)
         return filled_SM / filled_SM.sum(1, keepdim=True)
 
-    @torch.no_grad()
-    def _share(
-        self, step: Step, slates: WholeSlates, codes_SM: torch.Tensor, share_SM: torch.Tensor, key: str
-    ) -> torch.Tensor:
-        """Each group's mean share over the slates of the global batch and over time, float32 (G,)."""
-        weight_S = slate_weights(step.batch)
-        kept_SM = share_SM * slates.filled_SM
-        kept_SM = kept_SM if weight_S is None else kept_SM * weight_S[:, None].to(kept_SM.dtype)
-        local_G = kept_SM.new_zeros(self.groups).index_add(0, codes_SM.flatten(), kept_SM.flatten())
-        global_G = step.world.sum(local_G) / step.totals.slates
-        moving_average(self.state, key, global_G, self.options.momentum)
-        return torch.nan_to_num(self.state[key].to(global_G))
+    def _note_shares(self, step: Step, slates: WholeSlates, codes_SM: torch.Tensor) -> None:
+        """Each group's mean share over the global batch's slates, under pure relevance and as is due, over time."""
+        places = self.options.places
+        exposed_SM = step.once(("pure exposure", places), lambda: pure_exposure(slates, places))
+        weight_S = step.once("slate weights", lambda: slate_weights(step.batch))
+        kept_2SM = torch.stack([exposed_SM, self.due(slates).to(exposed_SM.dtype)]) * slates.filled_SM
+        kept_2SM = kept_2SM if weight_S is None else kept_2SM * weight_S[:, None].to(kept_2SM.dtype)
+        local_2G = kept_2SM.new_zeros(2, self.groups).index_add(1, codes_SM.flatten(), kept_2SM.flatten(1))
+        global_2G = step.world.sum(local_2G) / step.totals.slates
+        for key, global_G in zip(KEYS, global_2G.unbind(), strict=True):
+            move_average(self.state, key, global_G, self.options.momentum)
 
     def by_group(self, step: Step, exposure: Exposure, weights_SM: torch.Tensor) -> torch.Tensor:
         """This process's sum of weights over each group, (G,)."""

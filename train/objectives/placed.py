@@ -14,17 +14,15 @@ Shape suffixes: S slates, M candidates of the longest whole one, D lists that ar
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import torch
 
-from equipoise.common.lists import FARTHEST, discounts
+from equipoise.common.lists import discounts
 from equipoise.configs.objectives import PlacedConfig
-from equipoise.modeling.fused.kernels import operation
-from equipoise.train.objectives.base import ListwiseObjective, Step, slate_weights
-
-LEAST, MOST = 1 / 16, 4.0
-"""Between which ω is drawn, evenly on a log scale: what `equipoise front` measures."""
+from equipoise.train.objectives.base import ListwiseObjective, Step, slate_weights, with_gradient
+from equipoise.train.objectives.drawn_lists import MOST, drawn_lists, slate_marks
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class WholeSlates:
 
     Attributes:
         relevance_SM: float32, without gradient.
-        delta_SM: float32, with gradient; 0 of candidates that were left out.
+        delta_N: float32, with gradient, of the sampled candidates; all others have δ = 0.
+        at_SM: int64, the candidate of delta_N at each position; −1 of those that were left out, and where none is.
         gain_SM: 2^rel − 1 of NDCG, float32.
         filled_SM: bool.
         codes: per attribute, int64 (S, M).
@@ -42,7 +41,8 @@ class WholeSlates:
     """
 
     relevance_SM: torch.Tensor
-    delta_SM: torch.Tensor
+    delta_N: torch.Tensor
+    at_SM: torch.Tensor
     gain_SM: torch.Tensor
     filled_SM: torch.Tensor
     codes: dict[str, torch.Tensor]
@@ -52,35 +52,14 @@ class WholeSlates:
     @classmethod
     def of(cls, step: Step, name: str, attributes: list[str]) -> Self:
         """The whole slates that objective `name` sees."""
-        batch = step.batch
-        index_SM, rest = batch.slate_candidates, batch.rest
+        relevance_SM, at_SM, gain_SM, filled_SM, weight_S, seeds_S = step.once("whole slates", lambda: _shared(step))
+        codes = {key: step.once(("codes", key), lambda key=key: _codes(step, key)) for key in attributes}
+        return cls(relevance_SM, step.outputs[name], at_SM, gain_SM, filled_SM, codes, weight_S, seeds_S)
 
-        def joined(sampled_N: torch.Tensor, others: torch.Tensor | None) -> torch.Tensor:
-            own = sampled_N[index_SM.clamp(min=0)]
-            if rest is None or not rest.slate_candidates.shape[1]:
-                return own
-            at = rest.slate_candidates.clamp(min=0)
-            return torch.cat([own, own.new_zeros(at.shape) if others is None else others[at].to(own.dtype)], dim=1)
-
-        indices = index_SM if rest is None else torch.cat([index_SM, rest.slate_candidates], dim=1)
-        filled_SM = indices >= 0
-        conversion_N = torch.nan_to_num(batch.conversion)
-        gain_N = torch.where(batch.click > 0, torch.where(conversion_N > 0, 3.0, 1.0), 0.0).to(step.outputs[name].dtype)
-        gain_SM = joined(gain_N, None) * filled_SM
-        weight_S = slate_weights(batch)
-        marks_S = (batch.item[index_SM.clamp(min=0)] * (index_SM >= 0)).sum(1)
-        clicked_S = (gain_SM.sum(1) > 0).to(gain_SM.dtype)
-        return cls(
-            relevance_SM=joined(step.relevance(), None if rest is None else step.rest_relevance()),
-            delta_SM=joined(step.outputs[name], None) * filled_SM,
-            gain_SM=gain_SM,
-            filled_SM=filled_SM,
-            codes={
-                key: joined(batch.attributes[key], None if rest is None else rest.attributes[key]) for key in attributes
-            },
-            weight_S=clicked_S if weight_S is None else clicked_S * weight_S,
-            seeds_S=batch.row.to(marks_S.device) * 1_000_003 + marks_S,
-        )
+    @property
+    def delta_SM(self) -> torch.Tensor:
+        """δ at each position, 0 of those that were left out."""
+        return torch.where(self.at_SM >= 0, self.delta_N[self.at_SM.clamp(min=0)], 0.0)
 
     def worth_SM(self, places: int) -> torch.Tensor:
         """Each candidate's share of the value of the ideal list of so many places; see common/lists.py."""
@@ -90,8 +69,61 @@ class WholeSlates:
         return gain_SM / (best_SK @ _discounts(best_SK.shape[1], gain_SM)).unsqueeze(1)
 
 
+def _joined(step: Step, sampled_N: torch.Tensor, others: torch.Tensor | None) -> torch.Tensor:
+    """Values of the sampled candidates and of the others by position, (S, M)."""
+    index_SM = step.once("sampled", lambda: step.batch.slate_candidates.clamp(min=0))
+    own, rest = sampled_N[index_SM], step.batch.rest
+    if rest is None or not rest.slate_candidates.shape[1]:
+        return own
+    at = rest.slate_candidates.clamp(min=0)
+    return torch.cat([own, own.new_zeros(at.shape) if others is None else others[at].to(own.dtype)], dim=1)
+
+
+def _codes(step: Step, key: str) -> torch.Tensor:
+    rest = step.batch.rest
+    return _joined(step, step.batch.attributes[key], None if rest is None else rest.attributes[key])
+
+
+def _shared(step: Step) -> tuple[torch.Tensor, ...]:
+    """What all list-wise objectives see alike: relevance, at, gain, filled, weight and seeds, as in `WholeSlates`."""
+    batch, relevance_N = step.batch, step.relevance()
+    at_SM, rest = batch.slate_candidates, batch.rest
+    indices, others = at_SM, 0
+    if rest is not None and rest.slate_candidates.shape[1]:
+        indices, others = torch.cat([at_SM, rest.slate_candidates], dim=1), rest.slate_candidates.shape[1]
+    row_S = batch.row.to(at_SM.device, non_blocking=True)
+    gain_SM, seeds_S, clicked_S = slate_marks(
+        batch.click.to(relevance_N.dtype), batch.conversion, batch.item, row_S, at_SM, others
+    )
+    weight_S = step.once("slate weights", lambda: slate_weights(batch))
+    relevance_SM = _joined(step, relevance_N, None if rest is None else step.rest_relevance())
+    if others:
+        at_SM = torch.nn.functional.pad(at_SM, (0, others), value=-1)
+    counted_S = clicked_S if weight_S is None else clicked_S * weight_S
+    return relevance_SM, at_SM, gain_SM, indices >= 0, counted_S, seeds_S
+
+
+@cache
+def _discounts_on(places: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(discounts(places)).to(device, dtype)
+
+
 def _discounts(places: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(discounts(places)).to(like)
+    return _discounts_on(places, like.dtype, like.device)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an objective adds to candidates by ω, with δ, and how it measures lists by ω; one of the two.
+
+    Attributes:
+        price_SM: of each candidate's group; added with δ, by the place's share of the list's exposure, and measured by
+            the mean price of what is exposed.
+        distance_SMM: of candidates; their sum to those that are placed is added, times exp(δ), and measured as ILD@K.
+    """
+
+    price_SM: torch.Tensor | None = None
+    distance_SMM: torch.Tensor | None = None
 
 
 class PlacedObjective(ListwiseObjective):
@@ -113,188 +145,23 @@ class PlacedObjective(ListwiseObjective):
         """−E[R] of the drawn lists, and β · mean δ² that keeps near the start; in shares of NDCG."""
         if self.options.form == "parallel":
             return super().loss(step)
-        slates = WholeSlates.of(step, self.name, self.attributes)
-        drawn = _Drawn.of(self, step, slates)
-        share_S = slates.weight_S
-        size_S = slates.filled_SM.sum(1).clamp(min=1)
-        pull_S = self.options.beta * slates.delta_SM.square().sum(1) / size_S
-        return step.world.scale_to_global_mean((share_S * (drawn.losses_S() + pull_S)).sum(), step.totals.slates)
+        options, slates = self.options, WholeSlates.of(step, self.name, self.attributes)
+        wish, width = self.wish(step, slates), slates.filled_SM.shape[1]
+        places = min(options.places, width)
+        discount_K, all_K = _discounts(places, slates.gain_SM), _discounts(options.places, slates.gain_SM)
+        worth_SM = step.once(("worth", options.places), lambda: slates.worth_SM(options.places))
+        ideal_S = step.once(("ideal", places), lambda: slates.gain_SM.topk(places, dim=1).values @ discount_K)
+        found = drawn_lists(
+            slates.delta_N.detach(), slates.at_SM, slates.filled_SM, worth_SM, slates.gain_SM, ideal_S, slates.seeds_S,
+            slates.weight_S, discount_K, all_K, wish.price_SM, wish.distance_SMM,
+            torch.as_tensor(step.totals.slates, device=discount_K.device), options.explore, options.beta,
+            options.samples, places, step.world.size,
+        )  # fmt: skip
+        return with_gradient(slates.delta_N, *found)
 
     @abstractmethod
-    def placer(self, step: Step, slates: WholeSlates) -> "Placer":
-        """What the objective adds to candidates, and how it measures lists."""
-
-
-class Placer:
-    """How an objective takes part in filling the places of D lists of each slate."""
-
-    def counts(self, place: int) -> torch.Tensor:
-        """What each candidate counts at the place, without gradient, by ω: float32, broadcasts to (S, D, M)."""
-        raise NotImplementedError
-
-    def put(self, chosen_SD: torch.Tensor, there_SD: torch.Tensor) -> None:
-        """Take note of who got the next place, where there was anybody to get it."""
-
-    def all_counts(self) -> torch.Tensor:
-        """What each candidate counted at every place, with gradient, by ω: float32, broadcasts to (S, D, K, M)."""
-        raise NotImplementedError
-
-    def measured(self, chosen_SDK: torch.Tensor) -> torch.Tensor:
-        """What the objective measures of each place, by ω: float32 (S, D, K)."""
-        raise NotImplementedError
-
-
-class SpreadPlacer(Placer):
-    """Unlike candidates: exp(δ) times the distances to those that are placed; measured by ILD@K.
-
-    Args:
-        slates: of the batch.
-        places: K.
-        codes_SMA: the attributes' values, coarse to fine.
-        draws: D.
-    """
-
-    def __init__(self, slates: WholeSlates, places: int, codes_SMA: torch.Tensor, draws: int) -> None:
-        self.scale = 2 / (places * max(places - 1, 1))
-        self.wish_SM = slates.delta_SM.clamp(-FARTHEST, FARTHEST).exp()
-        equal_SMMA = codes_SMA[:, :, None] == codes_SMA[:, None]
-        self.distance_SMM = 1 - equal_SMMA.to(slates.gain_SM.dtype).cumprod(dim=-1).mean(-1)
-        count, width = slates.gain_SM.shape
-        self._apart = [slates.gain_SM.new_zeros(count, draws, width)]  # before each place
-
-    def counts(self, place: int) -> torch.Tensor:
-        """scale · exp(δ) · Σ distances."""
-        return self.scale * self.wish_SM[:, None] * self._apart[place]
-
-    def put(self, chosen_SD: torch.Tensor, there_SD: torch.Tensor) -> None:
-        """Add the distances to the placed candidate."""
-        rows = chosen_SD[:, :, None].expand(-1, -1, self.distance_SMM.shape[2])
-        self._apart.append(self._apart[-1] + self.distance_SMM.gather(1, rows) * there_SD[:, :, None])
-
-    def all_counts(self) -> torch.Tensor:
-        """As `counts`, of all places."""
-        return self.scale * self.wish_SM[:, None, None] * torch.stack(self._apart[:-1], dim=2)
-
-    def measured(self, chosen_SDK: torch.Tensor) -> torch.Tensor:
-        """The distances of each placed candidate to those before it."""
-        return self.scale * torch.stack(self._apart[:-1], dim=2).gather(3, chosen_SDK[..., None])[..., 0]
-
-
-class PricePlacer(Placer):
-    """Prices of groups plus δ; measured by the mean price of what is exposed.
-
-    Args:
-        slates: of the batch.
-        places: K.
-        price_SM: of each candidate's group.
-    """
-
-    def __init__(self, slates: WholeSlates, places: int, price_SM: torch.Tensor) -> None:
-        self.price_SM = price_SM
-        discount_K = _discounts(places, price_SM)
-        self.share_K = (discount_K / discount_K.sum())[: slates.filled_SM.shape[1]]
-        self.wish_SM = price_SM + slates.delta_SM
-
-    def counts(self, place: int) -> torch.Tensor:
-        """The place's share of the list's exposure, times price and δ."""
-        return (self.share_K[place] * self.wish_SM)[:, None]
-
-    def all_counts(self) -> torch.Tensor:
-        """As `counts`, of all places."""
-        return (self.share_K[:, None] * self.wish_SM[:, None])[:, None]
-
-    def measured(self, chosen_SDK: torch.Tensor) -> torch.Tensor:
-        """The place's share of the list's exposure, times the price."""
-        return self.share_K * _taken(self.price_SM, chosen_SDK)
-
-
-def _taken(values_SM: torch.Tensor, chosen_SDK: torch.Tensor) -> torch.Tensor:
-    """The values of the chosen candidates, (S, D, K)."""
-    return values_SM.gather(1, chosen_SDK.flatten(1)).view(chosen_SDK.shape)
-
-
-_STRIDE, _WIDEST = -0x61C8864680B583EB, 1 << 24
-
-
-def _mixed(x: torch.Tensor) -> torch.Tensor:
-    """A bijection of int64 whose outputs look random: the finaliser of SplitMix64 (Steele et al. 2014)."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-def _uniform(seeds: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-    bits = _mixed(_mixed(seeds * _STRIDE) + (number + 1) * _STRIDE)
-    return ((((bits >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53).float().clamp(1e-12, 1 - 1e-7)
-
-
-uniform = operation(
-    "uniform(Tensor seeds, Tensor number) -> Tensor",
-    _uniform,
-    lambda seeds, number: torch.empty(
-        torch.broadcast_shapes(seeds.shape, number.shape), dtype=torch.float32, device=number.device
-    ),
-)
-"""Draws in (0, 1), float32, each a function of its seed and number (int64, broadcast) alone: on every device, in every
-process, without a generator whose state somebody would have to carry."""
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """D lists of every slate: what each earned, and the log of its probability; (S, D)."""
-
-    reward_SD: torch.Tensor
-    log_chance_SD: torch.Tensor
-
-    @classmethod
-    def of(cls, objective: PlacedObjective, step: Step, slates: WholeSlates) -> Self:
-        """Draw lists under the objective's present δ."""
-        options = objective.options
-        places = min(options.places, slates.filled_SM.shape[1])
-        placer, worth_SM = objective.placer(step, slates), slates.worth_SM(options.places)
-        discount_K = _discounts(places, worth_SM)
-        omega_S, gumbel_SDKM = cls._noise(slates, options, places)
-        value_SKM = discount_K[:, None] * worth_SM[:, None]
-        with torch.no_grad():
-            open_SDM = slates.filled_SM[:, None].expand(-1, options.samples, -1).clone()
-            before, chosen = [], []
-            for place in range(places):
-                utility_SDM = value_SKM[:, None, place] + omega_S[:, None, None] * placer.counts(place)
-                keys_SDM = utility_SDM / options.explore + gumbel_SDKM[:, :, place]
-                best_SD1 = keys_SDM.masked_fill(~open_SDM, -torch.inf).argmax(2, keepdim=True)
-                placer.put(best_SD1[:, :, 0], open_SDM.gather(2, best_SD1)[:, :, 0])
-                before.append(open_SDM)
-                chosen.append(best_SD1[:, :, 0])
-                open_SDM = open_SDM.scatter(2, best_SD1, False)
-            open_SDKM, chosen_SDK = torch.stack(before, dim=2), torch.stack(chosen, dim=2)
-            there_SDK = open_SDKM.gather(3, chosen_SDK[..., None])[..., 0]
-            ideal_S = (slates.gain_SM.topk(places, dim=1).values @ discount_K).clamp(min=1e-9)
-            gain_SDK = _taken(slates.gain_SM, chosen_SDK) * discount_K / ideal_S[:, None, None]
-            earned_SDK = gain_SDK + omega_S[:, None, None] * placer.measured(chosen_SDK)
-        utility_SDKM = value_SKM[:, None] + omega_S[:, None, None, None] * placer.all_counts()
-        logits_SDKM = (utility_SDKM / options.explore).masked_fill(~open_SDKM, -1e9)
-        taken_SDK = logits_SDKM.log_softmax(3).gather(3, chosen_SDK[..., None])[..., 0]
-        return cls((earned_SDK * there_SDK).sum(2), torch.where(there_SDK, taken_SDK, 0.0).sum(2))
-
-    @staticmethod
-    @torch.no_grad()
-    def _noise(slates: WholeSlates, options: PlacedConfig, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """ω of each slate, and Gumbel noise (S, D, K, M). What a slate draws depends on its own candidates alone."""
-        device, like = slates.filled_SM.device, slates.gain_SM
-        rank_SM = slates.filled_SM.cumsum(1)  # not the column: the longest slate of the batch decides how wide this is
-        list_D1 = torch.arange(options.samples, device=device)[:, None] * options.places
-        line_DK = list_D1 + torch.arange(places, device=device)
-        number_SDKM = (line_DK[:, :, None] + 1) * _WIDEST + rank_SM[:, None, None]
-        omega_S = LEAST * (MOST / LEAST) ** uniform(slates.seeds_S, torch.zeros_like(slates.seeds_S))
-        noise_SDKM = uniform(slates.seeds_S[:, None, None, None], number_SDKM)
-        return omega_S.to(like), -(-noise_SDKM.log()).log().to(like)
-
-    def losses_S(self) -> torch.Tensor:
-        """−R̄ of each slate, whose gradient is that of −E[R], each list's baseline the mean of the others."""
-        draws = self.reward_SD.shape[1]
-        others_SD = (self.reward_SD.sum(1, keepdim=True) - self.reward_SD) / (draws - 1)
-        surrogate_S = ((self.reward_SD - others_SD) * self.log_chance_SD).mean(1)
-        return -self.reward_SD.mean(1) - (surrogate_S - surrogate_S.detach())
+    def wish(self, step: Step, slates: WholeSlates) -> Wish:
+        """What the objective adds to candidates."""
 
 
 def pure_exposure(slates: WholeSlates, places: int) -> torch.Tensor:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Self
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss, logsigmoid, softplus
+from torch.nn.functional import huber_loss, logsigmoid, softplus
 
 from equipoise.common.link import Link
 from equipoise.configs.objectives import PriorsConfig, ValueConfig
-from equipoise.train.objectives.base import USER, Objective, Step
+from equipoise.modeling.operations import operation
+from equipoise.train.objectives.base import USER, Objective, Step, with_gradient
 from equipoise.train.objectives.user_fairness import group_weights
 
 CLICK = "click"
@@ -53,30 +54,72 @@ class Binary(Objective):
     def entire_space(self, step: Step) -> torch.Tensor:
         """The loss of the whole chain."""
         links = [*self.before, self.spec]
-        logits = [step.outputs[spec.name].detach() for spec in self.before] + [step.outputs[self.name]]
-        # A label that is missing is one that was not observed: the chain broke off before it.
-        label_N = torch.stack([step.label(spec.label) for spec in links]).nan_to_num().prod(0)
+        own_N = step.outputs[self.name]
+        logits = [step.outputs[spec.name].detach() for spec in self.before] + [own_N.detach()]
+        labels = [step.label(spec.label) for spec in links]
         sampled = links[0].label == CLICK
-        if sampled:
-            logits[0] = logits[0] - step.batch.log_sampling_rate
-        loss_N = chain_loss(logits, label_N)
-        counted_N = step.weigh(torch.ones_like(loss_N)) if sampled else step.importance_weights()
+        shift_N = step.batch.log_sampling_rate if sampled else None
+        counted_N = step.batch.weight if sampled else step.importance_weights()
         fair = self.options.user_fairness
         if fair is not None:
+            loss_N, label_N = _chain(_shifted(logits, shift_N), labels)[:2]
+            counted_N = torch.ones_like(loss_N) if counted_N is None else counted_N
             seen = (counted_N, loss_N, label_N)
             counted_N = counted_N * group_weights(fair, self.state, step, *seen, self.user_groups)
-        total = step.totals.candidates if sampled else step.totals.impressions
-        return step.world.scale_to_global_mean((counted_N * loss_N).sum(), total)
+        total = torch.as_tensor(step.totals.candidates if sampled else step.totals.impressions, device=own_N.device)
+        return with_gradient(own_N, *entire_space_loss(logits, labels, shift_N, counted_N, total, step.world.size))
+
+
+def log_product(*logits: torch.Tensor) -> torch.Tensor:
+    """log Π σ(a_i)."""
+    total = logsigmoid(logits[0])
+    for logit_N in logits[1:]:
+        total = total + logsigmoid(logit_N)
+    return total
 
 
 def chain_loss(logits: list[torch.Tensor], label_N: torch.Tensor) -> torch.Tensor:
     """BCE of Π σ(logit) against the label, float32 (N,), in log space."""
-    if len(logits) == 1:
-        return binary_cross_entropy_with_logits(logits[0], label_N, reduction="none")
-    log_p_N = logsigmoid(logits[0])
-    for logit_N in logits[1:]:
-        log_p_N = log_p_N + logsigmoid(logit_N)
-    return -(label_N * log_p_N + (1 - label_N) * log1m_product(*logits))
+    return -(label_N * log_product(*logits) + (1 - label_N) * log1m_product(*logits))
+
+
+def _shifted(logits: list[torch.Tensor], shift_N: torch.Tensor | None) -> list[torch.Tensor]:
+    return logits if shift_N is None else [logits[0] - shift_N, *logits[1:]]
+
+
+def _chain(logits: list[torch.Tensor], labels: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """BCE of Π σ(logit) against Π label in log space, that product, and the loss's slope by the last logit; (N,)."""
+    # A label that is missing is one that was not observed: the chain broke off before it.
+    label_N = labels[0].nan_to_num()
+    for label in labels[1:]:
+        label_N = label_N * label.nan_to_num()
+    log_p_N, log_not_N, broken_N = log_product(*logits), log1m_product(*logits), logsigmoid(-logits[-1])
+    loss_N = -(label_N * log_p_N + (1 - label_N) * log_not_N)
+    slope_N = (1 - label_N) * (log_p_N - log_not_N + broken_N).exp() - label_N * broken_N.exp()
+    return loss_N, label_N, slope_N
+
+
+def _entire_space_loss(
+    logits: list[torch.Tensor],
+    labels: list[torch.Tensor],
+    shift_N: torch.Tensor | None,
+    counted_N: torch.Tensor | None,
+    total: torch.Tensor,
+    size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    loss_N, _, slope_N = _chain(_shifted(logits, shift_N), labels)
+    if counted_N is not None:
+        loss_N, slope_N = loss_N * counted_N, slope_N * counted_N
+    return loss_N.sum() * size / total, slope_N * size / total
+
+
+entire_space_loss = operation(
+    "entire_space_loss(Tensor[] logits, Tensor[] labels, Tensor? shift, Tensor? counted, Tensor total, int size)"
+    " -> (Tensor, Tensor)",
+    _entire_space_loss,
+    lambda logits, *rest: (logits[0].new_empty(()), torch.empty_like(logits[-1])),
+)
+"""The loss of a chain over all candidates, weighted and divided by the total, and its gradient by the last logit."""
 
 
 class Observed(Objective):

@@ -13,7 +13,7 @@ Weights have the mean 1 over all candidates. Shape suffixes: N candidates, G gro
 import torch
 
 from equipoise.configs.objectives import UserFairnessConfig
-from equipoise.train.objectives.base import Step, moving_average
+from equipoise.train.objectives.base import Step, move_average
 
 LEAST_RATE = 1e-4
 """Base rates are kept between this and 1 less it: of a group without a click the entropy would be 0."""
@@ -43,7 +43,7 @@ def group_weights(
     sums_3G = counted_N.new_zeros(3, groups)
     for row, values_N in enumerate((counted_N, counted_N * loss_N, counted_N * label_N)):
         sums_3G[row].index_add_(0, codes_N, values_N.to(sums_3G.dtype))
-    moving_average(state, "groups", step.world.sum(sums_3G), options.momentum)
+    move_average(state, "groups", step.world.sum(sums_3G), options.momentum)
     count_G, loss_G, positive_G = state["groups"].to(loss_N.device, loss_N.dtype)
     seen_G = count_G > 0
     entropies = _normalised(count_G, loss_G, positive_G)

@@ -15,7 +15,7 @@ from equipoise.common.lists import group_prices
 from equipoise.configs.objectives import DiversityConfig
 from equipoise.data.batches import RestBatch
 from equipoise.modeling.relevance import Relevance
-from equipoise.train.objectives import placed
+from equipoise.train.objectives import drawn_lists
 from equipoise.train.objectives.base import Step
 from equipoise.train.objectives.grouped import prices_of
 from equipoise.train.objectives.placed import PlacedObjective, WholeSlates
@@ -105,8 +105,8 @@ def test_the_gradient_is_that_of_the_expected_reward(
     name: str, make_step: Callable[..., Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Averaged over many draws, loss and gradient are those of all lists weighed by their chance."""
-    monkeypatch.setattr(placed, "LEAST", 0.8)
-    monkeypatch.setattr(placed, "MOST", 0.8)
+    monkeypatch.setattr(drawn_lists, "LEAST", 0.8)
+    monkeypatch.setattr(drawn_lists, "MOST", 0.8)
     values = outputs()
     values["goal"].requires_grad_()
     exact = -sum((chance * earned).sum() for chance, earned in rewards(name, values, 0.8)) / len(SIZES)
@@ -222,8 +222,8 @@ def test_prices_on_the_device_are_those_of_lists(seed: int, groups: int) -> None
 
 def test_draws_look_even_and_are_functions_of_seed_and_number() -> None:
     seeds, numbers = torch.arange(40)[:, None], torch.arange(500)
-    drawn = placed.uniform(seeds, numbers)
-    assert torch.equal(drawn[7], placed.uniform(torch.tensor(7), numbers))
+    drawn = drawn_lists.uniform(seeds, numbers)
+    assert torch.equal(drawn[7], drawn_lists.uniform(torch.tensor(7), numbers))
     assert (drawn > 0).all() and (drawn < 1).all() and len(drawn.unique()) > 19_900
     counts = torch.histc(drawn, 20, 0, 1)
     assert ((counts - 1000).square() / 1000).sum() < 45  # χ² with 19 degrees of freedom, p = .001
