@@ -98,7 +98,9 @@ def ragged_batch(labels: list[str], seed: int = 0, slates: int = 3) -> SlateBatc
     return build_batch(made, 200, 0, {"category": np.arange(8) % 3})
 
 
-def thin_model(layers: int, split: int, config: RunConfig, hidden: int, folder: str, dtype: str) -> SlateModel:
+def thin_model(
+    layers: int, split: int, config: RunConfig, hidden: int, folder: str, dtype: str, whole: bool = True
+) -> SlateModel:
     """A Llama of so many layers whose width is next to nothing."""
     shape = {"arch": "llama", "hidden_size": hidden, "intermediate_size": hidden, "num_hidden_layers": layers}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": VOCABULARY}
@@ -107,13 +109,18 @@ def thin_model(layers: int, split: int, config: RunConfig, hidden: int, folder: 
     objectives = build_objectives(config.objectives)
     pointwise = {name: o.outputs for name, o in objectives.items() if o.kind == "pointwise"}
     listwise = [name for name, o in objectives.items() if o.kind == "listwise"]
-    return build_model(ModelSpec(base, config.lora, pointwise, listwise)).train()
+    return build_model(ModelSpec(base, config.lora, pointwise, listwise), partial_last_layer=whole).train()
 
 
 def build_loop(
-    depth: tuple[int, int], objectives: int, hidden: int = 64, bf16: bool = True, way: str = "fused"
+    depth: tuple[int, int],
+    objectives: int,
+    hidden: int = 64,
+    bf16: bool = True,
+    way: str = "fused",
+    whole: bool = True,
 ) -> Loop:
-    """The loop of a run with random weights."""
+    """The loop of a run with random weights; not `whole`: with the layers as ZeRO-3 runs them."""
     train = {"max_steps": 1, "lr": LR, "log_every": LOG_EVERY, "self_check": False, "batch_size": 3}
     config = RunConfig.model_validate(
         {
@@ -127,7 +134,7 @@ def build_loop(
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32")
+        model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32", whole)
     bound = {name: each.bind({"category": 3}, {}) for name, each in build_objectives(config.objectives).items()}
     batch = ragged_batch([name for name in OBJECTIVES[objectives] if name.startswith("o")])
     if way == "fused":
@@ -168,7 +175,7 @@ def gathers() -> int:
     """How often ZeRO-3 gathers an upper layer in a micro-step: forwards, recomputations and backwards of a linear."""
     path = Path(__file__).resolve().parents[1] / "configs" / "qwen3_32b_zero3.yaml"
     config = load_config(path, [as_override("data.folder", "unused")])
-    loop = build_loop((4, 2), 4, bf16=False, way="plain")
+    loop = build_loop((4, 2), 4, bf16=False, way="plain", whole=False)
     loop.slate_model.upper.checkpointing = config.backbone.checkpointing
     loop.slate_model.candidates_only = config.lora.scope == "candidates"
     loop.one_by_one = False  # as under ZeRO-3

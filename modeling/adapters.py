@@ -148,7 +148,7 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
             parameter.data = parameter.data.float()
     for module in model.modules():
         if isinstance(module, LoraLayer) and SHARED in module.lora_A:
-            activate(module, SHARED)
+            activate(module, [SHARED])
 
 
 def _assert_places(layers: nn.ModuleList, split: int, objectives: list[str], modules: list[list[str]]) -> None:
@@ -173,9 +173,9 @@ def _assert_places(layers: nn.ModuleList, split: int, objectives: list[str], mod
             )
 
 
-def activate(module: LoraLayer, adapter: str | None) -> None:
-    """Switch one LoRA layer to an adapter, or to none, without touching `requires_grad`, as `set_adapter` would."""
-    module._active_adapter = [] if adapter is None else [adapter]
+def activate(module: LoraLayer, adapters: Sequence[str]) -> None:
+    """Switch one LoRA layer to some adapters, or to none, without touching `requires_grad`, as `set_adapter` would."""
+    module._active_adapter = list(adapters)
 
 
 def lora_layers(module: nn.Module) -> list[LoraLayer]:

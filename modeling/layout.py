@@ -56,6 +56,20 @@ class Padding:
         flat = padded.reshape(self.shape[0] * self.shape[1], *padded.shape[2:])
         return flat if self.position_of_token is None else flat.index_select(0, self.position_of_token)
 
+    def repeated(self, times: int) -> "Padding":
+        """The padding of several such stretches, one after another."""
+        shape = (times * self.shape[0], self.shape[1])
+        if self.token_of_position is None or self.position_of_token is None or self.is_padding is None:
+            return Padding(shape)
+        copy = torch.arange(times, device=self.is_padding.device)[:, None]
+        tokens, positions = self.position_of_token.shape[0], self.token_of_position.shape[0]
+        return Padding(
+            shape,
+            (self.token_of_position + copy * tokens).reshape(-1),
+            (self.position_of_token + copy * positions).reshape(-1),
+            self.is_padding.repeat(times, 1),
+        )
+
     def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
         """Additive mask over the positions as keys, (B, 1, 1, W): −inf at padding; None where nothing is padded."""
         if self.is_padding is None:
@@ -172,6 +186,20 @@ class SlateLayout:
             lengths_N=torch.tensor(lengths, device=device),
             row_N=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device),
             most_per_row=max(counts),
+        )
+
+    def repeated(self, times: int) -> "SlateLayout":
+        """The layout of several batches like this one: all their prefixes, and all their candidates, end to end."""
+        copy = torch.arange(times, device=self.row_N.device)[:, None] * self.prefixes.shape[0]
+        return SlateLayout(
+            prefix_tokens=self.prefix_tokens.repeat(times),
+            candidate_tokens=self.candidate_tokens.repeat(times),
+            prefixes=self.prefixes.repeated(times),
+            rows=self.rows.repeated(times),
+            own=self.own.repeated(times),
+            lengths_N=self.lengths_N.repeat(times),
+            row_N=(self.row_N + copy).reshape(-1),
+            most_per_row=self.most_per_row,
         )
 
     @cached_property

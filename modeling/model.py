@@ -169,7 +169,8 @@ class SlateModel(nn.Module):
         self.heads.update({name: SlateHead(hidden) for name in spec.listwise})
         self.heads.update({name: VectorHead(hidden, size, spec.sources) for name, size in spec.retrieval.items()})
         self.own_parameters = {name: self._of_tower(name) for name in self.objectives + self.retrieval}
-        self.upper = UpperLayers(backbone, spec.backbone.checkpointing, partial_last_layer)
+        compiled = spec.backbone.compile
+        self.upper = UpperLayers(backbone, spec.backbone.checkpointing, partial_last_layer, compiled)
         self.projections = None if spec.backbone.compile else CommonProjections(backbone.upper[0])
         self._spec = spec
         self._fused: FusedBackbone | None = None
@@ -378,11 +379,8 @@ class SlateModel(nn.Module):
         step.tokens_of_candidates = encoded.tokens_of_candidates
         names = self.objectives + (self.retrieval if encoded.texts is not None else ())
         towers = Towers(names, step)
-        one_by_one = names
-        if isinstance(packing, FusedSlates):
-            outputs |= self._losses_together(packing, encoded, inputs, criterion, towers)
-            one_by_one = names[len(self.objectives) :]
-        for name in one_by_one:
+        outputs |= self._losses_together(packing, encoded, inputs, criterion, towers)
+        for name in names[len(towers) :]:
             view = encoded.z.detach().requires_grad_(torch.is_grad_enabled())
             if name in self.retrieval:
                 assert encoded.texts is not None
@@ -397,18 +395,19 @@ class SlateModel(nn.Module):
         return outputs
 
     def _losses_together(
-        self, packing: FusedSlates, encoded: _Encoded, inputs: ModelInputs, criterion: Criterion, towers: Towers
+        self, packing: Packing, encoded: _Encoded, inputs: ModelInputs, criterion: Criterion, towers: Towers
     ) -> dict[str, torch.Tensor]:
         """Towers of slates as one batch, or as few as memory allows: judged one after another, differentiated at once;
         the outputs."""
         outputs: dict[str, torch.Tensor] = {}
-        for names in packing.groups():
+        for names in packing.groups(self.objectives):
             views_K = encoded.z.detach().expand(len(names), -1).requires_grad_(torch.is_grad_enabled())
             pooled_KNH = packing.run_together(names, encoded.of_towers(views_K))
-            scores = self._scores_together(names, pooled_KNH, inputs, outputs, towers.step)
+            whole = isinstance(packing, FusedSlates)  # else heads may be in pieces, too
+            scores = self._scores_together(names, pooled_KNH, inputs, outputs, towers.step) if whole else {}
             losses = []
-            for name in names:
-                own = scores[name]
+            for name, pooled_NH in zip(names, pooled_KNH.unbind(), strict=True):
+                own = scores[name] if whole else self._scores(name, pooled_NH, inputs, outputs, towers.step)
                 losses.append(criterion(name, {**outputs, **own}))
                 outputs |= {key: value.detach() for key, value in own.items()}
             towers.add_together(losses, views_K, [self.own_parameters[name] for name in names])

@@ -35,6 +35,19 @@ class Packing(ABC):
         """The vectors of all candidates for several objectives, each from its own parts; here one after another."""
         return {name: self.run_tower(name, own) for name, own in parts.items()}
 
+    def groups(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """Objectives whose towers run as one batch where their losses are taken one after another; none as it is."""
+        return []
+
+    def run_together(self, names: Sequence[str], stacked: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The vectors of all candidates for K objectives whose towers run as one batch, (K, N, H).
+
+        Args:
+            names: of the objectives.
+            stacked: their parts, those of one tower after those of another along the first dimension.
+        """
+        raise NotImplementedError("this packing has no groups")
+
     @abstractmethod
     def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens of all candidates among what `encode` gave, (F, H), and the candidate of each, int64 (F,)."""

@@ -7,7 +7,7 @@ computed: of a prefix in the last layer only keys and values, of candidates read
 Shape suffixes as in modeling/model.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -25,7 +25,7 @@ from equipoise.modeling.attention.prefix_split import (
 from equipoise.modeling.layout import SlateLayout
 from equipoise.modeling.packing import Packing
 from equipoise.modeling.tap import LayerCall
-from equipoise.modeling.upper import UpperLayers
+from equipoise.modeling.upper import TowerTokens, UpperLayers
 
 
 class SharedPrefix(Packing):
@@ -54,6 +54,7 @@ class SharedPrefix(Packing):
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
         self._prefix_calls: list[LayerCall] = []
         self._calls: list[LayerCall] = []
+        self._joint_calls: list[LayerCall] = []
 
     def over(self, layout: SlateLayout, trunk_kv: KVCache | None = None) -> "SharedPrefix":
         """The same tokens in another layout, or with known keys and values of the prefixes; nothing encoded yet."""
@@ -74,6 +75,7 @@ class SharedPrefix(Packing):
         z_1FH = self._trunk(torch.cat([prefix_tokens, candidate_tokens]), joint)
         calls, tokens, prefix_count = self.backbone.calls(), z_1FH.shape[1], prefix_tokens.shape[0]
         index_F = torch.arange(tokens, device=z_1FH.device)
+        self._joint_calls = calls
         self._prefix_calls, self._calls = (
             [call.at(part, tokens) for call in calls] for part in (index_F[:prefix_count], index_F[prefix_count:])
         )
@@ -122,6 +124,41 @@ class SharedPrefix(Packing):
 
     def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
         return self.run_candidates(name, parts[0], self.prefix_kv(name, parts[1:]), self.layout, pooling)
+
+    def run_towers(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        if not self.upper.together or len(parts) == 1:
+            return super().run_towers(parts)
+        stacked = [torch.cat(list(each)) for each in zip(*parts.values(), strict=True)]
+        return dict(zip(parts, self.run_together(tuple(parts), stacked).unbind(), strict=True))
+
+    def groups(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        # Without checkpointing the activations of one tower at a time are what memory is planned for.
+        return [tuple(names)] if self.upper.together and self.upper.checkpointing and self._joint_calls else []
+
+    def run_together(self, names: Sequence[str], stacked: Sequence[torch.Tensor]) -> torch.Tensor:
+        towers, layout = len(names), self.layout.repeated(len(names))
+        candidates = stacked[0].reshape(1, -1, stacked[0].shape[-1])
+        tokens, prefix_tokens = self.layout.candidate_tokens.shape[0], self.layout.prefix_tokens.shape[0]
+        index_F = torch.arange(prefix_tokens + tokens, device=candidates.device)
+        if self.candidates_only:
+            behind, hidden, prefixes = 0, candidates, index_F[:0]
+            kvs = dict(enumerate(zip(stacked[1::2], stacked[2::2], strict=True), start=self.backbone.split))
+            forward: SlateForward = CandidateForward(layout, kvs, self.upper.layer_of)
+        else:  # a tower's prefixes and candidates pass a layer together
+            behind, prefixes = towers * prefix_tokens, index_F[:prefix_tokens].repeat(towers)
+            hidden = torch.cat([stacked[1].reshape(1, -1, candidates.shape[-1]), candidates], 1)
+            forward = JointForward(layout, self.upper.layer_of)
+        index = torch.cat([prefixes, index_F[prefix_tokens:].repeat(towers)])
+        spans = {
+            name: (*([(k * prefix_tokens, prefix_tokens)] if behind else []), (behind + k * tokens, tokens))
+            for k, name in enumerate(names)
+        }
+        adapters = TowerTokens(spans, hidden.shape[1])
+        for number, call in enumerate(self._joint_calls):
+            call = call.at(index, len(index_F)).with_forward(forward)
+            hidden = self.upper.run(number, adapters, call, hidden)
+        pooled = self._pool(hidden[0, behind:], layout, False, self.backbone.pooling)
+        return pooled.unflatten(0, (towers, -1))
 
     def run_candidates(
         self, name: str, hidden_1FH: torch.Tensor, kv_cache: KVCache, layout: SlateLayout, pooling: str | None = None

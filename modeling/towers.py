@@ -49,6 +49,10 @@ class Towers:
         self._gradients: list[list[torch.Tensor]] = []
         self._at_boundary: list[torch.Tensor] = []  # each of one tower or of several that ran as one batch
 
+    def __len__(self) -> int:
+        """Towers that have been differentiated, or judged where gradients are switched off."""
+        return len(self._losses)
+
     def add(self, loss: torch.Tensor, view: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
         """Differentiate the next tower with respect to its view of z and its own parameters; its graph is freed.
 

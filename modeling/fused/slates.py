@@ -125,8 +125,7 @@ class FusedSlates(Packing):
             self._layouts[towers] = FusedLayout.of(self.lengths, self.width, towers, self.device)
         return self._layouts[towers]
 
-    def groups(self) -> list[tuple[str, ...]]:
-        """The objectives whose towers run as one batch."""
+    def groups(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         return self.fused.groups(self.layout.candidate_tokens)
 
     @property
@@ -184,12 +183,6 @@ class FusedSlates(Packing):
         return dict(zip(parts, self.run_together(tuple(parts), stacked).unbind(0), strict=True))
 
     def run_together(self, names: Sequence[str], stacked: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The vectors of all candidates for K objectives, (K, N, H).
-
-        Args:
-            names: of the objectives.
-            stacked: their parts, one tower's after another's along the first dimension.
-        """
         layout = self._layout(len(names))
         with torch.autocast(self.device.type, enabled=False):
             pairs = self.fused.bank(tuple(names)).laid_out(self.dtype)

@@ -86,7 +86,7 @@ def test_switching_selects_one_adapter_and_leaves_gradients_alone(
         x = torch.randn(3, 32)
         base = layer.base_layer(x)
         for name in ("ctr", "cvr", "ctr"):
-            activate(layer, name)
+            activate(layer, [name])
             # W x + (alpha / rank) B A x
             expected = base + 3.0 * x @ layer.lora_A[name].weight.T @ layer.lora_B[name].weight.T
             torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)

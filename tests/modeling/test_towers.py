@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from equipoise.data.batches import Slate, build_batch
 from equipoise.modeling.boundary import BoundaryGradients, StepContext, gram_matrix
@@ -160,3 +161,50 @@ def test_a_packing_may_run_all_towers_in_its_own_way(
     monkeypatch.setattr(Packing, "run_towers", run_towers)
     model.score(inputs)
     assert asked == [model.objectives]
+
+
+def _gradients(model: SlateModel, inputs: dict[str, torch.Tensor], at_once: bool) -> tuple[dict, dict, list]:
+    """Outputs, gradients and Gram matrices of a weighted step."""
+    grams: list[torch.Tensor] = []
+
+    def weigh(gradients: BoundaryGradients, context: StepContext) -> list[float]:
+        grams.append(gradients.gram())
+        return [0.5, 2.0, 1.5][: len(gradients.values)]
+
+    def criterion(name: str, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return (outputs[name] * torch.arange(1.0, 1 + len(outputs[name]))).mean()
+
+    model.zero_grad()
+    step = StepContext(weigh)
+    if at_once:
+        outputs = model.score(inputs, step)
+        torch.stack([criterion(name, outputs) for name in model.objectives]).sum().backward()
+    else:
+        outputs = model.losses(inputs, criterion, step)
+        outputs["losses"].sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: each.detach() for name, each in outputs.items()}, gradients, grams
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_where_weights_are_gathered_towers_pass_a_layer_together(
+    arch: str, scope: str, at_once: bool, make_model: Callable[..., SlateModel], inputs: dict[str, torch.Tensor]
+) -> None:
+    """The same numbers as one by one; a weight is read once in forward, recomputation and backward each."""
+    model, calls = make_model(arch, scope=scope, checkpointing=True, partial_last_layer=False), []
+    assert model.upper.together
+    model.upper.together = False
+    wanted = _gradients(model, inputs, at_once)
+    model.upper.together = True
+    linear = next(m for m in model.backbone.upper[0].modules() if isinstance(m, LoraLayer)).get_base_layer()
+    linear.register_forward_pre_hook(lambda *_: calls.append("forward"))
+    linear.register_full_backward_pre_hook(lambda *_: calls.append("backward"))
+    found = _gradients(model, inputs, at_once)
+    assert len(calls) == (3 if scope == "all" else 6), calls  # prefixes apart where adapters leave them alone
+    for ours, theirs in zip(found[:2], wanted[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(found[2], wanted[2], rtol=1e-4, atol=1e-9)

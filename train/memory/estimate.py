@@ -148,7 +148,7 @@ def step_peak(plan: StepPlan, shape: StepShape, cast: bool = False, together: bo
         cast: the whole model is bfloat16, as DeepSpeed makes it, instead of casting each operation.
         together: all towers are alive until the backward, as under ZeRO-3.
     """
-    model = _meta_model(plan)
+    model = _meta_model(plan, sharded=together)
     if cast:
         model.to(torch.bfloat16)
     if plan.spec.backbone.quantize:
@@ -190,10 +190,11 @@ def _weights_of_one(model: SlateModel, level: Any) -> ComputeWeights:
     return compute_weights
 
 
-def _meta_model(plan: StepPlan) -> SlateModel:
+def _meta_model(plan: StepPlan, sharded: bool = False) -> SlateModel:
     shapes_only = plan.spec.backbone.model_copy(update={"init": "random", "quantize": None})
     with torch.device("meta"):
-        return build_model(replace(plan.spec, backbone=shapes_only, offsets={}, seed=0))
+        spec = replace(plan.spec, backbone=shapes_only, offsets={}, seed=0)
+        return build_model(spec, partial_last_layer=not sharded)
 
 
 def _frozen_linears(model: SlateModel) -> list[nn.Linear]:
