@@ -8,8 +8,10 @@ from pathlib import Path
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.token import read_token
+from equipoise.serving.explore import check_exploration
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.options import ServerOptions
+from equipoise.serving.shown_log import open_log
 
 NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "starlette", "h11")
 """What the extra brings."""
@@ -50,6 +52,8 @@ def serve_export(
         UserError: `export` is none, an option makes no sense, or the address is taken.
     """
     check_options(options, cache_mb)
+    if options.log is not None:
+        open_log(options.log)  # before the model is loaded
     options = replace(options, token=read_token(token_env, token_file))
     if options.token is None and not is_loopback(options.host):
         log.warning(
@@ -105,6 +109,7 @@ def check_options(options: ServerOptions, cache_mb: int) -> None:
     for name, (value, bound) in least.items():
         if not value >= bound:
             raise UserError(f"{name} {value:g} is too small: give at least {bound}")
+    check_exploration(options.explore, options.explore_seed)
     if not 0 < options.timeout_s <= 3600:
         raise UserError(f"--timeout-s {options.timeout_s:g} is out of range: give up to 3600 seconds")
     if not options.batch_wait_ms < options.timeout_s * 1000:

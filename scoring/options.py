@@ -36,4 +36,6 @@ class RecommendOptions:
     base: str | None = option(None, BASE, shown=AT_EXPORT)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")
+    explore: float = option(0.0, "Temperature of drawn lists, in units of utility; 0 draws none.")
+    explore_seed: int | None = option(None, "Of the draws.", shown="a new one")
     overwrite: bool = option(False, "Replace an earlier file.")

@@ -18,6 +18,7 @@ from equipoise.data.requests.table import open_requests, open_table, request_con
 from equipoise.scoring.columns import parse_omega
 from equipoise.scoring.options import RecommendOptions
 from equipoise.scoring.ranking_file import ranking_file
+from equipoise.serving.explore import Explorer, make_explorer
 from equipoise.serving.frames import RequestRows, candidate_of, prepared_requests, ranking_columns, worth_columns
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
@@ -36,6 +37,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
         raise UserError(f"{out} exists: name another file or add --overwrite")
     if options.top is not None and options.top < 1:
         raise UserError(f"--top {options.top} leaves nothing: give at least 1")
+    explorer = make_explorer(options.explore, options.explore_seed)
     with request_connection() as con:
         table = open_requests(con, users)
         recommender = Recommender.load(
@@ -61,7 +63,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
             table, maker.columns, lambda rows: (maker.prepare(recommender.prepare, rows, more), maker.identity(rows))
         )
         started = time.monotonic()
-        requests, rows = _write(recommender, ready, maker.names, out, table.count())
+        requests, rows = _write(recommender, ready, maker.names, out, table.count(), explorer)
     seconds = max(time.monotonic() - started, 1e-9)
     speed = f"{requests / seconds:,.1f} requests/s"
     log.info(f"ranked {requests:,} requests in {seconds:,.1f} s ({speed}), {rows:,} rows: {out}")
@@ -101,17 +103,22 @@ def _write(
     names: list[str],
     out: Path,
     total: int,
+    explorer: Explorer | None = None,
 ) -> tuple[int, int]:
     """Rank what is ready while a thread prepares the next; returns how many requests and rows were written."""
+    more = () if explorer is None else ("propensity",)
     requests = rows = 0
     objectives = (recommender.pointwise, recommender.listwise)
     with (
-        ranking_file(out, names, *objectives) as write,
+        ranking_file(out, names, *objectives, more) as write,
         ProgressBar("ranking", total, "requests", console=new_console()) as bar,
         closing(recommender.stream(ready, itemgetter(0))) as ranked,
     ):
         for portion, rankings in ranked:
-            rows += write(ranking_columns(objectives, rankings, [identity for _, identity in portion]))
+            rankings = rankings if explorer is None else [explorer(ranking) for ranking in rankings]
+            columns = ranking_columns(objectives, rankings, [identity for _, identity in portion])
+            columns |= {name: [s.propensity for r in rankings for s in r.candidates] for name in more}
+            rows += write(columns)
             requests += len(portion)
             bar.advance(len(portion))
     return requests, rows

@@ -34,7 +34,8 @@ class Scored:
         predictions: of each pointwise objective that is not a probability its value or count.
         place: where lists are filled place after place, what it counted at its place, by `relevance` and objective, and
             `cost`, the relevance that the place gave up against the most relevant candidate that was left
-            (common/lists.py has the units); empty otherwise, and beyond the filled places.
+            (common/lists.py has the units); empty otherwise, beyond the filled places, and in a drawn list.
+        propensity: of a drawn list, how likely the candidate was at its place given those before it; None otherwise.
     """
 
     item_id: str | None
@@ -50,6 +51,7 @@ class Scored:
     log_probabilities: Mapping[str, float] = field(default_factory=dict, repr=False)
     predictions: Mapping[str, float] = field(default_factory=dict)
     place: Mapping[str, float] = field(default_factory=dict)
+    propensity: float | None = None
 
     def number(self, objective: str) -> float:
         """The probability, value or count that a pointwise objective says."""
@@ -57,11 +59,27 @@ class Scored:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by their names, but the logarithms of what stands there already."""
-        hidden = {"log_probabilities", "predictions", "place"}
+        hidden = {"log_probabilities", "predictions", "place", "propensity"}
         shown = {name: value for name, value in vars(self).items() if name not in hidden}
         shown |= {"predictions": dict(self.predictions)} if self.predictions else {}
         shown |= {"place": dict(self.place)} if self.place else {}
+        shown |= {} if self.propensity is None else {"propensity": self.propensity}
         return {**shown, "probabilities": dict(self.probabilities), "deltas": dict(self.deltas)}
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """How a list was drawn (serving/explore.py).
+
+    Attributes:
+        temperature: of the draw.
+        log_propensity: of the shown list: the sum of the logarithms of its places' propensities.
+        utilities: of all candidates, as given: the draw is Plackett–Luce on them.
+    """
+
+    temperature: float
+    log_propensity: float
+    utilities: tuple[float, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,7 @@ class Ranking:
         value_weight: ω_value.
         lists: how lists are made; None sorts by utility.
         attributes: by item attribute what each candidate has, for `lists`.
+        exploration: how the list was drawn; None where it is the ranking itself.
     """
 
     request_id: str | None
@@ -89,6 +108,7 @@ class Ranking:
     value_weight: float = 0.0
     lists: ListRule | None = None
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    exploration: Exploration | None = None
 
     @property
     def weights(self) -> UtilityWeights:
@@ -167,7 +187,7 @@ class Ranking:
 
     def reranked(self, omega: Mapping[str, float]) -> "Ranking":
         """The same scores at another operating point, without the model; an objective left out has weight 0."""
-        moved = replace(self, omega=dict(omega))
+        moved = replace(self, omega=dict(omega), exploration=None)
         utilities = [
             sum(moved.weights.terms(scored.log_probabilities, scored.deltas, scored.value, scored.boost).values())
             for scored in self.given
@@ -178,7 +198,13 @@ class Ranking:
             order, places = self._filled(self.lists, utilities, omega)
         ranks = {position: rank for rank, position in enumerate(order, start=1)}
         given = tuple(
-            replace(scored, rank=ranks[position], utility=utilities[position], place=places.get(position, {}))
+            replace(
+                scored,
+                rank=ranks[position],
+                utility=utilities[position],
+                place=places.get(position, {}),
+                propensity=None,
+            )
             for position, scored in enumerate(self.given)
         )
         return replace(moved, given=given)
@@ -203,8 +229,15 @@ class Ranking:
         return replace(self, by_rank=False, top=None)
 
     def to_json(self) -> dict[str, Any]:
-        """`request_id`, the weights and `candidates` as plain JSON values."""
+        """`request_id`, the weights and `candidates` as plain JSON values, and how a drawn list was drawn."""
+        drawn = self.exploration
+        told = (
+            {}
+            if drawn is None
+            else {"exploration": {"temperature": drawn.temperature, "log_propensity": drawn.log_propensity}}
+        )
         return {
+            **told,
             "request_id": self.request_id,
             "omega": dict(self.omega),
             "relevance_weights": dict(self.relevance_weights),

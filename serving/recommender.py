@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from equipoise.common.digest import KEY as DIGEST
+from equipoise.common.digest import record_digest
 from equipoise.common.errors import UserError
 from equipoise.common.lists import UNKNOWN, ListRule
 from equipoise.data.features import NumberScale, Scales, read_scales
@@ -76,6 +78,7 @@ class Recommender:
         cache: kv_cache of the prefixes of returning shoppers.
         examples: requests as JSON with a `name` and the positions that were `clicked` and `converted`.
         catalogue: what `recall` searches; None where the run had no such objective.
+        version: of the export: the name of the run and the beginning of its record's digest.
     """
 
     def __init__(
@@ -89,8 +92,9 @@ class Recommender:
         examples: list[dict[str, Any]],
         catalogue: RecallCatalogue | None = None,
         schema: Mapping[str, Any] | None = None,
+        version: str = "",
     ) -> None:
-        self.export, self.name, self.examples = export, name, examples
+        self.export, self.name, self.examples, self.version = export, name, examples, version
         self.reader, self.cache, self.catalogue = reader, cache, catalogue
         self._scorer, self._tokenizer, self._schema = scorer, tokenizer, dict(schema or {})
         self._texts = TextLayout(tokenizer.tokenizer, tokenizer.tokenizer.limits.max_row)
@@ -176,13 +180,14 @@ class Recommender:
         catalogue = open_catalogue(folder, record, known)
         tokens = RequestTokenizer(tokenizer, scales, open_beside_text(folder, record, device=device))
         schema = request_schema(record, lookup.keys)
-        return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue, schema)
+        version = f"{record['run']}@{(record.get(DIGEST) or record_digest(record))[:12]}"
+        return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue, schema, version)
 
     def with_limits(self, limits: Limits) -> "Recommender":
         """The same, sharing the model, with other limits of a request."""
         reader = self.reader.with_limits(limits)
         shared = (self._scorer, self.cache, reader, self._tokenizer, self.examples, self.catalogue, self._schema)
-        return Recommender(self.export, self.name, *shared)
+        return Recommender(self.export, self.name, *shared, version=self.version)
 
     @property
     def pointwise(self) -> tuple[str, ...]:

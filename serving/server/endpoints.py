@@ -35,6 +35,9 @@ class ScoredCandidate(BaseModel):
         description="What it counted where it was placed: relevance in shares of the ideal list, each objective, and "
         "cost, the relevance given up there. Absent where lists are sorted by utility.",
     )
+    propensity: float | None = Field(
+        None, description="How likely it was at its place given those before it. Absent where lists are not drawn."
+    )
     value: float | None = Field(description="What it is worth; null where nothing said so.")
     boost: float = Field(description="What was added to its utility.")
 
@@ -49,6 +52,13 @@ class Served(BaseModel):
     missing: dict[str, int] = Field(description="How often each field that is read was not given, by PLACE.NAME.")
 
 
+class Draw(BaseModel):
+    """How a list was drawn: Plackett-Luce on the utilities divided by the temperature."""
+
+    temperature: float
+    log_propensity: float = Field(description="Of the answered list: the sum of the logs of its propensities.")
+
+
 class SlateAnswer(BaseModel):
     """A slate with scores."""
 
@@ -57,6 +67,7 @@ class SlateAnswer(BaseModel):
     relevance_weights: dict[str, float] = Field(description="Weights of log p in the utility that are not 1.")
     value_weight: float = Field(description="Weight of log value in the utility.")
     candidates: list[ScoredCandidate]
+    exploration: Draw | None = Field(None, description="Absent where lists are not drawn.")
     served: Served
 
 

@@ -30,3 +30,6 @@ class ServerOptions:
     batch_wait_ms: float = option(0.0, "How long a pass waits for further requests.")
     keep: str | None = option(None, "Promise to keep by moving ω: 'exposure_ratio>=0.8'.")
     keep_state: Path | None = option(None, "File that remembers where promises stand.")
+    explore: float = option(0.0, "Temperature of drawn lists, in units of utility; 0 draws none.")
+    explore_seed: int | None = option(None, "Of the draws.", shown="a new one")
+    log: Path | None = option(None, "Folder that logs what is shown.")

@@ -29,6 +29,7 @@ from equipoise.serving.recommender import PreparedRequest, Recommender, RequestE
 from equipoise.serving.retrieve import Recalled
 from equipoise.serving.server.batching import MicroBatcher, QueueFull, ScoredOutcome
 from equipoise.serving.server.bodies import ExplainRequest, PriceRequest, RecallRequest, SlateRequest, Strict
+from equipoise.serving.server.exploration import LogCollector, Shown
 from equipoise.serving.server.metrics import Metrics
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
@@ -65,7 +66,10 @@ class Service:
             recommender = recommender.with_limits(limits)
         self.recommender, self.options = recommender, options
         self.keeper = make_keeper(recommender, options)
+        self.shown = Shown(recommender, options)
         self.metrics = Metrics(recommender, lambda: len(self.batcher), self.keeper)
+        if self.shown.log is not None:
+            self.metrics.registry.register(LogCollector(self.shown.log))
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
             self._score,
@@ -92,11 +96,13 @@ class Service:
         """Begin to answer; needs a running event loop."""
         self.batcher.start()
         self.recalls.start()
+        self.shown.start()
 
     async def close(self) -> None:
         """Finish what is running."""
         await self.recalls.close()
         await self.batcher.close()
+        await asyncio.to_thread(self.shown.close)
         for thread in (self._model, self._preparing, self.reading):
             await asyncio.to_thread(thread.shutdown)
 
@@ -108,7 +114,7 @@ class Service:
         Args:
             asked: the checked body.
             request: whose client may leave.
-            shown: whether the list is shown, so that promises count it.
+            shown: whether the list is shown, so that promises count it, and it may be drawn and logged.
 
         Raises:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
@@ -116,6 +122,9 @@ class Service:
         missing, outcome = await self._answered(asked, request, self._prepare_ranking)
         if self.keeper is not None and shown and not asked.omega:
             self.keeper.observe(outcome.result.ranking)
+        if shown:
+            ranking = self.shown(outcome.result.ranking, asked.model_dump(exclude_unset=True))
+            outcome = replace(outcome, result=replace(outcome.result, ranking=ranking))
         return missing, outcome
 
     async def price(

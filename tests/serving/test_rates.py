@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.random_run import write_random_run
 from equipoise.common.errors import UserError
+from equipoise.common.plackett_luce import place_log_propensities
 from equipoise.common.verified import MEMORY
 from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
@@ -121,6 +122,11 @@ def test_all_ways_give_the_same_scores(rated: Rated, recommender: Recommender, t
         recommend_file(rated.export, tmp_path / f"{name}.parquet", out, RecommendOptions())
         ranked = pd.read_parquet(out).sort_values(["request_id", "position"])
         np.testing.assert_allclose(ranked.pctr, np.ravel(expected), rtol=1e-5)
+    options = RecommendOptions(explore=1.0, explore_seed=1, overwrite=True)
+    recommend_file(rated.export, tmp_path / "rows.parquet", out, options)
+    for _, drawn in pd.read_parquet(out).sort_values(["request_id", "rank"]).groupby("request_id"):
+        logs = place_log_propensities(drawn.utility.to_numpy(), np.arange(len(drawn)), 1.0)
+        np.testing.assert_allclose(drawn.propensity, np.exp(logs), rtol=1e-4)
     explained = recommender.explain({"user_id": "u1", "age": "20"}, ITEMS, explain=[0]).to_json()
     assert "rate_click_by_item_id" in str(explained)
 

@@ -75,7 +75,7 @@ class StandIn:
     with "nan" it gets scores that are no numbers; `passes` are the numbers of requests of each pass.
     """
 
-    name = "stand-in"
+    name, version = "stand-in", "stand-in@1"
     pointwise, listwise = ("ctr", "cvr"), ("diversity", "fairness")
 
     def __init__(self, priced: bool = False) -> None:
