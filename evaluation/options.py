@@ -88,3 +88,17 @@ class CompareOptions:
     csv: Path | None = option(None, "Write one row per config as CSV.")
     png: Path | None = option(None, "Draw fronts and changes.")
     html: Path | None = option(None, "Write one page that holds everything.")
+
+
+@dataclass(frozen=True)
+class OpeOptions:
+    """What `equipoise ope` judges, and how."""
+
+    labels: Path | None = option(None, "Table of what happened: request_id, item_id, click, conversion, value.")
+    export: Path | None = option(None, "The export that made the lists: its operating point is judged first.")
+    policy: Path | None = option(None, "YAML or JSON of operating points, or a run's front.json.")
+    ranking: Path | None = option(None, "Table of another system's ranking: request_id, item_id, rank.")
+    version: str | None = option(None, "Of several exports in the log, whose lists are read.", shown="the only one")
+    estimator: str = option("dr", "dr (doubly robust), snips (self-normalised) or ips.")
+    assume: str = option("item", "What a place earns depends on: item (and place), cascade (those above), slate.")
+    out: Path | None = option(None, "JSON file to write.")

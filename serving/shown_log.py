@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.shown_tables import ATTRIBUTE, CANDIDATES, DELTA, IMPRESSIONS, PROBABILITY
 from equipoise.data.features import CategoryScale
 from equipoise.data.prompts import is_missing
 from equipoise.data.values import value_text
@@ -33,7 +34,6 @@ from equipoise.serving.requests import RequestReader
 
 log = logging.getLogger("equipoise.serve")
 
-IMPRESSIONS, CANDIDATES = "impressions", "candidates"
 TEXT, NUMBER = pa.string(), pa.float64()
 MOST_WAITING = 200_000
 """Candidates that may wait for the thread."""
@@ -73,9 +73,9 @@ class LogRows:
         self.fields = {name: place for name, place in self._fields().items() if name not in taken}
         self.impressions = pa.schema([*own, *((name, self._kind(name)) for name in self.fields)])
         of_candidate = [("index", pa.int32()), ("list_utility", NUMBER), ("base", NUMBER), ("value", NUMBER)]
-        of_candidate += [(f"p{name}", NUMBER) for name in pointwise]
-        of_candidate += [(f"delta_{name}", NUMBER) for name in listwise]
-        of_candidate += [(f"attribute_{name}", TEXT) for name in reader.attributes]
+        of_candidate += [(f"{PROBABILITY}{name}", NUMBER) for name in pointwise]
+        of_candidate += [(f"{DELTA}{name}", NUMBER) for name in listwise]
+        of_candidate += [(f"{ATTRIBUTE}{name}", TEXT) for name in reader.attributes]
         self.candidates = pa.schema([*OF_REQUEST, *OF_PLACE, *OF_DRAW, *of_candidate])
 
     def _fields(self) -> dict[str, tuple[str, str]]:
@@ -129,9 +129,11 @@ class LogRows:
             "base": sum(terms.values()),
             "value": scored.value,
         }
-        row |= {f"p{name}": scored.number(name) for name in self.pointwise}
-        row |= {f"delta_{name}": scored.deltas[name] for name in self.listwise}
-        return row | {f"attribute_{name}": ranking.attributes[name][scored.position] for name in self.reader.attributes}
+        row |= {f"{PROBABILITY}{name}": scored.number(name) for name in self.pointwise}
+        row |= {f"{DELTA}{name}": scored.deltas[name] for name in self.listwise}
+        return row | {
+            f"{ATTRIBUTE}{name}": ranking.attributes[name][scored.position] for name in self.reader.attributes
+        }
 
     def _impression(self, scored: Scored, user: Mapping[str, Any], candidate: Any) -> dict[str, Any]:
         row: dict[str, Any] = {"score_utility": scored.utility, "score_relevance": scored.relevance}

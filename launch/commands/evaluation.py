@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from equipoise.common.errors import UserError
-from equipoise.evaluation.options import CompareOptions, FrontOptions
+from equipoise.evaluation.options import CompareOptions, FrontOptions, OpeOptions
 from equipoise.launch.parameters import Adapters, RunArgument, Set, with_adapters, with_options
 
 
@@ -77,4 +77,15 @@ def compare(
     compare_folders(runs or ([] if options.from_wandb else [runs_folder]), options)
 
 
-COMMANDS = (evaluate, front, diagnose, report, newcomers, compare)
+@with_options
+def ope(
+    logs: Annotated[Path, typer.Argument(help="Folder that `serve --log` wrote.", metavar="LOGS")],
+    options: OpeOptions,
+) -> None:
+    """Estimate from logs of drawn lists what other operating points would have earned, with intervals."""
+    from equipoise.evaluation.ope.judge_logs import judge_logs
+
+    judge_logs(logs, options)
+
+
+COMMANDS = (evaluate, front, ope, diagnose, report, newcomers, compare)

@@ -12,7 +12,8 @@ import pytest
 
 from equipoise.common.errors import UserError
 from equipoise.common.plackett_luce import place_log_propensities
-from equipoise.serving.shown_log import CANDIDATES, IMPRESSIONS, LogRows, ShownLog, ShownRequest
+from equipoise.common.shown_tables import CANDIDATES, IMPRESSIONS
+from equipoise.serving.shown_log import LogRows, ShownLog, ShownRequest
 
 
 def rows(folder: Path, table: str) -> list[dict[str, Any]]:

@@ -1,0 +1,150 @@
+"""Learning from what was shown, on a shop whose truth is known.
+
+    python -m benchmarks.daily_ope [--quick] --json FILE
+
+- `ope_coverage`: how often 95 % intervals of `equipoise ope` (doubly robust) hold what operating points truly earn.
+  Each repetition draws requests of the simulated shop, a list of each by Plackett–Luce on the scores of an imperfect
+  model, and clicks and purchases by the simulator's truth; the truth of a point is its expectation over many requests.
+- `ope_rank_correlation`: Spearman's, of a grid of operating points, between their estimated and their true value.
+- `position_eta_error`: relative error of the η that `data.position` finds in a shop of `equipoise simulate`.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import spearmanr
+
+from equipoise.common.plackett_luce import place_log_propensities
+from equipoise.data.simulator.demand import click_probability, examination, purchase_probability
+from equipoise.data.simulator.settings import SimulatorSettings
+from equipoise.data.simulator.shop import Items, Shoppers, draw_items, draw_shoppers
+from equipoise.evaluation.ope.estimators import Judge
+from equipoise.evaluation.ope.policies import Lister, Policy
+from equipoise.evaluation.ope.shown import CLICKS, CONVERSIONS, REWARDS, VALUE, ShownLists
+
+SHOP = SimulatorSettings(shoppers=20_000, items=200, seed=11)
+CANDIDATES, PLACES, TEMPERATURE, ETA = 10, 5, 0.7, 0.5
+MODEL_NOISE = 0.5
+"""Standard deviation of the model's error in the logits of clicks and of purchases."""
+POINTS = [
+    Policy(f"price {price:g}, weak {weak:g}", {"price": price, "weak": weak})
+    for price in (-0.5, 0.0, 0.5, 1.0)
+    for weak in (0.0, 1.0, 2.0)
+]
+COVERED = (0, 4, 9)
+"""The points whose intervals are counted."""
+LEVELS = (0.93, 0.97)
+
+
+@dataclass(frozen=True)
+class World:
+    """The shop behind the requests."""
+
+    shoppers: Shoppers
+    items: Items
+
+    def shown(self, requests: int, seed: int) -> tuple[ShownLists, dict[str, np.ndarray]]:
+        """Requests with drawn lists and what happened, and the truth: expected rewards where looked at, (R, C)."""
+        rng = np.random.default_rng([seed, 77])
+        shopper = rng.integers(0, len(self.shoppers.budget), requests)
+        item_RC = rng.random((requests, len(self.items.cost))).argpartition(CANDIDATES, axis=1)[:, :CANDIDATES]
+        taste_RC = self.shoppers.taste[shopper[:, None], self.items.category[item_RC]]
+        price_RC = self.items.price[item_RC]
+        dear_RC = np.log(price_RC / (self.items.worth[item_RC] * self.shoppers.budget[shopper][:, None]))
+        care_RC = self.shoppers.sensitivity[shopper][:, None]
+        click_RC = click_probability(self.items.appeal[item_RC], taste_RC, care_RC, dear_RC)
+        buy_RC = purchase_probability(taste_RC, care_RC, dear_RC)
+        pctr_RC, pcvr_RC = (expit(logit(p) + rng.normal(0, MODEL_NOISE, p.shape)) for p in (click_RC, buy_RC))
+        base_RC = np.log(pctr_RC) + np.log(pcvr_RC)
+        order_RK, logs = np.empty((requests, PLACES), np.int64), np.empty((requests, PLACES))
+        noise_RC = rng.gumbel(size=base_RC.shape)
+        order_RK[:] = np.argsort(-(base_RC / TEMPERATURE + noise_RC), axis=1)[:, :PLACES]
+        for row in range(requests):
+            logs[row] = place_log_propensities(base_RC[row], order_RK[row], TEMPERATURE)
+        looked_K = examination(np.arange(PLACES), ETA)
+        clicked = rng.random(order_RK.shape) < looked_K * np.take_along_axis(click_RC, order_RK, 1)
+        bought = clicked & (rng.random(order_RK.shape) < np.take_along_axis(buy_RC, order_RK, 1))
+        rewards = {CLICKS: clicked * 1.0, CONVERSIONS: bought * 1.0}
+        rewards[VALUE] = bought * np.take_along_axis(price_RC, order_RK, 1)
+        deltas = {"price": np.log(price_RC) - np.log(price_RC).mean(), "weak": (self.items.seller[item_RC] >= 5) * 1.0}
+        made = ShownLists(
+            filled_RC=np.ones(base_RC.shape, bool), base_RC=base_RC, list_utility_RC=base_RC, delta=deltas,
+            attributes={}, probability={"ctr": pctr_RC, "cvr": pcvr_RC}, value_RC=price_RC, order_RK=order_RK,
+            propensity_RK=np.exp(logs), temperature_R=np.full(requests, TEMPERATURE), rewards=rewards,
+            request=np.arange(requests).astype(object), items_RC=item_RC.astype(object),
+            cluster_R=np.unique(shopper, return_inverse=True)[1], skipped={}, version="simulated",
+        )  # fmt: skip
+        expected = {CLICKS: click_RC, CONVERSIONS: click_RC * buy_RC, VALUE: click_RC * buy_RC * price_RC}
+        return made, expected
+
+    def truth(self, requests: int) -> dict[str, np.ndarray]:
+        """What each of POINTS earns per request by reward, float64 (P,): its expectation over many requests."""
+        shown, expected = self.shown(requests, seed=10_000)
+        looked_K, lister = examination(np.arange(PLACES), ETA), Lister(shown, None)
+        lists = [lister(point) for point in POINTS]
+        return {
+            reward: np.array([(looked_K * shown.at_places(values, order)).sum(axis=1).mean() for order in lists])
+            for reward, values in expected.items()
+        }
+
+
+def measure_ope(quick: bool) -> dict[str, Any]:
+    """Coverage of intervals over repetitions, and rank correlation of a grid of points."""
+    world = World(draw_shoppers(SHOP), draw_items(SHOP))
+    truth = world.truth(20_000 if quick else 200_000)
+    repetitions, requests = (40, 1500) if quick else (200, 2000)
+    held = {estimator: {reward: [] for reward in REWARDS} for estimator in ("dr", "snips", "ips")}
+    width = {estimator: [] for estimator in held}
+    for repetition in range(repetitions):
+        shown, _ = world.shown(requests, repetition)
+        judge, lister = Judge(shown), Lister(shown, None)
+        for point in COVERED:
+            order_RK = lister(POINTS[point])
+            weight_RK = judge.weights(order_RK)
+            for estimator, rewards in held.items():
+                for reward, inside in rewards.items():
+                    found = judge.estimate(order_RK, weight_RK, reward, estimator)
+                    low, high = found.interval
+                    inside.append(low <= truth[reward][point] <= high)
+                    width[estimator].append((high - low) / truth[reward][point])
+    coverage = {name: {reward: float(np.mean(inside)) for reward, inside in held[name].items()} for name in held}
+    shown, _ = world.shown(requests if quick else 10_000, 20_000)
+    judge, lister = Judge(shown), Lister(shown, None)
+    lists = [lister(point) for point in POINTS]
+    estimated = [judge.estimate(order, judge.weights(order), VALUE).value for order in lists]
+    return {
+        "ope_coverage": float(np.mean([coverage["dr"][reward] for reward in REWARDS])),
+        "ope_rank_correlation": float(spearmanr(estimated, truth[VALUE])[0]),
+        "ope_coverage_by_estimator": coverage,
+        "ope_relative_width": {name: float(np.mean(widths)) for name, widths in width.items()},
+        "ope_repetitions": repetitions,
+        "ope_requests": requests,
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions and requests")
+    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    options = parser.parse_args()
+    found = measure(options.quick)
+    options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    print(json.dumps(found, indent=2))
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All figures of this file by name, for `benchmarks.daily` too."""
+    began = time.perf_counter()
+    found = measure_ope(quick)
+    return found | {"ope_seconds": round(time.perf_counter() - began, 1)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What other lists would have earned, from logs of drawn ones."""
