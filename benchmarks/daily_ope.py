@@ -10,8 +10,7 @@
 """
 
 import argparse
-import json
-import time
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,13 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import spearmanr
 
-from equipoise.common.plackett_luce import place_log_propensities
+from benchmarks.figures import figure, report, show, write
+from equipoise.configs.load import load_config
+from equipoise.data.prepare.slates import prepare
 from equipoise.data.simulator.demand import click_probability, examination, purchase_probability
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.shop import Items, Shoppers, draw_items, draw_shoppers
+from equipoise.data.simulator.write import simulate
 from equipoise.evaluation.ope.estimators import Judge
 from equipoise.evaluation.ope.policies import Lister, Policy
 from equipoise.evaluation.ope.shown import CLICKS, CONVERSIONS, REWARDS, VALUE, ShownLists
@@ -39,7 +41,11 @@ POINTS = [
 ]
 COVERED = (0, 4, 9)
 """The points whose intervals are counted."""
-LEVELS = (0.93, 0.97)
+LEVELS = [0.93, 0.97]
+"""Between which coverage is as good as 95 %."""
+CONFIG = Path(__file__).parent.parent / "configs" / "simulator.yaml"
+TABLES = ("impressions", "items", "users", "events")
+RATES = "[{of: click, by: [user_id, category]}, {of: click, by: item_id}]"
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,8 @@ class World:
         buy_RC = purchase_probability(taste_RC, care_RC, dear_RC)
         pctr_RC, pcvr_RC = (expit(logit(p) + rng.normal(0, MODEL_NOISE, p.shape)) for p in (click_RC, buy_RC))
         base_RC = np.log(pctr_RC) + np.log(pcvr_RC)
-        order_RK, logs = np.empty((requests, PLACES), np.int64), np.empty((requests, PLACES))
         noise_RC = rng.gumbel(size=base_RC.shape)
-        order_RK[:] = np.argsort(-(base_RC / TEMPERATURE + noise_RC), axis=1)[:, :PLACES]
-        for row in range(requests):
-            logs[row] = place_log_propensities(base_RC[row], order_RK[row], TEMPERATURE)
+        order_RK = np.argsort(-(base_RC / TEMPERATURE + noise_RC), axis=1)[:, :PLACES]
         looked_K = examination(np.arange(PLACES), ETA)
         clicked = rng.random(order_RK.shape) < looked_K * np.take_along_axis(click_RC, order_RK, 1)
         bought = clicked & (rng.random(order_RK.shape) < np.take_along_axis(buy_RC, order_RK, 1))
@@ -76,7 +79,7 @@ class World:
         made = ShownLists(
             filled_RC=np.ones(base_RC.shape, bool), base_RC=base_RC, list_utility_RC=base_RC, delta=deltas,
             attributes={}, probability={"ctr": pctr_RC, "cvr": pcvr_RC}, value_RC=price_RC, order_RK=order_RK,
-            propensity_RK=np.exp(logs), temperature_R=np.full(requests, TEMPERATURE), rewards=rewards,
+            propensity_RK=np.ones(order_RK.shape), temperature_R=np.full(requests, TEMPERATURE), rewards=rewards,
             request=np.arange(requests).astype(object), items_RC=item_RC.astype(object),
             cluster_R=np.unique(shopper, return_inverse=True)[1], skipped={}, version="simulated",
         )  # fmt: skip
@@ -94,7 +97,7 @@ class World:
         }
 
 
-def measure_ope(quick: bool) -> dict[str, Any]:
+def measure_ope(quick: bool) -> list[dict[str, Any]]:
     """Coverage of intervals over repetitions, and rank correlation of a grid of points."""
     world = World(draw_shoppers(SHOP), draw_items(SHOP))
     truth = world.truth(20_000 if quick else 200_000)
@@ -118,14 +121,40 @@ def measure_ope(quick: bool) -> dict[str, Any]:
     judge, lister = Judge(shown), Lister(shown, None)
     lists = [lister(point) for point in POINTS]
     estimated = [judge.estimate(order, judge.weights(order), VALUE).value for order in lists]
-    return {
-        "ope_coverage": float(np.mean([coverage["dr"][reward] for reward in REWARDS])),
-        "ope_rank_correlation": float(spearmanr(estimated, truth[VALUE])[0]),
-        "ope_coverage_by_estimator": coverage,
-        "ope_relative_width": {name: float(np.mean(widths)) for name, widths in width.items()},
-        "ope_repetitions": repetitions,
-        "ope_requests": requests,
-    }
+    covered = float(np.mean([coverage["dr"][reward] for reward in REWARDS]))
+    about = {"repetitions": repetitions, "requests": requests, "bounds": LEVELS}
+    figures = [
+        figure("ope_coverage", covered, "share", **about),
+        figure("ope_rank_correlation", spearmanr(estimated, truth[VALUE])[0], "Spearman", points=len(POINTS)),
+    ]
+    for name, by_reward in coverage.items():
+        figures += [figure(f"ope_coverage_{name}_{r}", value, "share", **about) for r, value in by_reward.items()]
+        figures.append(figure(f"ope_relative_width_{name}", float(np.mean(width[name])), "of the truth", **about))
+    return figures
+
+
+def measure_position(quick: bool) -> list[dict[str, Any]]:
+    """The η that `prepare` finds in a shop whose ranking goes by tastes, and by tastes that its columns do not tell."""
+    figures = []
+    with tempfile.TemporaryDirectory() as room:
+        for name, shoppers in (("position_eta_error", 150), ("position_eta_error_unknown_tastes", 3_000)):
+            if quick and shoppers > 1_000:
+                continue
+            settings = SimulatorSettings(shoppers=shoppers, requests=6_000 if quick else 15_000, seed=5)
+            shop = Path(room) / name
+            simulate(shop, settings)
+            tables = {f"data.tables.{table}": shop / f"{table}.parquet" for table in TABLES}
+            changes = {"data.folder": shop / "prepared", "data.position": "position", "data.rates": RATES} | tables
+            stats = prepare(load_config(CONFIG, [f"{key}={value}" for key, value in changes.items()]).data).position
+            assert stats is not None
+            error = abs(stats.eta - settings.position_bias) / settings.position_bias
+            figures.append(figure(name, error, "of η", eta=stats.eta, shoppers=shoppers, requests=settings.requests))
+    return figures
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """All figures of this file, for `benchmarks.daily` too."""
+    return [*measure_ope(quick), *measure_position(quick)]
 
 
 def main() -> None:
@@ -134,16 +163,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and requests")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     options = parser.parse_args()
-    found = measure(options.quick)
-    options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    print(json.dumps(found, indent=2))
-
-
-def measure(quick: bool) -> dict[str, Any]:
-    """All figures of this file by name, for `benchmarks.daily` too."""
-    began = time.perf_counter()
-    found = measure_ope(quick)
-    return found | {"ope_seconds": round(time.perf_counter() - began, 1)}
+    figures = measure(options.quick)
+    show("learning from what was shown", figures)
+    write(options.json, report("daily_ope", figures, quick=options.quick))
 
 
 if __name__ == "__main__":

@@ -237,6 +237,10 @@ class DataConfig(Section):
     weights: WeightsConfig | None = None
     """How much each impression counts in losses, priors and metrics: a column, inverse propensities, or weights that
     make group and label independent; null weighs all alike."""
+    position: str | None = None
+    """Column of impressions with the place at which each was shown, whole numbers from 0 or 1, such as position. How
+    much less later places are looked at is estimated and taken out of what clicks teach; scores are those of the first
+    place. null: places are not read."""
     user_groups: list[str] = Field(default_factory=list)
     """Columns of the users table by which evaluation compares groups, such as age."""
     behaviour: list[str] = Field(default_factory=list)

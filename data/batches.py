@@ -31,6 +31,7 @@ class Slate:
         prior: log-odds of the objectives' priors, float32 (C, priors); None where none has one.
         things: what the candidates are compared with; None where they are compared with nothing.
         weight: how much each candidate counts, float32 (C,); None where all count alike.
+        examination: how likely its place was looked at, float32 (C,); None where places are not read.
         rest: the candidates that were left out, by item and prior; None where nobody asked for them.
     """
 
@@ -46,6 +47,7 @@ class Slate:
     prior: np.ndarray | None = None
     things: SlateThings | None = None
     weight: np.ndarray | None = None
+    examination: np.ndarray | None = None
     rest: "SlateRest | None" = None
 
 
@@ -120,6 +122,7 @@ class ColumnBatch:
         prior: log-odds of the objectives' priors, float32 (N, priors), or None.
         compared: what candidates are compared with, as `join_things` gives it, or None.
         weight: how much each candidate counts, float32 (N,); None where all count alike.
+        examination: how likely its place was looked at, float32 (N,); None where places are not read.
     """
 
     slate_candidates: torch.Tensor
@@ -130,6 +133,7 @@ class ColumnBatch:
     prior: torch.Tensor | None = None
     compared: dict[str, torch.Tensor] | None = None
     weight: torch.Tensor | None = None
+    examination: torch.Tensor | None = None
 
     def inputs(self) -> dict[str, Any]:
         """What heads read, by argument name."""
@@ -290,6 +294,7 @@ def build_columns(slates: Sequence[Slate]) -> ColumnBatch:
         prior=_columns(slates, "prior"),
         compared=join_things(things) if things else None,
         weight=_columns(slates, "weight"),
+        examination=_columns(slates, "examination"),
     )
 
 

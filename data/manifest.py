@@ -13,6 +13,7 @@ from equipoise.common.digest import record_digest
 from equipoise.common.errors import UserError
 from equipoise.common.verified import first_changed
 from equipoise.configs.rates import RateConfig
+from equipoise.data.examination import PositionStats
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.thing_columns import TOGETHER
@@ -75,6 +76,7 @@ class Manifest(BaseModel):
     user_groups: list[str] = Field(default_factory=list)
     comparison: dict[str, Any] | None = None
     weights: WeightStats | None = None
+    position: PositionStats | None = None
     hashes: dict[str, str] = Field(default_factory=dict)
     sha256: str | None = None
 

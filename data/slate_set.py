@@ -236,6 +236,7 @@ class SlateSet:
             log_sampling_rate=log_sampling_rate,
             features=self._features(positions),
             weight=None if tokens.weight is None else np.asarray(tokens.weight[positions]),
+            examination=None if tokens.examination is None else np.asarray(tokens.examination[positions]),
             labels={name: values[positions] for name, values in tokens.labels.items()},
             prior=None if self.prior is None else np.asarray(self.prior[positions], dtype=np.float32),
             things=self._things(row, positions),

@@ -63,6 +63,8 @@ def cache_key(tokenizer: Any, limits: TokensConfig, encoder: bool, manifest: Man
         identity |= {"things": True, "computed": manifest.computed}
     if manifest.weights is not None:
         identity["weights"] = True
+    if manifest.position is not None:
+        identity["position"] = True
     if manifest.label_columns:
         identity["labels"] = manifest.label_columns
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -94,6 +96,7 @@ class TokenCache:
         labels: columns of further labels.
         has_bought: whether what shoppers had bought is kept.
         has_weights: whether impressions are weighed.
+        has_position: whether it is kept how likely each impression was looked at.
 
     Raises:
         UserError: a file is missing, or not as it was written.
@@ -131,6 +134,7 @@ class TokenCache:
         self.has_bought: bool = record.get("bought", False)
         self.has_things: bool = record.get("things", False)
         self.has_weights: bool = record.get("weights", False)
+        self.has_position: bool = record.get("position", False)
 
     def _read_record(self) -> dict[str, Any]:
         path = self.folder / FILE_NAME
@@ -193,6 +197,7 @@ class SplitTokens:
         self.length = read_array(folder, f"{name}.length")
         self.click, self.conversion = read_array(folder, f"{name}.click"), read_array(folder, f"{name}.conversion")
         self.weight = read_array(folder, f"{name}.weight") if cache.has_weights else None
+        self.examination = read_array(folder, f"{name}.examination") if cache.has_position else None
         self.features = {feature: read_array(folder, f"{name}.feature_{feature}") for feature in cache.features}
         self.labels = {label: read_array(folder, f"{name}.label_{label}") for label in cache.labels}
         self.bought = read_ragged(folder, f"{name}.bought") if cache.has_bought else None

@@ -107,6 +107,7 @@ class _Writer:
             "things": "things" in self.lists,
             "computed": self.manifest.computed,
             "weights": self.manifest.weights is not None,
+            "position": self.manifest.position is not None,
             "key": key,
             "files": {path.name: path.stat().st_size for path in paths},
             "hashes": {path.name: file_hash(path) for path in paths},
@@ -155,6 +156,7 @@ class _Writer:
         named["computed"] = self.manifest.computed
         numbers = {f"{kind}_{column}": np.float32 for kind, columns in named.items() for column in columns}
         numbers |= {"weight": np.float32} if self.manifest.weights is not None else {}
+        numbers |= {"examination": np.float32} if self.manifest.position is not None else {}
         with ExitStack() as stack:
             prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
             lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.lists}
@@ -185,6 +187,7 @@ class _Writer:
         plain = [f"label_{name}" for name in self.manifest.label_columns]
         plain += [f"computed_{name}" for name in self.manifest.computed]
         plain += ["weight"] if self.manifest.weights is not None else []
+        plain += ["examination"] if self.manifest.position is not None else []
         values |= {key: batch.column(key).flatten().to_numpy(zero_copy_only=False) for key in plain}
         distinct = batch.column("context").flatten().dictionary_encode()
         texts = distinct.dictionary.to_pylist()

@@ -22,6 +22,7 @@ from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.example_slates import examples_of
 from equipoise.evaluation.fitted_baselines import FittedBaselines
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.positions import position_note, position_report
 from equipoise.evaluation.recall.recall_of_run import measure_recall, recall_table, sentences
 from equipoise.evaluation.report import evaluate_table, json_ready, write_json
 from equipoise.evaluation.report_tables import report_parts
@@ -59,6 +60,12 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
         return None
     report = measure(config, table, fitted_rivals(scores, split, table))
     report["slices"] = slice_metrics(table, slices_of(config.data.folder, table))
+    if (stats := Manifest.read(config.data.folder).position) is not None:
+        slates, rows = scores.rows(split)
+        assert slates.tokens.examination is not None, "prepared with places"
+        examination_N = np.asarray(slates.tokens.examination[table_positions(slates, rows)], np.float64)
+        report["position"] = position_report(table, examination_N, stats)
+        report["notes"].append(position_note(report["position"]))
     if config.objectives.recall is not None:
         report["recall"] = measure_recall(scores, split).report()
     write_json(report, folder / f"evaluation_{split}.json")

@@ -12,6 +12,7 @@ import numpy as np
 from equipoise.common.errors import UserError
 from equipoise.configs.objectives import RecallConfig
 from equipoise.configs.schema import DataConfig, RunConfig, trained_prompt
+from equipoise.data.examination import check_position
 from equipoise.data.features import FeatureColumns, columns_of, features_of, same_features
 from equipoise.data.labels import check_absent, check_labels, labels_of, links_of
 from equipoise.data.manifest import Manifest
@@ -154,6 +155,9 @@ def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, flo
         "cvr": ("conversion after click", train.clicked_conversions, train.clicks),
     }
     offsets = {}
+    if manifest.position is not None:  # of impressions that were looked at
+        looked = np.average(manifest.position.examination, weights=manifest.position.impressions)
+        rates["ctr"] = ("click", train.clicks, max(train.impressions * float(looked), train.clicks + 1))
     for name in pointwise:
         if name in manifest.labels:
             offsets[name] = manifest.labels[name].offset
@@ -221,6 +225,7 @@ def open_data(
     check_absent(config.objectives, manifest.absent_labels, config.data.folder)
     _check_comparison(manifest, config.data)
     check_weights(manifest.weights, config.data.weights, config.data.folder)
+    check_position(manifest.position, config.data.position, config.data.folder)
     beside = open_beside(config, tokens, run)
     slates = beside.slates(config.data.folder, split, tokens)
     check_labels(labels_of(config.objectives), slates.manifest.labels, config.data.folder)

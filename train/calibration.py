@@ -130,19 +130,25 @@ def calibration_rows(
     objectives: Mapping[str, "Objective"],
     specs: Mapping[str, ObjectiveSpec],
 ) -> dict[str, Rows]:
-    """Rows of each objective that gives a probability, from `score_slates`: those of its own target.
+    """Rows of each objective that gives a probability, from `score_slates`: those of its own target; of clicks, where
+    the effect of places was taken out, those of the first place.
 
     Args:
         scores: of all rows.
         user: user_id of each row, (N,).
         objectives, specs: of the run.
     """
-    from equipoise.train.scoring import WEIGHT
+    from equipoise.train.scoring import EXAMINATION, WEIGHT
     from equipoise.train.validation import labels_and_predictions
 
     label, predictions = labels_and_predictions(scores, objectives)
     clicked, weight = label["click"] == 1, scores.get(WEIGHT)
-    rows: dict[str, Rows] = {"ctr": (label["click"].astype(np.float64), scores["ctr"], user, weight)}
+    # Logits are those of the first place: what was shown elsewhere was clicked less.
+    first = scores[EXAMINATION] == 1 if EXAMINATION in scores else slice(None)
+    first_weight = None if weight is None else weight[first]
+    rows: dict[str, Rows] = {
+        "ctr": (label["click"][first].astype(np.float64), scores["ctr"][first], user[first], first_weight)
+    }
     if "cvr" in scores:
         converted, weights = label["conversion"][clicked].astype(np.float64), target_weight("cvr", clicked, weight)
         rows["cvr"] = (converted, scores["cvr"][clicked], user[clicked], weights)

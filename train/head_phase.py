@@ -22,7 +22,7 @@ from equipoise.data.thing_columns import principal_axes
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import DataParts, open_split
-from equipoise.train.objectives.pointwise import chain_loss
+from equipoise.train.objectives.pointwise import CLICK, as_shown, chain_loss
 from equipoise.train.validation import spread_rows
 
 SLATES = 64
@@ -173,6 +173,8 @@ def _losses(
         names = [*chain(specs, name), name]
         label_N = torch.stack([batch.label(str(specs[each].label)) for each in names]).nan_to_num().prod(0)
         chained = [logits[each].detach() for each in names[:-1]] + [logits[name]]
+        if specs[names[0]].label == CLICK:
+            chained[0] = as_shown(chained[0], batch.examination)
         loss_N = chain_loss(chained, label_N)
         losses[name] = loss_N.mean() if batch.weight is None else (batch.weight * loss_N).sum() / batch.weight.sum()
     return losses

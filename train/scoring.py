@@ -14,7 +14,7 @@ from equipoise.train.world import World
 
 LABEL = "label:"
 """Before the column of a label in the scores; no objective has such a name."""
-WEIGHT = "data:weight"
+WEIGHT, EXAMINATION = "data:weight", "data:examination"
 """How much each candidate counts, in the scores; no objective has such a name."""
 
 
@@ -48,7 +48,8 @@ def score_slates(
     Returns:
         arrays with one entry per candidate, in the order of `rows`: `row` (int64, the slate), `item` (int64), `click`
         and `conversion` (int8), `label:COLUMN` (float32) of further labels, `data:weight` (float64) where impressions
-        are weighed, and float64 outputs and adjustments by objective name.
+        are weighed, `data:examination` (float64) where places are read, and float64 outputs and adjustments by
+        objective name.
     """
     groups = token_groups(slates.tokens.costs()[list(rows)], max_tokens)
     own_groups = groups[world.rank :: world.size]
@@ -71,6 +72,7 @@ def score_slates(
             part |= {f"{LABEL}{name}": values.cpu().numpy() for name, values in batch.labels.items()}
             part["conversion"] = batch.conversion.cpu().numpy().astype(np.int8)
             part |= {} if batch.weight is None else {WEIGHT: batch.weight.double().cpu().numpy()}
+            part |= {} if batch.examination is None else {EXAMINATION: batch.examination.double().cpu().numpy()}
             parts.append(part)
             progress(sum(map(len, groups[number * world.size : (number + 1) * world.size])))  # of all processes
     model.train(was_training)

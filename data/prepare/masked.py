@@ -96,6 +96,7 @@ def is_prepared(masked: DataConfig, data: DataConfig) -> bool:
         and (manifest.fields, manifest.user_groups) == (masked.fields, masked.user_groups)
         and manifest.rates == masked.rates
         and manifest.weights == own.weights
+        and (manifest.position is None) == (own.position is None)
         and {name: scale.scale for name, scale in manifest.features.items()} == scales
         and manifest.untold == [feature.name for feature in masked.features if not feature.included]
         and manifest.labels == own.labels

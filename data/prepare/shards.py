@@ -15,6 +15,7 @@ from equipoise.configs.schema import DataConfig
 from equipoise.data.labels import LabelStats, columns_of_labels
 from equipoise.data.manifest import CO_PURCHASE, SPLITS, SplitCounts
 from equipoise.data.prepare.co_purchase import co_purchase_columns, new_things
+from equipoise.data.prepare.examination import COLUMN as EXAMINATION
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.labels import label_columns
@@ -39,6 +40,7 @@ def slate_schema(
     things: bool = False,
     computed: Sequence[str] = (),
     weights: bool = False,
+    position: bool = False,
 ) -> pa.Schema:
     """The Arrow schema of a shard, as docs/slate_format.md gives it."""
     columns = [
@@ -53,6 +55,7 @@ def slate_schema(
         ("conversion", pa.list_(pa.int8())),
     ]
     columns += [("weight", pa.list_(pa.float32()))] if weights else []
+    columns += [("examination", pa.list_(pa.float32()))] if position else []
     columns += [(f"label_{name}", pa.list_(pa.float32())) for name in labels]
     # In 64 bits: steps of 32 bits are two minutes wide in unix seconds, and would make moments equal.
     columns += [(f"field_{name}", pa.list_(pa.float64())) for name in fields]
@@ -95,6 +98,7 @@ class ShardWriter:
         self.schema = slate_schema(
             config.fields, config.user_groups, config.features, config.keeps_items, self.label_names,
             things=compared is not None, computed=self.computed, weights=config.weights is not None,
+            position=config.position is not None,
         )  # fmt: skip
         self.tell = teller_of(config.prompt, config.history_sections)
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator, self.tell)
@@ -122,6 +126,8 @@ class ShardWriter:
         numbers = "".join(label_columns(self.labels))
         if self.config.weights is not None:
             numbers += f", CAST(i.{quote(WEIGHT)} AS FLOAT) AS weight"
+        if self.config.position is not None:
+            numbers += f", CAST(i.{quote(EXAMINATION)} AS FLOAT) AS examination"
         for name in self.config.fields:
             self._refuse_text_field(name)
             value = known(name, f"TRY_CAST(i.{quote(name)} AS DOUBLE)")
@@ -258,6 +264,7 @@ class ShardWriter:
         values: dict[str, Any] = {name: rows.column(name) for name in ("item", "click", "conversion")}
         values["context"] = pa.array(contexts, pa.string())
         kept = ["weight"] if self.config.weights is not None else []
+        kept += ["examination"] if self.config.position is not None else []
         kept += [f"label_{name}" for name in self.label_names]
         kept += [
             *(f"field_{name}" for name in self.config.fields),

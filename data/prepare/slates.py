@@ -22,6 +22,7 @@ from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.prepare.amounts import refuse_ambiguous
+from equipoise.data.prepare.examination import examine
 from equipoise.data.prepare.feature_table import scales_of
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.history import write_bought, write_histories
@@ -131,10 +132,14 @@ def prepare(
         write_bought(tables, config.history_sections)
         write_slate_things(tables, config.comparison)
         scales = scales_of(tables, config.features)
+        if config.position is not None:
+            on_progress("estimating the effect of places", 0.0)
+        position = examine(tables, config, scales)
         splits = ShardWriter(tables, config, folder, on_progress, labels).write()
         con.close()
         shutil.rmtree(folder / WORK)
         manifest = _manifest(tables, config, splits, scales, labels, weights, folder)
+        manifest.position = position
         manifest.write(folder)
         on_progress("done", 1.0)
     return manifest
@@ -191,6 +196,7 @@ def check_names(tables: Tables, config: DataConfig) -> None:
         ("impressions", config.fields, "data.fields names"),
         ("items", [compared.item] if compared is not None else [], "data.comparison.item names"),
         ("impressions", [column] if column else [], "data.split.column names"),
+        ("impressions", [config.position] if config.position is not None else [], "data.position names"),
     )
     for table, names, reader in named:
         missing += missing_columns(tables, table, names, f", which {reader}")
@@ -221,6 +227,7 @@ def _impression_columns(tables: Tables, config: DataConfig) -> list[str]:
     names = [*piece_fields(config.prompt.prefix), *piece_fields(config.prompt.context), *config.fields]
     names += [*config.feature_names, *rate_columns(config.rates), "position"]
     names += config.weights.columns if config.weights is not None else []
+    names += [config.position] if config.position is not None else []
     known = tables.columns("impressions")
     return [name for name in dict.fromkeys([*names, *([column] if column else [])]) if name in known]
 

@@ -29,6 +29,18 @@ def log1m_product(*logits: torch.Tensor) -> torch.Tensor:
     return torch.logaddexp(logsigmoid(-first), logsigmoid(first) + log1m_product(*rest))
 
 
+def as_shown(logit_N: torch.Tensor, examination_N: torch.Tensor | None) -> torch.Tensor:
+    """The logit of e · σ(logit), a click at a place that is looked at with probability e; without places as it is."""
+    if examination_N is None:
+        return logit_N
+    # e σ(a) / (1 − e σ(a)) = e / (exp(−a) + 1 − e)
+    return torch.log(examination_N) - torch.logaddexp(-logit_N, torch.log1p(-examination_N))
+
+
+def _slope_of_shown(logit_N: torch.Tensor, examination_N: torch.Tensor) -> torch.Tensor:
+    return (-logit_N - torch.logaddexp(-logit_N, torch.log1p(-examination_N))).exp()
+
+
 class Binary(Objective):
     """BCE of the product of the chain's probabilities against all of its labels, over all candidates (ESMM, Ma 2018).
 
@@ -59,15 +71,17 @@ class Binary(Objective):
         labels = [step.label(spec.label) for spec in links]
         sampled = links[0].label == CLICK
         shift_N = step.batch.log_sampling_rate if sampled else None
+        seen_N = step.batch.examination if sampled else None
         counted_N = step.batch.weight if sampled else step.importance_weights()
         fair = self.options.user_fairness
         if fair is not None:
-            loss_N, label_N = _chain(_shifted(logits, shift_N), labels)[:2]
+            loss_N, label_N = _chain(_shifted(logits, shift_N, seen_N), labels)[:2]
             counted_N = torch.ones_like(loss_N) if counted_N is None else counted_N
-            seen = (counted_N, loss_N, label_N)
-            counted_N = counted_N * group_weights(fair, self.state, step, *seen, self.user_groups)
+            rows = (counted_N, loss_N, label_N)
+            counted_N = counted_N * group_weights(fair, self.state, step, *rows, self.user_groups)
         total = torch.as_tensor(step.totals.candidates if sampled else step.totals.impressions, device=own_N.device)
-        return with_gradient(own_N, *entire_space_loss(logits, labels, shift_N, counted_N, total, step.world.size))
+        found = entire_space_loss(logits, labels, shift_N, seen_N, counted_N, total, step.world.size)
+        return with_gradient(own_N, *found)
 
 
 def log_product(*logits: torch.Tensor) -> torch.Tensor:
@@ -83,8 +97,11 @@ def chain_loss(logits: list[torch.Tensor], label_N: torch.Tensor) -> torch.Tenso
     return -(label_N * log_product(*logits) + (1 - label_N) * log1m_product(*logits))
 
 
-def _shifted(logits: list[torch.Tensor], shift_N: torch.Tensor | None) -> list[torch.Tensor]:
-    return logits if shift_N is None else [logits[0] - shift_N, *logits[1:]]
+def _shifted(
+    logits: list[torch.Tensor], shift_N: torch.Tensor | None, examination_N: torch.Tensor | None
+) -> list[torch.Tensor]:
+    shown_N = as_shown(logits[0], examination_N)
+    return [shown_N if shift_N is None else shown_N - shift_N, *logits[1:]]
 
 
 def _chain(logits: list[torch.Tensor], labels: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -103,19 +120,22 @@ def _entire_space_loss(
     logits: list[torch.Tensor],
     labels: list[torch.Tensor],
     shift_N: torch.Tensor | None,
+    examination_N: torch.Tensor | None,
     counted_N: torch.Tensor | None,
     total: torch.Tensor,
     size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    loss_N, _, slope_N = _chain(_shifted(logits, shift_N), labels)
+    loss_N, _, slope_N = _chain(_shifted(logits, shift_N, examination_N), labels)
+    if examination_N is not None and len(logits) == 1:  # the one logit is that of the click itself
+        slope_N = slope_N * _slope_of_shown(logits[0], examination_N)
     if counted_N is not None:
         loss_N, slope_N = loss_N * counted_N, slope_N * counted_N
     return loss_N.sum() * size / total, slope_N * size / total
 
 
 entire_space_loss = operation(
-    "entire_space_loss(Tensor[] logits, Tensor[] labels, Tensor? shift, Tensor? counted, Tensor total, int size)"
-    " -> (Tensor, Tensor)",
+    "entire_space_loss(Tensor[] logits, Tensor[] labels, Tensor? shift, Tensor? examination, Tensor? counted,"
+    " Tensor total, int size) -> (Tensor, Tensor)",
     _entire_space_loss,
     lambda logits, *rest: (logits[0].new_empty(()), torch.empty_like(logits[-1])),
 )

@@ -5,7 +5,7 @@ import torch
 
 from equipoise.common.lists import FARTHEST, discounts
 from equipoise.train.objectives.drawn_lists import _noise, drawn_lists
-from equipoise.train.objectives.pointwise import chain_loss, entire_space_loss
+from equipoise.train.objectives.pointwise import as_shown, chain_loss, entire_space_loss
 
 DRAWS, PLACES, EXPLORE, BETA, TOTAL, SIZE = 5, 3, 0.4, 0.3, 4.0, 2
 
@@ -84,20 +84,24 @@ def test_the_gradient_is_that_of_autograd(kind: str) -> None:
     assert slope.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("placed", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_slope_of_a_chain_is_that_of_autograd(count: int) -> None:
+def test_the_slope_of_a_chain_is_that_of_autograd(count: int, placed: bool) -> None:
     g = torch.Generator().manual_seed(count)
     logits = [6 * torch.randn(40, generator=g, dtype=torch.float64) for _ in range(count)]
     labels = [(torch.rand(40, generator=g) < 0.5).double() for _ in range(count)]
     labels[-1][::7] = torch.nan  # not observed
     shift, counted = (torch.rand(40, generator=g, dtype=torch.float64) for _ in range(2))
+    seen = torch.linspace(0.05, 1.0, 40, dtype=torch.float64) if placed else None  # the first place is always looked at
     logits[-1].requires_grad_()
     label = torch.stack(labels).nan_to_num().prod(0)
-    wanted = (counted * chain_loss([logits[0] - shift, *logits[1:]], label)).sum() * 2 / 9
+    wanted = (counted * chain_loss([as_shown(logits[0], seen) - shift, *logits[1:]], label)).sum() * 2 / 9
     (slope,) = torch.autograd.grad(wanted, logits[-1])
     known = [each.detach() for each in logits]
-    loss, found = entire_space_loss(known, labels, shift, counted, torch.tensor(9.0, dtype=torch.float64), 2)
+    loss, found = entire_space_loss(known, labels, shift, seen, counted, torch.tensor(9.0, dtype=torch.float64), 2)
     torch.testing.assert_close(loss, wanted.detach())
     torch.testing.assert_close(found, slope)
     far = torch.tensor([200.0, -200.0])
-    assert torch.isfinite(entire_space_loss([far] * count, [torch.ones(2)] * count, None, None, far[:1], 1)[1]).all()
+    places = torch.tensor([0.5, 1.0]) if placed else None
+    slope = entire_space_loss([far] * count, [torch.ones(2)] * count, None, places, None, far[:1], 1)[1]
+    assert torch.isfinite(slope).all()
