@@ -249,6 +249,9 @@ class DataConfig(Section):
     """Fields and features that a new shopper may have given; left out for anonymous users without a profile."""
     item_behaviour: list[str] = Field(default_factory=list)
     """Columns of impressions and items that a new item cannot have; unknown of held-out items. Rates by item_id too."""
+    scales_from: Path | None = None
+    """Another prepared folder, whose scales of features, texts of categories and numbers of labels are kept, so that a
+    run can begin from one that was trained there (`train.start_from`); null measures them on the train split."""
     item_dropout: Share = 0.0
     """Fraction of the train split's impressions that are shown as of a new item, without `item_behaviour`, so that
     priors and towers know what to do: 0 to below 1."""
@@ -466,6 +469,12 @@ class TrainConfig(Section):
     """Steps in a row with a non-finite loss or gradient of an objective, or left out, after which training ends."""
     self_check: bool = True
     """Compare packed with separate prompts before the first step, and refuse to train where they differ."""
+    start_from: Path | None = None
+    """Folder of a finished run whose adapters and heads training begins with, and its optimizer's moments where it kept
+    a checkpoint of the same shapes (`save_every`); the learning rate is warmed anew. null begins from nothing."""
+    start_prior: Literal["keep", "refit"] = "keep"
+    """With `start_from`, the objectives' priors: those of that run (`keep`), whose rows keep the log-odds that they had
+    out of fold, or fitted again on the data of this one (`refit`)."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> "TrainConfig":

@@ -375,14 +375,24 @@ def model_spec(
 
 
 def assemble_model(
-    config: RunConfig, data: DataParts, partial_last_layer: bool = True
+    config: RunConfig,
+    data: DataParts,
+    partial_last_layer: bool = True,
+    kept_offsets: Mapping[str, float] | None = None,
 ) -> tuple[SlateModel, AdapterInfo]:
-    """Build the model of a run, and say what its adapters belong to; `partial_last_layer` as for `build_model`."""
+    """Build the model of a run, and say what its adapters belong to.
+
+    Args:
+        config: of the run.
+        data: its train split.
+        partial_last_layer: as for `build_model`.
+        kept_offsets: constants of the pointwise logits, where the run begins from another; None: those of the data.
+    """
     objectives, manifest, vectors = data.objectives, data.slates.manifest, data.beside.vectors
     pointwise = [name for name, o in objectives.items() if o.kind == "pointwise"]
     relevance = Relevance(config.relevance_exponents(), links_of(config.objectives.specs(), manifest.labels))
     priors = data.beside.priors.names
-    offsets = base_rate_offsets(manifest, pointwise) | dict.fromkeys(priors, 0.0)
+    offsets = dict(kept_offsets or base_rate_offsets(manifest, pointwise) | dict.fromkeys(priors, 0.0))
     comparison = None
     if vectors is not None and config.data.comparison is not None:
         size = vectors.vectors.shape[1]

@@ -62,6 +62,7 @@ from equipoise.train.rescue import said_if_full, save_or_rescue
 from equipoise.train.resume import begun_processes, refuse_changed_base, refuse_changed_settings, write_inputs
 from equipoise.train.run_folder import RunFolder, has_begun, refuse_places
 from equipoise.train.sharding import prepare_sharded
+from equipoise.train.start_from import EarlierRun
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -101,6 +102,7 @@ class Job:
         self.folder.check(resume, overwrite)
         self.goes_on = bool(resume and checkpoints(config.output))
         identity = Identity.of(config)
+        self.earlier = EarlierRun.of(config)
         if self.goes_on:
             self._refuse_changed(identity)
         set_seed(config.seed)
@@ -114,8 +116,14 @@ class Job:
         # Lists are fitted on valid, where there is such a split.
         fits_lists = list_rule(config) is not None and "valid" in self.data.slates.manifest.splits
         self.valid = open_split(self.data, "valid") if needs_valid or fits_lists else None
-        model, self.info = assemble_model(config, self.data, partial_last_layer=not shards_base(self.accelerator))
-        self._start_heads(model)
+        whole = not shards_base(self.accelerator)
+        kept = self.earlier.info.offsets if self.earlier else None
+        model, self.info = assemble_model(config, self.data, partial_last_layer=whole, kept_offsets=kept)
+        if self.earlier is None:
+            self._start_heads(model)
+        else:
+            self.earlier.refuse_other_shapes(self.info)
+            self.earlier.copy_into(model)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
         # One kernel for all parameters, which leaves a step out by itself where its gradients are not finite.
         fused = not (is_fsdp(self.accelerator) or is_deepspeed(self.accelerator))
@@ -134,8 +142,9 @@ class Job:
         console = new_console(quiet=self.world.rank > 0)
         self.bar = ProgressBar("train", self.loop.total, "steps", console=console, transient=False)
         selection = Selection.of(config.train.select)
+        moments = self._start_moments()
         self.progress = self._load()
-        self.folder.claim(overwrite, lambda: self._write_beginning(identity))
+        self.folder.claim(overwrite, lambda: self._write_beginning(identity, moments))
         with self._given_back():
             self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
             self.best = BestAdapters(config.output, self.world, selection)
@@ -149,7 +158,23 @@ class Job:
         refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder, resumes=True)
         refuse_changed_base(identity, config, run)
 
-    def _write_beginning(self, identity: Identity) -> None:
+    def _start_moments(self) -> str:
+        """Let the optimizer go on from the earlier run, where there is one; a sentence on it."""
+        if self.earlier is None or self.goes_on:
+            return ""
+        moments = self.earlier.moments_into(self.optimizer, is_deepspeed(self.accelerator))
+        log.info(
+            f"begins from {self.earlier.run} with its adapters and heads ({self.earlier.adapters.name}/); {moments}; "
+            f"priors: {self._prior_of_start()}"
+        )
+        return moments
+
+    def _prior_of_start(self) -> str:
+        if not self.data.beside.priors.names:
+            return "none"
+        return "kept" if self.config.train.start_prior == "keep" else "refitted"
+
+    def _write_beginning(self, identity: Identity, moments: str) -> None:
         """What is in the folder before the first step; by the first process alone."""
         config, run = self.config, self.config.output
         save_config(config, run / "config.yaml")
@@ -157,6 +182,9 @@ class Job:
         if not self.goes_on:
             write_inputs(identity, run)
             self.data.beside.write(run)
+            if self.earlier is not None:
+                store = self.data.beside.store
+                self.earlier.write(run, self._prior_of_start(), moments, store.origin if store else None)
 
     @contextmanager
     def _given_back(self) -> Iterator[None]:

@@ -26,7 +26,8 @@ LOCK = ".lock"
 PROOFS = ("data.json", "environment.json", "metrics.jsonl", "checkpoints", "adapters", "job.json")
 """What a run of before, which has no marker, holds beside config.yaml."""
 OWN = (
-    *(MARKER, LOCK, "config.yaml", "inputs.json", *PROOFS, "summary.json", "best", "average", "priors", "recall"),
+    *(MARKER, LOCK, "config.yaml", "inputs.json", "start.json", *PROOFS, "summary.json"),
+    *("best", "average", "priors", "recall"),
     *("calibration.json", "lists.json", "conflicts.json", "balance.*", "operating_point.json", "front.*"),
     *("report.html", "evaluation_*.json", "examples_*.json", "scores_*.parquet", "newcomers_*.json", "baselines"),
     *("wandb", "wandb.json", "mlflow.json", "mlruns", "job.*", "*.log", ".*.partial", "*.tmp-*", "__pycache__"),

@@ -22,8 +22,9 @@ from scipy.special import expit, log_expit
 from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig
-from equipoise.data.examination import PositionStats
+from equipoise.data.examination import PositionStats, check_position
 from equipoise.data.features import NumberScale, Scales
+from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.tables import Tables, one, quote
 
@@ -41,12 +42,18 @@ PENALTY = 1.0
 """Half of it times the squared coefficient is added to the log loss."""
 
 
-def examine(tables: Tables, config: DataConfig, scales: Scales) -> PositionStats | None:
+def examine(tables: Tables, config: DataConfig, scales: Scales, kept: Manifest | None = None) -> PositionStats | None:
     """Add the column COLUMN to the impressions of `requests`; None without `data.position`.
 
+    Args:
+        scales: of the features.
+        kept: that of `data.scales_from`, whose estimate holds here too.
+
     Raises:
-        UserError: a position is no whole number, or there is a single place.
+        UserError: a position is no whole number, there is a single place, or `kept` read another column.
     """
+    if kept is not None:
+        check_position(kept.position, config.position, config.scales_from)
     if config.position is None:
         return None
     con, position = tables.con, f"TRY_CAST(i.{quote(config.position)} AS DOUBLE)"
@@ -59,6 +66,9 @@ def examine(tables: Tables, config: DataConfig, scales: Scales) -> PositionStats
         raise UserError(
             f"{where} has '{bad[1]}' in request {bad[0]}, which is no place: give whole numbers from 0, in every row"
         )
+    if kept is not None and kept.position is not None:
+        _add_column(tables, position, kept.position)
+        return kept.position
     counts = con.execute(
         f"SELECT {position}::BIGINT AS p, count(*) FROM impressions i JOIN requests r USING (request_id) "
         "WHERE r.split = 0 GROUP BY p ORDER BY p"

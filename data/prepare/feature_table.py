@@ -1,12 +1,13 @@
 """Features in the tables: where a value comes from, and over which values of the train split it is standardised."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
-from equipoise.data.features import KINDS, CategoryScale, FeatureScale, NumberScale, decorrelating
+from equipoise.data.features import KINDS, CategoryScale, FeatureScale, NumberScale, decorrelating, same_features
 from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.tables import Tables, one
 from equipoise.data.values import MISSING, text_sql
@@ -42,6 +43,31 @@ def scales_of(tables: Tables, features: Sequence[FeatureConfig]) -> dict[str, Fe
             mix = {other.name: float(part) for other, part in zip(numbers[: index + 1], row, strict=False)}
             scales[feature.name] = scales[feature.name].model_copy(update={"mix": mix})
     return scales
+
+
+def kept_scales(
+    tables: Tables, features: Sequence[FeatureConfig], kept: Mapping[str, FeatureScale], where: Path
+) -> dict[str, FeatureScale]:
+    """The scales of another prepared folder, after the values of this one were looked at.
+
+    Args:
+        tables: with impressions and requests.
+        features: of this folder.
+        kept: scales of the other one.
+        where: it is.
+
+    Raises:
+        UserError: it was prepared with other features, or a value is not a number that its scale takes.
+    """
+    if not same_features(kept, features):
+        raise UserError(
+            f"data.scales_from: {where} was prepared with other data.features ({', '.join(kept) or 'none'}) than this "
+            "config has: name a folder with the same ones"
+        )
+    for feature in features:
+        if feature.scale != "category":
+            _refuse_bad_value(tables, feature)
+    return dict(kept)
 
 
 def _shown(tables: Tables, columns: str) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
+from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.tables import Tables, check_columns, missing_required, one, refuse_missing
 
@@ -78,6 +80,25 @@ def _check_values(tables: Tables, name: str, label: LabelStats) -> None:
             f"{tables.labels['impressions']} (data.tables.impressions) has {label.label} '{first[1]}' in row "
             f"{first[0]}, but objectives.{name} is of kind {label.form}: {way_out}"
         )
+
+
+def kept_labels(
+    labels: Mapping[str, LabelStats], kept: Manifest | None, config: DataConfig
+) -> dict[str, LabelStats] | None:
+    """The labels with their numbers as another prepared folder has them; None where there is none.
+
+    Raises:
+        UserError: it was prepared for other labels.
+    """
+    if kept is None:
+        return None
+    for name, label in labels.items():
+        if name not in kept.labels or not kept.labels[name].same_question(label):
+            raise UserError(
+                f"data.scales_from: {config.scales_from} was not prepared for the label of objectives.{name}: name a "
+                "folder of the same objectives"
+            )
+    return {name: kept.labels[name] for name in labels}
 
 
 def measure_labels(

@@ -19,6 +19,7 @@ from equipoise.configs.rates import RateConfig
 from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.labels import label_sql
+from equipoise.data.prepare.parts import CARRIED, Part
 from equipoise.data.prepare.tables import LABELS, Tables, check_columns, one
 from equipoise.data.rates import LEAST, METADATA, levels_of, read_metadata
 
@@ -90,8 +91,10 @@ def _refuse_bad_label(tables: Tables, name: str, given: str | None) -> None:
         )
 
 
-def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path) -> None:
+def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path, part: Part | None = None) -> None:
     """Add the columns of rates to the table `impressions`, and write their last state to `folder`.
+
+    Those of a part go on from the counts that the part before it left, and leave their own beside `folder`.
 
     Impressions of `requests` count alone, each from its own moment (and the rate's delay) on. A rate is NULL where a
     column of `by` is unknown or nothing is known at all yet, a count where a column is.
@@ -109,9 +112,13 @@ def write_rates(tables: Tables, rates: Sequence[RateConfig], folder: Path) -> No
     """)
     folder.mkdir()
     for rate in rates:
-        add_rate(con, rate)
-        _refuse_never_repeated(tables, rate)
-        write_state(con, rate, folder / rate.file)
+        carried = part.carried(rate.file) if part is not None else None
+        add_rate(con, rate, carried)
+        if carried is None:
+            _refuse_never_repeated(tables, rate)
+        write_state(con, rate, folder / rate.file, carried=carried)
+        if part is not None:
+            write_carried(con, rate, folder.parent / CARRIED, part, carried)
     names = dict.fromkeys(name for rate in rates for name in rate.names)
     con.execute(f"""
         CREATE TABLE rated AS
@@ -157,24 +164,34 @@ def _half_lives(rate: RateConfig, microseconds: str) -> str:
     return f"({microseconds}) / {rate.half_life_days * DAY if rate.half_life_days else 1.0}::DOUBLE"
 
 
-def _counted(rate: RateConfig, columns: Sequence[str]) -> str:
-    """A query over rate_rows: per key and moment `e` (in microseconds, known by then) shown `n` and positives `p`."""
+def _counted(rate: RateConfig, columns: Sequence[str], carried: Path | None = None) -> str:
+    """A query over rate_rows: per key and moment `e` (in microseconds, known by then) shown `n` and positives `p`.
+
+    `carried`: file of counts (`write_carried`) that these rows follow, which are among them.
+    """
     keys = [f"{quote('key_' + name)}" for name in columns]
     known = [f"{key} IS NOT NULL" for key in keys] + ([f"{quote('label_' + rate.given)} = 1"] if rate.given else [])
-    return f"""
-        SELECT {"".join(f"{key}, " for key in keys)}{_known(rate)} AS e,
-               count(*)::DOUBLE AS n, sum({quote("label_" + rate.of)})::DOUBLE AS p
+    named = "".join(f"{key}, " for key in keys)
+    own = f"""
+        SELECT {named}{_known(rate)} AS e, count(*)::DOUBLE AS n, sum({quote("label_" + rate.of)})::DOUBLE AS p
         FROM rate_rows WHERE {" AND ".join([f"{_known(rate)} IS NOT NULL", *known])} GROUP BY ALL
     """
+    if carried is None:
+        return own
+    before = f"""
+        SELECT {named}e, shown AS n, positives AS p FROM read_parquet({literal(str(carried))})
+        WHERE level = {levels_of(rate).index(list(columns))}
+    """
+    return f"SELECT {named}e, sum(n) AS n, sum(p) AS p FROM ({own} UNION ALL {before}) GROUP BY ALL"
 
 
-def _running(rate: RateConfig, columns: Sequence[str]) -> str:
+def _running(rate: RateConfig, columns: Sequence[str], carried: Path | None = None) -> str:
     """A query: per key and moment `e` what was `shown` and `positives` until then, that moment's own included."""
     keys = "".join(f"{quote('key_' + name)}, " for name in columns)
     by = f"PARTITION BY {keys.rstrip(', ')}" if columns else ""
     if rate.half_life_days is None:
         sums = f"sum(n) OVER ({by} ORDER BY e) AS shown, sum(p) OVER ({by} ORDER BY e) AS positives"
-        return f"SELECT {keys}e, {sums} FROM ({_counted(rate, columns)})"
+        return f"SELECT {keys}e, {sums} FROM ({_counted(rate, columns, carried)})"
     # Weights grow from the start of each block on: what came before it enters by its total, decayed.
     block = round(BLOCK * rate.half_life_days * DAY)
     x = _half_lives(rate, f"e - b * {block}")
@@ -184,7 +201,7 @@ def _running(rate: RateConfig, columns: Sequence[str]) -> str:
     return f"""
         WITH weighted AS (
             SELECT *, pow(2, {x}) AS w
-            FROM (SELECT *, CAST(floor(e / {block}) AS BIGINT) AS b FROM ({_counted(rate, columns)}))
+            FROM (SELECT *, CAST(floor(e / {block}) AS BIGINT) AS b FROM ({_counted(rate, columns, carried)}))
         ), totals AS (SELECT {keys}b, sum(n * w) AS n, sum(p * w) AS p FROM weighted GROUP BY ALL
         ), sums AS (SELECT {keys}b, e, w, sum(n * w) OVER {within} AS n, sum(p * w) OVER {within} AS p FROM weighted)
         SELECT {own}own.e, (own.n + coalesce(last.n, 0) * pow(2, -{BLOCK})) / own.w AS shown,
@@ -193,13 +210,16 @@ def _running(rate: RateConfig, columns: Sequence[str]) -> str:
     """
 
 
-def add_rate(con: duckdb.DuckDBPyConnection, rate: RateConfig) -> None:
-    """Add the columns of a rate to rate_rows (moment in microseconds, key_NAME of `by`, label_NAME of its labels)."""
+def add_rate(con: duckdb.DuckDBPyConnection, rate: RateConfig, carried: Path | None = None) -> None:
+    """Add the columns of a rate to rate_rows (moment in microseconds, key_NAME of `by`, label_NAME of its labels).
+
+    `carried`: file of counts that these rows follow.
+    """
     levels = levels_of(rate)
     names, joins, columns = [f"level{number}" for number in range(len(levels))], "", ""
     smoothed = ""
     for name, keys in zip(names, levels, strict=True):
-        con.execute(f"CREATE TEMP TABLE {name} AS {_running(rate, keys)}")
+        con.execute(f"CREATE TEMP TABLE {name} AS {_running(rate, keys, carried)}")
         same = "".join(f"r.{quote('key_' + key)} = {name}.{quote('key_' + key)} AND " for key in keys)
         joins += f" ASOF LEFT JOIN {name} ON {same}r.moment > {name}.e"
         decay = f" * {decay_sql(rate, f'r.moment - {name}.e')}" if rate.half_life_days else ""
@@ -231,8 +251,11 @@ def _refuse_never_repeated(tables: Tables, rate: RateConfig) -> None:
         )
 
 
-def state_sql(rate: RateConfig, moment: int) -> str:
-    """A query over rate_rows: the state of a rate at a moment (microseconds, no earlier than any label is known)."""
+def state_sql(rate: RateConfig, moment: int, carried: Path | None = None) -> str:
+    """A query over rate_rows: the state of a rate at a moment (microseconds, no earlier than any label is known).
+
+    `carried`: file of counts that these rows follow.
+    """
     parts = []
     for number, columns in enumerate(levels_of(rate)):
         keys = [
@@ -242,18 +265,68 @@ def state_sql(rate: RateConfig, moment: int) -> str:
         weight = f" * {decay_sql(rate, f'{moment} - e')}" if rate.half_life_days else ""
         parts.append(f"""
             SELECT {number}::TINYINT AS level, {", ".join(keys)}, sum(n{weight}) AS shown, sum(p{weight}) AS positives
-            FROM ({_counted(rate, columns)}) GROUP BY ALL
+            FROM ({_counted(rate, columns, carried)}) GROUP BY ALL
         """)
     return " UNION ALL ".join(parts)
 
 
-def write_state(con: duckdb.DuckDBPyConnection, rate: RateConfig, path: Path, before: Path | None = None) -> None:
-    """Write the state of a rate after rate_rows, ordered by key; `before`: the state that these rows follow."""
+def write_carried(
+    con: duckdb.DuckDBPyConnection, rate: RateConfig, folder: Path, part: Part, carried: Path | None
+) -> None:
+    """Write the counts that the next part goes on from: those known by its first moment in one row per key.
+
+    Labels that are known later (`delay_days`) keep their moments, so that no request counts them too early.
+
+    Args:
+        con: with rate_rows.
+        rate: that is counted.
+        folder: of the file.
+        part: that ends.
+        carried: the same file of the part before; None of the first.
+    """
+    folder.mkdir(exist_ok=True)
+    last = microseconds_of(part.until.replace(tzinfo=UTC)) - 1
+    selected = []
+    for number, columns in enumerate(levels_of(rate)):
+        keys = [
+            f"{quote('key_' + name) if name in columns else 'NULL::VARCHAR'} AS {quote('key_' + name)}"
+            for name in rate.by
+        ]
+        decay = decay_sql(rate, f"{last} - e") if rate.half_life_days else "1"
+        weight = f"CASE WHEN e <= {last} THEN {decay} ELSE 1 END"
+        selected.append(f"""
+            SELECT {number}::TINYINT AS level, {", ".join(keys)}, greatest(e, {last}) AS e,
+                   sum(n * {weight}) AS shown, sum(p * {weight}) AS positives
+            FROM ({_counted(rate, columns, carried)}) GROUP BY ALL
+        """)
+    keys = [quote("key_" + name) for name in rate.by]
+    query = f"SELECT * FROM ({' UNION ALL '.join(selected)}) ORDER BY level, {', '.join(keys)}, e"
+    con.execute(f"COPY ({query}) TO {literal(str(folder / rate.file))} (FORMAT parquet, COMPRESSION zstd)")
+
+
+def write_state(
+    con: duckdb.DuckDBPyConnection,
+    rate: RateConfig,
+    path: Path,
+    before: Path | None = None,
+    carried: Path | None = None,
+) -> None:
+    """Write the state of a rate after rate_rows, ordered by key.
+
+    Args:
+        con: with rate_rows.
+        rate: that is counted.
+        path: of the file.
+        before: the state that these rows follow, where it is all that is left of earlier ones.
+        carried: the counts that they follow, where these are there.
+    """
     keys = ", ".join(quote("key_" + name) for name in rate.by)
     last, moment = one(con.cursor(), f"SELECT max(moment), max({_known(rate)}) FROM rate_rows")
     reached = microseconds_of(read_metadata(before)[1]) if before is not None else last
+    if carried is not None:
+        reached = max(reached, one(con.cursor(), f"SELECT max(e) FROM read_parquet({literal(str(carried))})")[0] or 0)
     moment = max(reached, moment or last)
-    query = state_sql(rate, moment)
+    query = state_sql(rate, moment, carried)
     if before is not None:
         weight = f" * {decay_sql(rate, str(moment - reached))}" if rate.half_life_days else ""
         old = f"level, {keys}, shown{weight} AS shown, positives{weight} AS positives"

@@ -9,10 +9,11 @@ from equipoise.data.prompts import piece_fields
 from equipoise.data.values import text_sql
 
 
-def write_requests(tables: Tables, config: DataConfig) -> None:
+def write_requests(tables: Tables, config: DataConfig, splits: bool = True) -> None:
     """Create requests (ordinal, split, request_id, user_id, timestamp) and facts (ordinal, prefix and user fields).
 
     Ordinals count all requests by (split, timestamp, request_id), so that a split is a range of them.
+    `splits`: as the config has them; else all are of the first one.
     Raises UserError where a request has several users, timestamps, splits or values of a prefix field.
     """
     _refuse_mixed(tables, ["user_id", "timestamp"], "give every request one")
@@ -23,7 +24,10 @@ def write_requests(tables: Tables, config: DataConfig) -> None:
                CAST(NULL AS TINYINT) AS split
         FROM impressions GROUP BY request_id
     """)
-    write_splits(tables, config.split)
+    if splits:
+        write_splits(tables, config.split)
+    else:
+        con.execute("UPDATE requests SET split = 0")
     con.execute("""
         CREATE TABLE ordered AS
         SELECT CAST(row_number() OVER (ORDER BY split, timestamp, request_id) - 1 AS BIGINT) AS ordinal, * FROM requests

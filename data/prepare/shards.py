@@ -104,13 +104,13 @@ class ShardWriter:
         self.contexts = ContextRenderer(config.prompt.context, config.prompt.separator, self.tell)
         self.prefix_fields = piece_fields(config.prompt.prefix)
 
-    def write(self) -> dict[str, SplitCounts]:
-        """Write every split; returns what each holds."""
+    def write(self, splits: Sequence[str] = SPLITS) -> dict[str, SplitCounts]:
+        """Write the splits that requests have, by the numbers of their places; returns what each holds."""
         self._sort_impressions()
         if self.computed:
             self._count_co_purchases()
         (self.folder / "slates").mkdir()
-        return {name: self._write_split(number, name) for number, name in enumerate(SPLITS)}
+        return {name: self._write_split(number, name) for number, name in enumerate(splits)}
 
     def _sort_impressions(self) -> None:
         """Create sorted_impressions in the order of the shards, so that a range of requests is read in one piece."""

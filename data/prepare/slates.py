@@ -23,11 +23,13 @@ from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.prepare.amounts import refuse_ambiguous
 from equipoise.data.prepare.examination import examine
-from equipoise.data.prepare.feature_table import scales_of
+from equipoise.data.prepare.feature_table import kept_scales, scales_of
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.history import write_bought, write_histories
-from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, measure_labels
-from equipoise.data.prepare.new_items import HELD_OUT, check_new_items, item_behaviour, mark_held_out
+from equipoise.data.prepare.items import number_items, write_items
+from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, kept_labels, measure_labels
+from equipoise.data.prepare.new_items import check_new_items, item_behaviour, mark_held_out
+from equipoise.data.prepare.parts import Part
 from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
 from equipoise.data.prepare.requests import write_requests
 from equipoise.data.prepare.shards import WORK, ShardWriter
@@ -84,11 +86,14 @@ def prepare(
     progress: Callable[[str, float], None] | None = None,
     labels: Mapping[str, LabelStats] | None = None,
     read: Collection[str] = KEPT,
+    part: Part | None = None,
 ) -> Manifest:
     """Prepare `config.folder` from its source and return the manifest.
 
     `labels` are those of the run's objectives (`equipoise.data.labels.labels_of`) besides click and conversion, `read`
     which of these two they read (`labels_read`): the impressions may lack the other.
+
+    `part`: prepares the requests of some days alone, as its only split, after those of other parts.
 
     `progress(stage, fraction)` is called with the stage's name and the fraction done, 0 to 1. An older prepared folder
     is replaced only when the new one is complete. Raises UserError for everything that a user can correct.
@@ -100,6 +105,8 @@ def prepare(
         tables = open_source(con, config, folder / WORK)
         labels = dict(labels or {})
         fill_absent_labels(tables, read)
+        if part is not None:
+            part.restrict(tables)
         check_names(tables, config)
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
@@ -115,27 +122,36 @@ def prepare(
         write_item_texts(tables, config)
         _drop_impressions(tables)
         drop_weightless(tables, config.weights)
-        number_items(tables)
+        known_items = part.known_items if part is not None else None
+        number_items(tables, known_items)
         if config.comparison is not None:
             number_things(tables, config.comparison, config.history_sections)
             write_things(tables, folder / THINGS)
-        write_items(tables, config, folder / "items.parquet")
+        write_items(tables, config, folder / "items.parquet", known_items)
         on_progress("splitting requests", 0.0)
-        write_requests(tables, config)
+        write_requests(tables, config, splits=part is None)
         weights = weigh(tables, config.weights)
         on_progress("counting rates", 0.0)
-        write_rates(tables, config.rates, folder / RATES_FOLDER)
-        _refuse_constant_labels(tables, read)
-        labels = measure_labels(tables, labels, WEIGHT if weights is not None else None)
+        write_rates(tables, config.rates, folder / RATES_FOLDER, part)
+        if part is None or part.before is None:
+            _refuse_constant_labels(tables, read)
+        kept = Manifest.read(config.scales_from) if config.scales_from is not None else None
+        labels = kept_labels(labels, kept, config) or measure_labels(
+            tables, labels, WEIGHT if weights is not None else None
+        )
         on_progress("collecting histories", 0.0)
         write_histories(tables, config.history_sections)
         write_bought(tables, config.history_sections)
         write_slate_things(tables, config.comparison)
-        scales = scales_of(tables, config.features)
+        if kept is not None and config.scales_from is not None:
+            scales = kept_scales(tables, config.features, kept.features, config.scales_from)
+        else:
+            scales = scales_of(tables, config.features)
         if config.position is not None:
             on_progress("estimating the effect of places", 0.0)
-        position = examine(tables, config, scales)
-        splits = ShardWriter(tables, config, folder, on_progress, labels).write()
+        position = examine(tables, config, scales, kept)
+        names = SPLITS if part is None else SPLITS[:1]
+        splits = ShardWriter(tables, config, folder, on_progress, labels).write(names)
         con.close()
         shutil.rmtree(folder / WORK)
         manifest = _manifest(tables, config, splits, scales, labels, weights, folder)
@@ -275,40 +291,6 @@ def _drop_impressions(tables: Tables) -> None:
         )
 
 
-def number_items(tables: Tables) -> None:
-    """Create item_numbers (item_id, item_index): the items that occur in an impression, numbered by item_id."""
-    tables.con.execute("""
-        CREATE TABLE item_numbers AS
-        SELECT item_id, CAST(row_number() OVER (ORDER BY item_id) - 1 AS INTEGER) AS item_index
-        FROM (SELECT DISTINCT item_id FROM impressions)
-    """)
-
-
-def write_items(tables: Tables, config: DataConfig, path: Path) -> None:
-    """Write items.parquet: the items of item_numbers with texts, things, and which are held out, where there are such.
-
-    Args:
-        tables: with item_texts, item_numbers, held_out_items and, for a comparison, item_things.
-        config: of the data.
-        path: of the file.
-    """
-    con, own, join = tables.con, {}, ""
-    if config.comparison is not None:
-        own["thing_index"], join = "h.thing_index", "LEFT JOIN item_things h USING (item_id)"
-    if config.split.holdout_items is not None:
-        own[HELD_OUT] = "n.item_id IN (FROM held_out_items)"
-    taken = ("item_id", "item_index", "text", *own)
-    others = "".join(f", i.{quote(name)}" for name in tables.columns("items") if name not in taken)
-    added = "".join(f", {value} AS {name}" for name, value in own.items())
-    reader = con.sql(f"""
-        SELECT n.item_index, n.item_id, t.text{added}{others}
-        FROM item_numbers n JOIN items i USING (item_id) JOIN item_texts t USING (item_id) {join} ORDER BY n.item_index
-    """).to_arrow_reader(ITEM_BATCH)
-    with pq.ParquetWriter(path, reader.schema) as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-
-
 def _refuse_constant_labels(tables: Tables, read: Collection[str]) -> None:
     """Refuse a train split in which every click, or every conversion, is the same, where an objective reads it."""
     rates = one(
@@ -346,7 +328,7 @@ def _manifest(
         prompt=config.prompt.model_dump(mode="json"),
         history=config.model_dump(mode="json")["history"],
         counts={**counts, "items": items, "users": tables.users_seen},
-        splits={name: splits[name] for name in SPLITS},
+        splits=splits,
         dropped=tables.dropped,
         notes=tables.notes,
         fields=config.fields,

@@ -1,0 +1,81 @@
+"""A prepared folder that grows: the requests of some days, prepared after those of earlier parts.
+
+A part reads only impressions of its own days, and of the events those of its shoppers. Items keep the numbers that an
+earlier part gave them, and rates go on from the counts that it left in `carried/`, so that a row is what it would be if
+all days were prepared at once.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from equipoise.common.errors import UserError
+from equipoise.data.prepare.files import literal, quote
+from equipoise.data.prepare.tables import Tables, moment, one
+from equipoise.data.values import text_sql
+
+CARRIED = "carried"
+"""Folder of a part with the counts that the rates of the next one go on from."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which requests a part holds, and what it follows.
+
+    Attributes:
+        since: their first moment, UTC without a zone; None from the beginning.
+        until: the moment before which they are.
+        before: the folder of the part before; None of the first.
+    """
+
+    since: datetime | None
+    until: datetime
+    before: Path | None = None
+
+    @property
+    def known_items(self) -> Path | None:
+        """The table of items whose numbers are kept."""
+        return self.before / "items.parquet" if self.before is not None else None
+
+    def carried(self, file: str) -> Path | None:
+        """The counts that a rate goes on from; None of the first part."""
+        return self.before / CARRIED / file if self.before is not None else None
+
+    def restrict(self, tables: Tables) -> None:
+        """Leave only the impressions of these days, and the events of their shoppers before the end.
+
+        Impressions without a readable moment stay, so that they are refused or counted as usual.
+
+        Raises:
+            UserError: there is none.
+        """
+        con, columns = tables.con, tables.columns("impressions")
+        if "timestamp" not in columns:
+            return  # which is refused with all other missing columns
+        when = moment(quote("timestamp"), columns["timestamp"])
+        since = f"{when} >= {_timestamp(self.since)} AND " if self.since is not None else ""
+        _replace(tables, "impressions", f"coalesce({since}{when} < {_timestamp(self.until)}, true)")
+        if not one(con, "SELECT count(*) FROM raw_impressions")[0]:
+            begin = f"from {self.since:%Y-%m-%d} " if self.since is not None else ""
+            raise UserError(
+                f"{tables.labels['impressions']} (data.tables.impressions) has no impression {begin}before "
+                f"{self.until:%Y-%m-%d}: name a day whose logs are there"
+            )
+        events = tables.columns("events")
+        if {"user_id", "timestamp"} <= set(events) and "user_id" in columns:
+            shoppers = f"SELECT {text_sql('user_id', columns['user_id'])} FROM raw_impressions"
+            earlier = f"{moment(quote('timestamp'), events['timestamp'])} < {_timestamp(self.until)}"
+            mine = f"{text_sql('user_id', events['user_id'])} IN ({shoppers})"
+            _replace(tables, "events", f"{mine} AND coalesce({earlier}, true)")
+
+
+def _timestamp(value: datetime) -> str:
+    return f"TIMESTAMP {literal(value.isoformat(sep=' '))}"
+
+
+def _replace(tables: Tables, name: str, condition: str) -> None:
+    """Put the rows of a raw relation that meet a condition in its place."""
+    con = tables.con
+    is_view = one(con, f"SELECT count(*) FROM duckdb_views() WHERE view_name = 'raw_{name}'")[0]
+    con.execute(f"ALTER {'VIEW' if is_view else 'TABLE'} raw_{name} RENAME TO every_{name}")
+    con.execute(f"CREATE TABLE raw_{name} AS SELECT * FROM every_{name} WHERE {condition}")

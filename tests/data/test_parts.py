@@ -1,0 +1,127 @@
+"""Parts of some days each hold what all days prepared at once would hold."""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from equipoise.common.errors import UserError
+from equipoise.configs.schema import DataConfig
+from equipoise.data.manifest import Manifest
+from equipoise.data.prepare.parts import Part
+from equipoise.data.prepare.slates import prepare
+from equipoise.data.rates import read_state
+from tests.tiny_run import write_tables
+
+CUTS = (datetime(2026, 1, 15), datetime(2026, 1, 20), datetime(2026, 2, 1))
+RATES: list[dict[str, Any]] = [
+    {"of": "click", "by": "item_id"},
+    {"of": "click", "by": ["user_id", "item_id"], "parent": "user_id", "half_life_days": 3},
+    {"of": "conversion", "by": "item_id", "given": "click", "delay_days": 6.5, "half_life_days": 20},
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = tmp_path_factory.mktemp("parts")
+    tables = write_tables(folder / "tables", requests=120)
+    data = DataConfig.model_validate(
+        {
+            "folder": folder / "whole",
+            "tables": tables,
+            "prompt": {"prefix": ["age {age}"], "context": ["seen {seen_before|count}"]},
+            "features": [{"name": "seen_before", "scale": "log1p"}],
+            "rates": RATES,
+            "history": {"max_events": 3},
+        }
+    )
+    prepare(data)
+    return data
+
+
+@pytest.fixture(scope="module")
+def parts(config: DataConfig) -> list[Path]:
+    """The folders of three parts, one after the other."""
+    before, since, folders = None, None, []
+    for number, until in enumerate(CUTS):
+        folder = config.folder.with_name(f"part{number}")
+        kept = folders[0] if folders else None
+        own = config.model_copy(update={"folder": folder, "scales_from": kept})
+        prepare(own, part=Part(since, until, before))
+        before, since = folder, until
+        folders.append(folder)
+    return folders
+
+
+def rows_of(folders: list[Path], splits: tuple[str, ...]) -> pd.DataFrame:
+    """One row per impression, by request and item."""
+    found = []
+    for folder in folders:
+        ids = pq.read_table(folder / "items.parquet").column("item_id").to_pylist()
+        for split in splits:
+            for file in Manifest.read(folder).splits[split].files:
+                frame = pq.read_table(folder / file).to_pandas()
+                lists = [name for name in frame if name not in ("request_id", "user_id", "part", "timestamp", "prefix")]
+                flat = frame.explode(lists)
+                found.append(flat.assign(item=[ids[item] for item in flat["item"]]))
+    return pd.concat(found).sort_values(["request_id", "item"]).reset_index(drop=True)
+
+
+def test_rows_of_parts_are_those_of_all_days_at_once(config: DataConfig, parts: list[Path]) -> None:
+    whole, joined = rows_of([config.folder], ("train", "valid", "test")), rows_of(parts, ("train",))
+    assert list(whole.columns) == list(joined.columns) and len(whole) == len(joined) == 120 * 8
+    for name in whole:
+        if name.startswith("feature_"):
+            one, other = (frame[name].to_numpy(np.float64) for frame in (whole, joined))
+            np.testing.assert_allclose(one, other, rtol=1e-9, equal_nan=True, err_msg=name)
+            assert np.isfinite(one).any()
+        else:
+            assert list(whole[name]) == list(joined[name]), name
+
+
+def test_items_keep_their_numbers_and_scales_are_kept(parts: list[Path]) -> None:
+    ids = [pq.read_table(folder / "items.parquet").column("item_id").to_pylist() for folder in parts]
+    for before, after in pairwise(ids):
+        assert after[: len(before)] == before
+    first, last = (Manifest.read(folder) for folder in (parts[0], parts[-1]))
+    assert first.features == last.features and list(last.splits) == ["train"]
+
+
+def test_the_last_state_is_that_of_all_days(config: DataConfig, parts: list[Path]) -> None:
+    for rate in config.rates:
+        whole, last = (read_state(folder / "rates" / rate.file) for folder in (config.folder, parts[-1]))
+        assert whole.moment == last.moment
+        cells = ["u1", "i3"][-len(rate.by) :]
+        np.testing.assert_allclose(whole.values(cells), last.values(cells), rtol=1e-9)
+
+
+def test_an_item_that_is_sold_no_more_stays(config: DataConfig, parts: list[Path], tmp_path: Path) -> None:
+    assert config.tables is not None
+    items = pd.read_csv(str(config.tables.files["items"].path), dtype=str)
+    items[items.item_id != "i3"].to_csv(tmp_path / "items.csv", index=False)
+    tables = config.tables.model_copy(update={"items": tmp_path / "items.csv"})
+    own = config.model_copy(update={"folder": tmp_path / "part", "tables": tables, "scales_from": parts[0]})
+    manifest = prepare(own, part=Part(CUTS[0], CUTS[1], parts[0]))
+    table = pq.read_table(tmp_path / "part" / "items.parquet").to_pylist()
+    before = pq.read_table(parts[0] / "items.parquet").to_pylist()
+    assert [row["item_id"] for row in table[: len(before)]] == [row["item_id"] for row in before]
+    assert next(row["text"] for row in table if row["item_id"] == "i3") == "bread number 3"
+    assert manifest.dropped["impressions of an item_id that items lacks"]
+
+
+def test_days_without_impressions_are_refused(config: DataConfig, tmp_path: Path) -> None:
+    own = config.model_copy(update={"folder": tmp_path / "part"})
+    with pytest.raises(UserError, match="no impression from 2027-01-01 before 2027-01-02"):
+        prepare(own, part=Part(datetime(2027, 1, 1), datetime(2027, 1, 1) + timedelta(days=1)))
+    assert not (tmp_path / "part").exists()
+
+
+def test_scales_of_other_features_are_refused(config: DataConfig, parts: list[Path], tmp_path: Path) -> None:
+    changes = {"folder": tmp_path / "part", "features": config.features[1:], "scales_from": parts[0]}
+    with pytest.raises(UserError, match=r"data.scales_from: .* other data.features"):
+        prepare(config.model_copy(update=changes), part=Part(None, CUTS[0]))
