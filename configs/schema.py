@@ -24,6 +24,7 @@ from pydantic import (
 
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.features import FeatureConfig
+from equipoise.configs.nightly import NightlyConfig
 from equipoise.configs.objectives import ObjectivesConfig
 from equipoise.configs.priors import ComparisonConfig
 from equipoise.configs.rates import RateConfig, with_rate_features
@@ -584,6 +585,8 @@ class RunConfig(Section):
     """The training loop."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     """Offline evaluation."""
+    nightly: NightlyConfig = Field(default_factory=NightlyConfig)
+    """A training every night (`equipoise nightly`)."""
     wandb: WandbConfig = Field(default_factory=WandbConfig)
     """Weights & Biases."""
     tensorboard: bool = False

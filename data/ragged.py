@@ -87,10 +87,19 @@ class RaggedWriter:
         """Add parts at the end; returns their lengths, int64."""
         lengths = np.fromiter((len(part) for part in parts), dtype=np.int64, count=len(parts))
         values: Iterable[int] = chain.from_iterable(parts)
-        start = self.values.length
-        self.values.append(np.fromiter(values, dtype=np.int32, count=int(lengths.sum())))
-        self.offsets.append(start + np.cumsum(lengths))
+        self.append_flat(np.fromiter(values, dtype=np.int32, count=int(lengths.sum())), lengths)
         return lengths
+
+    def append_flat(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        """Add parts that lie one after another, (sum of lengths,), of these lengths, int64 (N,)."""
+        start = self.values.length
+        self.values.append(values)
+        self.offsets.append(start + np.cumsum(lengths))
+
+    @property
+    def parts(self) -> int:
+        """How many there are."""
+        return self.offsets.length - 1
 
     def __enter__(self) -> "RaggedWriter":
         return self

@@ -30,7 +30,13 @@ MAX_CONTEXTS = 2_000_000
 OnProgress = Callable[[str, float], None]
 
 
-def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, on_progress: OnProgress) -> None:
+def write_token_cache(
+    folder: Path,
+    prepared: Path,
+    tokenizer: SlateTokenizer,
+    on_progress: OnProgress,
+    before: tuple[Path, TokenCache] | None = None,
+) -> None:
     """Tokenise all items, contexts and prefixes of a prepared folder into `folder`, which appears when it is complete.
 
     Args:
@@ -38,13 +44,14 @@ def write_token_cache(folder: Path, prepared: Path, tokenizer: SlateTokenizer, o
         prepared: written by `equipoise prepare`.
         tokenizer: without any item texts.
         on_progress: called with the stage and the fraction of all slates and items that is done, 0 to 1.
+        before: prepared folder and tokens of the part before; items whose text is still the same are not tokenised.
 
     Raises:
         UserError: a file of the prepared folder is missing or unreadable.
     """
     manifest = Manifest.read(prepared, verify=True)
     with atomic_dir(folder, keep=_is_complete) as building, _all_cores():
-        _Writer(building, prepared, manifest, tokenizer, on_progress).write(folder.name)
+        _Writer(building, prepared, manifest, tokenizer, on_progress, before).write(folder.name)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -72,8 +79,15 @@ def _all_cores() -> Iterator[None]:
 
 class _Writer:
     def __init__(
-        self, out: Path, prepared: Path, manifest: Manifest, tokenizer: SlateTokenizer, on_progress: OnProgress
+        self,
+        out: Path,
+        prepared: Path,
+        manifest: Manifest,
+        tokenizer: SlateTokenizer,
+        on_progress: OnProgress,
+        before: tuple[Path, TokenCache] | None = None,
     ) -> None:
+        self.before = before
         self.out, self.prepared, self.manifest, self.tokenizer = out, prepared, manifest, tokenizer
         self.on_progress = on_progress
         self.room = tokenizer.candidate_room
@@ -121,12 +135,19 @@ class _Writer:
     def _write_items(self) -> None:
         lengths = []
         path = self.prepared / "items.parquet"
+        known = _known_texts(self.before)
+        start = 0
         with RaggedWriter(self.out, "items") as items, _readable(self.manifest, self.prepared, path):
             for batch in pq.ParquetFile(path).iter_batches(ITEM_BATCH, columns=["text"]):
-                ids = self.tokenizer.ids(batch.column(0).to_pylist())
+                texts = batch.column(0).to_pylist()
+                new = [n for n, text in enumerate(texts) if known[start + n : start + n + 1] != [text]]
+                ids = dict(zip(new, self.tokenizer.ids([texts[n] for n in new]) if new else [], strict=True))
+                old = self.before[1].items if self.before else None
+                parts = [ids[n] if n in ids or old is None else old[start + n] for n in range(len(texts))]
                 # One id more than there is room for shows that something is cut.
-                lengths.append(items.append([text[: self.room + 1] for text in ids]))
-                self._advance("tokenising items", len(ids))
+                lengths.append(items.append([part[: self.room + 1] for part in parts]))
+                start += len(texts)
+                self._advance("tokenising items", len(texts))
         self.item_lengths = np.concatenate([self.item_lengths, *lengths])
 
     def _write_item_things(self) -> None:
@@ -200,6 +221,13 @@ class _Writer:
         for key, column in values.items():
             arrays[key].append(column)
         return int(over.sum())
+
+
+def _known_texts(before: tuple[Path, TokenCache] | None) -> list[str]:
+    """The texts of the items of the part before, by their numbers."""
+    if before is None:
+        return []
+    return pq.read_table(before[0] / "items.parquet", columns=["text"]).column(0).to_pylist()
 
 
 def _raw(scale: FeatureScale, column: pa.Array) -> np.ndarray:

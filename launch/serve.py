@@ -5,10 +5,14 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
 from equipoise.common.token import read_token
+from equipoise.modeling.precision import settled
 from equipoise.serving.explore import check_exploration
+from equipoise.serving.golden import refuse_wrong_answers
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.shown_log import open_log
@@ -17,6 +21,7 @@ NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "starlet
 """What the extra brings."""
 try:
     from equipoise.serving.server.app import create_app
+    from equipoise.serving.server.switch import Followed
     from equipoise.serving.server.uvicorn_server import listen, serve
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in NEEDED:
@@ -39,7 +44,8 @@ def serve_export(
     """Serve an export until SIGTERM or Ctrl-C.
 
     Args:
-        export: folder that `equipoise export` wrote.
+        export: folder that `equipoise export` wrote, or a symbolic link to one, as `equipoise nightly` keeps: what it
+            comes to lead to is served in its place, without dropping a request.
         options: where to listen, and the limits.
         cache_mb: MiB that prefixes of returning shoppers may take; 0 keeps none.
         token_env: name of an environment variable that holds the bearer token.
@@ -62,11 +68,22 @@ def serve_export(
         )
     listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
     console = new_console(soft_wrap=True)
-    with console.status(f"loading {export}"):
-        recommender = Recommender.load(export, device=device, dtype=dtype, cache_mb=cache_mb, base=base)
+
+    def load(folder: Path) -> Recommender:
+        recommender = Recommender.load(folder, device=device, dtype=dtype, cache_mb=cache_mb, base=base)
         warm_up(recommender)
+        return recommender
+
+    def load_next(folder: Path) -> Recommender:
+        recommender = load(folder)
+        refuse_wrong_answers(recommender, settled(dtype, torch.device(device).type))
+        return recommender
+
+    followed = Followed(export.absolute(), load_next) if export.is_symlink() else None
+    with console.status(f"loading {export}"):
+        recommender = load(export.resolve() if followed else export)
     listener = listen(options.host, options.port)
-    app = create_app(recommender, options)
+    app = create_app(recommender, options, followed)
     serve(app, listener, options, lambda address: console.print(f"serving {export} at {address}"))
     console.print("stopped")
 

@@ -157,6 +157,14 @@ class LogRows:
         return float(value) if kind == NUMBER else value_text(value)
 
 
+@dataclass
+class LogCounts:
+    """Requests in written parts, and requests that were answered and not logged."""
+
+    logged: int = 0
+    dropped: int = 0
+
+
 class ShownLog:
     """Writes what was shown into a folder, in a thread of its own, from `start` to `close`.
 
@@ -181,7 +189,7 @@ class ShownLog:
         open_log(folder)
         self.folder, self.rows = folder, rows
         self.part_candidates, self.part_seconds, self.most_waiting = part_candidates, part_seconds, most_waiting
-        self.logged = self.dropped = 0
+        self.counts = LogCounts()
         self._queue: SimpleQueue[ShownRequest | None] = SimpleQueue()
         self._waiting, self._lock = 0, threading.Lock()
         self._name, self._number = f"{os.getpid()}-{secrets.token_hex(4)}", 0
@@ -209,9 +217,9 @@ class ShownLog:
             self._thread.join()
 
     def _drop(self, requests: int, reason: str) -> None:
-        if not self.dropped:  # once: /metrics counts the others
+        if not self.counts.dropped:  # once: /metrics counts the others
             log.warning("%s: requests are answered and not logged; /metrics counts them", reason)
-        self.dropped += requests
+        self.counts.dropped += requests
 
     def _run(self) -> None:
         open_ = True
@@ -233,7 +241,7 @@ class ShownLog:
                     rows = self.rows.of(shown)
                 except Exception:  # a row that cannot be made must not end the log
                     log.exception("a request could not be logged")
-                    self.dropped += 1
+                    self.counts.dropped += 1
                     continue
                 impressions += rows[0]
                 candidates += rows[1]
@@ -252,7 +260,7 @@ class ShownLog:
             ):
                 with atomic_write(self.folder / table / name) as partial:
                     pq.write_table(pa.Table.from_pylist(rows, schema), partial, compression="zstd")
-            self.logged += requests
+            self.counts.logged += requests
         except (OSError, pa.ArrowException) as error:
             self._drop(requests, f"--log {self.folder} cannot be written ({error})")
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = """
 launch             → everything below
 sweep              → train, data, configs, common
+nightly            → evaluation, evaluation.metrics, export, train, modeling, data, configs, common
 scoring            → serving, train, modeling, data, configs, common
 evaluation         → evaluation.metrics, export, train, modeling, data, configs, common
 serving            → export, modeling, data, configs, common

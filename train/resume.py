@@ -36,7 +36,7 @@ MAY_CHANGE = (
     # what is logged, kept, chosen and measured
     *("train.log_every", "train.save_every", "train.keep_checkpoints", "train.eval_every", "train.eval_requests"),
     *("train.select*", "train.patience", "train.average", "train.calibration"),
-    *("evaluate.*", "wandb.*", "tensorboard", "mlflow"),
+    *("evaluate.*", "nightly.*", "wandb.*", "tensorboard", "mlflow"),
 )
 """Settings that `--resume` accepts in other values; every other one must be as the run began with it."""
 SILENT = ("name", "output", "data.folder", "data.file", "data.tables.*", "wandb.*")

@@ -38,15 +38,15 @@ class CachePlace:
         key = cache_key(tokenizer, config.tokens, encoder, manifest)
         return cls(config.data.folder / FOLDER / key, tokenizer, encoder)
 
-    def make(self, config: RunConfig) -> TokenCache:
-        """Write the cache, with a progress bar on stderr, and open it.
+    def make(self, config: RunConfig, before: tuple[Path, TokenCache] | None = None) -> TokenCache:
+        """Write the cache, with a progress bar on stderr, and open it; `before`: as for `write_token_cache`.
 
         Raises:
             UserError: the tokenizer lacks a token that ends texts, or a file of the prepared folder is damaged.
         """
         tokenizer = SlateTokenizer(self.tokenizer, config.tokens, self.encoder, [])
         with ProgressBar("tokenising") as bar:
-            write_token_cache(self.folder, config.data.folder, tokenizer, bar.stage)
+            write_token_cache(self.folder, config.data.folder, tokenizer, bar.stage, before)
         return TokenCache(self.folder)
 
 
@@ -67,8 +67,10 @@ def find_tokens(config: RunConfig) -> TokenCache:
     return cache_place.make(config)
 
 
-def make_tokens(config: RunConfig) -> tuple[TokenCache, bool]:
+def make_tokens(config: RunConfig, before: tuple[Path, TokenCache] | None = None) -> tuple[TokenCache, bool]:
     """The token cache of a configuration, and whether it had to be made; a damaged one is written again.
+
+    `before`: prepared folder and tokens of the part before, whose items are not tokenised again.
 
     Raises:
         UserError: the folder is not prepared, or the tokenizer cannot be loaded.
@@ -79,4 +81,4 @@ def make_tokens(config: RunConfig) -> tuple[TokenCache, bool]:
             return TokenCache(cache_place.folder), False
         except UserError:
             pass  # damaged: it is replaced
-    return cache_place.make(config), True
+    return cache_place.make(config, before), True

@@ -18,6 +18,10 @@ CARRIED = "carried"
 """Folder of a part with the counts that the rates of the next one go on from."""
 
 
+class NoImpressions(UserError):
+    """A part's days have no impressions."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Which requests a part holds, and what it follows.
@@ -47,7 +51,7 @@ class Part:
         Impressions without a readable moment stay, so that they are refused or counted as usual.
 
         Raises:
-            UserError: there is none.
+            NoImpressions: there is none.
         """
         con, columns = tables.con, tables.columns("impressions")
         if "timestamp" not in columns:
@@ -57,7 +61,7 @@ class Part:
         _replace(tables, "impressions", f"coalesce({since}{when} < {_timestamp(self.until)}, true)")
         if not one(con, "SELECT count(*) FROM raw_impressions")[0]:
             begin = f"from {self.since:%Y-%m-%d} " if self.since is not None else ""
-            raise UserError(
+            raise NoImpressions(
                 f"{tables.labels['impressions']} (data.tables.impressions) has no impression {begin}before "
                 f"{self.until:%Y-%m-%d}: name a day whose logs are there"
             )

@@ -113,4 +113,40 @@ def estimate(
     print_estimate(loaded, gpus or (), gpu_memory or (), slates, candidates)
 
 
-COMMANDS = (train, sweep, estimate)
+def nightly(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    day: Annotated[
+        str | None, typer.Option(help="Last day (UTC) whose logs are complete: 2026-01-31.", metavar="DAY")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of days, runs, exports and the link.", show_default="OUTPUT-nightly"),
+    ] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Serve the export before this one again.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Prepare and judge a day that was refused anew.")] = False,
+    accelerate: Annotated[
+        str | None,
+        typer.Option(help="Train in many processes, as `launch` does.", metavar="NAME|FILE", show_default="one"),
+    ] = None,
+) -> None:
+    """Append a day, train from the run before, compare with what is served, and switch to it or refuse it.
+
+    Exit code 3: the model or the day was refused, and what was served stays. 75: a signal stopped the training; the
+    same command goes on.
+    """
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.nightly import nightly as run
+    from equipoise.nightly.night import Interrupted
+
+    try:
+        code = run(loaded, day, state, rollback, again, accelerate)
+    except Interrupted:
+        code = INTERRUPTED
+    if code:
+        raise typer.Exit(code)
+
+
+COMMANDS = (train, nightly, sweep, estimate)

@@ -12,6 +12,7 @@ from equipoise.serving.server.middleware import FaultMiddleware, HostMiddleware,
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import ErrorAnswer, install
 from equipoise.serving.server.service import Service
+from equipoise.serving.server.switch import Followed, Switch, VersionMiddleware
 
 ROUTERS = {"the model": endpoints.router, "the server": pages.router}
 """By what they ask."""
@@ -19,20 +20,22 @@ OPENAPI = "/openapi.json"
 REFUSED = (400, 401, 408, 413, 415, 422, 500, 503)
 
 
-def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
+def create_app(recommender: Recommender, options: ServerOptions, followed: Followed | None = None) -> FastAPI:
     """An ASGI application that serves a recommender.
 
     Args:
         recommender: the loaded export; the application is its only user.
         options: limits and token; host and port are the caller's.
+        followed: the link that led to the export, whose later exports are served in its place.
     """
     service = Service(recommender, options)
+    switch = Switch(service, options, followed)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        switch.start()
         yield
-        await service.close()
+        await switch.close()
 
     app = FastAPI(
         title="Equipoise",
@@ -44,7 +47,7 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
         lifespan=lifespan,
         responses={status: {"model": ErrorAnswer} for status in REFUSED},
     )
-    app.state.service = service
+    app.state.switch = switch
     install(app)
     for asks, router in ROUTERS.items():
         app.include_router(router, tags=[asks])
@@ -60,4 +63,5 @@ def create_app(recommender: Recommender, options: ServerOptions) -> FastAPI:
     if options.token is None or options.allowed_host:  # who has the token is no page of strangers
         app.add_middleware(HostMiddleware, allowed=options.allowed_host)
     app.add_middleware(MetricsMiddleware, metrics=service.metrics, routes=routes)
+    app.add_middleware(VersionMiddleware, switch=switch)
     return app

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from equipoise.serving.ranking import Ranking
 from equipoise.serving.server.batching import ScoredOutcome
 from equipoise.serving.server.bodies import ExplainRequest, PriceRequest, RankRequest, RecallRequest, SlateRequest
-from equipoise.serving.server.service import CachedRanking
+from equipoise.serving.server.service import CachedRanking, service_of
 from equipoise.serving.server.strict_body import StrictRoute
 
 router = APIRouter(route_class=StrictRoute)
@@ -50,6 +50,7 @@ class Served(BaseModel):
     requests: int = Field(description="Requests that shared the pass.")
     prefix_cached: bool | None = Field(description="Whether the shopper's prefix was in the cache; null if unknown.")
     missing: dict[str, int] = Field(description="How often each field that is read was not given, by PLACE.NAME.")
+    export: str = Field(description="The version of the export that answered, as the header x-equipoise-export.")
 
 
 class Draw(BaseModel):
@@ -71,7 +72,7 @@ class SlateAnswer(BaseModel):
     served: Served
 
 
-def served_record(outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, int]) -> dict[str, Any]:
+def served_record(outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, int], version: str) -> dict[str, Any]:
     """How an answer came about, in the form of `Served`."""
     return {
         "queue_ms": round(outcome.waited * 1000, 3),
@@ -79,31 +80,34 @@ def served_record(outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, i
         "requests": outcome.model_pass.requests,
         "prefix_cached": outcome.result.prefix_cached,
         "missing": dict(missing),
+        "export": version,
     }
 
 
-def slate_response(outcome: ScoredOutcome[CachedRanking], ranking: Ranking, missing: Mapping[str, int]) -> Response:
+def slate_response(
+    outcome: ScoredOutcome[CachedRanking], ranking: Ranking, missing: Mapping[str, int], version: str
+) -> Response:
     """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
 
     Raises:
         ValueError: a score is not finite, which no client could read.
     """
-    content = {**ranking.to_json(), "served": served_record(outcome, missing)}
+    content = {**ranking.to_json(), "served": served_record(outcome, missing, version)}
     return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")
 
 
 @router.post("/rank", response_model=SlateAnswer)
 async def rank(body: RankRequest, request: Request) -> Response:
     """Rank the candidates of one shopper; `top` of them are answered."""
-    missing, outcome = await request.app.state.service.rank(body, request)
-    return slate_response(outcome, outcome.result.ranking, missing)
+    missing, outcome = await service_of(request).rank(body, request)
+    return slate_response(outcome, outcome.result.ranking, missing, service_of(request).version)
 
 
 @router.post("/score", response_model=SlateAnswer)
 async def score(body: SlateRequest, request: Request) -> Response:
     """Score the candidates of one shopper, in the order given."""
-    missing, outcome = await request.app.state.service.rank(body, request, shown=False)
-    return slate_response(outcome, outcome.result.ranking.as_given(), missing)
+    missing, outcome = await service_of(request).rank(body, request, shown=False)
+    return slate_response(outcome, outcome.result.ranking.as_given(), missing, service_of(request).version)
 
 
 class RecalledItem(BaseModel):
@@ -127,7 +131,7 @@ class RecallAnswer(BaseModel):
 @router.post("/recall", response_model=RecallAnswer)
 async def recall(body: RecallRequest, request: Request) -> Response:
     """Search the catalogue for one shopper; requests that arrive together share a pass."""
-    recalled = await request.app.state.service.recall(body, request)
+    recalled = await service_of(request).recall(body, request)
     content = json.dumps(recalled.to_json(), allow_nan=False, ensure_ascii=False)
     return Response(content, media_type="application/json")
 
@@ -195,8 +199,8 @@ class PriceAnswer(BaseModel):
 @router.post("/price", response_model=PriceAnswer)
 async def price(body: PriceRequest, request: Request) -> Response:
     """Choose prices for one shopper; all candidates at all prices pass the model together."""
-    pricing, missing, outcome = await request.app.state.service.price(body, request)
-    content = {**pricing.to_json(), "served": served_record(outcome, missing)}
+    pricing, missing, outcome = await service_of(request).price(body, request)
+    content = {**pricing.to_json(), "served": served_record(outcome, missing, service_of(request).version)}
     return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")
 
 
@@ -239,6 +243,6 @@ class ExplanationAnswer(BaseModel):
 @router.post("/explain", response_model=ExplanationAnswer)
 async def explain(body: ExplainRequest, request: Request) -> Response:
     """Explain up to three candidates of one shopper; of at most 100, for all are scored once per part."""
-    explanation = await request.app.state.service.explain(body, request)
+    explanation = await service_of(request).explain(body, request)
     content = json.dumps(explanation.to_json(), allow_nan=False, ensure_ascii=False)
     return Response(content, media_type="application/json")

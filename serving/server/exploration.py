@@ -1,13 +1,10 @@
 """What a server does with a ranking before it is answered: draw the list, and log what is shown."""
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from equipoise.serving.explore import make_explorer
 from equipoise.serving.ranking import Ranking
@@ -39,6 +36,11 @@ class Shown:
         if self.log is not None:
             self.log.start()
 
+    def carry_over(self, before: "Shown") -> None:
+        """Count on from where the server's log stands, whose last part may still be written."""
+        if self.log is not None and before.log is not None:
+            self.log.counts = before.log.counts
+
     def close(self) -> None:
         """Write what is not yet in the log."""
         if self.log is not None:
@@ -52,15 +54,3 @@ class Shown:
         if self.log is not None:
             self.log.put(ShownRequest(given, drawn, datetime.now(UTC).replace(tzinfo=None)))
         return drawn
-
-
-class LogCollector(Collector):
-    """Reads what was logged when Prometheus asks."""
-
-    def __init__(self, log: ShownLog) -> None:
-        self._log = log
-
-    def collect(self) -> Iterator[Metric]:
-        """Logged requests, and those that were answered without."""
-        yield CounterMetricFamily("equipoise_logged_requests", "Requests in written parts.", self._log.logged)
-        yield CounterMetricFamily("equipoise_log_dropped_requests", "Requests not logged.", self._log.dropped)

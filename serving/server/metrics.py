@@ -1,16 +1,18 @@
 """What the server counts, in the form that Prometheus reads."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from equipoise.modeling.prefix_cache import PrefixCache
 from equipoise.serving.promise import Keeper
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.batching import Pass
+from equipoise.serving.server.exploration import Shown
 
 logger = logging.getLogger("equipoise.serve")
 
@@ -19,14 +21,31 @@ REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 CANDIDATES = (10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
-class CacheCollector(Collector):
-    """Reads the prefix cache when Prometheus asks."""
+class Served(Protocol):
+    """What is read of a service."""
 
-    def __init__(self, recommender: Recommender) -> None:
-        self._cache = recommender.cache
+    recommender: Recommender
+    keeper: Keeper | None
+    batcher: Sized
+    shown: Shown
+    version: str
+
+
+class ExportCollector(Collector):
+    """Reads the export of the moment and its prefix cache when Prometheus asks."""
+
+    def __init__(self, metrics: "Metrics") -> None:
+        self._metrics = metrics
+
+    @property
+    def _cache(self) -> PrefixCache:
+        return self._metrics.served.recommender.cache
 
     def collect(self) -> Iterator[Metric]:
-        """Hits, misses, and bytes."""
+        """Version; hits, misses, and bytes."""
+        info = GaugeMetricFamily("equipoise_export", "The export that answers.", labels=["version"])
+        info.add_metric([self._metrics.served.version], 1)
+        yield info
         yield CounterMetricFamily("equipoise_prefix_cache_hits", "Prefixes found in the cache.", self._cache.hits)
         yield CounterMetricFamily("equipoise_prefix_cache_misses", "Prefixes encoded anew.", self._cache.misses)
         yield GaugeMetricFamily("equipoise_prefix_cache_bytes", "Memory of cached prefixes.", self._cache.bytes)
@@ -37,8 +56,14 @@ class CacheCollector(Collector):
 class PromiseCollector(Collector):
     """Reads where promises stand when Prometheus asks."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, metrics: "Metrics") -> None:
+        self._metrics = metrics
+
+    @property
+    def _keeper(self) -> Keeper:
+        keeper = self._metrics.served.keeper
+        assert keeper is not None, "every export of a server keeps the same promises"
+        return keeper
 
     def collect(self) -> Iterator[Metric]:
         """ω, value of the last window, bound, and windows, kept and broken ones."""
@@ -58,16 +83,29 @@ class PromiseCollector(Collector):
         yield from (omega, value, bound, windows, broken)
 
 
+class LogCollector(Collector):
+    """Reads what was logged of what was shown when Prometheus asks."""
+
+    def __init__(self, metrics: "Metrics") -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Logged requests, and those that were answered without."""
+        log = self._metrics.served.shown.log
+        assert log is not None, "every export of a server is logged alike"
+        yield CounterMetricFamily("equipoise_logged_requests", "Requests in written parts.", log.counts.logged)
+        yield CounterMetricFamily("equipoise_log_dropped_requests", "Requests not logged.", log.counts.dropped)
+
+
 class Metrics:
     """Counters of one server, in a registry of their own.
 
     Args:
-        recommender: whose cache is read.
-        waiting: how many requests wait for the model.
-        keeper: of promises, where some are kept.
+        served: the service that answers.
     """
 
-    def __init__(self, recommender: Recommender, waiting: Callable[[], int], keeper: Keeper | None = None) -> None:
+    def __init__(self, served: Served) -> None:
+        self.served = served
         self.registry = CollectorRegistry()
         self._told: set[str] = set()
         names: dict[str, Any] = {"registry": self.registry, "namespace": "equipoise"}
@@ -80,10 +118,19 @@ class Metrics:
         self.passes = Histogram("pass_seconds", "Time of a pass of the model.", buckets=SECONDS, **names)
         self.batch = Histogram("batch_requests", "Requests of a pass.", buckets=REQUESTS, **names)
         self.candidates = Histogram("batch_candidates", "Candidates of a pass.", buckets=CANDIDATES, **names)
-        Gauge("queue_requests", "Requests that wait for the model.", **names).set_function(waiting)
-        self.registry.register(CacheCollector(recommender))
-        if keeper is not None:
-            self.registry.register(PromiseCollector(keeper))
+        self.answers = Counter("answers", "Answers by the version of the export.", ("version",), **names)
+        self.switches = Counter("switches", "Exports that took over, or were refused.", ("result",), **names)
+        waiting = Gauge("queue_requests", "Requests that wait for the model.", **names)
+        waiting.set_function(lambda: len(self.served.batcher))
+        self.registry.register(ExportCollector(self))
+        if served.keeper is not None:
+            self.registry.register(PromiseCollector(self))
+        if served.shown.log is not None:
+            self.registry.register(LogCollector(self))
+
+    def follow(self, served: Served) -> None:
+        """Read another service from now on."""
+        self.served = served
 
     def saw_missing(self, missing: Mapping[str, int]) -> None:
         """Count fields that a request did not give, by PLACE.NAME: names of the export, none that clients invent."""

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from equipoise.common.page.whole_page import HEADERS, icon, whole_page
-from equipoise.serving.server.service import Service
+from equipoise.serving.server.service import Service, service_of
 
 DOCS_HEADERS = HEADERS | {
     "content-security-policy": HEADERS["content-security-policy"]
@@ -87,10 +87,10 @@ def read_example(service: Service, example: dict[str, Any]) -> Example:
 @router.get("/examples")
 def examples(request: Request) -> Examples:
     """Shoppers with candidates, as the test split has them."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     recommender = service.recommender
-    if not hasattr(request.app.state, "examples"):  # read once, whoever asks how often
-        request.app.state.examples = [read_example(service, example) for example in recommender.examples]
+    if service.shown_examples is None:  # read once, whoever asks how often
+        service.shown_examples = [read_example(service, example) for example in recommender.examples]
     return Examples(
         export=recommender.name,
         pointwise=list(recommender.pointwise),
@@ -99,7 +99,7 @@ def examples(request: Request) -> Examples:
         bounds=dict(recommender.bounds),
         max_candidates=recommender.limits.candidates,
         promises=service.keeper.to_json() if service.keeper is not None else [],
-        examples=request.app.state.examples,
+        examples=service.shown_examples,
     )
 
 
@@ -110,32 +110,35 @@ class Health(BaseModel):
     export: str
     pointwise: list[str]
     listwise: list[str]
-    version: str
+    version: str = Field(description="Of Equipoise.")
+    export_version: str = Field(description="Folder of the export, and the start of its digest.")
 
 
 @router.get("/health")
 async def health(request: Request) -> Health:
     """Whether the server is alive; needs no token."""
-    recommender = request.app.state.service.recommender
+    service = service_of(request)
+    recommender = service.recommender
     return Health(
         status="ok",
         export=recommender.name,
         pointwise=list(recommender.pointwise),
         listwise=list(recommender.listwise),
         version=version("equipoise"),
+        export_version=service.version,
     )
 
 
 @router.get("/request_schema.json")
 async def request_schema(request: Request) -> dict[str, Any]:
     """JSON Schema of a request for POST /rank, with the export's own names and bounds."""
-    return request.app.state.service.recommender.request_schema
+    return service_of(request).recommender.request_schema
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Requests, latencies, batches, queue and prefix cache."""
-    return Response(request.app.state.service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+    return Response(service_of(request).metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
 @cache

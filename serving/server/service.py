@@ -29,7 +29,7 @@ from equipoise.serving.recommender import PreparedRequest, Recommender, RequestE
 from equipoise.serving.retrieve import Recalled
 from equipoise.serving.server.batching import MicroBatcher, QueueFull, ScoredOutcome
 from equipoise.serving.server.bodies import ExplainRequest, PriceRequest, RecallRequest, SlateRequest, Strict
-from equipoise.serving.server.exploration import LogCollector, Shown
+from equipoise.serving.server.exploration import Shown
 from equipoise.serving.server.metrics import Metrics
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
@@ -50,15 +50,30 @@ class CachedRanking:
     prefix_cached: bool | None
 
 
+SERVICE = "equipoise.service"
+"""In the scope of a request: the service that answers it."""
+
+
+def service_of(request: Request) -> "Service":
+    """The service that answers a request."""
+    return request.scope[SERVICE]
+
+
 class Service:
     """What the endpoints share.
 
     Args:
         recommender: the loaded export.
         options: limits.
+        metrics: of the server, where another service has begun them.
+
+    Attributes:
+        version: of the export.
+        in_flight: requests that are being answered.
+        shown_examples: of GET /examples, once they were asked for.
     """
 
-    def __init__(self, recommender: Recommender, options: ServerOptions) -> None:
+    def __init__(self, recommender: Recommender, options: ServerOptions, metrics: Metrics | None = None) -> None:
         limits = replace(recommender.limits, unknown_fields=options.unknown_fields)
         if options.max_candidates is not None:
             limits = replace(limits, candidates=options.max_candidates)
@@ -66,10 +81,10 @@ class Service:
             recommender = recommender.with_limits(limits)
         self.recommender, self.options = recommender, options
         self.keeper = make_keeper(recommender, options)
+        self.version, self.in_flight = recommender.version, 0
         self.shown = Shown(recommender, options)
-        self.metrics = Metrics(recommender, lambda: len(self.batcher), self.keeper)
-        if self.shown.log is not None:
-            self.metrics.registry.register(LogCollector(self.shown.log))
+        self.shown_examples: list[Any] | None = None
+        self.metrics = metrics or Metrics(self)
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
             self._score,
@@ -97,6 +112,15 @@ class Service:
         self.batcher.start()
         self.recalls.start()
         self.shown.start()
+
+    def carry_over(self, before: "Service") -> None:
+        """Let promises that both keep, and counts of what was logged, go on from where they stand."""
+        self.shown.carry_over(before.shown)
+        if self.keeper is None or before.keeper is None:
+            return
+        for objective, state in before.keeper.states.items():
+            if objective in self.keeper.states:
+                self.keeper.states[objective] = state
 
     async def close(self) -> None:
         """Finish what is running."""

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from equipoise.serving.server.bodies import MAX_CANDIDATES
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import CLIENT_GONE, Refusal, place_of, sentence_of
+from equipoise.serving.server.service import service_of
 
 DRAIN_BYTES = 4 * 2**20
 DRAIN_SECONDS = 1.0
@@ -58,18 +59,18 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_json"):
             body = await self.body()
-            most = self.app.state.service.recommender.limits.candidates
+            most = service_of(self).recommender.limits.candidates
             if len(body) <= SMALL_BYTES:
                 self._json = read_body(body, self.model, most)
             else:
-                reading = self.app.state.service.reading
+                reading = service_of(self).reading
                 self._json = await asyncio.get_running_loop().run_in_executor(
                     reading, read_body, body, self.model, most
                 )
         return self._json
 
     async def _read(self) -> bytes:
-        options: ServerOptions = self.app.state.service.options
+        options: ServerOptions = service_of(self).options
         most = options.max_body_kb * 1024
         self._check_type()
         announced = self.headers.get("content-length", "0")

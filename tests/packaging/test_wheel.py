@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
-    "common", "configs", "data", "evaluation", "export", "launch", "modeling", "scoring", "serving", "sweep", "train",
+    "common", "configs", "data", "evaluation", "export", "launch", "modeling", "nightly", "scoring", "serving",
+    "sweep", "train",
 )  # fmt: skip
 # Files that users have beside their config, each of which once stood in the way of a command or was run by it.
 USER_FILES = [

@@ -247,12 +247,12 @@ def serving() -> Iterator[Callable[..., Live]]:
     """Start servers in threads of this process; options as keyword arguments. They end with the generator."""
     running: list[tuple[Any, threading.Thread, httpx.Client]] = []
 
-    def start(recommender: Any = None, head_seconds: float | None = None, **options: Any) -> Live:
+    def start(recommender: Any = None, head_seconds: float | None = None, followed: Any = None, **options: Any) -> Live:
         recommender, chosen = recommender or StandIn(), ServerOptions(port=0, **options)
         listener = listen(chosen.host, chosen.port)
         host, port = listener.getsockname()[:2]
         started = threading.Event()
-        server = make_server(create_app(recommender, chosen), chosen, started.set)
+        server = make_server(create_app(recommender, chosen, followed), chosen, started.set)
         if head_seconds is not None:
             protocol = type("Hasty", (server.config.http,), {"head_seconds": head_seconds})
             server.config.http = protocol

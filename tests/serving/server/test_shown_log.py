@@ -78,10 +78,10 @@ def test_parts_rotate_and_nothing_waits_without_bound(stand_in: Any, tmp_path: P
     log = ShownLog(tmp_path, made, part_candidates=6, part_seconds=30, most_waiting=15)
     for number in range(7):  # the thread does not run yet: five of three candidates fit
         log.put(shown_request(stand_in, f"r{number}"))
-    assert log.dropped == 2
+    assert log.counts.dropped == 2
     log.start()
     log.close()
-    assert log.logged == 5
+    assert log.counts.logged == 5
     parts = sorted((tmp_path / CANDIDATES).glob("*.parquet"))
     assert [pq.read_metadata(part).num_rows for part in parts] == [6, 6, 3]
     assert [part.name for part in parts] == sorted(part.name for part in (tmp_path / IMPRESSIONS).iterdir())
@@ -107,7 +107,7 @@ def test_a_full_disk_drops_a_part_and_no_request(
     for number in range(2):
         log.put(shown_request(stand_in, f"r{number}"))
     log.close()
-    assert (log.dropped, log.logged) == (1, 1) and "No space left" in caplog.text
+    assert (log.counts.dropped, log.counts.logged) == (1, 1) and "No space left" in caplog.text
     assert {row["request_id"] for row in rows(tmp_path, IMPRESSIONS)} == {"r1"}
     assert not list(tmp_path.rglob("*.partial"))
 

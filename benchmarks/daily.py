@@ -1,0 +1,54 @@
+"""A shop that trains every night: what it costs and keeps, what it refuses, and that no request is lost at a switch.
+
+    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare] [--work FOLDER]
+
+Parts, each a module of its own with `measure(work, quick)`:
+
+nights   fourteen simulated days with drift (the answer to prices changes from day to day): nights that go on from the
+         night before, against trainings from nothing on all days, on the same requests of the day after; a day whose
+         labels are shuffled is to be refused (`benchmarks/daily_nights.py`)
+switch   32 clients while the link leads from one export to another (`benchmarks/daily_switch.py`; needs `nights`)
+prepare  rows per second and memory of one more day (`benchmarks/daily_prepare.py`)
+
+The quick form has a tiny random base, few days and few requests: it shows that all of it runs, not how well.
+"""
+
+import argparse
+import importlib
+import tempfile
+from pathlib import Path
+
+from benchmarks.figures import report, show, write
+
+PARTS = {
+    "nights": "benchmarks.daily_nights",
+    "switch": "benchmarks.daily_switch",
+    "prepare": "benchmarks.daily_prepare",
+}
+"""Name of a part → its module."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the parts that are asked for and write their figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny base, few days")
+    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--work", type=Path, help="folder to keep; a temporary one by default")
+    options = parser.parse_args(arguments)
+    names = options.only.split(",")
+    for name in names:
+        if name not in PARTS:
+            parser.error(f"--only: there is no part '{name}': name some of {', '.join(PARTS)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        figures = [
+            entry for name in names for entry in importlib.import_module(PARTS[name]).measure(work, options.quick)
+        ]
+    show("daily", figures)
+    write(options.json, report("daily", figures, quick=options.quick, parts=names))
+
+
+if __name__ == "__main__":
+    main()
