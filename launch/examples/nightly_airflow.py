@@ -5,8 +5,8 @@ A refusal (exit code 3) skips what follows and is no failure; a killed task is t
 
 from datetime import datetime, timedelta
 
-from airflow import DAG  # type: ignore[import-not-found]
-from airflow.providers.standard.operators.bash import BashOperator  # type: ignore[import-not-found]
+from airflow import DAG
+from airflow.providers.standard.operators.bash import BashOperator
 
 CONFIG = "/shared/my_shop.yaml"
 
