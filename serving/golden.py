@@ -57,7 +57,10 @@ def _request(recommender: Recommender, prompt: Mapping[str, Any]) -> PreparedReq
     cells = [scale.read(prompt["features"][name]) for name, scale in recommender.scales.items()]
     features = tuple(float("nan") if cell is None else float(cell) for cell in cells)
     thing = prompt.get("things", [""])[0]
-    candidate = ReadCandidate(None, prompt["item"], prompt["context"], features=features, thing=thing)
+    unknown = (None,) * len(recommender.reader.attributes)  # lists are not judged here
+    candidate = ReadCandidate(
+        None, prompt["item"], prompt["context"], features=features, thing=thing, attributes=unknown
+    )
     computed: dict[str, np.ndarray] = {}
     names = recommender.prior_columns
     if "columns" in prompt:
