@@ -63,6 +63,7 @@ from equipoise.train.resume import begun_processes, refuse_changed_base, refuse_
 from equipoise.train.run_folder import RunFolder, has_begun, refuse_places
 from equipoise.train.sharding import prepare_sharded
 from equipoise.train.start_from import EarlierRun
+from equipoise.train.start_record import StartRecord
 from equipoise.train.token_caches import find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
@@ -122,8 +123,7 @@ class Job:
         if self.earlier is None:
             self._start_heads(model)
         else:
-            self.earlier.refuse_other_shapes(self.info)
-            self.earlier.copy_into(model)
+            self.earlier.begin(model, self.info)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
         # One kernel for all parameters, which leaves a step out by itself where its gradients are not finite.
         fused = not (is_fsdp(self.accelerator) or is_deepspeed(self.accelerator))
@@ -142,9 +142,9 @@ class Job:
         console = new_console(quiet=self.world.rank > 0)
         self.bar = ProgressBar("train", self.loop.total, "steps", console=console, transient=False)
         selection = Selection.of(config.train.select)
-        moments = self._start_moments()
+        begun = self._begin_optimizer()
         self.progress = self._load()
-        self.folder.claim(overwrite, lambda: self._write_beginning(identity, moments))
+        self.folder.claim(overwrite, lambda: self._write_beginning(identity, begun))
         with self._given_back():
             self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
             self.best = BestAdapters(config.output, self.world, selection)
@@ -158,23 +158,15 @@ class Job:
         refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder, resumes=True)
         refuse_changed_base(identity, config, run)
 
-    def _start_moments(self) -> str:
-        """Let the optimizer go on from the earlier run, where there is one; a sentence on it."""
+    def _begin_optimizer(self) -> StartRecord | None:
+        """Let the optimizer go on from the earlier run, where there is one; what is to be kept of it."""
         if self.earlier is None or self.goes_on:
-            return ""
-        moments = self.earlier.moments_into(self.optimizer, is_deepspeed(self.accelerator))
-        log.info(
-            f"begins from {self.earlier.run} with its adapters and heads ({self.earlier.adapters.name}/); {moments}; "
-            f"priors: {self._prior_of_start()}"
-        )
-        return moments
+            return None
+        store, prior = self.data.beside.store, self.config.train.start_prior
+        origin = store.origin if store is not None else None
+        return self.earlier.go_on(self.optimizer, is_deepspeed(self.accelerator), prior, origin)
 
-    def _prior_of_start(self) -> str:
-        if not self.data.beside.priors.names:
-            return "none"
-        return "kept" if self.config.train.start_prior == "keep" else "refitted"
-
-    def _write_beginning(self, identity: Identity, moments: str) -> None:
+    def _write_beginning(self, identity: Identity, begun: StartRecord | None) -> None:
         """What is in the folder before the first step; by the first process alone."""
         config, run = self.config, self.config.output
         save_config(config, run / "config.yaml")
@@ -182,9 +174,8 @@ class Job:
         if not self.goes_on:
             write_inputs(identity, run)
             self.data.beside.write(run)
-            if self.earlier is not None:
-                store = self.data.beside.store
-                self.earlier.write(run, self._prior_of_start(), moments, store.origin if store else None)
+            if begun is not None:
+                begun.write(run)
 
     @contextmanager
     def _given_back(self) -> Iterator[None]:

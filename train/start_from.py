@@ -4,7 +4,6 @@ Adapters and heads are those that `evaluate.adapters` names of the earlier run; 
 last checkpoint, where there is one and the shapes agree. The learning rate is warmed anew.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
@@ -24,7 +22,7 @@ from equipoise.modeling.heads import as_named_now
 from equipoise.modeling.model import SlateModel
 from equipoise.train.best_adapters import run_adapters
 from equipoise.train.checkpoint_files import checkpoints, last_whole
-from equipoise.train.start_record import FILE_NAME
+from equipoise.train.start_record import StartRecord
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +67,33 @@ class EarlierRun:
             )
         _refuse_other_base(info, config, adapters)
         return cls(run, adapters, info)
+
+    def begin(self, model: SlateModel, info: AdapterInfo) -> None:
+        """Give a new model the earlier run's adapters and heads, after a look at what they read; raises as these two.
+
+        Args:
+            model: newly built.
+            info: what its adapters belong to.
+        """
+        self.refuse_other_shapes(info)
+        self.copy_into(model)
+
+    def go_on(
+        self, optimizer: Any, sharded_engine: bool, prior: str, prior_origin: Mapping[str, str] | None
+    ) -> StartRecord:
+        """Give the optimizer its moments, and say what the training begins with.
+
+        Args:
+            optimizer, sharded_engine: as for `moments_into`.
+            prior: `train.start_prior`.
+            prior_origin: where kept priors were fitted; None of others.
+        """
+        moments = self.moments_into(optimizer, sharded_engine)
+        told = ("kept" if prior == "keep" else "refitted") if self.info.priors else "none"
+        log.info(
+            f"begins from {self.run} with its adapters and heads ({self.adapters.name}/); {moments}; priors: {told}"
+        )
+        return StartRecord(str(self.run.resolve()), adapters_hash(self.adapters), told, moments, prior_origin)
 
     def refuse_other_shapes(self, info: AdapterInfo) -> None:
         """Refuse features, labels or links that are read otherwise than the earlier run read them.
@@ -138,18 +163,6 @@ class EarlierRun:
         if len(fitting) < len(parameters):
             return f"of {len(parameters)} tensors {len(fitting)} go on with the optimizer's moments of {path.parent}"
         return f"the optimizer goes on with the moments of {path.parent}"
-
-    def write(self, run: Path, prior: str, optimizer: str, origin: Mapping[str, str] | None) -> None:
-        """Keep in a run folder from where it began; `origin`: of its priors, where they were kept."""
-        record = {
-            "run": str(self.run.resolve()),
-            "adapters": adapters_hash(self.adapters),
-            "prior": prior,
-            "optimizer": optimizer,
-            "prior_origin": None if origin is None else dict(origin),
-        }
-        with atomic_write(run / FILE_NAME) as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 def _refuse_other_base(info: AdapterInfo, config: RunConfig, adapters: Path) -> None:
