@@ -40,7 +40,7 @@ class Exports:
         if folder.name in self.bad:
             raise UserError(f"{folder} does not answer its golden requests: told so")
         recommender = self.make()
-        recommender.export, recommender.seconds = folder, 0.01
+        recommender.export, recommender.seconds, recommender.version = folder, 0.01, f"{folder.name}@1"
         return recommender
 
     @property
