@@ -34,7 +34,8 @@ from equipoise.configs.section import Section, Share
 from equipoise.configs.tables import TablesConfig as TablesConfig
 from equipoise.configs.weights import WeightsConfig
 
-DEFAULT_MAX_TOKENS = 8192
+MOST_AUTO_TOKENS = 8192
+"""What `train.max_tokens: auto` is for large data."""
 BaselineName = Literal["trees", "linear"]
 PackagedSource = Literal["complete_journey", "complete_journey_products"]
 FileSource = Literal[
@@ -394,6 +395,12 @@ class LoraConfig(Section):
     """Fraction of adapter inputs that are dropped in training: 0 to below 1."""
     rslora: bool = False
     """Scale by alpha / √rank instead, for high ranks."""
+    ranks: dict[str, Annotated[int, Field(ge=1, le=MOST_RANK)]] = Field(default_factory=dict)
+    """Other ranks by name of an adapter (`shared`, an objective) or of a module (`q_proj`), whose rank wins; alpha
+    follows, so that the scale is that of `rank`. {} for one rank."""
+    init: Literal["kaiming", "principal"] = "kaiming"
+    """How A begins, while B is 0: at random, or as the `principal` directions of the weight beside it (as in PiSSA,
+    which leaves the base itself as it is here)."""
     targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
     """Layers with adapters: `attention`, `all-linear`, or names of modules."""
     scope: Literal["all", "candidates"] = "candidates"
@@ -403,7 +410,7 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """The training loop.
 
-    A batch is counted in tokens per process and micro-batch (`max_tokens`, 8192 where nothing is set), or in slates
+    A batch is counted in tokens per process and micro-batch (`max_tokens`, `auto` where nothing is set), or in slates
     (`batch_size`); one of the two is null.
     """
 
@@ -413,8 +420,10 @@ class TrainConfig(Section):
     """Optimizer steps at most; null leaves it to `epochs`."""
     batch_size: PositiveInt | None = None
     """Slates per process and micro-batch; null counts tokens instead."""
-    max_tokens: PositiveInt | None = None
-    """Tokens per process and micro-batch; 8192 where neither this nor `batch_size` is set."""
+    max_tokens: PositiveInt | Literal["auto"] | None = None
+    """Tokens per process and micro-batch. `auto`, which it is where neither this nor `batch_size` is set: so many that
+    an epoch has about 50 steps of at least 4 slates on each process, and 8192 at most; what it was when the run began
+    is kept in the run's config.yaml."""
     accumulate: PositiveInt = 1
     """Micro-batches per optimizer step."""
     negatives: PositiveInt | None = 16
@@ -427,6 +436,9 @@ class TrainConfig(Section):
     backbone, before the first step; the best of them by validation is where training begins. 0 leaves it out."""
     lr: PositiveFloat = 1e-3
     """Learning rate of the adapters at its peak; 1e-3 suits LoRA, ten times that of full fine-tuning."""
+    lora_plus: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    """Learning rate of adapters' B matrices, as a multiple of `lr` (LoRA+, Hayou et al. 2024); 1 is plain LoRA, 2 to 16
+    are usual, with a smaller `lr`."""
     head_lr: PositiveFloat = 1e-3
     """Learning rate of the heads at its peak."""
     learned_lr_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
@@ -482,8 +494,13 @@ class TrainConfig(Section):
         if self.batch_size is not None and self.max_tokens is not None:
             raise ValueError("batch_size and max_tokens exclude each other: set one of them to null")
         if self.batch_size is None and self.max_tokens is None:
-            object.__setattr__(self, "max_tokens", DEFAULT_MAX_TOKENS)
+            object.__setattr__(self, "max_tokens", "auto")
         return self
+
+    @property
+    def token_budget(self) -> int | None:
+        """`max_tokens` as a number, the most that `auto` may be; None where slates are counted."""
+        return MOST_AUTO_TOKENS if self.max_tokens == "auto" else self.max_tokens
 
     @model_validator(mode="after")
     def _choosing_needs_validations(self) -> "TrainConfig":

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from equipoise.configs.schema import LoraConfig
-from equipoise.modeling.adapters import SHARED, adapter_of, kept_by_peft, lora_config, target_modules
+from equipoise.modeling.adapters import SHARED, adapter_of, alpha_of, kept_by_peft, lora_config, target_modules
 from equipoise.modeling.backbone import find_layers
 from equipoise.modeling.model import SlateModel
 
@@ -147,7 +148,7 @@ def write_adapter(
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     classified = served.form == "sequence_classification"
     task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION
-    write_config(folder, served, lora, task_type, base, revision)
+    write_config(folder, served, lora, task_type, base, revision, **rank_patterns(tensors, lora))
     written = [*tensors.values(), *head_file.values()]
     return ExportedAdapter(
         objective=objective,
@@ -156,6 +157,21 @@ def write_adapter(
         parameters=sum(tensor.numel() for tensor in written),
         size=sum(file.stat().st_size for file in folder.iterdir()),
     )
+
+
+def rank_patterns(tensors: Mapping[str, torch.Tensor], lora: LoraConfig) -> dict[str, Any]:
+    """PEFT's fields for modules of another rank than `lora.rank`, by their full names; {} where there is none.
+
+    Args:
+        tensors: of an adapter, under PEFT's keys.
+        lora: the settings of all adapters.
+    """
+    end = ".lora_A.weight"
+    ranks = {key.removeprefix(PEFT_PREFIX).removesuffix(end): x.shape[0] for key, x in tensors.items() if end in key}
+    others = {module: rank for module, rank in ranks.items() if rank != lora.rank}
+    if not others:
+        return {}
+    return {"rank_pattern": others, "alpha_pattern": {m: alpha_of(lora, rank) for m, rank in others.items()}}
 
 
 def write_heads(

@@ -1,4 +1,4 @@
-"""The part of the model card that says how to serve an export: our own server, vLLM, text-embeddings-inference, ONNX.
+"""The part of the model card that says how to serve an export: our server, vLLM, SGLang, TEI, ONNX.
 
 What cannot be run where this project is developed is marked as not run.
 """
@@ -72,6 +72,27 @@ Pointwise objectives are sequence classifiers (`num_labels` 1, `pad_token_id` se
 _MERGED_ENCODER = """\
 Each is the bare encoder with its head beside it (`head.safetensors` or `slate_head.safetensors`): load it with
 `AutoModel` and go on as under *Loading*, without PEFT."""
+
+_SGLANG = """\
+### SGLang
+
+Not run here (no GPU). A merged checkpoint is what `/v1/score` takes as a sequence classifier, and SGLang's multi-item
+scoring is a slate: every candidate sees the prefix and itself alone, its positions go on from the prefix's end, and its
+last token is read. The delimiters that the server puts between candidates are seen by no token of a candidate, so the
+scores are the golden ones. It needs an SGLang that has `--enable-mis` (pull requests 22118 and 22544, April 2026); the
+radix cache, chunked prefill and CUDA graphs are then off:
+
+```bash
+python -m sglang.launch_server --model-path merged/{name} --is-embedding \\
+  --enable-mis --attention-backend flashinfer --port 30000
+curl -s http://127.0.0.1:30000/v1/score -H 'Content-Type: application/json' \\
+  -d '{{"model": "merged/{name}", "query": {query}, "items": {items}}}'
+```
+
+`query` and `items` are token ids, laid out as under *Prompts*; text would be tokenised in another way. `scores` are
+logits, one list of one number per candidate: add `logit_offset` ({offset:.6f} for `{name}`) before the sigmoid. Expect
+differences of a few 0.01 in bfloat16; `golden.jsonl` has the exact values.
+"""
 
 _TEI_ENCODER = """\
 ### text-embeddings-inference
@@ -168,7 +189,7 @@ def serving_section(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
     """
     encoder = serving["mask"] == "prefix"
     parts = ["## Serving\n", _OWN.format(request=_request(slate)), _vllm(serving, slate)]
-    parts += [_further(serving, encoder), _TEI_ENCODER if encoder else _TEI_DECODER]
+    parts += [_further(serving, encoder), _sglang(serving, slate), _TEI_ENCODER if encoder else _TEI_DECODER]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
@@ -207,6 +228,27 @@ def _vllm(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
         offset=serving["objectives"][first]["logit_offset"],
     )
     return text + ("\n" + "\n".join(lines) + "\n" if lines else "")
+
+
+def _sglang(serving: Mapping[str, Any], slate: Sequence[Prompt]) -> str:
+    """How SGLang scores slates, where a merged checkpoint is there that it can; else why not, or "" without any."""
+    if "merged" not in serving["formats"]:
+        return ""
+    served = [name for name, about in serving["sglang"].items() if about["serves"]]
+    reasons: dict[str, list[str]] = {}
+    for name, about in serving["sglang"].items():
+        if not about["serves"]:
+            reasons.setdefault(about["why_not"], []).append(f"`{name}`")
+    lines = "\n".join(f"- not for SGLang: {', '.join(names)} ({why})" for why, names in reasons.items())
+    if not served:
+        return "### SGLang\n\n" + lines
+    text = _SGLANG.format(
+        name=served[0],
+        query=json.dumps(list(slate[0].prefix_ids)),
+        items=json.dumps([list(prompt.candidate_ids) for prompt in slate[:2]]),
+        offset=serving["objectives"][served[0]]["logit_offset"],
+    )
+    return text + (f"\n{lines}\n" if lines else "")
 
 
 def _further(serving: Mapping[str, Any], encoder: bool) -> str:

@@ -28,12 +28,14 @@ from equipoise.export.adapters import (
     SLATE_HEAD,
     ServedClass,
     lora_tensors,
+    rank_patterns,
     write_config,
     write_heads,
 )
 from equipoise.export.golden_check import load_adapter
 from equipoise.export.onnx import INT8, refuse_onnx, write_graph, write_int8
 from equipoise.export.onnx_check import measure_graphs
+from equipoise.export.sglang_rules import why_not_sglang
 from equipoise.export.vllm_rules import check_adapter, why_not_vllm
 from equipoise.modeling.adapters import SHARED, adapter_of
 from equipoise.modeling.backbone import is_encoder, load_model_config
@@ -121,9 +123,22 @@ def judge_for_vllm(
         beside = ["its prior's log-odds"] if name in model.priors else []
         beside += ["a comparison with the history"] if model.compares and name in model.pointwise else []
         kind = (served[name].form, config.lora.scope, backbone.config.model_type, backbone.encoder)
-        why = why_not_vllm(*kind, features, beside)
+        why = why_not_vllm(*kind, features, beside, several_ranks=bool(config.lora.ranks))
         rank = None if why else check_adapter(folder / name, served[name].layers_name)
         verdicts[name] = {"serves": why is None, "why_not": why, "max_lora_rank": rank}
+    return verdicts
+
+
+def judge_for_sglang(config: RunConfig, model: SlateModel, served: Mapping[str, ServedClass]) -> dict[str, Any]:
+    """Per objective whether SGLang scores slates by its merged checkpoint, and if not, why; part of serving.json."""
+    base, quantized = model.backbone, config.backbone.quantize is not None
+    verdicts = {}
+    for name in model.objectives:
+        beside = [*(["features"] if model.features.features and name in model.pointwise else [])]
+        beside += ["its prior's log-odds"] if name in model.priors else []
+        beside += ["a comparison with the history"] if model.compares and name in model.pointwise else []
+        why = why_not_sglang(served[name].form, config.lora.scope, base.config, base.encoder, beside, quantized)
+        verdicts[name] = {"serves": why is None, "why_not": why}
     return verdicts
 
 
@@ -305,6 +320,7 @@ def _write_adapter(
         tensors |= head_inside
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings: dict[str, Any] = {"target_modules": modules, "alora_invocation_tokens": invocation}
+    settings |= rank_patterns(tensors, lora)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="aLoRA is currently only supported for CAUSAL_LM")  # offsets are ours
         task_type = TaskType.SEQ_CLS if classified else TaskType.FEATURE_EXTRACTION

@@ -201,9 +201,10 @@ def _adapters(
     for name, shape in shapes.items():
         if shape != shapes[first]:
             raise UserError(f"{folder}: the adapters of {first} and {name} differ in shape: export the run again")
-    if shapes[first] != (recorded or shapes[first]):
+    ranks = (recorded or {}).get("ranks", {})
+    if shapes[first] != {k: v for k, v in (recorded or shapes[first]).items() if k != "ranks"}:
         raise UserError(f"{folder}: the adapters were exported with {recorded}, not {shapes[first]}: export again")
-    return LoraConfig(**shapes[first], targets=sorted(modules), scope=scope), adapters
+    return LoraConfig(**shapes[first], ranks=ranks, targets=sorted(modules), scope=scope), adapters
 
 
 def _named_tensors(

@@ -183,6 +183,7 @@ def why_not_vllm(
     encoder: bool,
     features: Sequence[str] = (),
     beside: Sequence[str] = (),
+    several_ranks: bool = False,
 ) -> str | None:
     """Why vLLM cannot serve an adapter of this kind at all, however it is written; None where it can.
 
@@ -193,6 +194,7 @@ def why_not_vllm(
         encoder: whether the base is one.
         features: that the heads read.
         beside: what else a logit holds beside the text, in words.
+        several_ranks: whether its modules differ in rank (`lora.ranks`).
     """
     if encoder:
         return "an encoder's prefix must not see the candidate, and vLLM has no such mask"
@@ -206,6 +208,8 @@ def why_not_vllm(
         return "δ needs the vectors of a whole slate and a head of its own"
     if model_type in WITHOUT_LORA:
         return f"vLLM serves {model_type} without LoRA; use a merged checkpoint (--format merged)"
+    if several_ranks:
+        return "lora.ranks gives modules several ranks, and vLLM reads one; use a merged checkpoint (--format merged)"
     return None
 
 

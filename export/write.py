@@ -26,7 +26,14 @@ from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import write_catalogue
 from equipoise.export.files import files_of, make_readable
-from equipoise.export.formats import Formats, judge_for_vllm, why_not_activated, write_from_adapters, write_from_model
+from equipoise.export.formats import (
+    Formats,
+    judge_for_sglang,
+    judge_for_vllm,
+    why_not_activated,
+    write_from_adapters,
+    write_from_model,
+)
 from equipoise.export.golden import read_prompts, run_check, write_check, write_golden, write_golden_lists
 from equipoise.export.load import open_beside_text
 from equipoise.export.onnx_check import report_table
@@ -189,6 +196,7 @@ def _write(
     record["operating_point"] |= read_operating_point(run, adapters, added)
     formats.check_disk_space(model, folder)
     record["vllm"] = judge_for_vllm(config, model, served, folder)
+    record["sglang"] = judge_for_sglang(config, model, served)
     layout, hidden = prompts.layout, model.backbone.config.hidden_size
     invocation = layout.prefix_end_ids or layout.candidate_end_ids
     base = _base_of(config, out)
@@ -197,6 +205,7 @@ def _write(
     gc.collect()
     record["formats"] |= write_from_adapters(formats, folder, record)
     record["adapter_shape"] = config.lora.model_dump(include={"rank", "alpha", "dropout", "rslora"})
+    record["adapter_shape"] |= {"ranks": config.lora.ranks} if config.lora.ranks else {}
     write_request_schema(folder, record)
     report = _copy_report(run, folder)
     counts = _data_sentence(config, slates.manifest)

@@ -48,7 +48,7 @@ def write_config(
         formats: TABLE.COLUMN=FORMAT, of columns that may be read in two ways.
         yes: whether nothing is asked.
         backbone: path, package or hub id of the language model.
-        steps: of the training; None takes about one for eight requests.
+        steps: of the training; None takes two passes over small tables, and 400 at most.
 
     Raises:
         UserError: a table cannot be read or told, a column may be read in two ways, or `out` exists.
@@ -173,7 +173,8 @@ def yaml_of(proposal: Proposal, name: str, backbone: str = BACKBONE, steps: int 
         lines += [f"    - {_flow(feature)}" for feature in proposal.features]
     if proposal.user_groups:
         lines.append(f"  user_groups: {_flow(proposal.user_groups)}  # groups that evaluation compares")
-    most = steps or min(400, max(40, proposal.requests // 8))
+    # An epoch of small data has about 50 steps of at least four slates (train/batch_default.py).
+    most = steps or min(400, max(40, min(100, proposal.requests // 2), proposal.requests // 8))
     own = backbone == BACKBONE
     lines += [
         "",
@@ -188,7 +189,8 @@ def yaml_of(proposal: Proposal, name: str, backbone: str = BACKBONE, steps: int 
         *(f"  {key}: {_flow(value)}" for key, value in proposal.objectives.items()),
         "",
         "train:",
-        f"  max_steps: {most}  # about eight requests each: raise it while the validation gets better",
+        f"  max_steps: {most}  # raise it while validations get better; the adapters of the best one are kept",
+        f"  eval_every: {max(1, most // 4)}  # steps from one validation to the next",
         "  lr: 1.0e-3",
     ]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """LoRA adapters in disjoint layers: `shared` below the split, one per objective above it."""
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -105,16 +106,56 @@ def kept_by_peft(model: nn.Module) -> Keeps:
     return cache(keeps)
 
 
-def lora_config(lora: LoraConfig, **settings: Any) -> PeftLoraConfig:
-    """PEFT's config of one adapter; a new object each time, for PEFT changes the one it is given."""
+def alpha_of(lora: LoraConfig, rank: int) -> float:
+    """The alpha of a rank under which updates are scaled as those of `lora.rank` are."""
+    ratio = rank / lora.rank
+    alpha = lora.alpha * (math.sqrt(ratio) if lora.rslora else ratio)
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def lora_config(lora: LoraConfig, rank: int | None = None, **settings: Any) -> PeftLoraConfig:
+    """PEFT's config of one adapter; a new object each time, for PEFT changes the one it is given.
+
+    Args:
+        lora: the settings of all adapters.
+        rank: of this one; None takes `lora.rank`.
+        settings: further fields of PEFT's config.
+    """
+    rank = rank or lora.rank
     return PeftLoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
+        r=rank,
+        lora_alpha=alpha_of(lora, rank),  # type: ignore[arg-type]  # PEFT divides by the rank, and takes any number
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         bias="none",
         **settings,
     )
+
+
+def module_ranks(lora: LoraConfig, adapters: Sequence[str], modules: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The ranks of `lora.ranks` that belong to modules, by name.
+
+    Args:
+        lora: settings.
+        adapters: names of all adapters, whose ranks are left out.
+        modules: of each layer, those with an adapter.
+
+    Raises:
+        UserError: a name is neither an adapter's nor a module's.
+    """
+    known = dict.fromkeys(name for names in modules for name in names)
+    found = {}
+    for name, rank in lora.ranks.items():
+        if name in adapters:
+            continue
+        if not any(module == name or module.endswith(f".{name}") for module in known):
+            choice = ", ".join(dict.fromkeys(module.rpartition(".")[2] for module in known))
+            raise UserError(
+                f"lora.ranks names '{name}', which is neither an adapter ({', '.join(adapters)}) nor a module with one "
+                f"({choice}): correct it or drop it"
+            )
+        found[re.escape(name)] = rank
+    return found
 
 
 def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lora: LoraConfig) -> None:
@@ -129,6 +170,8 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
     if not 1 <= split < len(layers):
         raise UserError(f"backbone.split: {split} must lie between 1 and {len(layers) - 1} for this backbone")
     modules = target_modules(list(layers), lora.targets, kept_by_peft(model))
+    objectives = list(objectives)
+    patterns = module_ranks(lora, (SHARED, *objectives), modules)
     transposed = isinstance(layers[0].get_submodule(modules[0][0]), Conv1D)  # asked before PEFT wraps it
     # Beside the model: of a whole one PEFT reads the architecture and rewrites where adapters of experts stand.
     apart: Any = nn.Module()
@@ -137,11 +180,18 @@ def inject_adapters(model: nn.Module, split: int, objectives: Iterable[str], lor
     for name in (SHARED, *objectives):
         numbers = range(split) if name == SHARED else range(split, len(layers))
         paths = [rf"{number}\.({'|'.join(map(re.escape, modules[number]))})" for number in numbers]
-        peft_config = lora_config(lora, target_modules=rf"layers\.({'|'.join(paths)})", fan_in_fan_out=transposed)
+        peft_config = lora_config(
+            lora,
+            lora.ranks.get(name),
+            target_modules=rf"layers\.({'|'.join(paths)})",
+            fan_in_fan_out=transposed,
+            rank_pattern=dict(patterns),
+            alpha_pattern={module: alpha_of(lora, rank) for module, rank in patterns.items()},
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
             inject_adapter_in_model(peft_config, apart, adapter_name=name)
-    _assert_places(layers, split, list(objectives), modules)
+    _assert_places(layers, split, objectives, modules)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if parameter.requires_grad and parameter.dtype != torch.float32:

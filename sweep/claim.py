@@ -144,7 +144,8 @@ def difference(before: JobRecord, now: JobRecord) -> str | None:
         flat = [_flat({k: v for k, v in (x or {}).items() if k not in TRACKING}) for x in (old, new)]
         for key in dict.fromkeys([*flat[1], *flat[0]]):
             one, two = (side.get(key, "absent") for side in flat)
-            if one != two:
+            follows = key == "train.max_tokens" and two == "auto" and one is not None  # as it was when the run began
+            if one != two and not follows:
                 return f"{name}{key}: {one} then, {two} now"
     if before.data and now.data and before.data != now.data:
         return f"the files in data.folder {now.config['data']['folder']} have changed since"

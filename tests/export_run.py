@@ -75,7 +75,14 @@ def write_prepared(folder: Path) -> None:
     manifest.write(folder)
 
 
-def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: list[str], scope: str = "all") -> None:
+def write_run(
+    run: Path,
+    prepared: Path,
+    backbone: dict[str, Any],
+    listwise: list[str],
+    scope: str = "all",
+    ranks: dict[str, int] | None = None,
+) -> None:
     """A run folder whose adapters and heads hold large random numbers, so that every mistake shows in the scores."""
     config = RunConfig.model_validate(
         {
@@ -84,7 +91,7 @@ def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: lis
             "data": {"folder": prepared, "tables": {"impressions": "none.csv", "items": "none.csv"}},
             "tokens": {"max_prefix": 40, "max_candidate": 16, "max_row": 128},
             "backbone": {"tokenizer": TOKENIZER, "split": 1, **backbone},
-            "lora": {"rank": 4, "alpha": 8, "scope": scope},
+            "lora": {"rank": 4, "alpha": 8, "scope": scope, "ranks": ranks or {}},
             "objectives": {"ctr": {}, "cvr": {}} | {name: {"form": "parallel"} for name in listwise},
         }
     )
@@ -105,10 +112,16 @@ def write_run(run: Path, prepared: Path, backbone: dict[str, Any], listwise: lis
 
 
 def write_tiny_run(
-    folder: Path, prepared: Path, arch: str, scope: str = "all", pooling: str = "last", listwise: list[str] = LISTWISE
+    folder: Path,
+    prepared: Path,
+    arch: str,
+    scope: str = "all",
+    pooling: str = "last",
+    listwise: list[str] = LISTWISE,
+    ranks: dict[str, int] | None = None,
 ) -> Path:
     """FOLDER/run for an architecture of random weights; returns it."""
     AutoConfig.for_model(arch, **ARCHITECTURES[arch]).save_pretrained(folder / "shape")
     backbone = {"path": str(folder / "shape"), "init": "random", "pooling": pooling}
-    write_run(folder / "run", prepared, backbone, listwise, scope)
+    write_run(folder / "run", prepared, backbone, listwise, scope, ranks)
     return folder / "run"

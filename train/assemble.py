@@ -310,7 +310,7 @@ def train_batches(config: RunConfig, data: DataParts, world: World, parts: int |
     if settings.batch_size is not None:
         order = BatchOrder(len(slates), settings.batch_size, world.size, world.rank, config.seed, parts)
     else:
-        assert settings.max_tokens is not None, "the schema sets one of the two"
+        assert isinstance(settings.max_tokens, int), "one of the two is set, and a job settles what is auto"
         costs = partial(slates.tokens.costs, negatives=settings.negatives, seed=config.seed)
         order = BudgetOrder(costs, settings.max_tokens, world.size, world.rank, config.seed, parts)
     masked = _masked_slates(config, data) if settings.feature_dropout else None

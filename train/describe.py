@@ -16,9 +16,9 @@ from equipoise.train.parameters import count_by_group, full_size, local_part, re
 
 
 def describe(
-    config: RunConfig, accelerator: Accelerator, model: SlateModel, batches: TrainBatches
+    config: RunConfig, accelerator: Accelerator, model: SlateModel, batches: TrainBatches, steps: int
 ) -> Iterator[Table | str]:
-    """What trains, on what, and how."""
+    """What trains, on what, and how; `steps` are the optimizer steps of the whole run."""
     table = new_table(f"{config.name}: trainable parameters", ["part"], ["parameters"])
     for group, count in count_by_group(trainable(model).items()).items():
         table.add_row(group, f"{count:,}")
@@ -32,33 +32,42 @@ def describe(
     own = sum(local_part(p).numel() for p in model.parameters() if not p.requires_grad)
     if shards_base(accelerator):
         yield f"each process holds {own / max(frozen, 1):.0%} of the frozen base; layers are gathered when they run"
-    stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
     yield (
-        f"{len(batches.slates):,} train slates; {accelerator.num_processes} process(es) on {accelerator.device.type}"
-        f" ({accelerator.distributed_type.value}{stage}), {_measure(config)} each ×"
-        f" {config.train.accumulate}; method {config.balancing.method}, normalize {config.balancing.normalize}"
+        f"{len(batches.slates):,} train slates; {_processes(accelerator)}, batches of {_measure(config)} each;"
+        f" method {config.balancing.method}, normalize {config.balancing.normalize}"
     )
     if batches.order.parts != batches.order.processes:
         yield f"each global micro-batch is that of {batches.order.parts} such process(es), as the run began"
     if isinstance(batches.order, BudgetOrder):
         yield from _plan_lines(batches.order)
+    passes = batches.order.epoch_at(steps * config.train.accumulate)
+    several = f" of {config.train.accumulate} batches" if config.train.accumulate > 1 else ""
+    yield f"{steps:,} steps{several} are {passes:.1f} passes over the train slates"
     for text, limit, share in _cut_shares(batches.slates.tokens.counts):
         yield f"{share:.1%} of the train split's {text} texts are cut at {limit}: raise it to keep them whole"
+
+
+def _processes(accelerator: Accelerator) -> str:
+    """How many processes there are, on what, and by which engine."""
+    count, device = accelerator.num_processes, accelerator.device.type
+    stage = f", ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else ""
+    if count == 1 and not stage:
+        return f"one process on {device}"
+    return f"{count} process{'es' if count > 1 else ''} on {device} ({accelerator.distributed_type.value}{stage})"
 
 
 def _measure(config: RunConfig) -> str:
     if config.train.batch_size is not None:
         return f"{config.train.batch_size} slates"
-    return f"at most {config.train.max_tokens:,} tokens"
+    return f"at most {config.train.token_budget:,} tokens"
 
 
 def _plan_lines(order: BudgetOrder) -> list[str]:
     """What the first epoch's plan is like; the later ones differ a little."""
     plan, count = order.plan(0), order.count(0)
-    lines = [
-        f"an epoch has {count:,} micro-batches of {len(plan.rows) / count:.1f} slates on all processes; the fullest "
-        f"process holds {plan.imbalance:.3f} times the mean"
-    ]
+    where = "" if order.parts == 1 else " on all processes"
+    even = "" if order.parts == 1 else f"; the fullest process holds {plan.imbalance:.3f} times the mean"
+    lines = [f"an epoch has {count:,} batches of {len(plan.rows) / count:.1f} slates{where}{even}"]
     if plan.dropped:
         lines.append(f"{plan.dropped} slates at its end are fewer than processes and left out until the next epoch")
     if plan.oversize:

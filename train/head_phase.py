@@ -22,11 +22,12 @@ from equipoise.data.thing_columns import principal_axes
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import DataParts, open_split
+from equipoise.train.batch_default import slates_of_batch
 from equipoise.train.objectives.pointwise import CLICK, as_shown, chain_loss
 from equipoise.train.validation import spread_rows
 
 SLATES = 64
-"""Of a batch."""
+"""Of a batch, at most; smaller train splits have smaller ones (train/batch_default.py)."""
 PROJECTION_RATE, RATE, DECAY = 3e-4, 1e-3, 1e-3
 """Learning rates of the projections and of the rest, and AdamW's weight decay; those of the prototype's figures."""
 MOST_VALID = 100_000
@@ -92,10 +93,11 @@ def fit_heads(
     losses = {name: [loss] for name, loss in first.items()}
     best = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
     optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)
-    batches = -(-len(train) // SLATES)
+    size = slates_of_batch(len(train), SLATES)
+    batches = -(-len(train) // size)
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch, SLATES]).permutation(len(train))
-        for number, batch in enumerate(column_batches(train, order)):
+        for number, batch in enumerate(column_batches(train, order, size)):
             loss = sum(_losses(heads, specs, model, batch).values())
             optimizer.zero_grad()
             cast(torch.Tensor, loss).backward()
@@ -144,10 +146,10 @@ def _groups(heads: Mapping[str, PointHead]) -> list[dict]:
     return [{"params": projections, "lr": PROJECTION_RATE}, {"params": others, "lr": RATE}]
 
 
-def column_batches(slates: SlateSet, rows: Sequence[int] | np.ndarray) -> Iterator[ColumnBatch]:
-    """Some slates with all their candidates and without texts, SLATES at a time."""
-    for begin in range(0, len(rows), SLATES):
-        yield build_columns([slates.columns(int(row)) for row in rows[begin : begin + SLATES]])
+def column_batches(slates: SlateSet, rows: Sequence[int] | np.ndarray, size: int = SLATES) -> Iterator[ColumnBatch]:
+    """Some slates with all their candidates and without texts, `size` at a time."""
+    for begin in range(0, len(rows), size):
+        yield build_columns([slates.columns(int(row)) for row in rows[begin : begin + size]])
 
 
 def logits_alone(model: SlateModel, names: Sequence[str], batch: ColumnBatch) -> dict[str, torch.Tensor]:

@@ -21,10 +21,12 @@ from equipoise.configs.load import read_run_config, save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
+from equipoise.data.token_cache import TokenCache
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into
 from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import settle_precision
+from equipoise.modeling.principal import start_principal
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import (
     engine_name,
@@ -42,6 +44,7 @@ from equipoise.train.assemble import (
     told_as_prepared,
     train_batches,
 )
+from equipoise.train.batch_default import settle_batch
 from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
 from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
 from equipoise.train.checkpoint import TrainingState, load_checkpoint, parts_of, refuse_other_engine, save_checkpoint
@@ -79,23 +82,26 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     Raises:
         UserError: the config does not fit the data, the backbone or the run folder.
     """
-    began = resume and not overwrite and has_begun(config.output)
-    config = settle_precision(config, read_run_config(config.output) if began else None)
-    with memory_advice(config, "training"), said_if_full(config.output):
-        return Job(config, resume, overwrite).run()
+    goes_on = resume and not overwrite
+    begun = read_run_config(config.output) if goes_on and has_begun(config.output) else None
+    config = settle_precision(config, begun)
+    with said_if_full(config.output):
+        refuse_places(config)
+        config = told_as_prepared(config)
+        if goes_on:
+            config = in_begun_form(as_begun(config))
+        check_lengths(config)
+        tokens = find_tokens(config)  # made here if need be, while no process waits for another
+        config = settle_batch(config, tokens, begun)
+        with memory_advice(config, "training"):
+            return Job(config, tokens, resume, overwrite).run()
 
 
 class Job:
     """The parts of a running job and what the loop calls between its steps."""
 
-    def __init__(self, config: RunConfig, resume: bool, overwrite: bool) -> None:
-        refuse_places(config)
-        config = told_as_prepared(config)
-        if resume and not overwrite:
-            config = in_begun_form(as_begun(config))
+    def __init__(self, config: RunConfig, tokens: TokenCache, resume: bool, overwrite: bool) -> None:
         self.config, self.resume = config, resume
-        check_lengths(config)
-        tokens = find_tokens(config)  # made here if need be, while no process waits for another
         self.accelerator = make_accelerator(config, config.output)
         self.world = World()
         # Trackers may keep a folder of the project's name in the run folder.
@@ -121,6 +127,8 @@ class Job:
         kept = self.earlier.info.offsets if self.earlier else None
         model, self.info = assemble_model(config, self.data, partial_last_layer=whole, kept_offsets=kept)
         if self.earlier is None:
+            if config.lora.init == "principal" and not self.goes_on:
+                start_principal(model)
             self._start_heads(model)
         else:
             self.earlier.begin(model, self.info)
@@ -199,7 +207,7 @@ class Job:
         return summary
 
     def _run(self) -> dict[str, Any] | None:
-        for part in describe(self.config, self.accelerator, self.slate_model, self.loop.batches):
+        for part in describe(self.config, self.accelerator, self.slate_model, self.loop.batches, self.loop.total):
             log.info(rendered(part))
         progress = self.progress
         started = time.perf_counter()

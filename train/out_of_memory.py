@@ -52,8 +52,9 @@ def _halved(key: str, value: int) -> str:
 
 
 def _batch(config: RunConfig) -> str:
-    if config.train.max_tokens is not None:
-        return _halved("train.max_tokens", config.train.max_tokens)
+    budget = config.train.token_budget
+    if budget is not None:
+        return _halved("train.max_tokens", budget)
     assert config.train.batch_size is not None, "one of the two is always set"
     return _halved("train.batch_size", config.train.batch_size)
 

@@ -29,18 +29,27 @@ def group_of(name: str) -> str:
 def optimizer_groups(model: nn.Module, config: TrainConfig, learned_parts: Sequence[str] = ()) -> list[dict]:
     """AdamW's groups: adapters at `lr`, heads at `head_lr`; what heads have learned alone at a fraction of that.
 
+    With `lora_plus` the B matrices of adapters are a group of their own, after that of A.
+
     Args:
         model: with its adapters and heads.
         config: learning rates.
         learned_parts: what names of parameters begin with that learned alone; without any there are two groups.
     """
-    groups: dict[str, list[nn.Parameter]] = {"adapters": [], "heads": [], "learned": []}
+    groups: dict[str, list[nn.Parameter]] = {"adapters": [], "up": [], "heads": [], "learned": []}
     for name, parameter in trainable(model).items():
         learned = name.startswith(tuple(learned_parts))
-        groups["adapters" if adapter_of(name) else "learned" if learned else "heads"].append(parameter)
+        adapter = "up" if config.lora_plus != 1.0 and ".lora_B." in name else "adapters"
+        groups[adapter if adapter_of(name) else "learned" if learned else "heads"].append(parameter)
     slower = config.learned_lr_ratio if config.head_epochs else 1.0
-    rates = {"adapters": config.lr, "heads": config.head_lr, "learned": config.head_lr * slower}
-    return [{"params": groups[name], "lr": rate} for name, rate in rates.items() if groups[name] or name != "learned"]
+    rates = {
+        "adapters": config.lr,
+        "up": config.lr * config.lora_plus,
+        "heads": config.head_lr,
+        "learned": config.head_lr * slower,
+    }
+    always = ("adapters", "heads")
+    return [{"params": groups[name], "lr": rate} for name, rate in rates.items() if groups[name] or name in always]
 
 
 def step_if_finite(optimizer: Any, norm: torch.Tensor) -> None:

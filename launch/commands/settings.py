@@ -45,7 +45,8 @@ def init(
         str | None, typer.Option(help="Path, package or hub id of the language model.", show_default="MiniLM")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of the training.", min=1, show_default="one for eight requests")
+        int | None,
+        typer.Option(help="Of the training.", min=1, show_default="two passes of small tables, 400 at most"),
     ] = None,
 ) -> None:
     """Look at your tables and write a run configuration that runs; without tables, a template of every setting."""

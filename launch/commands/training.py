@@ -44,6 +44,7 @@ def train(
         raise typer.Exit(INTERRUPTED)
     if int(os.environ.get("RANK", "0")) == 0:
         _draw_balance(loaded.output)
+        typer.echo(f"next: equipoise evaluate {loaded.output}")
 
 
 def _draw_balance(run: Path) -> None:

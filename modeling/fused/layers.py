@@ -8,6 +8,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
@@ -140,6 +141,11 @@ def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float
             for linear in (_linear_of(layer, name) for name in group):
                 adapted = isinstance(linear, LoraLayer) and all(name in linear.lora_A for name in names)
                 pairs = [_pair(linear, name) for name in names] if adapted else []
+                if len({a.shape[0] for a, _ in pairs}) > 1:
+                    raise UserError(
+                        "backbone.kernels: fused lays the objectives' adapters side by side, and lora.ranks gives them "
+                        "several ranks: set backbone.kernels=plain"
+                    )
                 members.append(Member(_base(linear).weight.shape[0], pairs))
             groups.append(members)
     return AdapterBank(groups, len(names), scale)
@@ -148,7 +154,10 @@ def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float
 def adapter_scale(layers: Sequence[nn.Module], name: str = SHARED) -> float:
     """α/r of an adapter, which is the same in all layers."""
     scales = {
-        m.scaling[name] for layer in layers for m in layer.modules() if isinstance(m, LoraLayer) and name in m.scaling
+        round(m.scaling[name], 9)
+        for layer in layers
+        for m in layer.modules()
+        if isinstance(m, LoraLayer) and name in m.scaling
     }
-    assert len(scales) == 1, "one rank and one alpha for all"
+    assert len(scales) == 1, "alpha follows the rank"
     return scales.pop()

@@ -210,7 +210,7 @@ def test_there_is_one_way_to_split(values: dict[str, Any], message: str) -> None
 
 def test_a_batch_is_counted_in_one_measure() -> None:
     train = RunConfig.model_validate(settings()).train
-    assert (train.batch_size, train.max_tokens) == (None, 8192)
+    assert (train.batch_size, train.max_tokens) == (None, "auto")
     train = RunConfig.model_validate(settings(train={"batch_size": 4})).train
     assert (train.batch_size, train.max_tokens) == (4, None)
     train = RunConfig.model_validate(settings(train={"max_tokens": 100, "batch_size": None})).train

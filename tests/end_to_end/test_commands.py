@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from equipoise.configs.load import read_run_config
 from equipoise.evaluation.compare.run_records import read_run
 from equipoise.evaluation.compare.wandb_runs import key_of, read_wandb_runs, records
 from tests.forked_job import run_forked
@@ -152,11 +153,14 @@ def test_tokens_are_made_by_prepare_or_by_tokenize_and_never_by_a_group(
 
 def test_batches_by_tokens(settings: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    by_tokens = ("train.batch_size=null", "train.max_tokens=300", "train.max_steps=null", "train.eval_every=null")
+    by_tokens = ("train.batch_size=null", "train.max_tokens=auto", "train.max_steps=null", "train.eval_every=null")
     done = equipoise("train", settings["config"], f"output={run}", *by_tokens)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "at most 300 tokens each" in done.stdout
-    assert "an epoch has" in done.stdout
+    budget = read_run_config(run).train.max_tokens
+    assert f"train.max_tokens: auto is {budget} for" in done.stdout
+    assert f"batches of at most {budget} tokens each" in done.stdout
+    assert "an epoch has" in done.stdout and "are 1.0 passes over the train slates" in done.stdout
+    assert f"next: equipoise evaluate {run}" in done.stdout
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["train/epoch"] == 1.0
     assert all(record["perf/tokens_per_second"] > 0 for record in records)

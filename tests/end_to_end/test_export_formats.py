@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from equipoise.common.errors import UserError
 from equipoise.export.formats import Formats
 from equipoise.export.golden import run_check
+from equipoise.export.load import load_export
 from equipoise.export.write import export_run
 from equipoise.launch.cli import app
 from tests.card_code import run_python
 from tests.export_record import write_record
 from tests.export_run import LISTWISE, write_tiny_run
+from tests.sglang_layout import DELIMITER, multi_item_scores, multi_item_sequence
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +36,8 @@ KINDS = {
     "bert-candidates": Formats(onnx=True, int8=True),
     "llama-candidates": Formats(),
 }
+RANKS = {"gpt2": {"shared": 2, "c_proj": 3}, "llama-candidates": {"ctr": 6, "down_proj": 2}}
+"""Exports with adapters of several ranks."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Export
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
             arch, _, scope = name.partition("-")
-            run = write_tiny_run(folder, prepared, arch, scope or "all", "mean" if arch == "bert" else "last")
+            run = write_tiny_run(
+                folder, prepared, arch, scope or "all", "mean" if arch == "bert" else "last", ranks=RANKS.get(name)
+            )
             export_run(run, folder / "out", golden=6, formats=KINDS[name])
             made[name] = run, folder / "out"
         return made[name]
@@ -102,6 +109,50 @@ def test_merged_checkpoints_stand_alone(exported: Exported) -> None:
     assert not any("lora" in key for key in load_file(out / "merged" / "ctr" / "model.safetensors"))
     assert (out / "merged" / "ctr" / "tokenizer.json").is_file()
     assert (out / "merged" / "diversity" / "slate_head.safetensors").is_file()
+
+
+def test_sglang_would_give_the_scores_of_a_slate(exported: Exported) -> None:
+    _, out = exported("llama")
+    golden = [json.loads(line) for line in (out / "golden.jsonl").read_text("utf-8").splitlines()]
+    parts = [
+        (each["input_ids"][: each["prefix_tokens"]], each["input_ids"][each["prefix_tokens"] :]) for each in golden
+    ]
+    query, items = parts[0][0], [item for _, item in parts]
+    assert len({len(item) for item in items}) > 1
+    classifier = AutoModelForSequenceClassification.from_pretrained(out / "merged" / "ctr").eval()
+    # The trained model's own score of the first candidate, and the stock class on separate prompts for all.
+    alone = torch.stack([classifier(torch.tensor([query + item])).logits[0, 0] for item in items]).detach()
+    assert alone[0].item() == pytest.approx(golden[0]["logit"]["ctr"], abs=1e-4)
+    for delimiter in (DELIMITER, 5):  # whatever token it is: nothing of a candidate sees it
+        assert torch.allclose(multi_item_scores(classifier, query, items, delimiter), alone, atol=1e-4)
+    assert torch.allclose(multi_item_scores(classifier, query, items[::-1]), alone.flip(0), atol=1e-4)
+    record = serving(out)
+    assert record["sglang"]["ctr"]["why_not"].startswith("SGLang reads llama classifiers at the end of a prompt")
+    assert "not for SGLang" in (out / "README.md").read_text()
+
+
+def test_the_layout_is_that_of_flashinfers_own_example() -> None:
+    sequence = multi_item_sequence(range(7), [[100], [101], [102]], DELIMITER)
+    assert sequence.delimiters == [7, 9, 11, 13]
+    assert sequence.positions[0].tolist() == [*range(7), 6, 7, 6, 7, 6, 7, 6]
+    seen = [torch.flatnonzero(row).tolist() for row in sequence.allowed]
+    assert seen[6] == [*range(7)] and seen[9] == [*range(7)]
+    assert [seen[n] for n in (8, 10, 12)] == [[*range(7), n] for n in (8, 10, 12)]
+
+
+@pytest.mark.parametrize("name", [*RANKS])
+def test_several_ranks_are_told_to_peft_and_read_again(exported: Exported, name: str) -> None:
+    run, out = exported(name)  # the export ran its own check, by plain PEFT
+    config = json.loads((out / "ctr" / "adapter_config.json").read_text())
+    tensors = load_file(out / "ctr" / "adapter_model.safetensors")
+    shapes = {key: len(x) for key, x in tensors.items() if "lora_A" in key}
+    told = {f"base_model.model.{module}.lora_A.weight": rank for module, rank in config["rank_pattern"].items()}
+    assert told == {key: rank for key, rank in shapes.items() if rank != config["r"]} and len(set(shapes.values())) == 3
+    assert {config["alpha_pattern"][m] / rank for m, rank in config["rank_pattern"].items()} == {2.0}
+    assert serving(out)["adapter_shape"]["ranks"] == RANKS[name]
+    loaded = dict(load_export(out).named_parameters())
+    trained = load_file(run / "adapters" / "adapters.safetensors")
+    assert all(torch.equal(x, loaded[key]) for key, x in trained.items() if ".lora_" in key)
 
 
 def test_bfloat16_halves_the_checkpoints_and_says_its_tolerance(exported: Exported) -> None:

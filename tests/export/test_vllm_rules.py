@@ -138,6 +138,7 @@ def test_what_vllm_cannot_serve_at_all_is_said_not_refused() -> None:
     assert "lora.scope: candidates" in (why_not_vllm(form, "candidates", "llama", encoder=False) or "")
     assert "whole slate" in (why_not_vllm("features", "all", "llama", encoder=False) or "")
     assert "without LoRA" in (why_not_vllm(form, "all", "gpt2", encoder=False) or "")
+    assert "lora.ranks" in (why_not_vllm(form, "all", "llama", encoder=False, several_ranks=True) or "")
 
 
 @pytest.mark.parametrize(("rank", "option"), [(1, 1), (4, 8), (8, 8), (12, 16), (257, 320), (512, 512)])

@@ -131,6 +131,6 @@ def test_plan_is_fast_enough_for_hundreds(tmp_path: Path) -> None:
     assert len(plan) == 200 and all(isinstance(run.config, RunConfig) for run in plan)
 
 
-@pytest.mark.parametrize("name", ["sweep_demo", "sweep_simulator"])
-def test_examples_are_valid(name: str) -> None:
-    assert len(make_plan(load_sweep(Path(f"configs/{name}.yaml")))) == 18
+@pytest.mark.parametrize(("name", "runs"), [("sweep_demo", 18), ("sweep_simulator", 18), ("sweep_adapters", 12)])
+def test_examples_are_valid(name: str, runs: int) -> None:
+    assert len(make_plan(load_sweep(Path(f"configs/{name}.yaml")))) == runs

@@ -252,6 +252,9 @@ def test_what_heads_learned_alone_moves_slowly(linear: RunConfig) -> None:
             names[id(p)]: group["lr"] for group in optimizer_groups(model, settings, parts) for p in group["params"]
         }  # fmt: skip
 
+    plus, plain = rates(lora_plus=8.0), rates()
+    faster = {name for name in plain if plus[name] != plain[name]}
+    assert faster == {name for name in plain if ".lora_B." in name} and {plus[name] for name in faster} == {8.0}
     slow, full = rates(), rates(head_epochs=0)
     assert slow.keys() == full.keys() == trainable(model).keys()
     assert {name for name in slow if slow[name] != full[name]} == {"heads.ctr.moved", "heads.cvr.moved"}

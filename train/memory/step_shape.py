@@ -74,7 +74,8 @@ def worst_step(config: RunConfig, slates: int | None = None, candidates: int | N
         sum(feature.heads for feature in config.data.features),
         *((recall.shoppers, recall.shoppers + recall.negatives) if recall is not None else (0, 0)),
     )
-    if slates is None and config.train.max_tokens is not None:
+    budget = config.train.token_budget
+    if slates is None and budget is not None:
         slate_tokens = replace(shape, slates=1).tokens()
-        return replace(shape, slates=max(1, config.train.max_tokens // slate_tokens))
+        return replace(shape, slates=max(1, budget // slate_tokens))
     return shape
