@@ -83,6 +83,7 @@ class CompareOptions:
     question: Question = field(default_factory=Question)
     group: str | None = option(None, "Only the runs of this group (wandb.group).")
     from_wandb: tuple[Path, ...] = option((), "Folder of offline W&B runs; may be repeated.")
+    wandb_project: tuple[str, ...] = option((), "W&B project, ENTITY/PROJECT, read online; may be repeated.")
     wandb: str | None = option(None, "Put page and table into W&B: online or offline.")
     markdown: Path | None = option(None, "Write the tables as Markdown.")
     csv: Path | None = option(None, "Write one row per config as CSV.")

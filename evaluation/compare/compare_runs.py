@@ -43,6 +43,10 @@ def compare_folders(folders: Sequence[Path], options: CompareOptions) -> Compari
 
         records, broken = read_runs(run_folders, kept, reduce)
         records += [kept_for_curves(record) for record in read_wandb_runs(options.from_wandb)]
+        if options.wandb_project:
+            from equipoise.evaluation.compare.wandb_projects import read_wandb_projects  # W&B loads only here
+
+            records += [kept_for_curves(record) for record in read_wandb_projects(options.wandb_project)]
         if options.group is not None:
             records = in_group(records, options.group)
         if not records:

@@ -18,6 +18,7 @@ from equipoise.evaluation.metrics.metric_names import direction
 from equipoise.evaluation.options import Question
 
 BY = "balancing.method"
+PROJECT = "wandb.project"
 SAME = 1e-12
 """Means over a different number of equal values differ by rounding alone."""
 SHORT = ("ctr/auc", "ctr/gauc", "ctr/ne", "ctcvr/auc", "ctcvr/gauc", "ctcvr/ne")
@@ -82,7 +83,7 @@ def compare(
     known = tuple(dict.fromkeys(name for pool in pools for name in pool.metrics))
     objectives = objective_metrics(pools)
     metrics = _chosen(question.metrics, known, pools, objectives)
-    if question.by.partition(".")[0] in NOT_COMPARED:
+    if question.by != PROJECT and question.by.partition(".")[0] in NOT_COMPARED:
         raise UserError(f"--by {question.by}: runs that differ in it alone are one row: name another key, such as {BY}")
     if all(setting(pool.config, question.by) is None for pool in pools):
         raise UserError(f"--by {question.by}: no run has this setting: name a key of config.yaml, such as {BY}")
@@ -101,7 +102,7 @@ def compare(
         tuple(broken),
         metrics,
         known,
-        differing([pool.config for pool in pools]),
+        _differing(pools),
         objectives,
         {metric: _best(metric, pools) for metric in known},
         delta,
@@ -125,6 +126,13 @@ def _chosen(
             raise UserError(f"--metrics: no run has a metric '{pattern}': name some of those measured ({some}, …)")
         chosen |= dict.fromkeys(matched)
     return tuple(chosen)
+
+
+def _differing(pools: Sequence[SeedPool]) -> dict[str, list[Any]]:
+    """The settings that differ, after the projects where there are several."""
+    projects = [pool.runs[0].project for pool in pools]
+    several = {PROJECT: projects} if len(set(projects)) > 1 else {}
+    return several | differing([pool.config for pool in pools])
 
 
 def _ndcg(known: Sequence[str], pools: Sequence[SeedPool]) -> list[str]:

@@ -44,6 +44,11 @@ class RunRecord:
         return bool(self.summary.get("finished"))
 
     @property
+    def project(self) -> str | None:
+        """`wandb.project` of its config, which tells projects apart without W&B too."""
+        return (self.config.get("wandb") or {}).get("project")
+
+    @property
     def steps(self) -> int:
         """Optimizer steps that it is known to have made."""
         return int(self.summary.get("steps") or (self.history[-1]["step"] if self.history else 0))

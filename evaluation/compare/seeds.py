@@ -85,10 +85,13 @@ class SeedPool:
 
 
 def pool_runs(records: Sequence[RunRecord], split: str) -> list[SeedPool]:
-    """The runs grouped by config, in the order in which the configs are met."""
-    groups: dict[str, list[RunRecord]] = {}
+    """The runs grouped by config and project, in the order in which these are met.
+
+    The same config in two projects is two pools: what differs between projects (data, people, machines) no config says.
+    """
+    groups: dict[tuple[str, str | None], list[RunRecord]] = {}
     for record in records:
-        groups.setdefault(identity(record.config), []).append(record)
+        groups.setdefault((identity(record.config), record.project), []).append(record)
     runs = list(groups.values())
     names = unique_names([_common_name(group) for group in runs], [group[0] for group in runs])
     return [SeedPool(name, tuple(group), split) for name, group in zip(names, runs, strict=True)]
@@ -100,16 +103,20 @@ def run_names(records: Sequence[RunRecord]) -> list[str]:
 
 
 def unique_names(names: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
-    """The names, those that are not unique with the folder of their record."""
+    """The names, those that are not unique with the project of their record, or else its folder."""
 
     def doubled(some: Sequence[str]) -> set[str]:
         return {name for name in some if some.count(name) > 1}
 
     unique = list(names)
-    for folder_of in (lambda record: record.folder.name, lambda record: str(record.folder)):
+    for place_of in (
+        lambda record: record.project or record.folder.name,
+        lambda record: record.folder.name,
+        lambda record: str(record.folder),
+    ):
         same = doubled(unique)
         unique = [
-            f"{name} ({folder_of(record)})" if current in same else current
+            f"{name} ({place_of(record)})" if current in same else current
             for name, current, record in zip(names, unique, records, strict=True)
         ]
     return unique

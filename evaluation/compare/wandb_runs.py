@@ -58,8 +58,8 @@ FILES = "run-*.wandb"
 
 
 @dataclass
-class _RunLog:
-    """What the files of one W&B run say, later ones over earlier ones."""
+class RunLog:
+    """What W&B has of one run."""
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
@@ -73,22 +73,22 @@ def read_wandb_runs(folders: Sequence[Path]) -> list[RunRecord]:
     Raises:
         UserError: a folder does not exist, holds no such file, or a file is no W&B file.
     """
-    logs: dict[str, _RunLog] = {}
+    logs: dict[str, RunLog] = {}
     for folder in folders:
         files = sorted(folder.rglob(FILES)) if folder.is_dir() else []
         if not files:
             raise UserError(f"{folder} holds no offline W&B run: name a run folder, or its wandb/offline-run-…")
         for path in files:
             _read(path, logs)
-    return [_record(log) for log in logs.values() if log.config]
+    return [run_record(log) for log in logs.values() if log.config]
 
 
-def _read(path: Path, logs: dict[str, _RunLog]) -> None:
-    log: _RunLog | None = None
+def _read(path: Path, logs: dict[str, RunLog]) -> None:
+    log: RunLog | None = None
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            log = logs.setdefault(record.run.run_id, _RunLog(path.parent))
+            log = logs.setdefault(record.run.run_id, RunLog(path.parent))
             _update(log.config, record.run.config.update)
         elif log is None:
             continue
@@ -120,7 +120,8 @@ def _plain(text: str) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _record(log: _RunLog) -> RunRecord:
+def run_record(log: RunLog) -> RunRecord:
+    """The run as its folder would tell it."""
     config = with_defaults({key: value for key, value in log.config.items() if key not in ("_wandb", ENVIRONMENT)})
     history = []
     for values in sorted(log.history, key=lambda values: values[STEP]):

@@ -70,11 +70,15 @@ def compare(
     runs_folder: Annotated[Path, typer.Option("--runs", help="Where --group looks without RUN.")] = Path("runs"),
 ) -> None:
     """Compare runs from their folders alone: seeds pooled, best marked, changes, fronts, cost."""
-    if not runs and options.group is None and not options.from_wandb:
-        raise UserError("name the runs to compare: `equipoise compare RUN…`, `--group G` or `--from-wandb FOLDER`")
+    elsewhere = bool(options.from_wandb or options.wandb_project)
+    if not runs and options.group is None and not elsewhere:
+        raise UserError(
+            "name the runs to compare: `equipoise compare RUN…`, `--group G`, `--from-wandb FOLDER` or "
+            "`--wandb-project ENTITY/PROJECT`"
+        )
     from equipoise.evaluation.compare.compare_runs import compare_folders
 
-    compare_folders(runs or ([] if options.from_wandb else [runs_folder]), options)
+    compare_folders(runs or ([] if elsewhere else [runs_folder]), options)
 
 
 @with_options
