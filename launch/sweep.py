@@ -41,7 +41,13 @@ def run_sweep(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) 
     sweep, console = load_sweep(file), new_console()
     if options.trial:
         raise typer.Exit(_execute(sweep, plan_trial(sweep, arguments), retry_failed=True))
-    plan = make_plan(sweep)
+    if sweep.search is not None:
+        _refuse_elsewhere(options)
+        from equipoise.launch.sweep_search import search_plan  # matplotlib and scikit-learn load only here
+
+        plan = search_plan(sweep)
+    else:
+        plan = make_plan(sweep)
     check_folders(plan)
     if options.wandb_agent:
         _prepare_agent(sweep, file, plan, console)
@@ -55,8 +61,33 @@ def run_sweep(file: Path, options: SweepOptions, arguments: Sequence[str] = ()) 
         _array(sweep, file, plan, claimed, options, console)
     else:
         if not options.collect:
-            _local(sweep, plan, claimed, options.parallel or sweep.parallel, console)
+            plan = _run_all(sweep, plan, claimed, options, console)
         _end(sweep, plan, console)
+
+
+def _refuse_elsewhere(options: SweepOptions) -> None:
+    asked = {"--slurm": options.slurm, "--submit": options.submit, "--wandb-agent": options.wandb_agent}
+    for name, given in {**asked, "--only": options.only is not None}.items():
+        if given:
+            raise UserError(
+                f"{name}: search proposes runs from the results of earlier ones, so it runs here: drop the option"
+            )
+
+
+def _run_all(
+    sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, options: SweepOptions, console: Console
+) -> list[PlannedRun]:
+    """Execute what is left on this machine; returns the plan, to which a search has added what it proposed."""
+    parallel = options.parallel or sweep.parallel
+    _local(sweep, plan, claimed, parallel, console)
+    if sweep.search is None:
+        return plan
+    from equipoise.launch.sweep_search import run_search
+
+    def execute(known: list[PlannedRun]) -> None:
+        _local(sweep, known, claim(sweep, known), parallel, console)
+
+    return run_search(sweep, execute, parallel, lambda text: console.print(text, markup=False, soft_wrap=True))
 
 
 def _local(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, parallel: int, console: Console) -> None:
@@ -91,6 +122,8 @@ def _end(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
         console.print(f"  log: {record.log}", markup=False, soft_wrap=True)
     if claimed.failed:
         console.print("run failed ones again with --retry-failed")
+    if sweep.search is not None and claimed.finished:
+        _print_front(sweep, plan, console)
     if sweep.after == "compare" and claimed.finished:
         compare_runs(sweep, plan)
         console.print(f"comparison: {sweep.output / f'{NAME}.html'}", soft_wrap=True)
@@ -103,6 +136,15 @@ def _end(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
         raise typer.Exit(1)
 
 
+def _print_front(sweep: SweepConfig, plan: list[PlannedRun], console: Console) -> None:
+    from equipoise.launch.sweep_search import front_table, results, write_front
+
+    found = results(sweep, plan)
+    if found.front:
+        console.print(front_table(found))
+        console.print(f"front: {write_front(found, sweep.output)}", soft_wrap=True)
+
+
 def _print_plan(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, console: Console) -> None:
     states = {r.name: name for name, runs in vars(claimed).items() for r in runs}
     common = [text for text in plan[0].overrides if len(plan) > 1 and all(text in r.overrides for r in plan)]
@@ -113,6 +155,9 @@ def _print_plan(sweep: SweepConfig, plan: list[PlannedRun], claimed: Claim, cons
         console.print(f"{planned.index}  {states[planned.name]}  {planned.name}  {own}", markup=False, soft_wrap=True)
     for names in same_settings(plan):
         console.print(f"note: the same settings: {', '.join(names)}", markup=False, soft_wrap=True)
+    if sweep.search is not None and sweep.random is not None:
+        left = sweep.random.count - len(plan) // max(1, len(sweep.seeds))
+        console.print(f"then {left} draws more are proposed by their results")
     console.print(f"{len(plan)} runs are valid; {len(claimed.todo)} to do, in {sweep.output}", soft_wrap=True)
 
 

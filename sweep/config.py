@@ -155,6 +155,40 @@ class MetricConfig(Section):
     """maximize or minimize."""
 
 
+class GoalConfig(Section):
+    """A number of the evaluation that a search makes large or small."""
+
+    metric: str
+    """Its name as `equipoise compare` has it, such as ctr/auc or diversity=1/ild@10."""
+    goal: Literal["maximize", "minimize"] | None = None
+    """maximize or minimize; null takes the way that is known to be better."""
+
+
+class SearchConfig(Section):
+    """Several goals at once: after the first draws, each next one is proposed from the results so far (ParEGO)."""
+
+    goals: Annotated[list[GoalConfig], Field(min_length=2)]
+    """At least two metrics of the first split of `evaluate`, as names or {metric, goal}."""
+    start: PositiveInt | None = None
+    """Independent draws before the first proposal; null: twice the keys of random.draw, 4 at least."""
+
+    @field_validator("goals", mode="before", json_schema_input_type=list[str | GoalConfig])
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return (
+            [{"metric": goal} if isinstance(goal, str) else goal for goal in value]
+            if isinstance(value, list)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "SearchConfig":
+        names = [goal.metric for goal in self.goals]
+        if len(set(names)) < len(names):
+            raise ValueError("goals names a metric twice: drop it")
+        return self
+
+
 class WandbSweepConfig(Section):
     """How W&B draws when its agent drives the sweep; `method` null is grid, or random where something is drawn."""
 
@@ -189,6 +223,8 @@ class SweepConfig(Section):
     """Single runs as settings, with an optional `name`."""
     random: RandomConfig | None = None
     """Draws of settings, each cell of the grid with every draw."""
+    search: SearchConfig | None = None
+    """Goals by which draws of `random` after the first ones are proposed; null draws all independently."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     """Values of `seed`; every run once per seed."""
     parallel: PositiveInt = 1
@@ -227,6 +263,13 @@ class SweepConfig(Section):
                     raise ValueError(f"{one} and {two} both set '{key}': let one of them do it")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds names one twice: drop it")
+        if self.search is not None:
+            missing = [name for name in ("random", "evaluate") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"search proposes draws from evaluations: add {missing[0]}")
+            other = [name for name in ("grid", "runs") if getattr(self, name)]
+            if other:
+                raise ValueError(f"search varies random.draw alone: move what {other[0]} sets there, or drop search")
         if not (self.grid or self.runs or self.random or self.seeds):
             raise ValueError("nothing is varied: add grid, runs, random or seeds")
         return self

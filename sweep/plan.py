@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,17 @@ class PlannedRun:
         return self.config.output
 
 
-def make_plan(sweep: SweepConfig) -> list[PlannedRun]:
+def make_plan(sweep: SweepConfig, draws: Sequence[dict[str, Any]] | None = None) -> list[PlannedRun]:
     """All runs of a sweep.
+
+    Args:
+        sweep: as configured.
+        draws: those of a search so far; None takes all of `random`.
 
     Raises:
         UserError: the base cannot be read, a combination is refused by the schema, or two runs have one name.
     """
-    choices = list(_choices(sweep))
+    choices = list(_choices(sweep, draws))
     names = [join_name(choice.parts) for choice in choices]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -177,12 +181,12 @@ def same_settings(runs: list[PlannedRun]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def _choices(sweep: SweepConfig) -> Iterator[SweptSetting]:
+def _choices(sweep: SweepConfig, draws: Sequence[dict[str, Any]] | None) -> Iterator[SweptSetting]:
     """Every cell of the grid with every draw, then the listed runs; each of them with every seed."""
     keys = [name for name, axis in sweep.grid.items() if isinstance(axis, list)]
     short = short_keys([*keys, *(sweep.random.draw if sweep.random else ()), *(["seed"] if sweep.seeds else [])])
     common = SweptSetting(settings=sweep.settings)
-    varied = _varied(sweep, common, short) if sweep.grid or sweep.random or not sweep.runs else iter(())
+    varied = _varied(sweep, common, short, draws) if sweep.grid or sweep.random or not sweep.runs else iter(())
     listed = (common.also(name, settings) for name, settings in listed_runs(sweep))
     for choice in itertools.chain(varied, listed):
         if not sweep.seeds:
@@ -191,14 +195,17 @@ def _choices(sweep: SweepConfig) -> Iterator[SweptSetting]:
             yield choice.also(f"seed-{seed}", {"seed": seed})
 
 
-def _varied(sweep: SweepConfig, common: SweptSetting, short: dict[str, str]) -> Iterator[SweptSetting]:
+def _varied(
+    sweep: SweepConfig, common: SweptSetting, short: dict[str, str], draws: Sequence[dict[str, Any]] | None
+) -> Iterator[SweptSetting]:
     steps: list[list[tuple[str, dict[str, Any]]]] = []
     for name, axis in sweep.grid.items():
         if isinstance(axis, list):
             steps.append([(f"{short[name]}-{value_text(value)}", {name: value}) for value in axis])
         else:
             steps.append(list(axis.items()))
-    draws = draw_settings(sweep.random) if sweep.random else []
+    if draws is None:
+        draws = draw_settings(sweep.random) if sweep.random else []
     for cell in itertools.product(*steps):
         choice = common
         for part, settings in cell:
