@@ -4,6 +4,8 @@ As in PiSSA (Meng et al. 2024), but B begins at 0 and the base stays as it is: i
 tokens read it without an objective's adapter, and exports name it by its hash.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -27,12 +29,11 @@ def start_principal(model: nn.Module) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for layer in lora_layers(model):
-            base = layer.get_base_layer()
-            rank = max(down.weight.shape[0] for down in layer.lora_A.values())
-            rows = principal_directions(_plain(base), rank)
-            for down in layer.lora_A.values():
-                count = min(len(rows), down.weight.shape[0])
-                down.weight[:count] = NORM * rows[:count].to(down.weight)
+            downs = [cast(nn.Linear, down).weight for down in layer.lora_A.values()]
+            rows = principal_directions(_plain(layer.get_base_layer()), max(map(len, downs)))
+            for down in downs:
+                count = min(len(rows), len(down))
+                down[:count] = NORM * rows[:count].to(down)
 
 
 def principal_directions(weight: torch.Tensor, rank: int) -> torch.Tensor:

@@ -135,7 +135,7 @@ def test_the_layout_is_that_of_flashinfers_own_example() -> None:
     sequence = multi_item_sequence(range(7), [[100], [101], [102]], DELIMITER)
     assert sequence.delimiters == [7, 9, 11, 13]
     assert sequence.positions[0].tolist() == [*range(7), 6, 7, 6, 7, 6, 7, 6]
-    seen = [torch.flatnonzero(row).tolist() for row in sequence.allowed]
+    seen = [row.nonzero().flatten().tolist() for row in sequence.allowed]
     assert seen[6] == [*range(7)] and seen[9] == [*range(7)]
     assert [seen[n] for n in (8, 10, 12)] == [[*range(7), n] for n in (8, 10, 12)]
 
