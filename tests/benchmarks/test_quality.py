@@ -14,6 +14,15 @@ from equipoise.evaluation.metrics.pointwise import auc, uauc
 from equipoise.evaluation.metrics.ranking import gains
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_the_decoder_stands_in_the_place_of_the_encoder_alone(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "online_retail.csv" if name == "retail" else None
+    ours, decoder = (settings_of(name, tmp_path, 17, False, file, variant) for variant in ("ours", "decoder"))
+    other = {"backbone", "output"}
+    assert decoder.model_dump(exclude=other) == ours.model_dump(exclude=other)
+    assert decoder.backbone.layers == 20 and decoder.backbone.path.endswith(".gguf") and decoder.output != ours.output
+
+
 def _systems() -> Systems:
     generator = np.random.default_rng(0)
     request = np.repeat(np.arange(80), 8)
