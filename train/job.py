@@ -84,23 +84,37 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False) -> d
     """
     goes_on = resume and not overwrite
     begun = read_run_config(config.output) if goes_on and has_begun(config.output) else None
-    config = settle_precision(config, begun)
     with said_if_full(config.output):
-        refuse_places(config)
-        config = told_as_prepared(config)
-        if goes_on:
-            config = in_begun_form(as_begun(config))
-        check_lengths(config)
-        tokens = find_tokens(config)  # made here if need be, while no process waits for another
-        config = settle_batch(config, tokens, begun)
+        config, tokens = settle(config, goes_on, begun)
         with memory_advice(config, "training"):
-            return Job(config, tokens, resume, overwrite).run()
+            return Job(config, resume, overwrite, tokens).run()
+
+
+def settle(config: RunConfig, goes_on: bool, begun: RunConfig | None) -> tuple[RunConfig, TokenCache]:
+    """A configuration without anything that is `auto`, as the prepared data and a run that goes on have it; its tokens.
+
+    Args:
+        config: of the run.
+        goes_on: whether a run in its folder is to go on.
+        begun: what that run began with; None where there is none.
+
+    Raises:
+        UserError: the config does not fit the data, the backbone or its folder.
+    """
+    config = settle_precision(config, begun)
+    refuse_places(config)
+    config = told_as_prepared(config)
+    if goes_on:
+        config = in_begun_form(as_begun(config))
+    check_lengths(config)
+    tokens = find_tokens(config)  # made here if need be, while no process waits for another
+    return settle_batch(config, tokens, begun), tokens
 
 
 class Job:
     """The parts of a running job and what the loop calls between its steps."""
 
-    def __init__(self, config: RunConfig, tokens: TokenCache, resume: bool, overwrite: bool) -> None:
+    def __init__(self, config: RunConfig, resume: bool, overwrite: bool, tokens: TokenCache) -> None:
         self.config, self.resume = config, resume
         self.accelerator = make_accelerator(config, config.output)
         self.world = World()

@@ -75,6 +75,7 @@ def test_the_command_ends_with_the_sentence_and_code_2(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(equipoise.train.job, "Job", Step)
+    monkeypatch.setattr(equipoise.train.job, "settle", lambda config, *_: (config, None))
     with pytest.raises(SystemExit) as stop:
         main(["train", str(config_path)])
     assert stop.value.code == 2
