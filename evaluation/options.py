@@ -32,6 +32,8 @@ class FrontOptions:
     )
     test: bool = option(True, "Measure the choice on the test split too.")
     export: Path | None = option(None, "An export of this run to write the choice into.")
+    logs: Path | None = option(None, "Logs of its drawn lists (`serve --log`): adds the axis money.")
+    labels: Path | None = option(None, "What happened to them: request_id, item_id, click, conversion, value.")
 
     def ways(self) -> tuple[str, ...]:
         """The ways to choose: none, one, or all that there are.

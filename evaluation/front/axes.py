@@ -18,6 +18,7 @@ WORDS = {
     "exposure_ratio": "exposure min/max",
     "coverage": "coverage",
     "value": "value of conversions",
+    "money": "money per request",
 }
 """Axis → how it is called in tables and pictures."""
 
@@ -39,6 +40,7 @@ class Measured:
         value_field: what a conversion of a row is worth; None leaves `value` out.
         own: measures that are not built in.
         objectives: objective → its axis, by which it may be named.
+        money: whether logs of drawn lists tell what trade-offs would have earned.
     """
 
     cutoff: int
@@ -48,6 +50,7 @@ class Measured:
     value_field: str | None = None
     own: tuple[OwnAxis, ...] = ()
     objectives: tuple[tuple[str, str], ...] = ()
+    money: bool = False
 
     def axes(self, conversions: bool) -> tuple[str, ...]:
         """All axes that can be measured; `conversions` tells whether there are any."""
@@ -59,6 +62,7 @@ class Measured:
             "exposure_ratio": self.provider_attribute is not None,
             "coverage": self.category_attribute is not None,
             "value": self.value_field is not None and conversions,
+            "money": self.money,
         }
         return (*(axis for axis in WORDS if measurable[axis]), *(axis.name for axis in self.own))
 

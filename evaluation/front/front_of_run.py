@@ -22,6 +22,7 @@ from equipoise.evaluation.front.choice import Choice, by_constraint, by_knee, by
 from equipoise.evaluation.front.constraint import Constraint, parse_constraints
 from equipoise.evaluation.front.front_record import choice_record, front_record, kept_on_test, operating_point
 from equipoise.evaluation.front.grid import Grid, parse_levels, usual_omegas
+from equipoise.evaluation.front.money import MONEY, Money
 from equipoise.evaluation.front.pareto import Front
 from equipoise.evaluation.front.plot import draw, figure_of
 from equipoise.evaluation.front.points import Measurement, TradeOffScorer
@@ -90,9 +91,8 @@ def _measured(config: RunConfig, options: FrontOptions) -> Measured:
         raise UserError(f"--cutoff {cutoff} ranks nothing: give at least 1")
     attributes = ranking_attributes(config)
     objectives = tuple((name, spec.axis.name) for name, spec in config.objectives.specs().items() if spec.axis)
-    return Measured(
-        cutoff, attributes.diversity, attributes.category, attributes.provider, field, attributes.own, objectives
-    )
+    kinds = (attributes.diversity, attributes.category, attributes.provider, field, attributes.own, objectives)
+    return Measured(cutoff, *kinds, money=options.logs is not None)
 
 
 def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
@@ -100,6 +100,7 @@ def _default_axes(config: RunConfig, measured: Measured) -> tuple[str, ...]:
     specs = config.objectives.specs()
     moved = [spec.axis.name for spec in specs.values() if spec.kind == "listwise" and spec.axis is not None]
     axes = ("ndcg", *dict.fromkeys(moved), *(["value"] if measured.value_field else []))
+    axes += (MONEY,) if measured.money else ()
     known = measured.axes(conversions=True)
     measurable = tuple(axis for axis in axes if axis in known)
     if len(measurable) < 2:
@@ -169,6 +170,11 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     scores = SplitScores(config, folder)
     if options.export is not None:
         check_export(options.export, folder, scores.adapters)
+    if options.labels is not None and options.logs is None:
+        raise UserError("--labels are of --logs: add them, or leave the labels out")
+    money = None
+    if options.logs is not None:
+        money = Money(options.logs, options.labels, config.name, scores.lists, config.seed)
     table = scores.score("valid", reuse=True, requests=options.requests)
     test_table = scores.score("test", reuse=True) if options.test else None
     if table is None:
@@ -176,6 +182,7 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     began = time.perf_counter()
     measure = TradeOffScorer(table, plan.measured, options.resamples, config.seed)
     measurement = measure(plan.grid.points(), tuple(plan.grid.value))
+    measurement = measurement if money is None else money.added(measurement)
     log.info(
         f"{len(measurement.points):,} trade-offs ({plan.grid.to_json()['way']}) on {measure.requests:,} validation "
         f"requests of {len(table):,} impressions, {options.resamples} resamples: {time.perf_counter() - began:.1f} s"
@@ -184,11 +191,13 @@ def measure_front(folder: Path, options: FrontOptions, overrides: Sequence[str] 
     front = Front(measurement.of(plan.axes), plan.axes)
     choices = {rule: _choose(rule, measurement, plan) for rule in options.ways()}
     tests: dict[str, Measurement] = {}
-    baselines, state = rerank(table, measure, plan.axes)
+    # What re-ranking of other kinds would have earned is not told by logs.
+    baselines, state = ({}, None) if MONEY in plan.axes else rerank(table, measure, plan.axes)
     splits = {"valid": volumes(measurement, baselines, plan.axes)} if baselines else {}
     if test_table is not None:
         measure_test = TradeOffScorer(test_table, plan.measured, options.resamples, config.seed)
         tests = _test(measure_test, measurement, choices, plan)
+        tests = tests if money is None else {rule: money.added(test) for rule, test in tests.items()}
         if baselines:
             whole = measure_test(measurement.points, tuple(plan.grid.value))
             splits["test"] = volumes(whole, rerank(test_table, measure_test, plan.axes, state)[0], plan.axes)

@@ -104,7 +104,8 @@ class TradeOffScorer:
 
     def __init__(self, table: ScoreTable, measured: Measured, resamples: int, seed: int) -> None:
         self.table, self.measured = table, measured
-        self.axes = measured.axes(bool(table.clicked_conversion.any()))
+        # Money is no matter of the table: evaluation.front.money adds it.
+        self.axes = tuple(a for a in measured.axes(bool(table.clicked_conversion.any())) if a != "money")
         self.sizes_R = request_sizes(table.request)
         starts = np.cumsum(self.sizes_R) - self.sizes_R
         self.requests = len(starts)
