@@ -31,6 +31,11 @@ class Shown:
             rows = LogRows(recommender.reader, recommender.pointwise, recommender.listwise, recommender.version)
             self.log = ShownLog(options.log, rows)
 
+    @property
+    def active(self) -> bool:
+        """Whether lists are drawn or logged at all."""
+        return self.explorer is not None or self.log is not None
+
     def start(self) -> None:
         """Begin to log."""
         if self.log is not None:

@@ -146,7 +146,7 @@ class Service:
         missing, outcome = await self._answered(asked, request, self._prepare_ranking)
         if self.keeper is not None and shown and not asked.omega:
             self.keeper.observe(outcome.result.ranking)
-        if shown:
+        if shown and self.shown.active:
             ranking = self.shown(outcome.result.ranking, asked.model_dump(exclude_unset=True))
             outcome = replace(outcome, result=replace(outcome.result, ranking=ranking))
         return missing, outcome
