@@ -102,8 +102,10 @@ def measure_ope(quick: bool) -> list[dict[str, Any]]:
     world = World(draw_shoppers(SHOP), draw_items(SHOP))
     truth = world.truth(20_000 if quick else 200_000)
     repetitions, requests = (40, 1500) if quick else (200, 2000)
-    held = {estimator: {reward: [] for reward in REWARDS} for estimator in ("dr", "snips", "ips")}
-    width = {estimator: [] for estimator in held}
+    held: dict[str, dict[str, list[bool]]] = {
+        estimator: {reward: [] for reward in REWARDS} for estimator in ("dr", "snips", "ips")
+    }
+    width: dict[str, list[float]] = {estimator: [] for estimator in held}
     for repetition in range(repetitions):
         shown, _ = world.shown(requests, repetition)
         judge, lister = Judge(shown), Lister(shown, None)

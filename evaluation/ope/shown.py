@@ -138,7 +138,7 @@ def _open_labels(con: duckdb.DuckDBPyConnection, log: Path, labels: Path | None,
                 f"{log} tells what was shown and not what was clicked: name a table with request_id, item_id, click "
                 "(and conversion, value) by --labels"
             )
-        names = [name for name in ("click", "conversion") if name in columns]
+        names: list[str] = [name for name in ("click", "conversion") if name in columns]
         con.execute(f"CREATE TABLE outcomes AS SELECT request_id, item_id, {', '.join(names)} FROM candidates")
         return names
     read = {".parquet": "read_parquet(?)", ".csv": "read_csv(?, all_varchar = true)"}.get(labels.suffix.lower())
