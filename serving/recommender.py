@@ -78,7 +78,7 @@ class Recommender:
         cache: kv_cache of the prefixes of returning shoppers.
         examples: requests as JSON with a `name` and the positions that were `clicked` and `converted`.
         catalogue: what `recall` searches; None where the run had no such objective.
-        version: of the export: the name of its folder and the beginning of its record's digest.
+        version: of the export: the name of the run and the beginning of its record's digest.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Recommender:
         catalogue = open_catalogue(folder, record, known)
         tokens = RequestTokenizer(tokenizer, scales, open_beside_text(folder, record, device=device))
         schema = request_schema(record, lookup.keys)
-        version = f"{folder.resolve().name}@{(record.get(DIGEST) or record_digest(record))[:12]}"
+        version = f"{record['run']}@{(record.get(DIGEST) or record_digest(record))[:12]}"
         return cls(folder, record["run"], scorer, cache, reader, tokens, examples, catalogue, schema, version)
 
     def with_limits(self, limits: Limits) -> "Recommender":
