@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.modeling import boundary
-from equipoise.modeling.boundary import BoundaryGradients, NonFiniteGuard, StepContext, gram_matrix, grouped_grams
+from equipoise.modeling.boundary import (
+    BoundaryGradients,
+    NonFiniteGuard,
+    StepContext,
+    combine,
+    gram_matrix,
+    grouped_grams,
+)
 
 
 def towers(count: int, seed: int = 0) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -114,6 +121,25 @@ def test_bfloat16_gradients_are_added_up_in_float32() -> None:
     sum(view.sum() for view in views).backward()
     assert z.grad.dtype == torch.bfloat16
     assert z.grad.tolist() == [258.0] * 8  # step by step in bfloat16 it would stay at 256
+
+
+def test_one_tensor_of_all_gradients_is_taken_like_several() -> None:
+    stacked = torch.randn(3, 9000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(gram_matrix(stacked), stacked @ stacked.T)
+    torch.testing.assert_close(gram_matrix(stacked), gram_matrix(stacked.unbind()))
+    stacked[1] = torch.nan  # of no weight
+    weights = [0.5, 0.0, 2.0]
+    torch.testing.assert_close(combine(weights, stacked), combine(weights, stacked.unbind()))
+    assert not combine([0.0] * 3, stacked).any()
+
+
+def test_rows_that_are_not_finite_are_dropped_alone() -> None:
+    guard, x = NonFiniteGuard(), torch.ones(2, 3, requires_grad=True)
+    factors = torch.tensor([[1.0, torch.inf, 1.0], [1.0, 2.0, 3.0]])
+    (guard.of_rows("ab", x) * factors).sum().backward()
+    assert x.grad.tolist() == [[0.0] * 3, [1.0, 2.0, 3.0]]
+    assert guard.finite_mask("ab", x.device).tolist() == [False, True]
+    assert guard.wanted["b"].tolist() == [1.0, 2.0, 3.0]
 
 
 def test_a_blocked_objective_gets_no_gradient_and_all_others_do() -> None:

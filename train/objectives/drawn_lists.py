@@ -80,7 +80,7 @@ def _drawn_lists(
     price_SM: torch.Tensor | None, distance_SMM: torch.Tensor | None, total: torch.Tensor, explore: float, beta: float,
     draws: int, places: int, size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    stride, like = all_K.shape[0], gain_SM
+    stride, like, count_S = all_K.shape[0], gain_SM, filled_SM.sum(1)
     delta_SM = torch.where(at_SM >= 0, delta_N[at_SM.clamp(min=0)], 0.0)
     omega_S, gumbel_SDKM = (each.to(like) for each in _noise(seeds_S, filled_SM, draws, places, stride))
     if distance_SMM is None:
@@ -103,27 +103,26 @@ def _drawn_lists(
         factor_SDM = factor_SDKM[:, :, place] if distance_SMM is None else scale * apart_SDM
         logits_SDM = (discount_K[place] * value_SM[:, None] + wished_SM[:, None] * factor_SDM) / explore
         best_SD1 = (logits_SDM + gumbel_SDKM[:, :, place]).masked_fill(~open_SDM, -torch.inf).argmax(2, keepdim=True)
-        there_SD1 = open_SDM.gather(2, best_SD1)
+        there_S11 = (count_S > place).to(like.dtype)[:, None, None]
         chosen_SDM = column_M == best_SD1
         chance_SDM = logits_SDM.masked_fill(~open_SDM, -1e9).softmax(2)
-        slopes.append((chosen_SDM.to(like.dtype) - chance_SDM) * there_SD1)
+        slopes.append((chosen_SDM.to(like.dtype) - chance_SDM) * there_S11)
         factors.append(factor_SDM)
         gain_SD = gain_SM.gather(1, best_SD1[:, :, 0]) * discount_K[place] / ideal_S.clamp(min=1e-9)[:, None]
         if distance_SMM is None:
             measured_SD = share_K[place] * price_SM.gather(1, best_SD1[:, :, 0])  # type: ignore[union-attr]
         else:
-            measured_SD = factor_SDM.gather(2, best_SD1)[:, :, 0]
+            measured_SD = torch.where(chosen_SDM, factor_SDM, 0.0).sum(2)
             rows = best_SD1.expand(-1, -1, delta_SM.shape[1])
-            apart_SDM = apart_SDM + distance_SMM.gather(1, rows) * there_SD1
-        reward_SD = reward_SD + (gain_SD + omega_S[:, None] * measured_SD) * there_SD1[:, :, 0]
+            apart_SDM = apart_SDM + distance_SMM.gather(1, rows) * there_S11
+        reward_SD = reward_SD + (gain_SD + omega_S[:, None] * measured_SD) * there_S11[:, :, 0]
         open_SDM = open_SDM & ~chosen_SDM
     others_SD = (reward_SD.sum(1, keepdim=True) - reward_SD) / (draws - 1)
     better_SD = (reward_SD - others_SD) / draws
     found_SM = -sum(((s * f) * better_SD[:, :, None]).sum(1) for s, f in zip(slopes, factors, strict=True))
-    count_S = filled_SM.sum(1).clamp(min=1)
     counted_S = weight_S * size / total
-    loss_S = beta * delta_SM.square().sum(1) / count_S - reward_SD.mean(1)
-    gradient_SM = found_SM * omega_S[:, None] / explore * slope_SM + 2 * beta * delta_SM / count_S[:, None]
+    loss_S = beta * delta_SM.square().sum(1) / count_S.clamp(min=1) - reward_SD.mean(1)
+    gradient_SM = found_SM * omega_S[:, None] / explore * slope_SM + 2 * beta * delta_SM / count_S.clamp(min=1)[:, None]
     gradient_SM = gradient_SM * counted_S[:, None]
     count = delta_N.shape[0]
     flat_N = delta_N.new_zeros(count + 1)  # the last for positions without a sampled candidate
