@@ -166,6 +166,7 @@ finite_rows = operation(
     "finite_rows(Tensor x) -> (Tensor, Tensor)",
     _finite_rows,
     lambda x: (torch.empty_like(x), x.new_empty(len(x), dtype=torch.bool)),
+    kernels=6,
 )
 """Rows (K, N) that hold something not finite as zeros, and which hold nothing of the kind, bool (K,)."""
 

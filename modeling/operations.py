@@ -18,7 +18,7 @@ def operation(schema: str, written: Callable[..., Any], shapes: Callable[..., An
         schema: with its name.
         written: what it computes, in plain operations.
         shapes: what it gives for tensors without values.
-        kernels: into how many it is compiled.
+        kernels: into how many it is compiled, as Inductor counts them for a CPU, which joins no fewer than for a GPU.
     """
     name = schema.partition("(")[0]
 

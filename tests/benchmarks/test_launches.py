@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from benchmarks import launches
 from benchmarks.launches_count import LaunchCounter, counting
 
-MOST = {1: 1040, 4: 1750, 8: 2290}
+MOST = {1: 1000, 4: 1200, 8: 1280}
 """Launches of a micro-step at the depth of Llama 3.2 1B, by objectives: raise a bound only for a reason."""
 
 
@@ -24,7 +24,7 @@ def _other_precision_afterwards() -> Iterator[None]:
 def test_a_step_starts_few_kernels_and_hardly_waits(objectives: int) -> None:
     counter = launches.count_step(launches.build_loop(launches.DEPTHS["1b"], objectives))
     assert 200 < counter.total <= MOST[objectives]
-    assert sum(counter.waits.values()) <= 3, counter.waits
+    assert sum(counter.waits.values()) <= 2, counter.waits
 
 
 def test_the_counter_knows_views_launches_and_waits() -> None:

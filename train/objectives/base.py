@@ -289,6 +289,7 @@ averaged = operation(
     "averaged(Tensor? before, Tensor now, float momentum) -> (Tensor, Tensor)",
     _averaged,
     lambda before, now, momentum: (torch.empty_like(now), torch.empty_like(now)),
+    kernels=2,
 )
 """What is kept of an average, and what is taken for it now, where that differs: not finite."""
 

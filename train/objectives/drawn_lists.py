@@ -55,7 +55,7 @@ slate_marks = operation(
     lambda click, conversion, item, row, at, others: (
         click.new_empty(at.shape[0], at.shape[1] + others), torch.empty_like(row), click.new_empty(len(row)),
     ),
-    kernels=2,
+    kernels=7,
 )  # fmt: skip
 """Of each slate the gains of NDCG with room for `others`, (S, M); its seed, int64 (S,); 1 with a click, (S,)."""
 
@@ -136,6 +136,7 @@ drawn_lists = operation(
     " float explore, float beta, int draws, int places, int size) -> (Tensor, Tensor)",
     _drawn_lists,
     lambda delta, *rest: (delta.new_empty(()), torch.empty_like(delta)),
+    kernels=30,  # at five places; about twice as many at ten
 )
 """The loss of an objective's lists over all slates, and its gradient by δ of the sampled candidates, (N,).
 

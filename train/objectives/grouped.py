@@ -28,7 +28,10 @@ def _group_prices(averages_2G: list[torch.Tensor]) -> torch.Tensor:
 
 
 group_prices = operation(
-    "group_prices(Tensor[] averages) -> Tensor", _group_prices, lambda averages: torch.empty_like(averages[0])
+    "group_prices(Tensor[] averages) -> Tensor",
+    _group_prices,
+    lambda averages: torch.empty_like(averages[0]),
+    kernels=2,
 )
 """`prices_of` the averages of exposure and of what is due; NaN of what has never been seen."""
 

@@ -138,6 +138,7 @@ entire_space_loss = operation(
     " Tensor total, int size) -> (Tensor, Tensor)",
     _entire_space_loss,
     lambda logits, *rest: (logits[0].new_empty(()), torch.empty_like(logits[-1])),
+    kernels=2,
 )
 """The loss of a chain over all candidates, weighted and divided by the total, and its gradient by the last logit."""
 
