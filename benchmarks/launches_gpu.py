@@ -32,8 +32,10 @@ from benchmarks.workload import Sizes, Workload, build_workload, resized
 from equipoise.train.kernel_choice import kernel_difference
 
 OBJECTIVES = (1, 4)
-SLATES, COMPARED = (4, 14, 28), 14
-"""In a micro-batch, and of that which is compared with separate prompts."""
+SLATES: tuple[int, ...] = (4, 14, 28)
+"""In a micro-batch."""
+COMPARED = 14
+"""In that which is compared with separate prompts."""
 MOST_SHOWN = 12
 """Kernels by name, the longest first."""
 

@@ -136,7 +136,7 @@ drawn_lists = operation(
     " float explore, float beta, int draws, int places, int size) -> (Tensor, Tensor)",
     _drawn_lists,
     lambda delta, *rest: (delta.new_empty(()), torch.empty_like(delta)),
-    kernels=30,  # at five places; about twice as many at ten
+    kernels=31,  # at five places; about twice as many at ten
 )
 """The loss of an objective's lists over all slates, and its gradient by δ of the sampled candidates, (N,).
 

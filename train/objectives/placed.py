@@ -14,7 +14,7 @@ Shape suffixes: S slates, M candidates of the longest whole one, D lists that ar
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Self
 
 import torch
@@ -53,7 +53,7 @@ class WholeSlates:
     def of(cls, step: Step, name: str, attributes: list[str]) -> Self:
         """The whole slates that objective `name` sees."""
         relevance_SM, at_SM, gain_SM, filled_SM, weight_S, seeds_S = step.once("whole slates", lambda: _shared(step))
-        codes = {key: step.once(("codes", key), lambda key=key: _codes(step, key)) for key in attributes}
+        codes = {key: step.once(("codes", key), partial(_codes, step, key)) for key in attributes}
         return cls(relevance_SM, step.outputs[name], at_SM, gain_SM, filled_SM, codes, weight_S, seeds_S)
 
     @property
