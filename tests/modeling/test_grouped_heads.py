@@ -1,5 +1,7 @@
 """Heads as one against the same heads one by one: outputs and gradients, float64."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -9,8 +11,11 @@ from equipoise.modeling.heads import HeadInputs, PointHead, SlateHead
 CANDIDATES = torch.tensor([[2, 0, 1], [4, 3, -1]])
 
 
-def _gradients(outputs: list[torch.Tensor], modules: list[torch.nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
-    loss = sum((out * torch.arange(1.0, 1 + out.numel(), dtype=out.dtype).view_as(out)).sum() for out in outputs)
+def _gradients(
+    outputs: Sequence[torch.Tensor], modules: Sequence[torch.nn.Module], x: torch.Tensor
+) -> list[torch.Tensor]:
+    flat = torch.cat([out.flatten() for out in outputs])
+    loss = (flat * torch.arange(1.0, 1 + flat.numel(), dtype=flat.dtype)).sum()
     return list(torch.autograd.grad(loss, [x, *(p for module in modules for p in module.parameters())]))
 
 
