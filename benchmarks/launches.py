@@ -41,11 +41,13 @@ from equipoise.configs.load import as_override, load_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.sampling import BatchOrder
+from equipoise.modeling import boundary
 from equipoise.modeling.adapters import lora_layers
 from equipoise.modeling.fused import kernels, varlen
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.loop import Hooks, Loop
+from equipoise.train.objectives import base, diversity, grouped, placed, pointwise
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import optimizer_groups
 from equipoise.train.world import World
@@ -229,7 +231,18 @@ def stand_ins() -> Iterator[None]:
             "merge_into": one(3),
             "packed": packed,
         },
-    }
+        boundary: {"finite_rows": lambda x: (x, x.new_ones(len(x), dtype=torch.bool))},
+        base: {"averaged": lambda before, now, momentum: (now, now)},
+        pointwise: {"entire_space_loss": lambda logits, *rest: (logits[0].new_ones(()), torch.ones_like(logits[-1]))},
+        placed: {
+            "drawn_lists": lambda delta, *rest: (delta.new_ones(()), torch.ones_like(delta)),
+            "slate_marks": lambda click, _, item, row, at, others: (
+                click.new_ones(at.shape[0], at.shape[1] + others), row, click.new_ones(len(row)),
+            ),
+        },
+        grouped: {"group_prices": lambda averages: averages[0]},
+        diversity: {"path_distance": lambda codes: torch.empty(*codes[0].shape, codes[0].shape[1])},
+    }  # fmt: skip
     with ExitStack() as stack:
         for module, functions in cheap.items():
             for name, function in functions.items():
