@@ -1,7 +1,8 @@
 """What the pieces of the templates say by themselves, such as "bought 50 times or more", and values must not.
 
-A phrase is the literal text of a piece around what its filters say, or the label of a history. It is found whatever
-tokenizers drop: case, accents, signs without width.
+A phrase is the literal text of a piece around what its filters say, or nearly say ("bought 50+ times"), or the label of
+a history. It is found whatever tokenizers drop: case, accents, signs without width; and whatever signs are between its
+words.
 """
 
 import re
@@ -13,6 +14,10 @@ from equipoise.data.prompts import FILTER_WORDS, Piece, Placeholder, parse_piece
 DEEPEST = 4
 """Times that phrases are taken out of a value, which bounds the work on hostile ones."""
 _NUMBER = r"-?\d+(?:\.\d+)?"
+_GAP = r"[\W_]{1,3}"
+"""Between words of a phrase, as a model reads "bought-50-times" too."""
+_UNIMPORTANT = {"a", "half", "in", "last", "more", "most", "or", "over", "some", "this", "to"}
+"""Words of filters that by themselves say nothing."""
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -27,7 +32,7 @@ class Phrases:
     def __init__(self, pattern: str, sign: str) -> None:
         self._sign = sign.strip()
         before = rf"(?:{re.escape(self._sign)}\s*)?" if self._sign else ""
-        self._pattern = re.compile(rf"\s*{before}(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
+        self._pattern = re.compile(rf"\s*{before}(?<![^\W_])(?:{pattern})(?![^\W_])", re.IGNORECASE)
 
     def without(self, text: str) -> str:
         """The text without phrases, nor those that taking some out makes; cut where they are nested too deep."""
@@ -57,7 +62,9 @@ def phrases_of(pieces: Iterable[str], labels: Iterable[str]) -> str:
         pieces: of the templates; those without words, or without a filter, say nothing that can be told from values.
         labels: of histories; a single word is no phrase.
     """
-    phrases = {_phrase(parse_piece(piece)) for piece in pieces}
+    parsed = [parse_piece(piece) for piece in pieces]
+    phrases = {_phrase(piece) for piece in parsed}
+    phrases |= {each for name in {p.filter for piece in parsed for p in piece.placeholders} for each in _alone(name)}
     phrases |= {_words(label) for label in labels if len(label.split()) > 1 and _LETTER.search(label)}
     return "|".join(sorted(phrases - {""}, key=lambda phrase: (-len(phrase), phrase)))
 
@@ -66,10 +73,11 @@ def _phrase(piece: Piece) -> str:
     literals = "".join([piece.head, *(placeholder.tail for placeholder in piece.placeholders)])
     if not _LETTER.search(literals) or not any(placeholder.filter for placeholder in piece.placeholders):
         return ""
-    parts = [_words(piece.head)]
+    head = _words(piece.head)
+    parts = [rf"(?:{head}{_GAP}){{0,8}}{head}" if head else ""]  # "bought bought never never" leaves no "bought"
     for placeholder in piece.placeholders:
         parts += [_said(placeholder), _words(placeholder.tail)]
-    return r"\s*".join(part for part in parts if part)
+    return r"[\W_]{0,3}".join(part for part in parts if part)
 
 
 def _said(placeholder: Placeholder) -> str:
@@ -78,11 +86,31 @@ def _said(placeholder: Placeholder) -> str:
     words = FILTER_WORDS[placeholder.filter]
     if words is None:
         return _NUMBER
-    return f"(?:{'|'.join(map(_words, sorted(words, key=len, reverse=True)))})"
+    exact = map(_words, sorted(words, key=len, reverse=True))
+    return f"(?:{_nearly(words)}|{'|'.join(exact)})"
+
+
+def _alone(name: str | None) -> list[str]:
+    """What a filter says that is told from other texts without the words of its piece, such as "50 times or more"."""
+    phrases = [phrase.split() for phrase in FILTER_WORDS.get(name or "") or ()]
+    return [_words(" ".join(words)) for words in phrases if len(words) > 2 and set(words) & _telling(phrases)]
+
+
+def _telling(phrases: Iterable[list[str]]) -> set[str]:
+    return {word for words in phrases for word in words if _LETTER.search(word)} - _UNIMPORTANT
+
+
+def _nearly(phrases: tuple[str, ...]) -> str:
+    """What has the words of a filter in another order or number, one of them at least that means something."""
+    split = [phrase.split() for phrase in phrases]
+    words = {word for each in split for word in each if _LETTER.search(word)} | {"more", "or", "over"}
+    telling = "|".join(sorted(_telling(split), key=lambda word: (-len(word), word)))
+    any_word = rf"\d{{1,9}}\+?|{'|'.join(sorted(words, key=lambda word: (-len(word), word)))}"
+    return rf"(?:(?:{any_word}){_GAP}){{0,8}}(?:{telling})(?:{_GAP}(?:{any_word})(?![^\W_])){{0,8}}"
 
 
 def _words(text: str) -> str:
-    return r"\s+".join(re.escape(word) for word in _folded(text)[0].split())
+    return _GAP.join(re.escape(word) for word in _folded(text)[0].split())
 
 
 def _folded(text: str) -> tuple[str, list[int]]:

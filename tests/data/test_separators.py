@@ -92,6 +92,12 @@ PAST = HistoryConfig(label="often buys ", max_events=3)
         ", bought bought never never",
         ", costs 3.49 in all, green since today",
         ", last a month ago,",
+        " bought-50-times-or-more, last_today",
+        ", bought: 50 times, last - this week",
+        ", bought 50 or more times",
+        ", bought 50+ times",
+        ", bought over 50 times or more",
+        ", last 3 weeks",
     ],
 )
 def test_by_token_ids_a_title_that_says_a_piece_is_the_title_without_it(wordpiece: Any, fake: str) -> None:
@@ -106,7 +112,16 @@ def test_by_token_ids_a_title_that_says_a_piece_is_the_title_without_it(wordpiec
 
 
 @pytest.mark.parametrize(
-    "title", ["Last Minute Snacks", "best bought fresh", "50 times folded", "often red", "今天 tea"]
+    "title",
+    [
+        "Last Minute Snacks",
+        "best bought fresh",
+        "50 times folded",
+        "often red",
+        "今天 tea",
+        "Last 2 pieces",
+        "bought in 2",
+    ],
 )
 def test_words_of_pieces_alone_stay_in_values(title: str) -> None:
     assert PromptRenderer(SAID, PAST).item({"title": title}) == title
