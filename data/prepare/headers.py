@@ -10,7 +10,7 @@ import duckdb
 from equipoise.configs.schema import DataConfig
 from equipoise.data.database_bar import hide_bar
 from equipoise.data.labels import LabelStats
-from equipoise.data.prepare.labels import fill_absent_labels
+from equipoise.data.prepare.labels import fill_absent_labels, refuse_known_labels
 from equipoise.data.prepare.new_items import check_new_items
 from equipoise.data.prepare.slates import check_names
 from equipoise.data.prepare.tables import missing_columns, open_files, refuse_missing
@@ -37,6 +37,7 @@ def check_headers(config: DataConfig, labels: Mapping[str, LabelStats], read: Co
         tables = open_files(con, config.tables, Path(work), head=True)
         fill_absent_labels(tables, read)
         check_names(tables, config)
+        refuse_known_labels(config, tables.columns("impressions"), labels, read)
         reads = {label.label: f", which objectives.{name}.label names" for name, label in labels.items()}
         refuse_missing([c for name, why in reads.items() for c in missing_columns(tables, "impressions", [name], why)])
         check_new_items(tables, config)

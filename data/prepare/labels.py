@@ -8,6 +8,7 @@ from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.tables import Tables, check_columns, missing_required, one, refuse_missing
+from equipoise.data.prompts import piece_fields
 
 
 def fill_absent_labels(tables: Tables, read: Collection[str]) -> None:
@@ -52,6 +53,34 @@ def check_label_columns(tables: Tables, labels: Mapping[str, LabelStats]) -> Non
         check_columns(tables, "impressions", [label.label], f", which objectives.{name}.label names")
         if label.label not in KEPT:
             _check_values(tables, name, label)
+
+
+def refuse_known_labels(
+    config: DataConfig, columns: Collection[str], labels: Mapping[str, LabelStats], read: Collection[str]
+) -> None:
+    """Refuse labels among what a model is told of an impression: nobody knows them when candidates are scored.
+
+    Args:
+        config: of the data.
+        columns: of the impressions.
+        labels, read: as of `equipoise.data.prepare.slates.prepare`.
+
+    Raises:
+        UserError: names the setting and the label.
+    """
+    learned = {*read, *(label.label for label in labels.values())} & set(columns)
+    told = {
+        "data.prompt.prefix": piece_fields(config.prompt.prefix),
+        "data.prompt.context": piece_fields(config.prompt.context),
+        "data.features": config.feature_names,
+    }
+    for setting, names in told.items():
+        for name in names:
+            if name in learned:
+                raise UserError(
+                    f"{setting} names '{name}', which an objective learns and nobody knows when candidates are scored: "
+                    "leave it out"
+                )
 
 
 def label_sql(column: str) -> str:

@@ -27,7 +27,13 @@ from equipoise.data.prepare.feature_table import kept_scales, scales_of
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.history import write_bought, write_histories
 from equipoise.data.prepare.items import number_items, write_items
-from equipoise.data.prepare.labels import check_label_columns, fill_absent_labels, kept_labels, measure_labels
+from equipoise.data.prepare.labels import (
+    check_label_columns,
+    fill_absent_labels,
+    kept_labels,
+    measure_labels,
+    refuse_known_labels,
+)
 from equipoise.data.prepare.new_items import check_new_items, item_behaviour, mark_held_out
 from equipoise.data.prepare.parts import Part
 from equipoise.data.prepare.rates import check_rates, rate_columns, write_rates
@@ -108,6 +114,7 @@ def prepare(
         if part is not None:
             part.restrict(tables)
         check_names(tables, config)
+        refuse_known_labels(config, tables.columns("impressions"), labels, read)
         check_label_columns(tables, labels)
         check_rates(tables, config.rates)
         check_new_items(tables, config)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from equipoise.common.errors import UserError
+from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig, PromptConfig, SplitConfig, TablesConfig
 from equipoise.data.prepare.slates import prepare
 
@@ -138,6 +139,18 @@ def test_bad_event_timestamp_and_numbers(rows: dict, make_config: Make) -> None:
 def test_bad_label(rows: dict, make_config: Make, label: str, value: int, ending: str) -> None:
     spoil(rows, "impressions", 1, **{label: value})
     refuse(make_config(rows, ending), f"impressions.{ending}", f"{label} '{value}' in row 2", "0 or 1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"prompt": PromptConfig(context=["clicked {click}"])}, "data.prompt.context names 'click'"),
+        ({"prompt": PromptConfig(prefix=["{conversion}"])}, "data.prompt.prefix names 'conversion'"),
+        ({"features": [FeatureConfig(name="click", scale="category")]}, "data.features names 'click'"),
+    ],
+)
+def test_a_label_is_told_to_no_model(rows: dict, make_config: Make, changes: dict, setting: str) -> None:
+    refuse(make_config(rows, **changes), setting, "which an objective learns", "leave it out")
 
 
 def test_duplicates(rows: dict, make_config: Make) -> None:
