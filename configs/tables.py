@@ -206,6 +206,14 @@ class TablesConfig(Section):
             return value
         return {k: {"path": v} if isinstance(v, str) and URL.match(v) else v for k, v in value.items()}
 
+    @model_validator(mode="after")
+    def _no_blank_path(self) -> "TablesConfig":
+        for name in type(self).model_fields:
+            table = getattr(self, name)
+            if isinstance(table, Path) and not str(table).strip():
+                raise ValueError(f"{name} is blank: name a file, a folder or a glob")
+        return self
+
     @property
     def files(self) -> dict[str, TableFile]:
         """Name of every table that there is → where it is and how it is mapped."""

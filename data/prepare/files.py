@@ -44,6 +44,14 @@ def columns_of(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
 
 
+def is_there(path: Path, place: str) -> bool:
+    """Whether a path leads anywhere; raises UserError where that cannot be told, as of too long names."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"{place} {path} cannot be read ({error.strerror}): correct the path") from error
+
+
 def find_table(path: Path, place: str) -> list[Path]:
     """The files of a table: the file itself, the files of a folder, or those that a glob names.
 
@@ -54,9 +62,10 @@ def find_table(path: Path, place: str) -> list[Path]:
     Raises:
         UserError: there is none, or they are of several kinds.
     """
-    if path.is_file():
+    there = is_there(path, place)
+    if there and path.is_file():
         return [path]
-    if path.is_dir():
+    if there and path.is_dir():
         inside = sorted(file for file in path.rglob("*") if kind_of_file(file.name) and file.is_file())
         # Writers keep what is unfinished, and their notes, in names that begin with _ or a dot.
         files = [file for file in inside if not _hidden(file.relative_to(path))]
@@ -69,7 +78,7 @@ def find_table(path: Path, place: str) -> list[Path]:
         if not files:
             raise UserError(f"{place} {path} matches no file: correct the path")
         return one_kind(files, f"{place} {path}")
-    if re.match(r"[a-z][a-z0-9+]*:/", str(path)) and not path.exists():
+    if re.match(r"[a-z][a-z0-9+]*:/", str(path)) and not there:
         raise UserError(f"{place} {path} is no path of this machine: copy the file here and name its path")
     raise UserError(f"{place} {path} does not exist: correct the path")
 

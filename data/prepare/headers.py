@@ -10,6 +10,7 @@ import duckdb
 from equipoise.configs.schema import DataConfig
 from equipoise.data.database_bar import hide_bar
 from equipoise.data.labels import LabelStats
+from equipoise.data.prepare.files import is_there
 from equipoise.data.prepare.labels import fill_absent_labels, refuse_known_labels
 from equipoise.data.prepare.new_items import check_new_items
 from equipoise.data.prepare.slates import check_names
@@ -30,7 +31,9 @@ def check_headers(config: DataConfig, labels: Mapping[str, LabelStats], read: Co
         return []
     files = config.tables.files.values()
     local = [Path(file.path) for file in files if file.path is not None and not file.is_remote]
-    if len(local) == len(files) and not any(path.exists() or glob.has_magic(str(path)) for path in local):
+    if len(local) == len(files) and not any(
+        glob.has_magic(str(path)) or is_there(path, "data.tables:") for path in local
+    ):
         return ["no table of data.tables is on this machine: their columns were not checked"]
     with tempfile.TemporaryDirectory() as work, duckdb.connect() as con:
         hide_bar(con)

@@ -1,16 +1,19 @@
 """Every bad input has its one sentence, which names the place and the way out, and leaves nothing behind."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from equipoise.common.errors import UserError
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.schema import DataConfig, PromptConfig, SplitConfig, TablesConfig
+from equipoise.data.prepare.headers import check_headers
 from equipoise.data.prepare.slates import prepare
 
 Make = Callable[..., DataConfig]
@@ -37,6 +40,22 @@ def test_missing_file(rows: dict, make_config: Make, tmp_path: Path) -> None:
     assert tables is not None
     gone = TablesConfig(impressions=tmp_path / "gone.csv", items=tables.items)
     refuse(make_config(rows, tables=gone), "data.tables.impressions", "gone.csv", "does not exist")
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "\x00.csv", "a" * 300 + "/b.csv"])
+def test_a_name_that_no_file_system_takes(rows: dict, make_config: Make, path: str) -> None:
+    config = make_config(rows)
+    tables = config.tables.model_copy(update={"items": Path(path)})
+    config = config.model_copy(update={"tables": tables})
+    refuse(config, "data.tables.items", "correct the path")
+    config = config.model_copy(update={"tables": TablesConfig(impressions=Path(path), items=Path(path))})
+    with nullcontext() if "\x00" in path else pytest.raises(UserError, match=r"cannot be read .*: correct the path"):
+        assert check_headers(config, {}, ())
+
+
+def test_a_blank_path_is_refused() -> None:
+    with pytest.raises(ValidationError, match="items is blank: name a file"):
+        TablesConfig(impressions=Path("a.csv"), items=Path(" "))
 
 
 def test_unknown_ending(rows: dict, make_config: Make, tmp_path: Path) -> None:
