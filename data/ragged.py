@@ -83,7 +83,7 @@ class RaggedWriter:
         self.offsets = GrowingArray(folder / f"{name}.offsets.npy", np.int64)
         self.offsets.append([0])
 
-    def append(self, parts: Sequence[Sequence[int]]) -> np.ndarray:
+    def append(self, parts: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
         """Add parts at the end; returns their lengths, int64."""
         lengths = np.fromiter((len(part) for part in parts), dtype=np.int64, count=len(parts))
         values: Iterable[int] = chain.from_iterable(parts)

@@ -189,7 +189,7 @@ def _compare_slices(
 
 def _slices(table: ScoreTable, known_items: int) -> Mapping[str, np.ndarray]:
     """Name → rows of a group, bool (N,)."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for attribute, values in table.user_groups.items():
         texts = np.array(["unknown" if value is None else str(value) for value in values])
         found |= {f"{attribute} {text}": texts == text for text in np.unique(texts).tolist()}

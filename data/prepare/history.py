@@ -119,7 +119,7 @@ def of_kinds(tables: Tables, config: HistoryConfig) -> str:
         raise UserError(f"{where} has no column 'kind', which data.history.kinds reads: add it or drop kinds")
     known = {kind for (kind,) in tables.con.execute("SELECT DISTINCT kind FROM events").fetchall()}
     for kind in config.kinds:
-        if kind not in known:
+        if kind not in known and not tables.follows:
             kinds = ", ".join(sorted(map(str, known - {None}))) or "none"
             raise UserError(
                 f"{where} has no event of kind '{kind}', which data.history.kinds names (there are {kinds}): correct it"

@@ -54,6 +54,7 @@ class Part:
             NoImpressions: there is none.
         """
         con, columns = tables.con, tables.columns("impressions")
+        tables.follows = self.before is not None
         if "timestamp" not in columns:
             return  # which is refused with all other missing columns
         when = moment(quote("timestamp"), columns["timestamp"])

@@ -119,7 +119,8 @@ def prepare(
         check_rates(tables, config.rates)
         check_new_items(tables, config)
         check_weight_columns(tables, config.weights)
-        refuse_ambiguous(tables, config)
+        if part is None or part.before is None:  # one day alone may not show how numbers are written
+            refuse_ambiguous(tables, config)
         columns = [*_impression_columns(tables, config), *columns_of_labels(labels)]
         reads_events = config.keeps_items or any(section.max_events for section in config.history_sections)
         reads_events = reads_events or config.comparison is not None

@@ -47,6 +47,7 @@ class Tables:
     unread_labels: tuple[str, ...] = ()
     absent_labels: list[str] = field(default_factory=list)
     formatted: list[Formatted] = field(default_factory=list)
+    follows: bool = False  # rows of some days alone, after those of a part before, which were checked as a whole
 
     def has(self, table: str) -> bool:
         """Whether the data set has this table."""

@@ -114,6 +114,19 @@ def test_an_item_that_is_sold_no_more_stays(config: DataConfig, parts: list[Path
     assert manifest.dropped["impressions of an item_id that items lacks"]
 
 
+def test_a_day_may_lack_a_kind_of_event_that_there_was(config: DataConfig, parts: list[Path], tmp_path: Path) -> None:
+    assert config.tables is not None
+    events = pd.read_csv(str(config.tables.files["events"].path), dtype=str)
+    events.loc[events.timestamp < "2026-01-02", "kind"] = "view"
+    events[events.timestamp < "2026-01-03"].to_csv(tmp_path / "events.csv", index=False)
+    history = config.history_sections[0].model_copy(update={"kinds": ["return"]})
+    changes = {"tables": config.tables.model_copy(update={"events": tmp_path / "events.csv"}), "history": history}
+    own = config.model_copy(update={**changes, "folder": tmp_path / "part", "scales_from": parts[0]})
+    assert prepare(own, part=Part(CUTS[0], CUTS[1], parts[0])).counts["requests"]
+    with pytest.raises(UserError, match="has no event of kind 'return'"):
+        prepare(own.model_copy(update={"scales_from": None}), part=Part(None, CUTS[0]))
+
+
 def test_days_without_impressions_are_refused(config: DataConfig, tmp_path: Path) -> None:
     own = config.model_copy(update={"folder": tmp_path / "part"})
     with pytest.raises(UserError, match="no impression from 2027-01-01 before 2027-01-02"):
