@@ -1,7 +1,7 @@
 """What the server counts, in the form that Prometheus reads."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -26,9 +26,12 @@ class Served(Protocol):
 
     recommender: Recommender
     keeper: Keeper | None
-    batcher: Sized
     shown: Shown
     version: str
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the model."""
 
 
 class ExportCollector(Collector):
@@ -121,7 +124,7 @@ class Metrics:
         self.answers = Counter("answers", "Answers by the version of the export.", ("version",), **names)
         self.switches = Counter("switches", "Exports that took over, or were refused.", ("result",), **names)
         waiting = Gauge("queue_requests", "Requests that wait for the model.", **names)
-        waiting.set_function(lambda: len(self.served.batcher))
+        waiting.set_function(lambda: self.served.waiting)
         self.registry.register(ExportCollector(self))
         if served.keeper is not None:
             self.registry.register(PromiseCollector(self))

@@ -107,6 +107,11 @@ class Service:
         self.reading = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._explaining = asyncio.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the model."""
+        return len(self.batcher)
+
     def start(self) -> None:
         """Begin to answer; needs a running event loop."""
         self.batcher.start()
