@@ -1,5 +1,6 @@
-"""The recipes for several nodes: valid for their own checkers, and what they call exists."""
+"""The recipes for schedulers: valid for their own checkers, and what they call exists."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -9,12 +10,15 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import typer.main
 import yaml
 
+from equipoise.launch.cli import app
 from equipoise.launch.launch_job import config_file
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 TRAIN = ("slurm/train.sbatch", "kubernetes/train.yaml", "skypilot/train.yaml")
+NIGHTLY = ("slurm/nightly.sbatch", "kubernetes/nightly.yaml", "airflow/nightly.py")
 
 
 def test_kubernetes_takes_its_recipe() -> None:
@@ -38,9 +42,10 @@ def test_pods_are_as_many_as_nodes_and_find_the_first_by_the_service() -> None:
     assert f"--main_process_port {port['port']}" in container["args"][0]
 
 
-def test_the_shell_takes_the_slurm_script() -> None:
+@pytest.mark.parametrize("name", ["train", "nightly"])
+def test_the_shell_takes_the_slurm_scripts(name: str) -> None:
     checker = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or "shellcheck"
-    script = LAUNCH / "slurm" / "train.sbatch"
+    script = LAUNCH / "slurm" / f"{name}.sbatch"
     done = subprocess.run([checker, "-S", "warning", str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -70,3 +75,32 @@ def test_skypilot_starts_the_nodes_that_it_counts() -> None:
     assert task["num_nodes"] == 2 and "/work" in task["file_mounts"]
     for variable in ("NUM_NODES", "NUM_GPUS_PER_NODE", "NODE_RANK", "NODE_IPS"):
         assert f"SKYPILOT_{variable}" in task["run"]
+
+
+def test_the_jobset_is_one() -> None:
+    (jobset,) = yaml.safe_load_all((LAUNCH / "kubernetes" / "nightly.yaml").read_text("utf-8"))
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = jobset["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy asks for
+    (container,) = pod["containers"]
+    rules = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rules[0]["onExitCodes"]["containerName"] == container["name"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_dag_parses() -> None:
+    tree = ast.parse((LAUNCH / "airflow" / "nightly.py").read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    operator = next(call for call in calls if call.func.id == "BashOperator")  # type: ignore[attr-defined]
+    assert {keyword.arg for keyword in operator.keywords} >= {"task_id", "bash_command", "skip_on_exit_code"}
+
+
+@pytest.mark.parametrize("recipe", NIGHTLY)
+def test_a_night_is_called_with_options_that_there_are(recipe: str) -> None:
+    group: Any = typer.main.get_command(app)
+    known = {option for parameter in group.commands["nightly"].params for option in parameter.opts}
+    calls = re.findall(r"equipoise nightly[^\n]*", (LAUNCH / recipe).read_text("utf-8"))
+    assert calls
+    for call in calls:
+        assert set(re.findall(r"--(?!utc|date)[a-z-]+", call)) <= known, call
