@@ -1,6 +1,6 @@
 """Learning from what was shown, on a shop whose truth is known.
 
-    python -m benchmarks.daily_ope [--quick] --json FILE
+    python -m benchmarks.daily --only ope [--quick] --json FILE
 
 - `ope_coverage`: how often 95 % intervals of `equipoise ope` (doubly robust) hold what operating points truly earn.
   Each repetition draws requests of the simulated shop, a list of each by Plackett–Luce on the scores of an imperfect
@@ -9,7 +9,6 @@
 - `position_eta_error`: relative error of the η that `data.position` finds in a shop of `equipoise simulate`.
 """
 
-import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import spearmanr
 
-from benchmarks.figures import figure, report, show, write
+from benchmarks.figures import figure
 from equipoise.configs.load import load_config
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.simulator.demand import click_probability, examination, purchase_probability
@@ -154,21 +153,6 @@ def measure_position(quick: bool) -> list[dict[str, Any]]:
     return figures
 
 
-def measure(quick: bool) -> list[dict[str, Any]]:
-    """All figures of this file, for `benchmarks.daily` too."""
+def measure(work: Path, quick: bool) -> list[dict[str, Any]]:
+    """All figures of this file; nothing is kept in `work`."""
     return [*measure_ope(quick), *measure_position(quick)]
-
-
-def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions and requests")
-    parser.add_argument("--json", type=Path, required=True, help="file to write")
-    options = parser.parse_args()
-    figures = measure(options.quick)
-    show("learning from what was shown", figures)
-    write(options.json, report("daily_ope", figures, quick=options.quick))
-
-
-if __name__ == "__main__":
-    main()

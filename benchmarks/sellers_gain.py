@@ -14,6 +14,7 @@ false`), so that one sees that the attacks would work.
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,10 @@ def shop_config(folder: Path, tables: dict[str, Path], escape: bool, steps: int)
     )
 
 
+def _attacked(attack: Callable[[str, str, str], str], much: str, lately: str, title: str) -> str:
+    return attack(title, much, lately)
+
+
 def write_attacks(folder: Path, tables: dict[str, Path], config: RunConfig) -> list[str]:
     """`requests.parquet` and `items.parquet` of all attacks on the test split; the names of the requests' forms.
 
@@ -167,8 +172,8 @@ def write_attacks(folder: Path, tables: dict[str, Path], config: RunConfig) -> l
     titles = {row["item_id"]: row["title"] for row in pq.read_table(tables["items"]).to_pylist()}
     forms: dict[str, Callable[[str], str]] = {"honest": str, "true": str}
     for name, attack in ATTACKS.items():
-        forms[f"{name} fake"] = lambda title, attack=attack: attack(title, MUCH, LATELY)
-        forms[f"{name} signs"] = lambda title, attack=attack: attack(title, "", "")
+        forms[f"{name} fake"] = partial(_attacked, attack, MUCH, LATELY)
+        forms[f"{name} signs"] = partial(_attacked, attack, "", "")
     requests: list[dict[str, Any]] = []
     for form in forms:
         bought, days = (60, 0) if form == "true" else (0, None)
