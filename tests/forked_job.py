@@ -147,7 +147,7 @@ def _accelerate(arguments: list[str]) -> None:
 
 def _fork_ranks(launched: argparse.Namespace) -> None:
     """In place of torch's launcher: fork the ranks; once one fails, end the others and exit with 1, as it does."""
-    size, nodes = int(launched.nproc_per_node), int(launched.nnodes)
+    size, nodes = int(launched.nproc_per_node), int(launched.nnodes.split(":")[0])  # 1:1 by default
     first = int(launched.node_rank) * size
     port = launched.master_port if nodes == 1 else launched.rdzv_endpoint.rpartition(":")[2]
     sys.stdout.flush()
