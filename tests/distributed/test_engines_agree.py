@@ -34,7 +34,7 @@ def test_two_processes_equal_one(engine: str, method: str, launch: Any, alone: d
     real = engine == "cpu_zero3"  # DeepSpeed once by the launcher itself; DDP in test_signals.py
     job = launch(engine, tmp_path / "run", "train.batch_size=2", f"balancing.method={method}", UNEVEN, real=real)
     assert job.code == 0, job.printed
-    assert "2 process(es)" in job.printed
+    assert "2 processes on cpu" in job.printed
 
     expected, found = alone[method].metrics(), job.metrics()
     assert len(expected) == len(found) == 6

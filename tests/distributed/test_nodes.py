@@ -60,7 +60,7 @@ def test_two_nodes_equal_one_process(engine: str, alone: Job, tiny_config: Path,
             threads.map(lambda rank: launch_forked([*_options(engine, tmp_path, rank, port), *command]), (0, 1))
         )
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(node.stdout + node.stderr for node in nodes)
-    assert "2 process(es)" in nodes[0].stdout
+    assert "2 processes on cpu" in nodes[0].stdout
     _same_adapters(Job(run, 0, ""), alone)
 
 

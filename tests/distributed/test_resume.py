@@ -111,7 +111,7 @@ def test_another_number_of_processes_goes_on_with_the_same_batches(
     job = launch(engine, killed, *OF_TWO, "--resume", processes=processes)
     assert job.code == 0, job.printed
     printed = " ".join(job.printed.split())
-    assert f"{processes} process(es)" in printed
+    assert f"{processes} processes on cpu" in printed
     assert (f"began with 2 process(es) and goes on with {processes}" in printed) == (processes != 2)
     for name, tensor in two_processes.adapters().items():
         assert (tensor - job.adapters()[name]).abs().max() <= 1e-5, name
