@@ -120,7 +120,7 @@ def test_moving_to_a_device_moves_everything() -> None:
     ones = [np.ones(len(slate.item), np.float32) for slate in small()]
     rest = SlateRest(np.zeros(2, np.int64), np.zeros((2, 1), np.float32))
     slates = [
-        replace(slate, labels={"basket": each}, weight=each, rest=rest)
+        replace(slate, labels={"basket": each}, weight=each, examination=each, rest=rest)
         for slate, each in zip(small(), ones, strict=True)
     ]
     batch = build_batch(slates, 100, 0, {"brand": np.arange(5)})

@@ -83,7 +83,9 @@ def test_a_damaged_cache_stops_a_job_and_is_mended_by_the_command(make_config: C
     assert find_tokens(config).counts == cache.counts
 
 
-@pytest.mark.parametrize(("train", "order"), [({"batch_size": 4}, "BatchOrder"), ({"batch_size": None}, "BudgetOrder")])
+@pytest.mark.parametrize(
+    ("train", "order"), [({"batch_size": 4}, "BatchOrder"), ({"batch_size": None, "max_tokens": 400}, "BudgetOrder")]
+)
 def test_the_setting_chooses_the_measure(
     train: dict[str, Any], order: str, make_config: Callable[..., RunConfig]
 ) -> None:
