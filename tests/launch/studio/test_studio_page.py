@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -53,7 +54,9 @@ class Page:
     """The studio, as someone uses it."""
 
     def __init__(self, browser: webdriver.Chrome) -> None:
-        self.browser, self.wait = browser, WebDriverWait(browser, SLOWEST, poll_frequency=0.2)
+        # The page draws its lists anew while they are read.
+        stale = [StaleElementReferenceException]
+        self.browser, self.wait = browser, WebDriverWait(browser, SLOWEST, 0.2, ignored_exceptions=stale)
 
     def one(self, name: str) -> Any:
         """The element of an id."""
