@@ -12,23 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from benchmarks.soak_work import SHAPE
 from equipoise.configs.schema import RunConfig
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.data.simulator.write import START, simulate
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {
-    "vocab_size": 30522,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "pad_token_id": 0,
-}
+TINY = SHAPE | {"vocab_size": 30522}
 
 
 @dataclass(frozen=True)

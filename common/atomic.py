@@ -68,6 +68,15 @@ def replace_dir(complete: Path, folder: Path) -> None:
     shutil.rmtree(older)
 
 
+def through_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def _unfinished(folder: Path) -> str:
     """A new name next to a folder, which tells whose it is."""
     return f"{folder.name}.tmp-{os.getpid()}-{HOST}-{secrets.token_hex(4)}"

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
-from equipoise.data.manifest import Manifest
 from equipoise.evaluation.evaluate_run import ranking_attributes
 from equipoise.evaluation.split_scores import SplitScores
 from equipoise.export.files import open_record
@@ -29,7 +28,7 @@ from equipoise.nightly.judge import Scored, Verdict, day_is_refused, figures_of,
 from equipoise.nightly.state import DAY_REFUSED, KEPT, PROMOTED, REFUSED, State
 from equipoise.train.checkpoint_files import checkpoints
 from equipoise.train.job import train
-from equipoise.train.run_folder import is_finished
+from equipoise.train.run_folder import has_begun, is_finished
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +196,7 @@ class Night:
         own = {"name": f"{data.name}-{self.name}", "output": run, "train": options.model_copy(update=changes)}
         if is_finished(run):
             return
-        begun = (run / "config.yaml").is_file()
+        begun = has_begun(run)
         resume = begun and bool(checkpoints(run))
         run.parent.mkdir(exist_ok=True)
         if not self.trainer(data.model_copy(update=own), resume, begun and not resume):
@@ -290,8 +289,3 @@ class Night:
         elif values:
             name = max(values, key=lambda key: values[key])
             log.info(f"no drift since {drift['against']}: the largest PSI is {values[name]:.2f} ({name})")
-
-
-def composed_counts(state: State, name: str) -> dict[str, int]:
-    """Requests of each split of a night's data."""
-    return {split: counts.requests for split, counts in Manifest.read(state.data(name)).splits.items()}

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from equipoise.common.atomic import atomic_write
+from equipoise.common.atomic import atomic_write, through_to_disk
 from equipoise.common.digest import is_as_written, with_digest
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
@@ -173,11 +173,7 @@ class State:
         new.unlink(missing_ok=True)
         new.symlink_to(Path("exports") / name)
         new.replace(self.link)
-        number = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        through_to_disk(self.folder)
 
 
 def roll_back(state: State) -> tuple[str, str]:

@@ -2,11 +2,11 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from equipoise.common.atomic import through_to_disk
 from equipoise.common.digest import KEY, is_as_written, with_digest
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
@@ -41,15 +41,7 @@ def seal(folder: Path, state: Mapping[str, Any]) -> None:
     (folder / STATE).write_text(json.dumps(with_digest(whole), indent=2), "utf-8")
     folders = {folder, *(path for path in folder.rglob("*") if path.is_dir())}
     for path in (*files, folder / STATE, *sorted(folders)):
-        _through_to_disk(path)
-
-
-def _through_to_disk(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        through_to_disk(path)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
