@@ -22,6 +22,7 @@ NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "starlet
 try:
     from equipoise.serving.server.app import create_app
     from equipoise.serving.server.switch import Followed
+    from equipoise.serving.server.traces import check_collector
     from equipoise.serving.server.uvicorn_server import listen, serve
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in NEEDED:
@@ -127,6 +128,7 @@ def check_options(options: ServerOptions, cache_mb: int) -> None:
         if not value >= bound:
             raise UserError(f"{name} {value:g} is too small: give at least {bound}")
     check_exploration(options.explore, options.explore_seed)
+    check_collector(options.traces)
     if not 0 < options.timeout_s <= 3600:
         raise UserError(f"--timeout-s {options.timeout_s:g} is out of range: give up to 3600 seconds")
     if not options.batch_wait_ms < options.timeout_s * 1000:

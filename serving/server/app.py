@@ -1,5 +1,6 @@
 """The application: endpoints, who may call them, what is counted."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import ErrorAnswer, install
 from equipoise.serving.server.service import Service
 from equipoise.serving.server.switch import Followed, Switch, VersionMiddleware
+from equipoise.serving.server.traces import open_traces
 
 ROUTERS = {"the model": endpoints.router, "the server": pages.router}
 """By what they ask."""
@@ -28,7 +30,8 @@ def create_app(recommender: Recommender, options: ServerOptions, followed: Follo
         options: limits and token; host and port are the caller's.
         followed: the link that led to the export, whose later exports are served in its place.
     """
-    service = Service(recommender, options)
+    traces = open_traces(options.traces)
+    service = Service(recommender, options, traces=traces)
     switch = Switch(service, options, followed)
 
     @asynccontextmanager
@@ -36,6 +39,7 @@ def create_app(recommender: Recommender, options: ServerOptions, followed: Follo
         switch.start()
         yield
         await switch.close()
+        await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="Equipoise",
@@ -64,4 +68,5 @@ def create_app(recommender: Recommender, options: ServerOptions, followed: Follo
         app.add_middleware(HostMiddleware, allowed=options.allowed_host)
     app.add_middleware(MetricsMiddleware, metrics=service.metrics, routes=routes)
     app.add_middleware(VersionMiddleware, switch=switch)
+    app.add_middleware(traces.around, routes=routes)
     return app

@@ -33,3 +33,4 @@ class ServerOptions:
     explore: float = option(0.0, "Temperature of drawn lists, in units of utility; 0 draws none.")
     explore_seed: int | None = option(None, "Of the draws.", shown="a new one")
     log: Path | None = option(None, "Folder that logs what is shown.")
+    traces: str | None = option(None, "Collector of OpenTelemetry traces: http://localhost:4318.")

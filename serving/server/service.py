@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ from equipoise.serving.server.exploration import Shown
 from equipoise.serving.server.metrics import Metrics
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.refusal import CLIENT_GONE, Overloaded, Refusal
+from equipoise.serving.server.traces import Traces
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ MAX_RECALLS = 32
 """Requests for recall that are searched in one pass."""
 MAX_VARIANTS = 4
 """Variants of one explained request that wait for the model together."""
+NO_TRACES = Traces()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Service:
         recommender: the loaded export.
         options: limits.
         metrics: of the server, where another service has begun them.
+        traces: of the server.
 
     Attributes:
         version: of the export.
@@ -73,7 +76,13 @@ class Service:
         shown_examples: of GET /examples, once they were asked for.
     """
 
-    def __init__(self, recommender: Recommender, options: ServerOptions, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        options: ServerOptions,
+        metrics: Metrics | None = None,
+        traces: Traces = NO_TRACES,
+    ) -> None:
         limits = replace(recommender.limits, unknown_fields=options.unknown_fields)
         if options.max_candidates is not None:
             limits = replace(limits, candidates=options.max_candidates)
@@ -84,7 +93,7 @@ class Service:
         self.version, self.in_flight = recommender.version, 0
         self.shown = Shown(recommender, options)
         self.shown_examples: list[Any] | None = None
-        self.metrics = metrics or Metrics(self)
+        self.metrics, self.traces = metrics or Metrics(self), traces
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.batcher = MicroBatcher(
             self._score,
@@ -169,7 +178,8 @@ class Service:
             given = asked.model_dump(exclude_unset=True)
             prepared = await self._in_thread(self.recommender.prepare_recall, given)
             self.metrics.saw_missing(Counter(self.recommender.reader.missing_of_shopper(given)))
-            return (await while_connected(self.recalls.submit(prepared, 1), request)).result
+            with self.traces.span("search"):
+                return (await while_connected(self.recalls.submit(prepared, 1), request)).result
 
     def _prepare_ranking(self, given: dict[str, Any]) -> tuple[Mapping[str, int], PreparedRequest]:
         prepared = self.recommender.prepare(self._kept(given))
@@ -189,7 +199,18 @@ class Service:
             read, prepared = await self._in_thread(prepare, asked.model_dump(exclude_unset=True))
             self.metrics.saw_missing(prepared.request.missing)
             count = len(prepared.request.candidates)
-            return read, await while_connected(self.batcher.submit(prepared, count), request)
+            with self.traces.span("score") as span:
+                outcome = await while_connected(self.batcher.submit(prepared, count), request)
+                if span is not None:
+                    span.set_attributes({f"equipoise.{name}": value for name, value in self._told(count, outcome)})
+            return read, outcome
+
+    def _told(self, count: int, outcome: ScoredOutcome[CachedRanking]) -> Iterator[tuple[str, str | float]]:
+        """What the span of a scored request tells."""
+        yield from (("export", self.version), ("candidates", count), ("waited_s", outcome.waited))
+        yield from ((f"pass.{name}", value) for name, value in vars(outcome.model_pass).items())
+        if outcome.result.prefix_cached is not None:
+            yield "prefix_cached", outcome.result.prefix_cached
 
     async def explain(self, asked: ExplainRequest, request: Request) -> Explanation:
         """Explain candidates: each variant of the request waits for a pass by itself, so that others go in between.
@@ -203,7 +224,8 @@ class Service:
         """
         async with self._limited(self.batcher):
             given = self._kept(asked.model_dump(exclude_unset=True))
-            return await while_connected(self._one_explanation(given), request)
+            with self.traces.span("explain"):
+                return await while_connected(self._one_explanation(given), request)
 
     async def _one_explanation(self, given: dict[str, Any]) -> Explanation:
         """One after the other: each is as much work as many rankings, which go on in between."""
@@ -267,7 +289,8 @@ class Service:
             raise self._overloaded("time") from error
 
     async def _in_thread(self, prepare: Callable[[dict[str, Any]], T], given: dict[str, Any]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, given)
+        with self.traces.span("prepare"):
+            return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, given)
 
     def _score(self, prepared: Sequence[PreparedRequest]) -> list[CachedRanking]:
         """In the model's thread."""

@@ -89,7 +89,7 @@ class Switch:
         logger.info("loading %s beside %s", target, self.current.version)
         try:
             recommender = await asyncio.to_thread(followed.load, target)
-            new = Service(recommender, self.options, self.current.metrics)
+            new = Service(recommender, self.options, self.current.metrics, self.current.traces)
         except Exception as error:
             self._refused = mark
             self.current.metrics.switches.labels("refused").inc()
