@@ -1,6 +1,6 @@
 """A shop that trains every night: what it costs and keeps, what it refuses, and that no request is lost at a switch.
 
-    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare,ope] [--work FOLDER]
+    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare,scoring,ope] [--work FOLDER]
 
 Parts, each a module of its own with `measure(work, quick)`:
 
@@ -9,6 +9,7 @@ nights   fourteen simulated days with drift (the answer to prices changes from d
          labels are shuffled is to be refused (`benchmarks/daily_nights.py`)
 switch   32 clients while the link leads from one export to another (`benchmarks/daily_switch.py`; needs `nights`)
 prepare  rows per second and memory of one more day (`benchmarks/daily_prepare.py`)
+scoring  one worker and two, each with one thread (`benchmarks/daily_scoring.py`)
 ope      estimates from logs of drawn lists, and of places, against the truth (`benchmarks/daily_ope.py`)
 
 The quick form has a tiny random base, few days and few requests: it shows that all of it runs, not how well.
@@ -25,6 +26,7 @@ PARTS = {
     "nights": "benchmarks.daily_nights",
     "switch": "benchmarks.daily_switch",
     "prepare": "benchmarks.daily_prepare",
+    "scoring": "benchmarks.daily_scoring",
     "ope": "benchmarks.daily_ope",
 }
 """Name of a part → its module."""

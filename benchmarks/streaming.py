@@ -55,11 +55,18 @@ class Run:
     peak: int
 
 
-def make_run(folder: Path) -> RunConfig:
-    """A run folder with random adapters of two pointwise and two list-wise objectives."""
-    shape = {**BACKBONES["tiny"], "vocab_size": VOCABULARY}
-    split = shape.pop("split")
-    AutoConfig.for_model(shape.pop("arch"), **shape).save_pretrained(folder / "base")
+def make_run(folder: Path, base: str | None = None) -> RunConfig:
+    """A run folder with random adapters of two pointwise and two list-wise objectives.
+
+    Args:
+        folder: of the run, and of its base.
+        base: a pretrained one instead of a tiny random one.
+    """
+    backbone: dict[str, Any] = {"path": base}
+    if base is None:
+        shape = {**BACKBONES["tiny"], "vocab_size": VOCABULARY}
+        backbone = {"path": str(folder / "base"), "tokenizer": TOKENIZER, "init": "random", "split": shape.pop("split")}
+        AutoConfig.for_model(shape.pop("arch"), **shape).save_pretrained(folder / "base")
     config = RunConfig.model_validate(
         {
             "name": "streaming",
@@ -70,7 +77,7 @@ def make_run(folder: Path) -> RunConfig:
                 "prompt": {"prefix": ["age {age}"], "item": ["{title}"], "context": ["seen {seen|count}"]},
             },
             "tokens": {"max_prefix": 48, "max_candidate": 16, "max_row": 256},
-            "backbone": {"path": str(folder / "base"), "tokenizer": TOKENIZER, "init": "random", "split": split},
+            "backbone": backbone,
             "lora": {"rank": 4, "alpha": 8},
             "objectives": {name: {} for name in ("ctr", "cvr", "diversity", "fairness")},
         }

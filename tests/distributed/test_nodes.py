@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tests.distributed.conftest import Job
-from tests.forked_job import launch_forked
+from tests.forked_job import launch_forked, run_forked
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -51,17 +54,45 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("engine", ["multi_node", "multi_node_fsdp2"])
-def test_two_nodes_equal_one_process(engine: str, alone: Job, tiny_config: Path, tmp_path: Path) -> None:
-    port, run = _free_port(), tmp_path / "run"
-    command = ["-m", "equipoise.launch.train", str(tiny_config), f"output={run}", "train.batch_size=2", *SETTINGS]
+def _on_two_nodes(engine: str, folder: Path, command: str, *arguments: str) -> str:
+    """Run a command by two launchers that both succeed; returns what the first printed."""
+    port, module = _free_port(), f"equipoise.launch.{command}"
     with ThreadPoolExecutor(2) as threads:
         nodes = list(
-            threads.map(lambda rank: launch_forked([*_options(engine, tmp_path, rank, port), *command]), (0, 1))
+            threads.map(
+                lambda rank: launch_forked([*_options(engine, folder, rank, port), "-m", module, *arguments]), (0, 1)
+            )
         )
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(node.stdout + node.stderr for node in nodes)
-    assert "2 processes on cpu" in nodes[0].stdout
+    return nodes[0].stdout
+
+
+@pytest.mark.parametrize("engine", ["multi_node", "multi_node_fsdp2"])
+def test_two_nodes_equal_one_process(engine: str, alone: Job, tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = [str(tiny_config), f"output={run}", "train.batch_size=2", *SETTINGS]
+    assert "2 processes on cpu" in _on_two_nodes(engine, tmp_path, "train", *settings)
     _same_adapters(Job(run, 0, ""), alone)
+
+
+def test_two_nodes_score_what_one_process_scores(alone: Job, tiny_config: Path, tmp_path: Path) -> None:
+    slates = yaml.safe_load(tiny_config.read_text())["data"]["folder"] + "/slates"
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = run_forked(["score", str(alone.folder), slates, str(one), "--block", "8"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = _on_two_nodes("multi_node_ddp", tmp_path, "score", str(alone.folder), slates, str(two), "--block", "8")
+    assert "scored" in printed
+    parts = sorted(path.name for path in one.glob("scores-*.parquet"))
+    assert len(parts) > 2 and parts == sorted(path.name for path in two.glob("scores-*.parquet"))
+    for name in parts:
+        ours, theirs = (pq.read_table(folder / name) for folder in (one, two))
+        assert ours.schema == theirs.schema
+        for column in ours.column_names:
+            found, expected = (table.column(column) for table in (theirs, ours))
+            if pa.types.is_floating(found.type):
+                np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), atol=TOLERANCE, err_msg=column)
+            else:
+                assert found.equals(expected), column
 
 
 def test_a_node_that_dies_is_replaced_and_the_job_goes_on(alone: Job, tiny_config: Path, tmp_path: Path) -> None:
