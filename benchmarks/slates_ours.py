@@ -9,7 +9,7 @@ extra: `pip install --no-deps LibMTL==1.1.5` (see benchmarks.peers).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,8 @@ WITHOUT = {
     "split_attention": "stock SDPA under a mask of all pairs of tokens",
 }
 """The ideas, by name: what stands in the place of each."""
+HISTORY = 64
+"""Things that candidates are compared with, as many as `data.comparison` takes at most by default."""
 PROMPT_TOKENS = 2200
 """Of a peer's step where it need not treat as many impressions as ours: enough for full matrix products."""
 
@@ -75,7 +77,7 @@ def one_after_another(steps: list[Callable[[], None]]) -> None:
 
 
 def ours(backbone: str, sizes: Sizes, prompts: int) -> dict[str, Contender]:
-    """Our step with four objectives and with one, and the four without each of the ideas.
+    """Our step with four objectives and with one, and the four with the comparison and without each of the ideas.
 
     Args:
         backbone: one of BACKBONES.
@@ -87,11 +89,13 @@ def ours(backbone: str, sizes: Sizes, prompts: int) -> dict[str, Contender]:
     single = [build_workload(backbone, 1, sizes, seed, way=FAST) for seed in range(OBJECTIVES)]
     wide = build_workload(backbone, OBJECTIVES, sizes, way=Way(attention="split", scope="all"))
     masked = build_workload(backbone, OBJECTIVES, sizes, way=Way(attention="sdpa", scope="candidates"))
+    comparing = build_workload(backbone, OBJECTIVES, replace(sizes, history=HISTORY), way=FAST)
     alone = resized(full, separate_prompts(Sizes(1, prompts, sizes.prefix, sizes.length)))
     singles = [training_step(workload, balancing=False) for workload in single]
     return {
         "ours": Contender(training_step(full), packed),
         "ours_one": Contender(singles[0], packed),
+        "with_comparison": Contender(training_step(comparing), packed),
         "without_packing": Contender(training_step(alone), prompts),
         "without_towers": Contender(partial(one_after_another, singles), packed),
         "without_scope": Contender(training_step(wide), packed),

@@ -17,6 +17,7 @@ RATIOS = {
     "time_ratio_libmtl": ("libmtl", "ours"),
     "four_objectives_over_one": ("ours", "ours_one"),
     "one_objective_time_ratio_separate_prompts": ("separate_prompts", "ours_one"),
+    "comparison_over_step": ("with_comparison", "ours"),
 }
 """The figures about steps: whose time per impression over whose."""
 

@@ -18,7 +18,9 @@ from transformers import AutoConfig
 from equipoise.configs.balancing import BalancingConfig
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
+from equipoise.data.things import SlateThings
 from equipoise.modeling.boundary import ComputeWeights, StepContext
+from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ForwardRequest, ModelSpec, SlateModel, build_model
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.world import World
@@ -105,16 +107,20 @@ STOCK = Way()
 """What a configuration gets that sets none of these."""
 
 LORA = LoraConfig(rank=16, alpha=32)
+COMPARED = ComparisonShape(vectors=384, width=256)
+"""Of vectors as MiniLM makes them, and the default projections."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a batch: slates, candidates per slate, tokens of a prefix and of a candidate."""
+    """Of a batch: slates, candidates per slate, tokens of a prefix and of a candidate, things of a history (with any,
+    all heads compare candidates with them)."""
 
     slates: int
     candidates: int
     prefix: int
     length: int
+    history: int = 0
 
 
 class RememberingStep(StepContext):
@@ -158,6 +164,9 @@ def random_batch(sizes: Sizes, vocabulary: int, seed: int) -> SlateBatch:
     """Slates of random tokens."""
     rng = np.random.default_rng([seed, 7])
     none = np.zeros(sizes.candidates, dtype=np.int64)
+    named = sizes.history + sizes.candidates
+    vectors = rng.standard_normal((named, COMPARED.vectors)).astype(np.float32) / COMPARED.vectors**0.5
+    things = SlateThings(np.arange(sizes.history), np.arange(sizes.history, named), vectors)
     slates = [
         Slate(
             row=row,
@@ -166,6 +175,7 @@ def random_batch(sizes: Sizes, vocabulary: int, seed: int) -> SlateBatch:
             item=none,
             click=none,
             conversion=none,
+            things=things if sizes.history else None,
         )
         for row in range(sizes.slates)
     ]
@@ -254,7 +264,8 @@ def build_workload(
     lora = LORA.model_copy(update={"scope": way.scope})
     with tempfile.TemporaryDirectory() as folder, place(backbone, where):
         base = backbone_config(backbone, folder, way, **options)
-        model = build_model(ModelSpec(base, lora, tower_names(objectives), seed=seed))
+        comparison = COMPARED if sizes.history else None
+        model = build_model(ModelSpec(base, lora, tower_names(objectives), seed=seed, comparison=comparison))
     _randomise(model, seed)
     model.train().to(where)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from benchmarks.slates import PARTS, RATIOS, TINY, has_estimate, headline, measu
 from benchmarks.slates_agreement import differences, one_by_one
 from benchmarks.slates_curves import Ranges
 from benchmarks.slates_gpu import EFFICIENT, counted_flops, gpu_figures, peak_flops, way_figures
-from benchmarks.slates_ours import WITHOUT, ours, point
+from benchmarks.slates_ours import WITHOUT, ours, point, training_step
 from benchmarks.slates_picture import draw
 from benchmarks.slates_steps import step_figures
 from benchmarks.workload import Sizes, Way, build_workload, resized, separate_prompts
@@ -192,6 +193,16 @@ def test_padding_is_what_linear_layers_compute_beside_tokens(attention, monkeypa
         assert found["linear"] == pytest.approx(expected if attention == "sdpa" else 0.0)
 
 
+def test_heads_compare_with_a_history_and_learn_it():
+    workload = build_workload("tiny", 2, replace(SIZES, history=5), device="cpu")
+    learned = {n: p.detach().clone() for n, p in workload.model.named_parameters() if "comparison" in n}
+    for _ in range(2):  # its last factor is 0 at the start
+        training_step(workload)()
+    assert len(learned) >= 4 and workload.batch.compared["history"].shape == (2, 5)
+    for name, before in learned.items():
+        assert not torch.equal(workload.model.get_parameter(name), before), name
+
+
 def test_peers_get_no_more_prompts_than_we_have_impressions():
     assert point("tiny", Sizes(2, 3, 9, 4)).prompts == 6
     assert point("minilm", Sizes(1, 20, 256, 16)).prompts == 8
@@ -200,13 +211,15 @@ def test_peers_get_no_more_prompts_than_we_have_impressions():
 
 def test_ratios_are_of_times_per_impression_and_the_headline_has_no_backbone():
     at = point("tiny", SIZES)
-    contenders = {name: Contender(lambda: None, count) for name, count in (("ours", 6), ("ours_one", 6), ("libmtl", 2))}
+    counts = {"ours": 6, "ours_one": 6, "with_comparison": 6, "libmtl": 2}
+    contenders = {name: Contender(lambda: None, count) for name, count in counts.items()}
     contenders |= {f"without_{idea}": Contender(lambda: None, 6) for idea in WITHOUT}
     seconds = {name: np.array([2.0]) for name in contenders} | {"libmtl": np.array([30.0]), "ours_one": np.array([1.0])}
+    seconds["with_comparison"] = np.array([2.5])
     figures = step_figures(at, contenders, seconds)
     values = {entry["name"]: entry["value"] for entry in [*figures, *headline(figures, "tiny")]}
     assert values["time_ratio_libmtl"] == values["time_ratio_libmtl_tiny"] == 15.0
-    assert values["four_objectives_over_one"] == 2.0
+    assert values["four_objectives_over_one"] == 2.0 and values["comparison_over_step"] == 1.25
     assert values["step_ms_libmtl_tiny"] == 60_000 and values["impression_ms_libmtl_tiny"] == 30_000
     assert "time_ratio_separate_prompts" not in values
     assert headline(figures, "other") == []
