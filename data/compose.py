@@ -20,10 +20,10 @@ from equipoise.common.atomic import atomic_dir
 from equipoise.common.digest import with_digest
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
-from equipoise.data.manifest import SPLITS, Manifest, SplitCounts
+from equipoise.data.manifest import CO_PURCHASE, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.ragged import GrowingArray, Ragged, RaggedWriter
 from equipoise.data.rates import FOLDER as RATES
-from equipoise.data.token_cache import FILE_NAME, FORMAT, TokenCache
+from equipoise.data.token_cache import FILE_NAME, FORMAT, SplitTokens, TokenCache
 from equipoise.data.tokens import candidate_cut
 
 KINDS = {"item": np.int32, "context": np.int32, "length": np.int32, "click": np.int8, "conversion": np.int8}
@@ -49,7 +49,7 @@ def compose(folder: Path, chosen: Sequence[Chosen], tokens_at: Callable[[Manifes
 
     Args:
         folder: that appears.
-        chosen: slates of parts, oldest first; the last part's items, rates and scales are those of the folder.
+        chosen: slates of parts, oldest first; the last part's items, things, rates and scales are those of the folder.
         tokens_at: the place of the token cache in a folder with such a manifest.
 
     Raises:
@@ -59,7 +59,9 @@ def compose(folder: Path, chosen: Sequence[Chosen], tokens_at: Callable[[Manifes
     with atomic_dir(folder) as building:
         (building / "slates").mkdir()
         splits = {name: _write_split(building, chosen, name) for name in SPLITS}
-        shutil.copyfile(chosen[-1].folder / "items.parquet", building / "items.parquet")
+        for file in ("items.parquet", THINGS, CO_PURCHASE):
+            if (chosen[-1].folder / file).is_file():
+                shutil.copyfile(chosen[-1].folder / file, building / file)
         if (chosen[-1].folder / RATES).is_dir():
             shutil.copytree(chosen[-1].folder / RATES, building / RATES)
         sums = ("requests", "impressions", "clicks", "conversions", "clicked_conversions")
@@ -134,7 +136,7 @@ def _write_tokens(folder: Path, chosen: Sequence[Chosen], manifest: Manifest) ->
     """The token cache of the chosen slates; lengths of candidates are counted again, as texts of items may be new."""
     folder.mkdir(parents=True)
     last = chosen[-1].tokens
-    for file in ("items.ids.npy", "items.offsets.npy"):
+    for file in ("items.ids.npy", "items.offsets.npy", *(["item_things.npy"] if last.has_things else [])):
         shutil.copyfile(last.folder / file, folder / file)
     with RaggedWriter(folder, "contexts") as contexts:
         contexts.append([last.contexts[0]])
@@ -150,9 +152,10 @@ def _write_tokens(folder: Path, chosen: Sequence[Chosen], manifest: Manifest) ->
         "features": last.features,
         "labels": last.labels,
         "bought": last.has_bought,
-        "things": False,
-        "computed": [],
-        "weights": False,
+        "things": last.has_things,
+        "computed": last.computed,
+        "weights": last.has_weights,
+        "position": last.has_position,
         "key": folder.name,
         "files": {path.name: path.stat().st_size for path in paths},
         "hashes": {path.name: file_hash(path) for path in paths},
@@ -162,14 +165,13 @@ def _write_tokens(folder: Path, chosen: Sequence[Chosen], manifest: Manifest) ->
 
 def _write_token_split(folder: Path, name: str, chosen: Sequence[Chosen], contexts: RaggedWriter) -> dict[str, int]:
     last = chosen[-1].tokens
-    numbers = {f"feature_{feature}": np.float32 for feature in last.features}
-    numbers |= {f"label_{label}": np.float32 for label in last.labels}
+    numbers = dict.fromkeys(_numbers(last.split("train")), np.float32)
     prefixes = cut_prefixes = cut_candidates = 0
     with ExitStack() as stack:
         prefix = stack.enter_context(RaggedWriter(folder, f"{name}.prefix"))
         lists = {
             key: stack.enter_context(RaggedWriter(folder, f"{name}.{key}"))
-            for key in (("bought", "times") if last.has_bought else ())
+            for key in (*(("bought", "times") if last.has_bought else ()), *(["things"] if last.has_things else []))
         }
         arrays = {
             key: stack.enter_context(GrowingArray(folder / f"{name}.{key}.npy", kind))
@@ -193,8 +195,7 @@ def _write_token_split(folder: Path, name: str, chosen: Sequence[Chosen], contex
             )
             values = {"item": item, "context": context, "length": of_item + of_context + len(last.candidate_end)}
             values |= {"click": own.click[positions], "conversion": own.conversion[positions]}
-            values |= {f"feature_{key}": column[positions] for key, column in own.features.items()}
-            values |= {f"label_{key}": column[positions] for key, column in own.labels.items()}
+            values |= {key: column[positions] for key, column in _numbers(own).items()}
             for key, column in values.items():
                 arrays[key].append(column)
             prefixes += len(rows)
@@ -207,6 +208,14 @@ def _write_token_split(folder: Path, name: str, chosen: Sequence[Chosen], contex
         "candidates": arrays["item"].length,
         "cut_candidates": cut_candidates,
     }
+
+
+def _numbers(tokens: SplitTokens) -> dict[str, np.ndarray]:
+    """All columns of numbers that are kept beside the ids, float32 (I,) each, by the names of their files."""
+    named = {"feature": tokens.features, "label": tokens.labels, "computed": tokens.computed}
+    found = {f"{kind}_{name}": column for kind, columns in named.items() for name, column in columns.items()}
+    single = {"weight": tokens.weight, "examination": tokens.examination}
+    return found | {name: column for name, column in single.items() if column is not None}
 
 
 def _copy_parts(source: Ragged, rows: np.ndarray, writer: RaggedWriter) -> None:

@@ -25,6 +25,7 @@ from equipoise.data.prepare.parts import NoImpressions, Part
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.token_cache import TokenCache, cache_key
 from equipoise.nightly.state import State
+from equipoise.train.thing_vectors import ThingVectors, copy_vectors, make_vectors, vectors_folder
 from equipoise.train.token_caches import FOLDER as TOKENS
 from equipoise.train.token_caches import CachePlace, make_tokens
 
@@ -43,7 +44,6 @@ def refuse_unsupported(config: RunConfig) -> None:
     """
     split = config.data.split
     names = {
-        "data.comparison": config.data.comparison is not None,
         "data.weights": config.data.weights is not None,
         "data.split.holdout_users": bool(split.holdout_users),
         "data.split.holdout_items": split.holdout_items is not None,
@@ -108,7 +108,7 @@ class Days:
         """
         known = self.known(refused=True)
         if day in known:
-            self._tokens(day)
+            self._make(day)
             return
         if known and day < known[-1]:
             raise UserError(f"{self.state.folder} has days up to {known[-1]} already: --day {day} comes before")
@@ -138,7 +138,13 @@ class Days:
             )
         counts = manifest.splits["train"]
         log.info(f"prepared {last}: {counts.requests:,} requests, {counts.impressions:,} impressions")
-        self._tokens(last)
+        self._make(last)
+
+    def _make(self, day: date) -> None:
+        """What is made of a part's texts, where it is not there yet."""
+        self._tokens(day)
+        if self.config.data.comparison is not None:
+            self._vectors(day)
 
     def of_part(self, day: date) -> RunConfig:
         """The configuration that reads one part."""
@@ -154,6 +160,12 @@ class Days:
             folder = self.state.day(_name(earlier[-1]))
             before = (folder, TokenCache(CachePlace.of(self.of_part(earlier[-1])).folder))
         return make_tokens(self.of_part(day), before)[0]
+
+    def _vectors(self, day: date) -> ThingVectors:
+        """The vectors of the things until a day, those of the part before it taken over."""
+        earlier = [each for each in self.known() if each < day]
+        before = ThingVectors.open(vectors_folder(self.of_part(earlier[-1]))) if earlier else None
+        return make_vectors(self.of_part(day), before)[0]
 
     def compose(self, day: date, trained_until: date | None) -> RunConfig:
         """The configuration of a night's data, which are put together where they are not there yet.
@@ -176,6 +188,8 @@ class Days:
             part, tokens = self.state.day(_name(each)), self._tokens(each)
             chosen.append(Chosen(part, tokens, self._rows(part, each, day, trained_until)))
         compose(folder, chosen, self._tokens_at(config))
+        if config.data.comparison is not None:
+            copy_vectors(self._vectors(day), config)
         return config
 
     def _tokens_at(self, config: RunConfig) -> Callable[[Manifest], str]:

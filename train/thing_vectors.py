@@ -7,6 +7,7 @@ the same data as of anonymous users has the same things, and reads the vectors o
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -84,8 +85,10 @@ def find_vectors(config: RunConfig) -> ThingVectors:
     return make_vectors(config)[0]
 
 
-def make_vectors(config: RunConfig) -> tuple[ThingVectors, bool]:
+def make_vectors(config: RunConfig, before: ThingVectors | None = None) -> tuple[ThingVectors, bool]:
     """The vectors of a configuration, and whether they had to be made.
+
+    `before`: vectors of the part before, whose things have the same numbers and are not read again.
 
     Raises:
         UserError: the folder was prepared without `data.comparison`, or the backbone cannot be loaded.
@@ -96,24 +99,45 @@ def make_vectors(config: RunConfig) -> tuple[ThingVectors, bool]:
     folder.mkdir(parents=True, exist_ok=True)
     frozen = FrozenText(config.backbone, config.seed, device="cuda" if torch.cuda.is_available() else "cpu")
     with ProgressBar("vectors of things") as bar, atomic_write(folder / FILE_NAME) as partial:
-        _write_vectors(partial, config.data.folder / THINGS, frozen, bar.stage)
+        _write_vectors(partial, config.data.folder / THINGS, frozen, bar.stage, before)
     seal(folder)
     return ThingVectors.open(folder), True
 
 
-def _write_vectors(path: Path, things: Path, frozen: FrozenText, on_progress: Callable[[str, float], None]) -> None:
+def copy_vectors(source: ThingVectors, config: RunConfig) -> None:
+    """Copy the vectors of the same things to another prepared folder, where they are not there yet."""
+    folder = vectors_folder(config)
+    if (folder / FILE_NAME).is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / FILE_NAME) as partial:
+        shutil.copyfile(source.folder / FILE_NAME, partial)
+    seal(folder)
+
+
+def _write_vectors(
+    path: Path,
+    things: Path,
+    frozen: FrozenText,
+    on_progress: Callable[[str, float], None],
+    before: ThingVectors | None = None,
+) -> None:
     with pq.ParquetFile(things) as file:
         shape = (file.metadata.num_rows, frozen.size)
         vectors = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        first = 0
+        known = 0 if before is None else len(before.vectors)
+        if before is not None:
+            vectors[:known] = before.vectors
+        row = 0
         for batch in file.iter_batches(BLOCK_TEXTS, columns=["text"]):
-            stop = first + batch.num_rows
+            first, row = max(row, min(known, row + batch.num_rows)), row + batch.num_rows
+            texts = batch.column(0).to_pylist()[batch.num_rows - (row - first) :]
 
-            def progress(fraction: float, first: int = first, size: int = batch.num_rows) -> None:
+            def progress(fraction: float, first: int = first, size: int = len(texts)) -> None:
                 on_progress("vectors of things", (first + fraction * size) / shape[0])
 
-            vectors[first:stop] = frozen.vectors(batch.column(0).to_pylist(), progress)
-            first = stop
+            if texts:
+                vectors[first:row] = frozen.vectors(texts, progress)
         vectors.flush()
 
 

@@ -79,9 +79,17 @@ class _Counts:
         keys, counts: int64 and float32 (P,), ascending keys, counts as of the moment `since`.
     """
 
-    def __init__(self, things: int, half_life: float | None) -> None:
+    def __init__(self, things: int, half_life: float | None, before: CoPurchase | None = None) -> None:
         self.things, self.half_life, self.since = things, half_life, 0
         self.keys, self.counts = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if before is not None and before.until:
+            self.since = _microseconds(before.until)
+            low, high = np.divmod(before.pairs_P, max(len(before.alone_T), 1))
+            own = np.flatnonzero(before.alone_T)
+            keys = np.concatenate([low * things + high, own * things + own])
+            order = np.argsort(keys)
+            self.keys = keys[order]
+            self.counts = np.concatenate([before.both_P, before.alone_T[own]])[order]
 
     def _key(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.minimum(one, other).astype(np.int64) * self.things + np.maximum(one, other)
@@ -155,6 +163,7 @@ def co_purchase_columns(
     config: ComparisonConfig,
     columns_I3: np.ndarray,
     on_progress: Callable[[str, float], None],
+    before: CoPurchase | None = None,
 ) -> CoPurchase:
     """Fill the columns TOGETHER of all impressions, and return the counts after all events.
 
@@ -165,19 +174,26 @@ def co_purchase_columns(
         config: of the comparison.
         columns_I3: float32 (I, 3) in the order of sorted_impressions, filled with NaN; may be a mapped file.
         on_progress: called with the stage and the fraction done.
+        before: counts that these events follow, by the same numbers of things; those until then are counted already.
     """
     takings = _Takings.read(con)
     things = one(con, "SELECT count(*) FROM things")[0]
     half_life = None if config.half_life_days is None else config.half_life_days * DAY
-    counts = _Counts(things, half_life)
-    blocks = list(_blocks(con, takings, things, half_life))
+    counts = _Counts(things, half_life, before)
+    counted = _microseconds(before.until) if before is not None and before.until else None
+    blocks = list(_blocks(con, takings, things, half_life, counted))
     for number, (low, high) in enumerate(blocks):
         counts.begin(low, takings, takings.between(low, high))
         for lookups in _lookups(con, low, high):
             columns_I3[lookups.index] = lookups.columns(counts)
         counts.end()
         on_progress("counting what shoppers took together", (number + 1) / len(blocks))
-    return counts.finish(one(con, "SELECT coalesce(epoch_us(max(timestamp)), 0) FROM thing_events")[0])
+    last = one(con, "SELECT coalesce(epoch_us(max(timestamp)), 0) FROM thing_events")[0]
+    return counts.finish(max(last, counted or 0))
+
+
+def _microseconds(until: str) -> int:
+    return int(np.datetime64(until, "us").astype(np.int64))
 
 
 def new_things(con: duckdb.DuckDBPyConnection) -> np.ndarray:
@@ -194,20 +210,22 @@ def new_things(con: duckdb.DuckDBPyConnection) -> np.ndarray:
 
 
 def _blocks(
-    con: duckdb.DuckDBPyConnection, takings: _Takings, things: int, half_life: float | None
+    con: duckdb.DuckDBPyConnection, takings: _Takings, things: int, half_life: float | None, counted: int | None
 ) -> Iterator[tuple[int, int]]:
-    """Ranges of moments, low … high-1, that together hold all takings and requests."""
+    """Ranges of moments, low … high-1, that together hold all takings and requests after the moment `counted`."""
     lookups = con.execute("""
         SELECT epoch_us(r.timestamp) AS moment, CAST(sum(len(s.things) * i.size) AS BIGINT) AS size
         FROM requests r JOIN slate_things s USING (ordinal)
         JOIN (SELECT ordinal, count(*) AS size FROM sorted_impressions GROUP BY ordinal) i USING (ordinal) GROUP BY 1
     """).fetchnumpy()
     asked = np.asarray(lookups["moment"], dtype=np.int64)
-    moments, code = np.unique(np.concatenate([takings.moment, asked]), return_inverse=True)
+    every = np.concatenate([takings.moment, asked])
+    sizes = np.concatenate([np.minimum(takings.position, PAIRED_WITH) + 1, np.asarray(lookups["size"])])
+    new = slice(None) if counted is None else every > counted
+    moments, code = np.unique(every[new], return_inverse=True)
     if not len(moments):
         return
-    sizes = np.concatenate([np.minimum(takings.position, PAIRED_WITH) + 1, np.asarray(lookups["size"])])
-    cost = np.bincount(code, sizes.astype(np.float64))
+    cost = np.bincount(code, sizes[new].astype(np.float64))
     # Keys times ranks must fit into 63 bits.
     longest = max(2**62 // max(things, 1) ** 2, 1)
     number = (np.cumsum(cost) - cost) // max(BLOCK, cost.sum() / BLOCKS)

@@ -1,8 +1,8 @@
 """A prepared folder that grows: the requests of some days, prepared after those of earlier parts.
 
-A part reads only impressions of its own days, and of the events those of its shoppers. Items keep the numbers that an
-earlier part gave them, and rates go on from the counts that it left in `carried/`, so that a row is what it would be if
-all days were prepared at once.
+A part reads only impressions of its own days, and of the events those of its shoppers. Items and things keep their
+numbers of an earlier part, and rates and co-purchase go on from the counts that it left, so that a row is what it would
+be if all days were prepared at once.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from equipoise.common.errors import UserError
+from equipoise.data.manifest import CO_PURCHASE, THINGS
 from equipoise.data.prepare.files import literal, quote
 from equipoise.data.prepare.tables import Tables, moment, one
+from equipoise.data.thing_columns import CoPurchase
 from equipoise.data.values import text_sql
 
 CARRIED = "carried"
@@ -41,12 +43,24 @@ class Part:
         """The table of items whose numbers are kept."""
         return self.before / "items.parquet" if self.before is not None else None
 
+    @property
+    def known_things(self) -> Path | None:
+        """The table of things whose numbers are kept."""
+        return self.before / THINGS if self.before is not None else None
+
+    @property
+    def counted(self) -> CoPurchase | None:
+        """What shoppers took together until the part before ended; None of the first part."""
+        return CoPurchase.read(self.before / CO_PURCHASE) if self.before is not None else None
+
     def carried(self, file: str) -> Path | None:
         """The counts that a rate goes on from; None of the first part."""
         return self.before / CARRIED / file if self.before is not None else None
 
-    def restrict(self, tables: Tables) -> None:
+    def restrict(self, tables: Tables, co_purchase: bool = False) -> None:
         """Leave only the impressions of these days, and the events of their shoppers before the end.
+
+        `co_purchase`: and those of all shoppers who took something since it was counted last.
 
         Impressions without a readable moment stay, so that they are refused or counted as usual.
 
@@ -70,7 +84,14 @@ class Part:
         if {"user_id", "timestamp"} <= set(events) and "user_id" in columns:
             shoppers = f"SELECT {text_sql('user_id', columns['user_id'])} FROM raw_impressions"
             earlier = f"{moment(quote('timestamp'), events['timestamp'])} < {_timestamp(self.until)}"
-            mine = f"{text_sql('user_id', events['user_id'])} IN ({shoppers})"
+            user = text_sql("user_id", events["user_id"])
+            mine = f"{user} IN ({shoppers})"
+            if co_purchase:
+                counted = self.counted
+                when = moment(quote("timestamp"), events["timestamp"])
+                known = counted is not None and counted.until
+                since = f" AND {when} > {_timestamp(datetime.fromisoformat(counted.until))}" if known else ""
+                mine = f"({mine} OR {user} IN (SELECT {user} FROM every_events WHERE {earlier}{since}))"
             _replace(tables, "events", f"{mine} AND coalesce({earlier}, true)")
 
 

@@ -20,6 +20,7 @@ from equipoise.data.prepare.feature_table import feature_joins, feature_sql
 from equipoise.data.prepare.files import quote
 from equipoise.data.prepare.labels import label_columns
 from equipoise.data.prepare.new_items import is_new, item_behaviour
+from equipoise.data.prepare.parts import Part
 from equipoise.data.prepare.tables import Tables, one
 from equipoise.data.prepare.weights import COLUMN as WEIGHT
 from equipoise.data.prompts import ContextRenderer, history_text, piece_fields, prefix_text
@@ -84,6 +85,7 @@ class ShardWriter:
         folder: Path,
         on_progress: Callable[[str, float], None],
         labels: Mapping[str, LabelStats],
+        part: Part | None = None,
     ) -> None:
         self.tables, self.config, self.folder, self.on_progress, self.labels = (
             tables,
@@ -92,7 +94,7 @@ class ShardWriter:
             on_progress,
             labels,
         )
-        self.label_names = columns_of_labels(labels)
+        self.label_names, self.part = columns_of_labels(labels), part
         compared = config.comparison
         self.computed = TOGETHER if compared is not None and compared.co_purchase else ()
         self.schema = slate_schema(
@@ -153,7 +155,8 @@ class ShardWriter:
         self.together = np.lib.format.open_memmap(self.folder / WORK / "together.npy", "w+", np.float32, shape)
         self.together[:] = np.nan
         if self.config.comparison.max_events:  # of anonymous users, all stay unknown
-            counts = co_purchase_columns(con, self.config.comparison, self.together, self.on_progress)
+            before = self.part.counted if self.part is not None else None
+            counts = co_purchase_columns(con, self.config.comparison, self.together, self.on_progress, before)
             counts.write(self.folder / CO_PURCHASE)
             index = new_things(con)  # which nobody has taken yet
             self.together[index] = np.where(np.isnan(self.together[index]), np.float32(np.nan), np.float32(0))

@@ -112,7 +112,7 @@ def prepare(
         labels = dict(labels or {})
         fill_absent_labels(tables, read)
         if part is not None:
-            part.restrict(tables)
+            part.restrict(tables, co_purchase=config.comparison is not None and config.comparison.co_purchase)
         check_names(tables, config)
         refuse_known_labels(config, tables.columns("impressions"), labels, read)
         check_label_columns(tables, labels)
@@ -133,7 +133,8 @@ def prepare(
         known_items = part.known_items if part is not None else None
         number_items(tables, known_items)
         if config.comparison is not None:
-            number_things(tables, config.comparison, config.history_sections)
+            known_things = part.known_things if part is not None else None
+            number_things(tables, config.comparison, config.history_sections, known_things)
             write_things(tables, folder / THINGS)
         write_items(tables, config, folder / "items.parquet", known_items)
         on_progress("splitting requests", 0.0)
@@ -159,7 +160,7 @@ def prepare(
             on_progress("estimating the effect of places", 0.0)
         position = examine(tables, config, scales, kept)
         names = SPLITS if part is None else SPLITS[:1]
-        splits = ShardWriter(tables, config, folder, on_progress, labels).write(names)
+        splits = ShardWriter(tables, config, folder, on_progress, labels, part).write(names)
         con.close()
         shutil.rmtree(folder / WORK)
         manifest = _manifest(tables, config, splits, scales, labels, weights, folder)

@@ -8,17 +8,21 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.configs.priors import ComparisonConfig
 from equipoise.configs.schema import HistoryConfig
-from equipoise.data.prepare.files import columns_of, quote
+from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.history import of_kinds, request_parts
 from equipoise.data.prepare.tables import Tables
 from equipoise.data.values import text_sql
 
 
-def number_things(tables: Tables, config: ComparisonConfig, history: Sequence[HistoryConfig]) -> None:
+def number_things(
+    tables: Tables, config: ComparisonConfig, history: Sequence[HistoryConfig], before: Path | None = None
+) -> None:
     """Create things (thing_index, text), item_things (item_id, thing_index), thing_events (user_id, timestamp, thing).
 
     Events are those of the history's kinds, of all users. The text of an event is its title, where events have no such
     column the text of its item. Reads item_numbers; what has no text has no row.
+
+    `before`: things.parquet of what these impressions follow, whose things keep their numbers.
 
     Raises:
         UserError: there are no events.
@@ -38,10 +42,15 @@ def number_things(tables: Tables, config: ComparisonConfig, history: Sequence[Hi
         CREATE TABLE item_things_text AS
         SELECT n.item_id, {of_item} AS text FROM item_numbers n JOIN items i USING (item_id) WHERE {of_item} <> ''
     """)
-    con.execute("""
+    known = f"read_parquet({literal(str(before))})" if before else "(SELECT '' AS text, 0 AS thing_index LIMIT 0)"
+    con.execute(f"""
         CREATE TABLE things AS
-        SELECT CAST(row_number() OVER (ORDER BY text) - 1 AS INTEGER) AS thing_index, text
+        WITH known AS (SELECT thing_index, text FROM {known})
+        SELECT thing_index, text FROM known
+        UNION ALL
+        SELECT CAST((SELECT count(*) FROM known) + row_number() OVER (ORDER BY text) - 1 AS INTEGER), text
         FROM (SELECT text FROM event_texts UNION SELECT text FROM item_things_text)
+        WHERE text NOT IN (SELECT text FROM known)
     """)
     con.execute(
         "CREATE TABLE item_things AS SELECT i.item_id, t.thing_index FROM item_things_text i JOIN things t USING (text)"
@@ -80,7 +89,9 @@ def write_slate_things(tables: Tables, config: ComparisonConfig | None) -> None:
                 WHERE hash(r.user_id) % {parts} = {part}
                 GROUP BY r.ordinal, e.thing
             ), ranked AS (
-                SELECT *, row_number() OVER (PARTITION BY ordinal ORDER BY latest DESC, thing) AS rank FROM taken
+                SELECT k.ordinal, k.thing,
+                       row_number() OVER (PARTITION BY k.ordinal ORDER BY k.latest DESC, t.text) AS rank
+                FROM taken k JOIN things t ON t.thing_index = k.thing
             )
             SELECT ordinal, list(thing ORDER BY rank) FROM ranked WHERE rank <= {config.max_events} GROUP BY ordinal
         """)

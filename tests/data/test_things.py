@@ -54,7 +54,9 @@ def columns_of(events: list, requests: list, config: ComparisonConfig) -> tuple[
                 "ordinal": range(len(requests)), "user_id": [user for user, _ in requests],
                 "timestamp": pa.array([days(moment) for _, moment in requests], stamp),
             },
-            "things": {"thing_index": pa.array(range(THINGS), pa.int32())},
+            "things": {
+                "thing_index": pa.array(range(THINGS), pa.int32()), "text": [f"thing {n:03d}" for n in range(THINGS)],
+            },
             "item_numbers": {"item_id": [str(n) for n in range(candidates)], "item_index": range(candidates)},
             "item_things": {"item_id": [str(n) for n in range(THINGS)], "thing_index": pa.array(range(THINGS))},
             "sorted_impressions": {

@@ -15,11 +15,13 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
+from equipoise.data.thing_columns import TOGETHER
 from equipoise.data.token_cache import TokenCache
 from equipoise.launch.nightly import nightly
 from equipoise.nightly.days import Days
 from equipoise.nightly.night import Interrupted, run_night
 from equipoise.nightly.state import State, roll_back
+from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens
 from tests.tiny_run import run_settings
 
@@ -34,11 +36,14 @@ def settings_of(folder: Path) -> dict[str, Any]:
     impressions, users = pd.read_csv(tables["impressions"], dtype=str), pd.read_csv(tables["users"], dtype=str)
     taste = impressions.user_id.map(users.set_index("user_id").taste).astype(int)
     liked = (impressions.item_id.str[1:].astype(int) % 4 == taste).astype(int)
+    impressions["place"] = impressions.groupby("request_id").cumcount() + 1
     impressions["affinity"] = liked + np.random.default_rng(0).normal(0, 0.3, len(liked)).round(3)
     impressions.to_csv(tables["impressions"], index=False)
     settings["data"] |= {
         "features": [{"name": "affinity", "scale": "none"}],
         "rates": [{"of": "click", "by": "item_id"}],
+        "comparison": {"item": "title"},
+        "position": "place",
     }
     settings["objectives"] = {"ctr": {"prior": {"column": "affinity"}}, "fairness": {}}
     settings["nightly"] = {"golden": 2, "valid_fraction": 0.3, "replay": 0.5, "most_loss": 0.2, "most_slowdown": 50.0}
@@ -50,6 +55,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 def unchecked_exports() -> Iterator[None]:
     """The check of an export in a fresh process has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("equipoise.data.prepare.examination.LEAST_ROWS", 20)
         patch.setattr("equipoise.export.write.run_check", lambda out: {"ctr": 0.0, "fairness": 0.0})
         yield
 
@@ -111,7 +117,10 @@ def test_the_data_of_a_night(config: RunConfig, state: State, second: dict[str, 
     assert not ids["train"] & ids["valid"] and not ids["test"] & (ids["train"] | ids["valid"])
     assert all(f"{moment:%Y-%m-%d}" == "2026-01-21" for moment in SlateSet(folder, "test").rows["timestamp"])
     own = config.model_copy(update={"data": config.data.model_copy(update={"folder": folder})})
-    cache = find_tokens(own)
+    cache, vectors = find_tokens(own), find_vectors(own)
+    again = shutil.copytree(vectors.folder, folder.with_name("vectors") / "kept")
+    shutil.rmtree(vectors.folder)
+    np.testing.assert_allclose(find_vectors(own).vectors, ThingVectors.open(again).vectors, atol=1e-6)
     kept = shutil.copytree(cache.folder, folder.with_name("kept") / cache.folder.name)
     shutil.rmtree(cache.folder)
     anew, before = find_tokens(own), TokenCache(kept)
@@ -126,6 +135,14 @@ def test_the_data_of_a_night(config: RunConfig, state: State, second: dict[str, 
         for name in ("item", "click", "conversion", "length"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
         np.testing.assert_array_equal(one.features["affinity"], other.features["affinity"])
+        assert one.examination is not None and other.examination is not None
+        np.testing.assert_array_equal(one.examination, other.examination)
+        assert one.things is not None and other.things is not None and len(one.things.values)
+        np.testing.assert_array_equal(one.things.values, other.things.values)
+        np.testing.assert_array_equal(one.things.offsets, other.things.offsets)
+        assert set(one.computed) == set(other.computed) == set(TOGETHER)
+        for name in one.computed:
+            np.testing.assert_array_equal(one.computed[name], other.computed[name])
         assert one.counts.cut_candidates == other.counts.cut_candidates
 
 
