@@ -88,9 +88,9 @@ class Part:
             mine = f"{user} IN ({shoppers})"
             if co_purchase:
                 counted = self.counted
+                until = datetime.fromisoformat(counted.until) if counted is not None and counted.until else None
                 when = moment(quote("timestamp"), events["timestamp"])
-                known = counted is not None and counted.until
-                since = f" AND {when} > {_timestamp(datetime.fromisoformat(counted.until))}" if known else ""
+                since = f" AND {when} > {_timestamp(until)}" if until is not None else ""
                 mine = f"({mine} OR {user} IN (SELECT {user} FROM every_events WHERE {earlier}{since}))"
             _replace(tables, "events", f"{mine} AND coalesce({earlier}, true)")
 
