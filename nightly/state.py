@@ -4,11 +4,8 @@ STATE/days, nights, data, runs and exports have an entry per day; `current` is a
 `history.json` says what was promoted, refused and rolled back. The link is what counts: servers follow it alone.
 """
 
-import fcntl
 import json
 import logging
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from typing import Any
 from equipoise.common.atomic import atomic_write, through_to_disk
 from equipoise.common.digest import is_as_written, with_digest
 from equipoise.common.errors import UserError
+from equipoise.common.file_lock import Held, hold
 from equipoise.configs.schema import RunConfig
 
 log = logging.getLogger(__name__)
@@ -77,16 +75,11 @@ class State:
             UserError: another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOCK).open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise UserError(f"{self.folder} is held by {holder}: wait until it ends, or stop it") from error
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-            handle.flush()
+        try:
+            handle = hold(self.folder / LOCK)
+        except Held as error:
+            raise UserError(f"{self.folder} is held by {error}: wait until it ends, or stop it") from error
+        with handle:
             yield
 
     def refuse_other_settings(self, config: RunConfig) -> None:

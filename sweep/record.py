@@ -3,7 +3,6 @@
 Nothing heavy is imported here: every running job has a process that reads this.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
+from equipoise.common.file_lock import Held, hold
 from equipoise.sweep.plan import digest
 
 RECORD, CONFIG, LOCK = "job.json", "job.yaml", "job.lock"
@@ -100,19 +100,16 @@ def locked(folder: Path, tries: int = 10) -> Iterator[None]:
     Raises:
         LockedError: another process holds it.
     """
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        for again in reversed(range(tries)):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if not again:
-                    raise LockedError(str(folder)) from error
-                time.sleep(0.1)
+    for again in reversed(range(tries)):
+        try:
+            handle = hold(folder / LOCK)
+            break
+        except Held as error:
+            if not again:
+                raise LockedError(str(folder)) from error
+            time.sleep(0.1)
+    with handle:
         yield
-    finally:
-        os.close(handle)
 
 
 def is_locked(folder: Path) -> bool:

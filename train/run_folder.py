@@ -3,18 +3,16 @@
 What is replaced is moved aside first, comes back if the new run does not begin, and is deleted last.
 """
 
-import fcntl
 import json
 import logging
-import os
 import shutil
-import socket
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
 from equipoise.common.errors import UserError
+from equipoise.common.file_lock import Held, hold
 from equipoise.configs.schema import RunConfig
 from equipoise.train.checkpoint_files import checkpoints
 from equipoise.train.world import World
@@ -204,17 +202,9 @@ class RunFolder:
 
     def _locked(self, path: Path) -> IO[str]:
         """The lock file, opened and held until it is closed; a process that dies lets go of it."""
-        handle = path.open("a+")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            handle.close()
+            return hold(path)
+        except Held as error:
             raise UserError(
-                f"{self.run} is being trained by {holder}: wait until it ends or stop it, or set another output"
+                f"{self.run} is being trained by {error}: wait until it ends or stop it, or set another output"
             ) from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
-        return handle
