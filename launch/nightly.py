@@ -13,6 +13,7 @@ from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.nightly.night import Decision, Trainer, run_night, train_here
 from equipoise.nightly.state import PROMOTED, State, roll_back
+from equipoise.train.prepare_run import write_tokens
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def launched(accelerate: str) -> Trainer:
     def train(config: RunConfig, resume: bool, overwrite: bool) -> bool:
         path = config.output.with_name(f"{config.output.name}.yaml")
         save_config(config, path)
+        write_tokens(config)  # and vectors and priors, which several processes do not make
         flags = [*(["--resume"] if resume else []), *(["--overwrite"] if overwrite else [])]
         command = [sys.executable, "-m", "equipoise.launch.cli", "launch", "--accelerate", accelerate, "train"]
         code = subprocess.run([*command, str(path), *flags], env=os.environ, check=False).returncode

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,17 @@ import pandas as pd
 import pytest
 
 from equipoise.common.errors import UserError
+from equipoise.configs.load import load_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.thing_columns import TOGETHER
 from equipoise.data.token_cache import TokenCache
-from equipoise.launch.nightly import nightly
+from equipoise.launch.nightly import launched, nightly
 from equipoise.nightly.days import Days
 from equipoise.nightly.night import Interrupted, run_night
 from equipoise.nightly.state import State, roll_back
+from equipoise.train.priors import find_priors
 from equipoise.train.thing_vectors import ThingVectors, find_vectors
 from equipoise.train.token_caches import find_tokens
 from tests.tiny_run import run_settings
@@ -144,6 +147,25 @@ def test_the_data_of_a_night(config: RunConfig, state: State, second: dict[str, 
         for name in one.computed:
             np.testing.assert_array_equal(one.computed[name], other.computed[name])
         assert one.counts.cut_candidates == other.counts.cut_candidates
+
+
+def test_several_processes_find_what_they_train_on(
+    config: RunConfig, state: State, second: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(state.data("2026-01-21"), tmp_path / "data", ignore=shutil.ignore_patterns("priors"))
+    changes = {"output": tmp_path / "run", "data": config.data.model_copy(update={"folder": folder})}
+    launches = []
+
+    def started(command: list[str], **_: Any) -> SimpleNamespace:
+        own = load_config(Path(command[-1]))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert find_priors(own, find_tokens(own), find_vectors(own)) is not None
+        launches.append(command[3:-1])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("equipoise.launch.nightly.subprocess.run", started)
+    assert launched("cpu_ddp2")(config.model_copy(update=changes), False, False)
+    assert launches == [["launch", "--accelerate", "cpu_ddp2", "train"]]
 
 
 def test_a_night_that_is_over_says_so(config: RunConfig, second: dict[str, Any], caplog: Any) -> None:
