@@ -20,6 +20,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.example_slates import examples_of
+from equipoise.evaluation.first_by_prior import first_by_prior, first_sentence
 from equipoise.evaluation.fitted_baselines import FittedBaselines
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.positions import position_note, position_report
@@ -58,7 +59,13 @@ def evaluate_run(folder: str | Path, split: str = "test", overrides: Sequence[st
     table = scores.score(split)
     if table is None:
         return None
-    report = measure(config, table, fitted_rivals(scores, split, table))
+    fitted = fitted_rivals(scores, split, table)
+    report = measure(config, table, fitted)
+    of_prior = next((fitted[name][PRIOR] for name in ("ctcvr", "ctr") if PRIOR in fitted.get(name, {})), None)
+    if of_prior is not None and config.evaluate.cutoffs:
+        cutoff = max(config.evaluate.cutoffs)
+        report["first"] = first_by_prior(table, of_prior, cutoff, config.seed)
+        report["notes"] += [first_sentence(report["first"], cutoff)] if report["first"] else []
     report["slices"] = slice_metrics(table, slices_of(config.data.folder, table))
     if (stats := Manifest.read(config.data.folder).position) is not None:
         slates, rows = scores.rows(split)

@@ -12,6 +12,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.token import read_token
 from equipoise.modeling.precision import settled
 from equipoise.serving.explore import check_exploration
+from equipoise.serving.first import check_first
 from equipoise.serving.golden import refuse_wrong_answers
 from equipoise.serving.recommender import Recommender
 from equipoise.serving.server.options import ServerOptions
@@ -72,6 +73,7 @@ def serve_export(
 
     def load(folder: Path) -> Recommender:
         recommender = Recommender.load(folder, device=device, dtype=dtype, cache_mb=cache_mb, base=base)
+        check_first(options.first, recommender.prior_columns)
         warm_up(recommender)
         return recommender
 
@@ -113,6 +115,7 @@ def check_options(options: ServerOptions, cache_mb: int) -> None:
         UserError: names the option.
     """
     least = {
+        "--first": (1 if options.first is None else options.first, 1),
         "--max-candidates": (1 if options.max_candidates is None else options.max_candidates, 1),
         "--max-body-kb": (options.max_body_kb, 1),
         "--max-explained": (options.max_explained, 1),

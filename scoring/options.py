@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipoise.common.options import option
+from equipoise.serving.server.options import FIRST_HELP
 
 BASE = "Base model: its folder or hub id."
 AT_EXPORT = "where it was at export"
@@ -36,6 +37,7 @@ class RecommendOptions:
     base: str | None = option(None, BASE, shown=AT_EXPORT)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")
+    first: int | None = option(None, FIRST_HELP, shown="all")
     explore: float = option(0.0, "Temperature of drawn lists, in units of utility; 0 draws none.")
     explore_seed: int | None = option(None, "Of the draws.", shown="a new one")
     overwrite: bool = option(False, "Replace an earlier file.")

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from equipoise.scoring.columns import parse_omega
 from equipoise.scoring.options import RecommendOptions
 from equipoise.scoring.ranking_file import ranking_file
 from equipoise.serving.explore import Explorer, make_explorer
+from equipoise.serving.first import check_first
 from equipoise.serving.frames import RequestRows, candidate_of, prepared_requests, ranking_columns, worth_columns
 from equipoise.serving.recommender import PreparedRequest, Recommender
 from equipoise.serving.request_error import RequestError
@@ -48,6 +50,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
             max_candidates=options.max_candidates,
             base=options.base,
         )
+        check_first(options.first, recommender.prior_columns)
         omega = parse_omega(options.omega, recommender.listwise)
         common = None
         if options.candidates is not None:
@@ -59,8 +62,9 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
         maker = RequestRows(recommender.reader, table.kinds, table.per_candidate, common)
         maker.check_names(str(users), table.kinds)
         more = {"omega": omega, "value_weight": options.value_weight, "top": options.top}
+        prepare = partial(recommender.prepare, first=options.first)
         ready = prepared_requests(
-            table, maker.columns, lambda rows: (maker.prepare(recommender.prepare, rows, more), maker.identity(rows))
+            table, maker.columns, lambda rows: (maker.prepare(prepare, rows, more), maker.identity(rows))
         )
         started = time.monotonic()
         requests, rows = _write(recommender, ready, maker.names, out, table.count(), explorer)

@@ -201,7 +201,7 @@ class Keeper:
 
     def observe(self, ranking: Ranking) -> None:
         """Take note of a list that is shown: one that was made with what was `omega()` then."""
-        shown = [scored.position for scored in ranking.candidates[: self.rule.places]]
+        shown = [ranking.places[scored.position] for scored in ranking.candidates[: self.rule.places]]
         if ranking.given and all(scored.deltas for scored in ranking.given):
             deltas = {name: [scored.deltas[name] for scored in ranking.given] for name in self.rule.terms}
             utilities = np.array([[scored.utility for scored in ranking.given]])

@@ -19,7 +19,7 @@ class Scored:
 
     Attributes:
         item_id: as it was given, None where the candidate came without one.
-        position: its index among the given candidates, from 0.
+        position: its index among the candidates of the request, from 0.
         rank: its place in the list, from 1: by utility where nothing else makes lists; equal ones keep the given order.
         probabilities: of each pointwise objective, `{"ctr": P(click | impression), "cvr": P(conversion | click)}`.
         pctcvr: P(click and conversion | impression), None where the model has no cvr.
@@ -89,7 +89,7 @@ class Ranking:
     Attributes:
         request_id: as it was given, or None.
         omega: the operating point ω of the utilities: a weight for each list-wise objective.
-        given: all candidates in the order in which they were given.
+        given: all candidates that were scored, in the order in which they were given.
         top: how many of the best are wanted, None for all.
         by_rank: whether `candidates` stand by rank, or as they were given.
         relevance_weights: v of the pointwise objectives; one that is not named has 1.
@@ -117,6 +117,11 @@ class Ranking:
         return UtilityWeights(omega, self.relevance_weights, self.value_weight)
 
     @cached_property
+    def places(self) -> dict[int, int]:
+        """Where the candidate of each `position` stands among `given`, as what is kept of each of them does."""
+        return {scored.position: place for place, scored in enumerate(self.given)}
+
+    @cached_property
     def candidates(self) -> list[Scored]:
         """The best `top` candidates by rank; or all as they were given."""
         if not self.by_rank:
@@ -139,6 +144,7 @@ class Ranking:
         links: Mapping[str, Link] | None = None,
         lists: ListRule | None = None,
         attributes: Mapping[str, Sequence[str]] | None = None,
+        positions: Sequence[int] | None = None,
     ) -> "Ranking":
         """Rank candidates by what the model gave: a logit of each pointwise, δ of each list-wise objective.
 
@@ -152,6 +158,7 @@ class Ranking:
             exponents: v in the relevance; None: 1 of every pointwise objective.
             links: what the outputs stand for; one that is not named gives a probability.
             lists, attributes: as `Ranking` has them.
+            positions: of these candidates among those that were given; None: they are all.
         """
         named = {name: (links or {}).get(name, Link()) for name in logits}
         exponents = dict.fromkeys(logits, 1.0) if exponents is None else exponents
@@ -170,7 +177,8 @@ class Ranking:
             value = None if values is None else values[position]
             boost = 0.0 if boosts is None else boosts[position]
             relevance = sum(exponent * logs[name] for name, exponent in exponents.items())
-            scored = Scored(item_id, position, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs)
+            own = position if positions is None else positions[position]
+            scored = Scored(item_id, own, 0, probabilities, both, relevance, adjusted, 0.0, value, boost, logs)
             given.append(replace(scored, predictions=predictions) if predictions else scored)
         more = weights or UtilityWeights()
         ranking = Ranking(

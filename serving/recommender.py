@@ -31,6 +31,7 @@ from equipoise.modeling.precision import narrow_base, settled
 from equipoise.modeling.prefix_cache import PrefixCache
 from equipoise.serving.export_parts import make_reader, open_catalogue, read_examples
 from equipoise.serving.export_tokens import read_tokenizer
+from equipoise.serving.first import first_candidates
 from equipoise.serving.items import read_items
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import read_operating_point
@@ -60,11 +61,19 @@ __all__ = ["Limits", "PreparedRequest", "Ranking", "Recommender", "RequestError"
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request that is ready for the model: its texts and token ids; `pointwise`: only probabilities are wanted."""
+    """A request that is ready for the model: its texts and token ids.
+
+    Attributes:
+        request: of the candidates that are to be scored.
+        slate: their token ids.
+        pointwise: whether only probabilities are wanted.
+        positions: of these candidates among those that were given; None: they are all.
+    """
 
     request: ReadRequest
     slate: TokenSlate
     pointwise: bool = False
+    positions: tuple[int, ...] | None = None
 
 
 class Recommender:
@@ -235,13 +244,38 @@ class Recommender:
         """The JSON Schema of requests, with the export's names and bounds; `request_schema.json` of the export."""
         return self._schema
 
-    def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
+    def prepare(self, request: Mapping[str, Any], first: int | None = None) -> PreparedRequest:
         """Read, render and tokenise one request (serving/requests.py gives its form), in any thread, without the model.
+
+        Args:
+            request: as JSON.
+            first: how many candidates pass the model, those that the priors put first; None: all.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
         """
-        return self.tokenized(self.reader.read(request))
+        read = self.reader.read(request)
+        if first is None or len(read.candidates) <= first:
+            return self.tokenized(read)
+        log_odds = self._prior_log_odds(read)
+        kept = first_candidates(self._scorer, self._prior_names, log_odds, read, first)
+        prepared = self.tokenized(read.only(kept))
+        # What the priors say of a candidate may depend on the others of its slate, so it is kept.
+        slate = replace(prepared.slate, prior=log_odds[kept])
+        return replace(prepared, slate=slate, positions=tuple(kept))
+
+    @property
+    def _prior_names(self) -> list[str]:
+        beside = self._tokenizer.beside
+        return list(beside.priors.names) if beside is not None and beside.priors is not None else []
+
+    def _prior_log_odds(self, read: ReadRequest) -> np.ndarray:
+        """What the priors say of all candidates, float32 (C, priors)."""
+        beside = self._tokenizer.beside
+        log_odds = None if beside is None else beside.of([c.features for c in read.candidates], read.things)[0]
+        if log_odds is None:
+            raise RequestError("the export", "has no priors, by which candidates come first: leave `first` out")
+        return log_odds
 
     def cut(self, request: Mapping[str, Any]) -> CutRequest:
         """Read one request and cut its prompts into the parts that an explanation leaves out.
@@ -271,9 +305,9 @@ class Recommender:
         for pointwise in (False, True):
             chosen = [index for index, request in enumerate(prepared) if request.pointwise == pointwise]
             if chosen:
-                grouped = self._scorer.group([prepared[index].slate for index in chosen], pointwise)
-                requests = [prepared[index].request for index in chosen]
-                rankings |= zip(chosen, self._rankings(requests, self._scorer.forward(grouped)), strict=True)
+                of_kind = [prepared[index] for index in chosen]
+                grouped = self._scorer.group([one.slate for one in of_kind], pointwise)
+                rankings |= zip(chosen, self._rankings(of_kind, self._scorer.forward(grouped)), strict=True)
         return [rankings[index] for index in range(len(prepared))]
 
     def stream(
@@ -292,7 +326,7 @@ class Recommender:
         scored = self._scorer.stream(portions, lambda portion: [prepared(entry).slate for entry in portion], pointwise)
         with closing(scored):
             for portion, scores in scored:
-                yield portion, self._rankings([prepared(entry).request for entry in portion], scores)
+                yield portion, self._rankings([prepared(entry) for entry in portion], scores)
 
     def prepare_prices(self, request: Mapping[str, Any]) -> tuple[PriceQuestion, PreparedRequest]:
         """Read a request for prices (serving/price_request.py gives its form) and render it at every price.
@@ -398,18 +432,19 @@ class Recommender:
         request |= {"exclude_bought": exclude_bought, "quota": quota}
         return self.recall_prepared([self.prepare_recall(request)])[0]
 
-    def _rankings(self, requests: Sequence[ReadRequest], scores: Mapping[str, np.ndarray]) -> list[Ranking]:
+    def _rankings(self, requests: Sequence[PreparedRequest], scores: Mapping[str, np.ndarray]) -> list[Ranking]:
         for name, values in scores.items():
             if not np.isfinite(values).all():
                 raise UserError(f"the model gave a score of {name} that is not a finite number: evaluate the run")
-        ends = np.cumsum([len(request.candidates) for request in requests])[:-1]
+        ends = np.cumsum([len(one.request.candidates) for one in requests])[:-1]
         parts = {name: [part.tolist() for part in np.split(values, ends)] for name, values in scores.items()}
         return [
-            self._ranking(request, {name: columns[index] for name, columns in parts.items()})
-            for index, request in enumerate(requests)
+            self._ranking(one, {name: columns[index] for name, columns in parts.items()})
+            for index, one in enumerate(requests)
         ]
 
-    def _ranking(self, request: ReadRequest, scores: Mapping[str, list[float]]) -> Ranking:
+    def _ranking(self, prepared: PreparedRequest, scores: Mapping[str, list[float]]) -> Ranking:
+        request = prepared.request
         logits = {name: scores[name] for name in self.pointwise}
         deltas = {name: scores[name] for name in self.listwise if name in scores}
         candidates = request.candidates
@@ -433,6 +468,7 @@ class Recommender:
                 ]
                 for number, name in enumerate(self.reader.attributes)
             },
+            positions=prepared.positions,
         )
 
     def rank(
@@ -445,6 +481,7 @@ class Recommender:
         omega: Mapping[str, float] | None = None,
         value_weight: float | None = None,
         top: int | None = None,
+        first: int | None = None,
     ) -> Ranking:
         """Rank candidates for one shopper.
 
@@ -458,6 +495,8 @@ class Recommender:
             omega: weights of list-wise objectives; the others keep the export's.
             value_weight: weight of log value, for which every candidate brings its `value`; None keeps the export's.
             top: how many of the best are wanted.
+            first: how many candidates pass the model, those that the priors put first, and are in the ranking; None:
+                all.
 
         Raises:
             RequestError: names the field that is wrong and the way out.
@@ -465,7 +504,7 @@ class Recommender:
         request: dict[str, Any] = {"history": filled(history), "candidates": candidates, "omega": omega, "top": top}
         request |= {"prefix": user} if isinstance(user, str) else {"user": user}
         request |= {"value_weight": value_weight, "recent": recent}
-        return self.score_prepared([self.prepare(request)])[0]
+        return self.score_prepared([self.prepare(request, first)])[0]
 
     def score(
         self,

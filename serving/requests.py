@@ -28,7 +28,7 @@ else its text.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,12 @@ class ReadRequest:
     def things(self) -> ThingTexts:
         """What the candidates are compared with."""
         return ThingTexts(self.recent, [candidate.thing for candidate in self.candidates], self.computed)
+
+    def only(self, positions: Sequence[int]) -> "ReadRequest":
+        """The same request for some of its candidates."""
+        chosen = np.asarray(positions, np.int64)
+        computed = {name: column[chosen] for name, column in self.computed.items()}
+        return replace(self, candidates=[self.candidates[position] for position in positions], computed=computed)
 
 
 @dataclass(frozen=True)

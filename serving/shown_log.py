@@ -122,18 +122,16 @@ class LogRows:
 
     def _candidate(self, ranking: Ranking, scored: Scored) -> dict[str, Any]:
         terms = ranking.weights.terms(scored.log_probabilities, {}, None, scored.boost)
-        drawn = ranking.exploration
+        drawn, index = ranking.exploration, ranking.places[scored.position]
         row = {
-            "index": scored.position,
-            "list_utility": scored.utility if drawn is None else drawn.utilities[scored.position],
+            "index": index,
+            "list_utility": scored.utility if drawn is None else drawn.utilities[index],
             "base": sum(terms.values()),
             "value": scored.value,
         }
         row |= {f"{PROBABILITY}{name}": scored.number(name) for name in self.pointwise}
         row |= {f"{DELTA}{name}": scored.deltas[name] for name in self.listwise}
-        return row | {
-            f"{ATTRIBUTE}{name}": ranking.attributes[name][scored.position] for name in self.reader.attributes
-        }
+        return row | {f"{ATTRIBUTE}{name}": ranking.attributes[name][index] for name in self.reader.attributes}
 
     def _impression(self, scored: Scored, user: Mapping[str, Any], candidate: Any) -> dict[str, Any]:
         row: dict[str, Any] = {"score_utility": scored.utility, "score_relevance": scored.relevance}

@@ -50,6 +50,9 @@ class Served(BaseModel):
     requests: int = Field(description="Requests that shared the pass.")
     prefix_cached: bool | None = Field(description="Whether the shopper's prefix was in the cache; null if unknown.")
     missing: dict[str, int] = Field(description="How often each field that is read was not given, by PLACE.NAME.")
+    left_out: int | None = Field(
+        None, description="Candidates that the priors kept from the model. Absent where all passed it."
+    )
     export: str = Field(description="The version of the export that answered, as the header x-equipoise-export.")
 
 
@@ -72,9 +75,12 @@ class SlateAnswer(BaseModel):
     served: Served
 
 
-def served_record(outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, int], version: str) -> dict[str, Any]:
+def served_record(
+    outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, int], version: str, left_out: int = 0
+) -> dict[str, Any]:
     """How an answer came about, in the form of `Served`."""
-    return {
+    told = {"left_out": left_out} if left_out else {}
+    return told | {
         "queue_ms": round(outcome.waited * 1000, 3),
         "model_ms": round(outcome.model_pass.seconds * 1000, 3),
         "requests": outcome.model_pass.requests,
@@ -85,14 +91,18 @@ def served_record(outcome: ScoredOutcome[CachedRanking], missing: Mapping[str, i
 
 
 def slate_response(
-    outcome: ScoredOutcome[CachedRanking], ranking: Ranking, missing: Mapping[str, int], version: str
+    outcome: ScoredOutcome[CachedRanking],
+    ranking: Ranking,
+    missing: Mapping[str, int],
+    version: str,
+    left_out: int = 0,
 ) -> Response:
     """The answer as JSON, in the form of `SlateAnswer`: written as it is, for checking our own numbers takes time.
 
     Raises:
         ValueError: a score is not finite, which no client could read.
     """
-    content = {**ranking.to_json(), "served": served_record(outcome, missing, version)}
+    content = {**ranking.to_json(), "served": served_record(outcome, missing, version, left_out)}
     return Response(json.dumps(content, allow_nan=False, ensure_ascii=False), media_type="application/json")
 
 
@@ -100,7 +110,9 @@ def slate_response(
 async def rank(body: RankRequest, request: Request) -> Response:
     """Rank the candidates of one shopper; `top` of them are answered."""
     missing, outcome = await service_of(request).rank(body, request)
-    return slate_response(outcome, outcome.result.ranking, missing, service_of(request).version)
+    ranking = outcome.result.ranking
+    left_out = len(body.candidates) - len(ranking.given)
+    return slate_response(outcome, ranking, missing, service_of(request).version, left_out)
 
 
 @router.post("/score", response_model=SlateAnswer)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from equipoise.common.options import option
 
+FIRST_HELP = "Candidates of a list that pass the model, the first by the priors."
+
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -20,6 +22,7 @@ class ServerOptions:
         (), "Name that requests may call the server by; may be repeated.", shown="addresses, names without a dot"
     )
     max_candidates: int | None = option(None, "Candidates of a request.", shown="the export's limit")
+    first: int | None = option(None, FIRST_HELP, shown="all")
     unknown_fields: bool = option(False, "Ignore fields that the export does not read.", "--allow-unknown-fields")
     max_body_kb: int = option(1024, "KiB of a request.")
     max_explained: int = option(4000, "Scores that an explanation may take: candidates times parts.")

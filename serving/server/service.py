@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -157,7 +158,8 @@ class Service:
         Raises:
             Refusal: 422 the request cannot be scored, 503 too much to do or too slow, 499 the client left.
         """
-        missing, outcome = await self._answered(asked, request, self._prepare_ranking)
+        first = self.options.first if shown else None
+        missing, outcome = await self._answered(asked, request, partial(self._prepare_ranking, first=first))
         if self.keeper is not None and shown and not asked.omega:
             self.keeper.observe(outcome.result.ranking)
         if shown and self.shown.active:
@@ -181,8 +183,10 @@ class Service:
             with self.traces.span("search"):
                 return (await while_connected(self.recalls.submit(prepared, 1), request)).result
 
-    def _prepare_ranking(self, given: dict[str, Any]) -> tuple[Mapping[str, int], PreparedRequest]:
-        prepared = self.recommender.prepare(self._kept(given))
+    def _prepare_ranking(
+        self, given: dict[str, Any], first: int | None = None
+    ) -> tuple[Mapping[str, int], PreparedRequest]:
+        prepared = self.recommender.prepare(self._kept(given), first)
         return prepared.request.missing, prepared
 
     def _kept(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class StandIn:
     def limits(self, limits: Limits) -> None:
         self.reader.limits = limits
 
-    def prepare(self, request: Mapping[str, Any]) -> Prepared:
+    def prepare(self, request: Mapping[str, Any], first: int | None = None) -> Prepared:
         """As the real one, but for the token ids."""
         return Prepared(self.reader.read(request))
 
