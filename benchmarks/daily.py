@@ -1,6 +1,7 @@
 """A shop that trains every night: what it costs and keeps, what it refuses, and that no request is lost at a switch.
 
-    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare,scoring,ope] [--work FOLDER]
+    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare,scoring,ope,spark]
+                               [--work FOLDER] [--rows N]
 
 Parts, each a module of its own with `measure(work, quick)`:
 
@@ -10,6 +11,7 @@ nights   fourteen simulated days with drift (the answer to prices changes from d
 switch   32 clients while the link leads from one export to another (`benchmarks/daily_switch.py`; needs `nights`)
 prepare  rows per second and memory of one more day (`benchmarks/daily_prepare.py`)
 scoring  one worker and two, each with one thread (`benchmarks/daily_scoring.py`)
+spark    the same preparation by DuckDB and by Spark: equal rows, time and memory (`benchmarks/daily_spark.py`; needs Java)
 ope      estimates from logs of drawn lists, and of places, against the truth (`benchmarks/daily_ope.py`)
 
 The quick form has a tiny random base, few days and few requests: it shows that all of it runs, not how well.
@@ -28,6 +30,7 @@ PARTS = {
     "prepare": "benchmarks.daily_prepare",
     "scoring": "benchmarks.daily_scoring",
     "ope": "benchmarks.daily_ope",
+    "spark": "benchmarks.daily_spark",
 }
 """Name of a part → its module."""
 
@@ -39,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--work", type=Path, help="folder to keep; a temporary one by default")
+    parser.add_argument("--rows", type=int, help="impressions of the simulated shop of part spark (default 5,000,000)")
     options = parser.parse_args(arguments)
     names = options.only.split(",")
     for name in names:
@@ -47,9 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        figures = [
-            entry for name in names for entry in importlib.import_module(PARTS[name]).measure(work, options.quick)
-        ]
+        figures = []
+        for name in names:
+            own = {"rows": options.rows} if name == "spark" else {}
+            figures += importlib.import_module(PARTS[name]).measure(work, options.quick, **own)
     show("daily", figures)
     write(options.json, report("daily", figures, quick=options.quick, parts=names))
 

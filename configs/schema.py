@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from equipoise.configs.balancing import BalancingConfig
+from equipoise.configs.engine import Engine, SparkConfig
 from equipoise.configs.features import FeatureConfig
 from equipoise.configs.nightly import NightlyConfig
 from equipoise.configs.objectives import ObjectivesConfig
@@ -260,7 +261,12 @@ class DataConfig(Section):
     shard_requests: PositiveInt = 20_000
     """Requests per Parquet file of the prepared folder; the size changes no slate."""
     memory_limit: str = "4GB"
-    """Memory that preparing may take, as DuckDB reads it (4GB); beyond it DuckDB writes to disk."""
+    """Memory that preparing may take, as DuckDB reads it (4GB); beyond it DuckDB writes to disk. Not of Spark."""
+    engine: Engine = "duckdb"
+    """What prepares the tables: `duckdb` on this machine, or `spark` on a cluster (docs/large_data.md), with the same
+    rows. Spark reads Parquet, CSV and tables of the cluster's catalogue."""
+    spark: SparkConfig = Field(default_factory=SparkConfig)
+    """Where Spark runs, for `engine: spark`."""
 
     @field_validator("memory_limit")
     @classmethod

@@ -18,6 +18,7 @@ FILE_NAME = "inputs.json"
 MAY_CHANGE = (
     # where things lie: their content is compared by its hashes
     *("name", "output", "data.folder", "data.source", "data.file", "data.tables.*", "data.memory_limit"),
+    *("data.engine", "data.spark.*"),
     *("backbone.path", "backbone.tokenizer", "backbone.revision"),
     # how the same numbers are computed
     *(

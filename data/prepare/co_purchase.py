@@ -214,7 +214,7 @@ def _blocks(
 ) -> Iterator[tuple[int, int]]:
     """Ranges of moments, low … high-1, that together hold all takings and requests after the moment `counted`."""
     lookups = con.execute("""
-        SELECT epoch_us(r.timestamp) AS moment, CAST(sum(len(s.things) * i.size) AS BIGINT) AS size
+        SELECT epoch_us(r.timestamp) AS moment, CAST(sum(array_length(s.things) * i.size) AS BIGINT) AS size
         FROM requests r JOIN slate_things s USING (ordinal)
         JOIN (SELECT ordinal, count(*) AS size FROM sorted_impressions GROUP BY ordinal) i USING (ordinal) GROUP BY 1
     """).fetchnumpy()

@@ -2,8 +2,7 @@
 
 import platform
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,11 +16,11 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.common.nearest import did_you_mean
 from equipoise.configs.schema import DataConfig
-from equipoise.data.database_bar import hide_bar
 from equipoise.data.features import FeatureScale
 from equipoise.data.labels import KEPT, LabelStats, columns_of_labels
 from equipoise.data.manifest import FILE_NAME, SPLITS, THINGS, Manifest, SplitCounts
 from equipoise.data.prepare.amounts import refuse_ambiguous
+from equipoise.data.prepare.engine import open_engine
 from equipoise.data.prepare.examination import examine
 from equipoise.data.prepare.feature_table import kept_scales, scales_of
 from equipoise.data.prepare.files import quote
@@ -106,7 +105,9 @@ def prepare(
     """
     on_progress = progress or (lambda stage, fraction: None)
     _refuse_foreign_folder(config.folder)
-    with atomic_dir(config.folder) as folder, _database(folder / WORK, config.memory_limit) as con:
+    if part is not None and config.engine != "duckdb":
+        raise UserError("a part of some days is prepared by DuckDB alone: set data.engine=duckdb")
+    with atomic_dir(config.folder) as folder, open_engine(config, folder / WORK) as con:
         on_progress("reading the tables", 0.0)
         tables = open_source(con, config, folder / WORK)
         labels = dict(labels or {})
@@ -188,24 +189,6 @@ def _refuse_foreign_folder(folder: Path) -> None:
         raise UserError(f"data.folder {folder} holds other files than prepared data: name another folder or empty it")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data.folder {folder} is a file: name another folder")
-
-
-@contextmanager
-def _database(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB file in `work`, spilling there too, that reads timestamps as UTC."""
-    work.mkdir()
-    con = duckdb.connect(str(work / "work.duckdb"))
-    try:
-        try:
-            con.execute(f"SET memory_limit = '{memory_limit}'")
-        except duckdb.Error as error:
-            raise UserError(f"data.memory_limit '{memory_limit}' is not understood: write it like 4GB") from error
-        con.execute(f"SET temp_directory = '{str(work / 'spill').replace(chr(39), chr(39) * 2)}'")
-        con.execute("SET TimeZone = 'UTC'")
-        hide_bar(con)
-        yield con
-    finally:
-        con.close()
 
 
 def check_names(tables: Tables, config: DataConfig) -> None:

@@ -132,8 +132,8 @@ def drop_held_out_items(tables: Tables) -> None:
         return
     before = one(con, "SELECT count(*) FROM impressions")[0]
     con.execute("""
-        DELETE FROM impressions USING requests r
-        WHERE impressions.request_id = r.request_id AND r.split < 2 AND impressions.item_id IN (FROM held_out_items)
+        DELETE FROM impressions
+        WHERE item_id IN (FROM held_out_items) AND request_id IN (SELECT request_id FROM requests WHERE split < 2)
     """)
     con.execute("DELETE FROM requests WHERE request_id NOT IN (SELECT request_id FROM impressions)")
     after = one(con, "SELECT count(*) FROM impressions")[0]
