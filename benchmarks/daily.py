@@ -11,7 +11,7 @@ nights   fourteen simulated days with drift (the answer to prices changes from d
 switch   32 clients while the link leads from one export to another (`benchmarks/daily_switch.py`; needs `nights`)
 prepare  rows per second and memory of one more day (`benchmarks/daily_prepare.py`)
 scoring  one worker and two, each with one thread (`benchmarks/daily_scoring.py`)
-spark    the same preparation by DuckDB and by Spark: equal rows, time and memory (`benchmarks/daily_spark.py`; needs Java)
+spark    the same preparation by DuckDB and by Spark: equal rows, time, memory (`benchmarks/daily_spark.py`; needs Java)
 ope      estimates from logs of drawn lists, and of places, against the truth (`benchmarks/daily_ope.py`)
 
 The quick form has a tiny random base, few days and few requests: it shows that all of it runs, not how well.

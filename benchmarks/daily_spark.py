@@ -58,7 +58,9 @@ def measure(work: Path, quick: bool, rows: int | None = None) -> list[dict[str, 
 def _coupons(folder: Path) -> dict[str, Any]:
     """The Complete Journey as tables; returns `data` of a configuration."""
     settings = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text("utf-8"))["data"]
-    tables = {name: folder / "complete_journey" / f"{name}.parquet" for name in ("impressions", "items", "users", "events")}
+    tables = {
+        name: folder / "complete_journey" / f"{name}.parquet" for name in ("impressions", "items", "users", "events")
+    }
     (folder / "complete_journey").mkdir(exist_ok=True)
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
@@ -75,7 +77,10 @@ def _simulated(folder: Path, rows: int) -> dict[str, Any]:
     settings = yaml.safe_load((ROOT / "configs" / "simulator.yaml").read_text("utf-8"))["data"]
     requests = max(rows // CANDIDATES, 100)
     shop = SimulatorSettings(
-        requests=requests, candidates=CANDIDATES, shoppers=max(requests // 8, 50), items=min(2_000, max(rows // 100, 30))
+        requests=requests,
+        candidates=CANDIDATES,
+        shoppers=max(requests // 8, 50),
+        items=min(2_000, max(rows // 100, 30)),
     )
     simulate(folder / "shop", shop)
     tables = {name: str(folder / "shop" / f"{name}.parquet") for name in ("impressions", "items", "users", "events")}

@@ -19,8 +19,8 @@ CLOSE = 1e-9
 """Relative difference of numbers that are sums of fractions."""
 CLOSE_32 = 2e-7
 """That of numbers that are kept in 32 bits after being divided by such a sum: weights, and what position tells."""
-_OTHERWISE = ("created", "versions", "hashes")
-"""What a manifest says of how it was made."""
+_OTHERWISE = ("created", "versions", "hashes", "sha256")
+"""What a manifest says of how it was made, and of its bytes."""
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -32,7 +32,9 @@ def differences(one: Path, other: Path) -> list[str]:
         return found
     for name in _files(one):
         if name == FILE_NAME:
-            found += _apart(name, *(Manifest.read(f).model_dump(mode="json", exclude=set(_OTHERWISE)) for f in (one, other)))
+            found += _apart(
+                name, *(Manifest.read(f).model_dump(mode="json", exclude=set(_OTHERWISE)) for f in (one, other))
+            )
         elif name.endswith(".parquet"):
             sums = {f"feature_{rate}" for rate in decayed}
             if name.startswith("rates/"):
@@ -60,7 +62,7 @@ def _files(folder: Path) -> list[str]:
 def _tables(name: str, one: pa.Table, other: pa.Table, sums: set[str]) -> list[str]:
     if one.schema != other.schema or one.num_rows != other.num_rows:
         return [f"{name}: another schema or number of rows"]
-    close = {column: CLOSE for column in sums} | {"weight": CLOSE_32, "examination": CLOSE_32}
+    close = dict.fromkeys(sums, CLOSE) | {"weight": CLOSE_32, "examination": CLOSE_32}
     exact = [column for column in one.column_names if column not in close]
     if rows_hash(one.select(exact)) == rows_hash(other.select(exact)):
         found = []

@@ -10,6 +10,7 @@ import duckdb
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig
 from equipoise.data.database_bar import hide_bar
+from equipoise.data.prepare.files import kind_of_file
 
 
 @contextmanager
@@ -53,16 +54,20 @@ def refuse_unread_by_spark(config: DataConfig) -> None:
     """
     way_out = "or set data.engine=duckdb"
     if config.tables is None:
-        raise UserError(f"data.engine: spark reads your own tables, not source: {config.source}: set data.tables, {way_out}")
+        raise UserError(
+            f"data.engine: spark reads your own tables, not source: {config.source}: set data.tables, {way_out}"
+        )
     for name, file in config.tables.files.items():
         place = f"data.tables.{name}"
+        if file.path is not None and kind_of_file(file.path) == "json":
+            raise UserError(f"{place}: data.engine: spark does not read JSON lines: write them as Parquet, {way_out}")
         if file.attach:
             raise UserError(
-                f"{place}.attach opens databases in DuckDB alone: with data.engine: spark, query a table of the cluster's "
-                f"catalogue, {way_out}"
+                f"{place}.attach opens databases in DuckDB alone: with data.engine: spark, query a table of the "
+                f"cluster's catalogue, {way_out}"
             )
         if file.encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
             raise UserError(
-                f"{place}.encoding: {file.encoding} is not read by data.engine: spark: save the table as UTF-8 or Parquet, "
-                f"{way_out}"
+                f"{place}.encoding: {file.encoding} is not read by data.engine: spark: save the table as UTF-8 or "
+                f"Parquet, {way_out}"
             )

@@ -99,8 +99,8 @@ def _categories(tables: Tables, feature: FeatureConfig) -> CategoryScale:
     shown = _shown(tables, f"{feature_sql(tables, feature)} AS v")
     most = 2 if feature.hashed else feature.levels or feature.max_categories
     counts = tables.con.execute(
-        f"SELECT v, count(*) AS n, sum(count(*)) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v ORDER BY n DESC, v "
-        f"LIMIT {most + 1}"
+        f"SELECT v, count(*) AS n, sum(count(*)) OVER () FROM ({shown}) WHERE v IS NOT NULL GROUP BY v "
+        f"ORDER BY n DESC, v LIMIT {most + 1}"
     ).fetchall()
     if len(counts) < 2 and feature.heads:
         _refuse_constant(tables, feature, f"'{counts[0][0]}'" if counts else None)

@@ -28,7 +28,8 @@ def join_asof(session: SparkSession, select: exp.Select, new_name: Callable[[str
     left.set("alias", exp.TableAlias(this=exp.to_identifier(alias)))
     select.set("joins", [])
     for star in [c for c in select.find_all(exp.Column) if isinstance(c.this, exp.Star) and c.table == alias]:
-        star.this.set("except_", [exp.to_identifier(name) for name in names])
+        kept_out = star.this.args.get("except_") or []
+        star.this.set("except_", [*kept_out, *(exp.to_identifier(name) for name in names)])
 
 
 def _joined(frame: DataFrame, other: DataFrame, on: exp.Expression, left: str, right: str) -> DataFrame:

@@ -23,7 +23,7 @@ from equipoise.data.prepare.spark.asof import join_asof
 from equipoise.data.prepare.spark.dialect import Dialect, Untranslatable
 from equipoise.data.prepare.spark.files import read_files
 from equipoise.data.prepare.spark.kinds import duckdb_kind, spark_kind
-from equipoise.data.prepare.spark.numbered import ROW, number_rows, numbered_by
+from equipoise.data.prepare.spark.numbered import number_rows, numbered_by
 from equipoise.data.prepare.spark.results import Result
 
 
@@ -113,7 +113,7 @@ class SparkConnection:
             return self._describe(statement)
         if isinstance(statement, exp.Query):
             return self._select(statement)
-        if isinstance(statement, exp.Create):
+        if isinstance(statement, exp.Create) and statement.kind in ("TABLE", "VIEW"):
             self._create(statement)
         elif isinstance(statement, exp.Insert):
             self._insert(statement)

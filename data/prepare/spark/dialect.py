@@ -19,9 +19,34 @@ _WHOLE_TYPES = {exp.DataType.Type[name] for name in ("TINYINT", "SMALLINT", "INT
 _REAL_TYPES = {exp.DataType.Type.DOUBLE, exp.DataType.Type.FLOAT}
 _MOMENT_TYPES = {exp.DataType.Type[name] for name in ("TIMESTAMP", "TIMESTAMPTZ", "DATE", "TIMESTAMPNTZ")}
 _ALIKE = (
-    *(exp.And, exp.Or, exp.Not, exp.Coalesce, exp.Nullif, exp.Greatest, exp.Least, exp.Trim, exp.Case, exp.If, exp.Array),
+    *(
+        exp.And,
+        exp.Or,
+        exp.Not,
+        exp.Coalesce,
+        exp.Nullif,
+        exp.Greatest,
+        exp.Least,
+        exp.Trim,
+        exp.Case,
+        exp.If,
+        exp.Array,
+    ),
     # Powers and logarithms may differ in the last digit, as sums in another order do.
-    *(exp.Pow, exp.Ln, exp.Floor, exp.Substring, exp.Abs, exp.ArraySize, exp.Contains, exp.MD5, exp.Exists, exp.Cast, exp.RowNumber, exp.AggFunc),
+    *(
+        exp.Pow,
+        exp.Ln,
+        exp.Floor,
+        exp.Substring,
+        exp.Abs,
+        exp.ArraySize,
+        exp.Contains,
+        exp.MD5,
+        exp.Exists,
+        exp.Cast,
+        exp.RowNumber,
+        exp.AggFunc,
+    ),
 )
 """Functions that both engines mean alike; DuckDB evaluates all others."""
 _NATIVE = {"epoch_us", "hash", "monotonically_increasing_id"}
@@ -48,9 +73,7 @@ class Dialect:
         define: makes a function known to Spark: its name, expression and type.
     """
 
-    def __init__(
-        self, kinds_of: Callable[[str], list[str]], define: Callable[[str, str, str], None]
-    ) -> None:
+    def __init__(self, kinds_of: Callable[[str], list[str]], define: Callable[[str, str, str], None]) -> None:
         self.kinds_of, self.define = kinds_of, define
 
     def sql(self, query: exp.Expression) -> str:
@@ -168,8 +191,10 @@ def _may_be_of_value(node: exp.Expression) -> bool:
 
 def _joins(node: exp.Expression) -> bool:
     """Whether a node compares the two sides of a join, which Spark must see."""
-    return isinstance(node, exp.EQ) and node.find_ancestor(exp.Join, exp.Select) is not None and isinstance(
-        node.find_ancestor(exp.Join, exp.Select), exp.Join
+    return (
+        isinstance(node, exp.EQ)
+        and node.find_ancestor(exp.Join, exp.Select) is not None
+        and isinstance(node.find_ancestor(exp.Join, exp.Select), exp.Join)
     )
 
 

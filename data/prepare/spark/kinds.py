@@ -36,9 +36,11 @@ def duckdb_kind(kind: spark.DataType) -> str:
         return f"{element}[]" if element else ""
     if isinstance(kind, spark.StructType):
         fields = [(field.name.replace('"', '""'), duckdb_kind(field.dataType)) for field in kind.fields]
-        return "STRUCT(" + ", ".join(f'"{name}" {each}' for name, each in fields) + ")" if all(
-            each for _, each in fields
-        ) else ""
+        return (
+            "STRUCT(" + ", ".join(f'"{name}" {each}' for name, each in fields) + ")"
+            if all(each for _, each in fields)
+            else ""
+        )
     if isinstance(kind, spark.MapType):
         key, value = duckdb_kind(kind.keyType), duckdb_kind(kind.valueType)
         return f"MAP({key}, {value})" if key and value else ""

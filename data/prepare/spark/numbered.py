@@ -35,7 +35,7 @@ class Numbered:
                 continue
             stop = len(others) - sum(p is None for p in self.projections[place + 1 :])
             is_star = self.inner.expressions[taken].is_star
-            mine = others[: stop] if is_star else others[:1]
+            mine = others[:stop] if is_star else others[:1]
             others, taken = others[len(mine) :], taken + 1
             whole += mine
         return exp.Select(expressions=whole).from_("numbered")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
 from pyspark.sql import DataFrame
 
 FIRST_PARTITION = 1 << 33
@@ -69,8 +68,9 @@ class Result:
             with pa.ipc.open_stream(bytes(packed)) as reader:
                 for batch in reader:
                     for start in range(0, batch.num_rows, size):
+                        columns = batch.slice(start, size).columns
                         yield pa.RecordBatch.from_arrays(
-                            [column.cast(kind) for column, kind in zip(batch[start:start + size].columns, schema.types)],
+                            [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)],
                             schema=schema,
                         )
 

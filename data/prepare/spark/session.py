@@ -43,7 +43,7 @@ def open_spark(config: SparkConfig, work: Path) -> Iterator["SparkConnection"]:
         work: folder of this machine, for Spark's log, and for its tables where it runs on this machine alone.
 
     Raises:
-        UserError: pyspark, sqlglot or Java is missing, Spark does not start, or it cannot reach a folder for its tables.
+        UserError: pyspark, sqlglot or Java is missing, Spark does not start, or no folder for its tables is named.
     """
     refuse_missing_packages(config)
     from py4j.protocol import Py4JError
@@ -57,13 +57,16 @@ def open_spark(config: SparkConfig, work: Path) -> Iterator["SparkConnection"]:
         for name, value in config.conf.items():  # of a session that was there already
             if session.conf.isModifiable(name):
                 session.conf.set(name, value)
-        is_local = started.sparkContext.master.startswith("local")
-        if is_local and PARTITIONS not in config.conf and started.sparkContext.getConf().get(PARTITIONS) is None:
+        if (
+            is_local(started)
+            and PARTITIONS not in config.conf
+            and started.sparkContext.getConf().get(PARTITIONS) is None
+        ):
             session.conf.set(PARTITIONS, str(4 * started.sparkContext.defaultParallelism))
-        if config.work is None and not is_local:
+        if config.work is None and not is_local(started):
             raise UserError(
-                f"Spark runs on {started.sparkContext.master}: name with data.spark.work a folder that its executors reach, "
-                "such as hdfs:///tmp or s3a://bucket/tmp"
+                f"Spark runs on {started.sparkContext.master}: name with data.spark.work a folder that its "
+                "executors reach, such as hdfs:///tmp or s3a://bucket/tmp"
             )
         folder = f"{config.work.rstrip('/') if config.work else work}/equipoise-{uuid4().hex[:12]}"
         from equipoise.data.prepare.spark.connection import SparkConnection
@@ -81,6 +84,11 @@ def open_spark(config: SparkConfig, work: Path) -> Iterator["SparkConnection"]:
                 started.stop()
 
 
+def is_local(session: "SparkSession") -> bool:
+    """Whether Spark runs on this machine alone."""
+    return session.sparkContext.master.startswith("local")
+
+
 def refuse_missing_packages(config: SparkConfig) -> None:
     """Refuse what Spark cannot start without.
 
@@ -92,8 +100,8 @@ def refuse_missing_packages(config: SparkConfig) -> None:
         raise UserError(f'data.engine: spark needs {" and ".join(missing)}: pip install "equipoise[spark]"')
     if (config.master or os.environ.get("SPARK_REMOTE", "")).startswith("sc://"):
         raise UserError(
-            "data.engine: spark does not speak Spark Connect (sc://): run prepare by spark-submit, or name a master such "
-            "as yarn, k8s://… or local[4] in data.spark.master"
+            "data.engine: spark does not speak Spark Connect (sc://): run prepare by spark-submit, or name a master "
+            "such as yarn, k8s://… or local[4] in data.spark.master"
         )
     home = os.environ.get("JAVA_HOME")
     if shutil.which("java") is None and not (home and (Path(home) / "bin" / "java").exists()):
@@ -121,7 +129,11 @@ def _start(config: SparkConfig, log: Path) -> tuple["SparkSession", bool]:
         with _stderr_to(log):
             return builder.getOrCreate(), True
     except Exception as error:  # pyspark raises its own, Java's and plain ones
-        told = [line.strip() for line in log.read_text(errors="replace").splitlines() if "Exception" in line or "Error" in line]
+        told = [
+            line.strip()
+            for line in log.read_text(errors="replace").splitlines()
+            if "Exception" in line or "Error" in line
+        ]
         reason = (told or str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(". ")
         raise UserError(f"Spark does not start ({reason}): correct data.spark.master or data.spark.conf") from error
 

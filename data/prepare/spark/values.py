@@ -41,7 +41,7 @@ def evaluator(expression: str) -> Callable[..., pa.Array]:
     def evaluate(*columns: pa.Array) -> pa.Array:
         con = database()
         con.register("batch", pa.table(list(columns), names=[argument(n) for n in range(len(columns))]))
-        found = con.execute(f"SELECT {expression} AS v FROM batch").to_arrow_table().column(0).combine_chunks()
+        found = con.sql(f"SELECT {expression} AS v FROM batch").to_arrow_table().column(0).combine_chunks()
         con.unregister("batch")
         return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
 
