@@ -61,6 +61,10 @@ def refuse_unread_by_spark(config: DataConfig) -> None:
         place = f"data.tables.{name}"
         if file.path is not None and kind_of_file(file.path) == "json":
             raise UserError(f"{place}: data.engine: spark does not read JSON lines: write them as Parquet, {way_out}")
+        if file.path is not None and file.path.lower().startswith("hf://"):
+            raise UserError(
+                f"{place}: data.engine: spark does not read hf://: copy the table to the cluster, {way_out}"
+            )
         if file.attach:
             raise UserError(
                 f"{place}.attach opens databases in DuckDB alone: with data.engine: spark, query a table of the "

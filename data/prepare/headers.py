@@ -10,6 +10,7 @@ import duckdb
 from equipoise.configs.schema import DataConfig
 from equipoise.data.database_bar import hide_bar
 from equipoise.data.labels import LabelStats
+from equipoise.data.prepare.engine import refuse_unread_by_spark
 from equipoise.data.prepare.files import is_there
 from equipoise.data.prepare.labels import fill_absent_labels, refuse_known_labels
 from equipoise.data.prepare.new_items import check_new_items
@@ -30,6 +31,10 @@ def check_headers(config: DataConfig, labels: Mapping[str, LabelStats], read: Co
     if config.tables is None:
         return []
     files = config.tables.files.values()
+    if config.engine == "spark":
+        refuse_unread_by_spark(config)
+        if any(file.query is not None for file in files):
+            return ["data.engine: spark queries a table of its catalogue: the columns of tables were not checked"]
     local = [Path(file.path) for file in files if file.path is not None and not file.is_remote]
     if len(local) == len(files) and not any(
         glob.has_magic(str(path)) or is_there(path, "data.tables:") for path in local

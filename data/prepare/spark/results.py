@@ -64,15 +64,19 @@ class Result:
         return pa.RecordBatchReader.from_batches(schema, self._batches(schema, batch_size))
 
     def _batches(self, schema: pa.Schema, size: int) -> Iterator[pa.RecordBatch]:
+        """Batches of `size` rows, a last one of fewer, however Spark cut them: files do not depend on it."""
+        held, count = [pa.Table.from_batches([], schema)], 0
         for (packed,) in self.frame.mapInArrow(_packed, "batch binary").toLocalIterator():
             with pa.ipc.open_stream(bytes(packed)) as reader:
-                for batch in reader:
-                    for start in range(0, batch.num_rows, size):
-                        columns = batch.slice(start, size).columns
-                        yield pa.RecordBatch.from_arrays(
-                            [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)],
-                            schema=schema,
-                        )
+                part = reader.read_all()
+            columns = [column.cast(kind) for column, kind in zip(part.columns, schema.types, strict=True)]
+            held.append(pa.Table.from_arrays(columns, schema=schema))
+            count += part.num_rows
+            while count >= size:
+                whole = pa.concat_tables(held)
+                yield from whole.slice(0, size).combine_chunks().to_batches()
+                held, count = [whole.slice(size)], count - size
+        yield from pa.concat_tables(held).combine_chunks().to_batches()
 
 
 def _packed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

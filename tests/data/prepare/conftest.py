@@ -17,7 +17,8 @@ def session() -> Iterator[Any]:
 
     conf = {"spark.ui.enabled": "false", "spark.log.level": "OFF", "spark.sql.shuffle.partitions": "2"}
     conf |= {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-    conf |= {"spark.ui.showConsoleProgress": "false"}
+    conf |= {"spark.sql.adaptive.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+    conf |= {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
     builder = SparkSession.Builder().master("local[2]")
     for name, value in conf.items():
         builder = builder.config(name, value)

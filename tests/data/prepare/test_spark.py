@@ -14,6 +14,7 @@ from equipoise.configs.schema import DataConfig
 from equipoise.data.labels import LabelStats
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare import examination
+from equipoise.data.prepare.headers import check_headers
 from equipoise.data.prepare.parts import Part
 from equipoise.data.prepare.slates import prepare
 from tests.data.prepare.tiny_shop import START, all_settings, place_settings, write_shop
@@ -29,10 +30,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def both(settings: dict[str, Any], out: Path, **given: Any) -> tuple[Path, Path]:
-    """The folders that DuckDB and Spark prepare."""
+def both(
+    settings: dict[str, Any], out: Path, on_spark: dict[str, Any] | None = None, **given: Any
+) -> tuple[Path, Path]:
+    """The folders that DuckDB and Spark prepare; `on_spark`: other tables for Spark."""
     folders = out / "duckdb", out / "spark"
     for folder in folders:
+        if folder.name == "spark":
+            settings = settings | {"tables": settings["tables"] | (on_spark or {})}
         prepare(DataConfig.model_validate(settings | {"folder": str(folder), "engine": folder.name}), **given)
     return folders
 
@@ -56,7 +61,10 @@ def test_the_folder_is_the_same(shop: Path, session: Any, tmp_path: Path) -> Non
 @pytest.mark.timeout(900)
 def test_places_formats_and_weights(shop: Path, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "LEAST_ROWS", 20)
-    one, other = both(place_settings(shop, tmp_path), tmp_path)
+    users = session.read.csv(str(shop / "users.csv"), header=True, escape='"')
+    users.createOrReplaceGlobalTempView("shop_users")  # as a table of the cluster's catalogue is there for all sessions
+    query = {"users": {"query": "SELECT * FROM global_temp.shop_users"}}
+    one, other = both(place_settings(shop, tmp_path), tmp_path, on_spark=query)
     assert differences(one, other) == []
     assert Manifest.read(other).position is not None and Manifest.read(other).weights is not None
 
@@ -93,6 +101,10 @@ def _attached(settings: dict[str, Any]) -> None:
     settings["tables"]["users"] = {"query": "SELECT * FROM shop.users", "attach": {"shop": "shop.duckdb"}}
 
 
+def _hub(settings: dict[str, Any]) -> None:
+    settings["tables"]["items"] = "hf://datasets/shop/items.parquet"
+
+
 def _public(settings: dict[str, Any]) -> None:
     del settings["tables"]
     settings["source"] = "complete_journey"
@@ -104,6 +116,7 @@ def _public(settings: dict[str, Any]) -> None:
         (_json_lines, "data.tables.items: data.engine: spark does not read JSON lines"),
         (_encoded, "data.tables.users.encoding: latin-1 is not read by data.engine: spark"),
         (_attached, "data.tables.users.attach opens databases in DuckDB alone"),
+        (_hub, "data.tables.items: data.engine: spark does not read hf://"),
         (_public, "reads your own tables, not source: complete_journey"),
     ],
 )
@@ -116,6 +129,13 @@ def test_what_spark_does_not_read(
         prepare(DataConfig.model_validate(settings))
     assert message in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_validate_says_what_it_did_not_check(shop: Path, tmp_path: Path) -> None:
+    settings = all_settings(shop, tmp_path / "out") | {"engine": "spark"}
+    assert check_headers(DataConfig.model_validate(settings), {}, ()) == []
+    settings["tables"] = settings["tables"] | {"users": {"query": "SELECT * FROM warehouse.shop.users"}}
+    assert "were not checked" in check_headers(DataConfig.model_validate(settings), {}, ())[0]
 
 
 def test_a_day_is_duckdbs(shop: Path, tmp_path: Path) -> None:

@@ -120,7 +120,6 @@ def all_settings(folder: Path, out: Path) -> dict[str, Any]:
 def place_settings(folder: Path, out: Path) -> dict[str, Any]:
     """`data` of a configuration that splits by a column and reads positions, formats and other names of columns."""
     given = tables(folder)
-    del given["events"], given["users"]
     mapped = {
         "path": given["impressions"],
         "columns": {"request_id": ["device", "request_id"]},
@@ -129,7 +128,8 @@ def place_settings(folder: Path, out: Path) -> dict[str, Any]:
     }
     return {
         "folder": str(out),
-        "tables": {"impressions": mapped, "items": given["items"]},
+        "tables": {"impressions": mapped, "items": given["items"], "users": given["users"]},
+        "user_groups": ["city"],
         "split": {"column": "part"},
         "prompt": {"item": ["{title}"], "context": ["bid {bid}"]},
         "features": [{"name": "brand", "scale": "category"}],
