@@ -113,6 +113,8 @@ class SparkConnection:
             return self._describe(statement)
         if isinstance(statement, exp.Query):
             return self._select(statement)
+        if isinstance(statement, exp.Set):
+            return None  # a setting of DuckDB's own
         if isinstance(statement, exp.Create) and statement.kind in ("TABLE", "VIEW"):
             self._create(statement)
         elif isinstance(statement, exp.Insert):

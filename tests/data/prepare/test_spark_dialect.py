@@ -137,7 +137,7 @@ def test_forms_of_results(engines: list[Any]) -> None:
     own, spark = engines
     query = "SELECT n, t, l, w FROM a ORDER BY n DESC"
     whole = spark.sql(query).to_arrow_table()
-    assert whole.to_pylist() == own.sql(query).to_arrow_table().to_pylist()
+    assert whole.to_pylist() == own.cursor().sql(query).to_arrow_table().to_pylist()
     reader = spark.cursor().sql(query).to_arrow_reader(4)
     batches = list(reader)
     assert [batch.num_rows for batch in batches] == [4, 4, 4, 3] and reader.schema == whole.schema
