@@ -69,8 +69,8 @@ def _tables(name: str, one: pa.Table, other: pa.Table, sums: set[str]) -> list[s
     else:
         found = [f"{name}: {c}" for c in exact if rows_hash(one.select([c])) != rows_hash(other.select([c]))]
     for column in set(close) & set(one.column_names):
-        values = [_numbers(table.column(column)) for table in (one, other)]
-        if not np.allclose(*values, rtol=close[column], atol=0, equal_nan=True):
+        own, theirs = (_numbers(table.column(column)) for table in (one, other))
+        if not np.allclose(own, theirs, rtol=close[column], atol=0, equal_nan=True):
             found.append(f"{name}: {column} beyond {close[column]:g}")
     return found
 

@@ -32,7 +32,7 @@ def join_asof(session: SparkSession, select: exp.Select, new_name: Callable[[str
         star.this.set("except_", [*kept_out, *(exp.to_identifier(name) for name in names)])
 
 
-def _joined(frame: DataFrame, other: DataFrame, on: exp.Expression, left: str, right: str) -> DataFrame:
+def _joined(frame: DataFrame, other: DataFrame, on: exp.Expr, left: str, right: str) -> DataFrame:
     keys, moments = [], None
     for condition in on.flatten() if isinstance(on, exp.And) else [on]:
         sides = {c.table: c.name for c in (condition.this, condition.expression)}

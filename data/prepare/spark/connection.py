@@ -15,7 +15,6 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.functions import arrow_udf
-from pyspark.sql.types import StructType
 from sqlglot import exp
 
 from equipoise.data.prepare.spark import values
@@ -108,7 +107,7 @@ class SparkConnection:
 
     # Statements
 
-    def _run(self, statement: exp.Expression) -> Result | None:
+    def _run(self, statement: exp.Expr) -> Result | None:
         if isinstance(statement, exp.Describe):
             return self._describe(statement)
         if isinstance(statement, exp.Query):
@@ -163,9 +162,9 @@ class SparkConnection:
         query = statement.args.get("expression")
         if query is None:
             table = statement.this.this.name
-            columns = [f"`{column.name}` {column.args['kind'].sql('spark')}" for column in statement.this.expressions]
-            empty = self.session.createDataFrame([], StructType.fromDDL(", ".join(columns)))
-            self._store(table, empty)
+            columns = [(f"`{c.name}`", c.args["kind"].sql("spark")) for c in statement.this.expressions]
+            kinds = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in columns)
+            self._store(table, self.session.sql(f"SELECT {kinds} LIMIT 0"))
             return
         if statement.kind == "VIEW":
             self._put(self.views, statement.this.name, self._frame(_query(query)))
@@ -198,7 +197,7 @@ class SparkConnection:
         if statement.args.get("using"):
             raise Untranslatable("DELETE … USING")
         if isinstance(where, exp.Not) and isinstance(where.this, exp.In) and where.this.args.get("query") is not None:
-            kept: exp.Expression = where.this  # ids are never NULL
+            kept: exp.Expr = where.this  # ids are never NULL
         elif where.find(exp.Query) is not None:
             kept = exp.Not(this=exp.Paren(this=where))
         else:
@@ -211,7 +210,7 @@ class SparkConnection:
         where, source = statement.args.get("where"), statement.args.get("from_")
         condition = where.this if where is not None else None
         query = exp.select().from_(table.copy())
-        if source is not None:
+        if source is not None and condition is not None:
             # A row that has no partner in the source stays.
             inner, alias = source.this.copy(), source.this.alias
             inner.set("alias", None)
@@ -220,7 +219,7 @@ class SparkConnection:
             condition = exp.Is(this=exp.column("is_met", alias), expression=exp.true())
         for field in self.tables[table.name].schema.fields:
             own = exp.column(exp.to_identifier(field.name, quoted=True), table.name)
-            value: exp.Expression = own
+            value: exp.Expr = own
             if field.name in given:
                 kind = exp.DataType.build(duckdb_kind(field.dataType), dialect="duckdb")
                 value = exp.Cast(this=given[field.name].copy(), to=kind)
@@ -246,7 +245,7 @@ class SparkConnection:
 
     # Frames
 
-    def _frame(self, query: exp.Expression) -> DataFrame:
+    def _frame(self, query: exp.Expr) -> DataFrame:
         """The frame of a query of DuckDB; the tree is used up."""
         holder = exp.Subquery(this=query)
         for table in list(holder.find_all(exp.Table)):
@@ -301,18 +300,19 @@ class SparkConnection:
             return
         if not (given := spark_kind(kind)):
             raise Untranslatable(f"Spark has no type for {kind} of {expression}")
-        self.session.udf.register(name, arrow_udf(values.evaluator(expression), given))
+        function: Any = arrow_udf(values.evaluator(expression), given)  # type: ignore[call-overload]
+        self.session.udf.register(name, function)
         self._functions.add(name)
 
 
-def _bound(statement: exp.Expression, parameters: Mapping[str, datetime]) -> exp.Expression:
+def _bound(statement: exp.Expr, parameters: Mapping[str, datetime]) -> exp.Expr:
     for place in list(statement.find_all(exp.Placeholder, exp.Parameter)):
         moment = parameters[place.name].isoformat(sep=" ")
         place.replace(exp.Cast(this=exp.Literal.string(moment), to=exp.DataType.build("TIMESTAMP")))
     return statement
 
 
-def _query(node: exp.Expression) -> exp.Query:
+def _query(node: exp.Expr) -> exp.Query:
     inner = node.this if isinstance(node, exp.Subquery) and not node.alias else node
     assert isinstance(inner, exp.Query)
     return inner

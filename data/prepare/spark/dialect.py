@@ -76,7 +76,7 @@ class Dialect:
     def __init__(self, kinds_of: Callable[[str], list[str]], define: Callable[[str, str, str], None]) -> None:
         self.kinds_of, self.define = kinds_of, define
 
-    def sql(self, query: exp.Expression) -> str:
+    def sql(self, query: exp.Expr) -> str:
         """The query in Spark's words; the tree is used up."""
         holder = exp.Subquery(this=query)
         for select in _inner_first(holder):
@@ -131,7 +131,7 @@ class Dialect:
             _spell(each)
         return self.kinds_of(holder.this.sql(dialect="spark"))
 
-    def _visit(self, node: exp.Expression, given: Mapping[str, str]) -> None:
+    def _visit(self, node: exp.Expr, given: Mapping[str, str]) -> None:
         """Replace the largest parts of an expression that are of values and of one row."""
         if isinstance(node, exp.Query | exp.Subquery | exp.DataType | exp.Identifier):
             return
@@ -144,7 +144,7 @@ class Dialect:
         for child in list(node.iter_expressions()):
             self._visit(child, given)
 
-    def _replace(self, node: exp.Expression, given: Mapping[str, str]) -> None:
+    def _replace(self, node: exp.Expr, given: Mapping[str, str]) -> None:
         columns = list({c.sql(): c for c in _columns(node)}.values())
         if not columns:
             return
@@ -156,7 +156,7 @@ class Dialect:
         self.define(name, expression, kind)
         node.replace(exp.Anonymous(this=name, expressions=[c.copy() for c in columns]))
 
-    def _is_of_value(self, node: exp.Expression, given: Mapping[str, str]) -> bool:
+    def _is_of_value(self, node: exp.Expr, given: Mapping[str, str]) -> bool:
         if not _may_be_of_value(node):
             return False
         if not isinstance(node, exp.Cast):
@@ -179,7 +179,7 @@ class Dialect:
         return kind != '"NULL"'
 
 
-def _may_be_of_value(node: exp.Expression) -> bool:
+def _may_be_of_value(node: exp.Expr) -> bool:
     if isinstance(node, exp.Cast):
         return not isinstance(node.this, exp.Null | exp.Literal)
     if isinstance(node, exp.Comprehension | exp.AtTimeZone):
@@ -189,7 +189,7 @@ def _may_be_of_value(node: exp.Expression) -> bool:
     return isinstance(node, exp.Func) and not isinstance(node, _ALIKE)
 
 
-def _joins(node: exp.Expression) -> bool:
+def _joins(node: exp.Expr) -> bool:
     """Whether a node compares the two sides of a join, which Spark must see."""
     return (
         isinstance(node, exp.EQ)
@@ -198,7 +198,7 @@ def _joins(node: exp.Expression) -> bool:
     )
 
 
-def _over_arguments(node: exp.Expression, names: list[str]) -> str:
+def _over_arguments(node: exp.Expr, names: list[str]) -> str:
     """An expression in DuckDB's words over numbered arguments in the place of columns of these names."""
     holder = exp.Paren(this=node.copy())
     for column in list(holder.find_all(exp.Column)):
@@ -207,7 +207,7 @@ def _over_arguments(node: exp.Expression, names: list[str]) -> str:
     return holder.this.sql(dialect="duckdb")
 
 
-def _own(node: exp.Expression, queries: bool = False) -> Iterator[exp.Expression]:
+def _own(node: exp.Expr, queries: bool = False) -> Iterator[exp.Expr]:
     """A node and what is below it, queries within it left out; `queries`: these themselves told."""
     if isinstance(node, exp.Query | exp.Subquery):
         if queries:
@@ -218,7 +218,7 @@ def _own(node: exp.Expression, queries: bool = False) -> Iterator[exp.Expression
         yield from _own(child, queries)
 
 
-def _columns(node: exp.Expression) -> Iterator[exp.Column]:
+def _columns(node: exp.Expr) -> Iterator[exp.Column]:
     """The columns that an expression reads of a table; the variable of a list comprehension is none."""
     for column in _own(node):
         if not isinstance(column, exp.Column) or isinstance(column.this, exp.Star):
@@ -228,7 +228,7 @@ def _columns(node: exp.Expression) -> Iterator[exp.Column]:
             yield column
 
 
-def _slots(select: exp.Select) -> Iterator[exp.Expression]:
+def _slots(select: exp.Select) -> Iterator[exp.Expr]:
     """The expressions of a select."""
     yield from select.expressions
     for join in select.args.get("joins") or []:
@@ -239,18 +239,18 @@ def _slots(select: exp.Select) -> Iterator[exp.Expression]:
             yield from select.args[name].iter_expressions()
 
 
-def _above(node: exp.Expression) -> Iterator[exp.Expression]:
-    above = node
+def _above(node: exp.Expr) -> Iterator[exp.Expr]:
+    above: exp.Expr | None = node
     while above is not None:
         yield above
         above = above.parent
 
 
-def _holds(node: exp.Expression, inner: exp.Expression) -> bool:
+def _holds(node: exp.Expr, inner: exp.Expr) -> bool:
     return any(above is node for above in _above(inner))
 
 
-def _inner_first(tree: exp.Expression) -> list[exp.Select]:
+def _inner_first(tree: exp.Expr) -> list[exp.Select]:
     found = list(tree.find_all(exp.Select))
     return sorted(found, key=lambda select: -sum(1 for _ in _above(select)))
 
@@ -287,7 +287,7 @@ def _rename(select: exp.Select) -> None:
                 exp.Anonymous(this="xxhash64", expressions=node.expressions), exp.Literal.number(2**62)]))  # fmt: skip
 
 
-def _nodes(select: exp.Select) -> Iterator[exp.Expression]:
+def _nodes(select: exp.Select) -> Iterator[exp.Expr]:
     """The nodes of a select, those of queries inside left out."""
     for child in select.iter_expressions():
         yield from _own(child)
@@ -302,7 +302,7 @@ def _not_among(node: exp.Not) -> None:
     node.replace(exp.Not(this=exp.Exists(this=exp.select("1").from_(inner).where(equal))))
 
 
-def _query_of(node: exp.Expression) -> exp.Expression:
+def _query_of(node: exp.Expr) -> exp.Expr:
     return node.this if isinstance(node, exp.Subquery) else node
 
 
@@ -318,7 +318,7 @@ def _list(node: exp.ArrayAgg) -> None:
     node.replace(exp.Anonymous(this="transform", expressions=[pairs, value]))
 
 
-def _spell(query: exp.Expression) -> None:
+def _spell(query: exp.Expr) -> None:
     """Types whose names mean something else to Spark."""
     for kind in query.find_all(exp.DataType):
         if kind.this == exp.DataType.Type.TIMESTAMP:

@@ -14,7 +14,7 @@ PROTOCOLS = {"s3": "s3a", "gcs": "gs"}
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
-def read_files(session: SparkSession, read: exp.Expression) -> DataFrame:
+def read_files(session: SparkSession, read: exp.Expr) -> DataFrame:
     """The rows of `read_parquet` or `read_csv`.
 
     Raises:

@@ -22,12 +22,12 @@ class Numbered:
 
     inner: exp.Select
     keys: list[tuple[str, bool]]
-    projections: list[exp.Expression | None]
+    projections: list[exp.Expr | None]
 
     def outer(self, columns: list[str]) -> exp.Select:
         """The query over the numbered rows of `inner`, whose columns these are."""
         others = [exp.column(exp.to_identifier(name, quoted=True)) for name in columns if name != ROW]
-        whole: list[exp.Expression] = []
+        whole: list[exp.Expr] = []
         taken = 0
         for place, projection in enumerate(self.projections):
             if projection is not None:

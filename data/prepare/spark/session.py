@@ -86,7 +86,7 @@ def open_spark(config: SparkConfig, work: Path) -> Iterator["SparkConnection"]:
 
 def is_local(session: "SparkSession") -> bool:
     """Whether Spark runs on this machine alone."""
-    return session.sparkContext.master.startswith("local")
+    return str(session.sparkContext.master).startswith("local")
 
 
 def refuse_missing_packages(config: SparkConfig) -> None:
