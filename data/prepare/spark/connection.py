@@ -5,6 +5,7 @@ A table is Parquet files in a work folder behind a temporary view; what changes 
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 import duckdb
@@ -44,7 +45,7 @@ class SparkConnection:
         self.tables: dict[str, DataFrame] = {}
         self.views: dict[str, DataFrame] = {}
         self.folders: dict[str, str] = {}
-        self._made = 0
+        self._made = count(1)
         self._functions: set[str] = set()
         self._last: Result | None = None
 
@@ -175,8 +176,7 @@ class SparkConnection:
         if (numbered := numbered_by(query)) is None:
             self._store(name, self._frame(query))
             return
-        self._made += 1
-        path = f"{self.work}/{self._made:04d}-{name}"
+        path = f"{self.work}/{next(self._made):04d}-{name}"
         frame = number_rows(self._frame(numbered.inner), numbered, path)
         frame.createOrReplaceTempView("numbered")
         final = self.session.sql(self.dialect.sql(numbered.outer(frame.columns)))
@@ -272,8 +272,7 @@ class SparkConnection:
 
     def _store(self, name: str, frame: DataFrame) -> None:
         """Write a frame as the files of a table, in a new folder."""
-        self._made += 1
-        path = f"{self.work}/{self._made:04d}-{name}"
+        path = f"{self.work}/{next(self._made):04d}-{name}"
         frame.write.parquet(path)
         self._put(self.tables, name, self.session.read.schema(frame.schema).parquet(path))
         self.folders[name] = path
@@ -289,8 +288,7 @@ class SparkConnection:
         self.session.catalog.dropTempView(name)
 
     def _new_name(self, start: str) -> str:
-        self._made += 1
-        return f"{start}_{self._made:04d}"
+        return f"{start}_{next(self._made):04d}"
 
     def _kinds(self, query: str) -> list[str]:
         return [duckdb_kind(field.dataType) for field in self.session.sql(query).schema.fields]
@@ -329,6 +327,8 @@ def _apart(frame: DataFrame) -> DataFrame:
 
 def reason(error: Exception) -> str:
     """One sentence of what Spark, or DuckDB in one of its tasks, says."""
+    if "TIMESTAMP(NANOS" in str(error):
+        return "it holds moments in nanoseconds, which Spark does not read (write microseconds)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     inner = [line for line in lines if line.startswith(("_duckdb.", "duckdb.", "pyarrow.lib."))]
     told = inner[-1].split(": ", 1)[-1] if inner else next((line for line in lines), type(error).__name__)

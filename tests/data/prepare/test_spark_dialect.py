@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from equipoise.data.values import text_sql
@@ -162,6 +163,12 @@ def test_csv_as_duckdb_reads_it(engines: list[Any], tmp_path: Path) -> None:
     for con in engines:
         with pytest.raises(duckdb.Error):
             con.execute(f"CREATE TABLE bad AS FROM {relation}")
+
+
+def test_moments_in_nanoseconds_are_named(engines: list[Any], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"w": pa.array([1], pa.timestamp("ns"))}), tmp_path / "moments.parquet")
+    with pytest.raises(duckdb.Error, match="moments in nanoseconds"):
+        engines[1].execute(f"FROM read_parquet(['{tmp_path}/moments.parquet'])")
 
 
 def test_a_value_that_cannot_be_read_is_one_sentence(engines: list[Any]) -> None:
