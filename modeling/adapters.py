@@ -77,7 +77,12 @@ def target_modules(layers: Sequence[nn.Module], targets: str | list[str], kept: 
     chosen = [[name for name in names if name not in moved and _wanted(name, targets)] for names in linear]
     for number, names in enumerate(chosen):
         if not names:
-            choice = ", ".join(name for name in linear[number] if name not in moved) or "none"
+            choice = ", ".join(name for name in linear[number] if name not in moved)
+            if not choice:
+                raise UserError(
+                    f"backbone.path: layer {number} has no linear module that an adapter could stand beside: choose "
+                    "another backbone"
+                )
             raise UserError(f"lora.targets: '{targets}' matches no module of layer {number}: choose from {choice}")
     return chosen
 

@@ -115,7 +115,7 @@ def test_who_times_itself_is_believed_and_time_is_shared_by_impressions():
 
 def test_every_variant_of_ours_takes_a_step():
     contenders = ours("tiny", SIZES, 2)
-    assert {f"without_{idea}" for idea in WITHOUT} | {"ours", "ours_one"} == contenders.keys()
+    assert {f"without_{idea}" for idea in WITHOUT} | {"ours", "ours_one", "with_comparison"} == contenders.keys()
     for name, contender in contenders.items():
         assert contender.impressions == (2 if name == "without_packing" else 6)
         contender.run()

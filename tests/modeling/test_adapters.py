@@ -98,3 +98,8 @@ def test_the_adapter_of_a_parameter() -> None:
     assert adapter_of("backbone.trunk.layers.0.mlp.lora_B.shared.weight") == "shared"
     assert adapter_of("backbone.upper.0.mlp.up_proj.base_layer.weight") is None
     assert adapter_of("heads.ctr.score.weight") is None
+
+
+def test_a_layer_without_linear_modules_is_no_backbone():
+    with pytest.raises(UserError, match=r"backbone\.path: layer 0 has no linear module"):
+        target_modules([torch.nn.Sequential(torch.nn.Conv1d(4, 4, 1))], "all-linear")
