@@ -42,6 +42,7 @@ def both(
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_folder_is_the_same(shop: Path, session: Any, tmp_path: Path) -> None:
     one, other = both(all_settings(shop, tmp_path), tmp_path, labels=DWELL)
@@ -58,6 +59,7 @@ def test_the_folder_is_the_same(shop: Path, session: Any, tmp_path: Path) -> Non
     assert not (other / ".work").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_places_formats_and_weights(shop: Path, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "LEAST_ROWS", 20)
@@ -69,6 +71,7 @@ def test_places_formats_and_weights(shop: Path, session: Any, tmp_path: Path, mo
     assert Manifest.read(other).position is not None and Manifest.read(other).weights is not None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("damage", ["label", "twice"])
 def test_bad_tables_are_refused_alike(shop: Path, session: Any, tmp_path: Path, damage: str) -> None:
