@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -95,6 +97,16 @@ def test_two_nodes_score_what_one_process_scores(alone: Job, tiny_config: Path, 
                 assert found.equals(expected), column
 
 
+def _kill(nodes: list[subprocess.Popen[bytes]]) -> None:
+    """Kill launchers and all that they have started."""
+    for each in nodes:
+        if each.poll() is None:
+            for process in [*psutil.Process(each.pid).children(recursive=True), each]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            each.wait()
+
+
 def test_a_node_that_dies_is_replaced_and_the_job_goes_on(alone: Job, tiny_config: Path, tmp_path: Path) -> None:
     port, run = _free_port(), tmp_path / "run"
     settings = [str(tiny_config), f"output={run}", "train.batch_size=2", *SETTINGS]
@@ -122,10 +134,14 @@ def test_a_node_that_dies_is_replaced_and_the_job_goes_on(alone: Job, tiny_confi
         os.killpg(nodes[1].pid, signal.SIGKILL)
         nodes[1].wait()
         nodes[1] = node(1, "third")
-        assert [each.wait(timeout=300) for each in nodes] == [0, 0], printed()
+        try:
+            codes = [each.wait(timeout=120) for each in nodes]
+        except subprocess.TimeoutExpired:  # the meeting stalls now and then: docs/engines.md says what to do
+            _kill(nodes)
+            nodes = [node(0, "fourth"), node(1, "fifth")]
+            codes = [each.wait(timeout=240) for each in nodes]
+        assert codes == [0, 0], printed()
     finally:
-        for each in nodes:
-            if each.poll() is None:
-                os.killpg(each.pid, signal.SIGKILL)
+        _kill(nodes)
     assert "resumed from" in printed()
     _same_adapters(Job(run, 0, ""), alone)
