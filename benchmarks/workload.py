@@ -164,9 +164,11 @@ def random_batch(sizes: Sizes, vocabulary: int, seed: int) -> SlateBatch:
     """Slates of random tokens."""
     rng = np.random.default_rng([seed, 7])
     none = np.zeros(sizes.candidates, dtype=np.int64)
-    named = sizes.history + sizes.candidates
-    vectors = rng.standard_normal((named, COMPARED.vectors)).astype(np.float32) / COMPARED.vectors**0.5
-    things = SlateThings(np.arange(sizes.history), np.arange(sizes.history, named), vectors)
+    things = None
+    if sizes.history:
+        named = sizes.history + sizes.candidates
+        vectors = rng.standard_normal((named, COMPARED.vectors)).astype(np.float32) / COMPARED.vectors**0.5
+        things = SlateThings(np.arange(sizes.history), np.arange(sizes.history, named), vectors)
     slates = [
         Slate(
             row=row,
@@ -175,7 +177,7 @@ def random_batch(sizes: Sizes, vocabulary: int, seed: int) -> SlateBatch:
             item=none,
             click=none,
             conversion=none,
-            things=things if sizes.history else None,
+            things=things,
         )
         for row in range(sizes.slates)
     ]

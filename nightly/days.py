@@ -153,18 +153,21 @@ class Days:
         changes = {"folder": self.state.day(_name(day)), "scales_from": first, "split": SplitConfig()}
         return self.config.model_copy(update={"data": self.config.data.model_copy(update=changes)})
 
-    def _tokens(self, day: date) -> TokenCache:
+    def _before(self, day: date) -> RunConfig | None:
+        """The configuration that reads the accepted part before a day; None of the first part."""
         earlier = [each for each in self.known() if each < day]
-        before = None
-        if earlier:
-            folder = self.state.day(_name(earlier[-1]))
-            before = (folder, TokenCache(CachePlace.of(self.of_part(earlier[-1])).folder))
+        return self.of_part(earlier[-1]) if earlier else None
+
+    def _tokens(self, day: date) -> TokenCache:
+        earlier, before = self._before(day), None
+        if earlier is not None:
+            before = (earlier.data.folder, TokenCache(CachePlace.of(earlier).folder))
         return make_tokens(self.of_part(day), before)[0]
 
     def _vectors(self, day: date) -> ThingVectors:
         """The vectors of the things until a day, those of the part before it taken over."""
-        earlier = [each for each in self.known() if each < day]
-        before = ThingVectors.open(vectors_folder(self.of_part(earlier[-1]))) if earlier else None
+        earlier = self._before(day)
+        before = ThingVectors.open(vectors_folder(earlier)) if earlier is not None else None
         return make_vectors(self.of_part(day), before)[0]
 
     def compose(self, day: date, trained_until: date | None) -> RunConfig:
