@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from equipoise.configs.schema import DataConfig
 from equipoise.data.prepare.files import literal, quote
 from equipoise.data.prepare.new_items import HELD_OUT
+from equipoise.data.prepare.parts import numbered_sql
 from equipoise.data.prepare.tables import Tables
 
 ITEM_BATCH = 10_000
@@ -17,15 +18,8 @@ def number_items(tables: Tables, before: Path | None = None) -> None:
 
     `before`: items.parquet of what these impressions follow, whose items keep their numbers.
     """
-    known = f"read_parquet({literal(str(before))})" if before else "(SELECT '' AS item_id, 0 AS item_index LIMIT 0)"
-    tables.con.execute(f"""
-        CREATE TABLE item_numbers AS
-        WITH known AS (SELECT item_id, item_index FROM {known})
-        SELECT item_id, CAST(item_index AS INTEGER) AS item_index FROM known
-        UNION ALL
-        SELECT item_id, CAST((SELECT count(*) FROM known) + row_number() OVER (ORDER BY item_id) - 1 AS INTEGER)
-        FROM (SELECT DISTINCT item_id FROM impressions WHERE item_id NOT IN (SELECT item_id FROM known))
-    """)
+    shown = "SELECT DISTINCT item_id FROM impressions"
+    tables.con.execute(f"CREATE TABLE item_numbers AS {numbered_sql('item_id', 'item_index', shown, before)}")
 
 
 def write_items(tables: Tables, config: DataConfig, path: Path, before: Path | None = None) -> None:

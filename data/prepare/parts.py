@@ -95,6 +95,24 @@ class Part:
             _replace(tables, "events", f"{mine} AND coalesce({earlier}, true)")
 
 
+def numbered_sql(name: str, number: str, values: str, before: Path | None) -> str:
+    """A query that numbers texts in their order, after those that have their numbers already.
+
+    Args:
+        name, number: columns of the text and of its number.
+        values: a query of distinct texts.
+        before: Parquet file of the part before, with both columns; None of the first.
+    """
+    known = f"read_parquet({literal(str(before))})" if before else f"(SELECT '' AS {name}, 0 AS {number} LIMIT 0)"
+    return f"""
+        WITH known AS (SELECT {name}, {number} FROM {known})
+        SELECT {name}, CAST({number} AS INTEGER) AS {number} FROM known
+        UNION ALL
+        SELECT {name}, CAST((SELECT count(*) FROM known) + row_number() OVER (ORDER BY {name}) - 1 AS INTEGER)
+        FROM ({values}) WHERE {name} NOT IN (SELECT {name} FROM known)
+    """
+
+
 def _timestamp(value: datetime) -> str:
     return f"TIMESTAMP {literal(value.isoformat(sep=' '))}"
 

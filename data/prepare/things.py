@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 from equipoise.common.errors import UserError
 from equipoise.configs.priors import ComparisonConfig
 from equipoise.configs.schema import HistoryConfig
-from equipoise.data.prepare.files import columns_of, literal, quote
+from equipoise.data.prepare.files import columns_of, quote
 from equipoise.data.prepare.history import of_kinds, request_parts
+from equipoise.data.prepare.parts import numbered_sql
 from equipoise.data.prepare.tables import Tables
 from equipoise.data.values import text_sql
 
@@ -42,16 +43,8 @@ def number_things(
         CREATE TABLE item_things_text AS
         SELECT n.item_id, {of_item} AS text FROM item_numbers n JOIN items i USING (item_id) WHERE {of_item} <> ''
     """)
-    known = f"read_parquet({literal(str(before))})" if before else "(SELECT '' AS text, 0 AS thing_index LIMIT 0)"
-    con.execute(f"""
-        CREATE TABLE things AS
-        WITH known AS (SELECT thing_index, text FROM {known})
-        SELECT thing_index, text FROM known
-        UNION ALL
-        SELECT CAST((SELECT count(*) FROM known) + row_number() OVER (ORDER BY text) - 1 AS INTEGER), text
-        FROM (SELECT text FROM event_texts UNION SELECT text FROM item_things_text)
-        WHERE text NOT IN (SELECT text FROM known)
-    """)
+    named = "SELECT text FROM event_texts UNION SELECT text FROM item_things_text"
+    con.execute(f"CREATE TABLE things AS {numbered_sql('text', 'thing_index', named, before)}")
     con.execute(
         "CREATE TABLE item_things AS SELECT i.item_id, t.thing_index FROM item_things_text i JOIN things t USING (text)"
     )
