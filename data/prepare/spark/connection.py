@@ -330,6 +330,12 @@ def reason(error: Exception) -> str:
     if "TIMESTAMP(NANOS" in str(error):
         return "it holds moments in nanoseconds, which Spark does not read (write microseconds)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    absent = [line.split(": ", 1)[1] for line in lines if line.startswith("ModuleNotFoundError: ")]
+    if absent:
+        return (
+            f"the Python of Spark's tasks lacks packages ({absent[-1]}): install equipoise[spark] for it, or set "
+            "PYSPARK_PYTHON to a Python that has it"
+        )
     inner = [line for line in lines if line.startswith(("_duckdb.", "duckdb.", "pyarrow.lib."))]
     told = inner[-1].split(": ", 1)[-1] if inner else next((line for line in lines), type(error).__name__)
     return told.split(" SQLSTATE")[0]

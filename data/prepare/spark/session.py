@@ -123,11 +123,12 @@ def _start(config: SparkConfig, log: Path) -> tuple["SparkSession", bool]:
         builder = builder.master(config.master)
     for name, value in (QUIET | config.conf).items():
         builder = builder.config(name, value)
-    if (config.master or "").startswith("local"):
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         with _stderr_to(log):
-            return builder.getOrCreate(), True
+            session = builder.getOrCreate()
+        if is_local(session) and "PYSPARK_PYTHON" not in os.environ:
+            session.sparkContext.pythonExec = sys.executable  # else `python3` of the PATH, without the packages of this
+        return session, True
     except Exception as error:  # pyspark raises its own, Java's and plain ones
         told = [
             line.strip()

@@ -1,6 +1,8 @@
 """One session of Spark for all tests of this folder."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +21,7 @@ def session() -> Iterator[Any]:
     conf |= {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
     conf |= {"spark.sql.adaptive.enabled": "false", "spark.ui.showConsoleProgress": "false"}
     conf |= {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # CI calls pytest without its environment on the PATH
     builder = SparkSession.Builder().master("local[2]")
     for name, value in conf.items():
         builder = builder.config(name, value)

@@ -1,5 +1,8 @@
 """Preparing on Spark: the same rows as by DuckDB, the same sentences on bad tables, and refusals before any work."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,3 +182,22 @@ def test_a_cluster_needs_a_folder_that_it_reaches(
         module.open_spark(SparkConfig(), tmp_path),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_tasks_run_in_this_python(session: Any, tmp_path: Path) -> None:
+    """Also where the `python3` of the PATH is another, without DuckDB and PyArrow."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    code = (
+        "from pathlib import Path\n"
+        "from equipoise.configs.engine import SparkConfig\n"
+        "from equipoise.data.prepare.spark.session import open_spark\n"
+        f"with open_spark(SparkConfig(), Path({str(tmp_path)!r})) as con:\n"
+        "    print(con.execute(\"SELECT CAST(t AS DOUBLE) FROM (SELECT ' 2.50 ' AS t)\").fetchall())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYSPARK_PYTHON"}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip().endswith("[(2.5,)]"), done.stderr

@@ -178,3 +178,11 @@ def test_a_value_that_cannot_be_read_is_one_sentence(engines: list[Any]) -> None
     assert str(error.value).startswith("Conversion Error") and "\n" not in str(error.value)
     with pytest.raises(duckdb.Error, match="does not know this statement"):
         spark.execute("CREATE INDEX i ON a (n)")
+
+
+def test_packages_that_tasks_lack_are_named() -> None:
+    pytest.importorskip("pyspark")
+    from equipoise.data.prepare.spark.connection import reason
+
+    told = "An exception was thrown from the Python worker:\n  File \"a\"\nModuleNotFoundError: No module named 'pyarrow'\n"
+    assert "lacks packages (No module named 'pyarrow'): install" in reason(RuntimeError(told))
