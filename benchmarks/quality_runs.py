@@ -29,11 +29,11 @@ def trained(config: RunConfig) -> Path:
         UserError: a signal stopped the training.
     """
     run = config.output
+    prepared(config)  # also of a finished run, which is scored on them
     summary = run / "summary.json"
     finished = summary.is_file() and json.loads(summary.read_text("utf-8")).get("finished")
     if finished and read_run_config(run) == settle_precision(config):
         return run
-    prepared(config)
     if train(config, overwrite=True) is None:
         raise UserError(f"training {run} was stopped: start the command again, which begins with that training")
     return run
