@@ -1,33 +1,43 @@
-"""Writes a token cache (docs/slate_format.md), batch after batch, completely or not at all."""
+"""Writes a token cache (docs/slate_format.md) from its parts, completely or not at all."""
 
 import json
-import math
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from equipoise.common.atomic import atomic_dir
 from equipoise.common.digest import with_digest
 from equipoise.common.errors import UserError
+from equipoise.common.file_lock import Held, hold
 from equipoise.common.hashing import file_hash
-from equipoise.data.features import CategoryScale, FeatureScale
-from equipoise.data.manifest import Manifest, open_shards
-from equipoise.data.ragged import GrowingArray, RaggedWriter
+from equipoise.data.manifest import Manifest
+from equipoise.data.ragged import GrowingArray, RaggedWriter, read_array, read_ragged
 from equipoise.data.token_cache import FILE_NAME, FORMAT, TextCounts, TokenCache
+from equipoise.data.token_parts import (
+    CONTEXT_TEXTS,
+    MAX_CONTEXTS,
+    WAIT_SECONDS,
+    PartWriter,
+    TokenPart,
+    make_parts,
+    number_kinds,
+    part_record,
+    parts_of,
+)
 from equipoise.data.tokens import SlateTokenizer, candidate_cut
 
-ITEM_BATCH = 20_000
-SLATE_BATCH = 2_000
-MAX_CONTEXTS = 2_000_000
-"""Distinct contexts that are remembered, about 0.2 KB each."""
+PARTS_SHARE = 0.95
+"""Of the work that is shown: making the parts; the rest is joining them."""
 
 OnProgress = Callable[[str, float], None]
+Counts = dict[str, dict[str, int]]
 
 
 def write_token_cache(
@@ -36,30 +46,105 @@ def write_token_cache(
     tokenizer: SlateTokenizer,
     on_progress: OnProgress,
     before: tuple[Path, TokenCache] | None = None,
-) -> None:
+) -> bool:
     """Tokenise all items, contexts and prefixes of a prepared folder into `folder`, which appears when it is complete.
+
+    Processes that do this at once, on one machine or on several with one file system, share the work; one that was
+    killed leaves its finished parts to the next.
 
     Args:
         folder: PREPARED/tokens/KEY; one that is there already (a damaged one) is replaced.
         prepared: written by `equipoise prepare`.
         tokenizer: without any item texts.
-        on_progress: called with the stage and the fraction of all slates and items that is done, 0 to 1.
-        before: prepared folder and tokens of the part before; items whose text is still the same are not tokenised.
+        on_progress: called with the stage and the fraction of the work that is done, 0 to 1.
+        before: prepared folder and tokens of the days before; items whose text is still the same are not tokenised.
+
+    Returns:
+        Whether this process put it together; another has, where it was there or came meanwhile.
 
     Raises:
         UserError: a file of the prepared folder is missing or unreadable.
     """
     manifest = Manifest.read(prepared, verify=True)
-    with atomic_dir(folder, keep=_is_complete) as building, _all_cores():
-        _Writer(building, prepared, manifest, tokenizer, on_progress, before).write(folder.name)
+    kept = parts_folder(folder)
+    while not is_complete(folder):
+        try:
+            tokenise_parts(folder, prepared, tokenizer, on_progress, before)
+            with hold(kept / "join.lock"):
+                joined = not is_complete(folder) and _join(folder, kept, prepared, manifest, tokenizer, on_progress)
+        except (Held, FileNotFoundError):  # another process joins them, or just has
+            if not is_complete(folder):
+                time.sleep(WAIT_SECONDS)
+            continue
+        if joined:
+            shutil.rmtree(kept, ignore_errors=True)
+            return True
+    return False
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether another process has finished this cache meanwhile; a damaged one is replaced."""
+def tokenise_parts(
+    folder: Path,
+    prepared: Path,
+    tokenizer: SlateTokenizer,
+    on_progress: OnProgress,
+    before: tuple[Path, TokenCache] | None = None,
+) -> None:
+    """Make the parts of a cache that nobody has made, and wait until all are there; as for `write_token_cache`."""
+    manifest = Manifest.read(prepared, verify=True)
+    parts = parts_of(prepared, manifest)
+    total = max(sum(part.size for part in parts), 1)
+    done = 0
+
+    def advance(stage: str, count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(stage, PARTS_SHARE * min(done / total, 1.0))
+
+    writer = PartWriter(prepared, manifest, tokenizer, advance, before)
+    with _all_cores():
+        make_parts(
+            parts_folder(folder),
+            parts,
+            writer.write,
+            lambda part, made: None if made else advance("tokenising", part.size),
+        )
+
+
+def parts_folder(folder: Path) -> Path:
+    """Where the parts of a cache are kept until it is whole."""
+    return folder.with_name(f"{folder.name}.parts")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a cache is there and whole."""
+    if not folder.is_dir():
+        return False
     try:
         TokenCache(folder)
     except UserError:
         return False
+    return True
+
+
+def _join(
+    folder: Path,
+    kept: Path,
+    prepared: Path,
+    manifest: Manifest,
+    tokenizer: SlateTokenizer,
+    on_progress: OnProgress,
+) -> bool:
+    """Put the cache together; where a part is not as it was written, delete it and say False."""
+    parts = parts_of(prepared, manifest)
+    counts = {part.name: part_record(kept, part) for part in parts}
+    damaged = [name for name, each in counts.items() if each is None]
+    for name in damaged:
+        shutil.rmtree(kept / name, ignore_errors=True)
+    if damaged:
+        return False
+    whole = {name: each for name, each in counts.items() if each is not None}
+    with atomic_dir(folder, keep=is_complete) as building:
+        _Joined(building, kept, prepared, manifest, tokenizer, on_progress).write(folder.name, parts, whole)
     return True
 
 
@@ -77,36 +162,34 @@ def _all_cores() -> Iterator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-class _Writer:
+class _Joined:
+    """One cache, put together part after part: contexts get their numbers, and candidates their lengths."""
+
     def __init__(
         self,
         out: Path,
+        kept: Path,
         prepared: Path,
         manifest: Manifest,
         tokenizer: SlateTokenizer,
         on_progress: OnProgress,
-        before: tuple[Path, TokenCache] | None = None,
     ) -> None:
-        self.before = before
-        self.out, self.prepared, self.manifest, self.tokenizer = out, prepared, manifest, tokenizer
+        self.out, self.kept, self.prepared, self.manifest, self.tokenizer = out, kept, prepared, manifest, tokenizer
         self.on_progress = on_progress
         self.room = tokenizer.candidate_room
         self.item_lengths = np.empty(0, dtype=np.int64)
         self.codes: dict[str, tuple[int, int]] = {}
-        self.contexts_written = 0
-        self._numbers = ("item", "click", "conversion")
         bought = ("bought", "times") if manifest.keeps_items else ()
         self.lists = (*bought, *(["things"] if manifest.comparison is not None else []))
-        self.total = manifest.counts["items"] + sum(split.slates for split in manifest.splits.values())
-        self.done = 0
 
-    def write(self, key: str) -> None:
-        self._write_items()
+    def write(self, key: str, parts: list[TokenPart], counts: Counts) -> None:
+        self._write_items([part for part in parts if not part.split])
         if "things" in self.lists:
             self._write_item_things()
         with RaggedWriter(self.out, "contexts") as self.contexts:
-            self._add_contexts([""])
-            counts = {name: vars(self._write_split(name)) for name in self.manifest.splits}
+            self._add_contexts([""], np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
+            splits = {name: [part for part in parts if part.split == name] for name in self.manifest.splits}
+            told = {name: vars(self._write_split(name, each, counts)) for name, each in splits.items()}
         paths = sorted(self.out.iterdir())
         record = {
             "format": FORMAT,
@@ -114,7 +197,7 @@ class _Writer:
             "start": self.tokenizer.start,
             "candidate_end": self.tokenizer.candidate_end,
             "pad_id": self.tokenizer.pad_id,
-            "counts": counts,
+            "counts": told,
             "features": list(self.manifest.features),
             "labels": self.manifest.label_columns,
             "bought": "bought" in self.lists,
@@ -127,27 +210,15 @@ class _Writer:
             "hashes": {path.name: file_hash(path) for path in paths},
         }
         (self.out / FILE_NAME).write_text(json.dumps(with_digest(record), indent=2) + "\n", encoding="utf-8")
+        self.on_progress("tokenising", 1.0)
 
-    def _advance(self, stage: str, count: int) -> None:
-        self.done += count
-        self.on_progress(stage, min(self.done / max(self.total, 1), 1.0))
-
-    def _write_items(self) -> None:
+    def _write_items(self, parts: list[TokenPart]) -> None:
         lengths = []
-        path = self.prepared / "items.parquet"
-        known = _known_texts(self.before)
-        start = 0
-        with RaggedWriter(self.out, "items") as items, _readable(self.manifest, self.prepared, path):
-            for batch in pq.ParquetFile(path).iter_batches(ITEM_BATCH, columns=["text"]):
-                texts = batch.column(0).to_pylist()
-                new = [n for n, text in enumerate(texts) if known[start + n : start + n + 1] != [text]]
-                ids = dict(zip(new, self.tokenizer.ids([texts[n] for n in new]) if new else [], strict=True))
-                old = self.before[1].items if self.before else None
-                parts = [ids[n] if n in ids or old is None else old[start + n] for n in range(len(texts))]
-                # One id more than there is room for shows that something is cut.
-                lengths.append(items.append([part[: self.room + 1] for part in parts]))
-                start += len(texts)
-                self._advance("tokenising items", len(texts))
+        with RaggedWriter(self.out, "items") as items:
+            for part in parts:
+                made = read_ragged(self.kept / part.name, "items")
+                lengths.append(made.lengths())
+                items.append_flat(made.values, lengths[-1])
         self.item_lengths = np.concatenate([self.item_lengths, *lengths])
 
     def _write_item_things(self) -> None:
@@ -157,93 +228,57 @@ class _Writer:
         with GrowingArray(self.out / "item_things.npy", np.int32) as array:
             array.append(things)
 
-    def _add_contexts(self, texts: list[str]) -> None:
-        """Give contexts that are new their numbers and lengths, and write their ids."""
-        new = [text for text in texts if text not in self.codes]
-        if len(self.codes) + len(new) > MAX_CONTEXTS:  # what comes again later is written once more
-            self.codes.clear()
-            new = list(dict.fromkeys(texts))
-        ids = [context[: self.room + 1] for context in self.tokenizer.contexts(new)]
-        lengths = self.contexts.append(ids).tolist()
-        numbers = range(self.contexts_written, self.contexts_written + len(new))
-        self.codes.update(zip(new, zip(numbers, lengths, strict=True), strict=True))
-        self.contexts_written += len(new)
+    def _add_contexts(self, texts: list[str], ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Numbers and lengths of contexts, int64 (N, 2); those that are new get numbers, and their ids are written.
 
-    def _write_split(self, name: str) -> TextCounts:
-        seen, cut, cut_candidates = self.tokenizer.seen, self.tokenizer.cut, 0
-        seen["prefix"] = cut["prefix"] = 0
-        kinds = {"first": np.int64, "item": np.int32, "context": np.int32, "length": np.int32, "click": np.int8}
-        named = {"feature": self.manifest.features, "label": self.manifest.label_columns}
-        named["computed"] = self.manifest.computed
-        numbers = {f"{kind}_{column}": np.float32 for kind, columns in named.items() for column in columns}
-        numbers |= {"weight": np.float32} if self.manifest.weights is not None else {}
-        numbers |= {"examination": np.float32} if self.manifest.position is not None else {}
+        Args:
+            texts: N of them, all different.
+            ids: int32, theirs, one after another.
+            lengths: int64 (N,).
+        """
+        new = np.array([text not in self.codes for text in texts], dtype=bool)
+        if len(self.codes) + int(new.sum()) > MAX_CONTEXTS:  # what comes again later is written once more
+            self.codes.clear()
+            new[:] = True
+        first = self.contexts.parts
+        self.contexts.append_flat(ids[np.repeat(new, lengths)], lengths[new])
+        added = np.flatnonzero(new).tolist()
+        numbers = range(first, first + len(added))
+        self.codes.update((texts[n], (number, int(lengths[n]))) for n, number in zip(added, numbers, strict=True))
+        return np.array([self.codes[text] for text in texts], dtype=np.int64).reshape(-1, 2)
+
+    def _write_split(self, name: str, parts: list[TokenPart], counts: Counts) -> TextCounts:
+        kinds = number_kinds(self.manifest)
+        plain = [key for key in kinds if key != "context"]
+        cut_candidates = 0
         with ExitStack() as stack:
-            prefixes = stack.enter_context(RaggedWriter(self.out, f"{name}.prefix"))
-            lists = {key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in self.lists}
+            ragged = {
+                key: stack.enter_context(RaggedWriter(self.out, f"{name}.{key}")) for key in ("prefix", *self.lists)
+            }
             arrays = {
                 key: stack.enter_context(GrowingArray(self.out / f"{name}.{key}.npy", kind))
-                for key, kind in {**kinds, "conversion": np.int8, **numbers}.items()
+                for key, kind in {"first": np.int64, "length": np.int32, **kinds}.items()
             }
             arrays["first"].append([0])
-            for path, shard in open_shards(self.prepared, self.manifest, name):
-                with _readable(self.manifest, self.prepared, path):
-                    columns = ["prefix", "item", "context", "click", "conversion", *numbers, *self.lists]
-                    for batch in shard.iter_batches(SLATE_BATCH, columns=columns):
-                        prefixes.append(self.tokenizer.prefixes(batch.column("prefix").to_pylist()))
-                        for key, writer in lists.items():
-                            writer.append(batch.column(key).to_pylist())
-                        cut_candidates += self._write_candidates(arrays, batch)
-                        self._advance(f"tokenising {name}", batch.num_rows)
-        return TextCounts(seen["prefix"], cut["prefix"], arrays["item"].length, cut_candidates)
+            for part in parts:
+                made = self.kept / part.name
+                arrays["first"].append(arrays["item"].length + np.cumsum(read_array(made, "size")))
+                for key, writer in ragged.items():
+                    each = read_ragged(made, key)
+                    writer.append_flat(each.values, each.lengths())
+                cut_candidates += self._write_candidates(made, arrays)
+                for key in plain:
+                    arrays[key].append(read_array(made, key))
+                self.on_progress("joining", PARTS_SHARE)
+        seen, cut = (sum(counts[part.name][key] for part in parts) for key in ("prefixes", "cut_prefixes"))
+        return TextCounts(seen, cut, arrays["item"].length, cut_candidates)
 
-    def _write_candidates(self, arrays: dict[str, GrowingArray], batch: pa.RecordBatch) -> int:
-        """Append the impressions of some slates; returns how many candidates were cut."""
-        sizes = pc.list_value_length(batch.column("item")).to_numpy(zero_copy_only=False)
-        arrays["first"].append(arrays["item"].length + np.cumsum(sizes, dtype=np.int64))
-        flat = {key: batch.column(key).flatten() for key in self._numbers}
-        values = {key: column.to_numpy(zero_copy_only=False) for key, column in flat.items()}
-        for name, scale in self.manifest.features.items():
-            values[f"feature_{name}"] = _raw(scale, batch.column(f"feature_{name}").flatten())
-        plain = [f"label_{name}" for name in self.manifest.label_columns]
-        plain += [f"computed_{name}" for name in self.manifest.computed]
-        plain += ["weight"] if self.manifest.weights is not None else []
-        plain += ["examination"] if self.manifest.position is not None else []
-        values |= {key: batch.column(key).flatten().to_numpy(zero_copy_only=False) for key in plain}
-        distinct = batch.column("context").flatten().dictionary_encode()
-        texts = distinct.dictionary.to_pylist()
-        self._add_contexts(texts)
-        known = np.array([self.codes[text] for text in texts], dtype=np.int64).reshape(-1, 2)
-        index = distinct.indices.to_numpy(zero_copy_only=False)
-        context = known[index, 0].astype(np.int32)
-        of_item, of_context, over = candidate_cut(self.item_lengths[values["item"]], known[index, 1], self.room)
-        values |= {"context": context, "length": of_item + of_context + len(self.tokenizer.candidate_end)}
-        for key, column in values.items():
-            arrays[key].append(column)
+    def _write_candidates(self, made: Path, arrays: dict[str, GrowingArray]) -> int:
+        """Append contexts and lengths of a part's candidates; returns how many of them are cut."""
+        texts = pq.read_table(made / CONTEXT_TEXTS).column(0).to_pylist()
+        own = read_ragged(made, "contexts")
+        known = self._add_contexts(texts, own.values, own.lengths())[read_array(made, "context")]
+        of_item, of_context, over = candidate_cut(self.item_lengths[read_array(made, "item")], known[:, 1], self.room)
+        arrays["context"].append(known[:, 0])
+        arrays["length"].append(of_item + of_context + len(self.tokenizer.candidate_end))
         return int(over.sum())
-
-
-def _known_texts(before: tuple[Path, TokenCache] | None) -> list[str]:
-    """The texts of the items of the part before, by their numbers."""
-    if before is None:
-        return []
-    return pq.read_table(before[0] / "items.parquet", columns=["text"]).column(0).to_pylist()
-
-
-def _raw(scale: FeatureScale, column: pa.Array) -> np.ndarray:
-    """The raw values of a feature, float32, NaN where unknown."""
-    if isinstance(scale, CategoryScale):
-        distinct = column.dictionary_encode()
-        codes = [scale.read(text) for text in distinct.dictionary.to_pylist()]
-        known = np.array([math.nan if code is None else code for code in [*codes, None]], dtype=np.float32)
-        return known[pc.fill_null(distinct.indices, len(codes)).to_numpy(zero_copy_only=False)]
-    return column.to_numpy(zero_copy_only=False)
-
-
-@contextmanager
-def _readable(manifest: Manifest, prepared: Path, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        manifest.verify(prepared)  # names the file that is not as it was written
-        raise UserError(f"{path} cannot be read ({error}): run equipoise prepare again") from error

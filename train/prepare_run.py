@@ -26,8 +26,11 @@ def prepare_data(config: RunConfig) -> Manifest:
         What the folder holds: counts, label rates and hashes.
 
     Raises:
-        UserError: bad input, or a backbone whose tokenizer cannot be loaded (the slates are complete then).
+        UserError: bad input, several processes were launched, or the backbone's tokenizer cannot be loaded (the slates
+            are complete then).
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("equipoise prepare uses all cores by itself: run it once, without a launcher")
     labels, read = labels_of(config.objectives), labels_read(config.objectives)
     with ProgressBar("preparing") as bar:
         manifest = prepare(config.data, bar.stage, labels, read)
@@ -61,14 +64,24 @@ def _log_preview(config: RunConfig) -> None:
         log.warning(warning)
 
 
-def write_tokens(config: RunConfig) -> None:
+def write_tokens(config: RunConfig, processes: int = 1) -> None:
     """Write the token cache of `config`, the vectors of its things and its priors, or say that they are there.
 
+    Several that run at once, on any number of machines, share the tokens; one of them does the rest.
+
+    Args:
+        config: the configuration.
+        processes: of this machine that tokenise.
+
     Raises:
-        UserError: the folder is not prepared, the limits do not fit the backbone, or several processes were launched.
+        UserError: the folder is not prepared, or the limits do not fit the backbone.
     """
-    _write_token_cache(config)
-    _write_beside(config)
+    made = _write_token_cache(config, processes)
+    rank = os.environ.get("RANK")
+    if rank == "0" or (rank is None and made is not False):
+        _write_beside(config)
+    elif rank is None:
+        log.info("another process has put the tokens together, and makes what stands beside them")
 
 
 def _write_beside(config: RunConfig) -> None:
@@ -116,23 +129,23 @@ def _fit_sources(config: RunConfig) -> None:
         log.info(f"sources of recall over {len(sources):,} items: popularity, bought, co-purchase, titles; {vectors}")
 
 
-def _write_token_cache(config: RunConfig) -> None:
+def _write_token_cache(config: RunConfig, processes: int = 1) -> bool | None:
+    """As `make_tokens`, and log what came of it."""
     from equipoise.train.assemble import check_lengths  # torch and transformers load only now
     from equipoise.train.token_caches import make_tokens
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("equipoise tokenize uses all cores by itself: run it once, without a launcher")
     check_lengths(config)
-    cache, made = make_tokens(config)
-    if not made:
+    cache, made = make_tokens(config, processes=processes)
+    if made is None:
         log.info(f"nothing to do: {cache.folder} is complete")
-        return
+        return None
     log.info(f"tokens: {cache.folder}")
     for split, counts in cache.counts.items():
         log.info(
             f"{split}: {counts.prefixes:,} prefixes ({counts.cut_prefixes:,} cut at tokens.max_prefix), "
             f"{counts.candidates:,} candidates ({counts.cut_candidates:,} cut at tokens.max_candidate)"
         )
+    return made
 
 
 def _counts(manifest: Manifest, title: str) -> Table:

@@ -1,7 +1,12 @@
 """The token cache that a configuration reads: found, made by a single process, or asked for in one sentence."""
 
 import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,7 @@ from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import TokenCache, cache_key
-from equipoise.data.token_writer import write_token_cache
+from equipoise.data.token_writer import is_complete, parts_folder, tokenise_parts, write_token_cache
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
 
@@ -38,16 +43,60 @@ class CachePlace:
         key = cache_key(tokenizer, config.tokens, encoder, manifest)
         return cls(config.data.folder / FOLDER / key, tokenizer, encoder)
 
-    def make(self, config: RunConfig, before: tuple[Path, TokenCache] | None = None) -> TokenCache:
-        """Write the cache, with a progress bar on stderr, and open it; `before`: as for `write_token_cache`.
+    def make(
+        self, config: RunConfig, before: tuple[Path, TokenCache] | None = None, processes: int = 1
+    ) -> tuple[TokenCache, bool]:
+        """Write the cache, with a progress bar on stderr, and open it; others that do the same share the work.
+
+        Args:
+            config: whose cache it is.
+            before: as for `write_token_cache`.
+            processes: of this machine that tokenise.
+
+        Returns:
+            The cache, and whether this process put it together.
 
         Raises:
             UserError: the tokenizer lacks a token that ends texts, or a file of the prepared folder is damaged.
         """
         tokenizer = SlateTokenizer(self.tokenizer, config.tokens, self.encoder, [])
-        with ProgressBar("tokenising") as bar:
-            write_token_cache(self.folder, config.data.folder, tokenizer, bar.stage, before)
-        return TokenCache(self.folder)
+        with ProgressBar("tokenising") as bar, _helpers(config, self.folder, processes - 1):
+            made = write_token_cache(self.folder, config.data.folder, tokenizer, bar.stage, before)
+        return TokenCache(self.folder), made
+
+
+@contextmanager
+def _helpers(config: RunConfig, folder: Path, count: int) -> Iterator[None]:
+    """Further processes that make parts of a cache; what they leave undone is done without them."""
+    cores = len(os.sched_getaffinity(0))
+    threads = {"RAYON_NUM_THREADS": str(max(1, cores // (count + 1)))} if count > 0 else {}
+    before = {name: os.environ.get(name) for name in threads}
+    os.environ.update(threads)
+    helpers = [get_context("spawn").Process(target=_help, args=(config,), daemon=True) for _ in range(count)]
+    try:
+        for helper in helpers:
+            helper.start()
+        yield
+    finally:
+        for helper in helpers:
+            helper.terminate()
+            helper.join()
+        if helpers and is_complete(folder):
+            shutil.rmtree(parts_folder(folder), ignore_errors=True)  # one that began late has made it again
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _help(config: RunConfig) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    with suppress(UserError, FileNotFoundError):  # what is wrong that one says; the parts are gone once they are joined
+        place = CachePlace.of(config)
+        if not is_complete(place.folder):
+            tokenizer = SlateTokenizer(place.tokenizer, config.tokens, place.encoder, [])
+            tokenise_parts(place.folder, config.data.folder, tokenizer, lambda stage, share: None)
 
 
 def find_tokens(config: RunConfig) -> TokenCache:
@@ -64,21 +113,26 @@ def find_tokens(config: RunConfig) -> TokenCache:
             f"{config.data.folder} holds no tokens for this tokenizer and these limits: run `equipoise tokenize "
             "CONFIG` with the same settings, then launch again"
         )
-    return cache_place.make(config)
+    return cache_place.make(config)[0]
 
 
-def make_tokens(config: RunConfig, before: tuple[Path, TokenCache] | None = None) -> tuple[TokenCache, bool]:
-    """The token cache of a configuration, and whether it had to be made; a damaged one is written again.
+def make_tokens(
+    config: RunConfig, before: tuple[Path, TokenCache] | None = None, processes: int = 1
+) -> tuple[TokenCache, bool | None]:
+    """The token cache of a configuration; a damaged one is written again.
 
-    `before`: prepared folder and tokens of the part before, whose items are not tokenised again.
+    Args:
+        config: the configuration.
+        before: prepared folder and tokens of the part before, whose items are not tokenised again.
+        processes: of this machine that tokenise.
+
+    Returns:
+        The cache, and whether this process put it together; None where it was there.
 
     Raises:
         UserError: the folder is not prepared, or the tokenizer cannot be loaded.
     """
     cache_place = CachePlace.of(config)
-    if cache_place.folder.is_dir():
-        try:
-            return TokenCache(cache_place.folder), False
-        except UserError:
-            pass  # damaged: it is replaced
-    return cache_place.make(config, before), True
+    if is_complete(cache_place.folder):
+        return TokenCache(cache_place.folder), None
+    return cache_place.make(config, before, processes)

@@ -46,14 +46,24 @@ def preview(
     show_preview(loaded, prompts)
 
 
-def tokenize(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Turn the prepared texts into token ids, once for a backbone and its limits; `prepare` ends with it."""
+def tokenize(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes of this machine that tokenise, each on its share of cores.")
+    ] = 1,
+) -> None:
+    """Turn the prepared texts into token ids, once for a backbone and its limits; `prepare` ends with it.
+
+    Started on several machines at once, or by a launcher, the processes share the work; started again after a kill it
+    goes on.
+    """
     from equipoise.configs.load import load_config
 
     loaded = load_config(config, overrides or [])
     from equipoise.train.prepare_run import write_tokens
 
-    write_tokens(loaded)
+    write_tokens(loaded, processes)
 
 
 def audit(

@@ -1,9 +1,12 @@
 """The token cache: the same ids as direct tokenising, whole or not at all, and exact costs."""
 
 import itertools
+import multiprocessing
 import os
 import pickle
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,15 @@ import pytest
 from torch.utils.data import DataLoader
 
 from equipoise.common.errors import UserError
+from equipoise.common.file_lock import hold
 from equipoise.common.verified import MEMORY
 from equipoise.configs.schema import TokensConfig
-from equipoise.data import token_cache, token_writer
+from equipoise.data import token_cache, token_parts
 from equipoise.data.manifest import Manifest
 from equipoise.data.sampling import BatchOrder
 from equipoise.data.slate_set import SlateSet, TrainBatches
 from equipoise.data.token_cache import TokenCache, cache_key
-from equipoise.data.token_writer import write_token_cache
+from equipoise.data.token_writer import parts_folder, tokenise_parts, write_token_cache
 from equipoise.data.tokens import SlateTokenizer
 
 TIGHT = TokensConfig(max_prefix=8, max_candidate=4)
@@ -49,8 +53,9 @@ def prepared(make_prepared: Prepared) -> Path:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_writer, "SLATE_BATCH", 3)
-    monkeypatch.setattr(token_writer, "ITEM_BATCH", 5)
+    monkeypatch.setattr(token_parts, "SLATE_BATCH", 3)
+    monkeypatch.setattr(token_parts, "ITEM_BATCH", 5)
+    monkeypatch.setattr(token_parts, "ITEMS_OF_A_PART", 7)
 
 
 @pytest.mark.parametrize("limits", [TIGHT, MIDDLE, WIDE], ids=["tight", "middle", "wide"])
@@ -181,18 +186,110 @@ def test_a_cache_that_another_process_finished_stays(make_prepared: Prepared, wo
     assert [path.name for path in cache.folder.parent.iterdir()] == ["key"]
 
 
-def test_a_failure_leaves_nothing_half_written(
+def test_a_killed_job_goes_on_where_it_was(
     make_prepared: Prepared, wordpiece: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = write(make_prepared(), wordpiece)
     folder = make_prepared()
+    healthy, calls = SlateTokenizer.prefixes, itertools.count()
 
     def fail(self: Any, texts: list[str]) -> Any:
-        raise RuntimeError("the disk is full")
+        if next(calls) == 1:
+            raise RuntimeError("the disk is full")
+        return healthy(self, texts)
 
     monkeypatch.setattr(SlateTokenizer, "prefixes", fail)
     with pytest.raises(RuntimeError, match="the disk is full"):
         write(folder, wordpiece)
-    assert list((folder / "tokens").iterdir()) == []
+    kept = folder / "tokens" / "key.parts"
+    assert list((folder / "tokens").iterdir()) == [kept]  # nothing half written, and what is whole stays
+    done = {path.name for path in kept.iterdir() if path.is_dir()}
+    assert done == {"items-00000", "train-00000"}
+
+    made: list[str] = []
+    write_part = token_parts.PartWriter.write
+    monkeypatch.setattr(
+        token_parts.PartWriter, "write", lambda self, part, out: (made.append(part.name), write_part(self, part, out))
+    )
+    again = write(folder, wordpiece)
+    assert made and not done & set(made) and not kept.exists()
+    for path in whole.folder.iterdir():
+        assert (again.folder / path.name).read_bytes() == path.read_bytes() or path.name == MEMORY, path.name
+
+
+@pytest.mark.parametrize("damage", ["record", "array", "other rows"])
+def test_a_part_that_is_not_as_it_was_written_is_made_again(
+    damage: str, make_prepared: Prepared, wordpiece: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_prepared()
+    place, tokenizer = folder / "tokens" / "key", SlateTokenizer(wordpiece, MIDDLE, True, [])
+    tokenise_parts(place, folder, tokenizer, silent)
+    part = parts_folder(place) / "train-00000"
+    if damage == "other rows":
+        shutil.rmtree(part)
+        shutil.copytree(part.with_name("train-00001"), part)
+    else:
+        path = part / {"record": "part.json", "array": "item.npy"}[damage]
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert write_token_cache(place, folder, tokenizer, silent)
+    whole = write(make_prepared(), wordpiece)
+    for path in whole.folder.iterdir():
+        assert (place / path.name).read_bytes() == path.read_bytes() or path.name == MEMORY, path.name
+
+
+def _write_beside_others(folder: Path, tokenizer: Any, begin: Any, told: Any) -> None:
+    begin.wait()
+    made: list[str] = []
+    write_part = token_parts.PartWriter.write
+    token_parts.PartWriter.write = lambda self, part, out: (made.append(part.name), write_part(self, part, out))  # type: ignore[method-assign, func-returns-value]
+    place = folder / "tokens" / "key"
+    joined = write_token_cache(place, folder, SlateTokenizer(tokenizer, MIDDLE, True, []), silent)
+    told.put((joined, made, TokenCache(place).counts))
+
+
+@pytest.mark.timeout(300)
+def test_processes_share_the_work(make_prepared: Prepared, wordpiece: Any) -> None:
+    whole = write(make_prepared(), wordpiece)
+    folder = make_prepared()
+    context = multiprocessing.get_context("spawn")
+    begin, told = context.Event(), context.Queue()
+    jobs = [context.Process(target=_write_beside_others, args=(folder, wordpiece, begin, told)) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    begin.set()
+    each = [told.get(timeout=240) for _ in jobs]
+    for job in jobs:
+        job.join()
+    assert sum(joined for joined, _, _ in each) == 1 and all(counts == whole.counts for _, _, counts in each)
+    parts = [name for _, made, _ in each for name in made]
+    files = [path.stem for path in (folder / "slates").iterdir()]
+    assert sorted(parts) == sorted(["items-00000", *files])  # each once
+    for path in whole.folder.iterdir():
+        assert (folder / "tokens" / "key" / path.name).read_bytes() == path.read_bytes() or path.name == MEMORY
+    assert [path.name for path in (folder / "tokens").iterdir()] == ["key"]
+
+
+def _hold(lock: Path, held: Any) -> None:
+    with hold(lock):
+        held.set()
+        time.sleep(600)
+
+
+@pytest.mark.timeout(300)
+def test_a_part_of_a_process_that_died_is_taken_over(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = make_prepared()
+    place = folder / "tokens" / "key"
+    parts_folder(place).mkdir(parents=True)
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    job = context.Process(target=_hold, args=(parts_folder(place) / "train-00000.lock", held), daemon=True)
+    job.start()
+    assert held.wait(240)
+    begun = time.monotonic()
+    threading.Timer(1.0, job.kill).start()
+    assert write_token_cache(place, folder, SlateTokenizer(wordpiece, MIDDLE, True, []), silent)
+    assert time.monotonic() - begun >= 1.0
 
 
 def test_damaged_shards_are_named(make_prepared: Prepared, wordpiece: Any) -> None:
@@ -283,7 +380,8 @@ def test_remembered_contexts_are_bounded(
     distinct = len(whole.contexts)
     shutil.rmtree(whole.folder)
     monkeypatch.setattr("equipoise.data.token_writer.MAX_CONTEXTS", 3)
-    monkeypatch.setattr("equipoise.data.token_writer.SLATE_BATCH", 1)
+    monkeypatch.setattr(token_parts, "MAX_CONTEXTS", 3)
+    monkeypatch.setattr(token_parts, "SLATE_BATCH", 1)
     bounded = write(folder, wordpiece)
     assert len(bounded.contexts) > distinct  # some are there more than once
     assert {split: every_candidate(bounded, split) for split in expected} == expected

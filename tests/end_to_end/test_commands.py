@@ -141,12 +141,10 @@ def test_tokens_are_made_by_prepare_or_by_tokenize_and_never_by_a_group(
 
     other = "tokens.max_prefix=40"
     alone = {"WORLD_SIZE": "2", "RANK": "0"}
-    for command in ("train", "tokenize"):
-        output = f"output={tmp_path / 'run'}"
-        words = {"train": "`equipoise tokenize CONFIG`", "tokenize": "run it once, without a launcher"}
-        refused(equipoise(command, settings["config"], other, output, **alone), words[command])
+    for command, words in (("train", "`equipoise tokenize CONFIG`"), ("prepare", "run it once, without a launcher")):
+        refused(equipoise(command, settings["config"], other, f"output={tmp_path / 'run'}", **alone), words)
     assert list(tokens.iterdir()) == [made] and not (tmp_path / "run").exists()
-    done = equipoise("tokenize", settings["config"], other)
+    done = equipoise("tokenize", settings["config"], other, "--processes", "2")
     assert done.returncode == 0 and "328 candidates (0 cut at tokens.max_candidate)" in done.stdout
     assert len(list(tokens.iterdir())) == 2
 

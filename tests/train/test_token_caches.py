@@ -75,7 +75,7 @@ def test_several_processes_ask_for_the_cache_and_never_make_it(
 def test_a_damaged_cache_stops_a_job_and_is_mended_by_the_command(make_config: Callable[..., RunConfig]) -> None:
     config = make_config()
     cache, _ = make_tokens(config)
-    assert make_tokens(config)[1] is False
+    assert make_tokens(config)[1] is None
     (cache.folder / "train.item.npy").unlink()
     with pytest.raises(UserError, match=r"train\.item\.npy is missing or cut short: run `equipoise tokenize CONFIG`"):
         find_tokens(config)

@@ -184,5 +184,5 @@ def test_packages_that_tasks_lack_are_named() -> None:
     pytest.importorskip("pyspark")
     from equipoise.data.prepare.spark.connection import reason
 
-    told = "An exception was thrown from the Python worker:\n  File \"a\"\nModuleNotFoundError: No module named 'pyarrow'\n"
+    told = "An exception was thrown from the Python worker:\n  File a\nModuleNotFoundError: No module named 'pyarrow'\n"
     assert "lacks packages (No module named 'pyarrow'): install" in reason(RuntimeError(told))

@@ -1,0 +1,25 @@
+"""Processes of a launcher tokenise together: the same files as of one, and one of them does the rest."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from tests.distributed.conftest import run_command
+from tests.tiny_run import run_settings, write_config
+
+
+def test_the_processes_of_a_launcher_share_the_tokens(tiny_config: Path, tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    shutil.copytree(tiny_config.parent / "prepared", tmp_path / "prepared", ignore=shutil.ignore_patterns("tokens"))
+    settings["data"]["folder"] = str(tmp_path / "prepared")
+    config = write_config(settings, tmp_path / "config.yaml")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run_command([*torchrun, "-m", "equipoise.launch.cli", "tokenize", str(config)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("tokens: ") == 1  # the first process tells of it, whoever put it together
+    (whole,) = (tiny_config.parent / "prepared" / "tokens").iterdir()
+    (made,) = (tmp_path / "prepared" / "tokens").iterdir()
+    assert made.name == whole.name
+    for path in whole.iterdir():
+        if not path.name.startswith("."):
+            assert (made / path.name).read_bytes() == path.read_bytes(), path.name
