@@ -258,6 +258,9 @@ class DataConfig(Section):
     item_dropout: Share = 0.0
     """Fraction of the train split's impressions that are shown as of a new item, without `item_behaviour`, so that
     priors and towers know what to do: 0 to below 1."""
+    remote: Annotated[str, Field(pattern=r"^[A-Za-z0-9+.-]+://.+")] | None = None
+    """Where a copy of the prepared folder lies, such as s3://bucket/shop: `prepare` and `tokenize` copy it there, and a
+    machine that lacks the folder fetches it from there. null keeps it on this machine."""
     shard_requests: PositiveInt = 20_000
     """Requests per Parquet file of the prepared folder; the size changes no slate."""
     memory_limit: str = "4GB"

@@ -21,6 +21,7 @@ from equipoise.configs.schema import DataConfig, RunConfig
 from equipoise.data.labels import labels_of, labels_read
 from equipoise.data.prepare.masked import is_prepared, mask_all_fields, mask_behaviour, mask_to_events
 from equipoise.data.prepare.slates import prepare
+from equipoise.data.remote_copy import bring
 from equipoise.evaluation.baselines import TrainCounts
 from equipoise.evaluation.evaluate_run import measure, prior_probabilities, train_counts
 from equipoise.evaluation.metrics.score_table import ScoreTable
@@ -78,6 +79,7 @@ def measure_cold_start(
         UserError: the run is unfinished, or its test split has no request of a new, or of a known, shopper.
     """
     config = read_run_config(folder, overrides)
+    bring(config.data)
     counts = train_counts(config)
     most = requests or config.evaluate.max_requests
     measured, model = {}, None

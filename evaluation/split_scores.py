@@ -18,6 +18,7 @@ from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.labels import KEPT
 from equipoise.data.manifest import FILE_NAME, Manifest
+from equipoise.data.remote_copy import bring
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics.score_table import ScoreTable, read_origin
 from equipoise.modeling.adapter_store import adapters_hash
@@ -54,6 +55,7 @@ class SplitScores:
 
     def __init__(self, config: RunConfig, run: Path) -> None:
         config = settle_precision(config)
+        bring(config.data)
         self.adapters = run_adapters(run, config)
         warn_unfinished(run)
         refuse_other_data(run, Manifest.read(config.data.folder), config.data.folder)

@@ -19,6 +19,7 @@ from equipoise.configs.load import read_run_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.rates import FOLDER as RATES_FOLDER
+from equipoise.data.remote_copy import bring
 from equipoise.data.slate_set import SlateSet
 from equipoise.export import onnx
 from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, write_adapter
@@ -94,6 +95,7 @@ def export_run(
     """
     run, out = Path(run), Path(out)
     config = read_run_config(run, overrides)
+    bring(config.data)
     formats = formats or Formats()
     formats.check(config)
     adapters = run_adapters(run, config)

@@ -19,6 +19,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.features import Scales, read_scales
 from equipoise.data.rates import FOLDER as RATES_FOLDER
 from equipoise.data.rates import RateLookup
+from equipoise.data.remote_copy import bring
 from equipoise.data.requests.catalogue import Catalogue, given_catalogue, prepared_catalogue
 from equipoise.data.requests.files import Block, RequestFile, cut_blocks, find_request_files
 from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
@@ -72,6 +73,7 @@ def score_run(folder: Path, requests: Path, out: Path, options: ScoreOptions, ov
         UserError: the run is unfinished, the requests cannot be read, or `out` holds something else.
     """
     config = settle_precision(read_run_config(folder, overrides))
+    bring(config.data)
     adapters = run_adapters(folder, config)
     warn_unfinished(folder)
     info = read_info(adapters)

@@ -20,6 +20,7 @@ from equipoise.common.progress import ProgressBar
 from equipoise.configs.load import read_run_config, save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
+from equipoise.data.remote_copy import bring
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import TokenCache
 from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into
@@ -103,6 +104,7 @@ def settle(config: RunConfig, goes_on: bool, begun: RunConfig | None) -> tuple[R
     """
     config = settle_precision(config, begun)
     refuse_places(config)
+    bring(config.data)
     config = told_as_prepared(config)
     if goes_on:
         config = in_begun_form(as_begun(config))

@@ -15,6 +15,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.data.preview import preview
+from equipoise.data.remote_copy import RemoteCopy, told
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,40 @@ def prepare_data(config: RunConfig) -> Manifest:
         prepare(masked, labels=labels, read=read)
         _write_token_cache(config.model_copy(update={"data": masked}))
     _write_beside(config)
+    upload(config)
     return manifest
+
+
+def upload(config: RunConfig, prune: bool = False) -> None:
+    """Copy the prepared folder of a configuration to its `data.remote`, where it has one.
+
+    Args:
+        config: the configuration.
+        prune: delete files of earlier states there.
+
+    Raises:
+        UserError: the folder is not prepared, or the place cannot be reached.
+    """
+    if config.data.remote is None:
+        return
+    masked = [mask_all_fields(config.data)] if config.train.feature_dropout else []
+    for data in (config.data, *masked):
+        assert data.remote is not None
+        copied = RemoteCopy(data.remote).upload(data.folder, prune)
+        log.info(f"uploaded {data.folder} to {data.remote}: {told(copied)}")
+
+
+def download(config: RunConfig) -> None:
+    """Copy what this machine lacks of the prepared folder of a configuration from its `data.remote`.
+
+    Raises:
+        UserError: there is no copy, the folder holds other data, or the place cannot be reached.
+    """
+    masked = [mask_all_fields(config.data)] if config.train.feature_dropout else []
+    for data in (config.data, *masked):
+        assert data.remote is not None, "asked of configurations that name one"
+        copied = RemoteCopy(data.remote).download(data.folder)
+        log.info(f"downloaded {data.folder} from {data.remote}: {told(copied)}")
 
 
 def _log_preview(config: RunConfig) -> None:
@@ -80,6 +114,7 @@ def write_tokens(config: RunConfig, processes: int = 1) -> None:
     rank = os.environ.get("RANK")
     if rank == "0" or (rank is None and made is not False):
         _write_beside(config)
+        upload(config)
     elif rank is None:
         log.info("another process has put the tokens together, and makes what stands beside them")
 

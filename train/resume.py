@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 FILE_NAME = "inputs.json"
 MAY_CHANGE = (
     # where things lie: their content is compared by its hashes
-    *("name", "output", "data.folder", "data.source", "data.file", "data.tables.*", "data.memory_limit"),
-    *("data.engine", "data.spark.*"),
+    *("name", "output", "data.folder", "data.remote", "data.source", "data.file", "data.tables.*"),
+    *("data.memory_limit", "data.engine", "data.spark.*"),
     *("backbone.path", "backbone.tokenizer", "backbone.revision"),
     # how the same numbers are computed
     *(
@@ -40,7 +40,7 @@ MAY_CHANGE = (
     *("evaluate.*", "nightly.*", "wandb.*", "tensorboard", "mlflow"),
 )
 """Settings that `--resume` accepts in other values; every other one must be as the run began with it."""
-SILENT = ("name", "output", "data.folder", "data.file", "data.tables.*", "wandb.*")
+SILENT = ("name", "output", "data.folder", "data.remote", "data.file", "data.tables.*", "wandb.*")
 """Of those, the ones that change nothing in what is learned and need no mention."""
 
 

@@ -14,6 +14,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
+from equipoise.data.remote_copy import bring
 from equipoise.data.token_cache import TokenCache, cache_key
 from equipoise.data.token_writer import is_complete, parts_folder, tokenise_parts, write_token_cache
 from equipoise.data.tokens import SlateTokenizer
@@ -37,6 +38,7 @@ class CachePlace:
         Raises:
             UserError: the folder is not prepared, or the tokenizer cannot be loaded.
         """
+        bring(config.data)
         manifest = Manifest.read(config.data.folder)
         encoder = is_encoder(load_model_config(config.backbone))
         tokenizer = load_tokenizer(config.backbone)

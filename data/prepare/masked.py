@@ -7,6 +7,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import DataConfig, HistoryConfig, read_sections, trained_prompt
 from equipoise.data.manifest import FILE_NAME, THINGS, Manifest
 from equipoise.data.prompts import piece_fields
+from equipoise.data.remote_copy import bring
 
 PROFILE_ONLY, NOTHING, EVENTS = "profile_only", "nothing_told", "_events"
 """Endings of the folders of masked data."""
@@ -73,8 +74,9 @@ def mask_fields(data: DataConfig, fields: Sequence[str], name: str, events: int 
         comparison = comparison.model_copy(update={"max_events": min(events, comparison.max_events)})
     features = [f.model_copy(update={"included": f.included and f.name not in masked}) for f in data.features]
     folder = data.folder.with_name(f"{data.folder.name}.{name}")
+    remote = f"{data.remote.rstrip('/')}.{name}" if data.remote is not None else None
     masked_parts = {"prompt": prompt, "history": history, "features": features, "comparison": comparison}
-    return data.model_copy(update={"folder": folder, **masked_parts})
+    return data.model_copy(update={"folder": folder, "remote": remote, **masked_parts})
 
 
 def _told(section: HistoryConfig, events: int) -> dict[str, int]:
@@ -112,6 +114,7 @@ def anonymous_data(data: DataConfig) -> DataConfig:
         UserError: it has not, or otherwise.
     """
     masked = mask_all_fields(data)
+    bring(masked)
     if not is_prepared(masked, data):
         raise UserError(
             f"train.feature_dropout needs the same requests as of anonymous users, but {masked.folder} does not hold "

@@ -33,6 +33,25 @@ class Remote:
         return self.url
 
 
+def open_system(url: str, place: str) -> Any:
+    """The file system of fsspec that opens a URL.
+
+    Raises:
+        UserError: its package is missing; `place` names what has the URL.
+    """
+    protocol = url.split("://", 1)[0].lower()
+    try:
+        import fsspec
+
+        return fsspec.filesystem(protocol)
+    except (ImportError, ValueError) as error:
+        package = PACKAGES.get(protocol)
+        way_out = f"pip install {package}" if package else "no package is known that reads it: copy the file here"
+        raise UserError(
+            f"{place} {url} is no path of this machine, and {protocol}:// needs a package: {way_out}"
+        ) from error
+
+
 def find_remote(
     con: duckdb.DuckDBPyConnection, url: str, place: str, is_table: Callable[[str], object]
 ) -> tuple[list[Remote], bool]:
@@ -51,16 +70,7 @@ def find_remote(
         UserError: the protocol's package is missing, the place cannot be reached, or nothing is there.
     """
     protocol = url.split("://", 1)[0].lower()
-    try:
-        import fsspec
-
-        system = fsspec.filesystem(protocol)
-    except (ImportError, ValueError) as error:
-        package = PACKAGES.get(protocol)
-        way_out = f"pip install {package}" if package else "no package is known that reads it: copy the file here"
-        raise UserError(
-            f"{place} {url} is no path of this machine, and {protocol}:// needs a package: {way_out}"
-        ) from error
+    system = open_system(url, place)
     try:
         single = not any(sign in url for sign in "*?[") and system.isfile(url)
         names = [url] if single else system.glob(url) if any(sign in url for sign in "*?[") else system.find(url)

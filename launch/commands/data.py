@@ -1,12 +1,15 @@
 """Commands that make data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from equipoise.data.simulator.settings import SimulatorSettings
 from equipoise.launch.parameters import ConfigArgument, Overrides, Set, with_options
+
+if TYPE_CHECKING:
+    from equipoise.configs.schema import RunConfig
 
 
 @with_options
@@ -66,6 +69,39 @@ def tokenize(
     write_tokens(loaded, processes)
 
 
+def upload(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    prune: Annotated[bool, typer.Option(help="Delete files of earlier states there.")] = False,
+) -> None:
+    """Copy the prepared folder to data.remote, only what is new; `prepare` and `tokenize` end with it."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.train.prepare_run import upload as copy
+
+    _refuse_without_remote(loaded)
+    copy(loaded, prune)
+
+
+def download(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Copy what this machine lacks of the prepared folder from data.remote; jobs begin with it where there is none."""
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.train.prepare_run import download as copy
+
+    _refuse_without_remote(loaded)
+    copy(loaded)
+
+
+def _refuse_without_remote(config: "RunConfig") -> None:
+    from equipoise.common.errors import UserError
+
+    if config.data.remote is None:
+        raise UserError("data.remote says where the copy of the prepared folder is: set it, such as s3://bucket/shop")
+
+
 def audit(
     config: ConfigArgument,
     overrides: Overrides = None,
@@ -103,4 +139,4 @@ def requests(
     make_requests(loaded, users, candidates, at, out, overwrite)
 
 
-COMMANDS = (simulate, prepare, preview, tokenize, audit, requests)
+COMMANDS = (simulate, prepare, preview, tokenize, upload, download, audit, requests)

@@ -149,6 +149,24 @@ def test_tokens_are_made_by_prepare_or_by_tokenize_and_never_by_a_group(
     assert len(list(tokens.iterdir())) == 2
 
 
+def test_a_machine_without_the_folder_fetches_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    remote, there = f"data.remote=file://{tmp_path}/bucket", tmp_path / "other machine" / "prepared"
+    refused(equipoise("upload", settings["config"]), "data.remote says where")
+    refused(equipoise("download", settings["config"], remote, f"data.folder={there}"), "holds no prepared data")
+    done = equipoise("tokenize", settings["config"], remote)
+    assert done.returncode == 0 and f"to file://{tmp_path}/bucket: " in done.stdout, done.stdout + done.stderr
+    done = equipoise("upload", settings["config"], remote, "--prune")
+    assert done.returncode == 0 and ": 0 files, 0.0 MB" in done.stdout
+    steps = ("train.max_steps=1", "train.eval_every=null", f"output={tmp_path / 'run'}")
+    done = equipoise("train", settings["config"], remote, f"data.folder={there}", *steps)
+    assert done.returncode == 0 and f"downloaded {there} from file://{tmp_path}/bucket" in done.stdout, done.stderr
+    shutil.rmtree(there)
+    done = equipoise("evaluate", str(tmp_path / "run"))  # the run tells where its data are
+    assert done.returncode == 0 and "downloaded" in done.stdout, done.stdout + done.stderr
+    done = equipoise("download", settings["config"], remote, f"data.folder={there}")
+    assert done.returncode == 0 and ": 0 files" in done.stdout
+
+
 def test_batches_by_tokens(settings: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     by_tokens = ("train.batch_size=null", "train.max_tokens=auto", "train.max_steps=null", "train.eval_every=null")
