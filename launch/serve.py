@@ -2,13 +2,19 @@
 
 import ipaddress
 import logging
-from dataclasses import replace
+import socket
+import sys
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from equipoise.common.console import new_console
 from equipoise.common.errors import UserError
+from equipoise.common.logs import show_messages
+from equipoise.common.plain_text import without_controls
 from equipoise.common.token import read_token
 from equipoise.modeling.precision import settled
 from equipoise.serving.explore import check_exploration
@@ -24,7 +30,8 @@ try:
     from equipoise.serving.server.app import create_app
     from equipoise.serving.server.switch import Followed
     from equipoise.serving.server.traces import check_collector
-    from equipoise.serving.server.uvicorn_server import listen, serve
+    from equipoise.serving.server.uvicorn_server import address_of, listen, serve
+    from equipoise.serving.server.workers import Worker, end_with_parent, run_workers
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in NEEDED:
         raise
@@ -68,27 +75,82 @@ def serve_export(
             f"--host {options.host} is open to other machines, and no token is asked for: add --token-env or "
             "--token-file, or listen on 127.0.0.1"
         )
-    listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
-    console = new_console(soft_wrap=True)
+    model = ModelPlace(export, cache_mb, device, dtype, base, options.first)
+    if options.workers == 1:
+        listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
+        console = new_console(soft_wrap=True)
+        with console.status(f"loading {export}"):
+            recommender = model.load()
+        listener = listen(options.host, options.port)
+        app = create_app(recommender, options, model.followed())
+        serve(app, listener, options, lambda address: console.print(f"serving {export} at {address}"))
+    else:
+        console = _serve_by_workers(model, options)
+    console.print("stopped")
 
-    def load(folder: Path) -> Recommender:
-        recommender = Recommender.load(folder, device=device, dtype=dtype, cache_mb=cache_mb, base=base)
-        check_first(options.first, recommender.prior_columns)
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """What a process loads, and how; as for `serve_export`."""
+
+    export: Path
+    cache_mb: int
+    device: str
+    dtype: str
+    base: str | None
+    first: int | None
+
+    def load(self) -> Recommender:
+        """The export of the moment, ready to answer."""
+        return self._load(self.export.resolve() if self.export.is_symlink() else self.export)
+
+    def followed(self) -> Followed | None:
+        """The link that leads to the export, where it is one."""
+        return Followed(self.export.absolute(), self._load_next) if self.export.is_symlink() else None
+
+    def _load(self, folder: Path) -> Recommender:
+        recommender = Recommender.load(
+            folder, device=self.device, dtype=self.dtype, cache_mb=self.cache_mb, base=self.base
+        )
+        check_first(self.first, recommender.prior_columns)
         warm_up(recommender)
         return recommender
 
-    def load_next(folder: Path) -> Recommender:
-        recommender = load(folder)
-        refuse_wrong_answers(recommender, settled(dtype, torch.device(device).type))
+    def _load_next(self, folder: Path) -> Recommender:
+        recommender = self._load(folder)
+        refuse_wrong_answers(recommender, settled(self.dtype, torch.device(self.device).type))
         return recommender
 
-    followed = Followed(export.absolute(), load_next) if export.is_symlink() else None
-    with console.status(f"loading {export}"):
-        recommender = load(export.resolve() if followed else export)
-    listener = listen(options.host, options.port)
-    app = create_app(recommender, options, followed)
-    serve(app, listener, options, lambda address: console.print(f"serving {export} at {address}"))
-    console.print("stopped")
+
+def _serve_by_workers(model: ModelPlace, options: ServerOptions) -> Console:
+    """Serve by several processes, which share one socket; this one only keeps them alive."""
+    console = new_console(soft_wrap=True)
+    with listen(options.host, options.port) as listener:
+        address = address_of(listener)
+        with console.status(f"loading {model.export}") as status:
+
+            def ready() -> None:
+                status.stop()
+                console.print(f"serving {model.export} at {address} by {options.workers} processes")
+
+            run_workers(options.workers, answer_as_worker, (model, options, listener), ready)
+    return console
+
+
+def answer_as_worker(
+    worker: Worker, told: Connection, model: ModelPlace, options: ServerOptions, listener: socket.socket
+) -> None:
+    """One of several processes that answer; `told` hears as soon as it does."""
+    show_messages()
+    end_with_parent()
+    options = worker.own(options)
+    torch.set_num_threads(worker.threads())
+    try:
+        app = create_app(model.load(), options, model.followed(), worker)
+    except UserError as error:
+        print(without_controls(f"error: {error}"), file=sys.stderr, flush=True)
+        sys.exit(2)
+    serve(app, listener, options, lambda _: told.send(True))
 
 
 def is_loopback(host: str) -> bool:
@@ -115,6 +177,7 @@ def check_options(options: ServerOptions, cache_mb: int) -> None:
         UserError: names the option.
     """
     least = {
+        "--workers": (options.workers, 1),
         "--first": (1 if options.first is None else options.first, 1),
         "--max-candidates": (1 if options.max_candidates is None else options.max_candidates, 1),
         "--max-body-kb": (options.max_body_kb, 1),

@@ -15,6 +15,7 @@ from equipoise.serving.server.refusal import ErrorAnswer, install
 from equipoise.serving.server.service import Service
 from equipoise.serving.server.switch import Followed, Switch, VersionMiddleware
 from equipoise.serving.server.traces import open_traces
+from equipoise.serving.server.workers import Counts, Worker
 
 ROUTERS = {"the model": endpoints.router, "the server": pages.router}
 """By what they ask."""
@@ -22,13 +23,19 @@ OPENAPI = "/openapi.json"
 REFUSED = (400, 401, 408, 413, 415, 422, 500, 503)
 
 
-def create_app(recommender: Recommender, options: ServerOptions, followed: Followed | None = None) -> FastAPI:
+def create_app(
+    recommender: Recommender,
+    options: ServerOptions,
+    followed: Followed | None = None,
+    worker: Worker | None = None,
+) -> FastAPI:
     """An ASGI application that serves a recommender.
 
     Args:
         recommender: the loaded export; the application is its only user.
         options: limits and token; host and port are the caller's.
         followed: the link that led to the export, whose later exports are served in its place.
+        worker: which of several processes this is.
     """
     traces = open_traces(options.traces)
     service = Service(recommender, options, traces=traces)
@@ -52,6 +59,7 @@ def create_app(recommender: Recommender, options: ServerOptions, followed: Follo
         responses={status: {"model": ErrorAnswer} for status in REFUSED},
     )
     app.state.switch = switch
+    app.state.counts = None if worker is None else Counts(worker, service.metrics.page)
     install(app)
     for asks, router in ROUTERS.items():
         app.include_router(router, tags=[asks])

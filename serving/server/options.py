@@ -17,6 +17,7 @@ class ServerOptions:
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for all of this machine.")
     port: int = option(8000, "Port; 0 takes a free one.", lower_bound=0, upper_bound=65535)
+    workers: int = option(1, "Processes that answer, each with a model of its own.", lower_bound=1, upper_bound=256)
     token: str | None = None
     allowed_host: tuple[str, ...] = option(
         (), "Name that requests may call the server by; may be repeated.", shown="addresses, names without a dot"

@@ -1,5 +1,6 @@
 """What a browser or a monitor asks for: GET /examples, /health, /metrics, the page at /, and the interface at /docs."""
 
+import asyncio
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
@@ -138,7 +139,9 @@ async def request_schema(request: Request) -> dict[str, Any]:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Requests, latencies, batches, queue and prefix cache."""
-    return Response(service_of(request).metrics.page(), media_type=CONTENT_TYPE_LATEST)
+    counts = request.app.state.counts
+    page = service_of(request).metrics.page() if counts is None else await asyncio.to_thread(counts.whole_page)
+    return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
 @cache

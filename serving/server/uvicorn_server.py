@@ -41,6 +41,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another --port or --host") from error
 
 
+def address_of(listener: socket.socket) -> str:
+    """Where clients find a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def make_server(app: ASGIApp, options: ServerOptions, ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """uvicorn with our limits.
 
@@ -73,8 +79,8 @@ def serve(app: ASGIApp, listener: socket.socket, options: ServerOptions, ready: 
         options: for how long a request may take.
         ready: told the address as soon as the server answers.
     """
-    host, port = listener.getsockname()[:2]
-    server = make_server(app, options, lambda: ready(f"http://{f'[{host}]' if ':' in host else host}:{port}"))
+    address = address_of(listener)
+    server = make_server(app, options, lambda: ready(address))
     # uvicorn raises the signal that stopped it once more at its end: to these, so that the exit code is 0.
     earlier = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
     try:

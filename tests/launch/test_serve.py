@@ -104,6 +104,7 @@ def test_no_export_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"max_candidates": 0}, "--max-candidates"),
         ({"max_body_kb": 0}, "--max-body-kb"),
         ({"queue": 0}, "--queue"),
+        ({"workers": 0}, "--workers"),
         ({"batch_candidates": 0}, "--batch-candidates"),
         ({"batch_wait_ms": -1.0}, "--batch-wait-ms"),
         ({"batch_wait_ms": float("nan")}, "--batch-wait-ms"),
