@@ -21,7 +21,7 @@ from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import DataConfig
 from equipoise.data.manifest import FILE_NAME as MANIFEST
 from equipoise.data.manifest import Manifest
-from equipoise.data.prepare.remote import open_system
+from equipoise.data.prepare.remote import open_system, short
 
 log = logging.getLogger(__name__)
 
@@ -210,8 +210,9 @@ class RemoteCopy:
         return f"{self.url}/{OBJECTS}/{sha256[:2]}/{sha256}"
 
     def _unreachable(self, error: Exception) -> UserError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return UserError(f"data.remote {self.url} cannot be used ({reason}): correct it, or log in to where it is")
+        return UserError(
+            f"data.remote {self.url} cannot be used ({short(error)}): correct it, or log in to where it is"
+        )
 
 
 def bring(data: DataConfig) -> None:

@@ -154,8 +154,7 @@ class PartWriter:
         self.known = _item_texts(before[0]) if before else []
         self.room = tokenizer.candidate_room
         self.remembered: dict[str, list[int]] = {}
-        bought = ("bought", "times") if manifest.keeps_items else ()
-        self.lists = (*bought, *(["things"] if manifest.comparison is not None else []))
+        self.lists = list_names(manifest)
 
     def write(self, part: TokenPart, out: Path) -> None:
         """Write one part's files, and the record that stands for them, into a folder.
@@ -234,6 +233,12 @@ class PartWriter:
     def _numbers(self, key: str, column: pa.Array) -> np.ndarray:
         scale = self.manifest.features.get(key.removeprefix("feature_")) if key.startswith("feature_") else None
         return _raw(scale, column) if scale is not None else column.to_numpy(zero_copy_only=False)
+
+
+def list_names(manifest: Manifest) -> tuple[str, ...]:
+    """Names of the lists that slates of a shard hold beside their candidates."""
+    bought = ("bought", "times") if manifest.keeps_items else ()
+    return (*bought, *(["things"] if manifest.comparison is not None else []))
 
 
 def number_kinds(manifest: Manifest) -> dict[str, type]:

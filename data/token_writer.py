@@ -1,11 +1,10 @@
 """Writes a token cache (docs/slate_format.md) from its parts, completely or not at all."""
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from equipoise.common.digest import with_digest
 from equipoise.common.errors import UserError
 from equipoise.common.file_lock import Held, hold
 from equipoise.common.hashing import file_hash
+from equipoise.common.process import with_variables
 from equipoise.data.manifest import Manifest
 from equipoise.data.ragged import GrowingArray, RaggedWriter, read_array, read_ragged
 from equipoise.data.token_cache import FILE_NAME, FORMAT, TextCounts, TokenCache
@@ -26,6 +26,7 @@ from equipoise.data.token_parts import (
     WAIT_SECONDS,
     PartWriter,
     TokenPart,
+    list_names,
     make_parts,
     number_kinds,
     part_record,
@@ -101,7 +102,7 @@ def tokenise_parts(
         on_progress(stage, PARTS_SHARE * min(done / total, 1.0))
 
     writer = PartWriter(prepared, manifest, tokenizer, advance, before)
-    with _all_cores():
+    with with_variables(TOKENIZERS_PARALLELISM="true"):  # on all cores, also where that is switched off
         make_parts(
             parts_folder(folder),
             parts,
@@ -148,20 +149,6 @@ def _join(
     return True
 
 
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    """Let fast tokenizers spread a batch over all cores, also where the environment has switched that off."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
 class _Joined:
     """One cache, put together part after part: contexts get their numbers, and candidates their lengths."""
 
@@ -179,8 +166,7 @@ class _Joined:
         self.room = tokenizer.candidate_room
         self.item_lengths = np.empty(0, dtype=np.int64)
         self.codes: dict[str, tuple[int, int]] = {}
-        bought = ("bought", "times") if manifest.keeps_items else ()
-        self.lists = (*bought, *(["things"] if manifest.comparison is not None else []))
+        self.lists = list_names(manifest)
 
     def write(self, key: str, parts: list[TokenPart], counts: Counts) -> None:
         self._write_items([part for part in parts if not part.split])

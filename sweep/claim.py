@@ -1,7 +1,6 @@
 """Which runs of a plan are still to do, and their folders made ready; what would mix two runs is refused."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from equipoise.common.errors import UserError
+from equipoise.common.process import usable_cores
 from equipoise.common.yaml_file import read_yaml
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
@@ -111,14 +111,9 @@ def new_record(sweep: SweepConfig, run: PlannedRun, parallel: int = 1) -> JobRec
         accelerate=launcher,
         accelerate_file=str(sweep.accelerate) if sweep.accelerate else None,
         data=data_mark(run.config.data.folder),
-        threads=sweep.threads or max(1, _cores() // (parallel * processes)),
+        threads=sweep.threads or max(1, usable_cores() // (parallel * processes)),
         splits=list(sweep.evaluate.split) if sweep.evaluate else [],
     )
-
-
-def _cores() -> int:
-    # What this process may use, which is less than the machine in a container or a Slurm task.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_launcher(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from rich.table import Table
 
@@ -62,13 +64,8 @@ def upload(config: RunConfig, prune: bool = False) -> None:
     Raises:
         UserError: the folder is not prepared, or the place cannot be reached.
     """
-    if config.data.remote is None:
-        return
-    masked = [mask_all_fields(config.data)] if config.train.feature_dropout else []
-    for data in (config.data, *masked):
-        assert data.remote is not None
-        copied = RemoteCopy(data.remote).upload(data.folder, prune)
-        log.info(f"uploaded {data.folder} to {data.remote}: {told(copied)}")
+    for copy, folder in _copies(config):
+        log.info(f"uploaded {folder} to {copy.url}: {told(copy.upload(folder, prune))}")
 
 
 def download(config: RunConfig) -> None:
@@ -77,11 +74,16 @@ def download(config: RunConfig) -> None:
     Raises:
         UserError: there is no copy, the folder holds other data, or the place cannot be reached.
     """
+    for copy, folder in _copies(config):
+        log.info(f"downloaded {folder} from {copy.url}: {told(copy.download(folder))}")
+
+
+def _copies(config: RunConfig) -> Iterator[tuple[RemoteCopy, Path]]:
+    """Copies of the folders that a configuration trains on, with these; none where it names no place."""
     masked = [mask_all_fields(config.data)] if config.train.feature_dropout else []
     for data in (config.data, *masked):
-        assert data.remote is not None, "asked of configurations that name one"
-        copied = RemoteCopy(data.remote).download(data.folder)
-        log.info(f"downloaded {data.folder} from {data.remote}: {told(copied)}")
+        if data.remote is not None:
+            yield RemoteCopy(data.remote), data.folder
 
 
 def _log_preview(config: RunConfig) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.common.errors import UserError
+from equipoise.common.process import usable_cores, with_variables
 from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
@@ -70,26 +71,19 @@ class CachePlace:
 @contextmanager
 def _helpers(config: RunConfig, folder: Path, count: int) -> Iterator[None]:
     """Further processes that make parts of a cache; what they leave undone is done without them."""
-    cores = len(os.sched_getaffinity(0))
-    threads = {"RAYON_NUM_THREADS": str(max(1, cores // (count + 1)))} if count > 0 else {}
-    before = {name: os.environ.get(name) for name in threads}
-    os.environ.update(threads)
+    threads = {"RAYON_NUM_THREADS": str(max(1, usable_cores() // (count + 1)))} if count > 0 else {}
     helpers = [get_context("spawn").Process(target=_help, args=(config,), daemon=True) for _ in range(count)]
-    try:
-        for helper in helpers:
-            helper.start()
-        yield
-    finally:
-        for helper in helpers:
-            helper.terminate()
-            helper.join()
-        if helpers and is_complete(folder):
-            shutil.rmtree(parts_folder(folder), ignore_errors=True)  # one that began late has made it again
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with with_variables(**threads):
+        try:
+            for helper in helpers:
+                helper.start()
+            yield
+        finally:
+            for helper in helpers:
+                helper.terminate()
+                helper.join()
+            if helpers and is_complete(folder):
+                shutil.rmtree(parts_folder(folder), ignore_errors=True)  # one that began late has made it again
 
 
 def _help(config: RunConfig) -> None:

@@ -52,6 +52,11 @@ def open_system(url: str, place: str) -> Any:
         ) from error
 
 
+def short(error: Exception) -> str:
+    """What a file system says of a failure, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def find_remote(
     con: duckdb.DuckDBPyConnection, url: str, place: str, is_table: Callable[[str], object]
 ) -> tuple[list[Remote], bool]:
@@ -75,8 +80,9 @@ def find_remote(
         single = not any(sign in url for sign in "*?[") and system.isfile(url)
         names = [url] if single else system.glob(url) if any(sign in url for sign in "*?[") else system.find(url)
     except Exception as error:  # each file system raises its own kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{place} {url} cannot be reached ({reason}): correct it, or log in to where it is") from error
+        raise UserError(
+            f"{place} {url} cannot be reached ({short(error)}): correct it, or log in to where it is"
+        ) from error
     full = [name if "://" in name else f"{protocol}://{name.lstrip('/')}" for name in sorted(names)]
     shown = [name for name in full if single or (is_table(name) and not _hidden(name.removeprefix(url)))]
     if not shown:

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from equipoise.common.errors import UserError
+from equipoise.common.process import usable_cores
 from equipoise.serving.server.options import ServerOptions
 
 log = logging.getLogger("equipoise.serve")
@@ -58,7 +59,7 @@ class Worker:
 
     def threads(self) -> int:
         """Its share of the cores."""
-        return max(1, len(os.sched_getaffinity(0)) // self.count)
+        return max(1, usable_cores() // self.count)
 
 
 # The process that starts the others
