@@ -77,9 +77,9 @@ def parts_of(prepared: Path, manifest: Manifest) -> list[TokenPart]:
         for start in range(0, max(items, 1), ITEMS_OF_A_PART)
     ]
     for split in manifest.splits:
-        for path, shard in open_shards(prepared, manifest, split):
-            file = path.relative_to(prepared).as_posix()
-            parts.append(TokenPart(path.stem, file, split, 0, shard.metadata.num_rows))
+        for number, (path, shard) in enumerate(open_shards(prepared, manifest, split)):
+            file = path.relative_to(prepared).as_posix()  # two splits may be made of one
+            parts.append(TokenPart(f"{split}-{number:05d}", file, split, 0, shard.metadata.num_rows))
     return parts
 
 

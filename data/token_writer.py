@@ -37,6 +37,9 @@ from equipoise.data.tokens import SlateTokenizer, candidate_cut
 PARTS_SHARE = 0.95
 """Of the work that is shown: making the parts; the rest is joining them."""
 
+MOST_DAMAGED = 3
+"""So often parts are made again that were not as they had been written."""
+
 OnProgress = Callable[[str, float], None]
 Counts = dict[str, dict[str, int]]
 
@@ -64,10 +67,10 @@ def write_token_cache(
         Whether this process put it together; another has, where it was there or came meanwhile.
 
     Raises:
-        UserError: a file of the prepared folder is missing or unreadable.
+        UserError: a file of the prepared folder is missing or unreadable, or the disk does not keep what is written.
     """
     manifest = Manifest.read(prepared, verify=True)
-    kept = parts_folder(folder)
+    kept, damaged = parts_folder(folder), 0
     while not is_complete(folder):
         try:
             tokenise_parts(folder, prepared, tokenizer, on_progress, before)
@@ -80,6 +83,12 @@ def write_token_cache(
         if joined:
             shutil.rmtree(kept, ignore_errors=True)
             return True
+        damaged += 1
+        if damaged == MOST_DAMAGED and not is_complete(folder):
+            raise UserError(
+                f"{kept} does not keep what is written into it: {damaged} times parts of it were found changed; check "
+                "the disk, and run it again"
+            )
     return False
 
 

@@ -67,7 +67,12 @@ def run(
         job = {"code": command[-1], "cwd": str(cwd), "path": path, "env": env, "files": [str(file) for file in files]}
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
-        code = int(server.stdout.readline())
+        try:
+            code = int(server.stdout.readline())
+        except BaseException:  # a test's time is over: the next one must not wait for the same child
+            server.kill()
+            _server.cache_clear()
+            raise
         printed = [file.read_text() for file in files]
     return subprocess.CompletedProcess(command, code, *printed)
 

@@ -20,7 +20,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.file_lock import hold
 from equipoise.common.verified import MEMORY
 from equipoise.configs.schema import TokensConfig
-from equipoise.data import token_cache, token_parts
+from equipoise.data import token_cache, token_parts, token_writer
 from equipoise.data.manifest import Manifest
 from equipoise.data.sampling import BatchOrder
 from equipoise.data.slate_set import SlateSet, TrainBatches
@@ -290,6 +290,27 @@ def test_a_part_of_a_process_that_died_is_taken_over(make_prepared: Prepared, wo
     threading.Timer(1.0, job.kill).start()
     assert write_token_cache(place, folder, SlateTokenizer(wordpiece, MIDDLE, True, []), silent)
     assert time.monotonic() - begun >= 1.0
+
+
+def test_two_splits_of_one_shard_have_parts_of_their_own(make_prepared: Prepared, wordpiece: Any) -> None:
+    folder = make_prepared()
+    apart = write(folder, wordpiece).counts
+    manifest = Manifest.read(folder)
+    manifest.splits["valid"] = manifest.splits["train"]
+    manifest.write(folder)
+    shutil.rmtree(folder / "tokens")
+    shared = write(folder, wordpiece)
+    assert shared.counts["valid"] == shared.counts["train"] == apart["train"] != apart["valid"]
+    assert shared.counts["test"] == apart["test"] and not parts_folder(shared.folder).exists()
+
+
+def test_a_disk_that_changes_what_is_written_is_named(
+    make_prepared: Prepared, wordpiece: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_prepared()
+    monkeypatch.setattr(token_writer, "part_record", lambda *_: None)
+    with pytest.raises(UserError, match=r"key\.parts does not keep what is written into it: 3 times"):
+        write(folder, wordpiece)
 
 
 def test_damaged_shards_are_named(make_prepared: Prepared, wordpiece: Any) -> None:

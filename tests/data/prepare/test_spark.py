@@ -46,7 +46,6 @@ def both(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_folder_is_the_same(shop: Path, session: Any, tmp_path: Path) -> None:
     one, other = both(all_settings(shop, tmp_path), tmp_path, labels=DWELL)
     assert differences(one, other) == []
@@ -63,7 +62,6 @@ def test_the_folder_is_the_same(shop: Path, session: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_places_formats_and_weights(shop: Path, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "LEAST_ROWS", 20)
     users = session.read.csv(str(shop / "users.csv"), header=True, escape='"')
@@ -75,7 +73,6 @@ def test_places_formats_and_weights(shop: Path, session: Any, tmp_path: Path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("damage", ["label", "twice"])
 def test_bad_tables_are_refused_alike(shop: Path, session: Any, tmp_path: Path, damage: str) -> None:
     lines = (shop / "impressions.csv").read_text("utf-8").splitlines()
