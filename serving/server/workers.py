@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
@@ -28,7 +28,7 @@ from equipoise.serving.server.options import ServerOptions
 log = logging.getLogger("equipoise.serve")
 
 SHORT_SECONDS, MOST_SHORT_LIVES = 10.0, 3
-"""A worker that ends so soon, so often one after another, is not started again."""
+"""A worker that ends so soon after it answered, or before, so often one after another, is not started again."""
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
 """How long another worker may take to tell its counts."""
@@ -71,7 +71,19 @@ class _Life:
 
     process: Any
     told: Connection
-    begun: float = field(default_factory=time.monotonic)
+    answered: float | None = None
+
+    def listen(self, seconds: float = 0) -> None:
+        """Note when it has said that it answers."""
+        if self.answered is None and self.told.poll(seconds):
+            with suppress(EOFError):  # it has ended
+                self.told.recv()
+                self.answered = time.monotonic()
+
+    def was_short(self) -> bool:
+        """Whether it ended before it answered, or soon after."""
+        self.listen()
+        return self.answered is None or time.monotonic() - self.answered < SHORT_SECONDS
 
 
 def run_workers(count: int, target: Callable[..., None], arguments: tuple[Any, ...], ready: Callable[[], None]) -> None:
@@ -116,13 +128,10 @@ def run_workers(count: int, target: Callable[..., None], arguments: tuple[Any, .
 
 
 def _await_answer(life: _Life, stopping: threading.Event) -> None:
-    while not stopping.is_set():
-        if life.told.poll(POLL_SECONDS):
-            with suppress(EOFError):
-                life.told.recv()
-                return
-            life.process.join()
-        if not life.process.is_alive() and not stopping.is_set():
+    while life.answered is None and not stopping.is_set():
+        alive = life.process.is_alive()
+        life.listen(POLL_SECONDS)
+        if not alive and life.answered is None and not stopping.is_set():
             raise UserError("a worker ended before it answered: see what it said above")
 
 
@@ -131,10 +140,10 @@ def _keep_alive(lives: dict[int, _Life], start: Callable[[int], None], stopping:
     while not stopping.is_set():
         wait([life.process.sentinel for life in lives.values()], POLL_SECONDS)
         for number, life in list(lives.items()):
+            life.listen()
             if life.process.is_alive() or stopping.is_set():
                 continue
-            soon = time.monotonic() - life.begun < SHORT_SECONDS
-            short[number] = short[number] + 1 if soon else 0
+            short[number] = short[number] + 1 if life.was_short() else 0
             if short[number] >= MOST_SHORT_LIVES:
                 raise UserError(f"worker {number} ends again and again: see what it said above")
             log.warning("worker %d has ended (exit code %s): it is started again", number, life.process.exitcode)

@@ -18,8 +18,11 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
+from equipoise.common.errors import UserError
+from equipoise.serving.server import workers
 from equipoise.serving.server.options import ServerOptions
 from equipoise.serving.server.workers import Counts, Worker
+from tests.launch.first_life import answers_in_its_first_life
 from tests.launch.test_serve import get, served
 
 
@@ -33,6 +36,15 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
             if parent and int(parent[1]) == process.pid and b"spawn_main" in command:
                 found.append(int(status.parent.name))
     return found
+
+
+def runs(number: int) -> bool:
+    """Whether a process does; one that has ended may stay in the table where nobody asks for it."""
+    try:
+        status = Path(f"/proc/{number}/status").read_text()
+    except OSError:
+        return False
+    return re.search(r"^State:\s*Z", status, re.MULTILINE) is None
 
 
 def within(seconds: float, holds: Callable[[], Any]) -> Any:
@@ -64,7 +76,6 @@ def rank(address: str, example: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_processes_answer_come_back_and_end_together(tiny_export: Any) -> None:
     with served(str(tiny_export("bert").folder), "--workers", "2", "--timeout-s", "60") as (process, address):
         example = get(f"{address}/examples")["examples"][0]["request"]
@@ -85,7 +96,6 @@ def test_processes_answer_come_back_and_end_together(tiny_export: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_workers_end_with_the_process_that_started_them(tiny_export: Any) -> None:
     with served(str(tiny_export("bert").folder), "--workers", "2") as (process, address):
         left = workers_of(process)
@@ -93,7 +103,7 @@ def test_workers_end_with_the_process_that_started_them(tiny_export: Any) -> Non
         process.kill()
 
         def gone() -> bool:
-            return not any(Path(f"/proc/{number}").exists() for number in left)
+            return not any(runs(number) for number in left)
 
         within(60, gone)
         with pytest.raises(OSError, match="refused"):
@@ -101,13 +111,21 @@ def test_workers_end_with_the_process_that_started_them(tiny_export: Any) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_an_export_that_cannot_be_loaded_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(pytest.fail.Exception) as failed, served(str(tmp_path), "--workers", "3"):
         pass
     said = str(failed.value)
     assert len(re.findall(r"error: .*" + re.escape(str(tmp_path)), said)) == 1 and "Traceback" not in said
     assert "error: a worker ended before it answered" in said
+
+
+def test_a_worker_that_no_longer_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long each of its lives takes to end without an answer."""
+    monkeypatch.setattr(workers, "SHORT_SECONDS", 0.1)
+    started: list[bool] = []
+    with pytest.raises(UserError, match="worker 0 ends again and again"):
+        workers.run_workers(1, answers_in_its_first_life, (tmp_path / "lives",), lambda: started.append(True))
+    assert started == [True] and (tmp_path / "lives").stat().st_size == 1 + workers.MOST_SHORT_LIVES
 
 
 def test_each_worker_has_draws_and_files_of_its_own(tmp_path: Path) -> None:
