@@ -368,13 +368,19 @@ class Loop:
             if is_fsdp(self.accelerator):
                 average_gradients(self.model.parameters())
             self._drop_nonfinite_towers()
-            found = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.train.max_grad_norm)
+            found = self.accelerator.clip_grad_norm_(self._clipped(), self.config.train.max_grad_norm)
             found = found.full_tensor() if isinstance(found, DTensor) else torch.as_tensor(found)
             step_if_finite(self.optimizer, found)
             self.optimizer.zero_grad()
             self._norm = (step, found)
             return
         self.averages.add("train/grad_norm", norm)
+
+    def _clipped(self) -> list[nn.Parameter]:
+        """Whose gradients one norm holds: Accelerate wants all of FSDP's; else no walk over the frozen ones."""
+        if is_fsdp(self.accelerator):
+            return list(self.model.parameters())
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _settle(self) -> None:
         """Read the norm of the last step's gradients, where nothing else has brought it along."""

@@ -3,6 +3,7 @@
 Shape suffixes: K towers, F tokens of each, H inputs, O outputs, R ranks (of all adapters that read the same input).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,6 +108,7 @@ class AdapterBank:
         for group in adapted:
             self._b_shapes.append((towers, sum(m.outputs for m in group), self._a_shapes[len(self._b_shapes)][1]))
             self.parameters += [member.adapters[k][1] for k in range(towers) for member in group if member.adapters]
+        self._a_sizes, self._b_sizes = ([math.prod(s) for s in each] for each in (self._a_shapes, self._b_shapes))
         self._places = _block_places(adapted, towers, self._b_shapes)
         self._positions: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -130,11 +133,11 @@ class AdapterBank:
 
     def split(self, flat_a: torch.Tensor, flat_b: torch.Tensor) -> list[torch.Tensor]:
         """Views A, B, A, B, … of two flat tensors."""
-        found, at_a, at_b = [], 0, 0
-        for a_shape, b_shape in zip(self._a_shapes, self._b_shapes, strict=True):
-            size_a, size_b = int(np.prod(a_shape)), int(np.prod(b_shape))
-            found += [flat_a[at_a : at_a + size_a].view(a_shape), flat_b[at_b : at_b + size_b].view(b_shape)]
-            at_a, at_b = at_a + size_a, at_b + size_b
+        found = []
+        for a, b, a_shape, b_shape in zip(
+            flat_a.split(self._a_sizes), flat_b.split(self._b_sizes), self._a_shapes, self._b_shapes, strict=True
+        ):
+            found += [a.view(a_shape), b.view(b_shape)]
         return found
 
 
@@ -164,9 +167,9 @@ class _LaidOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, bank: AdapterBank, dtype: torch.dtype, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.bank, ctx.dtype = bank, parameters[0].dtype
-        own = [p.detach().reshape(-1) for p in parameters]
-        half = len(own) // 2  # as many A as B; between them the zero that the blocks of B are filled up with
-        flat = torch.cat([*own[:half], own[0].new_zeros(1), *own[half:]]).to(dtype)
+        half = len(parameters) // 2  # as many A as B; between them the zero that the blocks of B are filled up with
+        zero = parameters[0].new_zeros(1)
+        flat = _flatten_dense_tensors([*parameters[:half], zero, *parameters[half:]]).to(dtype)
         from_own, _ = bank.positions(flat.device)
         return tuple(bank.split(flat[: bank.a_size], flat[bank.a_size :].index_select(0, from_own).mul_(bank.scale)))
 
@@ -174,8 +177,7 @@ class _LaidOut(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         bank = ctx.bank
         _, where = bank.positions(gradients[0].device)
-        flat_a = torch.cat([each.reshape(-1) for each in gradients[::2]])
-        flat_b = torch.cat([each.reshape(-1) for each in gradients[1::2]]).index_select(0, where).mul_(bank.scale)
+        flat_a = _flatten_dense_tensors(gradients[::2])
+        flat_b = _flatten_dense_tensors(gradients[1::2]).index_select(0, where).mul_(bank.scale)
         flat = torch.cat([flat_a, flat_b]).to(ctx.dtype)
-        pieces = flat.split([p.numel() for p in bank.parameters])
-        return None, None, *(piece.view(p.shape) for piece, p in zip(pieces, bank.parameters, strict=True))
+        return None, None, *_unflatten_dense_tensors(flat, bank.parameters)
