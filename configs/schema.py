@@ -442,7 +442,8 @@ class TrainConfig(Section):
     so that the model knows new shoppers: 0 to below 1."""
     head_epochs: Annotated[int, Field(ge=0)] = 4
     """Passes at most in which the heads of objectives with a prior learn alone, on frozen vectors and without the
-    backbone, before the first step; the best of them by validation is where training begins. 0 leaves it out."""
+    backbone, before the first step; the best of them by validation is where training begins, where it is surely better
+    than the prior there. 0 leaves it out."""
     lr: PositiveFloat = 1e-3
     """Learning rate of the adapters at its peak; 1e-3 suits LoRA, ten times that of full fine-tuning."""
     lora_plus: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0

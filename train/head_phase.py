@@ -1,12 +1,14 @@
 """Before the first step, the heads of binary objectives learn what needs no backbone: prior, numbers and comparison.
 
 Frozen vectors are looked up, so that whole passes over the training slates take seconds where a pass of the backbone
-takes hours. After every pass each head is judged on the valid split; it goes on from its best state, which may be the
-one that it began with. The result depends on the seed alone, not on the number of processes: each does the same.
+takes hours. After every pass each head is judged on the valid split; it goes on from its best state where that is
+surely better there than the one it began with, its prior. The result depends on the seed alone, not on the number of
+processes: each does the same.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -32,6 +34,57 @@ PROJECTION_RATE, RATE, DECAY = 3e-4, 1e-3, 1e-3
 """Learning rates of the projections and of the rest, and AdamW's weight decay; those of the prototype's figures."""
 MOST_VALID = 100_000
 """Impressions of the valid split that judge, about: whole slates, spread over it."""
+SURE = 1.96
+"""Standard errors of the gain on the valid split, over its slates, from which a head is surely better than at first."""
+
+
+@dataclass(frozen=True)
+class HeadPasses:
+    """How a head learned alone.
+
+    Attributes:
+        losses: on the valid split, in nats per impression: at first, then after every pass.
+        gain: of the best pass over the first state, and its standard error; nan where it cannot be told.
+        error: see `gain`.
+    """
+
+    losses: list[float]
+    gain: float
+    error: float
+
+    @property
+    def chosen(self) -> int:
+        """The pass after which it goes on, 0 where none was surely better than the state that it began with."""
+        return int(np.argmin(self.losses)) if self.gain > SURE * self.error else 0
+
+    def told(self) -> str:
+        """Both losses, and which state it goes on from."""
+        first, best = self.losses[0], int(np.argmin(self.losses))
+        if not best:
+            return f"log loss on valid {first:.4f} as its prior, not below that after any pass of its head alone"
+        after = f"{min(self.losses):.4f} after {best} of {len(self.losses) - 1} passes of its head alone"
+        sure = "" if self.chosen else ", which may be chance: it begins as its prior"
+        return f"log loss on valid {first:.4f} as its prior, {after}{sure}"
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Log losses of each head, summed over the candidates of each slate, (S,), and what they weigh, (S,)."""
+
+    losses: dict[str, np.ndarray]
+    weight: np.ndarray
+
+    def mean(self, name: str) -> float:
+        return float(self.losses[name].sum() / self.weight.sum())
+
+    def means(self) -> dict[str, float]:
+        return {name: self.mean(name) for name in self.losses}
+
+    def gain_to(self, other: "_Judged", name: str) -> tuple[float, float]:
+        """By how much a later state's mean loss is lower, and the standard error of that over slates."""
+        gain, slates, total = self.mean(name) - other.mean(name), len(self.weight), self.weight.sum()
+        rest = self.losses[name] - other.losses[name] - gain * self.weight
+        return gain, float(np.sqrt(slates / (slates - 1) * (rest**2).sum()) / total) if slates > 1 else np.nan
 
 
 def start_heads(
@@ -40,7 +93,7 @@ def start_heads(
     data: DataParts,
     progress: Callable[[float], None] = lambda fraction: None,
     judged: Callable[[int, Mapping[str, float]], None] = lambda epoch, losses: None,
-) -> dict[str, list[float]]:
+) -> dict[str, HeadPasses]:
     """Let comparisons begin as frozen vectors have them, and heads learn alone: how a training begins.
 
     Args:
@@ -68,8 +121,8 @@ def fit_heads(
     seed: int,
     progress: Callable[[float], None] = lambda fraction: None,
     judged: Callable[[int, Mapping[str, float]], None] = lambda epoch, losses: None,
-) -> dict[str, list[float]]:
-    """Let the heads learn without the towers; the best state of each stays in the model.
+) -> dict[str, HeadPasses]:
+    """Let the heads learn without the towers; the best state of each stays in the model, where it is surely better.
 
     Args:
         model: on the CPU, newly built.
@@ -81,7 +134,7 @@ def fit_heads(
         judged: is told after each pass, and before the first one as pass 0, the log losses on the valid split.
 
     Returns:
-        per objective its log loss on the valid split, in nats per impression: at first, then after every pass.
+        of each objective what its passes gave.
     """
     heads = {name: cast(PointHead, model.heads[name]) for name in _learning(model, specs)}
     if not heads or not epochs:
@@ -89,9 +142,9 @@ def fit_heads(
     rows = np.array(spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(valid.tokens.first[-1]), 1))))
     rows = rows[np.argsort(np.diff(valid.tokens.first)[rows], kind="stable")]
     first = _judge(heads, specs, model, valid, rows)
-    judged(0, first)
-    losses = {name: [loss] for name, loss in first.items()}
-    best = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
+    judged(0, first.means())
+    seen = [first]
+    states = [_states(heads)]
     optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)
     size = slates_of_batch(len(train), SLATES)
     batches = -(-len(train) // size)
@@ -104,15 +157,20 @@ def fit_heads(
             optimizer.step()
             progress((epoch + (number + 1) / batches) / epochs)
         now = _judge(heads, specs, model, valid, rows)
-        judged(epoch + 1, now)
-        for name, value in now.items():
-            if value < min(losses[name]):
-                best[name] = copy.deepcopy(heads[name].state_dict())
-            losses[name].append(value)
+        judged(epoch + 1, now.means())
+        seen.append(now)
+        states.append(_states(heads))
+    found = {}
     for name, head in heads.items():
-        head.load_state_dict(best[name])
+        losses = [each.mean(name) for each in seen]
+        found[name] = HeadPasses(losses, *first.gain_to(seen[int(np.argmin(losses))], name))
+        head.load_state_dict(states[found[name].chosen][name])
         head.zero_grad(set_to_none=True)
-    return losses
+    return found
+
+
+def _states(heads: Mapping[str, PointHead]) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
 
 
 def start_comparisons(model: SlateModel, vectors: np.ndarray) -> None:
@@ -169,6 +227,16 @@ def _losses(
 
     Earlier logits of a chain are read without gradient.
     """
+    each = _candidate_losses(heads, specs, model, batch)
+    if batch.weight is None:
+        return {name: loss_N.mean() for name, loss_N in each.items()}
+    return {name: (batch.weight * loss_N).sum() / batch.weight.sum() for name, loss_N in each.items()}
+
+
+def _candidate_losses(
+    heads: Mapping[str, PointHead], specs: Mapping[str, ObjectiveSpec], model: SlateModel, batch: ColumnBatch
+) -> dict[str, torch.Tensor]:
+    """Log loss of each head's chain on every candidate, (N,)."""
     logits = logits_alone(model, list(heads), batch)
     losses = {}
     for name in heads:
@@ -177,8 +245,7 @@ def _losses(
         chained = [logits[each].detach() for each in names[:-1]] + [logits[name]]
         if specs[names[0]].label == CLICK:
             chained[0] = as_shown(chained[0], batch.examination)
-        loss_N = chain_loss(chained, label_N)
-        losses[name] = loss_N.mean() if batch.weight is None else (batch.weight * loss_N).sum() / batch.weight.sum()
+        losses[name] = chain_loss(chained, label_N)
     return losses
 
 
@@ -189,13 +256,15 @@ def _judge(
     model: SlateModel,
     slates: SlateSet,
     rows: np.ndarray,
-) -> dict[str, float]:
-    """Mean log loss per impression on some slates."""
-    sums: dict[str, float] = {}
-    count = 0.0
+) -> _Judged:
+    """The log losses on some slates."""
+    sums: dict[str, list[np.ndarray]] = {name: [] for name in heads}
+    weights = []
     for batch in column_batches(slates, rows):
-        size = batch.click.shape[0] if batch.weight is None else float(batch.weight.sum())
-        count += size
-        for name, loss in _losses(heads, specs, model, batch).items():
-            sums[name] = sums.get(name, 0.0) + size * float(loss)
-    return {name: total / count for name, total in sums.items()}
+        sizes = (batch.slate_candidates >= 0).sum(1)
+        slate_N = torch.repeat_interleave(sizes).numpy()
+        weight_N = np.ones(len(slate_N)) if batch.weight is None else batch.weight.double().numpy()
+        weights.append(np.bincount(slate_N, weight_N, len(sizes)))
+        for name, loss_N in _candidate_losses(heads, specs, model, batch).items():
+            sums[name].append(np.bincount(slate_N, weight_N * loss_N.double().numpy(), len(sizes)))
+    return _Judged({name: np.concatenate(each) for name, each in sums.items()}, np.concatenate(weights))

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
@@ -274,12 +273,8 @@ class Job:
                 lambda fraction: bar.update(int(100 * fraction)),
                 lambda epoch, losses: log.info(heads_line(epoch, epochs, losses)),
             )
-        for name, values in losses.items():
-            best = int(np.argmin(values))
-            log.info(
-                f"{name}: log loss on valid {values[0]:.4f} as its prior, {min(values):.4f} after {best} of {epochs} "
-                "passes of its head alone"
-            )
+        for name, passes in losses.items():
+            log.info(f"{name}: {passes.told()}")
 
     def _load(self) -> TrainingState:
         """Bring the model to where the last checkpoint left it."""

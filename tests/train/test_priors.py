@@ -18,7 +18,7 @@ from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chain
 from equipoise.modeling.simple_models import cross_entropy, out_of_fold
 from equipoise.train import prior_fit
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
-from equipoise.train.head_phase import fit_heads, learned_parts
+from equipoise.train.head_phase import HeadPasses, _Judged, fit_heads, learned_parts
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import optimizer_groups, trainable
 from equipoise.train.priors import find_priors
@@ -124,14 +124,32 @@ def test_written_priors_give_the_same_log_odds(linear: RunConfig, tmp_path: Path
 
 
 def test_heads_keep_their_prior_where_a_pass_makes_it_worse(linear: RunConfig) -> None:
-    """On sixty requests four passes overfit or help: either way the state that is kept is the best on valid."""
+    """On sixty requests three passes overfit or help: either way the state that is kept is the one that is told."""
     data = open_train(linear)
     model, _ = assemble_model(linear, data)
-    losses = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 3, 17)
-    assert set(losses) == {"ctr", "cvr"} and all(len(values) == 4 for values in losses.values())
+    passes = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 3, 17)
+    assert set(passes) == {"ctr", "cvr"} and all(len(each.losses) == 4 for each in passes.values())
     again = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 1, 17)
-    for name in losses:
-        assert again[name][0] == pytest.approx(min(losses[name]), abs=1e-6)
+    for name, each in passes.items():
+        assert each.gain == pytest.approx(each.losses[0] - min(each.losses), abs=1e-9)
+        assert again[name].losses[0] == pytest.approx(each.losses[each.chosen], abs=1e-6)
+
+
+def test_a_gain_that_may_be_chance_leaves_a_head_as_its_prior() -> None:
+    before = _Judged({"ctr": np.array([6.0, 2.0, 4.0])}, np.array([3.0, 1.0, 2.0]))
+    after = _Judged({"ctr": np.array([3.0, 2.5, 2.0])}, np.array([3.0, 1.0, 2.0]))
+    gain, error = before.gain_to(after, "ctr")
+    # 12/6 − 7.5/6; what is left of the slates' own gains 3, −.5, 2 is .75, −1.25, .5.
+    assert gain == pytest.approx(0.75)
+    assert error == pytest.approx(np.sqrt(3 / 2 * (0.75**2 + 1.25**2 + 0.5**2)) / 6)
+    assert HeadPasses([2.0, 1.25], gain, error).chosen == 1  # .75 is 2.4 × .315
+    chance = HeadPasses([2.0, 1.25, 1.5], gain, 0.4)
+    assert chance.chosen == 0 and chance.told().endswith(
+        "after 1 of 2 passes of its head alone, which may be chance: it begins as its prior"
+    )
+    assert HeadPasses([2.0, 2.5], 0.0, 0.0).told().endswith("not below that after any pass of its head alone")
+    lone = _Judged({"ctr": np.array([6.0])}, np.array([3.0]))
+    assert HeadPasses([2.0, 1.0], *lone.gain_to(_Judged({"ctr": np.array([3.0])}, lone.weight), "ctr")).chosen == 0
 
 
 @pytest.mark.parametrize("prior", ["linear", {"method": "trees", "folds": 2}])
