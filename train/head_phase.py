@@ -25,7 +25,7 @@ from equipoise.modeling.heads import PointHead
 from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import DataParts, open_split
 from equipoise.train.batch_default import slates_of_batch
-from equipoise.train.objectives.pointwise import CLICK, as_shown, chain_loss
+from equipoise.train.objectives.pointwise import CLICK, as_shown, chain_loss, log1m_product, log_product
 from equipoise.train.validation import spread_rows
 
 SLATES = 64
@@ -36,6 +36,7 @@ MOST_VALID = 100_000
 """Impressions of the valid split that judge, about: whole slates, spread over it."""
 SURE = 1.96
 """Standard errors of the gain on the valid split, over its slates, from which a head is surely better than at first."""
+LEVEL_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class HeadPasses:
 
     Attributes:
         losses: on the valid split, in nats per impression: at first, then after every pass.
-        gain: of the best pass over the first state, and its standard error; nan where it cannot be told.
-        error: see `gain`.
+        gain: of the best pass over the first state, each at the level that suits the valid split best: how much is
+            clicked differs from day to day, and what only moves the level to that of these days is no gain.
+        error: standard error of the gain, nan where it cannot be told.
     """
 
     losses: list[float]
@@ -63,28 +65,54 @@ class HeadPasses:
         if not best:
             return f"log loss on valid {first:.4f} as its prior, not below that after any pass of its head alone"
         after = f"{min(self.losses):.4f} after {best} of {len(self.losses) - 1} passes of its head alone"
-        sure = "" if self.chosen else ", which may be chance: it begins as its prior"
+        sure = "" if self.chosen else ", which is its level or chance: it begins as its prior"
         return f"log loss on valid {first:.4f} as its prior, {after}{sure}"
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Log losses of each head, summed over the candidates of each slate, (S,), and what they weigh, (S,)."""
+class Judged:
+    """What heads say of the candidates of the valid split.
 
-    losses: dict[str, np.ndarray]
+    Attributes:
+        said: log-odds and label by head, (N,) each.
+        weight: how much each candidate counts, (N,).
+        slate: number of its slate, int64 (N,).
+    """
+
+    said: Mapping[str, tuple[np.ndarray, np.ndarray]]
     weight: np.ndarray
+    slate: np.ndarray
 
-    def mean(self, name: str) -> float:
-        return float(self.losses[name].sum() / self.weight.sum())
+    def losses(self, name: str, at_best_level: bool = False) -> np.ndarray:
+        """Weighted log losses, (N,); at the level (a constant that all log-odds get) of the lowest one, if asked."""
+        odds, label = self.said[name]
+        if at_best_level:
+            odds = odds + self._level(name)
+        return self.weight * (np.logaddexp(0.0, odds) - label * odds)
 
     def means(self) -> dict[str, float]:
-        return {name: self.mean(name) for name in self.losses}
+        """Log losses in nats per impression."""
+        return {name: float(self.losses(name).sum() / self.weight.sum()) for name in self.said}
 
-    def gain_to(self, other: "_Judged", name: str) -> tuple[float, float]:
-        """By how much a later state's mean loss is lower, and the standard error of that over slates."""
-        gain, slates, total = self.mean(name) - other.mean(name), len(self.weight), self.weight.sum()
-        rest = self.losses[name] - other.losses[name] - gain * self.weight
+    def gain_to(self, other: "Judged", name: str) -> tuple[float, float]:
+        """By how much a later state's mean loss is lower, both at their best level, and the standard error of that
+        over slates (nan where there is one slate alone)."""
+        difference = self.losses(name, True) - other.losses(name, True)
+        total, size = self.weight.sum(), np.bincount(self.slate, self.weight)
+        gain = float(difference.sum() / total)
+        rest, slates = np.bincount(self.slate, difference) - gain * size, len(size)
         return gain, float(np.sqrt(slates / (slates - 1) * (rest**2).sum()) / total) if slates > 1 else np.nan
+
+    def _level(self, name: str) -> float:
+        """Newton's steps to where the mean probability is the mean label; bounded, for labels that are all alike."""
+        odds, label = self.said[name]
+        level = 0.0
+        for _ in range(LEVEL_STEPS):
+            probability = 1 / (1 + np.exp(-(odds + level)))
+            curve = float((self.weight * probability * (1 - probability)).sum())
+            step = float((self.weight * (label - probability)).sum()) / max(curve, 1e-12)
+            level += float(np.clip(step, -1.0, 1.0))
+        return level
 
 
 def start_heads(
@@ -162,7 +190,7 @@ def fit_heads(
         states.append(_states(heads))
     found = {}
     for name, head in heads.items():
-        losses = [each.mean(name) for each in seen]
+        losses = [each.means()[name] for each in seen]
         found[name] = HeadPasses(losses, *first.gain_to(seen[int(np.argmin(losses))], name))
         head.load_state_dict(states[found[name].chosen][name])
         head.zero_grad(set_to_none=True)
@@ -227,26 +255,27 @@ def _losses(
 
     Earlier logits of a chain are read without gradient.
     """
-    each = _candidate_losses(heads, specs, model, batch)
-    if batch.weight is None:
-        return {name: loss_N.mean() for name, loss_N in each.items()}
-    return {name: (batch.weight * loss_N).sum() / batch.weight.sum() for name, loss_N in each.items()}
-
-
-def _candidate_losses(
-    heads: Mapping[str, PointHead], specs: Mapping[str, ObjectiveSpec], model: SlateModel, batch: ColumnBatch
-) -> dict[str, torch.Tensor]:
-    """Log loss of each head's chain on every candidate, (N,)."""
-    logits = logits_alone(model, list(heads), batch)
     losses = {}
+    for name, (logits, label_N) in _chains(heads, specs, model, batch).items():
+        loss_N = chain_loss(logits, label_N)
+        losses[name] = loss_N.mean() if batch.weight is None else (batch.weight * loss_N).sum() / batch.weight.sum()
+    return losses
+
+
+def _chains(
+    heads: Mapping[str, PointHead], specs: Mapping[str, ObjectiveSpec], model: SlateModel, batch: ColumnBatch
+) -> dict[str, tuple[list[torch.Tensor], torch.Tensor]]:
+    """Each head's logits along its chain, and the label of their product, (N,) each."""
+    logits = logits_alone(model, list(heads), batch)
+    found = {}
     for name in heads:
         names = [*chain(specs, name), name]
         label_N = torch.stack([batch.label(str(specs[each].label)) for each in names]).nan_to_num().prod(0)
         chained = [logits[each].detach() for each in names[:-1]] + [logits[name]]
         if specs[names[0]].label == CLICK:
             chained[0] = as_shown(chained[0], batch.examination)
-        losses[name] = chain_loss(chained, label_N)
-    return losses
+        found[name] = chained, label_N
+    return found
 
 
 @torch.no_grad()
@@ -256,15 +285,16 @@ def _judge(
     model: SlateModel,
     slates: SlateSet,
     rows: np.ndarray,
-) -> _Judged:
-    """The log losses on some slates."""
-    sums: dict[str, list[np.ndarray]] = {name: [] for name in heads}
-    weights = []
+) -> Judged:
+    """What heads say of some slates."""
+    sizes, weights = [], []
+    said: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in heads}
     for batch in column_batches(slates, rows):
-        sizes = (batch.slate_candidates >= 0).sum(1)
-        slate_N = torch.repeat_interleave(sizes).numpy()
-        weight_N = np.ones(len(slate_N)) if batch.weight is None else batch.weight.double().numpy()
-        weights.append(np.bincount(slate_N, weight_N, len(sizes)))
-        for name, loss_N in _candidate_losses(heads, specs, model, batch).items():
-            sums[name].append(np.bincount(slate_N, weight_N * loss_N.double().numpy(), len(sizes)))
-    return _Judged({name: np.concatenate(each) for name, each in sums.items()}, np.concatenate(weights))
+        sizes.append((batch.slate_candidates >= 0).sum(1).numpy())
+        weights.append(np.ones(len(batch.click)) if batch.weight is None else batch.weight.double().numpy())
+        for name, (logits, label_N) in _chains(heads, specs, model, batch).items():
+            odds_N = log_product(*logits) - log1m_product(*logits)
+            said[name].append((odds_N.double().numpy(), label_N.double().numpy()))
+    each = {name: tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for name, parts in said.items()}
+    slate = np.repeat(np.arange(len(rows)), np.concatenate(sizes))
+    return Judged(each, np.concatenate(weights), slate)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
@@ -18,7 +19,7 @@ from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chain
 from equipoise.modeling.simple_models import cross_entropy, out_of_fold
 from equipoise.train import prior_fit
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
-from equipoise.train.head_phase import HeadPasses, _Judged, fit_heads, learned_parts
+from equipoise.train.head_phase import HeadPasses, Judged, fit_heads, learned_parts
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import optimizer_groups, trainable
 from equipoise.train.priors import find_priors
@@ -131,25 +132,33 @@ def test_heads_keep_their_prior_where_a_pass_makes_it_worse(linear: RunConfig) -
     assert set(passes) == {"ctr", "cvr"} and all(len(each.losses) == 4 for each in passes.values())
     again = fit_heads(model, linear.objectives.specs(), data.slates, open_split(data, "valid").slates, 1, 17)
     for name, each in passes.items():
-        assert each.gain == pytest.approx(each.losses[0] - min(each.losses), abs=1e-9)
         assert again[name].losses[0] == pytest.approx(each.losses[each.chosen], abs=1e-6)
 
 
 def test_a_gain_that_may_be_chance_leaves_a_head_as_its_prior() -> None:
-    before = _Judged({"ctr": np.array([6.0, 2.0, 4.0])}, np.array([3.0, 1.0, 2.0]))
-    after = _Judged({"ctr": np.array([3.0, 2.5, 2.0])}, np.array([3.0, 1.0, 2.0]))
-    gain, error = before.gain_to(after, "ctr")
-    # 12/6 − 7.5/6; what is left of the slates' own gains 3, −.5, 2 is .75, −1.25, .5.
-    assert gain == pytest.approx(0.75)
-    assert error == pytest.approx(np.sqrt(3 / 2 * (0.75**2 + 1.25**2 + 0.5**2)) / 6)
-    assert HeadPasses([2.0, 1.25], gain, error).chosen == 1  # .75 is 2.4 × .315
-    chance = HeadPasses([2.0, 1.25, 1.5], gain, 0.4)
-    assert chance.chosen == 0 and chance.told().endswith(
-        "after 1 of 2 passes of its head alone, which may be chance: it begins as its prior"
-    )
+    rng = np.random.default_rng(3)
+    odds, weight, slate = rng.normal(-1, 1, 60), rng.uniform(0.5, 2, 60), np.repeat(np.arange(12), 5)
+    label = (rng.random(60) < 1 / (1 + np.exp(-2 * odds))).astype(float)
+    first, moved, better = (Judged({"ctr": (o, label)}, weight, slate) for o in (odds, odds + 0.7, 2 * odds - 0.4))
+
+    def lowest(odds: np.ndarray) -> np.ndarray:
+        def losses(level: float) -> np.ndarray:
+            return weight * (np.logaddexp(0, odds + level) - label * (odds + level))
+
+        return losses(minimize_scalar(lambda level: losses(level).sum(), bounds=(-5, 5), method="bounded").x)
+
+    gain, error = first.gain_to(better, "ctr")
+    difference = lowest(odds) - lowest(2 * odds)
+    assert gain == pytest.approx(difference.sum() / weight.sum(), abs=1e-6) and gain > 0
+    rest = np.array([difference[slate == s].sum() - gain * weight[slate == s].sum() for s in range(12)])
+    assert error == pytest.approx(np.sqrt(12 / 11 * (rest**2).sum()) / weight.sum(), rel=1e-3)
+    assert first.gain_to(moved, "ctr")[0] == pytest.approx(0, abs=1e-9)  # it moves the level alone
+    assert HeadPasses([2.0, 1.5], gain, gain / 2).chosen == 1
+    chance = HeadPasses([2.0, 1.25, 1.5], gain, gain / 1.9)
+    assert chance.chosen == 0 and chance.told().endswith("which is its level or chance: it begins as its prior")
     assert HeadPasses([2.0, 2.5], 0.0, 0.0).told().endswith("not below that after any pass of its head alone")
-    lone = _Judged({"ctr": np.array([6.0])}, np.array([3.0]))
-    assert HeadPasses([2.0, 1.0], *lone.gain_to(_Judged({"ctr": np.array([3.0])}, lone.weight), "ctr")).chosen == 0
+    lone = Judged({"ctr": (odds, label)}, weight, np.zeros(60, int))
+    assert HeadPasses([2.0, 1.0], *lone.gain_to(Judged(better.said, weight, lone.slate), "ctr")).chosen == 0
 
 
 @pytest.mark.parametrize("prior", ["linear", {"method": "trees", "folds": 2}])
