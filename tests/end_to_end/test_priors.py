@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.quality_heads import score_start
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.evaluate_run import evaluate_run
 from equipoise.evaluation.metrics.score_table import ScoreTable
+from equipoise.evaluation.split_scores import SplitScores
 from equipoise.export.write import export_run
 from equipoise.scoring.options import ScoreOptions
 from equipoise.scoring.score_run import score_run
@@ -55,7 +57,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path) -> None:
     """Without passes of the heads alone, what is evaluated before the first step are the priors."""
-    settings = settings_of(tmp_path, max_steps=1, eval_every=1, head_epochs=0, select="valid/ctr/log_loss")
+    still = {"lr": 1e-30, "head_lr": 1e-30}  # so that the start is the best there is
+    settings = settings_of(tmp_path, max_steps=1, eval_every=1, head_epochs=0, select="valid/ctr/log_loss", **still)
     settings["evaluate"] = {"adapters": "best"}
     config = RunConfig.model_validate(settings)
     prepare_data(config)
@@ -65,6 +68,13 @@ def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path) -> None:
     prior = Prior(config, "valid")
     expected = -np.mean(np.where(prior.click, np.log(prior.pctr), np.log1p(-prior.pctr)))
     assert first["valid/ctr/log_loss"] == pytest.approx(expected, abs=1e-6)
+    # What `benchmarks.quality` makes of such a run without its backbone is what the whole model says.
+    scores = SplitScores(config, config.output)
+    made, whole = score_start(scores, "test"), scores.score("test")
+    assert json.loads((config.output / "best" / "best.json").read_text())["step"] == 0 and whole is not None
+    for name in ("pctr", "pcvr", "click", "item"):
+        np.testing.assert_allclose(getattr(made, name), getattr(whole, name), atol=1e-6)
+    assert list(made.request) == list(whole.request) and made.delta.keys() == whole.delta.keys()
 
 
 class Prior:
