@@ -30,7 +30,8 @@ from benchmarks.figures import Timed, wait_for_device
 from benchmarks.workload import STOCK, Sizes, Way, backbone_config, place, random_batch
 from equipoise.configs.schema import LoraConfig
 from equipoise.modeling.adapters import lora_config, target_modules
-from equipoise.modeling.backbone import find_layers, load_backbone, load_model_config
+from equipoise.modeling.backbone import find_layers, load_backbone
+from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.base_files import resolve_path
 
 ADAPTER = LoraConfig(rank=16, alpha=32)

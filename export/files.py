@@ -15,7 +15,7 @@ from equipoise.common.sealed import SEAL, refuse_changed
 from equipoise.common.verified import MEMORY
 from equipoise.configs.schema import BackboneConfig
 from equipoise.export.serving_record import read_serving_record
-from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_config import config_hash, load_model_config
 from equipoise.modeling.base_identity import hash_of, weight_hashes
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from equipoise.export.onnx_check import measure_graphs
 from equipoise.export.sglang_rules import why_not_sglang
 from equipoise.export.vllm_rules import check_adapter, why_not_vllm
 from equipoise.modeling.adapters import SHARED, adapter_of
-from equipoise.modeling.backbone import is_encoder, load_model_config
+from equipoise.modeling.base_config import is_encoder, load_model_config
 from equipoise.modeling.model import SlateModel
 
 log = logging.getLogger(__name__)

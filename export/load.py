@@ -23,7 +23,7 @@ from equipoise.export.files import open_record, readable, refuse_other_base
 from equipoise.export.serving_record import TOKENIZER_FOLDER
 from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.adapters import SHARED
-from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_config import config_hash, load_model_config
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.beside_text import BesideText, Things
 from equipoise.modeling.comparison import ComparisonShape

@@ -19,7 +19,8 @@ from equipoise.configs.schema import BackboneConfig, RunConfig
 from equipoise.data.features import read_scales, rule_of
 from equipoise.export.adapters import POINT_HEAD, SLATE_HEAD, ServedClass
 from equipoise.modeling.adapter_store import AdapterInfo
-from equipoise.modeling.backbone import load_backbone, load_model_config, stock_attention
+from equipoise.modeling.backbone import load_backbone, stock_attention
+from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.base_files import IDENTITY, resolve_path
 from equipoise.modeling.base_identity import weight_hashes
 from equipoise.modeling.heads import SlateHead

@@ -53,7 +53,7 @@ from equipoise.export.serving_record import (
     write_serving_record,
 )
 from equipoise.modeling.adapter_store import AdapterInfo, read_info
-from equipoise.modeling.backbone import load_tokenizer
+from equipoise.modeling.base_config import load_tokenizer
 from equipoise.modeling.base_identity import refuse_other_inputs
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.run_model import load_run_model

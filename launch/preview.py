@@ -16,7 +16,7 @@ def show_preview(config: RunConfig, examples: int = 3) -> Preview:
     Raises:
         UserError: the folder is not prepared, or the tokenizer cannot be loaded.
     """
-    from equipoise.modeling.backbone import load_tokenizer
+    from equipoise.modeling.base_config import load_tokenizer
 
     found = preview(config.data.folder, examples)
     console = new_console()

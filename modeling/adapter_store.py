@@ -83,7 +83,8 @@ class AdapterInfo:
             texts: templates of the training texts.
             features: how each feature is standardised.
         """
-        from equipoise.modeling.backbone import config_hash, load_model_config  # transformers loads only here
+        from equipoise.modeling.backbone import load_model_config  # transformers loads only here
+        from equipoise.modeling.base_config import config_hash
 
         base_config = load_model_config(spec.backbone)
         return AdapterInfo(

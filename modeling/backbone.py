@@ -7,107 +7,24 @@ called them; a tower then calls the real layers with exactly those arguments.
 Shape suffixes: R rows, T tokens of a row, H hidden size.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+from transformers import AutoModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
 from equipoise.modeling.attention import prefix_split
-from equipoise.modeling.base_files import resolve_path, whole_weights
-from equipoise.modeling.base_kinds import refuse_architecture
+from equipoise.modeling.base_config import is_encoder, load_model_config, reason_of
+from equipoise.modeling.base_files import whole_weights
 from equipoise.modeling.pretrained import load_pretrained
 from equipoise.modeling.prompt_limit import first_position
 from equipoise.modeling.quantized import pack, settle
 from equipoise.modeling.tap import LayerCall, LayerForm, LeftOut, Tap
-
-DROPOUT_KEYS = (
-    "activation_dropout",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_pdrop",
-    "classifier_dropout",
-    "dropout",
-    "embd_pdrop",
-    "embed_dropout",
-    "embedding_dropout",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "mlp_dropout",
-    "resid_pdrop",
-)
-
-
-def load_model_config(backbone: BackboneConfig) -> Any:
-    """The Hugging Face config of the backbone, all dropout of the frozen base switched off.
-
-    Raises:
-        UserError: the path holds no loadable config, names an encoder-decoder, or has fewer than `layers` layers.
-    """
-    path = resolve_path(backbone.path)
-    try:
-        config = AutoConfig.from_pretrained(path, revision=backbone.revision)
-    except Exception as error:  # configs of unknown or odd architectures trip transformers in many ways
-        raise UserError(f"backbone.path: no model config can be loaded from '{path}' ({_reason(error)})") from error
-    refuse_architecture(config, path)
-    for key in DROPOUT_KEYS:
-        if getattr(config, key, None):
-            setattr(config, key, 0.0)
-    if backbone.layers is not None:
-        _keep_layers(config, backbone.layers, backbone.path)
-    return config
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an exception, with its kind where it is not one that transformers has written for people."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    return line if isinstance(error, OSError | ValueError) and line else f"{type(error).__name__}: {line}"
-
-
-def _keep_layers(config: Any, layers: int, path: str) -> None:
-    """Describe the model of the first layers alone; lists with one entry per layer are cut too."""
-    whole = config.num_hidden_layers
-    if layers > whole:
-        raise UserError(f"backbone.layers: '{path}' has {whole} layers, not {layers}: set at most {whole}, or null")
-    for key, value in list(vars(config).items()):
-        if "layer" in key and isinstance(value, list | tuple) and len(value) == whole:
-            setattr(config, key, value[:layers])
-    config.num_hidden_layers = layers
-
-
-def is_encoder(config: Any) -> bool:
-    """Whether the backbone attends in both directions: BERT and its kin, and decoders made encoders."""
-    if getattr(config, "use_bidirectional_attention", None) is True:
-        return True
-    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-
-
-def load_tokenizer(backbone: BackboneConfig) -> Any:
-    """The backbone's fast tokenizer.
-
-    Raises:
-        UserError: none can be loaded.
-    """
-    path = resolve_path(backbone.tokenizer or backbone.path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=None if backbone.tokenizer else backbone.revision)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"backbone.path: no tokenizer can be loaded from '{path}' ({reason})") from error
-    # Where the vocabulary files are missing, transformers makes an empty tokenizer without a word.
-    if not set(tokenizer("a b c 1 2 3", add_special_tokens=False)["input_ids"]) - set(tokenizer.all_special_ids):
-        raise UserError(
-            f"backbone.path: the tokenizer in '{path}' has no vocabulary: add its files or set backbone.tokenizer"
-        )
-    return tokenizer
-
 
 IMPLEMENTATIONS = {"split": prefix_split.NAME, "sdpa": "sdpa", "eager": "eager", "flex": "flex_attention"}
 """Our names of the kinds of attention → those under which transformers knows them."""
@@ -156,7 +73,7 @@ def load_backbone(backbone: BackboneConfig, seed: int = 0) -> nn.Module:
                 model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
             except (AttributeError, ImportError, KeyError, NotImplementedError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"backbone.path: no model can be built from '{backbone.path}' ({_reason(error)})"
+                    f"backbone.path: no model can be built from '{backbone.path}' ({reason_of(error)})"
                 ) from error
         if backbone.quantize:
             pack(model)
@@ -314,10 +231,3 @@ class SplitBackbone(nn.Module):
         """Forget the tapped calls of the last batch."""
         for tap in self.taps:
             tap.clear()
-
-
-def config_hash(config: Any) -> str:
-    """A short fingerprint of the base model's architecture, kept with adapters to refuse a mismatched base."""
-    ignored = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", *DROPOUT_KEYS}
-    fields = {key: value for key, value in config.to_dict().items() if key not in ignored}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]

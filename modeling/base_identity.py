@@ -18,7 +18,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
 from equipoise.configs.schema import BackboneConfig, RunConfig, is_gguf
 from equipoise.modeling.adapter_store import AdapterInfo
-from equipoise.modeling.backbone import load_tokenizer
+from equipoise.modeling.base_config import load_tokenizer
 from equipoise.modeling.base_files import resolve_path
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from equipoise.configs.schema import BackboneConfig
-from equipoise.modeling.backbone import load_backbone, load_model_config, load_tokenizer
+from equipoise.modeling.backbone import load_backbone
+from equipoise.modeling.base_config import load_model_config, load_tokenizer
 
 MAX_TOKENS = 64
 """Tokens of a text that are read, special ones included: titles are shorter."""

@@ -8,7 +8,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.data.features import columns_of, read_scales
 from equipoise.modeling.adapter_store import load_adapters, read_info
-from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_config import config_hash, load_model_config
 from equipoise.modeling.base_identity import refuse_other_inputs
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model

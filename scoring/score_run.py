@@ -26,7 +26,7 @@ from equipoise.data.requests.forms import PreparedForm, RequestForm, form_of
 from equipoise.data.thing_columns import Rivals
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.adapter_store import TENSORS, AdapterInfo, read_info
-from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
+from equipoise.modeling.base_config import is_encoder, load_model_config, load_tokenizer
 from equipoise.modeling.beside_text import BesideText, Things
 from equipoise.modeling.frozen_text import FrozenText
 from equipoise.modeling.precision import settle_precision

@@ -7,7 +7,7 @@ from typing import Any
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, TokensConfig
 from equipoise.data.tokens import SlateTokenizer
-from equipoise.modeling.backbone import load_tokenizer
+from equipoise.modeling.base_config import load_tokenizer
 
 MOST_REMEMBERED = 50_000
 """Texts of items, and of contexts, whose ids are remembered: bounded, for anybody may send new ones."""

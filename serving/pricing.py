@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 from equipoise.serving.price_response import Evidence, Interval, Replicates, evidence_of
 from equipoise.serving.ranking import Ranking, demand_of
@@ -299,4 +299,4 @@ def _note(reasons: Sequence[Withheld | None]) -> str | None:
 
 def falling(demand: np.ndarray) -> np.ndarray:
     """The non-increasing sequence nearest to `demand` in least squares, float64 of its length, within its range."""
-    return np.asarray(isotonic_regression(demand, y_min=demand.min(), y_max=demand.max(), increasing=False))
+    return np.asarray(isotonic_regression(demand, increasing=False).x)

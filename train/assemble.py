@@ -24,7 +24,7 @@ from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TokenCache
 from equipoise.data.weights import check_weights
 from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates
-from equipoise.modeling.backbone import load_model_config
+from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model

@@ -26,7 +26,7 @@ from equipoise.data.manifest import THINGS, Manifest
 from equipoise.data.prepare.masked import unmasked_folder
 from equipoise.data.thing_columns import RIVAL, SIMILAR, Rivals, left_out, pool, rival_gap
 from equipoise.data.token_cache import SplitTokens, TokenCache
-from equipoise.modeling.backbone import config_hash, load_model_config
+from equipoise.modeling.base_config import config_hash, load_model_config
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.frozen_text import MAX_TOKENS, FrozenText
 

@@ -19,7 +19,7 @@ from equipoise.data.remote_copy import bring
 from equipoise.data.token_cache import TokenCache, cache_key
 from equipoise.data.token_writer import is_complete, parts_folder, tokenise_parts, write_token_cache
 from equipoise.data.tokens import SlateTokenizer
-from equipoise.modeling.backbone import is_encoder, load_model_config, load_tokenizer
+from equipoise.modeling.base_config import is_encoder, load_model_config, load_tokenizer
 
 FOLDER = "tokens"
 

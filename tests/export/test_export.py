@@ -17,7 +17,7 @@ from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.export.adapters import lora_tensors, serve_as, write_adapter
 from equipoise.export.golden_check import prompt_ids
 from equipoise.export.serving_record import choose_pad_id
-from equipoise.modeling.backbone import load_model_config
+from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 
 LORA = LoraConfig(rank=4, alpha=8.0)

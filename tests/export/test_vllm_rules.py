@@ -13,7 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.export.adapters import serve_as, write_adapter
 from equipoise.export.vllm_rules import RULES, AdapterFile, check_adapter, largest_rank_option, why_not_vllm
-from equipoise.modeling.backbone import load_model_config
+from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.model import ModelSpec, build_model
 
 LAYERS = "model.layers"

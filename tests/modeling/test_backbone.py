@@ -11,15 +11,8 @@ from transformers import AutoConfig
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
-from equipoise.modeling.backbone import (
-    SplitBackbone,
-    config_hash,
-    find_layers,
-    is_encoder,
-    load_backbone,
-    load_model_config,
-    load_tokenizer,
-)
+from equipoise.modeling.backbone import SplitBackbone, find_layers, load_backbone
+from equipoise.modeling.base_config import config_hash, is_encoder, load_model_config, load_tokenizer
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.prompt_limit import first_position, prompt_limit
 from equipoise.modeling.tap import LayerCall

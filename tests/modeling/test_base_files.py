@@ -13,7 +13,8 @@ from transformers import AutoModel
 import equipoise.modeling.base_files
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig
-from equipoise.modeling.backbone import config_hash, load_backbone, load_model_config, load_tokenizer
+from equipoise.modeling.backbone import load_backbone
+from equipoise.modeling.base_config import config_hash, load_model_config, load_tokenizer
 from equipoise.modeling.base_files import resolve_path
 from tests.gguf_file import HIDDEN, KV_HEADS, LAYERS, write_gguf
 

@@ -8,7 +8,7 @@ from transformers import AutoModel
 from equipoise.configs.schema import BackboneConfig, LoraConfig, TokensConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.tokens import SlateTokenizer
-from equipoise.modeling.backbone import load_tokenizer
+from equipoise.modeling.base_config import load_tokenizer
 from equipoise.modeling.base_files import resolve_path
 from equipoise.modeling.model import ForwardRequest, ModelSpec, SlateModel, build_model
 from equipoise.train.kernel_choice import kernel_difference

@@ -42,7 +42,7 @@ def test_a_text_has_one_vector_whatever_stands_beside_it(backbone: BackboneConfi
 
 
 def test_long_texts_are_cut_and_words_spell_no_special_token(backbone: BackboneConfig) -> None:
-    from equipoise.modeling.backbone import load_tokenizer
+    from equipoise.modeling.base_config import load_tokenizer
 
     tokenizer = load_tokenizer(backbone)
     long, spelt = token_ids(tokenizer, ["tea " * 200, "soap [SEP]"])

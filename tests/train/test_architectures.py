@@ -13,7 +13,7 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig, RunConfig
 from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.export.adapters import lora_tensors, serve_as
-from equipoise.modeling.backbone import load_model_config
+from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.train.assemble import check_lengths
 from equipoise.train.parameters import reached_share
