@@ -24,12 +24,10 @@ from equipoise.data.token_budget import BudgetOrder
 from equipoise.data.token_cache import TokenCache
 from equipoise.data.weights import check_weights
 from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates
-from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.priors import Priors
-from equipoise.modeling.prompt_limit import prompt_limit
 from equipoise.modeling.recall_sources import RecallSources
 from equipoise.modeling.relevance import Relevance
 from equipoise.modeling.run_model import compute_as_trained
@@ -170,25 +168,6 @@ def base_rate_offsets(manifest: Manifest, pointwise: list[str]) -> dict[str, flo
             )
         offsets[name] = math.log(positive / (of - positive))
     return offsets
-
-
-def check_lengths(config: RunConfig) -> None:
-    """Refuse token limits that the backbone's positions cannot hold.
-
-    Raises:
-        UserError: names the setting to lower.
-    """
-    limit = prompt_limit(load_model_config(config.backbone))
-    wanted = config.tokens.max_prefix + config.tokens.max_candidate
-    if limit is None or wanted <= limit.tokens:
-        return
-    room = limit.tokens - config.tokens.max_candidate
-    way = f"lower tokens.max_prefix to at most {room}"
-    if room < 8:  # a prefix has a start token and a word or two
-        way = f"lower tokens.max_candidate, and tokens.max_prefix so that both together are at most {limit.tokens}"
-    raise UserError(
-        f"tokens.max_prefix + tokens.max_candidate = {wanted}, but {config.backbone.path} {limit.why}: {way}"
-    )
 
 
 def told_as_prepared(config: RunConfig) -> RunConfig:

@@ -38,7 +38,6 @@ from equipoise.train.accelerate_setup import (
 )
 from equipoise.train.assemble import (
     assemble_model,
-    check_lengths,
     open_data,
     open_split,
     told_as_prepared,
@@ -67,7 +66,7 @@ from equipoise.train.run_folder import RunFolder, has_begun, refuse_places
 from equipoise.train.sharding import prepare_sharded
 from equipoise.train.start_from import EarlierRun
 from equipoise.train.start_record import StartRecord
-from equipoise.train.token_caches import find_tokens
+from equipoise.train.token_caches import check_lengths, find_tokens
 from equipoise.train.trackers.tracking import Tracking
 from equipoise.train.validation import score_rows, spread_rows, users_of, validate
 from equipoise.train.weight_average import WeightAverage

@@ -168,8 +168,7 @@ def _fit_sources(config: RunConfig) -> None:
 
 def _write_token_cache(config: RunConfig, processes: int = 1) -> bool | None:
     """As `make_tokens`, and log what came of it."""
-    from equipoise.train.assemble import check_lengths  # torch and transformers load only now
-    from equipoise.train.token_caches import make_tokens
+    from equipoise.train.token_caches import check_lengths, make_tokens  # transformers loads only now
 
     check_lengths(config)
     cache, made = make_tokens(config, processes=processes)

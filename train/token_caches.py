@@ -20,6 +20,7 @@ from equipoise.data.token_cache import TokenCache, cache_key
 from equipoise.data.token_writer import is_complete, parts_folder, tokenise_parts, write_token_cache
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.base_config import is_encoder, load_model_config, load_tokenizer
+from equipoise.modeling.prompt_limit import prompt_limit
 
 FOLDER = "tokens"
 
@@ -93,6 +94,25 @@ def _help(config: RunConfig) -> None:
         if not is_complete(place.folder):
             tokenizer = SlateTokenizer(place.tokenizer, config.tokens, place.encoder, [])
             tokenise_parts(place.folder, config.data.folder, tokenizer, lambda stage, share: None)
+
+
+def check_lengths(config: RunConfig) -> None:
+    """Refuse token limits that the backbone's positions cannot hold.
+
+    Raises:
+        UserError: names the setting to lower.
+    """
+    limit = prompt_limit(load_model_config(config.backbone))
+    wanted = config.tokens.max_prefix + config.tokens.max_candidate
+    if limit is None or wanted <= limit.tokens:
+        return
+    room = limit.tokens - config.tokens.max_candidate
+    way = f"lower tokens.max_prefix to at most {room}"
+    if room < 8:  # a prefix has a start token and a word or two
+        way = f"lower tokens.max_candidate, and tokens.max_prefix so that both together are at most {limit.tokens}"
+    raise UserError(
+        f"tokens.max_prefix + tokens.max_candidate = {wanted}, but {config.backbone.path} {limit.why}: {way}"
+    )
 
 
 def find_tokens(config: RunConfig) -> TokenCache:

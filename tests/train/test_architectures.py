@@ -15,9 +15,9 @@ from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.export.adapters import lora_tensors, serve_as
 from equipoise.modeling.base_config import load_model_config
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
-from equipoise.train.assemble import check_lengths
 from equipoise.train.parameters import reached_share
 from equipoise.train.self_check import self_check
+from equipoise.train.token_caches import check_lengths
 from equipoise.train.world import World
 from tests.tiny_run import run_settings
 
