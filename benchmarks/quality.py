@@ -41,7 +41,8 @@ RETAIL = ROOT / ".." / "shared" / "data" / "online_retail"
 SETS = {"coupons": ("demo.yaml", ""), "retail": ("online_retail.yaml", "retail_")}
 """Name → config, and what figures begin with."""
 SIMULATED = "simulated"
-QUICK = {"train.max_steps": 20, "train.eval_every": 20, "evaluate.max_requests": 100}
+QUICK = {"train.max_steps": 20, "train.eval_every": 20}
+QUICK_REQUESTS = 100
 FEW = 3
 """Purchases up to which an item is bought a few times, in slices."""
 
@@ -52,9 +53,7 @@ def find_retail(folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def settings_of(
-    name: str, work: Path, seed: int, quick: bool, file: Path | None, variant: str = "ours", requests: int | None = None
-) -> RunConfig:
+def settings_of(name: str, work: Path, seed: int, quick: bool, file: Path | None, variant: str = "ours") -> RunConfig:
     """The configuration of one training.
 
     Args:
@@ -64,15 +63,12 @@ def settings_of(
         quick: few steps and requests.
         file: of Online Retail.
         variant: one of VARIANTS.
-        requests: test requests that are scored, spread over all; None scores all.
     """
     path = ROOT / "configs" / SETS[name][0]
     settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     VARIANTS[variant](settings)
-    run = f"{variant}-{seed}{f'-{requests}' if requests else ''}"
-    changed: dict[str, Any] = {"seed": seed, "output": str(work / name / run)}
+    changed: dict[str, Any] = {"seed": seed, "output": str(work / name / f"{variant}-{seed}")}
     changed["data.folder"] = str(work / name / "prepared" / SAME_DATA.get(variant, variant))
-    changed["evaluate.max_requests"] = requests
     changed |= {"data.file": str(file)} if file is not None else {}
     changed |= QUICK if quick else {}
     return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
@@ -166,9 +162,10 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
         variants |= {"decoder": asked.seeds} if asked.decoder else {"text_only": 1} if asked.text_only else {}
 
     def settings(variant: str, seed: int) -> RunConfig:
-        return settings_of(name, asked.work, seed, asked.quick, file, variant, asked.requests)
+        return settings_of(name, asked.work, seed, asked.quick, file, variant)
 
-    found = score_variants(settings, variants, heads=asked.ablation == "heads")
+    requests = QUICK_REQUESTS if asked.quick else asked.requests
+    found = score_variants(settings, variants, requests, heads=asked.ablation == "heads")
     return measure_set(found, SETS[name][1], bool(asked.ablation))
 
 

@@ -63,28 +63,37 @@ class Scored:
     config: RunConfig
 
 
-def score_variants(settings: Callable[[str, int], RunConfig], seeds: Mapping[str, int], heads: bool = False) -> Scored:
+def score_variants(
+    settings: Callable[[str, int], RunConfig],
+    seeds: Mapping[str, int],
+    requests: int | None,
+    heads: bool = False,
+) -> Scored:
     """Train what is missing of each variant, as many seeds as are asked for, and score the test requests.
 
     Args:
         settings: the configuration of a variant and seed.
         seeds: variant → trainings; `ours` is among them.
+        requests: test requests that are scored, spread over all; None scores all.
         heads: score heads that learned alone instead; nothing is trained, and no rival fitted.
     """
     found = Scored({name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings("ours", FIRST_SEED))
     for variant, count in seeds.items():
         for seed in range(FIRST_SEED, FIRST_SEED + count):
             config = settings(variant, seed)
+            asked = config.model_copy(
+                update={"evaluate": config.evaluate.model_copy(update={"max_requests": requests})}
+            )
             print(config.output, flush=True)
             if heads:
                 prepared(config)
                 begun = time.perf_counter()
-                found.tables[variant].append(score_heads(config))
+                found.tables[variant].append(score_heads(asked))
                 found.seconds[variant].append(time.perf_counter() - begun)
                 continue
             run = trained(config)
             found.seconds[variant].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
-            scores = SplitScores(config, run)
+            scores = SplitScores(asked, run)
             best = scores.adapters / ABOUT
             at_start = variant == "ours" and best.is_file() and not json.loads(best.read_text("utf-8"))["step"]
             table = score_start(scores, "test") if at_start else scores.score("test", reuse=True)

@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.figures import figure
 from benchmarks.quality_measure import Systems, quality_figures
-from benchmarks.quality_runs import score_variants
+from benchmarks.quality_runs import FIRST_SEED, score_variants
 from equipoise.common.atomic import atomic_dir
 from equipoise.configs.load import as_override, build_config
 from equipoise.configs.schema import RunConfig
@@ -93,7 +93,9 @@ def measure_simulated(path: Path, work: Path, seeds: int, quick: bool) -> list[d
     def settings(variant: str, seed: int) -> RunConfig:
         return simulated_config(path, work, seed, quick, variant == "text_only")
 
-    found = score_variants(settings, {"ours": seeds, "text_only": 1})
+    found = score_variants(
+        settings, {"ours": seeds, "text_only": 1}, settings("ours", FIRST_SEED).evaluate.max_requests
+    )
     first = found.tables["ours"][0]
     scores = {variant: [table.pctr for table in tables] for variant, tables in found.tables.items()}
     scores |= {"prior": [found.rivals["ctr"]["prior"]], "truth": [first.fields[TRUTH]]}

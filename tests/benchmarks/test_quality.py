@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import quality_runs
 from benchmarks.quality import SETS, find_retail, settings_of
 from benchmarks.quality_measure import Systems, quality_figures
 from benchmarks.quality_variants import WHOLE
+from equipoise.configs.schema import RunConfig
 from equipoise.evaluation.metrics.pointwise import auc, uauc
 from equipoise.evaluation.metrics.ranking import gains
 
@@ -64,13 +66,12 @@ def test_text_only_reads_no_columns(name: str, tmp_path: Path) -> None:
     assert not text.data.features and text.data.comparison is None and text.seed == 18
     assert all(getattr(options, "prior", None) is None for options in text.objectives.active().values())
     assert ours.output != text.output and ours.data.folder != text.data.folder
-    assert settings_of(name, tmp_path, 17, False, file).evaluate.max_requests is None
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_an_ablation_leaves_out_one_part_each(name: str, tmp_path: Path) -> None:
     file = tmp_path / "online_retail.csv" if name == "retail" else None
-    found = {variant: settings_of(name, tmp_path, 17, False, file, variant, 50) for variant in WHOLE}
+    found = {variant: settings_of(name, tmp_path, 17, False, file, variant) for variant in WHOLE}
     whole = found["ours"]
     assert whole.data.rates and whole.data.comparison is not None and whole.data.comparison.co_purchase
     assert not found["no_rates"].data.rates and found["no_comparison"].data.comparison is None
@@ -83,8 +84,37 @@ def test_an_ablation_leaves_out_one_part_each(name: str, tmp_path: Path) -> None
     assert all(section.max_events == 0 for section in found["no_text"].data.history_sections)
     folders = [config.data.folder for config in found.values()]
     assert len(set(folders)) == len(folders) - 1 and found["no_prior"].data.folder == whole.data.folder
-    assert {config.evaluate.max_requests for config in found.values()} == {50}
-    assert whole.output != settings_of(name, tmp_path, 17, False, file).output
+
+
+@pytest.mark.parametrize("requests", [None, 50])
+def test_a_training_keeps_its_own_requests_whatever_is_scored(
+    requests: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[int | None]] = {"trained": [], "scored": []}
+
+    def trained(config: RunConfig) -> Path:
+        asked["trained"].append(config.evaluate.max_requests)
+        return tmp_path
+
+    class Scores:
+        adapters = tmp_path
+
+        def __init__(self, config: RunConfig, run: Path) -> None:
+            asked["scored"].append(config.evaluate.max_requests)
+
+        def score(self, split: str, reuse: bool) -> str:
+            return split
+
+    (tmp_path / "summary.json").write_text('{"seconds": 3}')
+    monkeypatch.setattr(quality_runs, "trained", trained)
+    monkeypatch.setattr(quality_runs, "SplitScores", Scores)
+    monkeypatch.setattr(quality_runs, "fitted_rivals", lambda *given: {"ctr": {}})
+    own = settings_of("coupons", tmp_path, 17, False, None)
+    found = quality_runs.score_variants(
+        lambda variant, seed: settings_of("coupons", tmp_path, seed, False, None, variant), {"ours": 2}, requests
+    )
+    assert asked == {"trained": [own.evaluate.max_requests] * 2, "scored": [requests] * 2}
+    assert found.tables == {"ours": ["test", "test"]} and found.seconds == {"ours": [3, 3]}
 
 
 def test_without_a_file_the_second_set_is_left_out(tmp_path: Path) -> None:
