@@ -423,8 +423,10 @@ class Job:
         last = None if zero_stage(self.accelerator) == 3 else gather(trainable(self.slate_model))
         if last is not None:  # under ZeRO-3 no process holds whole weights: the last ones are judged
             copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
-        with memory_advice(config, "scoring"):
-            scores = score_rows(config, self.model, slates, rows, self.accelerator.device, self.world)
+        console = new_console(quiet=self.world.rank > 0)
+        bar = ProgressBar("judging on valid", len(rows), "slates", console=console)
+        with memory_advice(config, "scoring"), bar:
+            scores = score_rows(config, self.model, slates, rows, self.accelerator.device, self.world, bar.advance)
         if last is not None:
             copy_into(self.slate_model, last, "the last weights")
         if not self.accelerator.is_main_process:

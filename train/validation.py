@@ -1,6 +1,6 @@
 """Pointwise metrics on a few validation requests during training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,7 +35,13 @@ def labels_and_predictions(
 
 
 def score_rows(
-    config: RunConfig, model: nn.Module, slates: SlateSet, rows: Sequence[int], device: torch.device, world: World
+    config: RunConfig,
+    model: nn.Module,
+    slates: SlateSet,
+    rows: Sequence[int],
+    device: torch.device,
+    world: World,
+    progress: Callable[[int], None] = lambda slates: None,
 ) -> dict[str, np.ndarray]:
     """`score_slates` in the batches of evaluation."""
     return score_slates(
@@ -46,6 +52,7 @@ def score_rows(
         max_row=config.tokens.max_row,
         device=device,
         world=world,
+        progress=progress,
     )
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks.quality_heads import score_start
 from equipoise.common.errors import UserError
+from equipoise.common.progress import ProgressBar
 from equipoise.configs.schema import RunConfig
+from equipoise.data.manifest import Manifest
 from equipoise.evaluation.evaluate_run import evaluate_run
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.split_scores import SplitScores
@@ -55,14 +57,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     return config
 
 
-def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path) -> None:
+def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without passes of the heads alone, what is evaluated before the first step are the priors."""
     still = {"lr": 1e-30, "head_lr": 1e-30}  # so that the start is the best there is
     settings = settings_of(tmp_path, max_steps=1, eval_every=1, head_epochs=0, select="valid/ctr/log_loss", **still)
     settings["evaluate"] = {"adapters": "best"}
     config = RunConfig.model_validate(settings)
     prepare_data(config)
+    shown: list[tuple[Any, ...]] = []
+
+    def bar(*given: Any, **named: Any) -> ProgressBar:
+        shown.append(given)
+        return ProgressBar(*given, **named)
+
+    monkeypatch.setattr("equipoise.train.job.ProgressBar", bar)
     train(config)
+    assert ("judging on valid", Manifest.read(config.data.folder).splits["valid"].slates, "slates") in shown
     first = next(json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines())
     assert first["step"] == 0
     prior = Prior(config, "valid")
