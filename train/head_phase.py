@@ -170,9 +170,8 @@ def fit_heads(
     rows = np.array(spread_rows(len(valid), max(1, len(valid) * MOST_VALID // max(int(valid.tokens.first[-1]), 1))))
     rows = rows[np.argsort(np.diff(valid.tokens.first)[rows], kind="stable")]
     first = _judge(heads, specs, model, valid, rows)
-    judged(0, first.means())
-    seen = [first]
-    states = [_states(heads)]
+    seen, means, states = [first], [first.means()], [_states(heads)]
+    judged(0, means[0])
     optimizer = torch.optim.AdamW(_groups(heads), weight_decay=DECAY)
     size = slates_of_batch(len(train), SLATES)
     batches = -(-len(train) // size)
@@ -185,12 +184,13 @@ def fit_heads(
             optimizer.step()
             progress((epoch + (number + 1) / batches) / epochs)
         now = _judge(heads, specs, model, valid, rows)
-        judged(epoch + 1, now.means())
         seen.append(now)
+        means.append(now.means())
         states.append(_states(heads))
+        judged(epoch + 1, means[-1])
     found = {}
     for name, head in heads.items():
-        losses = [each.means()[name] for each in seen]
+        losses = [each[name] for each in means]
         found[name] = HeadPasses(losses, *first.gain_to(seen[int(np.argmin(losses))], name))
         head.load_state_dict(states[found[name].chosen][name])
         head.zero_grad(set_to_none=True)
