@@ -26,23 +26,25 @@ def release_stale_build_locks(root: Path, stale_after: float = STALE_AFTER_SECON
     """Wait for running builds under `root` and remove the locks of dead ones; the removed locks, in order of names.
 
     A lock that a living process of this machine holds open is waited for. One that nobody here holds is removed once it
-    is `stale_after` seconds old, with a warning.
+    is `stale_after` seconds old, with a warning; it is looked at twice, since a builder lets go of it just before it
+    removes it.
     """
     removed = []
     for lock in sorted({*root.glob("*/lock"), *root.glob("*/*/lock")}):
-        reported = False
+        reported = unheld = False
         while True:
             try:
                 age = time.time() - lock.stat().st_mtime
             except FileNotFoundError:
                 break  # its builder has finished, or a neighbour removed it
-            if not _held(lock):
-                if age >= stale_after:
+            unheld, was_unheld = not _held(lock), unheld
+            if unheld:
+                if age >= stale_after and was_unheld:
                     lock.unlink(missing_ok=True)
                     removed.append(lock)
                     log.warning(f"removed {lock}: left by a job that was killed while it compiled")
                     break
-                if not reported:
+                if age < stale_after and not reported:
                     log.warning(f"waiting for {lock}: removed when it is {stale_after:.0f} s old")
                     reported = True
             time.sleep(poll)

@@ -47,6 +47,13 @@ def test_running_build_is_waited_for(tmp_path: Path) -> None:
     release.join()
 
 
+def test_lock_just_let_go_is_its_builders_to_remove(tmp_path: Path) -> None:
+    # `FileBaton.release` closes the file and only then removes it: a look between the two finds it held by nobody.
+    lock = aged(tmp_path / "op" / "lock", 1000)
+    threading.Timer(0.3, lock.unlink).start()
+    assert release_stale_build_locks(tmp_path, poll=1.0) == []
+
+
 def test_root_is_where_torch_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert build_root() == tmp_path
