@@ -2,11 +2,7 @@
 
 import json
 import math
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +23,7 @@ from equipoise.data.slate_set import ItemTable, SlateSet
 from equipoise.data.things import ThingTexts
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.export.beside_text import PreparedThings
+from equipoise.export.check_process import CHECK
 from equipoise.export.serving_record import TOLERANCE, PromptLayout
 from equipoise.modeling.beside_text import NO_TEXTS, BesideText, Things
 from equipoise.modeling.model import SlateModel
@@ -37,26 +34,7 @@ LISTS = "golden_lists.json"
 SLATE_CANDIDATES = 8
 """How many candidates of one slate are scored together, at most."""
 
-CHECK = "check_golden.py"
-PROJECT = ("benchmarks", "equipoise", "tests")
 FORMATS_CHECK = "check_formats.py"
-
-# An installed project would be importable even in isolated mode, so its packages are blocked by name.
-_LAUNCHER = """
-import runpy, sys
-sys.dont_write_bytecode = True
-for name in {project!r}:
-    sys.modules[name] = None
-try:
-    import equipoise
-except ImportError:
-    pass
-else:
-    sys.exit("the check can import the project, so it proves nothing")
-sys.path.insert(0, {folder!r})
-sys.argv = [{script!r}, {folder!r}]
-runpy.run_path({script!r}, run_name="__main__")
-"""
 
 
 @dataclass(frozen=True)
@@ -305,24 +283,3 @@ def write_check(folder: Path, formats: bool = False) -> None:
     shutil.copyfile(Path(__file__).with_name("golden_check.py"), folder / CHECK)
     if formats:
         shutil.copyfile(Path(__file__).with_name("format_check.py"), folder / FORMATS_CHECK)
-
-
-def run_check(folder: Path) -> dict[str, float]:
-    """Run the export's own check script, isolated and elsewhere.
-
-    Returns the largest difference per objective and, of further formats, per FORMAT/OBJECTIVE.
-
-    Raises:
-        UserError: the check fails; names the worst difference or what could not be loaded.
-    """
-    folder = folder.resolve()
-    script = _LAUNCHER.format(project=PROJECT, script=str(folder / CHECK), folder=str(folder))
-    with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run([sys.executable, "-I", "-c", script], cwd=elsewhere, capture_output=True, text=True)
-    verdict = next((line for line in done.stdout.splitlines() if line.startswith("golden check ")), None)
-    if done.returncode != 0 or verdict is None:
-        lines = (done.stderr.strip() or "no output").splitlines()
-        reason = verdict or lines[-1]
-        raise UserError(f"the export is refused, nothing was written: {reason}; report it with the run's config.yaml")
-    listed = verdict.rpartition("(")[2].rstrip(")")
-    return {name: float(value) for name, value in re.findall(r"([\w/]+) ([^\s,]+)", listed)}

@@ -26,6 +26,7 @@ from equipoise.export.adapters import ExportedAdapter, ServedClass, serve_as, wr
 from equipoise.export.beside_text import write_beside_text
 from equipoise.export.card import render_card
 from equipoise.export.catalogue import write_catalogue
+from equipoise.export.check_process import CheckProcess, run_check
 from equipoise.export.files import files_of, make_readable
 from equipoise.export.formats import (
     Formats,
@@ -35,7 +36,7 @@ from equipoise.export.formats import (
     write_from_adapters,
     write_from_model,
 )
-from equipoise.export.golden import read_prompts, run_check, write_check, write_golden, write_golden_lists
+from equipoise.export.golden import read_prompts, write_check, write_golden, write_golden_lists
 from equipoise.export.load import open_beside_text
 from equipoise.export.onnx_check import report_table
 from equipoise.export.operating_point import adds_to_utility, read_operating_point
@@ -78,6 +79,7 @@ def export_run(
     overwrite: bool = False,
     formats: Formats | None = None,
     overrides: Sequence[str] = (),
+    check: CheckProcess | None = None,
 ) -> None:
     """Export the adapters of a finished run to `out`, which appears only once its golden check has passed.
 
@@ -88,6 +90,7 @@ def export_run(
         overwrite: replace an earlier export in `out`.
         formats: what to write besides the adapters.
         overrides: settings to change, as `key.sub=value`, such as evaluate.adapters=last.
+        check: the process of the check, where it has been begun ahead of time.
 
     Raises:
         UserError: the run is incomplete or does not fit its base model, data or a format, `out` exists, or the check
@@ -112,7 +115,7 @@ def export_run(
         written = _write(run, config, adapters, info, folder, out, golden, formats, status.update)
         gc.collect()  # the trained model, before the check loads its own
         status.update("checking with plain transformers + peft")
-        differences = run_check(folder)
+        differences = check.run(folder) if check else run_check(folder)
     log.info(rendered(_summary(written, differences, out)))
     record = json.loads((out / FILE_NAME).read_text("utf-8"))
     _log_notes(config, record, out)

@@ -1,6 +1,7 @@
 """Builders that the tests share: tiny backbones of every kind, slates, batches, and several processes in one."""
 
 import os
+import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -230,7 +231,8 @@ def forked_checks() -> Iterator[None]:
     from tests import isolated
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("equipoise.export.golden.subprocess", SimpleNamespace(run=isolated.run))
+        forked = SimpleNamespace(Popen=isolated.Popen, PIPE=subprocess.PIPE)
+        patch.setattr("equipoise.export.check_process.subprocess", forked)
         yield
 
 

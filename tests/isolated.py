@@ -32,8 +32,9 @@ for line in sys.stdin:
     if child == 0:
         code = 1
         try:
-            for number, file in enumerate(job["files"], start=1):
-                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+            for number, file in enumerate(job["files"]):
+                os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+            sys.stdin = open(0, closefd=False)
             os.chdir(job["cwd"])
             sys.path[:0] = job["path"]
             if job["env"] is not None:
@@ -56,13 +57,14 @@ for line in sys.stdin:
 
 
 def run(
-    command: Sequence[str], cwd: Path | str, env: dict[str, str] | None = None, **_: Any
+    command: Sequence[str], cwd: Path | str, env: dict[str, str] | None = None, given: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Like `subprocess.run([sys.executable, "-c", CODE], …)`, or with `-I`, and with `capture_output` and `text`."""
+    """Like `subprocess.run([sys.executable, "-c", CODE], input=given, capture_output=True, …)`, also with `-I`."""
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in ("stdout", "stderr")]
+        files = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
+        files[0].write_text(given)
         path = [] if "-I" in command else [""]  # as Python has it
         job = {"code": command[-1], "cwd": str(cwd), "path": path, "env": env, "files": [str(file) for file in files]}
         server.stdin.write(json.dumps(job) + "\n")
@@ -73,8 +75,25 @@ def run(
             server.kill()
             _server.cache_clear()
             raise
-        printed = [file.read_text() for file in files]
+        printed = [file.read_text() for file in files[1:]]
     return subprocess.CompletedProcess(command, code, *printed)
+
+
+class Popen:
+    """Like `subprocess.Popen` with three pipes and `text`; it runs once it is given its input."""
+
+    def __init__(self, command: Sequence[str], cwd: str, **_: Any) -> None:
+        self.command, self.cwd, self.returncode = command, cwd, -9
+
+    def communicate(self, given: str = "") -> tuple[str, str]:
+        if not given:
+            return "", ""
+        done = run(self.command, self.cwd, given=given)
+        self.returncode = done.returncode
+        return done.stdout, done.stderr
+
+    def kill(self) -> None:
+        """Nothing runs between two calls."""
 
 
 @cache

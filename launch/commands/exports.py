@@ -41,11 +41,14 @@ def export(
     adapters: Adapters = None,
 ) -> None:
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
-    from equipoise.export.formats import Formats
-    from equipoise.export.write import export_run
+    from equipoise.export.check_process import CheckProcess
 
-    kinds = Formats.parse(formats, dtype, int8)
-    export_run(run, out, golden, overwrite, kinds, with_adapters(None, adapters))
+    with CheckProcess() as check:  # it imports what it needs while the rest is imported and the export is written
+        from equipoise.export.formats import Formats
+        from equipoise.export.write import export_run
+
+        kinds = Formats.parse(formats, dtype, int8)
+        export_run(run, out, golden, overwrite, kinds, with_adapters(None, adapters), check)
 
 
 @with_options

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from equipoise.common.errors import UserError
 from equipoise.common.hashing import file_hash
-from equipoise.export.golden import run_check
+from equipoise.export.check_process import run_check
 from equipoise.export.write import export_run
 from equipoise.launch.cli import main
 from equipoise.serving.recommender import Recommender
@@ -66,7 +66,7 @@ def test_every_architecture_gives_its_golden_logits_without_the_project(
 ) -> None:
     _, out = exported(name)
     if name in ("llama-candidates", "bert"):
-        monkeypatch.setattr("equipoise.export.golden.subprocess", subprocess)  # a new process, as users have it
+        monkeypatch.setattr("equipoise.export.check_process.subprocess", subprocess)  # a new process, as users have it
     prompts = golden_prompts(out)
     assert len(prompts) == 12
     assert {prompt["slate"] for prompt in prompts} == set(range(6))
@@ -207,7 +207,7 @@ def test_a_packed_base_gives_its_golden_logits_packed_alone(
     prepared: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    monkeypatch.setattr("equipoise.export.golden.subprocess", subprocess)
+    monkeypatch.setattr("equipoise.export.check_process.subprocess", subprocess)
     AutoConfig.for_model(name, **ARCHITECTURES[name]).save_pretrained(tmp_path / "shape")
     write_run(
         tmp_path / "run", prepared, {"path": str(tmp_path / "shape"), "init": "random", "quantize": "4bit"}, LISTWISE

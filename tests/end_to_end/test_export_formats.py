@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 from equipoise.common.errors import UserError
+from equipoise.export.check_process import run_check
 from equipoise.export.formats import Formats
-from equipoise.export.golden import run_check
 from equipoise.export.load import load_export
 from equipoise.export.write import export_run
 from equipoise.launch.cli import app

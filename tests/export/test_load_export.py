@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
-from equipoise.export.golden import run_check
+from equipoise.export.check_process import run_check
 from equipoise.export.load import load_export
 from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.model import SlateModel

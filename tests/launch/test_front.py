@@ -25,7 +25,7 @@ from equipoise.evaluation.front.front_of_run import measure_front as front
 from equipoise.evaluation.metrics.list_metrics import RankingMetrics, utility
 from equipoise.evaluation.metrics.score_table import ScoreTable
 from equipoise.evaluation.options import FrontOptions
-from equipoise.export.golden import run_check
+from equipoise.export.check_process import run_check
 from equipoise.export.operating_point import read_operating_point
 from equipoise.export.write import export_run
 from equipoise.launch.cli import app

@@ -21,7 +21,7 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from equipoise.evaluation.metrics.list_metrics import utility
 from equipoise.evaluation.split_scores import SplitScores
-from equipoise.export.golden import run_check
+from equipoise.export.check_process import run_check
 from equipoise.export.write import export_run
 from equipoise.launch.campaign import CampaignOptions, choose_slates
 from equipoise.scoring.options import ScoreOptions
