@@ -1,9 +1,11 @@
 """A new user with the tables of three shops in three languages: from `init` to a ranked page, without an edit.
 
-`python -m tests.end_to_end.test_new_user [de …]` plays all three, or those named, as commands of their own up to the
-first ranked slate of `serve`, and prints how long each part takes.
+`python -m tests.end_to_end.test_new_user [--python BIN/python] [de …]` plays all three, or those named, as commands of
+their own up to the first ranked slate of `serve`, and prints how long each part takes. `--python`: of the environment
+that the user has, as the README installs it, without what tests need.
 """
 
+import argparse
 import json
 import resource
 import socket
@@ -96,15 +98,12 @@ def _serves(export: Path) -> None:
         assert answer.status_code == 200 and len(answer.json()["candidates"]) == 2, answer.text
 
 
-COMMAND = [sys.executable, "-m", "equipoise.launch.cli"]
-
-
-def _served(place: Path) -> None:
+def _served(command: Sequence[str], place: Path) -> None:
     """Start `serve` on the export and wait for its first ranked slate; raises where it ends before."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([*COMMAND, "serve", "export", "--port", str(port)], cwd=place)
+    process = subprocess.Popen([*command, "serve", "export", "--port", str(port)], cwd=place)
     body = {"history": [{"item_id": "104"}], "candidates": [{"item_id": "100"}, {"item_id": "101"}]}
     asked = urllib.request.Request(
         f"http://127.0.0.1:{port}/rank", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -129,17 +128,18 @@ def _worked() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def play(languages: Sequence[str]) -> None:
+def play(languages: Sequence[str], python: str) -> None:
     """Play shops as commands of their own and print the seconds of each."""
+    command = [python, "-m", "equipoise.launch.cli"]
     for language in languages:
         with tempfile.TemporaryDirectory() as place:
             parts: dict[str, float] = {}
             for arguments in [*commands(language, write_inputs(language, Path(place)), export=True), ["serve"]]:
                 began, worked = time.monotonic(), _worked()
                 if arguments[0] == "serve":
-                    _served(Path(place))
+                    _served(command, Path(place))
                 else:
-                    subprocess.run([*COMMAND, *arguments], cwd=place, check=True)
+                    subprocess.run([*command, *arguments], cwd=place, check=True)
                 parts[arguments[0]] = time.monotonic() - began
                 work = _worked() - worked
                 print(f"{language} {arguments[0]}: {parts[arguments[0]]:.1f} s, {work:.1f} s of a core", flush=True)
@@ -148,4 +148,8 @@ def play(languages: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    play(sys.argv[1:] or list(SHOPS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=", ".join(SHOPS))
+    parser.add_argument("--python", default=sys.executable)
+    given = parser.parse_args()
+    play(given.languages or list(SHOPS), given.python)
