@@ -474,6 +474,9 @@ class TrainConfig(Section):
     select: str | dict[str, float] = DEFAULT_SELECT
     """Measure of a validation by which the best adapters are chosen, such as valid/ctr/log_loss (it is known whether
     less or more is better), or weights above 0 of several, {valid/ctr/auc: 1, valid/ctcvr/auc: 0.5}."""
+    select_surely: bool = True
+    """Where every point-wise objective begins as its prior, choose a later step only where it is surely better than the
+    start: by more than chance, and by more than how often is clicked on these days. False: however slightly."""
     patience: PositiveInt | None = None
     """Validations in a row without a better one after which training ends; null trains all steps."""
     average: Annotated[int, Field(ge=0)] = 0

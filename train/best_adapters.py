@@ -13,11 +13,13 @@ from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import DEFAULT_SELECT, RunConfig
 from equipoise.evaluation.metrics.metric_names import direction
+from equipoise.train.sureness import surely_above
 
 if TYPE_CHECKING:
     import torch  # which those who only read what was kept do not wait for
 
     from equipoise.modeling.adapter_store import AdapterInfo
+    from equipoise.train.validation import Validation
     from equipoise.train.world import World
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,9 @@ class Selection:
             return values.get(self.name, math.nan)
         return sum(direction(name) * weight * values.get(name, math.nan) for name, weight in self.weights.items())
 
-    def better(self, value: float, than: float) -> bool:
-        """Whether a number of one validation beats that of another."""
-        return value < than if len(self.weights) == 1 and direction(self.name) < 0 else value > than
+    def gain(self, value: float, than: float) -> float:
+        """By how much a number of one validation is better than that of another."""
+        return than - value if len(self.weights) == 1 and direction(self.name) < 0 else value - than
 
 
 class BestAdapters:
@@ -76,21 +78,25 @@ class BestAdapters:
         run: the run folder.
         world: of the job.
         selection: what is best.
+        surely: a later step is kept only where it is surely better than the start (train/sureness.py), which is good
+            already where heads begin as their priors.
     """
 
-    def __init__(self, run: Path, world: "World", selection: Selection | None = None) -> None:
-        self.run, self.world, self.selection = run, world, selection or Selection.of()
+    def __init__(self, run: Path, world: "World", selection: Selection | None = None, surely: bool = False) -> None:
+        self.run, self.world, self.selection, self.surely = run, world, selection or Selection.of(), surely
         self.known = world.gather(read_best(run))[0]
+        self._start: dict[str, Any] | None = (self.known or {}).get("start")
 
     def forget_after(self, step: int) -> None:
         """Drop what a resumed run will validate again, and what was chosen by another measure."""
         known = self.known
         if known is not None and (known["step"] > step or known["measure"] != self.selection.name):
-            self.forget()
+            self.forget(start=known["measure"] != self.selection.name)
 
-    def forget(self) -> None:
-        """Drop what is kept."""
+    def forget(self, start: bool = True) -> None:
+        """Drop what is kept, and what the start gave too, if asked."""
         self.known = None
+        self._start = None if start else self._start
         if self.world.rank == 0:
             shutil.rmtree(self.run / FOLDER, ignore_errors=True)
 
@@ -100,6 +106,7 @@ class BestAdapters:
         values: Mapping[str, float],
         tensors: Callable[[], Mapping[str, "torch.Tensor"]],
         info: "AdapterInfo",
+        found: "Validation | None" = None,
         **more: Any,
     ) -> bool:
         """Keep the adapters of this step if their validation is better than all before; returns whether it was.
@@ -109,13 +116,18 @@ class BestAdapters:
             values: of the validation; without a finite number of the selection nothing is kept.
             tensors: gives the trained tensors, gathered from all processes; called only if they are kept.
             info: what they belong to.
+            found: the validation itself, for what is to be surely better.
             more: what else best.json is to say of them.
         """
         value = self.selection.value(values)
         known = self.known
-        if not math.isfinite(value) or (known is not None and not self.selection.better(value, known["value"])):
+        if not math.isfinite(value) or (known is not None and self.selection.gain(value, known["value"]) <= 0):
+            return False
+        if self.surely and found is not None and not self._surely_better(found):
+            log.info(f"{self.selection.name} is not surely better than at the start: by its level, or by chance")
             return False
         self.known = {"measure": self.selection.name, "value": value, "step": step, **more}
+        self.known |= {"start": self._start} if self.surely else {}
         from equipoise.modeling.adapter_store import save_adapters
 
         gathered = tensors()
@@ -124,6 +136,16 @@ class BestAdapters:
             with atomic_write(self.run / FOLDER / ABOUT) as partial:
                 partial.write_text(json.dumps(self.known, indent=2))
         return True
+
+    def _surely_better(self, found: "Validation") -> bool:
+        """Whether a validation is surely better than the first one, on the same requests; the first itself is taken."""
+        left_out = found.at_best_level().without_each_group(self.selection.value)
+        now: dict[str, Any] = {"requests": len(set(found.scores["row"].tolist())), "left_out": left_out}
+        first = self._start = self._start or now
+        if first is now:
+            return True
+        pairs = zip(left_out, first["left_out"], strict=False)
+        return now["requests"] == first["requests"] and surely_above([self.selection.gain(*pair) for pair in pairs])
 
     def waited(self, step: int, eval_every: int) -> int:
         """Validations since the best one up to `step`, whatever was stopped and resumed between; 0 without a best."""

@@ -26,6 +26,7 @@ from equipoise.modeling.model import SlateModel
 from equipoise.train.assemble import DataParts, open_split
 from equipoise.train.batch_default import slates_of_batch
 from equipoise.train.objectives.pointwise import CLICK, as_shown, chain_loss, log1m_product, log_product
+from equipoise.train.sureness import best_level
 from equipoise.train.validation import spread_rows
 
 SLATES = 64
@@ -36,7 +37,6 @@ MOST_VALID = 100_000
 """Impressions of the valid split that judge, about: whole slates, spread over it."""
 SURE = 1.96
 """Standard errors of the gain on the valid split, over its slates, from which a head is surely better than at first."""
-LEVEL_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Judged:
         """Weighted log losses, (N,); at the level (a constant that all log-odds get) of the lowest one, if asked."""
         odds, label = self.said[name]
         if at_best_level:
-            odds = odds + self._level(name)
+            odds = odds + best_level(odds, label, self.weight)
         return self.weight * (np.logaddexp(0.0, odds) - label * odds)
 
     def means(self) -> dict[str, float]:
@@ -102,17 +102,6 @@ class Judged:
         gain = float(difference.sum() / total)
         rest, slates = np.bincount(self.slate, difference) - gain * size, len(size)
         return gain, float(np.sqrt(slates / (slates - 1) * (rest**2).sum()) / total) if slates > 1 else np.nan
-
-    def _level(self, name: str) -> float:
-        """Newton's steps to where the mean probability is the mean label; bounded, for labels that are all alike."""
-        odds, label = self.said[name]
-        level = 0.0
-        for _ in range(LEVEL_STEPS):
-            probability = 1 / (1 + np.exp(-(odds + level)))
-            curve = float((self.weight * probability * (1 - probability)).sum())
-            step = float((self.weight * (label - probability)).sum()) / max(curve, 1e-12)
-            level += float(np.clip(step, -1.0, 1.0))
-        return level
 
 
 def start_heads(

@@ -68,7 +68,7 @@ from equipoise.train.start_from import EarlierRun
 from equipoise.train.start_record import StartRecord
 from equipoise.train.token_caches import check_lengths, find_tokens
 from equipoise.train.trackers.tracking import Tracking
-from equipoise.train.validation import score_rows, spread_rows, users_of, validate
+from equipoise.train.validation import Validation, score_rows, spread_rows, users_of, validate
 from equipoise.train.weight_average import WeightAverage
 from equipoise.train.world import World
 
@@ -169,9 +169,15 @@ class Job:
         self.folder.claim(overwrite, lambda: self._write_beginning(identity, begun))
         with self._given_back():
             self.tracking = Tracking(self.accelerator, config, config.output, resumed=resume)
-            self.best = BestAdapters(config.output, self.world, selection)
+            self.best = BestAdapters(config.output, self.world, selection, surely=self._begins_as_priors())
             self.average = WeightAverage(config.output, self.world, config.train.average)
             self._forget_later()
+
+    def _begins_as_priors(self) -> bool:
+        """Whether the start is good in all that adapters say, so that only what is surely better takes its place."""
+        model, config = self.slate_model, self.config.train
+        own = not model.retrieval and config.start_from is None
+        return config.select_surely and own and set(model.pointwise) <= set(model.priors)
 
     def _refuse_changed(self, identity: Identity) -> None:
         """Refuse to go on with other settings, data or another base than the run began with."""
@@ -321,15 +327,16 @@ class Job:
         )
         log.info(f"saved {folder}")
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> Validation:
         assert self.valid is not None, "train.eval_every is set, so the valid split is open"
         with memory_advice(self.config, "evaluation"):
             return validate(self.config, self.model, self.valid, self.accelerator.device, self.world)
 
     def _evaluate(self, step: int) -> bool:
-        values = self._validate()
+        found = self._validate()
+        values = found.metrics()
         self.tracking.log(step, values)
-        self.best.offer(step, values, lambda: gather(trainable(self.slate_model)), self.info)
+        self.best.offer(step, values, lambda: gather(trainable(self.slate_model)), self.info, found)
         if self.average.count:
             self.average.keep(step, gather(trainable(self.slate_model)))
         self._print_validation(values)
@@ -347,10 +354,11 @@ class Job:
         if self.average.count and len(steps) > 1:
             last, mean = gather(trainable(self.slate_model)), self.average.mean()
             copy_into(self.slate_model, mean, str(self.average.folder))
-            values = self._validate()
+            found = self._validate()
             copy_into(self.slate_model, last, "the last weights")
+            values = found.metrics()
             self._print_validation(values, f"mean of the weights at steps {', '.join(map(str, steps))}: ")
-            self.best.offer(step, values, lambda: mean, self.info, average=steps)
+            self.best.offer(step, values, lambda: mean, self.info, found, average=steps)
         self.world.barrier()
         self.average.forget_after(-1)
 
@@ -486,7 +494,7 @@ class Job:
     def _which_is_best(self, best: dict[str, Any]) -> str:
         what = f"step {best['step']}"
         if best["step"] == 0:
-            what += ", the start: training has not improved on it"
+            what += ", the start: training has not surely improved on it"
         elif "average" in best:
             what = f"the mean of the weights at steps {', '.join(map(str, best['average']))}"
         return f"best validation: {what} ({best['measure']} {best['value']:.4f}), kept in {self.config.output / 'best'}"

@@ -1,12 +1,14 @@
 """Pointwise metrics on a few validation requests during training."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from equipoise.common.link import Link
+from equipoise.configs.objective_spec import ObjectiveSpec
 from equipoise.configs.schema import RunConfig
 from equipoise.data.slate_set import SlateSet
 from equipoise.evaluation.metrics import pointwise_metrics
@@ -14,6 +16,7 @@ from equipoise.evaluation.metrics.own_targets import BUILT_IN_TARGETS, own_metri
 from equipoise.train.assemble import DataParts
 from equipoise.train.objectives.base import Objective
 from equipoise.train.scoring import LABEL, WEIGHT, score_slates
+from equipoise.train.sureness import best_level, groups_of
 from equipoise.train.world import World
 
 
@@ -62,18 +65,57 @@ def users_of(slates: SlateSet, rows: Sequence[int], scores: Mapping[str, np.ndar
     return np.array([users[row] for row in scores["row"].tolist()], dtype=str)
 
 
-def validate(
-    config: RunConfig, model: nn.Module, data: DataParts, device: torch.device, world: World
-) -> dict[str, float]:
-    """`valid/…` metrics on `train.eval_requests` slates spread over the valid split, by `data.weights`."""
+@dataclass(frozen=True)
+class Validation:
+    """What a model says of some requests of the valid split.
+
+    Attributes:
+        scores: as of `score_slates`, with one entry per candidate.
+        user: user_id of every candidate, str (N,).
+        objectives: of the run.
+        specs: of the same.
+    """
+
+    scores: Mapping[str, np.ndarray]
+    user: np.ndarray
+    objectives: Mapping[str, Objective]
+    specs: Mapping[str, ObjectiveSpec]
+
+    def metrics(self) -> dict[str, float]:
+        """`valid/…` metrics, by `data.weights`."""
+        scores, weight = self.scores, self.scores.get(WEIGHT)
+        pctr, pcvr = (Link().value(scores[name]) if name in scores else None for name in BUILT_IN_TARGETS)
+        assert pctr is not None, "every run has ctr"
+        found = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"], self.user, weight)
+        targets = own_targets(self.specs, *labels_and_predictions(scores, self.objectives), scores["row"], weight)
+        for name, values in own_metrics(self.specs, targets).items():
+            found |= {f"{name}/{metric}": value for metric, value in values.items()}
+        return {f"valid/{name}": value for name, value in found.items()}
+
+    def at_best_level(self) -> "Validation":
+        """The same with clicks, and conversions of what was clicked, predicted as often as they were seen."""
+        clicked = self.scores["click"] == 1
+        seen = {"ctr": ("click", np.full(len(clicked), True)), "cvr": ("conversion", clicked)}
+        moved, weight = dict(self.scores), self.scores.get(WEIGHT)
+        for name, (label, rows) in seen.items():
+            if name in moved and rows.any():
+                mass = None if weight is None else weight[rows]
+                moved[name] = moved[name] + best_level(moved[name][rows], moved[label][rows], mass)
+        return replace(self, scores=moved)
+
+    def without_each_group(self, value: Callable[[Mapping[str, float]], float]) -> list[float]:
+        """A number of the metrics where each group of requests is left out in turn (train/sureness.py)."""
+        group = groups_of(self.scores["row"])
+        found = []
+        for number in range(int(group.max(initial=0)) + 1):
+            kept = group != number
+            rest = {name: values[kept] for name, values in self.scores.items()}
+            found.append(value(replace(self, scores=rest, user=self.user[kept]).metrics()))
+        return found
+
+
+def validate(config: RunConfig, model: nn.Module, data: DataParts, device: torch.device, world: World) -> Validation:
+    """Score `train.eval_requests` slates spread over the valid split."""
     rows = spread_rows(len(data.slates), config.train.eval_requests)
     scores = score_rows(config, model, data.slates, rows, device, world)
-    pctr, pcvr = (Link().value(scores[name]) if name in scores else None for name in ("ctr", "cvr"))
-    assert pctr is not None, "every run has ctr"
-    user = users_of(data.slates, rows, scores)
-    weight, known = scores.get(WEIGHT), labels_and_predictions(scores, data.objectives)
-    metrics = pointwise_metrics(scores["click"], scores["conversion"], pctr, pcvr, scores["row"], user, weight)
-    targets = own_targets(config.objectives.specs(), *known, scores["row"], weight)
-    for name, values in own_metrics(config.objectives.specs(), targets).items():
-        metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
-    return {f"valid/{name}": value for name, value in metrics.items()}
+    return Validation(scores, users_of(data.slates, rows, scores), data.objectives, config.objectives.specs())

@@ -78,7 +78,7 @@ def test_lower_is_better_where_it_is_and_sums_weigh(tmp_path: Path) -> None:
     both = Selection.of({"valid/ctr/auc": 1.0, "valid/ctr/ece": 2.0})
     assert both.name == "1 valid/ctr/auc -2 valid/ctr/ece"
     good, bad = {"valid/ctr/auc": 0.7, "valid/ctr/ece": 0.01}, {"valid/ctr/auc": 0.71, "valid/ctr/ece": 0.02}
-    assert both.value(good) == pytest.approx(0.68) and both.better(both.value(good), both.value(bad))
+    assert both.value(good) == pytest.approx(0.68) and both.gain(both.value(good), both.value(bad)) > 0
     best = BestAdapters(tmp_path / "both", World(), both)
     best.offer(1, {"valid/ctr/auc": 0.7}, dict, INFO)
     assert best.known is None

@@ -78,7 +78,7 @@ def test_the_first_evaluation_is_the_earlier_models(earlier: RunConfig, later: R
     tokens = find_tokens(later)
     data = open_data(later, "valid", build_objectives(later.objectives), tokens, run=earlier.output)
     model = load_run_model(earlier, run_adapters(earlier.output, earlier))
-    expected = validate(later, model, open_split(data, "valid"), torch.device("cpu"), World())
+    expected = validate(later, model, open_split(data, "valid"), torch.device("cpu"), World()).metrics()
     assert expected["valid/ctr/log_loss"] == pytest.approx(first["valid/ctr/log_loss"], abs=1e-6)
     assert expected["valid/cvr/log_loss"] == pytest.approx(first["valid/cvr/log_loss"], abs=1e-6)
     record = json.loads((later.output / "start.json").read_text("utf-8"))
