@@ -396,7 +396,7 @@ class Job:
             "unmoved": still,
         }
         if self.best.known is not None:
-            summary["best"] = self.best.known
+            summary["best"] = {key: value for key, value in self.best.known.items() if key != "start"}
             log.info(self._which_is_best(self.best.known))
         hint = self.tracking.finish(summary, run)
         which = "all others" if still else "every adapter"

@@ -48,8 +48,9 @@ def settings_of(folder: Path, **train_settings: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A finished run of few steps."""
+    """A finished run of few steps, the best of which counts however slightly: what towers learned is read."""
     options = {"max_steps": 4, "eval_every": 2, "head_epochs": 2, "select": "valid/ctr/log_loss", "save_every": 2}
+    options["select_surely"] = False
     settings = settings_of(tmp_path_factory.mktemp("priors"), **options)
     config = RunConfig.model_validate(settings)
     prepare_data(config)
@@ -81,7 +82,9 @@ def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path, monkeypatch: 
     # What `benchmarks.quality` makes of such a run without its backbone is what the whole model says.
     scores = SplitScores(config, config.output)
     made, whole = score_start(scores, "test"), scores.score("test")
-    assert json.loads((config.output / "best" / "best.json").read_text())["step"] == 0 and whole is not None
+    best = json.loads((config.output / "best" / "best.json").read_text())
+    assert best["step"] == 0 and len(best["start"]["left_out"]) > 1 and whole is not None
+    assert "start" not in json.loads((config.output / "summary.json").read_text())["best"]
     for name in ("pctr", "pcvr", "click", "item"):
         np.testing.assert_allclose(getattr(made, name), getattr(whole, name), atol=1e-6)
     assert list(made.request) == list(whole.request) and made.delta.keys() == whole.delta.keys()
