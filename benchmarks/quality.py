@@ -9,9 +9,10 @@ The Complete Journey's coupons as in configs/demo.yaml, and Online Retail as in 
 the first seed alone), `prior`, `trees`, `linear`, `popularity`, `bought_before`; those but `trees` have paired 95 %
 intervals of their difference to `trees`. A simulated shop (`simulated_…`) is measured beside its true probabilities,
 see quality_simulated. An ablation measures variants with one part left out each and their differences to `ours`: of
-whole trainings, or of their start, priors and heads that learned alone, which takes minutes each. `--decoder` measures
-SmolLM2-135M (`decoder`) in the place of `text_only`. Finished trainings lie in --work and are not repeated. Where the
-best weights of `ours` are those of its start, its scores are made without the backbone, which says nothing there.
+whole trainings, or of their start, priors and heads that learned alone, which takes minutes each; `--variants` names
+some of them. `--decoder` measures SmolLM2-135M (`decoder`) in the place of `text_only`. Finished trainings lie in
+--work and are not repeated. Where the best weights are those of the start, scores are made without the backbone, which
+says nothing there.
 """
 
 import argparse
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps and requests: whether it runs at all")
     parser.add_argument("--ablation", choices=["heads", "whole"], help="without one part each")
+    parser.add_argument("--variants", help="of an ablation, such as no_text,with_ids; all by default")
     parser.add_argument("--decoder", action="store_true", help="SmolLM2-135M beside the encoder (docs/decoder.md)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each system")
     parser.add_argument(
@@ -132,6 +134,13 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.decoder and asked.ablation:
         parser.error("--decoder and --ablation are two measurements: ask for one of them")
+    known = {"heads": HEADS, "whole": WHOLE}.get(asked.ablation, [])
+    asked.variants = asked.variants.split(",") if asked.variants else known
+    for name in asked.variants:
+        if name not in known:
+            parser.error(
+                f"--variants {name}: name some of {', '.join(known)}" if known else "--variants needs --ablation"
+            )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     show_messages()
     asked.seeds = 1 if asked.quick else asked.seeds
@@ -142,7 +151,9 @@ def main() -> None:
             figures += figures_of(name, asked)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
-    circumstances = {key: getattr(asked, key) for key in ("quick", "ablation", "decoder", "seeds", "requests", "only")}
+    circumstances = {
+        key: getattr(asked, key) for key in ("quick", "ablation", "variants", "decoder", "seeds", "requests", "only")
+    }
     write(asked.json, report("quality", figures, **circumstances))
     show("Quality beside what a shop would use instead", figures)
 
@@ -156,7 +167,7 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")
         return []
     if asked.ablation:
-        variants = dict.fromkeys(HEADS if asked.ablation == "heads" else WHOLE, asked.seeds)
+        variants = dict.fromkeys(["ours", *(name for name in asked.variants if name != "ours")], asked.seeds)
     else:
         variants = {"ours": asked.seeds}
         variants |= {"decoder": asked.seeds} if asked.decoder else {"text_only": 1} if asked.text_only else {}

@@ -95,7 +95,7 @@ def score_variants(
             found.seconds[variant].append(json.loads((run / "summary.json").read_text("utf-8"))["seconds"])
             scores = SplitScores(asked, run)
             best = scores.adapters / ABOUT
-            at_start = variant == "ours" and best.is_file() and not json.loads(best.read_text("utf-8"))["step"]
+            at_start = best.is_file() and not json.loads(best.read_text("utf-8"))["step"]
             table = score_start(scores, "test") if at_start else scores.score("test", reuse=True)
             assert table is not None, "one process gathers all scores itself"
             found.tables[variant].append(table)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import quality_runs
+from benchmarks import quality, quality_runs
 from benchmarks.quality import SETS, find_retail, settings_of
 from benchmarks.quality_measure import Systems, quality_figures
 from benchmarks.quality_variants import WHOLE
@@ -115,6 +115,17 @@ def test_a_training_keeps_its_own_requests_whatever_is_scored(
     )
     assert asked == {"trained": [own.evaluate.max_requests] * 2, "scored": [requests] * 2}
     assert found.tables == {"ours": ["test", "test"]} and found.seconds == {"ours": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [(["--ablation", "heads"], "--variants no_text: name some of ours, no_prior"), ([], "--variants needs --ablation")],
+)
+def test_variants_are_of_an_ablation(more: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="2"):
+        patch.setattr(sys, "argv", ["quality", "--json", "out.json", "--variants", "no_text", *more])
+        quality.main()
+    assert sentence in capsys.readouterr().err
 
 
 def test_without_a_file_the_second_set_is_left_out(tmp_path: Path) -> None:
