@@ -58,11 +58,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     return config
 
 
-def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("objectives", [["ctr", "cvr", "diversity"], ["ctr"]])
+def test_the_first_evaluation_is_that_of_the_prior(
+    objectives: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without passes of the heads alone, what is evaluated before the first step are the priors."""
     still = {"lr": 1e-30, "head_lr": 1e-30}  # so that the start is the best there is
     settings = settings_of(tmp_path, max_steps=1, eval_every=1, head_epochs=0, select="valid/ctr/log_loss", **still)
     settings["evaluate"] = {"adapters": "best"}
+    settings["objectives"] = {name: settings["objectives"].get(name) or {} for name in objectives}
     config = RunConfig.model_validate(settings)
     prepare_data(config)
     shown: list[tuple[Any, ...]] = []
@@ -85,7 +89,7 @@ def test_the_first_evaluation_is_that_of_the_prior(tmp_path: Path, monkeypatch: 
     best = json.loads((config.output / "best" / "best.json").read_text())
     assert best["step"] == 0 and len(best["start"]["left_out"]) > 1 and whole is not None
     assert "start" not in json.loads((config.output / "summary.json").read_text())["best"]
-    for name in ("pctr", "pcvr", "click", "item"):
+    for name in ("pctr", *(["pcvr"] if "cvr" in objectives else []), "click", "item"):
         np.testing.assert_allclose(getattr(made, name), getattr(whole, name), atol=1e-6)
     assert list(made.request) == list(whole.request) and made.delta.keys() == whole.delta.keys()
 
