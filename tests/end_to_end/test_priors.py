@@ -77,7 +77,8 @@ def test_the_first_evaluation_is_that_of_the_prior(
 
     monkeypatch.setattr("equipoise.train.job.ProgressBar", bar)
     train(config)
-    assert ("judging on valid", Manifest.read(config.data.folder).splits["valid"].slates, "slates") in shown
+    judged = ("judging on valid", Manifest.read(config.data.folder).splits["valid"].slates, "slates")
+    assert (judged in shown) == ("diversity" in objectives)  # lists are fitted on it
     first = next(json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines())
     assert first["step"] == 0
     prior = Prior(config, "valid")
