@@ -90,7 +90,7 @@ def export_run(
         overwrite: replace an earlier export in `out`.
         formats: what to write besides the adapters.
         overrides: settings to change, as `key.sub=value`, such as evaluate.adapters=last.
-        check: the process of the check, where it has been begun ahead of time.
+        check: one of equipoise.export.check_process that was begun ahead of time; None begins it when it is needed.
 
     Raises:
         UserError: the run is incomplete or does not fit its base model, data or a format, `out` exists, or the check
