@@ -125,14 +125,15 @@ def test_a_users_mistake_keeps_its_sentence_and_exit_code(engine: str, tmp_path:
 
 
 # Stands in for a job: says that it runs, and on a signal that it has heard it; then it ends with 3.
+# Each line is one write: those of two processes would mingle.
 JOB = """
 import os, signal, sys, time
 def stop(number, frame):
-    print("heard", number, flush=True)
+    os.write(1, b"heard %d\\n" % number)
     sys.exit(3)
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
-print("runs", flush=True)
+os.write(1, b"runs\\n")
 time.sleep(100)
 """
 
