@@ -167,7 +167,7 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")
         return []
     if asked.ablation:
-        variants = dict.fromkeys(["ours", *(name for name in asked.variants if name != "ours")], asked.seeds)
+        variants = dict.fromkeys(["ours", *asked.variants], asked.seeds)
     else:
         variants = {"ours": asked.seeds}
         variants |= {"decoder": asked.seeds} if asked.decoder else {"text_only": 1} if asked.text_only else {}

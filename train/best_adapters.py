@@ -123,9 +123,11 @@ class BestAdapters:
         known = self.known
         if not math.isfinite(value) or (known is not None and self.selection.gain(value, known["value"]) <= 0):
             return False
-        if self.surely and found is not None and not self._surely_better(found):
-            log.info(f"{self.selection.name} is not surely better than at the start: by its level, or by chance")
-            return False
+        if self.surely:
+            assert found is not None, "what is to be surely better comes with its validation"
+            if not self._surely_better(found):
+                log.info(f"{self.selection.name} is not surely better than at the start: by its level, or by chance")
+                return False
         self.known = {"measure": self.selection.name, "value": value, "step": step, **more}
         self.known |= {"start": self._start} if self.surely else {}
         from equipoise.modeling.adapter_store import save_adapters
