@@ -1,5 +1,7 @@
 """Nights that go on from the night before, against trainings from nothing on all days; and a poisoned day."""
 
+import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,18 @@ def measure(work: Path, quick: bool) -> list[dict[str, Any]]:
     """Figures of gap, time and poison.
 
     Args:
-        work: folder of the shop, its state and the trainings from nothing.
+        work: folder of the shop, its state and the trainings from nothing; one that was stopped goes on.
         quick: the small form.
     """
     size = size_of(quick)
-    write_shop(work / "tables", size)
+    if not (work / "tables" / "events.parquet").exists():  # the last to come; nights that are done are not repeated
+        write_shop(work / "tables", size)
     config = shop_config(work, size, quick)
     days = [day_of(size.before + number) for number in range(size.nights)]
     nights = {day: run_night(config, day, work / "state") for day in days}
     later = days[1:]
     chosen = sorted({later[int(n)] for n in np.linspace(0, len(later) - 1, 1 if quick else COMPARED)} | {later[-1]})
-    anew = {day: run_night(config, day, work / f"anew-{day}") for day in chosen}
+    anew = {day: _from_nothing(config, day, work / f"anew-{day}") for day in chosen}
     gaps = [_auc(anew[day]) - _auc(nights[day]) for day in chosen]
     ratios = [_seconds(nights[day]) / _seconds(anew[day]) for day in chosen]
     promoted = sum(night.action == PROMOTED for night in nights.values())
@@ -44,6 +47,13 @@ def measure(work: Path, quick: bool) -> list[dict[str, Any]]:
     ]
 
 
+def _from_nothing(config: RunConfig, day: date, state: Path) -> Decision:
+    """The night of a day without a night before it; one that was stopped is timed anew, from its first second."""
+    if not list(state.glob("nights/*.json")):
+        shutil.rmtree(state, ignore_errors=True)
+    return run_night(config, day, state)
+
+
 def _auc(night: Decision) -> float:
     return night.record["figures"]["challenger"]["targets"]["ctr"]["auc"]
 
@@ -52,7 +62,7 @@ def _seconds(night: Decision) -> float:
     return sum(night.record["seconds"][step] for step in TRAINED)
 
 
-def _poisoned(config: RunConfig, work: Path, day: Any) -> bool:
+def _poisoned(config: RunConfig, work: Path, day: date) -> bool:
     """Whether the night after the last one refuses a day whose labels are shuffled."""
     poison(work / "tables" / "impressions.parquet", day)
     return run_night(config, day, work / "state").action == DAY_REFUSED

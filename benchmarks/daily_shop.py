@@ -66,7 +66,7 @@ def write_shop(folder: Path, size: Size, seed: int = 0) -> None:
     common |= {"requests": size.requests * size.days, "candidates": 12}
     parts = []
     for name, response in (("first", 1.6), ("last", 0.2)):
-        simulate(folder / name, SimulatorSettings(price_response=response, **common))
+        simulate(folder / name, SimulatorSettings(price_response=response, **common), overwrite=True)
         parts.append(pq.read_table(folder / name / "impressions.parquet"))
     draw = np.random.default_rng(seed)
     requests = pc.unique(parts[0].column("request_id")).to_pylist()

@@ -54,8 +54,13 @@ def claim(sweep: SweepConfig, plan: list[PlannedRun], retry_failed: bool = False
     claimed = Claim()
     for run in plan:
         before, now = read_record(run.folder), new_record(sweep, run)
+        if before is None and _is_foreign(run.folder):
+            before = read_record(run.folder)  # another sweep may have made it ready between the two looks
+            if before is None:
+                raise UserError(
+                    f"{run.folder} is there already, but no run of a sweep: remove it, or give the sweep another output"
+                )
         if before is None:
-            _refuse_foreign(run.folder)
             claimed.todo.append(run)
         elif before.state == "failed":
             (claimed.todo if retry_failed else claimed.failed).append(run)
@@ -162,10 +167,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _is_foreign(folder: Path) -> bool:
     # A sweep that was killed, or is about to write job.json, leaves no more than these.
     ours = (LOCK, CONFIG, f".{CONFIG}.", f".{RECORD}.")
-    if folder.exists() and not (folder.is_dir() and all(p.name.startswith(ours) for p in folder.iterdir())):
-        raise UserError(
-            f"{folder} is there already, but no run of a sweep: remove it, or give the sweep another output"
-        )
+    return folder.exists() and not (folder.is_dir() and all(p.name.startswith(ours) for p in folder.iterdir()))

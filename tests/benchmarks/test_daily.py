@@ -1,13 +1,14 @@
 """The shop of the benchmark of nights: demand drifts from day to day, and a poisoned day has its labels elsewhere."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import daily
-from benchmarks.daily_shop import Size, day_of, poison, write_shop
+from benchmarks import daily, daily_nights
+from benchmarks.daily_shop import Size, day_of, poison, shop_config, write_shop
 
 SIZE = Size(before=2, nights=1, requests=60, shoppers=30, items=20, steps=1)
 
@@ -33,3 +34,20 @@ def test_unknown_parts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         daily.main(["--json", str(tmp_path / "out.json"), "--only", "days"])
     assert "there is no part 'days'" in capsys.readouterr().err
+
+
+def test_a_stopped_training_from_nothing_is_timed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def night(config: object, day: date, state: Path) -> None:
+        seen.append(sorted(path.name for path in state.glob("*")))
+
+    monkeypatch.setattr(daily_nights, "run_night", night)
+    config = shop_config(tmp_path, SIZE, quick=False)
+    state = tmp_path / "anew"
+    (state / "runs").mkdir(parents=True)
+    daily_nights._from_nothing(config, day_of(2), state)
+    (state / "nights").mkdir(parents=True)
+    (state / "nights" / "2026-01-03.json").touch()
+    daily_nights._from_nothing(config, day_of(2), state)
+    assert seen == [[], ["nights"]]

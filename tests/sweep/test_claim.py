@@ -124,6 +124,19 @@ def test_folder_of_a_sweep_killed_at_its_start_is_taken(tmp_path: Path) -> None:
     assert names(claim(sweep, plan)) == {"todo": 1}
 
 
+def test_run_that_another_sweep_makes_ready_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, plan = plan_of(tmp_path)
+
+    def then_another_sweep_comes(folder: Path) -> JobRecord | None:
+        found = read_record(folder)
+        make_ready(sweep, plan[0])
+        (folder / "train.log").touch()
+        return found
+
+    monkeypatch.setattr("equipoise.sweep.claim.read_record", then_another_sweep_comes)
+    assert names(claim(sweep, plan)) == {"todo": 1}
+
+
 def test_foreign_and_damaged_folders_are_refused(tmp_path: Path) -> None:
     sweep, plan = plan_of(tmp_path)
     plan[0].folder.mkdir(parents=True)
