@@ -8,15 +8,18 @@ from equipoise.configs.section import Section
 
 
 class PriorConfig(Section):
-    """The simple model whose log-odds an objective begins as; a plain `trees`, `linear` or `best` is its method.
+    """The simple model whose log-odds an objective begins as; a plain `trees`, `linear`, `best` or
+    `blend` is its method.
 
     logit = a · prior + b + residual, with a = 1, b = 0 and residual = 0 at the start. Training rows are given
     out-of-fold predictions (folds by user), all others those of the full model.
     """
 
-    method: Literal["trees", "linear", "best", "column"] = "trees"
+    method: Literal["trees", "linear", "best", "blend", "column"] = "trees"
     """`trees` (LightGBM), `linear` (logistic regression; rates are read as log-odds), the `best` of the two by log loss
-    on the valid split, or `column`: the score of a model that you have already."""
+    on the valid split, a `blend` of both (the mean log-odds of the trees and of those that leave out a fold each, and
+    the linear model's by the share that suits out-of-fold rows), or `column`: the score of a model that you have
+    already."""
     column: str | None = None
     """With `method: column`: the feature that holds its score."""
     scale: Literal["log_odds", "probability"] = "log_odds"
@@ -53,7 +56,7 @@ class PriorConfig(Section):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": ["trees", "linear", "best"], "type": "string"}, handler(core_schema)]}
+        return {"anyOf": [{"enum": ["trees", "linear", "best", "blend"], "type": "string"}, handler(core_schema)]}
 
     @model_validator(mode="after")
     def _column_belongs(self) -> "PriorConfig":
@@ -63,7 +66,7 @@ class PriorConfig(Section):
             if getattr(self, name) and self.method != "linear":
                 raise ValueError(f"{name} belong to method: linear: set that, or leave them out")
         if self.fallback and (self.resamples or self.method == "column"):
-            raise ValueError("fallback belongs to trees, best, or linear without resamples: leave it out")
+            raise ValueError("fallback belongs to trees, best, blend, or linear without resamples: leave it out")
         for pair in self.interactions:
             if len(pair) != 2:
                 raise ValueError(f"interactions has {pair}: give pairs of two columns, such as [price, attitude]")

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.priors import Priors
-from equipoise.modeling.simple_models import TRIED, fit_linear, fit_trees, from_text, log_odds, to_text
+from equipoise.modeling.simple_models import TRIED, Blend, fit_linear, fit_trees, from_text, log_odds, to_text
 from equipoise.train.prior_columns import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
 from equipoise.train.thing_vectors import ThingVectors
 
@@ -133,11 +133,17 @@ class FittedBaselines:
         spec = self.priors.specs.get(name)
         if self.config.train.feature_dropout:  # a share of the prior's rows told nothing
             return None
-        if spec is None or (spec.method, spec.columns, spec.before) != (kind, self.columns, before):
+        if spec is None or (spec.columns, spec.before) != (self.columns, before):
+            return None
+        if spec.method not in (kind, "blend"):
             return None
         if int(self.tokens.split("train").first[-1]) > MOST_ROWS:
             return None
-        return (self.priors.folder / f"{name}.txt").read_text("utf-8")
+        text = (self.priors.folder / f"{name}.txt").read_text("utf-8")
+        if spec.method != "blend":
+            return text
+        blend = cast(Blend, from_text(text))
+        return to_text(blend.trees[0] if kind == "trees" else blend.linear)
 
     def _newly_fitted(self, wanted: Sequence[tuple[str, str]]) -> dict[str, str]:
         train = self.tokens.split("train")

@@ -91,7 +91,12 @@ def _beside_text(serving: Mapping[str, Any]) -> str:
     priors, compared = serving.get("priors"), serving.get("comparison")
     parts = []
     for name, about in (priors or {}).get("objectives", {}).items():
-        kind = {"trees": "boosted trees", "linear": "a logistic regression", "column": "a score of the request"}
+        kind = {
+            "trees": "boosted trees",
+            "linear": "a logistic regression",
+            "blend": "boosted trees and a logistic regression",
+            "column": "a score of the request",
+        }
         source = f"in `{about['file']}`" if about["file"] else f"in the feature `{about['columns'][0]}`"
         chain = f", divided by the probability of {', '.join(about['before'])}" if about["before"] else ""
         listed = ", ".join(f"`{column}`" for column in about["columns"])
@@ -109,7 +114,7 @@ def _beside_text(serving: Mapping[str, Any]) -> str:
     return (
         "## Beside the text\n\n" + "\n".join(parts) + "\n\nAdapter and `score.weight` alone give the text's part of "
         "a logit: `logit` in `check_golden.py` gives the whole of a golden prompt on which `read_beside` was called "
-        "(with LightGBM where a prior is boosted trees); the server and `equipoise recommend` do it by themselves. "
+        "(with LightGBM where a prior has boosted trees); the server and `equipoise recommend` do it by themselves. "
         "Requests bring what the shopper took as `recent`, by default it is their `history`.\n"
     )
 

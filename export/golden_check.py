@@ -1,4 +1,4 @@
-"""Checks an export with plain torch, transformers and peft (and LightGBM, where priors are boosted trees):
+"""Checks an export with plain torch, transformers and peft (and LightGBM, where priors have boosted trees):
 `python check_golden.py [FOLDER] [--base PATH]`.
 
 Loads every adapter of the folder, compares its scores with the golden ones, and prints one line with the largest
@@ -233,6 +233,15 @@ def linear_log_odds(model: Json, row: list[float | None]) -> float:
     return sum(part * weight for part, weight in zip(parts, model["weights"], strict=True)) + model["intercept"]
 
 
+def tree_log_odds(text: str, rows: list[list[float | None]]) -> list[float]:
+    """Log-odds of boosted trees, given as LightGBM's text, of rows of columns; None is unknown."""
+    import lightgbm  # only where a prior has boosted trees
+    import numpy as np
+
+    table = np.array([[math.nan if cell is None else cell for cell in row] for row in rows], np.float32)
+    return np.asarray(lightgbm.Booster(model_str=text).predict(table, raw_score=True)).tolist()
+
+
 def prior_log_odds(folder: Path, serving: Json, rows: list[list[float | None]]) -> dict[str, list[float]]:
     """Log-odds of every objective's prior, of rows of the columns that serving.json names; None is unknown."""
     columns = serving["priors"]["columns"]
@@ -248,13 +257,14 @@ def prior_log_odds(folder: Path, serving: Json, rows: list[list[float | None]]) 
         elif about["method"] == "linear":
             model = json.loads((folder / about["file"]).read_text("utf-8"))
             found = [linear_log_odds(model, row) for row in own]
+        elif about["method"] == "blend":
+            model = json.loads((folder / about["file"]).read_text("utf-8"))
+            trees = [tree_log_odds(text, own) for text in model["trees"]]
+            means = [sum(each) / len(trees) for each in zip(*trees, strict=True)]
+            share, linear = model["share"], [linear_log_odds(model["linear"], row) for row in own]
+            found = [(1 - share) * mean + share * other for mean, other in zip(means, linear, strict=True)]
         else:
-            import lightgbm  # only where a prior is boosted trees
-            import numpy as np
-
-            booster = lightgbm.Booster(model_file=str(folder / about["file"]))
-            table = np.array([[math.nan if cell is None else cell for cell in row] for row in own], np.float32)
-            found = np.asarray(booster.predict(table, raw_score=True)).tolist()
+            found = tree_log_odds((folder / about["file"]).read_text("utf-8"), own)
         if about["fallback"]:
             found = _fallen_back(folder, about, own, found)
         log_odds[name] = [min(max(value, -FARTHEST), FARTHEST) for value in found]

@@ -18,8 +18,9 @@ import numpy as np
 
 from equipoise.common.errors import UserError
 from equipoise.common.sealed import refuse_changed, seal
+from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.response import SUFFIX, LinearResponse
-from equipoise.modeling.simple_models import LinearModel, from_text, log_odds
+from equipoise.modeling.simple_models import Blend, from_text, log_odds
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -36,7 +37,7 @@ class PriorSpec:
     """What the prior of one objective is.
 
     Attributes:
-        method: trees, linear or column.
+        method: trees, linear, blend or column.
         columns: names of what it reads, in its own order.
         categories: those of them that are categories.
         before: objectives whose probability its model's one is divided by, as that is of the whole chain.
@@ -132,7 +133,7 @@ class Priors:
         return {"format": 1, "priors": {name: asdict(spec) for name, spec in self.specs.items()}}
 
     @cached_property
-    def models(self) -> dict[str, "Booster | LinearModel"]:
+    def models(self) -> dict[str, "Booster | LinearModel | Blend"]:
         """The fitted models, read when they are asked for.
 
         Raises:
@@ -141,11 +142,11 @@ class Priors:
         return {name: self._model(f"{name}.txt") for name, spec in self.specs.items() if spec.method != "column"}
 
     @cached_property
-    def fallbacks(self) -> dict[str, "Booster | LinearModel"]:
+    def fallbacks(self) -> dict[str, "Booster | LinearModel | Blend"]:
         """The models of shoppers of whom nothing is known; raises as `models`."""
         return {name: self._model(f"{name}{FALLBACK}") for name, spec in self.specs.items() if spec.fallback}
 
-    def _model(self, file: str) -> "Booster | LinearModel":
+    def _model(self, file: str) -> "Booster | LinearModel | Blend":
         try:
             return from_text((self.folder / file).read_text("utf-8"))
         except OSError as error:
@@ -211,7 +212,7 @@ class Priors:
 
 
 def fall_back(
-    spec: PriorSpec, fallback: "Booster | LinearModel", found_N: np.ndarray, own_NF: np.ndarray
+    spec: PriorSpec, fallback: "Booster | LinearModel | Blend", found_N: np.ndarray, own_NF: np.ndarray
 ) -> np.ndarray:
     """Put the fallback's log-odds in the place of a model's where nothing is known of the shopper; says where, (N,)."""
     untold_N = spec.untold(own_NF)

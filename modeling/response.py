@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from equipoise.common.atomic import atomic_write
 from equipoise.common.errors import UserError
-from equipoise.modeling.simple_models import LinearModel, log_odds
+from equipoise.modeling.linear_model import LinearModel
 
 SUFFIX = ".response.npz"
 """Behind the name of the objective, beside the model's text."""
@@ -108,7 +108,7 @@ def resample_response(
     columns_NF = np.asarray(columns_NF, np.float32)
     plain = model.design(columns_NF)
     design = sparse.csr_array(sparse.hstack([plain, np.ones((plain.shape[0], 1))]))
-    logit_N = log_odds(model, columns_NF)
+    logit_N = model.log_odds(columns_NF)
     counts_N = np.ones(len(label_N)) if weight_N is None else np.asarray(weight_N, np.float64)
     residual_N, curve_N = counts_N * (label_N - expit(logit_N)), counts_N * expit(logit_N) * expit(-logit_N)
     hessian_RR = np.asarray((design.T @ sparse.csr_array(design.multiply(curve_N[:, None]))).todense())

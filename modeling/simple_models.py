@@ -1,18 +1,19 @@
-"""Models that a shop would use instead of a language model: boosted trees and logistic regression on numeric columns.
+"""Models that a shop would use instead of a language model: boosted trees, logistic regression, and a blend of them.
 
-Both read columns float32 (N, F), NaN where a value is unknown; a category is the index of its text. Both are kept as
-text: LightGBM's own format, and JSON. Neither reads a row's label when it scores that row out of fold.
+All read columns float32 (N, F), NaN where a value is unknown; a category is the index of its text. All are kept as
+text: LightGBM's own format, and JSON. None reads a row's label when it scores that row out of fold.
 """
 
 import importlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.modeling.linear_model import MOST_CATEGORIES, LinearModel, Weighed, regress, unfitted
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -22,8 +23,6 @@ TUNING_ROWS = 100_000
 """Training rows on which settings are tried; the chosen one is fitted on all."""
 PATIENCE = 40
 FOLDS = 5
-MOST_CATEGORIES = 64
-"""Texts of a category that a linear model tells apart, the first ones, which the train split shows most often."""
 TREE_SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_leaves": 31, "learning_rate": 0.05, "min_child_samples": 100},
     {"num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 50, "lambda_l2": 5.0},
@@ -43,73 +42,25 @@ DEFAULT_TREES = 300
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
 TRIED = (TREE_SETTINGS, DEFAULT_TREES, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES, MOST_CATEGORIES)
 """What decides a fitted model beside its rows."""
+SHARES = np.linspace(0, 1, 21)
+"""Of the linear model in a blend: what is tried."""
 Rows = tuple[np.ndarray, np.ndarray]
 """Columns and labels."""
-Weighed = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""Columns, labels, and how much each row counts; None where all count alike."""
 
 
 @dataclass(frozen=True)
-class LinearModel:
-    """Logistic regression on signed log1p'd, standardised numbers, whether they are unknown, and categories.
+class Blend:
+    """Mean of the log-odds of boosted trees, and those of a logistic regression, by a share.
 
     Attributes:
-        categories: positions of the category columns.
-        mean, std: of each number's sign(v) log(1 + |v|), by the order of the numbers.
-        missing: positions among all columns of the numbers that were sometimes unknown.
-        texts: categories told apart, by the order of `categories`.
-        weights: of numbers, `missing`, then of each category's texts.
-        intercept: log-odds where everything is 0.
-        inverse_penalty: C of the L2 penalty that was chosen.
-        interactions: pairs of columns by position, a number the first, whose products follow in `weights`.
-        logs: positions of the numbers that are read as log v instead, unknown where that is none.
-        logits: positions of those that are read as log(v / (1 − v)), such as rates.
+        trees: fitted on all rows, then of each fold those that saw no row of its users; all count alike.
+        linear: fitted on all rows.
+        share: of the linear model, 0 to 1.
     """
 
-    categories: list[int]
-    mean: list[float]
-    std: list[float]
-    missing: list[int]
-    texts: list[int]
-    weights: list[float]
-    intercept: float
-    inverse_penalty: float
-    interactions: list[list[int]] = field(default_factory=list)
-    logs: list[int] = field(default_factory=list)
-    logits: list[int] = field(default_factory=list)
-
-    def design(self, columns: np.ndarray) -> Any:
-        """The regressors of columns float32 (N, F): a SciPy CSR array float64 (N, R)."""
-        from scipy import sparse
-
-        numbers = [column for column in range(columns.shape[1]) if column not in self.categories]
-        scaled = (_scaled(columns, numbers, self.logs, self.logits) - np.array(self.mean)) / np.array(self.std)
-        scaled = np.nan_to_num(scaled, posinf=0, neginf=0)
-        unknown = ~np.isfinite(columns[:, self.missing])
-        parts = [sparse.csr_array(np.hstack([scaled, unknown]))]
-        by_text = {}
-        for position, texts in zip(self.categories, self.texts, strict=True):
-            codes = columns[:, position]
-            rows = np.flatnonzero((codes >= 0) & (codes < texts))
-            cells = (rows, codes[rows].astype(np.int64))
-            by_text[position] = sparse.csr_array((np.ones(len(rows)), cells), shape=(len(columns), texts))
-        parts += by_text.values()
-        for number, other in self.interactions:
-            own = scaled[:, [numbers.index(number)]]
-            partner = by_text[other] if other in by_text else sparse.csr_array(scaled[:, [numbers.index(other)]])
-            parts.append(sparse.csr_array(partner.multiply(own)))
-        return sparse.csr_array(sparse.hstack(parts))
-
-    def sources(self, columns: int) -> list[tuple[int, ...]]:
-        """Of each regressor the columns that it is made of, by position; `columns`: how many there are."""
-        numbers = [column for column in range(columns) if column not in self.categories]
-        made: list[tuple[int, ...]] = [(column,) for column in (*numbers, *self.missing)]
-        texts = dict(zip(self.categories, self.texts, strict=True))
-        for position, count in texts.items():
-            made += [(position,)] * count
-        for number, other in self.interactions:
-            made += [(number, other)] * texts.get(other, 1)
-        return made
+    trees: "tuple[Booster, ...]"
+    linear: LinearModel
+    share: float
 
 
 def fit_trees(
@@ -180,25 +131,32 @@ def fit_linear(
     """
     rows = _checked(columns, label, weight)
     pairs = [list(pair) for pair in interactions]
-    scales = _scales(rows, sorted(categories), pairs, (sorted(logs), sorted(logits)), max_categories)
+    scales = unfitted(rows, sorted(categories), pairs, (sorted(logs), sorted(logits)), max_categories)
     if valid is None or not _two_classes(valid[1]):
-        return _regress(scales, rows, INVERSE_PENALTIES[-1], seed)
+        return regress(scales, rows, INVERSE_PENALTIES[-1], seed)
     few = _sampled(rows, seed)
-    tried = [_regress(scales, few, penalty, seed) for penalty in INVERSE_PENALTIES]
+    tried = [regress(scales, few, penalty, seed) for penalty in INVERSE_PENALTIES]
     best = int(np.argmin([_loss(model, (*valid, valid_weight)) for model in tried]))
     if len(few[1]) == len(label):
         return tried[best]
-    return _regress(scales, rows, INVERSE_PENALTIES[best], seed)
+    return regress(scales, rows, INVERSE_PENALTIES[best], seed)
 
 
-def log_odds(model: "Booster | LinearModel", columns: np.ndarray) -> np.ndarray:
+def log_odds(model: "Booster | LinearModel | Blend", columns: np.ndarray) -> np.ndarray:
     """Log-odds of rows, float64 (N,), of columns float32 (N, F) in the order that the model was fitted on."""
     columns = np.asarray(columns, np.float32)
     if not len(columns):
         return np.empty(0)
     if isinstance(model, LinearModel):
-        return model.design(columns) @ np.array(model.weights) + model.intercept
+        return model.log_odds(columns)
+    if isinstance(model, Blend):
+        return blended(model.share, [log_odds(each, columns) for each in model.trees], model.linear.log_odds(columns))
     return np.asarray(model.predict(columns, raw_score=True), np.float64)
+
+
+def blended(share: float, trees: Sequence[np.ndarray], linear: np.ndarray) -> np.ndarray:
+    """Log-odds (N,) of a blend: the mean of the trees', and the linear model's by its share."""
+    return (1 - share) * np.mean(trees, axis=0) + share * linear
 
 
 def out_of_fold(
@@ -229,27 +187,79 @@ def out_of_fold(
         UserError: fewer than two users, or the rows outside of a fold have one class only.
     """
     rows = columns, label, _ = _checked(columns, label, weight)
-    codes = np.unique(groups, return_inverse=True)[1]
-    users = int(codes.max()) + 1
-    if users < 2:
-        raise UserError("out-of-fold predictions need at least two users in the train split: prepare more data")
-    fold = (np.random.default_rng(seed).permutation(users) % min(folds, users))[codes]
     tables = [columns, *(np.asarray(table, np.float32) for table in shown_as)]
     predictions = [np.empty(len(label)) for _ in tables]
-    for number in range(int(fold.max()) + 1):
-        inside = fold == number
+    for inside in _folds(groups, folds, seed):
         refitted = _refit(model, _some(rows, ~inside), seed)
         for values, table in zip(predictions, tables, strict=True):
             values[inside] = log_odds(refitted, table[inside])
     return predictions
 
 
-def to_text(model: "Booster | LinearModel") -> str:
+def fit_blend(
+    trees: "Booster",
+    linear: LinearModel,
+    columns: np.ndarray,
+    label: np.ndarray,
+    groups: np.ndarray,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+    shown_as: Sequence[np.ndarray] = (),
+    weight: np.ndarray | None = None,
+) -> tuple[Blend, list[np.ndarray]]:
+    """Trees and a linear model together, and the log-odds of the training rows out of fold.
+
+    The trees of the folds, which such predictions need anyway, are kept: their mean varies less than one of them
+    (Breiman 1996, bagging). The share is the one with the lowest log loss on the rows out of fold (Wolpert 1992,
+    stacking), so that no model is judged by rows that it saw.
+
+    Args:
+        trees, linear: fitted on all rows, by `fit_trees` and `fit_linear`.
+        columns, label, groups, folds, seed, shown_as, weight: as of `out_of_fold`, whose second value it has.
+
+    Raises:
+        UserError: as of `out_of_fold`.
+    """
+    rows = columns, label, weight = _checked(columns, label, weight)
+    tables = [columns, *(np.asarray(table, np.float32) for table in shown_as)]
+    of_trees, of_linear = ([np.empty(len(label)) for _ in tables] for _ in range(2))
+    kept = [trees]
+    for inside in _folds(groups, folds, seed):
+        outside = _some(rows, ~inside)
+        kept.append(_refit(trees, outside, seed))
+        straight = _refit(linear, outside, seed)
+        for number, table in enumerate(tables):
+            of_trees[number][inside] = log_odds(kept[-1], table[inside])
+            of_linear[number][inside] = log_odds(straight, table[inside])
+    losses = [cross_entropy(label, blended(share, of_trees[:1], of_linear[0]), weight) for share in SHARES]
+    share = float(SHARES[int(np.argmin(losses))])
+    predictions = [blended(share, [own], other) for own, other in zip(of_trees, of_linear, strict=True)]
+    return Blend(tuple(kept), linear, share), predictions
+
+
+def _folds(groups: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:
+    """The rows of each fold of users, bool (N,)."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    users = int(codes.max()) + 1
+    if users < 2:
+        raise UserError("out-of-fold predictions need at least two users in the train split: prepare more data")
+    fold = (np.random.default_rng(seed).permutation(users) % min(folds, users))[codes]
+    for number in range(int(fold.max()) + 1):
+        yield fold == number
+
+
+def to_text(model: "Booster | LinearModel | Blend") -> str:
     """The model as text, which `from_text` reads."""
-    return json.dumps(asdict(model), indent=1) if isinstance(model, LinearModel) else model.model_to_string()
+    if isinstance(model, LinearModel):
+        return json.dumps(asdict(model), indent=1)
+    if isinstance(model, Blend):
+        trees = [each.model_to_string() for each in model.trees]
+        return json.dumps({"share": model.share, "linear": asdict(model.linear), "trees": trees}, indent=1)
+    return model.model_to_string()
 
 
-def from_text(text: str) -> "Booster | LinearModel":
+def from_text(text: str) -> "Booster | LinearModel | Blend":
     """The model that `to_text` wrote.
 
     Raises:
@@ -257,9 +267,17 @@ def from_text(text: str) -> "Booster | LinearModel":
     """
     if text.lstrip().startswith("{"):
         try:
-            return LinearModel(**json.loads(text))
-        except (TypeError, ValueError) as error:
-            raise UserError("the text of a linear model is broken: fit it again") from error
+            read = json.loads(text)
+            if "trees" not in read:
+                return LinearModel(**read)
+            linear, share = LinearModel(**read["linear"]), float(read["share"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError("the text of a linear model or a blend is broken: fit it again") from error
+        return Blend(tuple(_read_trees(each) for each in read["trees"]), linear, share)
+    return _read_trees(text)
+
+
+def _read_trees(text: str) -> "Booster":
     library = _lightgbm()
     try:
         return library.Booster(model_str=text)
@@ -350,58 +368,6 @@ def _refit(model: "Booster | LinearModel", rows: Weighed, seed: int) -> Any:
     rows = _checked(*rows)
     if isinstance(model, LinearModel):
         most = max(model.texts, default=1)
-        scales = _scales(rows, model.categories, model.interactions, (model.logs, model.logits), most)
-        return _regress(scales, rows, model.inverse_penalty, seed)
+        scales = unfitted(rows, model.categories, model.interactions, (model.logs, model.logits), most)
+        return regress(scales, rows, model.inverse_penalty, seed)
     return _refit_trees(model, rows)
-
-
-def _signed_log(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    return np.sign(values) * np.log1p(np.abs(values))
-
-
-def _scaled(columns: np.ndarray, numbers: list[int], logs: Sequence[int], logits: Sequence[int]) -> np.ndarray:
-    """Numbers on the scale on which they are standardised, float64 (N, numbers)."""
-    scaled = _signed_log(columns[:, numbers])
-    for position in logs:
-        values = np.asarray(columns[:, position], np.float64)
-        positive = np.where(values > 0, values, np.nan)
-        scaled[:, numbers.index(position)] = np.log(positive)
-    for position in logits:
-        values = np.asarray(columns[:, position], np.float64)
-        inside = np.where((values > 0) & (values < 1), values, np.nan)
-        scaled[:, numbers.index(position)] = np.log(inside) - np.log1p(-inside)
-    return scaled
-
-
-def _scales(
-    rows: Weighed,
-    categories: list[int],
-    interactions: list[list[int]],
-    logs_and_logits: tuple[list[int], list[int]],
-    most: int,
-) -> LinearModel:
-    """A model that has its scales and no weights yet."""
-    columns, _, weight = rows
-    numbers = [column for column in range(columns.shape[1]) if column not in categories]
-    values = _scaled(columns, numbers, *logs_and_logits)
-    known = np.isfinite(values)
-    counted = known if weight is None else known * weight[:, None]
-    count = np.maximum(counted.sum(axis=0), 1 if weight is None else np.finfo(np.float64).tiny)
-    mean = (counted * np.where(known, values, 0)).sum(axis=0) / count
-    std = np.sqrt((counted * np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
-    unknown = [column for column, some in zip(numbers, (~known).any(axis=0), strict=True) if some]
-    highest = [np.nanmax(columns[:, c], initial=-1.0) for c in categories]
-    texts = [min(int(code) + 1, most) for code in highest]
-    scale = np.where(std > 0, std, 1.0).tolist()
-    return LinearModel(categories, mean.tolist(), scale, unknown, texts, [], 0.0, 1.0, interactions, *logs_and_logits)
-
-
-def _regress(scales: LinearModel, rows: Weighed, penalty: float, seed: int) -> LinearModel:
-    from sklearn.linear_model import LogisticRegression  # takes a second to import
-
-    columns, label, weight = rows
-    model = LogisticRegression(C=penalty, max_iter=500, random_state=seed)
-    fitted = model.fit(scales.design(columns), label, sample_weight=weight)
-    weights, intercept = fitted.coef_[0].tolist(), float(fitted.intercept_[0])
-    return LinearModel(**asdict(scales) | {"weights": weights, "intercept": intercept, "inverse_penalty": penalty})

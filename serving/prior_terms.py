@@ -9,8 +9,9 @@ import numpy as np
 from equipoise.data.things import ThingTexts
 from equipoise.modeling.beside_text import BesideText
 from equipoise.modeling.heads import PointHead
+from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.model import SlateModel
-from equipoise.modeling.simple_models import LinearModel
+from equipoise.modeling.simple_models import Blend, blended
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ def terms_of(
 
 def contributions(model: Any, columns_1F: np.ndarray) -> tuple[float, np.ndarray]:
     """Base and what each column adds to the log-odds of one row, float64 (F,); they add up to the log-odds."""
+    if isinstance(model, Blend):
+        bases, added = zip(*(contributions(each, columns_1F) for each in (*model.trees, model.linear)), strict=True)
+        return float(blended(model.share, bases[:-1], bases[-1])), blended(model.share, added[:-1], added[-1])
     if not isinstance(model, LinearModel):
         values = np.asarray(model.predict(columns_1F, pred_contrib=True), np.float64)[0]
         return float(values[-1]), values[:-1]

@@ -22,7 +22,7 @@ from equipoise.modeling.adapter_store import AdapterInfo, TextTemplates, save_ad
 from equipoise.modeling.comparison import ComparisonShape
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.modeling.priors import Priors, PriorSpec
-from equipoise.modeling.simple_models import fit_linear, fit_trees, to_text
+from equipoise.modeling.simple_models import fit_blend, fit_linear, fit_trees, to_text
 from equipoise.train.list_fit import write_lists
 from equipoise.train.thing_vectors import find_vectors, thing_columns
 from equipoise.train.token_caches import find_tokens
@@ -35,15 +35,15 @@ TOGETHER = ["together_mean", "together_best5", "together_max"]
 COLUMNS = {"ctr": ["seen_before", "category", *SIMILAR, *TOGETHER], "cvr": ["category", "seen_before", *SIMILAR]}
 
 
-def prior_config(folder: Path, arch: str, **settings: Any) -> RunConfig:
-    """The config of the tiny run with priors of ctr (trees) and cvr (linear), prepared, on a base of random weights."""
+def prior_config(folder: Path, arch: str, method: str = "trees", **settings: Any) -> RunConfig:
+    """The config of the tiny run, prepared, on a base of random weights; `method` is of ctr's prior, cvr has linear."""
     given = run_settings(folder)
     torch.manual_seed(3)
     AutoModel.from_config(AutoConfig.for_model(arch, **ARCHITECTURES[arch])).save_pretrained(folder / "weights")
     given["backbone"] |= {"path": str(folder / "weights"), "init": "pretrained", "split": 1}
     given["data"] |= {"features": FEATURES, "comparison": {"item": "category", "width": 8}}
     given["tokens"] |= {"max_prefix": 40, "max_candidate": 16, "max_row": 128}
-    priors = {"ctr": {"method": "trees"}, "cvr": {"method": "linear", "space": "given"}}
+    priors = {"ctr": {"method": method}, "cvr": {"method": "linear", "space": "given"}}
     given["objectives"] = {name: {"prior": priors[name]} for name in priors} | {"diversity": {}}
     impressions = pd.read_csv(given["data"]["tables"]["impressions"], dtype=str)
     impressions.loc[impressions.request_id.str[1:].astype(int) % 3 == 0, "seen_before"] = (
@@ -74,8 +74,13 @@ def fit_priors(config: RunConfig, folder: Path) -> Priors:
         label = np.asarray(tokens.click if name == "ctr" else tokens.conversion, np.float64)
         inside = np.ones(len(label), bool) if name == "ctr" else np.asarray(tokens.click, bool)
         model = fit(rows[inside], label[inside], categories=[names.index(column) for column in categories])
+        prior = getattr(config.objectives, name).prior
+        if prior.method == "blend":
+            straight = fit_linear(rows, label, categories=[names.index(column) for column in categories])
+            users = np.arange(len(label)) // 40
+            model = replace(fit_blend(model, straight, rows, label, users, folds=2)[0], share=0.3)
         (folder / f"{name}.txt").write_text(to_text(model), "utf-8")
-        specs[name] = PriorSpec("trees" if name == "ctr" else "linear", names, categories)
+        specs[name] = PriorSpec(prior.method, names, categories)
     alone = fit_linear(rows[inside][:, [COLUMNS["cvr"].index("similar_max")]], label[inside])
     specs["cvr"] = replace(specs["cvr"], fallback="similar_max", of_shopper=["seen_before"])
     (folder / "cvr.fallback.txt").write_text(to_text(alone), "utf-8")

@@ -21,6 +21,7 @@ from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import SplitTokens, TokenCache
+from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.priors import (
     FALLBACK,
     FILE,
@@ -33,9 +34,10 @@ from equipoise.modeling.priors import (
 )
 from equipoise.modeling.response import SUFFIX, resample_response
 from equipoise.modeling.simple_models import (
-    LinearModel,
+    Blend,
     Rows,
     cross_entropy,
+    fit_blend,
     fit_linear,
     fit_trees,
     log_odds,
@@ -260,20 +262,23 @@ class PriorFit:
             "weight": weight,
             "valid_weight": chosen_weights(self.valid.tokens, observed_valid),
         }
-        model, spec = self._model(name, spec, rows, options, self.users[observed])
-        (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
-        folds, tables = self.configs[name].folds, [train, *masked]
+        users, tables = self.users[observed], [train, *masked]
         shown = [table[observed] for table in tables] if masked else []
-        predictions = out_of_fold(
-            model,
-            fitted[observed],
-            label[observed],
-            self.users[observed],
-            folds=folds,
-            seed=SEED,
-            shown_as=shown,
-            weight=weight,
-        )
+        folded: dict[str, Any] = {
+            "folds": self.configs[name].folds,
+            "seed": SEED,
+            "shown_as": shown,
+            "weight": weight,
+        }
+        model: Booster | LinearModel | Blend
+        if spec.method == "blend":
+            linear = self._linear(name, spec, rows, options, users)
+            model, predictions = fit_blend(fit_trees(*rows, **options), linear, *rows, users, **folded)
+            log.info(f"prior of {name}: {model.share:.0%} of its log-odds are the linear model's, the rest the trees'")
+        else:
+            model, spec = self._model(name, spec, rows, options, users)
+            predictions = out_of_fold(model, *rows, users, **folded)
+        (self.folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         inside = predictions[-len(tables) :]
         found = inside
         if not entire:

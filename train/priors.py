@@ -179,7 +179,7 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     compared = vectors.folder.name if vectors is not None else None
     described = [configs, labels, manifest.hashes, list(manifest.features), config.train.feature_dropout, SEED]
     described += [compared, TRIED]
-    if any(prior.method in ("linear", "best") for prior in prior_configs(config).values()):
+    if any(prior.method in ("linear", "best", "blend") for prior in prior_configs(config).values()):
         described.append(logit_columns(manifest, list(manifest.features)))
     if any(prior.fallback for prior in prior_configs(config).values()):
         described.append(sorted(config.data.behaviour))

@@ -9,9 +9,10 @@ import pytest
 from equipoise.common.errors import UserError
 from equipoise.common.sealed import SEAL
 from equipoise.export.golden_check import linear_log_odds
+from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.priors import FILE, Priors, PriorSpec
 from equipoise.modeling.response import SUFFIX, LinearResponse, resample_response
-from equipoise.modeling.simple_models import LinearModel, fit_linear, from_text, log_odds, out_of_fold, to_text
+from equipoise.modeling.simple_models import fit_linear, from_text, log_odds, out_of_fold, to_text
 from equipoise.serving.prior_terms import contributions
 
 SLOPES = np.array([-3.0, -1.0, 0.0])

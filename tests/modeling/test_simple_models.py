@@ -9,9 +9,13 @@ from equipoise.common.errors import UserError
 from equipoise.evaluation.metrics.pointwise import auc
 from equipoise.export.golden_check import linear_log_odds
 from equipoise.modeling import simple_models
+from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.simple_models import (
-    LinearModel,
+    SHARES,
+    Blend,
+    blended,
     cross_entropy,
+    fit_blend,
     fit_linear,
     fit_trees,
     from_text,
@@ -126,8 +130,52 @@ def test_what_cannot_be_fitted_is_refused(kind: str) -> None:
         out_of_fold(model, *_rows(50), np.zeros(50))
 
 
+def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, label = _rows(3000)
+    users, test = np.arange(3000) // 10, _rows(2000, 2)
+    trees = fit_trees(columns, label, categories=[2], seed=1)
+    linear = fit_linear(columns, label, categories=[2], seed=1)
+    weight = np.random.default_rng(0).uniform(0.5, 2, 3000)
+    kept = {"folds": 3, "seed": 2, "weight": weight}
+    blend, (outside, other) = fit_blend(trees, linear, columns, label, users, shown_as=[columns[::-1]], **kept)
+    assert len(blend.trees) == 4 and blend.trees[0] is trees and 0 < blend.share < 1
+    parts = [log_odds(each, test[0]) for each in blend.trees]
+    expected = (1 - blend.share) * np.mean(parts, axis=0) + blend.share * log_odds(linear, test[0])
+    np.testing.assert_allclose(log_odds(blend, test[0]), expected, atol=1e-12)
+    read = from_text(to_text(blend))
+    assert isinstance(read, Blend) and np.array_equal(log_odds(read, test[0]), log_odds(blend, test[0]))
+    # Out of fold each row has the one fold's trees that did not see its user, and a line that did not either.
+    tables = [columns, columns[::-1]]
+    alone = [out_of_fold(each, columns, label, users, shown_as=tables[1:], **kept) for each in (trees, linear)]
+    for found, table, of_trees, of_linear in zip((outside, other), tables, *alone, strict=True):
+        np.testing.assert_allclose(found, (1 - blend.share) * of_trees + blend.share * of_linear, atol=1e-12)
+        used = np.stack([log_odds(each, table) for each in blend.trees[1:]])
+        assert (np.abs(used - of_trees).min(axis=0) < 1e-12).all()
+    losses = [cross_entropy(label, blended(s, alone[0][:1], alone[1][0]), weight) for s in SHARES]
+    assert losses[list(SHARES).index(blend.share)] == min(losses)
+    monkeypatch.setattr(simple_models, "SHARES", np.array([1.0]))
+    straight, (found,) = fit_blend(trees, linear, columns, label, users, **kept)
+    assert np.array_equal(log_odds(straight, test[0]), log_odds(linear, test[0]))
+    assert np.array_equal(found, alone[1][0])
+
+
+def test_a_blend_ranks_better_than_its_trees() -> None:
+    """Few rows of many columns, where single trees vary most, and effects that simply add up."""
+    rng = np.random.default_rng(3)
+    columns = rng.normal(size=(6000, 12)).astype(np.float32)
+    truth = columns @ np.linspace(-1, 1, 12)
+    label = (rng.random(6000) < 1 / (1 + np.exp(-truth))).astype(np.float64)
+    fitted, test = slice(0, 1500), slice(1500, None)
+    users = np.arange(1500) // 5
+    trees = fit_trees(columns[fitted], label[fitted], groups=users)
+    linear = fit_linear(columns[fitted], label[fitted])
+    blend, _ = fit_blend(trees, linear, columns[fitted], label[fitted], users)
+    scores = [auc(label[test], log_odds(each, columns[test])) for each in (trees, blend)]
+    assert scores[1] > scores[0] + 0.01
+
+
 def test_broken_texts_are_refused() -> None:
-    for text in ('{"a": 1}', "{", "tree\nversion=v4\nnonsense"):
+    for text in ('{"a": 1}', '{"trees": [], "share": 0.5}', "{", "tree\nversion=v4\nnonsense"):
         with pytest.raises(UserError, match="fit"):
             from_text(text)
 

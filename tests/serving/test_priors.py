@@ -37,10 +37,14 @@ class Tried:
     logits: dict[str, np.ndarray]
 
 
-@pytest.fixture(scope="module", params=["llama", "bert"])
+METHODS = {"llama": "trees", "bert": "blend"}
+"""Of the prior of ctr, by architecture."""
+
+
+@pytest.fixture(scope="module", params=METHODS)
 def tried(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Tried:
     folder = tmp_path_factory.mktemp(request.param)
-    config = prior_config(folder, request.param)
+    config = prior_config(folder, request.param, METHODS[request.param])
     model = write_prior_run(config)
     slates = slates_of_test(config)
     with torch.inference_mode():
@@ -164,7 +168,10 @@ def test_of_an_unknown_shopper_the_fallback_alone_decides(tried: Tried) -> None:
 
 def test_exports_say_what_they_hold_and_refuse_another_prior(tried: Tried, tmp_path: Path) -> None:
     record = json.loads((tried.export / "serving.json").read_text("utf-8"))
-    assert record["priors"]["objectives"]["ctr"]["method"] == "trees"
+    method = record["priors"]["objectives"]["ctr"]["method"]
+    assert method == tried.config.objectives.active()["ctr"].prior.method
+    card = (tried.export / "README.md").read_text("utf-8")
+    assert f"`ctr` begins as boosted trees {'and a logistic regression ' * (method == 'blend')}in" in card
     assert record["comparison"]["item"] == "category"
     assert "SEQ_CLS" not in (tried.export / "ctr" / "adapter_config.json").read_text("utf-8")
     copy = tmp_path / "copy"

@@ -16,12 +16,13 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
-from equipoise.modeling.simple_models import cross_entropy, out_of_fold
+from equipoise.modeling.simple_models import Blend, cross_entropy, log_odds, out_of_fold
 from equipoise.train import prior_fit
 from equipoise.train.assemble import DataParts, assemble_model, open_data, open_split
 from equipoise.train.head_phase import HeadPasses, Judged, fit_heads, learned_parts
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import optimizer_groups, trainable
+from equipoise.train.prior_columns import read_columns
 from equipoise.train.priors import find_priors
 from equipoise.train.token_caches import find_tokens
 from tests.tiny_run import run_settings
@@ -251,6 +252,24 @@ def test_the_best_of_two_models_is_the_prior(make_config: Callable[..., RunConfi
     for name, (trees, linear_model, best) in losses.items():
         assert best == min(trees, linear_model) != max(trees, linear_model)
         assert data.beside.priors.specs[name].method == ("trees" if trees < linear_model else "linear")
+
+
+def test_a_blend_scores_training_rows_out_of_fold_and_others_by_all(make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(ctr={"method": "blend", "folds": 2}, cvr={"method": "blend", "space": "given", "folds": 2})
+    data, fit = open_train(config), prior_fit.PriorFit(config, find_tokens(config), config.data.folder)
+    valid, priors = open_split(data, "valid").slates, data.beside.priors
+    for column, name in enumerate(("ctr", "cvr")):
+        blend = priors.models[name]
+        assert priors.specs[name].method == "blend" and isinstance(blend, Blend) and len(blend.trees) == 3
+        columns, seen = (read_columns(each, priors.specs[name].columns) for each in (fit.valid_columns, fit.columns))
+        if name == "ctr":
+            np.testing.assert_allclose(valid.prior[:, column], log_odds(blend, columns), rtol=1e-5, atol=1e-6)
+            assert np.abs(data.slates.prior[:, column] - log_odds(blend, seen)).max() > 0.01
+        else:  # where its label was not observed, a training row gets all models
+            unseen = np.asarray(data.slates.tokens.click) == 0
+            found = join_chains({"cvr": priors.specs["cvr"]}, {"cvr": log_odds(blend, seen)})[:, 0]
+            np.testing.assert_allclose(data.slates.prior[unseen, column], found[unseen], rtol=1e-5, atol=1e-6)
+            assert np.abs(data.slates.prior[~unseen, column] - found[~unseen]).max() > 0.01
 
 
 def test_a_fallback_for_some_candidates_of_a_request_is_refused(tmp_path: Path) -> None:
