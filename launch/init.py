@@ -171,6 +171,11 @@ def yaml_of(proposal: Proposal, name: str, backbone: str = BACKBONE, steps: int 
     if proposal.features:
         lines.append("  features:  # what the heads read as numbers and categories")
         lines += [f"    - {_flow(feature)}" for feature in proposal.features]
+    if proposal.rates:
+        lines.append("  rates:  # shares of what was clicked and bought strictly before each request, read by priors")
+        lines += [f"    - {_flow(rate)}" for rate in proposal.rates]
+    if proposal.compares:
+        lines.append("  comparison: {item: title}  # each item beside what the shopper took before")
     if proposal.user_groups:
         lines.append(f"  user_groups: {_flow(proposal.user_groups)}  # groups that evaluation compares")
     # An epoch of small data has about 50 steps of at least four slates (train/batch_default.py).
@@ -185,7 +190,7 @@ def yaml_of(proposal: Proposal, name: str, backbone: str = BACKBONE, steps: int 
         "",
         "lora: {rank: 16, alpha: 32, targets: attention}",
         "",
-        "objectives:",
+        "objectives:  # with a prior, one begins as a model on the columns above and learns what that does not know",
         *(f"  {key}: {_flow(value)}" for key, value in proposal.objectives.items()),
         "",
         "train:",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import duckdb
@@ -24,7 +25,11 @@ MOST_GROUPS = 12
 
 @dataclass
 class Proposal:
-    """Settings of `data` and `objectives`, with a comment on some of them by their keys."""
+    """Settings of `data` and `objectives`, with a comment on some of them by their keys.
+
+    Attributes:
+        compares: whether items are compared with what shoppers took before.
+    """
 
     tables: dict[str, dict[str, Any]]
     prompt: dict[str, list[str]]
@@ -33,6 +38,8 @@ class Proposal:
     user_groups: list[str]
     objectives: dict[str, dict[str, Any]]
     requests: int
+    rates: list[dict[str, str]] = field(default_factory=list)
+    compares: bool = False
     comments: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -62,7 +69,23 @@ def propose(con: duckdb.DuckDBPyConnection, roles: dict[str, Role], ask: Ask, gi
     _about_impressions(con, impressions, proposal, tables["impressions"])
     if {"click", "conversion"} <= impressions.columns.keys():
         proposal.objectives["cvr"] = {}
+    _about_priors(roles, proposal)
     return proposal
+
+
+def _about_priors(roles: dict[str, Role], proposal: Proposal) -> None:
+    """Let clicks and purchases begin as what a shop would use instead, on columns that every log gives."""
+    labels = [label for label in ("click", "conversion") if label in roles["impressions"].columns]
+    proposal.rates = [{"of": label, "by": by} for label in labels for by in ("item_id", "user_id")]
+    proposal.compares = "events" in roles
+    fitted = "blend" if find_spec("lightgbm") else "linear"
+    for name in ("ctr", "cvr")[: len(labels)]:
+        proposal.objectives[name]["prior"] = fitted
+    if fitted == "linear":
+        proposal.notes.append(
+            "priors are logistic regressions: with LightGBM (pip install -c constraints.txt 'equipoise[trees]') write "
+            "`prior: blend`, which ranks better"
+        )
 
 
 def _key(role: Role) -> str:

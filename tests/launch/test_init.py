@@ -45,9 +45,26 @@ def test_tables_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], lan
     assert files["impressions"].formats.get("click") == (None if language == "es" else "yes_no")
     assert files["items"].encoding == ("cp1252" if language == "de" else "utf-8")
     assert set(config.objectives.active()) == {"ctr", "cvr", "diversity", "fairness"}
+    assert [(rate.of, rate.by) for rate in config.data.rates] == [
+        (label, [by]) for label in ("click", "conversion") for by in ("item_id", "user_id")
+    ]
+    assert config.data.comparison is not None and config.data.comparison.item == "title"
+    assert config.objectives.ctr.prior.method == config.objectives.cvr.prior.method == "blend"
     assert config.data.user_groups == [shop.columns["group"]] and "price" in config.data.feature_names
     code, said = command(capsys, "init", *paths.values(), "--out", out, "--yes")
     assert code == 2 and "exists" in said
+
+
+def test_without_trees_and_events_it_begins_as_a_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_shop(SHOPS["es"], tmp_path)
+    del paths["events"]
+    monkeypatch.setattr("equipoise.data.propose.settings.find_spec", lambda name: None)
+    code, said = command(capsys, "init", *paths.values(), "--out", tmp_path / "shop.yaml", "--yes")
+    assert code == 0 and "note: priors are logistic regressions: with LightGBM" in said, said
+    config = load_config(tmp_path / "shop.yaml")
+    assert config.data.comparison is None and config.objectives.ctr.prior.method == "linear"
 
 
 def _change(path: Path, column: str, values: list[str]) -> None:
