@@ -16,7 +16,7 @@ PROJECT = ("benchmarks", "equipoise", "tests")
 
 # An installed project would be importable even in isolated mode, so its packages are blocked by name.
 _LAUNCHER = """
-import json, runpy, sys
+import contextlib, json, runpy, sys
 sys.dont_write_bytecode = True
 for name in {project!r}:
     sys.modules[name] = None
@@ -27,6 +27,9 @@ except ImportError:
 else:
     sys.exit("the check can import the project, so it proves nothing")
 import peft, torch, transformers
+if {trees}:
+    with contextlib.suppress(ImportError):
+        import lightgbm
 folder, script = json.loads(sys.stdin.readline() or sys.exit("no export was written"))
 sys.path.insert(0, folder)
 sys.argv = [script, folder]
@@ -39,12 +42,18 @@ class CheckProcess:
 
     Begun before the export is written, it spares the wait for those imports. It ends with the context, and with the
     process that began it.
+
+    Args:
+        trees: whether priors may have trees, so that LightGBM, where it is installed, is imported ahead too.
     """
+
+    def __init__(self, trees: bool = False) -> None:
+        self.trees = trees
 
     def __enter__(self) -> Self:
         self._elsewhere = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _LAUNCHER.format(project=PROJECT)],
+            [sys.executable, "-I", "-c", _LAUNCHER.format(project=PROJECT, trees=self.trees)],
             cwd=self._elsewhere.name,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -43,7 +43,9 @@ def export(
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
     from equipoise.export.check_process import CheckProcess
 
-    with CheckProcess() as check:  # it imports what it needs while the rest is imported and the export is written
+    with CheckProcess(
+        (run / "priors").is_dir()
+    ) as check:  # it imports what it needs while the rest is imported and the export is written
         from equipoise.export.formats import Formats
         from equipoise.export.write import export_run
 

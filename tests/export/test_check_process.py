@@ -53,3 +53,10 @@ def test_it_ends_with_the_process_that_began_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
         psutil.Process(int(done.stdout)).wait(timeout=60)
+
+
+@pytest.mark.parametrize("trees", [False, True])
+def test_what_trees_need_is_imported_ahead_where_there_may_be_some(trees: bool, tmp_path: Path) -> None:
+    (tmp_path / CHECK).write_text("import sys\nprint(f'golden check ok (ctr {int(\"lightgbm\" in sys.modules)})')\n")
+    with CheckProcess(trees) as check:
+        assert check.run(tmp_path) == {"ctr": float(trees)}
