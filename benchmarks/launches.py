@@ -46,6 +46,7 @@ from equipoise.modeling.adapters import lora_layers
 from equipoise.modeling.fused import kernels, varlen
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.train.checkpoint import TrainingState
+from equipoise.train.flat_adamw import FlatAdamW
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives import base, diversity, grouped, placed, pointwise
 from equipoise.train.objectives.registry import build_objectives
@@ -143,7 +144,7 @@ def build_loop(
         model.use_fused()
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
-    optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0, fused=True)
+    optimizer = FlatAdamW(optimizer_groups(model, config.train), weight_decay=0.0)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     hooks = Hooks(lambda step, values: None, lambda step: None, lambda progress: None, lambda step: None)
     return Loop(config, accelerator, wrapped, optimizer, bound, _Batches(batch), World(), hooks)  # type: ignore[arg-type]

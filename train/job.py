@@ -51,6 +51,7 @@ from equipoise.train.checkpoint_files import checkpoints, last_whole, read_state
 from equipoise.train.data_record import refuse_other_data, write_data_record
 from equipoise.train.describe import describe, heads_line, step_line
 from equipoise.train.environment import peak_memory_bytes
+from equipoise.train.flat_adamw import FlatAdamW
 from equipoise.train.head_phase import learned_parts, start_heads
 from equipoise.train.list_fit import check_lists, fit_lists, in_begun_form, list_rule, write_lists
 from equipoise.train.list_fit import sentences as list_sentences
@@ -147,9 +148,8 @@ class Job:
         else:
             self.earlier.begin(model, self.info)
         groups = optimizer_groups(model, config.train, learned_parts(model, config.objectives.specs()))
-        # One kernel for all parameters, which leaves a step out by itself where its gradients are not finite.
-        fused = not (is_fsdp(self.accelerator) or is_deepspeed(self.accelerator))
-        optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay, fused=fused)
+        sharded = is_fsdp(self.accelerator) or is_deepspeed(self.accelerator)
+        optimizer = (torch.optim.AdamW if sharded else FlatAdamW)(groups, weight_decay=config.train.weight_decay)
         prepare: Any = (
             partial(prepare_sharded, self.accelerator) if is_fsdp(self.accelerator) else self.accelerator.prepare
         )

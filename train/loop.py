@@ -32,9 +32,9 @@ from equipoise.train.averages import Averages
 from equipoise.train.balancing.balancer import Balancer
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.checkpoint_files import checkpoints, last_good
+from equipoise.train.flat_adamw import FlatAdamW
 from equipoise.train.kernel_choice import settle_kernels
 from equipoise.train.objectives.base import Objective, Step, Totals, local_totals
-from equipoise.train.parameters import step_if_finite
 from equipoise.train.schedule import rate_factor
 from equipoise.train.self_check import self_check
 from equipoise.train.sharding import average_gradients
@@ -368,19 +368,19 @@ class Loop:
             if is_fsdp(self.accelerator):
                 average_gradients(self.model.parameters())
             self._drop_nonfinite_towers()
-            found = self.accelerator.clip_grad_norm_(self._clipped(), self.config.train.max_grad_norm)
-            found = found.full_tensor() if isinstance(found, DTensor) else torch.as_tensor(found)
-            step_if_finite(self.optimizer, found)
+            most = self.config.train.max_grad_norm
+            own = self.optimizer.optimizer  # as Accelerate has wrapped it
+            if isinstance(own, FlatAdamW):
+                found = own.clipped_step(most)
+            else:
+                norm = self.accelerator.clip_grad_norm_(self.model.parameters(), most)
+                found = norm.full_tensor() if isinstance(norm, DTensor) else torch.as_tensor(norm)
+                if math.isfinite(found):
+                    self.optimizer.step()
             self.optimizer.zero_grad()
             self._norm = (step, found)
             return
         self.averages.add("train/grad_norm", norm)
-
-    def _clipped(self) -> list[nn.Parameter]:
-        """Whose gradients one norm holds: Accelerate wants all of FSDP's; else no walk over the frozen ones."""
-        if is_fsdp(self.accelerator):
-            return list(self.model.parameters())
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _settle(self) -> None:
         """Read the norm of the last step's gradients, where nothing else has brought it along."""

@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -50,23 +49,6 @@ def optimizer_groups(model: nn.Module, config: TrainConfig, learned_parts: Seque
     }
     always = ("adapters", "heads")
     return [{"params": groups[name], "lr": rate} for name, rate in rates.items() if groups[name] or name in always]
-
-
-def step_if_finite(optimizer: Any, norm: torch.Tensor) -> None:
-    """An optimizer's step where the gradients' norm is finite; a fused one finds that out on the device.
-
-    Args:
-        optimizer: torch's, as Accelerate has prepared it.
-        norm: of all gradients.
-    """
-    own = optimizer.optimizer
-    if not all(group.get("fused") for group in own.param_groups):
-        if math.isfinite(norm):
-            optimizer.step()
-        return
-    own.found_inf = (~torch.isfinite(norm)).float()
-    optimizer.step()
-    own.found_inf = None
 
 
 def full_size(parameter: nn.Parameter) -> int:

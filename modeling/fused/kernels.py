@@ -149,7 +149,20 @@ packed = operation(
 `more_v` is given, keys and values side by side."""
 
 
-class AddNorm(torch.autograd.Function):
+class KernelFunction(torch.autograd.Function):
+    """An autograd function that is called hundreds of times a step.
+
+    torch's own `apply` looks through all arguments, 7 µs each time, for what transforms of functorch have left behind;
+    nothing here goes through such a transform.
+    """
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """Call `forward` and note what `backward` needs."""
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
+
+
+class AddNorm(KernelFunction):
     """RMSNorm of x plus the residual: (normed, x + residual), both like x (Zhang & Sennrich 2019); weight is frozen."""
 
     @staticmethod
@@ -172,7 +185,7 @@ class AddNorm(torch.autograd.Function):
         return found, found if ctx.has_residual else None, None, None
 
 
-class Rotate(torch.autograd.Function):
+class Rotate(KernelFunction):
     """Rotary positions of the first `rotated` heads of (F, heads, D) (Su et al. 2021), halves rotated as in Llama."""
 
     @staticmethod
@@ -186,7 +199,7 @@ class Rotate(torch.autograd.Function):
         return rotate(grad.contiguous(), *ctx.saved_tensors, ctx.rotated, -1), None, None, None
 
 
-class SwiGLU(torch.autograd.Function):
+class SwiGLU(KernelFunction):
     """silu(gate) · up of (…, 2 I), gates first (Shazeer 2020)."""
 
     @staticmethod

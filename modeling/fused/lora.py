@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from equipoise.modeling.fused.kernels import KernelFunction
+
 
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward that computes in the dtypes that it gets, wherever it is called."""
@@ -27,7 +29,7 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     return inside
 
 
-class LoraLinear(torch.autograd.Function):
+class LoraLinear(KernelFunction):
     """x Wᵀ + bias + x Aᵀ Bᵀ of K towers (Hu et al. 2021); B holds the factor α/r.
 
     x (K, F, H), W (O, H) and bias frozen, A (K, R, H), B (K, O, R). Three products in forward, five in backward; where
@@ -161,7 +163,7 @@ def _block_places(
     return np.concatenate(found) if found else np.zeros(0, np.int32)
 
 
-class _LaidOut(torch.autograd.Function):
+class _LaidOut(KernelFunction):
     """Adapters' weights side by side, and their gradients back where they came from."""
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from equipoise.modeling.fused.kernels import merge, merge_into, packed
+from equipoise.modeling.fused.kernels import KernelFunction, merge, merge_into, packed
 from equipoise.modeling.operations import LIBRARY
 
 HALF = (torch.bfloat16, torch.float16)
@@ -129,7 +129,7 @@ attend = torch.ops.equipoise.attend.default
 attend_backward = torch.ops.equipoise.attend_backward.default
 
 
-class OwnAttention(torch.autograd.Function):
+class OwnAttention(KernelFunction):
     """Stretches that attend to themselves, causally: (F, h, D), and keys and values (F, 2g, D), from packed q, k, v."""
 
     @staticmethod
@@ -152,7 +152,7 @@ class OwnAttention(torch.autograd.Function):
         return packed(*found, None, None, grad_kv, 0), None, None, None
 
 
-class JointAttention(torch.autograd.Function):
+class JointAttention(KernelFunction):
     """Prefixes, and behind them candidates: all attend to themselves, candidates to their prefix too; (F, h, D)."""
 
     @staticmethod
@@ -188,7 +188,7 @@ class JointAttention(torch.autograd.Function):
         return packed(*found, dq, dk, dv, at), None, None, None, None, None, None
 
 
-class TowerAttention(torch.autograd.Function):
+class TowerAttention(KernelFunction):
     """Candidates of all towers: to their own tokens, and to their prefix as their tower sees it.
 
     From packed q, k, v (F, h + 2g, D) of candidates' tokens and `prefix_kv` (P, 2g, D) to (F, h, D), or to (N, h, D) of

@@ -20,6 +20,7 @@ from equipoise.modeling.adapters import adapter_of
 from equipoise.modeling.model import SlateModel
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.describe import step_line
+from equipoise.train.flat_adamw import FlatAdamW
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.base import Objective, Step
 from equipoise.train.objectives.registry import build_objectives
@@ -68,7 +69,7 @@ def make_loop(
             categories = {"category": torch.arange(batch.click.numel()) % 2}
             batches.append(SlateBatch(**{**vars(batch), "attributes": categories}))
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=config.train.accumulate)
-        optimizer = torch.optim.AdamW(optimizer_groups(model, config.train), weight_decay=0.0)
+        optimizer = FlatAdamW(optimizer_groups(model, config.train), weight_decay=0.0)
         wrapped, optimizer = accelerator.prepare(model, optimizer)
         log: list[dict[str, float]] = []
         hooks = Hooks(lambda step, values: log.append(values), lambda step: None, lambda p: None, lambda step: None)
@@ -202,7 +203,7 @@ def test_the_learning_rate_follows_the_schedule(make_loop: Any) -> None:
 def test_steps_that_are_left_out_without_end_stop_the_run(make_loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every loss and gradient is finite, and their norm is not: nothing is learned from then on."""
     loop, _, _, log = make_loop(max_steps=9, max_nonfinite=3)
-    monkeypatch.setattr(loop.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    monkeypatch.setattr(loop.optimizer.optimizer, "clipped_step", lambda _: torch.tensor(math.inf))
     with pytest.raises(DivergedError, match=r"left out \(step 2\): lower train\.lr .* start anew with --overwrite"):
         loop.run(TrainingState())
     assert [values["train/skipped_step"] for values in log] == [1.0, 1.0]
@@ -214,7 +215,7 @@ def test_a_checkpoint_says_whether_all_was_finite_before_it(make_loop: Any, monk
     good: list[bool] = []
     loop.hooks.save = lambda progress: good.append(progress.good)
     norms = iter([1.0, math.nan, 1.0, 1.0])
-    monkeypatch.setattr(loop.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(next(norms)))
+    monkeypatch.setattr(loop.optimizer.optimizer, "clipped_step", lambda _: torch.tensor(next(norms)))
     loop.run(TrainingState())
     assert good == [True, False, True, True]
     assert "NOT FINITE" not in step_line(1, 4, log[0])
