@@ -91,7 +91,8 @@ def make_ready(sweep: SweepConfig, run: PlannedRun, parallel: int = 1) -> None:
 
 def _write(run: PlannedRun, before: JobRecord | None, now: JobRecord) -> None:
     if before is not None and before.state == "failed" and difference(before, now):
-        for path in run.folder.iterdir():
+        # The record goes last: without it, what is left would be no run of a sweep.
+        for path in sorted(run.folder.iterdir(), key=lambda path: path.name == RECORD):
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         before = None

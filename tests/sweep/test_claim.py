@@ -137,6 +137,26 @@ def test_run_that_another_sweep_makes_ready_meanwhile_is_taken(tmp_path: Path, m
     assert names(claim(sweep, plan)) == {"todo": 1}
 
 
+def test_a_failed_run_of_other_settings_is_emptied_and_its_record_goes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, plan = plan_of(tmp_path)
+    make_ready(sweep, plan[0])
+    record = leave(plan[0], state="failed")
+    record.config["train"]["lr"] = 0.25
+    record.write(plan[0].folder)
+    (plan[0].folder / "train.log").touch()
+    removed: list[str] = []
+    unlink = Path.unlink
+    monkeypatch.setattr(
+        Path, "unlink", lambda path, *rest, **more: (removed.append(path.name), unlink(path, *rest, **more))
+    )
+    make_ready(sweep, plan[0])
+    assert set(removed) >= {"train.log", "job.yaml"} and removed.index("job.json") == 2
+    found = read_record(plan[0].folder)
+    assert found is not None and found.state == "waiting" and found.config["train"]["lr"] != 0.25
+
+
 def test_foreign_and_damaged_folders_are_refused(tmp_path: Path) -> None:
     sweep, plan = plan_of(tmp_path)
     plan[0].folder.mkdir(parents=True)
