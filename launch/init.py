@@ -172,8 +172,10 @@ def yaml_of(proposal: Proposal, name: str, backbone: str = BACKBONE, steps: int 
         lines.append("  features:  # what the heads read as numbers and categories")
         lines += [f"    - {_flow(feature)}" for feature in proposal.features]
     if proposal.rates:
-        lines.append("  rates:  # shares of what was clicked and bought strictly before each request, read by priors")
+        lines.append("  rates:  # shares of what was clicked and bought strictly before each request")
         lines += [f"    - {_flow(rate)}" for rate in proposal.rates]
+        if any(rate["of"] == "conversion" for rate in proposal.rates):
+            lines.append("    # delay_days: 1  # of a rate of conversion: days after which a purchase is known")
     if proposal.compares:
         lines.append("  comparison: {item: title}  # each item beside what the shopper took before")
     if proposal.user_groups:

@@ -20,6 +20,8 @@ PLAIN_LABELS = {"0", "1", "true", "false"}
 LONGEST = 80
 """Mean length of texts that a prompt tells."""
 MOST_PIECES = 6
+FEWEST = 10
+"""Users who clicked, or bought, below whom a simple model of it has nothing to learn from."""
 MOST_GROUPS = 12
 
 
@@ -69,18 +71,22 @@ def propose(con: duckdb.DuckDBPyConnection, roles: dict[str, Role], ask: Ask, gi
     _about_impressions(con, impressions, proposal, tables["impressions"])
     if {"click", "conversion"} <= impressions.columns.keys():
         proposal.objectives["cvr"] = {}
-    _about_priors(roles, proposal)
+    _about_priors(con, roles, proposal)
     return proposal
 
 
-def _about_priors(roles: dict[str, Role], proposal: Proposal) -> None:
+def _about_priors(con: duckdb.DuckDBPyConnection, roles: dict[str, Role], proposal: Proposal) -> None:
     """Let clicks and purchases begin as what a shop would use instead, on columns that every log gives."""
     labels = [label for label in ("click", "conversion") if label in roles["impressions"].columns]
     proposal.rates = [{"of": label, "by": by} for label in labels for by in ("item_id", "user_id")]
     proposal.compares = "events" in roles
     fitted = "blend" if find_spec("lightgbm") else "linear"
-    for name in ("ctr", "cvr")[: len(labels)]:
-        proposal.objectives[name]["prior"] = fitted
+    for name, label in zip(("ctr", "cvr"), labels, strict=False):
+        users = _users_with(con, roles["impressions"], labels[: labels.index(label) + 1])
+        if users >= FEWEST:
+            proposal.objectives[name]["prior"] = fitted
+        else:
+            proposal.notes.append(f"{name} begins without a prior: fewer than {FEWEST} users have a {label}")
     if fitted == "linear":
         proposal.notes.append(
             "priors are logistic regressions: with LightGBM (pip install -c constraints.txt 'equipoise[trees]') write "
@@ -223,6 +229,14 @@ def _about_impressions(
             place = "prefix" if same else "context"
             if len(proposal.prompt[place]) < MOST_PIECES:
                 proposal.prompt[place].append(f"{_words(name)} {{{name}}}")
+
+
+def _users_with(con: duckdb.DuckDBPyConnection, role: Role, labels: Sequence[str]) -> int:
+    """How many users have an impression with all of some labels."""
+    said = " AND ".join(format_sql(quote(str(role.columns[label])), "VARCHAR", "yes_no") for label in labels)
+    user = quote(str(role.columns["user_id"]))
+    row = con.execute(f"SELECT count(DISTINCT {user}) FILTER ({said}) FROM {role.look.relation}").fetchone()
+    return row[0] if row else 0
 
 
 def _known_after(con: duckdb.DuckDBPyConnection, role: Role, name: str) -> bool:

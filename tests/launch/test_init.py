@@ -67,6 +67,20 @@ def test_without_trees_and_events_it_begins_as_a_regression(
     assert config.data.comparison is None and config.objectives.ctr.prior.method == "linear"
 
 
+def test_what_hardly_anybody_did_begins_without_a_prior(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one purchase no model can be fitted; one that nobody clicked is none of the chain's."""
+    paths = write_shop(SHOPS["es"], tmp_path)
+    with paths["impressions"].open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    clicked = [number for number, row in enumerate(rows) if row["le_gusto"] == "1"]
+    bought = ["1" if number == clicked[0] or number not in clicked else "0" for number in range(len(rows))]
+    _change(paths["impressions"], "se_lo_llevo", bought)
+    code, said = command(capsys, "init", *paths.values(), "--out", tmp_path / "shop.yaml", "--yes")
+    assert code == 0 and "note: cvr begins without a prior: fewer than 10 users have a conversion" in said, said
+    config = load_config(tmp_path / "shop.yaml")
+    assert config.objectives.ctr.prior.method == "blend" and config.objectives.cvr.prior is None
+
+
 def _change(path: Path, column: str, values: list[str]) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
