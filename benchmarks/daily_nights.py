@@ -1,6 +1,8 @@
 """Nights that go on from the night before, against trainings from nothing on all days; and a poisoned day."""
 
+import json
 import shutil
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 
 from benchmarks.daily_shop import day_of, poison, shop_config, size_of, write_shop
 from benchmarks.figures import figure
+from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
 from equipoise.nightly.night import Decision, run_night
 from equipoise.nightly.state import DAY_REFUSED, PROMOTED
@@ -23,12 +26,17 @@ def measure(work: Path, quick: bool) -> list[dict[str, Any]]:
     """Figures of gap, time and poison.
 
     Args:
-        work: folder of the shop, its state and the trainings from nothing; one that was stopped goes on.
+        work: folder of the shop, its state and the trainings from nothing; a measurement that was stopped between two
+            nights goes on (of a night that was stopped itself, the seconds would be those of its rest).
         quick: the small form.
     """
     size = size_of(quick)
-    if not (work / "tables" / "events.parquet").exists():  # the last to come; nights that are done are not repeated
+    made = work / "size.json"
+    if not made.exists():  # nights that are done are not repeated
         write_shop(work / "tables", size)
+        made.write_text(json.dumps(asdict(size)) + "\n", "utf-8")
+    elif json.loads(made.read_text("utf-8")) != asdict(size):
+        raise UserError(f"{work} holds a shop of another size: name another folder")
     config = shop_config(work, size, quick)
     days = [day_of(size.before + number) for number in range(size.nights)]
     nights = {day: run_night(config, day, work / "state") for day in days}

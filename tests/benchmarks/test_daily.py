@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import daily, daily_nights
 from benchmarks.daily_shop import Size, day_of, poison, shop_config, write_shop
+from equipoise.common.errors import UserError
 
 SIZE = Size(before=2, nights=1, requests=60, shoppers=30, items=20, steps=1)
 
@@ -34,6 +35,12 @@ def test_unknown_parts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         daily.main(["--json", str(tmp_path / "out.json"), "--only", "days"])
     assert "there is no part 'days'" in capsys.readouterr().err
+
+
+def test_a_shop_of_another_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "size.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a shop of another size"):
+        daily_nights.measure(tmp_path, quick=True)
 
 
 def test_a_stopped_training_from_nothing_is_timed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
