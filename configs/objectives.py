@@ -50,8 +50,8 @@ class PriorsConfig(ObjectiveConfig):
     """What binary objectives share: the prior that they begin as, and whom they serve alike."""
 
     prior: PriorConfig | None = None
-    """The simple model that this objective begins as: `trees`, `linear`, or `{column: NAME}`; null begins at the base
-    rate."""
+    """The simple model that this objective begins as: `blend`, `trees`, `linear`, or `{column: NAME}`; null begins at
+    the base rate."""
     user_fairness: UserFairnessConfig | None = None
     """Groups of users that are to be foretold equally well; null counts all candidates alike."""
 

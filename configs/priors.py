@@ -12,13 +12,13 @@ class PriorConfig(Section):
     `blend` is its method.
 
     logit = a · prior + b + residual, with a = 1, b = 0 and residual = 0 at the start. Training rows are given
-    out-of-fold predictions (folds by user), all others those of the full model.
+    out-of-fold predictions (folds by user), all others those of the full model, of a blend those of all its models.
     """
 
     method: Literal["trees", "linear", "best", "blend", "column"] = "trees"
     """`trees` (LightGBM), `linear` (logistic regression; rates are read as log-odds), the `best` of the two by log loss
-    on the valid split, a `blend` of both (the mean log-odds of the trees and of those that leave out a fold each, and
-    the linear model's by the share that suits out-of-fold rows), or `column`: the score of a model that you have
+    on the valid split, a `blend` of both (mean log-odds of the trees and of those that leave out a fold each, and the
+    linear model's by the share that suits out-of-fold rows), or `column`: the score of a model that you have
     already."""
     column: str | None = None
     """With `method: column`: the feature that holds its score."""

@@ -20,9 +20,11 @@ from equipoise.configs.schema import RunConfig
 from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
+from equipoise.modeling.linear_model import MOST_CATEGORIES
 from equipoise.modeling.priors import Priors
 from equipoise.modeling.simple_models import TRIED, Blend, fit_linear, fit_trees, from_text, log_odds, to_text
 from equipoise.train.prior_columns import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
+from equipoise.train.prior_fit import prior_configs
 from equipoise.train.thing_vectors import ThingVectors
 
 log = logging.getLogger(__name__)
@@ -135,7 +137,7 @@ class FittedBaselines:
             return None
         if spec is None or (spec.columns, spec.before) != (self.columns, before):
             return None
-        if spec.method not in (kind, "blend"):
+        if spec.method not in (kind, "blend") or (kind == "linear" and self._reads_otherwise(name)):
             return None
         if int(self.tokens.split("train").first[-1]) > MOST_ROWS:
             return None
@@ -144,6 +146,11 @@ class FittedBaselines:
             return text
         blend = cast(Blend, from_text(text))
         return to_text(blend.trees[0] if kind == "trees" else blend.linear)
+
+    def _reads_otherwise(self, name: str) -> bool:
+        """Whether the regression in a prior reads its columns in another way than that of the baseline."""
+        prior = prior_configs(self.config).get(name)
+        return prior is None or bool(prior.interactions) or prior.max_categories != MOST_CATEGORIES
 
     def _newly_fitted(self, wanted: Sequence[tuple[str, str]]) -> dict[str, str]:
         train = self.tokens.split("train")

@@ -28,7 +28,7 @@ else:
     sys.exit("the check can import the project, so it proves nothing")
 import peft, torch, transformers
 if {trees}:
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):
         import lightgbm
 folder, script = json.loads(sys.stdin.readline() or sys.exit("no export was written"))
 sys.path.insert(0, folder)
@@ -44,7 +44,7 @@ class CheckProcess:
     process that began it.
 
     Args:
-        trees: whether priors may have trees, so that LightGBM, where it is installed, is imported ahead too.
+        trees: whether priors may have trees, so that LightGBM, where it can be, is imported ahead too.
     """
 
     def __init__(self, trees: bool = False) -> None:

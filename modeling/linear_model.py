@@ -122,6 +122,7 @@ def unfitted(
 
 
 def regress(scales: LinearModel, rows: Weighed, penalty: float, seed: int) -> LinearModel:
+    """A model with the scales of another, and the weights that suit the rows under C = `penalty`."""
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
     columns, label, weight = rows

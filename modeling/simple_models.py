@@ -42,6 +42,8 @@ DEFAULT_TREES = 300
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
 TRIED = (TREE_SETTINGS, DEFAULT_TREES, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES, MOST_CATEGORIES)
 """What decides a fitted model beside its rows."""
+WHOLE = 0.3
+"""Of the trees' log-odds in a blend: what the trees of all rows have, those of the folds, which saw fewer, the rest."""
 SHARES = np.linspace(0, 1, 21)
 """Of the linear model in a blend: what is tried."""
 Rows = tuple[np.ndarray, np.ndarray]
@@ -50,17 +52,24 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Blend:
-    """Mean of the log-odds of boosted trees, and those of a logistic regression, by a share.
+    """Log-odds of boosted trees and of a logistic regression, averaged.
 
     Attributes:
-        trees: fitted on all rows, then of each fold those that saw no row of its users; all count alike.
+        trees: fitted on all rows, then of each fold those that saw no row of its users.
         linear: fitted on all rows.
         share: of the linear model, 0 to 1.
+        whole: of the trees' part, what the first have; the others have equal parts of the rest.
     """
 
     trees: "tuple[Booster, ...]"
     linear: LinearModel
     share: float
+    whole: float = WHOLE
+
+    def mean(self, trees: Sequence[Any], linear: Any) -> Any:
+        """What trees and the linear model say, numbers or arrays of one shape, averaged by their weights."""
+        of_trees = self.whole * trees[0] + (1 - self.whole) * np.mean(trees[1:], axis=0)
+        return (1 - self.share) * of_trees + self.share * linear
 
 
 def fit_trees(
@@ -150,13 +159,8 @@ def log_odds(model: "Booster | LinearModel | Blend", columns: np.ndarray) -> np.
     if isinstance(model, LinearModel):
         return model.log_odds(columns)
     if isinstance(model, Blend):
-        return blended(model.share, [log_odds(each, columns) for each in model.trees], model.linear.log_odds(columns))
+        return model.mean([log_odds(each, columns) for each in model.trees], model.linear.log_odds(columns))
     return np.asarray(model.predict(columns, raw_score=True), np.float64)
-
-
-def blended(share: float, trees: Sequence[np.ndarray], linear: np.ndarray) -> np.ndarray:
-    """Log-odds (N,) of a blend: the mean of the trees', and the linear model's by its share."""
-    return (1 - share) * np.mean(trees, axis=0) + share * linear
 
 
 def out_of_fold(
@@ -210,7 +214,7 @@ def fit_blend(
 ) -> tuple[Blend, list[np.ndarray]]:
     """Trees and a linear model together, and the log-odds of the training rows out of fold.
 
-    The trees of the folds, which such predictions need anyway, are kept: their mean varies less than one of them
+    The trees of the folds, which such predictions need anyway, are kept: a mean varies less than one of them
     (Breiman 1996, bagging). The share is the one with the lowest log loss on the rows out of fold (Wolpert 1992,
     stacking), so that no model is judged by rows that it saw.
 
@@ -232,10 +236,15 @@ def fit_blend(
         for number, table in enumerate(tables):
             of_trees[number][inside] = log_odds(kept[-1], table[inside])
             of_linear[number][inside] = log_odds(straight, table[inside])
-    losses = [cross_entropy(label, blended(share, of_trees[:1], of_linear[0]), weight) for share in SHARES]
+    losses = [cross_entropy(label, mixed(share, of_trees[0], of_linear[0]), weight) for share in SHARES]
     share = float(SHARES[int(np.argmin(losses))])
-    predictions = [blended(share, [own], other) for own, other in zip(of_trees, of_linear, strict=True)]
+    predictions = [mixed(share, own, other) for own, other in zip(of_trees, of_linear, strict=True)]
     return Blend(tuple(kept), linear, share), predictions
+
+
+def mixed(share: float, trees: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Log-odds (N,) of one fold's trees, and by its share the linear model's."""
+    return (1 - share) * trees + share * linear
 
 
 def _folds(groups: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:
@@ -255,7 +264,9 @@ def to_text(model: "Booster | LinearModel | Blend") -> str:
         return json.dumps(asdict(model), indent=1)
     if isinstance(model, Blend):
         trees = [each.model_to_string() for each in model.trees]
-        return json.dumps({"share": model.share, "linear": asdict(model.linear), "trees": trees}, indent=1)
+        return json.dumps(
+            {"share": model.share, "whole": model.whole, "linear": asdict(model.linear), "trees": trees}, indent=1
+        )
     return model.model_to_string()
 
 
@@ -270,10 +281,13 @@ def from_text(text: str) -> "Booster | LinearModel | Blend":
             read = json.loads(text)
             if "trees" not in read:
                 return LinearModel(**read)
-            linear, share = LinearModel(**read["linear"]), float(read["share"])
+            linear, trees = LinearModel(**read["linear"]), list(map(str, read["trees"]))
+            share, whole = float(read["share"]), float(read["whole"])
+            if len(trees) < 2:
+                raise ValueError("no trees of folds")
         except (TypeError, ValueError, KeyError) as error:
             raise UserError("the text of a linear model or a blend is broken: fit it again") from error
-        return Blend(tuple(_read_trees(each) for each in read["trees"]), linear, share)
+        return Blend(tuple(_read_trees(each) for each in trees), linear, share, whole)
     return _read_trees(text)
 
 
@@ -302,7 +316,7 @@ def _some(rows: Weighed, chosen: np.ndarray) -> Weighed:
 def _lightgbm() -> Any:
     try:
         return importlib.import_module("lightgbm")
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the system's libgomp is missing
         raise UserError("boosted trees need LightGBM: pip install -c constraints.txt 'equipoise[trees]'") from error
 
 

@@ -1,4 +1,5 @@
-"""What the columns of a prior add to the log-odds of one candidate: SHAP values of trees, terms of a linear model."""
+"""What the columns of a prior add to the log-odds of one candidate: SHAP values of trees, terms of a linear
+model, and of a blend their weighed mean."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from equipoise.modeling.beside_text import BesideText
 from equipoise.modeling.heads import PointHead
 from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.model import SlateModel
-from equipoise.modeling.simple_models import Blend, blended
+from equipoise.modeling.simple_models import Blend
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def contributions(model: Any, columns_1F: np.ndarray) -> tuple[float, np.ndarray
     """Base and what each column adds to the log-odds of one row, float64 (F,); they add up to the log-odds."""
     if isinstance(model, Blend):
         bases, added = zip(*(contributions(each, columns_1F) for each in (*model.trees, model.linear)), strict=True)
-        return float(blended(model.share, bases[:-1], bases[-1])), blended(model.share, added[:-1], added[-1])
+        return float(model.mean(bases[:-1], bases[-1])), model.mean(added[:-1], added[-1])
     if not isinstance(model, LinearModel):
         values = np.asarray(model.predict(columns_1F, pred_contrib=True), np.float64)[0]
         return float(values[-1]), values[:-1]

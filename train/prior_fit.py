@@ -98,7 +98,12 @@ class PriorFit:
         rows: dict[str, list[np.ndarray]] = {}
         for number, name in enumerate(self.configs):
             bar.stage(f"fitting the prior of {name}", number / len(self.configs))
-            specs[name], rows[name] = self._log_odds(name, self._spec(name))
+            spec = self._spec(name)
+            try:
+                specs[name], rows[name] = self._log_odds(name, spec)
+            except UserError as error:
+                where = f"objectives.{name}.prior"
+                raise error if where in str(error) else UserError(f"{where}: {error}, or leave it out") from error
         files = [TRAIN, *([MASKED] if self.masked_columns else [])]
         for index, file in enumerate(files):
             own = {name: np.asarray(values[index], np.float64) for name, values in rows.items()}

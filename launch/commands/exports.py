@@ -43,9 +43,9 @@ def export(
     """Write one standard PEFT adapter per objective, and prove that plain transformers + peft give the same logits."""
     from equipoise.export.check_process import CheckProcess
 
-    with CheckProcess(
-        (run / "priors").is_dir()
-    ) as check:  # it imports what it needs while the rest is imported and the export is written
+    may_have_trees = (run / "priors").is_dir()
+    # It imports what it needs while the rest is imported and the export is written.
+    with CheckProcess(may_have_trees) as check:
         from equipoise.export.formats import Formats
         from equipoise.export.write import export_run
 

@@ -1,5 +1,6 @@
 """Trees and logistic regression on columns: what they learn, out-of-fold scores, and their text."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +14,6 @@ from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.simple_models import (
     SHARES,
     Blend,
-    blended,
     cross_entropy,
     fit_blend,
     fit_linear,
@@ -140,7 +140,8 @@ def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPat
     blend, (outside, other) = fit_blend(trees, linear, columns, label, users, shown_as=[columns[::-1]], **kept)
     assert len(blend.trees) == 4 and blend.trees[0] is trees and 0 < blend.share < 1
     parts = [log_odds(each, test[0]) for each in blend.trees]
-    expected = (1 - blend.share) * np.mean(parts, axis=0) + blend.share * log_odds(linear, test[0])
+    of_trees = 0.3 * parts[0] + 0.7 * np.mean(parts[1:], axis=0)
+    expected = (1 - blend.share) * of_trees + blend.share * log_odds(linear, test[0])
     np.testing.assert_allclose(log_odds(blend, test[0]), expected, atol=1e-12)
     read = from_text(to_text(blend))
     assert isinstance(read, Blend) and np.array_equal(log_odds(read, test[0]), log_odds(blend, test[0]))
@@ -151,7 +152,7 @@ def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPat
         np.testing.assert_allclose(found, (1 - blend.share) * of_trees + blend.share * of_linear, atol=1e-12)
         used = np.stack([log_odds(each, table) for each in blend.trees[1:]])
         assert (np.abs(used - of_trees).min(axis=0) < 1e-12).all()
-    losses = [cross_entropy(label, blended(s, alone[0][:1], alone[1][0]), weight) for s in SHARES]
+    losses = [cross_entropy(label, (1 - s) * alone[0][0] + s * alone[1][0], weight) for s in SHARES]
     assert losses[list(SHARES).index(blend.share)] == min(losses)
     monkeypatch.setattr(simple_models, "SHARES", np.array([1.0]))
     straight, (found,) = fit_blend(trees, linear, columns, label, users, **kept)
@@ -175,7 +176,15 @@ def test_a_blend_ranks_better_than_its_trees() -> None:
 
 
 def test_broken_texts_are_refused() -> None:
-    for text in ('{"a": 1}', '{"trees": [], "share": 0.5}', "{", "tree\nversion=v4\nnonsense"):
+    linear = asdict(fit_linear(*_rows(50)))
+    blends = [{"share": 0.5, "whole": 0.5, "linear": linear, "trees": trees} for trees in ([], 5, [1], ["tree"])]
+    for text in (
+        '{"a": 1}',
+        '{"trees": [], "share": 0.5}',
+        *map(json.dumps, blends),
+        "{",
+        "tree\nversion=v4\nnonsense",
+    ):
         with pytest.raises(UserError, match="fit"):
             from_text(text)
 

@@ -272,6 +272,20 @@ def test_a_blend_scores_training_rows_out_of_fold_and_others_by_all(make_config:
             assert np.abs(data.slates.prior[~unseen, column] - found[~unseen]).max() > 0.01
 
 
+def test_labels_of_one_kind_are_refused_with_the_objective(tmp_path: Path) -> None:
+    settings = run_settings(tmp_path)
+    table = pd.read_csv(settings["data"]["tables"]["impressions"], dtype=str)
+    table["conversion"] = "0"
+    table.loc[table.index[0], ["click", "conversion"]] = "1"
+    table.to_csv(settings["data"]["tables"]["impressions"], index=False)
+    settings["data"] |= {"features": FEATURES}
+    settings["objectives"]["ctr"] = settings["objectives"]["cvr"] = {"prior": "blend"}
+    config = RunConfig.model_validate(settings)
+    prepare(config.data)
+    with pytest.raises(UserError, match=r"objectives\.cvr\.prior: .* rows of both labels: .*, or leave it out"):
+        find_priors(config, find_tokens(config))
+
+
 def test_a_fallback_for_some_candidates_of_a_request_is_refused(tmp_path: Path) -> None:
     settings = run_settings(tmp_path)
     table = pd.read_csv(settings["data"]["tables"]["impressions"], dtype=str)
