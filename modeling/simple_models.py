@@ -159,7 +159,10 @@ def log_odds(model: "Booster | LinearModel | Blend", columns: np.ndarray) -> np.
     if isinstance(model, LinearModel):
         return model.log_odds(columns)
     if isinstance(model, Blend):
-        return model.mean([log_odds(each, columns) for each in model.trees], model.linear.log_odds(columns))
+        # What has no share is not asked: of a request's few rows a linear model costs as much as all the trees.
+        linear = model.linear.log_odds(columns) if model.share else 0.0
+        trees = [log_odds(each, columns) for each in model.trees] if model.share < 1 else [0.0, 0.0]
+        return np.asarray(model.mean(trees, linear))
     return np.asarray(model.predict(columns, raw_score=True), np.float64)
 
 

@@ -1,7 +1,7 @@
 """Trees and logistic regression on columns: what they learn, out-of-fold scores, and their text."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -143,6 +143,7 @@ def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPat
     of_trees = 0.3 * parts[0] + 0.7 * np.mean(parts[1:], axis=0)
     expected = (1 - blend.share) * of_trees + blend.share * log_odds(linear, test[0])
     np.testing.assert_allclose(log_odds(blend, test[0]), expected, atol=1e-12)
+    np.testing.assert_allclose(log_odds(replace(blend, share=0.0), test[0]), of_trees, atol=1e-12)
     read = from_text(to_text(blend))
     assert isinstance(read, Blend) and np.array_equal(log_odds(read, test[0]), log_odds(blend, test[0]))
     # Out of fold each row has the one fold's trees that did not see its user, and a line that did not either.
