@@ -6,7 +6,7 @@ text: LightGBM's own format, and JSON. None reads a row's label when it scores t
 
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ class Blend:
     def mean(self, trees: Sequence[Any], linear: Any) -> Any:
         """What trees and the linear model say, numbers or arrays of one shape, averaged by their weights."""
         of_trees = self.whole * trees[0] + (1 - self.whole) * np.mean(trees[1:], axis=0)
-        return (1 - self.share) * of_trees + self.share * linear
+        return mixed(self.share, of_trees, linear)
 
 
 def fit_trees(
@@ -193,14 +193,7 @@ def out_of_fold(
     Raises:
         UserError: fewer than two users, or the rows outside of a fold have one class only.
     """
-    rows = columns, label, _ = _checked(columns, label, weight)
-    tables = [columns, *(np.asarray(table, np.float32) for table in shown_as)]
-    predictions = [np.empty(len(label)) for _ in tables]
-    for inside in _folds(groups, folds, seed):
-        refitted = _refit(model, _some(rows, ~inside), seed)
-        for values, table in zip(predictions, tables, strict=True):
-            values[inside] = log_odds(refitted, table[inside])
-    return predictions
+    return _by_fold([model], _checked(columns, label, weight), groups, folds, seed, shown_as)[0][0]
 
 
 def fit_blend(
@@ -228,37 +221,45 @@ def fit_blend(
     Raises:
         UserError: as of `out_of_fold`.
     """
-    rows = columns, label, weight = _checked(columns, label, weight)
-    tables = [columns, *(np.asarray(table, np.float32) for table in shown_as)]
-    of_trees, of_linear = ([np.empty(len(label)) for _ in tables] for _ in range(2))
-    kept = [trees]
-    for inside in _folds(groups, folds, seed):
-        outside = _some(rows, ~inside)
-        kept.append(_refit(trees, outside, seed))
-        straight = _refit(linear, outside, seed)
-        for number, table in enumerate(tables):
-            of_trees[number][inside] = log_odds(kept[-1], table[inside])
-            of_linear[number][inside] = log_odds(straight, table[inside])
+    rows = _, label, weight = _checked(columns, label, weight)
+    (of_trees, of_linear), refitted = _by_fold([trees, linear], rows, groups, folds, seed, shown_as)
+    kept = [trees, *(of_fold for of_fold, _ in refitted)]
     losses = [cross_entropy(label, mixed(share, of_trees[0], of_linear[0]), weight) for share in SHARES]
     share = float(SHARES[int(np.argmin(losses))])
     predictions = [mixed(share, own, other) for own, other in zip(of_trees, of_linear, strict=True)]
     return Blend(tuple(kept), linear, share), predictions
 
 
-def mixed(share: float, trees: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    """Log-odds (N,) of one fold's trees, and by its share the linear model's."""
+def mixed(share: float, trees: Any, linear: Any) -> Any:
+    """What trees say, and by its share what a linear model does; numbers, or arrays of one shape."""
     return (1 - share) * trees + share * linear
 
 
-def _folds(groups: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:
-    """The rows of each fold of users, bool (N,)."""
+def _by_fold(
+    models: "Sequence[Booster | LinearModel]",
+    rows: Weighed,
+    groups: np.ndarray,
+    folds: int,
+    seed: int,
+    shown_as: Sequence[np.ndarray],
+) -> tuple[list[list[np.ndarray]], list[list[Any]]]:
+    """Of each model its log-odds out of fold, of the rows and as they are shown; and of each fold the models for it."""
     codes = np.unique(groups, return_inverse=True)[1]
     users = int(codes.max()) + 1
     if users < 2:
         raise UserError("out-of-fold predictions need at least two users in the train split: prepare more data")
     fold = (np.random.default_rng(seed).permutation(users) % min(folds, users))[codes]
+    tables = [rows[0], *(np.asarray(table, np.float32) for table in shown_as)]
+    predictions = [[np.empty(len(fold)) for _ in tables] for _ in models]
+    refitted = []
     for number in range(int(fold.max()) + 1):
-        yield fold == number
+        inside = fold == number
+        outside = _some(rows, ~inside)
+        refitted.append([_refit(model, outside, seed) for model in models])
+        for own, found in zip(refitted[-1], predictions, strict=True):
+            for values, table in zip(found, tables, strict=True):
+                values[inside] = log_odds(own, table[inside])
+    return predictions, refitted
 
 
 def to_text(model: "Booster | LinearModel | Blend") -> str:

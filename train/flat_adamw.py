@@ -55,13 +55,12 @@ class FlatAdamW(torch.optim.AdamW):
 
     def __init__(self, params: Any, weight_decay: float) -> None:
         super().__init__(params, weight_decay=weight_decay, fused=True)
-        self._sides: dict[int, _Side] = {}
-        self._uneven: set[int] = set()
+        self._sides: dict[int, _Side | None] = {}  # by group; None: it steps tensor by tensor from then on
 
     def load_state_dict(self, state_dict: Any) -> None:
         """As torch's; the tensors are laid side by side anew at the next step."""
         super().load_state_dict(state_dict)
-        self._sides, self._uneven = {}, set()
+        self._sides = {}
 
     @torch.no_grad()
     def clipped_step(self, max_norm: float) -> Tensor:
@@ -83,7 +82,7 @@ class FlatAdamW(torch.optim.AdamW):
                 beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
                 eps=group["eps"], maximize=False, decoupled_weight_decay=True,
             )  # fmt: skip
-        for side in self._sides.values():
+        for side in filter(None, self._sides.values()):
             side.steps.fill_(side.steps[0])  # the one that has been counted is that of all
         return norm
 
@@ -91,32 +90,30 @@ class FlatAdamW(torch.optim.AdamW):
         """Values, gradients, both moments and steps of a group: one tensor each where it lies side by side."""
         parameters = group["params"]
         gradients = [parameter.grad for parameter in parameters]
-        if number not in self._uneven and any(gradient is None for gradient in gradients):
-            self._uneven.add(number)
-            self._sides.pop(number, None)
-        side = None if number in self._uneven or not parameters else self._side(number, parameters)
+        side = self._side(number, parameters, whole=all(gradient is not None for gradient in gradients))
         if side is not None:
             return [side.values], [side.gradient(gradients)], *([each] for each in side.moments), [side.steps[0]]
         found: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
         self._init_group(group, *found)
         return (*found[:4], found[5])
 
-    def _side(self, number: int, parameters: list[nn.Parameter]) -> _Side | None:
+    def _side(self, number: int, parameters: list[nn.Parameter], whole: bool) -> _Side | None:
+        """A group side by side, where all its parameters have gradients (`whole`) and always had."""
         side = self._sides.get(number)
-        if side is None or not side.holds(parameters):
+        if number in self._sides and side is None:
+            return None
+        if not whole:
+            side = None
+        elif side is None or not side.holds(parameters):
             side = self._laid_out(parameters)
-            if side is None:
-                self._uneven.add(number)
-                self._sides.pop(number, None)
-            else:
-                self._sides[number] = side
+        self._sides[number] = side
         return side
 
     def _laid_out(self, parameters: list[nn.Parameter]) -> _Side | None:
         """Move parameters and state side by side; None where they cannot step as one."""
         states = [self.state[parameter] for parameter in parameters]
         kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
-        if len(kinds) > 1 or len({bool(state) for state in states}) > 1:
+        if len(kinds) != 1 or len({bool(state) for state in states}) > 1:
             return None
         first = parameters[0]
         steps = torch.zeros(len(parameters), dtype=torch.float32, device=first.device)

@@ -41,6 +41,16 @@ def pair(seed: int = 0) -> tuple[list[nn.Parameter], FlatAdamW, list[nn.Paramete
     return ours, FlatAdamW(groups(ours), 0.1), theirs, torch.optim.AdamW(groups(theirs), weight_decay=0.1, fused=True)
 
 
+def step_both(
+    step: int, ours: list[nn.Parameter], flat: FlatAdamW, theirs: list[nn.Parameter], plain: torch.optim.AdamW
+) -> None:
+    """A step of either with the same gradients, unclipped."""
+    give(ours, step)
+    give(theirs, step)
+    flat.clipped_step(FAR)
+    torch_step(plain, theirs, FAR)
+
+
 def same(ours: Sequence[nn.Parameter], theirs: Sequence[torch.Tensor]) -> None:
     """Equal but for the last bit: kernels go through the end of a tensor otherwise than through its middle."""
     for one, other in zip(ours, theirs, strict=True):
@@ -89,16 +99,10 @@ def test_a_step_that_is_not_finite_is_left_out(bad: float) -> None:
 def test_the_state_goes_from_one_to_the_other(from_torch: bool) -> None:
     ours, flat, theirs, plain = pair()
     for step in range(2):
-        give(ours, step)
-        give(theirs, step)
-        flat.clipped_step(FAR)
-        torch_step(plain, theirs, FAR)
+        step_both(step, ours, flat, theirs, plain)
     (flat if from_torch else plain).load_state_dict(deepcopy((plain if from_torch else flat).state_dict()))
     for step in range(2, 5):
-        give(ours, step)
-        give(theirs, step)
-        flat.clipped_step(FAR)
-        torch_step(plain, theirs, FAR)
+        step_both(step, ours, flat, theirs, plain)
         same(ours, theirs)
 
 
@@ -120,10 +124,7 @@ def test_a_group_with_a_gradient_missing_steps_tensor_by_tensor() -> None:
 def test_parameters_that_were_moved_are_laid_out_anew() -> None:
     ours, flat, theirs, plain = pair()
     for step in range(4):
-        give(ours, step)
-        give(theirs, step)
-        flat.clipped_step(FAR)
-        torch_step(plain, theirs, FAR)
+        step_both(step, ours, flat, theirs, plain)
         same(ours, theirs)
         if step == 1:  # as `model.to(device)` does
             for each in ours:
