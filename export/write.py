@@ -110,7 +110,7 @@ def export_run(
     read_operating_point(run, adapters)  # one that does not fit is refused before the model is loaded
     if golden < 1:
         raise UserError(f"--golden {golden} proves nothing: ask for at least 1 prompt")
-    _check_target(run, out, overwrite)
+    refuse_target(run, out, overwrite)
     with atomic_dir(out) as folder, new_console().status("exporting") as status:
         written = _write(run, config, adapters, info, folder, out, golden, formats, status.update)
         gc.collect()  # the trained model, before the check loads its own
@@ -140,7 +140,12 @@ def _log_notes(config: RunConfig, record: dict[str, Any], out: Path) -> None:
         log.info(f"note: no activated-LoRA form is written: {why}")
 
 
-def _check_target(run: Path, out: Path, overwrite: bool) -> None:
+def refuse_target(run: Path, out: Path, overwrite: bool) -> None:
+    """Refuse a folder that an export of `run` may not be written to.
+
+    Raises:
+        UserError: it holds the run, something else, or an export that is not to be replaced.
+    """
     if run.resolve().is_relative_to(out.resolve()):
         raise UserError(f"{out} holds the run itself: name another folder to export to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

@@ -61,14 +61,22 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(key, pattern) or fnmatch(key, f"{pattern}.*") for pattern in patterns)
 
 
-def refuse_changed_settings(before: RunConfig, now: RunConfig, run: Path) -> None:
+def refuse_changed_settings(
+    before: RunConfig, now: RunConfig, run: Path, may_change: tuple[str, ...] = MAY_CHANGE
+) -> None:
     """Refuse settings that a run cannot change on its way, and say which others have changed.
+
+    Args:
+        before: the settings that it began with.
+        now: those with which it is to go on.
+        run: its folder.
+        may_change: patterns of the settings that may differ.
 
     Raises:
         UserError: names them with both values.
     """
     changed = changes(before, now)
-    forbidden = {key: pair for key, pair in changed.items() if not _matches(key, MAY_CHANGE)}
+    forbidden = {key: pair for key, pair in changed.items() if not _matches(key, may_change)}
     refused = [f"{key} (was {_told(a)}, now {_told(b)})" for key, (a, b) in forbidden.items()]
     if refused:
         more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""

@@ -150,4 +150,29 @@ def nightly(
         raise typer.Exit(code)
 
 
-COMMANDS = (train, nightly, sweep, estimate)
+def run(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder of the export.", show_default="exports/NAME", metavar="FOLDER")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Begin anew: replace the run and the export.")] = False,
+    accelerate: Annotated[
+        str | None,
+        typer.Option(help="Train in many processes, as `launch` does.", metavar="NAME|FILE", show_default="one"),
+    ] = None,
+) -> None:
+    """From tables to a checked export: prepare, train, evaluate, export, report. Called again, go on with what is left.
+
+    Exit code 75: a signal stopped the training, and the same command goes on.
+    """
+    from equipoise.configs.load import load_config
+
+    loaded = load_config(config, overrides or [])
+    from equipoise.launch.run import run_all
+
+    if not run_all(loaded, export, overwrite, accelerate):
+        raise typer.Exit(INTERRUPTED)
+
+
+COMMANDS = (run, train, nightly, sweep, estimate)
