@@ -11,7 +11,7 @@ from equipoise.data.prepare.files import columns_of, literal, quote
 from equipoise.data.prepare.tables import one
 from equipoise.data.prepared_slates import prepared_slates
 from equipoise.data.prompts import history_text
-from equipoise.data.values import text_sql
+from equipoise.data.values import WHOLE, text_sql
 
 MOST_ROWS = 200_000
 """Slates of which columns are summed up; counts and rates are of all."""
@@ -129,22 +129,35 @@ def _item_columns(con: duckdb.DuckDBPyConnection) -> Iterator[ColumnSummary]:
 
 def _summary(con: duckdb.DuckDBPyConnection, source: str, kind: str, table: str, name: str) -> ColumnSummary:
     text = f"trim({text_sql('x', kind)})"
-    number = f"TRY_CAST({text} AS DOUBLE)"
+    # Of a number, text would cost more than all the rest, and every one has another.
+    as_number = kind == "DOUBLE" or kind in WHOLE
+    key = "CASE WHEN isfinite(CAST(x AS DOUBLE)) THEN x END" if as_number else f"nullif(nullif({text}, ''), 'nan')"
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE told AS
+        SELECT {key} AS x, sum(n) AS n FROM (SELECT x, count(*) AS n FROM {source} GROUP BY x) GROUP BY ALL
+    """)
     rows, known, distinct, numbers, low, median, high = one(
         con,
-        f"SELECT count(*), count(t), count(DISTINCT t), count(n), min(n), median(n), max(n) FROM (SELECT "
-        f"CASE WHEN {text} NOT IN ('', 'nan') THEN {text} END AS t, "
-        f"CASE WHEN isfinite({number}) THEN {number} END AS n FROM {source})",
+        """
+        WITH numbers AS (SELECT TRY_CAST(x AS DOUBLE) AS v, n FROM told),
+        ordered AS (SELECT v, n, sum(n) OVER (ORDER BY v) AS upto FROM numbers WHERE isfinite(v)),
+        middle AS (SELECT sum(n) / 2 AS half FROM ordered)
+        SELECT (SELECT sum(n) FROM told), (SELECT sum(n) FROM told WHERE x IS NOT NULL),
+            (SELECT count(x) FROM told), sum(n), min(v),
+            (min(v) FILTER (upto >= half) + min(v) FILTER (upto > half)) / 2, max(v)
+        FROM ordered, middle
+        """,
     )
-    top = con.execute(
-        f"SELECT t, count(*) FROM (SELECT {text} AS t FROM {source}) WHERE t <> '' AND t <> 'nan' GROUP BY t "
-        "ORDER BY 2 DESC, 1 LIMIT 1"
-    ).fetchone()
+    rows, known, distinct = rows or 0, known or 0, distinct or 0
+    top = con.execute(f"""
+        SELECT {text if as_number else "x"}, n
+        FROM (SELECT x, n FROM told WHERE x IS NOT NULL ORDER BY n DESC, x LIMIT 1)
+    """).fetchone()
     are_numbers = known > 0 and numbers == known
     low, median, high = (low, median, high) if are_numbers else (None, None, None)
     frequent, times = top or (None, 0)
     return ColumnSummary(
-        table, name, 1 - known / max(rows, 1), distinct, low, median, high, frequent, times / max(known, 1)
+        table, name, 1 - known / max(rows, 1), distinct, low, median, high, frequent, int(times) / max(known, 1)
     )
 
 
