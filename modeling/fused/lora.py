@@ -45,8 +45,7 @@ class LoraLinear(KernelFunction):
         a: torch.Tensor | None,
         b: torch.Tensor | None,
     ) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        out = (flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)).view(*x.shape[:-1], -1)
+        out = nn.functional.linear(x, weight, bias)
         low = None
         if a is not None and b is not None:
             low = torch.bmm(x, a.transpose(1, 2))
@@ -59,7 +58,7 @@ class LoraLinear(KernelFunction):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         x, weight, a, b, low = ctx.saved_tensors
         grad = grad.contiguous()
-        dx = (grad.view(-1, grad.shape[-1]) @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
+        dx = grad @ weight if ctx.needs_input_grad[0] else None
         if a is None:
             return dx, None, None, None, None
         d_low = torch.bmm(grad, b)
