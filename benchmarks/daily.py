@@ -1,6 +1,6 @@
 """A shop that trains every night: what it costs and keeps, what it refuses, and that no request is lost at a switch.
 
-    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare,scoring,ope,spark]
+    python -m benchmarks.daily [--quick] --json FILE [--only nights,switch,prepare,large,scoring,ope,spark]
                                [--work FOLDER] [--rows N]
 
 Parts, each a module of its own with `measure(work, quick)`:
@@ -10,6 +10,7 @@ nights   fourteen simulated days with drift (the answer to prices changes from d
          labels are shuffled is to be refused (`benchmarks/daily_nights.py`)
 switch   32 clients while the link leads from one export to another (`benchmarks/daily_switch.py`; needs `nights`)
 prepare  rows per second and memory of one more day (`benchmarks/daily_prepare.py`)
+large    fifty million impressions by DuckDB (`benchmarks/daily_large.py`)
 scoring  one worker and two, each with one thread (`benchmarks/daily_scoring.py`)
 spark    the same preparation by DuckDB and by Spark: equal rows, time, memory (`benchmarks/daily_spark.py`; needs Java)
 ope      estimates from logs of drawn lists, and of places, against the truth (`benchmarks/daily_ope.py`)
@@ -28,6 +29,7 @@ PARTS = {
     "nights": "benchmarks.daily_nights",
     "switch": "benchmarks.daily_switch",
     "prepare": "benchmarks.daily_prepare",
+    "large": "benchmarks.daily_large",
     "scoring": "benchmarks.daily_scoring",
     "ope": "benchmarks.daily_ope",
     "spark": "benchmarks.daily_spark",

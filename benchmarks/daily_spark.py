@@ -51,7 +51,7 @@ def measure(work: Path, quick: bool, rows: int | None = None) -> list[dict[str, 
     folder = work / "spark"
     folder.mkdir(parents=True, exist_ok=True)
     sets = {} if quick else {"complete_journey": _coupons(folder)}
-    sets["simulated"] = _simulated(folder, rows or (QUICK_ROWS if quick else ROWS))
+    sets["simulated"] = simulated(folder, rows or (QUICK_ROWS if quick else ROWS))
     return [entry for name, settings in sets.items() for entry in _compare(folder, name, settings)]
 
 
@@ -72,8 +72,8 @@ def _coupons(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _simulated(folder: Path, rows: int) -> dict[str, Any]:
-    """A simulated shop of so many impressions; returns `data` of a configuration."""
+def simulated(folder: Path, rows: int) -> dict[str, Any]:
+    """A simulated shop of so many impressions, in `folder`/shop; returns `data` of a configuration."""
     settings = yaml.safe_load((ROOT / "configs" / "simulator.yaml").read_text("utf-8"))["data"]
     requests = max(rows // CANDIDATES, 100)
     shop = SimulatorSettings(
@@ -94,7 +94,7 @@ def _compare(folder: Path, name: str, settings: dict[str, Any]) -> list[dict[str
     for engine in ("duckdb", "spark"):
         outs[engine] = folder / f"{name}_by_{engine}"
         own = settings | {"folder": str(outs[engine]), "engine": engine, "spark": SPARK}
-        done[engine] = _prepare(DataConfig.model_validate(own))
+        done[engine] = prepare_apart(DataConfig.model_validate(own))
     found = differences(outs["duckdb"], outs["spark"])
     for line in found:
         print(f"{name}: {line}", file=sys.stderr)
@@ -106,7 +106,7 @@ def _compare(folder: Path, name: str, settings: dict[str, Any]) -> list[dict[str
     return figures
 
 
-def _prepare(config: DataConfig) -> dict[str, Any]:
+def prepare_apart(config: DataConfig) -> dict[str, Any]:
     """Prepare in a process of its own; its seconds, rows, and the memory of it and all that it started."""
     process = subprocess.Popen(
         [sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
