@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from safetensors.torch import load_file
 
-from equipoise.common.calibration import Calibration, with_calibration
 from equipoise.common.console import new_console
 from equipoise.common.errors import DivergedError, UserError
 from equipoise.common.logs import rendered
@@ -20,16 +18,13 @@ from equipoise.configs.load import read_run_config, save_config
 from equipoise.configs.schema import RunConfig
 from equipoise.data.manifest import Manifest
 from equipoise.data.remote_copy import bring
-from equipoise.data.slate_set import SlateSet
 from equipoise.data.token_cache import TokenCache
-from equipoise.modeling.adapter_store import TENSORS, adapters_hash, copy_into
+from equipoise.modeling.adapter_store import copy_into
 from equipoise.modeling.base_identity import Identity
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import settle_precision
 from equipoise.modeling.principal import start_principal
-from equipoise.modeling.recall_sources import RecallSources
 from equipoise.train.accelerate_setup import (
-    engine_name,
     is_deepspeed,
     is_fsdp,
     make_accelerator,
@@ -44,22 +39,20 @@ from equipoise.train.assemble import (
     train_batches,
 )
 from equipoise.train.batch_default import settle_batch
-from equipoise.train.best_adapters import BestAdapters, Selection, run_adapters
-from equipoise.train.calibration import calibrate, calibration_rows, write_calibrations
+from equipoise.train.best_adapters import BestAdapters, Selection
 from equipoise.train.checkpoint import TrainingState, load_checkpoint, parts_of, refuse_other_engine, save_checkpoint
 from equipoise.train.checkpoint_files import checkpoints, last_whole, read_state
 from equipoise.train.data_record import refuse_other_data, write_data_record
 from equipoise.train.describe import describe, heads_line, step_line
 from equipoise.train.environment import peak_memory_bytes
+from equipoise.train.fit_on_valid import ValidFits
 from equipoise.train.flat_adamw import FlatAdamW
 from equipoise.train.head_phase import learned_parts, start_heads
-from equipoise.train.list_fit import check_lists, fit_lists, in_begun_form, list_rule, write_lists
-from equipoise.train.list_fit import sentences as list_sentences
+from equipoise.train.list_fit import check_lists, in_begun_form, list_rule
 from equipoise.train.loop import Hooks, Loop
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.out_of_memory import memory_advice
 from equipoise.train.parameters import MovementCheck, gather, optimizer_groups, trainable
-from equipoise.train.recall_scores import CHOICE_CUTOFF, choose_vectors, write_choice
 from equipoise.train.recall_sources import as_begun
 from equipoise.train.rescue import said_if_full, save_or_rescue
 from equipoise.train.resume import begun_processes, refuse_changed_base, refuse_changed_settings, write_inputs
@@ -69,7 +62,7 @@ from equipoise.train.start_from import EarlierRun
 from equipoise.train.start_record import StartRecord
 from equipoise.train.token_caches import check_lengths, find_tokens
 from equipoise.train.trackers.tracking import Tracking
-from equipoise.train.validation import Validation, score_rows, spread_rows, users_of, validate
+from equipoise.train.validation import Validation, validate
 from equipoise.train.weight_average import WeightAverage
 from equipoise.train.world import World
 
@@ -380,10 +373,11 @@ class Job:
                 f"{run / 'metrics.jsonl'}: nothing in these steps has taught it anything"
             )
         self._offer_average(progress.step)
+        fits = ValidFits(self.config, self.model, self.slate_model, self.accelerator, self.world)
         if self.config.train.calibration != "none" or list_rule(self.config) is not None:
-            self._judge_on_valid()
+            fits.fit_scores(self.valid)
         if self.data.beside.sources is not None:
-            self._choose_vectors(self.data.beside.sources)
+            fits.choose_vectors(self.data, self.data.beside.sources)
         summary = {
             "finished": True,
             "name": self.config.name,
@@ -414,82 +408,6 @@ class Job:
                 f"were not better than that of step {self.best.known['step']} (train.patience)"
             )
         return f"after all {step} steps"
-
-    def _judge_on_valid(self) -> None:
-        """Score valid by what `evaluate.adapters` names, calibrate and fit lists by that, and say what it gave."""
-        self.world.barrier()
-        config, run, method = self.config, self.config.output, self.config.train.calibration
-        rule = list_rule(config)
-        if self.valid is None:
-            log.info("there is no valid split: prices of groups are 0, and what list-wise objectives learned is kept")
-            if self.accelerator.is_main_process:
-                write_lists(run, {"prices": {}, "learned": {}})
-            return
-        slates = self.valid.slates
-        rows = spread_rows(len(slates), config.evaluate.max_requests)
-        adapters = run_adapters(run, config)
-        last = None if zero_stage(self.accelerator) == 3 else gather(trainable(self.slate_model))
-        if last is not None:  # under ZeRO-3 no process holds whole weights: the last ones are judged
-            copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
-        console = new_console(quiet=self.world.rank > 0)
-        bar = ProgressBar("judging on valid", len(rows), "slates", console=console)
-        with memory_advice(config, "scoring"), bar:
-            scores = score_rows(config, self.model, slates, rows, self.accelerator.device, self.world, bar.advance)
-        if last is not None:
-            copy_into(self.slate_model, last, "the last weights")
-        if not self.accelerator.is_main_process:
-            return
-        found: dict[str, dict[str, Any]] = {}
-        if method != "none":
-            users = users_of(slates, rows, scores)
-            labelled = calibration_rows(scores, users, self.valid.objectives, config.objectives.specs())
-            found = {name: calibrate(each, method, config.seed) for name, each in labelled.items()}
-        if rule is not None:
-            corrections = {n: Calibration.of(each["calibration"]) for n, each in found.items() if each["kept"]}
-            corrected = with_calibration(scores, corrections)
-            logits = {name: torch.from_numpy(corrected[name]) for name in self.slate_model.pointwise}
-            lists = fit_lists(config, slates, corrected, self.slate_model.relevance(logits).numpy())
-            write_lists(run, lists)
-            log.info("\n".join(list_sentences(lists)))
-        if method != "none":
-            write_calibrations(run, found, adapters_hash(adapters))
-            for name, about in found.items():
-                log.info(f"calibration of {name} ({method}) {about['why']}")
-
-    def _choose_vectors(self, sources: RecallSources) -> None:
-        """Keep the vectors of recall only where they find more on valid than what recall began as, and say so."""
-        self.world.barrier()
-        if shards_base(self.accelerator):
-            log.info(
-                f"recall: under {engine_name(self.accelerator)} no process holds whole weights, so its vectors are "
-                "kept without a comparison"
-            )
-            return
-        if not self.accelerator.is_main_process:
-            return
-        config, run = self.config, self.config.output
-        adapters = run_adapters(run, config)
-        last = gather(trainable(self.slate_model))
-        copy_into(self.slate_model, load_file(adapters / TENSORS), str(adapters))
-        self.slate_model.eval()
-        valid = SlateSet(config.data.folder, "valid", self.data.tokens)
-        name = self.slate_model.retrieval[0]
-        with ProgressBar(unit="", console=new_console(), transient=True) as bar:
-
-            def tell(stage: str, done: int, total: int) -> None:
-                bar.add(stage, total)
-                bar.advance(done, stage)
-
-            found = choose_vectors(
-                self.slate_model, name, self.data.slates, valid, config.tokens.max_row, sources, tell
-            )
-        copy_into(self.slate_model, last, "the last weights")
-        write_choice(run, found, adapters_hash(adapters))
-        kept = "its vectors are kept" if found["kept"] else "its vectors, which do not surely find more, are left out"
-        log.info(
-            f"{name}: recall@{CHOICE_CUTOFF} on {found['shoppers']} valid requests {found['without']:.4f} by its "
-            f"sources, {found['with']:.4f} with its vectors: {kept}"
-        )
 
     def _which_is_best(self, best: dict[str, Any]) -> str:
         what = f"step {best['step']}"
