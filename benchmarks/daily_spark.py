@@ -52,7 +52,12 @@ def measure(work: Path, quick: bool, rows: int | None = None) -> list[dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     sets = {} if quick else {"complete_journey": _coupons(folder)}
     sets["simulated"] = simulated(folder, rows or (QUICK_ROWS if quick else ROWS))
-    return [entry for name, settings in sets.items() for entry in _compare(folder, name, settings)]
+    figures, equal = [], True
+    for name, settings in sets.items():
+        found, own = _compare(folder, name, settings)
+        equal = equal and found
+        figures += own
+    return [figure("spark_equal", equal, "1 where both folders hold the same rows", data=list(sets)), *figures]
 
 
 def _coupons(folder: Path) -> dict[str, Any]:
@@ -89,7 +94,8 @@ def simulated(folder: Path, rows: int) -> dict[str, Any]:
     return settings
 
 
-def _compare(folder: Path, name: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def _compare(folder: Path, name: str, settings: dict[str, Any]) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether both engines make the same folder of a data set, and what each takes."""
     done, outs = {}, {}
     for engine in ("duckdb", "spark"):
         outs[engine] = folder / f"{name}_by_{engine}"
@@ -98,12 +104,11 @@ def _compare(folder: Path, name: str, settings: dict[str, Any]) -> list[dict[str
     found = differences(outs["duckdb"], outs["spark"])
     for line in found:
         print(f"{name}: {line}", file=sys.stderr)
-    about = {"data": name, "rows": done["duckdb"]["rows"]}
-    figures = [figure("spark_equal", not found, "1 where both folders hold the same rows", **about)]
+    figures, rows = [], done["duckdb"]["rows"]
     for engine, each in done.items():
-        figures.append(figure(f"{engine}_seconds", each["seconds"], "s", **about))
-        figures.append(figure(f"{engine}_peak_mb", each["mb"], "MB of all its processes", **about))
-    return figures
+        figures.append(figure(f"{engine}_{name}_seconds", each["seconds"], "s", rows=rows))
+        figures.append(figure(f"{engine}_{name}_peak_mb", each["mb"], "MB of all its processes", rows=rows))
+    return not found, figures
 
 
 def prepare_apart(config: DataConfig) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import daily, daily_nights
+from benchmarks import daily, daily_nights, daily_spark
 from benchmarks.daily_shop import Size, day_of, poison, shop_config, write_shop
+from benchmarks.figures import report
 from equipoise.common.errors import UserError
 
 SIZE = Size(before=2, nights=1, requests=60, shoppers=30, items=20, steps=1)
@@ -58,3 +59,18 @@ def test_a_stopped_training_from_nothing_is_timed_anew(tmp_path: Path, monkeypat
     (state / "nights" / "2026-01-03.json").touch()
     daily_nights._from_nothing(config, day_of(2), state)
     assert seen == [[], ["nights"]]
+
+
+def test_spark_and_duckdb_on_two_sets_have_figures_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daily_spark, "_coupons", lambda folder: {"source": "tables"})
+    monkeypatch.setattr(daily_spark, "simulated", lambda folder, rows: {"source": "tables"})
+    monkeypatch.setattr(daily_spark.DataConfig, "model_validate", lambda settings: settings)
+    monkeypatch.setattr(daily_spark, "prepare_apart", lambda config: {"seconds": 1.0, "mb": 2.0, "rows": 3})
+    differ = {tmp_path / "spark" / "simulated_by_spark"}
+    monkeypatch.setattr(daily_spark, "differences", lambda one, other: ["a row"] if other in differ else [])
+    figures = daily_spark.measure(tmp_path, quick=False)
+    values = {each["name"]: each["value"] for each in report("daily", figures)["figures"]}
+    assert not values["spark_equal"] and values["duckdb_complete_journey_seconds"] == 1.0
+    assert len(values) == 1 + 2 * 2 * 2
