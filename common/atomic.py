@@ -9,9 +9,12 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from equipoise.common.errors import UserError
 
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 """In the names of unfinished folders: elsewhere nobody knows whether the process of that number still runs."""
@@ -51,6 +54,25 @@ def atomic_dir(folder: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
             replace_dir(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def refuse_unwritable(place: Path, name: str) -> None:
+    """Refuse a file or folder that cannot be made, before work is spent on what is to be in it.
+
+    Args:
+        place: it may be there already.
+        name: of the option or setting.
+
+    Raises:
+        UserError: names the place and the reason.
+    """
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=above):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{name}: {place} cannot be written ({reason}): name another place") from error
 
 
 def replace_dir(complete: Path, folder: Path) -> None:

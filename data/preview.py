@@ -144,7 +144,7 @@ def _summary(con: duckdb.DuckDBPyConnection, source: str, kind: str, table: str,
         middle AS (SELECT sum(n) / 2 AS half FROM ordered)
         SELECT (SELECT sum(n) FROM told), (SELECT sum(n) FROM told WHERE x IS NOT NULL),
             (SELECT count(x) FROM told), sum(n), min(v),
-            (min(v) FILTER (upto >= half) + min(v) FILTER (upto > half)) / 2, max(v)
+            min(v) FILTER (upto >= half) / 2 + min(v) FILTER (upto > half) / 2, max(v)
         FROM ordered, middle
         """,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from equipoise.common.atomic import atomic_dir
+from equipoise.common.atomic import atomic_dir, refuse_unwritable
 from equipoise.common.console import new_console, new_table
 from equipoise.common.errors import UserError
 from equipoise.common.logs import rendered
@@ -144,8 +144,12 @@ def refuse_target(run: Path, out: Path, overwrite: bool) -> None:
     """Refuse a folder that an export of `run` may not be written to.
 
     Raises:
-        UserError: it holds the run, something else, or an export that is not to be replaced.
+        UserError: it holds the run or lies in it, holds something else or an export that is not to be replaced, or
+            cannot be written.
     """
+    if out.resolve().is_relative_to(run.resolve()):
+        raise UserError(f"{out} lies in the run: name another folder to export to")
+    refuse_unwritable(out, "export")
     if run.resolve().is_relative_to(out.resolve()):
         raise UserError(f"{out} holds the run itself: name another folder to export to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

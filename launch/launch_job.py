@@ -59,7 +59,7 @@ def launch_job(accelerate: str | None, arguments: Sequence[str]) -> None:
     if on_cpu(config, settings):
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ[LAUNCHER] = str(os.getpid())  # so that its processes see when it dies
-    with _signals_handed_on():
+    with signals_handed_on():
         _run(launch_command, options)
 
 
@@ -150,8 +150,8 @@ def exit_code(code: int) -> int:
 
 
 @contextmanager
-def _signals_handed_on() -> Iterator[None]:
-    """Hand SIGINT and SIGTERM to the one process of a job, which the launcher only waits for.
+def signals_handed_on() -> Iterator[None]:
+    """Hand SIGINT and SIGTERM to the one process of a job, which the caller only waits for.
 
     With several processes the launcher sets handlers of its own once they run.
     """

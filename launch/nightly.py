@@ -1,9 +1,9 @@
 """`equipoise nightly CONFIG --day D`: a training every night, and the switch of what is served. docs/nightly.md."""
 
 import logging
-import os
 import subprocess
 import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from equipoise.common.errors import UserError
 from equipoise.common.process import INTERRUPTED
 from equipoise.configs.load import save_config
 from equipoise.configs.schema import RunConfig
+from equipoise.launch.launch_job import exit_code, signals_handed_on
 from equipoise.nightly.night import Decision, Trainer, run_night, train_here
 from equipoise.nightly.state import PROMOTED, State, roll_back
 from equipoise.train.prepare_run import write_tokens
@@ -39,10 +40,10 @@ def nightly(
         raise UserError("name the last day whose logs are complete: --day 2026-01-31 (or go back with --rollback)")
     trainer = train_here if accelerate is None else launched(accelerate)
     decision = run_night(config, read_day(day), state, again, trainer)
-    return exit_code(decision)
+    return decided_code(decision)
 
 
-def exit_code(decision: Decision) -> int:
+def decided_code(decision: Decision) -> int:
     """0 where tonight's model is served, else NOT_PROMOTED."""
     return 0 if decision.action == PROMOTED else NOT_PROMOTED
 
@@ -60,17 +61,20 @@ def read_day(text: str) -> date:
 
 
 def launched(accelerate: str) -> Trainer:
-    """Trains in the processes of `equipoise launch --accelerate NAME`."""
+    """Trains in the processes of `equipoise launch --accelerate NAME`, to which signals are handed on."""
 
     def train(config: RunConfig, resume: bool, overwrite: bool) -> bool:
-        path = config.output.with_name(f"{config.output.name}.yaml")
-        save_config(config, path)
         write_tokens(config)  # and vectors and priors, which several processes do not make
         flags = [*(["--resume"] if resume else []), *(["--overwrite"] if overwrite else [])]
         command = [sys.executable, "-m", "equipoise.launch.cli", "launch", "--accelerate", accelerate, "train"]
-        code = subprocess.run([*command, str(path), *flags], env=os.environ, check=False).returncode
-        if code not in (0, INTERRUPTED):
+        with tempfile.TemporaryDirectory() as folder, signals_handed_on():
+            path = Path(folder) / "config.yaml"
+            save_config(config, path)
+            # In a session of its own, so that Ctrl-C reaches it once, and its processes by it.
+            done = subprocess.run([*command, str(path), *flags], check=False, start_new_session=True)
+        if done.returncode not in (0, INTERRUPTED):
+            code = exit_code(done.returncode)
             raise UserError(f"the training of {config.output} ended with exit code {code}: its messages say why")
-        return code == 0
+        return done.returncode == 0
 
     return train

@@ -69,8 +69,10 @@ class ValidFits:
             return
         last = gather(trainable(self.slate_model))
         copy_into(self.slate_model, load_file(self._adapters / TENSORS), str(self._adapters))
-        yield
-        copy_into(self.slate_model, last, "the last weights")
+        try:
+            yield
+        finally:
+            copy_into(self.slate_model, last, "the last weights")
 
     def fit_scores(self, valid: DataParts | None) -> None:
         """Calibrate (`train.calibration`) and fit lists, where the configuration asks for it, and say what it gave.

@@ -15,7 +15,7 @@ from equipoise.train.world import World
 log = logging.getLogger(__name__)
 
 FILE_NAME = "inputs.json"
-MAY_CHANGE = (
+SAME_NUMBERS = (
     # where things lie: their content is compared by its hashes
     *("name", "output", "data.folder", "data.remote", "data.source", "data.file", "data.tables.*"),
     *("data.memory_limit", "data.engine", "data.spark.*"),
@@ -30,14 +30,21 @@ MAY_CHANGE = (
         "tokens.max_row",
         "train.self_check",
     ),
+    # what is told of them, and to whom
+    *("train.log_every", "train.save_every", "train.keep_checkpoints", "nightly.*"),
+    *("wandb.*", "tensorboard", "mlflow"),
+)
+"""Settings that change nothing in what a run comes to."""
+MAY_CHANGE = (
+    *SAME_NUMBERS,
     # how far and how fast
     *("train.epochs", "train.max_steps", "train.lr", "train.head_lr", "train.warmup", "train.min_lr_ratio"),
     *("train.weight_decay", "train.max_grad_norm", "train.max_nonfinite"),
     *("balancing.map", "balancing.probe_every"),
     # what is logged, kept, chosen and measured
-    *("train.log_every", "train.save_every", "train.keep_checkpoints", "train.eval_every", "train.eval_requests"),
+    *("train.eval_every", "train.eval_requests"),
     *("train.select*", "train.patience", "train.average", "train.calibration"),
-    *("evaluate.*", "nightly.*", "wandb.*", "tensorboard", "mlflow"),
+    "evaluate.*",
 )
 """Settings that `--resume` accepts in other values; every other one must be as the run began with it."""
 SILENT = ("name", "output", "data.folder", "data.remote", "data.file", "data.tables.*", "wandb.*")

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
+from equipoise.common.atomic import refuse_unwritable
 from equipoise.common.errors import UserError
 from equipoise.common.file_lock import Held, hold
 from equipoise.configs.schema import RunConfig
@@ -28,6 +29,7 @@ OWN = (
     *("best", "average", "priors", "recall"),
     *("calibration.json", "lists.json", "conflicts.json", "balance.*", "operating_point.json", "front.*"),
     *("report.html", "evaluation_*.json", "examples_*.json", "scores_*.parquet", "newcomers_*.json", "baselines"),
+    "exported.json",
     *("wandb", "wandb.json", "mlflow.json", "mlruns", "job.*", "*.log", ".*.partial", "*.tmp-*", "__pycache__"),
 )
 """Names in a run folder that a training or a later command writes."""
@@ -146,6 +148,7 @@ class RunFolder:
             raise UserError("--resume and --overwrite exclude each other: drop one of them")
         if run.exists() and not run.is_dir():
             raise UserError(f"output: {run} is a file: set another output")
+        refuse_unwritable(run, "output")
         held = (run / "config.yaml").exists() or (run / MARKER).exists()
         if held and not (resume or overwrite):
             raise UserError(f"{run} already holds a run: add --resume or --overwrite, or set another output")

@@ -154,7 +154,7 @@ def run(
     config: ConfigArgument,
     overrides: Overrides = None,
     export: Annotated[
-        Path | None, typer.Option(help="Folder of the export.", show_default="exports/NAME", metavar="FOLDER")
+        Path | None, typer.Option(help="Folder of the export.", show_default="in exports/, named as the run folder")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Begin anew: replace the run and the export.")] = False,
     accelerate: Annotated[
