@@ -147,11 +147,11 @@ def refuse_target(run: Path, out: Path, overwrite: bool) -> None:
         UserError: it holds the run or lies in it, holds something else or an export that is not to be replaced, or
             cannot be written.
     """
+    if run.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{out} holds the run itself: name another folder to export to")
     if out.resolve().is_relative_to(run.resolve()):
         raise UserError(f"{out} lies in the run: name another folder to export to")
     refuse_unwritable(out, "export")
-    if run.resolve().is_relative_to(out.resolve()):
-        raise UserError(f"{out} holds the run itself: name another folder to export to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / FILE_NAME).is_file():

@@ -235,6 +235,10 @@ def test_an_existing_folder_is_kept(exported: Any, tmp_path: Path) -> None:
         export_run(run, tmp_path, overwrite=True)
     with pytest.raises(UserError, match="holds the run"):
         export_run(run, run, overwrite=True)
+    with pytest.raises(UserError, match="lies in the run"):
+        export_run(run, run / "export")
+    with pytest.raises(UserError, match=r"notes.txt/export cannot be written \(Not a directory\)"):
+        export_run(run, tmp_path / "notes.txt" / "export")
 
 
 def test_overwrite_replaces_an_export_and_a_failure_keeps_the_old_one(

@@ -75,7 +75,7 @@ def test_the_first_evaluation_is_that_of_the_prior(
         shown.append(given)
         return ProgressBar(*given, **named)
 
-    monkeypatch.setattr("equipoise.train.job.ProgressBar", bar)
+    monkeypatch.setattr("equipoise.train.fit_on_valid.ProgressBar", bar)
     train(config)
     judged = ("judging on valid", Manifest.read(config.data.folder).splits["valid"].slates, "slates")
     assert (judged in shown) == ("diversity" in objectives)  # lists are fitted on it
