@@ -8,7 +8,9 @@ import yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
+"""Of weights that took six steps of up to 1e-3 each: AdamW divides a gradient by its own size, so that near 0 the order
+in which a processor's library adds is seen (1.01e-5 on an AMD EPYC)."""
 METHODS = ("mgda", "pcgrad", "weighted")
 # Exposure that leans towards few candidates: else the two groups are so nearly even that the fairness gradient, squared
 # differences of nearly equal sums, has only three digits in float32, which `normalize: l2` blows up.
@@ -95,7 +97,7 @@ def test_accumulation_equals_one_batch_for_fixed_weights(launch: Any, alone: dic
     assert plain.code == cut.code == 0, plain.printed + cut.printed
     for name, tensor in plain.adapters().items():
         # Adam magnifies the rounding of the slate head's first gradients, which are almost zero (seen: 1.3e-5).
-        assert (tensor - cut.adapters()[name]).abs().max() <= 3 * TOLERANCE, name
+        assert (tensor - cut.adapters()[name]).abs().max() <= 1.5 * TOLERANCE, name
     assert alone["weighted"].metrics()[0]["train/loss/ctr"] != plain.metrics()[0]["train/loss/ctr"]
 
 
