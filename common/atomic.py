@@ -56,19 +56,21 @@ def atomic_dir(folder: Path, keep: Callable[[Path], bool] = lambda _: False) -> 
         shutil.rmtree(building, ignore_errors=True)
 
 
-def refuse_unwritable(place: Path, name: str) -> None:
-    """Refuse a file or folder that cannot be made, before work is spent on what is to be in it.
+def refuse_unwritable(place: Path, folder: Path, name: str) -> None:
+    """Refuse a place where nothing can be written, before work is spent on what is to be there.
 
     Args:
-        place: it may be there already.
+        place: what is to be written.
+        folder: in which its first files will be made, the place itself or its parent; it may not be there yet.
         name: of the option or setting.
 
     Raises:
         UserError: names the place and the reason.
     """
-    above = next(folder for folder in place.absolute().parents if folder.exists())
+    whole = folder.absolute()
+    nearest = next(each for each in (whole, *whole.parents) if each.exists())
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=above):
+        with tempfile.TemporaryDirectory(prefix=".", dir=nearest):
             pass
     except OSError as error:
         reason = error.strerror or str(error)

@@ -151,7 +151,7 @@ def refuse_target(run: Path, out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} holds the run itself: name another folder to export to")
     if out.resolve().is_relative_to(run.resolve()):
         raise UserError(f"{out} lies in the run: name another folder to export to")
-    refuse_unwritable(out, "export")
+    refuse_unwritable(out, out.parent, "export")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / FILE_NAME).is_file():

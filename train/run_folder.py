@@ -148,7 +148,7 @@ class RunFolder:
             raise UserError("--resume and --overwrite exclude each other: drop one of them")
         if run.exists() and not run.is_dir():
             raise UserError(f"output: {run} is a file: set another output")
-        refuse_unwritable(run, "output")
+        refuse_unwritable(run, run, "output")
         held = (run / "config.yaml").exists() or (run / MARKER).exists()
         if held and not (resume or overwrite):
             raise UserError(f"{run} already holds a run: add --resume or --overwrite, or set another output")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.common.atomic import HOST, atomic_dir, atomic_write, replace_dir
+from equipoise.common.atomic import HOST, atomic_dir, atomic_write, refuse_unwritable, replace_dir
+from equipoise.common.errors import UserError
 
 
 def names(folder: Path) -> list[str]:
@@ -106,3 +107,18 @@ def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path, gone: int) -> 
     with pytest.raises(RuntimeError), atomic_dir(tmp_path / "folder"):
         raise RuntimeError
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["old"]
+
+
+def test_a_place_is_refused_by_the_folder_that_is_written_to(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    refuse_unwritable(tmp_path / "new" / "run", tmp_path / "new" / "run", "output")
+    refuse_unwritable(tmp_path / "there", tmp_path, "export")
+    with pytest.raises(
+        UserError, match=r"output: .*file/run cannot be written \(Not a directory\): name another place"
+    ):
+        refuse_unwritable(file / "run", file / "run", "output")
+    proc = Path("/proc/self/task")
+    with pytest.raises(UserError, match="cannot be written"):
+        refuse_unwritable(proc / "x", proc, "export")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
