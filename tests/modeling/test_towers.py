@@ -206,5 +206,7 @@ def test_where_weights_are_gathered_towers_pass_a_layer_together(
     for ours, theirs in zip(found[:2], wanted[:2], strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
-            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+            # Rounding follows the largest numbers of a tensor, up to 24 here, not an element near 0.
+            atol = 1e-6 * max(1.0, float(theirs[name].abs().max()))
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=atol, msg=name)
     torch.testing.assert_close(found[2], wanted[2], rtol=1e-4, atol=1e-9)
