@@ -42,11 +42,11 @@ def _repeated(path: Path) -> str:
     if path.stem not in ("impressions", "events"):
         return str(path)
     out = path.with_name(f"{path.stem}_{TIMES}.parquet")
-    named = "request_id || '-' || n AS request_id, " if path.stem == "impressions" else ""
-    own = ", ".join(name for name in ("request_id", "timestamp") if named or name == "timestamp")
+    changed = [f"timestamp + to_days({DAYS} * CAST(n AS INTEGER)) AS timestamp"]
+    changed += ["request_id || '-' || n AS request_id"] if path.stem == "impressions" else []
     with duckdb.connect() as con:
         con.execute(f"""
-            COPY (SELECT {named}timestamp + to_days({DAYS} * CAST(n AS INTEGER)) AS timestamp, * EXCLUDE ({own}, n)
+            COPY (SELECT * EXCLUDE (n) REPLACE ({", ".join(changed)})
                   FROM range({TIMES}) AS times(n), read_parquet('{path}'))
             TO '{out}' (FORMAT parquet)
         """)

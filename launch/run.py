@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from equipoise.common.atomic import atomic_write
@@ -104,13 +104,16 @@ def _refuse_changed(config: RunConfig) -> None:
 
 def _finish(run: Path, out: Path, overwrite: bool, seconds: dict[str, float]) -> None:
     """Evaluate and export a trained run where that is not done yet, and sum it up."""
-    with CheckProcess((run / "priors").is_dir()) as check:  # it imports what it needs during the evaluation
+    own = _is_own(run, out)
+    exported = own and _is_newer(out / RECORD, run / "summary.json", run / POINT_FILE)
+    # It imports what it needs during the evaluation.
+    with nullcontext() if exported else CheckProcess((run / "priors").is_dir()) as check:
         if not _is_newer(run / "evaluation_test.json", run / "summary.json"):
             with _timed(seconds, "evaluating"):
                 evaluate_run(run)
-        if not (_is_own(run, out) and _is_newer(out / RECORD, run / "summary.json", run / POINT_FILE)):
+        if not exported:
             with _timed(seconds, "exporting"):
-                export_run(run, out, overwrite=overwrite or _is_own(run, out), check=check)
+                export_run(run, out, overwrite=overwrite or own, check=check)
                 with atomic_write(run / NOTE) as partial:
                     partial.write_text(json.dumps(_noted(out)) + "\n", "utf-8")
     report_run(run)

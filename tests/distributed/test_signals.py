@@ -13,6 +13,15 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
+def wait_for_steps(process: subprocess.Popen[Any], run: Path, seconds: float) -> None:
+    """Wait until a job has logged steps; fails where it ends before, or takes longer."""
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + seconds
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("engine", [None, "cpu_ddp2"])
 def test_sigterm_saves_and_resume_finishes(engine: str | None, launch: Any, tiny_config: Path, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
@@ -27,11 +36,7 @@ def test_sigterm_saves_and_resume_finishes(engine: str | None, launch: Any, tiny
     process = subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
-    metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+    wait_for_steps(process, run, 120)
     os.killpg(process.pid, signal.SIGTERM)
     printed = process.communicate(timeout=120)[0].decode()
     assert list((run / "checkpoints").glob("step-*[0-9]")), printed
@@ -52,11 +57,7 @@ def test_run_hands_a_signal_on_to_its_processes(tiny_config: Path, tmp_path: Pat
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 180
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+    wait_for_steps(process, run, 180)
     process.terminate()  # to this process alone, as a scheduler's
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 75, printed
