@@ -260,10 +260,9 @@ def prior_log_odds(folder: Path, serving: Json, rows: list[list[float | None]]) 
         elif about["method"] == "blend":
             model = json.loads((folder / about["file"]).read_text("utf-8"))
             trees = [tree_log_odds(text, own) for text in model["trees"]]
-            share, whole = model["share"], model["whole"]  # of the linear model; of the trees of all rows among trees
-            found = []
-            for row, (first, *others) in zip(own, zip(*trees, strict=True), strict=True):
-                of_trees = whole * first + (1 - whole) * sum(others) / len(others)
+            share, found = model["share"], []  # of the linear model
+            for row, each in zip(own, zip(*trees, strict=True), strict=True):
+                of_trees = sum(weight * value for weight, value in zip(model["weights"], each, strict=True))
                 found.append((1 - share) * of_trees + share * linear_log_odds(model["linear"], row))
         else:
             found = tree_log_odds((folder / about["file"]).read_text("utf-8"), own)

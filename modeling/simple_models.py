@@ -4,46 +4,36 @@ All read columns float32 (N, F), NaN where a value is unknown; a category is the
 text: LightGBM's own format, and JSON. None reads a row's label when it scores that row out of fold.
 """
 
-import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equipoise.common.errors import UserError
+from equipoise.modeling.boosted_trees import (
+    DEFAULT_TREES,
+    MOST_TREES,
+    PATIENCE,
+    TREE_SETTINGS,
+    boost,
+    read_trees,
+    refit_trees,
+)
 from equipoise.modeling.linear_model import MOST_CATEGORIES, LinearModel, Weighed, regress, unfitted
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
-MOST_TREES = 800
 TUNING_ROWS = 100_000
 """Training rows on which settings are tried; the chosen one is fitted on all."""
-PATIENCE = 40
 FOLDS = 5
-TREE_SETTINGS: tuple[dict[str, Any], ...] = (
-    {"num_leaves": 31, "learning_rate": 0.05, "min_child_samples": 100},
-    {"num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 50, "lambda_l2": 5.0},
-    {"num_leaves": 63, "learning_rate": 0.03, "min_child_samples": 200, "feature_fraction": 0.7},
-    {
-        "num_leaves": 7,
-        "learning_rate": 0.08,
-        "min_child_samples": 200,
-        "lambda_l2": 20.0,
-        "feature_fraction": 0.5,
-        "bagging_fraction": 0.8,
-        "bagging_freq": 1,
-    },
-)
-"""What is tried on the validation rows; the first is the default without them, the last is for rare labels."""
-DEFAULT_TREES = 300
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
 TRIED = (TREE_SETTINGS, DEFAULT_TREES, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES, MOST_CATEGORIES)
 """What decides a fitted model beside its rows."""
 WHOLE = 0.3
-"""Of the trees' log-odds in a blend: what the trees of all rows have, those of the folds, which saw fewer, the rest."""
+"""Of trees of the same columns in a blend: those of all rows have this, those of the folds, of fewer rows, the rest."""
 SHARES = np.linspace(0, 1, 21)
 """Of the linear model in a blend: what is tried."""
 Rows = tuple[np.ndarray, np.ndarray]
@@ -55,21 +45,21 @@ class Blend:
     """Log-odds of boosted trees and of a logistic regression, averaged.
 
     Attributes:
-        trees: fitted on all rows, then of each fold those that saw no row of its users.
+        trees: fitted on all rows, then of each fold those that saw no row of its users; then the same of trees that
+            leave some columns out.
+        weights: how much each of them has of the trees' part; they add up to 1.
         linear: fitted on all rows.
         share: of the linear model, 0 to 1.
-        whole: of the trees' part, what the first have; the others have equal parts of the rest.
     """
 
     trees: "tuple[Booster, ...]"
+    weights: tuple[float, ...]
     linear: LinearModel
     share: float
-    whole: float = WHOLE
 
     def mean(self, trees: Sequence[Any], linear: Any) -> Any:
         """What trees and the linear model say, numbers or arrays of one shape, averaged by their weights."""
-        of_trees = self.whole * trees[0] + (1 - self.whole) * np.mean(trees[1:], axis=0)
-        return mixed(self.share, of_trees, linear)
+        return mixed(self.share, np.average(trees, axis=0, weights=self.weights), linear)
 
 
 def fit_trees(
@@ -101,18 +91,18 @@ def fit_trees(
     if valid is None and groups is not None:
         held, (*others, own) = _held_out(rows, groups, seed)
         tuned = fit_trees(*others, categories=categories, valid=held[:2], seed=seed, weight=own, valid_weight=held[2])
-        return _refit_trees(tuned, rows)
+        return refit_trees(tuned, rows)
     base = {"objective": "binary", "verbosity": -1, "seed": seed, "deterministic": True, "force_col_wise": True}
     base["categorical_column"] = list(categories)
     if valid is None or not _two_classes(valid[1]):
-        return _boost(base | TREE_SETTINGS[0], DEFAULT_TREES, rows)
+        return boost(base | TREE_SETTINGS[0], DEFAULT_TREES, rows)
     few = _sampled(rows, seed)
     judged = (*valid, valid_weight)
-    tried = [_boost(base | setting, MOST_TREES, few, judged) for setting in TREE_SETTINGS]
+    tried = [boost(base | setting, MOST_TREES, few, judged) for setting in TREE_SETTINGS]
     best = int(np.argmin([_loss(model, judged) for model in tried]))
     if len(few[1]) == len(label):
         return tried[best]
-    return _boost(base | TREE_SETTINGS[best], MOST_TREES, rows, judged)
+    return boost(base | TREE_SETTINGS[best], MOST_TREES, rows, judged)
 
 
 def fit_linear(
@@ -161,7 +151,7 @@ def log_odds(model: "Booster | LinearModel | Blend", columns: np.ndarray) -> np.
     if isinstance(model, Blend):
         # What has no share is not asked: of a request's few rows a linear model costs as much as all the trees.
         linear = model.linear.log_odds(columns) if model.share else 0.0
-        trees = [log_odds(each, columns) for each in model.trees] if model.share < 1 else [0.0, 0.0]
+        trees = [log_odds(each, columns) if model.share < 1 else np.zeros(len(columns)) for each in model.trees]
         return np.asarray(model.mean(trees, linear))
     return np.asarray(model.predict(columns, raw_score=True), np.float64)
 
@@ -196,8 +186,35 @@ def out_of_fold(
     return _by_fold([model], _checked(columns, label, weight), groups, folds, seed, shown_as)[0][0]
 
 
-def fit_blend(
+def fit_steady(
     trees: "Booster",
+    left_out: Sequence[int],
+    columns: np.ndarray,
+    label: np.ndarray,
+    *,
+    valid: Rows,
+    weight: np.ndarray | None = None,
+    valid_weight: np.ndarray | None = None,
+) -> "Booster | None":
+    """Trees of the settings of others that leave some columns out; None where both together are no better on `valid`.
+
+    Args:
+        trees: by `fit_trees`, on the same rows.
+        left_out: positions of numbers.
+        columns, label, valid, weight, valid_weight: as of `fit_trees`.
+    """
+    judged = (*valid, valid_weight)
+    if not left_out or not _two_classes(valid[1]):
+        return None
+    parameters = trees.fitted_as[0] | {"left_out": sorted(left_out)}  # type: ignore[attr-defined]
+    steady = boost(parameters, MOST_TREES, _checked(columns, label, weight), judged)
+    alone, other = (log_odds(each, valid[0]) for each in (trees, steady))
+    losses = [cross_entropy(valid[1], found, valid_weight) for found in (alone, (alone + other) / 2)]
+    return steady if losses[1] < losses[0] else None
+
+
+def fit_blend(
+    trees: "Sequence[Booster]",
     linear: LinearModel,
     columns: np.ndarray,
     label: np.ndarray,
@@ -215,19 +232,23 @@ def fit_blend(
     stacking), so that no model is judged by rows that it saw.
 
     Args:
-        trees, linear: fitted on all rows, by `fit_trees` and `fit_linear`.
+        trees: fitted on all rows, by `fit_trees` and, with columns left out, `fit_steady`; each counts alike.
+        linear: fitted on all rows, by `fit_linear`.
         columns, label, groups, folds, seed, shown_as, weight: as of `out_of_fold`, whose second value it has.
 
     Raises:
         UserError: as of `out_of_fold`.
     """
     rows = _, label, weight = _checked(columns, label, weight)
-    (of_trees, of_linear), refitted = _by_fold([trees, linear], rows, groups, folds, seed, shown_as)
-    kept = [trees, *(of_fold for of_fold, _ in refitted)]
+    (*of_each, of_linear), refitted = _by_fold([*trees, linear], rows, groups, folds, seed, shown_as)
+    of_trees = [np.mean(values, axis=0) for values in zip(*of_each, strict=True)]
+    kept = [model for position, own in enumerate(trees) for model in (own, *(fold[position] for fold in refitted))]
+    of_one = [WHOLE, *[(1 - WHOLE) / len(refitted)] * len(refitted)]
+    weights = [part / len(trees) for _ in trees for part in of_one]
     losses = [cross_entropy(label, mixed(share, of_trees[0], of_linear[0]), weight) for share in SHARES]
     share = float(SHARES[int(np.argmin(losses))])
     predictions = [mixed(share, own, other) for own, other in zip(of_trees, of_linear, strict=True)]
-    return Blend(tuple(kept), linear, share), predictions
+    return Blend(tuple(kept), tuple(weights), linear, share), predictions
 
 
 def mixed(share: float, trees: Any, linear: Any) -> Any:
@@ -268,9 +289,7 @@ def to_text(model: "Booster | LinearModel | Blend") -> str:
         return json.dumps(asdict(model), indent=1)
     if isinstance(model, Blend):
         trees = [each.model_to_string() for each in model.trees]
-        return json.dumps(
-            {"share": model.share, "whole": model.whole, "linear": asdict(model.linear), "trees": trees}, indent=1
-        )
+        return json.dumps(asdict(replace(model, trees=())) | {"trees": trees}, indent=1)
     return model.model_to_string()
 
 
@@ -286,21 +305,13 @@ def from_text(text: str) -> "Booster | LinearModel | Blend":
             if "trees" not in read:
                 return LinearModel(**read)
             linear, trees = LinearModel(**read["linear"]), list(map(str, read["trees"]))
-            share, whole = float(read["share"]), float(read["whole"])
-            if len(trees) < 2:
-                raise ValueError("no trees of folds")
+            weights, share = tuple(map(float, read["weights"])), float(read["share"])
+            if not trees or len(weights) != len(trees):
+                raise ValueError("no weight for each of the trees")
         except (TypeError, ValueError, KeyError) as error:
             raise UserError("the text of a linear model or a blend is broken: fit it again") from error
-        return Blend(tuple(_read_trees(each) for each in trees), linear, share, whole)
-    return _read_trees(text)
-
-
-def _read_trees(text: str) -> "Booster":
-    library = _lightgbm()
-    try:
-        return library.Booster(model_str=text)
-    except library.basic.LightGBMError as error:
-        raise UserError(f"LightGBM cannot read the text of trees ({error}): fit them again") from error
+        return Blend(tuple(read_trees(each) for each in trees), weights, linear, share)
+    return read_trees(text)
 
 
 def cross_entropy(label: np.ndarray, logit: np.ndarray, weight: np.ndarray | None = None) -> float:
@@ -315,13 +326,6 @@ def _loss(model: "Booster | LinearModel", rows: Weighed) -> float:
 def _some(rows: Weighed, chosen: np.ndarray) -> Weighed:
     columns, label, weight = rows
     return columns[chosen], label[chosen], None if weight is None else weight[chosen]
-
-
-def _lightgbm() -> Any:
-    try:
-        return importlib.import_module("lightgbm")
-    except (ImportError, OSError) as error:  # OSError: the system's libgomp is missing
-        raise UserError("boosted trees need LightGBM: pip install -c constraints.txt 'equipoise[trees]'") from error
 
 
 def _checked(columns: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> Weighed:
@@ -354,33 +358,6 @@ def _sampled(rows: Weighed, seed: int) -> Weighed:
     return few if _two_classes(few[1]) else rows
 
 
-def _boost(parameters: dict[str, Any], trees: int, rows: Weighed, valid: Weighed | None = None) -> "Booster":
-    library = _lightgbm()
-    columns, label, weight = rows
-    # Leaves of a hundred rows leave small data no split; at least fifty leaves must be possible.
-    smallest = min(parameters["min_child_samples"], max(1, len(label) // 50))
-    parameters = parameters | {"min_child_samples": smallest}
-    kept = {key: value for key, value in parameters.items() if key != "categorical_column"}
-    categories = parameters["categorical_column"]
-    data = library.Dataset(
-        columns, label, weight=weight, categorical_feature=categories, params=kept, free_raw_data=True
-    )
-    if valid is None:
-        booster = library.train(kept, data, trees)
-    else:
-        tuned = library.Dataset(np.asarray(valid[0], np.float32), valid[1], weight=valid[2], reference=data)
-        stop = library.early_stopping(PATIENCE, verbose=False)
-        booster = library.train(kept, data, trees, valid_sets=[tuned], callbacks=[stop])
-        booster = library.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
-    booster.fitted_as = (parameters, booster.num_trees())
-    return booster
-
-
-def _refit_trees(model: "Booster", rows: Weighed) -> "Booster":
-    parameters, trees = model.fitted_as  # type: ignore[attr-defined]
-    return _boost(parameters, max(trees, 1), rows)
-
-
 def _refit(model: "Booster | LinearModel", rows: Weighed, seed: int) -> Any:
     """A model of the same settings on other rows."""
     rows = _checked(*rows)
@@ -388,4 +365,4 @@ def _refit(model: "Booster | LinearModel", rows: Weighed, seed: int) -> Any:
         most = max(model.texts, default=1)
         scales = unfitted(rows, model.categories, model.interactions, (model.logs, model.logits), most)
         return regress(scales, rows, model.inverse_penalty, seed)
-    return _refit_trees(model, rows)
+    return refit_trees(model, rows)

@@ -39,12 +39,20 @@ from equipoise.modeling.simple_models import (
     cross_entropy,
     fit_blend,
     fit_linear,
+    fit_steady,
     fit_trees,
     log_odds,
     out_of_fold,
     to_text,
 )
-from equipoise.train.prior_columns import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
+from equipoise.train.prior_columns import (
+    chosen_weights,
+    columns_to_read,
+    logit_columns,
+    moved_columns,
+    read_columns,
+    split_columns,
+)
 from equipoise.train.thing_vectors import ThingVectors
 from equipoise.train.token_caches import find_tokens
 
@@ -186,6 +194,18 @@ class PriorFit:
         log.info(f"prior of {name}: log loss on valid {losses[0]:.4f} by trees, {losses[1]:.4f} by a linear model")
         return better, replace(spec, method="trees" if better is trees else "linear")
 
+    def _trees_of_blend(self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any]) -> "list[Booster]":
+        """Trees of all columns and, where that is better on the valid rows, others without the columns that moved."""
+        trees = fit_trees(*rows, **options)
+        moved = moved_columns(self.manifest, spec.columns, self.columns, self.valid_columns)
+        judged = {key: options[key] for key in ("valid", "weight", "valid_weight")}
+        steady = fit_steady(trees, moved, *rows, **judged)
+        if moved:
+            part = "half of its trees leave out" if steady else "all of its trees read"
+            listed = ", ".join(spec.columns[position] for position in moved)
+            log.info(f"prior of {name}: {part} what has moved since the training rows, by log loss on valid: {listed}")
+        return [trees] if steady is None else [trees, steady]
+
     def _linear(
         self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
     ) -> LinearModel:
@@ -278,7 +298,8 @@ class PriorFit:
         model: Booster | LinearModel | Blend
         if spec.method == "blend":
             linear = self._linear(name, spec, rows, options, users)
-            model, predictions = fit_blend(fit_trees(*rows, **options), linear, *rows, users, **folded)
+            trees = self._trees_of_blend(name, spec, rows, options)
+            model, predictions = fit_blend(trees, linear, *rows, users, **folded)
             log.info(f"prior of {name}: {model.share:.0%} of its log-odds are the linear model's, the rest the trees'")
         else:
             model, spec = self._model(name, spec, rows, options, users)
