@@ -17,8 +17,9 @@ class PriorConfig(Section):
 
     method: Literal["trees", "linear", "best", "blend", "column"] = "trees"
     """`trees` (LightGBM), `linear` (logistic regression; rates are read as log-odds), the `best` of the two by log loss
-    on the valid split, a `blend` of both (mean log-odds of the trees and of those that leave out a fold each, and the
-    linear model's by the share that suits out-of-fold rows), or `column`: the score of a model that you have
+    on the valid split, a `blend` of both (mean log-odds of the trees, of those that leave out a fold each, and of as
+    many without the columns that have moved since, where valid says so; and the linear model's by the share that suits
+    out-of-fold rows), or `column`: the score of a model that you have
     already."""
     column: str | None = None
     """With `method: column`: the feature that holds its score."""
