@@ -202,8 +202,8 @@ class SlateModel(nn.Module):
 
     def _fused_backbone(self) -> FusedBackbone:
         """Made at the first use, when the weights are where they stay; anew where they have moved since."""
-        weight = self.backbone.norm.weight
-        held = self._fused.norm if self._fused is not None else None
+        weight = next(p for p in self.backbone.upper.parameters() if not p.requires_grad)
+        held = self._fused.weight if self._fused is not None else None
         if held is None or (held.device, held.dtype) != (weight.device, weight.dtype):
             self._fused = FusedBackbone(self.backbone, self.objectives)
         assert self._fused is not None

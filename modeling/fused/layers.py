@@ -1,7 +1,6 @@
-"""What fused kernels need to know of a layer of the Llama family, and why another backbone keeps the plain path."""
+"""What fused kernels need to know of a layer of the Llama or BERT family, and why another one keeps the plain path."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,47 +11,25 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
+from equipoise.modeling.fused.blocks import BertBlock, Block, Linears, LlamaBlock
 from equipoise.modeling.fused.lora import AdapterBank, Member
 
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")
+Groups = tuple[tuple[str, ...], ...]
+LLAMA: Groups = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+BERT: Groups = (
+    ("attention.self.query", "attention.self.key", "attention.self.value"),
+    ("attention.output.dense",),
+    ("intermediate.dense",),
+    ("output.dense",),
+)
 """Linear layers that read the same input."""
-
-
-@dataclass(frozen=True)
-class Linears:
-    """Linear layers that read the same input, as one: weight (O, H) and bias (O,) or None, frozen."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-
-@dataclass(frozen=True)
-class FusedLayer:
-    """A layer's frozen weights.
-
-    Attributes:
-        qkv, out, gate_up, down: its linear layers.
-        norm_in, norm_mlp: weights of its normalisations.
-        norm_q, norm_k: those of queries and keys, where it has any.
-        eps: of the normalisations.
-        heads, key_heads, size: of its attention.
-        scale: of its scores.
-    """
-
-    qkv: Linears
-    out: Linears
-    gate_up: Linears
-    down: Linears
-    norm_in: torch.Tensor
-    norm_mlp: torch.Tensor
-    norm_q: torch.Tensor | None
-    norm_k: torch.Tensor | None
-    eps: float
-    heads: int
-    key_heads: int
-    size: int
-    scale: float
 
 
 def why_plain(backbone: SplitBackbone, config: BackboneConfig, lora: LoraConfig) -> str | None:
@@ -63,8 +40,8 @@ def why_plain(backbone: SplitBackbone, config: BackboneConfig, lora: LoraConfig)
         config, lora: of the run.
     """
     kind = backbone.config.model_type
-    if kind not in FAMILY:
-        return f"they know {', '.join(FAMILY)}, not {kind}"
+    if kind not in (*DECODERS, *ENCODERS):
+        return f"they know {', '.join((*DECODERS, *ENCODERS))}, not {kind}"
     reasons = {
         "lora.dropout must be 0": lora.dropout > 0,
         "backbone.quantize must be null": config.quantize is not None,
@@ -75,7 +52,7 @@ def why_plain(backbone: SplitBackbone, config: BackboneConfig, lora: LoraConfig)
     for reason, holds in reasons.items():
         if holds:
             return reason
-    if getattr(backbone.config, "hidden_act", "silu") != "silu":
+    if kind in DECODERS and getattr(backbone.config, "hidden_act", "silu") != "silu":
         return f"they compute silu, not {backbone.config.hidden_act}"
     return None
 
@@ -99,32 +76,43 @@ def _joined(linears: Sequence[nn.Module]) -> Linears:
     return Linears(weight, torch.cat([bias.detach() for bias in of_each]))
 
 
-def _linear_of(layer: nn.Module, name: str) -> nn.Module:
-    part: Any = layer.self_attn if name in (*GROUPS[0], *GROUPS[1]) else layer.mlp
-    return getattr(part, name)
-
-
-def describe_layer(layer: Any) -> FusedLayer:
+def describe_layer(layer: nn.Module) -> Block:
     """A stock layer's weights; those of linear layers that read the same input are laid end to end in memory."""
-    qkv, out, gate_up, down = (_joined([_linear_of(layer, name) for name in group]) for group in GROUPS)
+    return _describe_llama(layer) if hasattr(layer, "self_attn") else _describe_bert(layer)
+
+
+def _linears(layer: Any, groups: Groups, size: int) -> dict[str, Any]:
+    """What blocks of any kind hold of the linear layers of one; `size` is that of a head."""
+    qkv, out, up, down = (_joined([layer.get_submodule(name) for name in group]) for group in groups)
+    queries, keys, _ = (_base(layer.get_submodule(name)).weight.shape[0] for name in groups[0])
+    heads = {"heads": queries // size, "key_heads": keys // size, "size": size}
+    return {"qkv": qkv, "out": out, "up": up, "down": down, **heads}
+
+
+def _describe_llama(layer: Any) -> LlamaBlock:
     attention, norm = layer.self_attn, layer.input_layernorm
-    size = attention.head_dim
-    outputs = [_base(_linear_of(layer, name)).weight.shape[0] for name in GROUPS[0]]
     norm_q, norm_k = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
-    return FusedLayer(
-        qkv=qkv,
-        out=out,
-        gate_up=gate_up,
-        down=down,
+    return LlamaBlock(
+        **_linears(layer, LLAMA, attention.head_dim),
+        eps=norm.variance_epsilon,
+        scale=attention.scaling,
         norm_in=norm.weight.detach(),
         norm_mlp=layer.post_attention_layernorm.weight.detach(),
         norm_q=None if norm_q is None else norm_q.weight.detach(),
         norm_k=None if norm_k is None else norm_k.weight.detach(),
-        eps=norm.variance_epsilon,
-        heads=outputs[0] // size,
-        key_heads=outputs[1] // size,
-        size=size,
+    )
+
+
+def _describe_bert(layer: Any) -> BertBlock:
+    attention = layer.attention.self
+    of_attention, of_mlp = layer.attention.output.LayerNorm, layer.output.LayerNorm
+    return BertBlock(
+        **_linears(layer, BERT, attention.attention_head_size),
+        eps=of_mlp.eps,
         scale=attention.scaling,
+        norm_attention=(of_attention.weight.detach(), of_attention.bias.detach()),
+        norm_mlp=(of_mlp.weight.detach(), of_mlp.bias.detach()),
+        activation=layer.intermediate.intermediate_act_fn,
     )
 
 
@@ -133,12 +121,12 @@ def _pair(linear: Any, name: str) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float) -> AdapterBank:
-    """The adapters of some towers, or of the trunk, in some layers: four groups a layer, in the order of GROUPS."""
+    """The adapters of some towers, or of the trunk, in some layers: four groups a layer."""
     groups = []
     for layer in layers:
-        for group in GROUPS:
+        for group in LLAMA if hasattr(layer, "self_attn") else BERT:
             members = []
-            for linear in (_linear_of(layer, name) for name in group):
+            for linear in (layer.get_submodule(name) for name in group):
                 adapted = isinstance(linear, LoraLayer) and all(name in linear.lora_A for name in names)
                 pairs = [_pair(linear, name) for name in names] if adapted else []
                 if len({a.shape[0] for a, _ in pairs}) > 1:

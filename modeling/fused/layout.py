@@ -22,6 +22,7 @@ class FusedLayout:
         prefixes, rows, candidates: stretches, those of K towers one tower after another; rows hold all candidates of a
             row.
         last: int32 (K·N,), the last token of each candidate among the K·C.
+        owners: int32 (C,), the candidate of each token.
         one: K·N stretches of one token each.
         row_queries: K·R stretches of the last tokens of a row's candidates.
         prefix_tokens, candidate_tokens: P and C.
@@ -35,6 +36,7 @@ class FusedLayout:
     rows: Stretches
     candidates: Stretches
     last: torch.Tensor
+    owners: torch.Tensor
     one: Stretches
     row_queries: Stretches
     prefix_tokens: int
@@ -68,18 +70,20 @@ class FusedLayout:
             "row_queries": np.tile(counts, towers),
         }
         ends = {name: np.concatenate([[0], np.cumsum(sizes)]) for name, sizes in kinds.items()}
-        whole = torch.from_numpy(np.concatenate([order, last, *ends.values()]).astype(np.int32))
+        indices = [order, last, np.repeat(np.arange(len(own)), own)]
+        whole = torch.from_numpy(np.concatenate([*indices, *ends.values()]).astype(np.int32))
         if device.type == "cuda":
             whole = whole.pin_memory().to(device, non_blocking=True)
-        on_device = whole.split([len(order), len(last), *map(len, ends.values())])
+        on_device = whole.split([*map(len, indices), *map(len, ends.values())])
         stretches = {
             # The kernels want ends that begin where a load may.
             name: Stretches(each.clone() if device.type == "cuda" else each, int(kinds[name].max()))
-            for (name, each) in zip(ends, on_device[2:], strict=True)
+            for (name, each) in zip(ends, on_device[3:], strict=True)
         }
         return FusedLayout(
             order=on_device[0],
             last=on_device[1],
+            owners=on_device[2],
             prefix_tokens=int(prefix.sum()),
             candidate_tokens=total,
             **stretches,

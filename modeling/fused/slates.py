@@ -15,16 +15,13 @@ from equipoise.common.errors import UserError
 from equipoise.data.ragged import RowLengths
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
-from equipoise.modeling.fused.kernels import AddNorm, Rotate, SwiGLU
-from equipoise.modeling.fused.layers import FusedLayer, Linears, adapter_bank, adapter_scale, describe_layer
+from equipoise.modeling.fused.blocks import Pair, Rotary
+from equipoise.modeling.fused.kernels import AddNorm
+from equipoise.modeling.fused.layers import adapter_bank, adapter_scale, describe_layer
 from equipoise.modeling.fused.layout import FusedLayout
-from equipoise.modeling.fused.lora import AdapterBank, LoraLinear
+from equipoise.modeling.fused.lora import AdapterBank
 from equipoise.modeling.fused.varlen import JointAttention, OwnAttention, Stretches, TowerAttention
 from equipoise.modeling.packing import Packing
-
-Pair = tuple[torch.Tensor, torch.Tensor] | None
-"""A and B of a group of linear layers; None: no adapter."""
-
 
 OF_FREE = 0.6
 """Share of the free memory that towers of one batch may take: the rest is for what their backward makes."""
@@ -46,9 +43,7 @@ class FusedBackbone:
         scale = adapter_scale(below)
         self.shared = adapter_bank(below, [SHARED], scale)
         self._bank_of = cache(lambda names: adapter_bank(above, names, scale))
-        norm: Any = backbone.norm
-        self.norm: torch.Tensor = norm.weight.detach()
-        self.eps = float(norm.variance_epsilon)
+        self.weight = self.upper[0].out.weight
 
     def bank(self, names: Sequence[str]) -> AdapterBank:
         """The adapters of some towers."""
@@ -61,7 +56,7 @@ class FusedBackbone:
             tokens: of all candidates of a batch.
         """
         size = len(self.together)
-        device = self.norm.device
+        device = self.weight.device
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -73,8 +68,8 @@ class FusedBackbone:
         """What one tower keeps for its backward: inputs of every product, of normalisations and of the attention."""
         layer = self.upper[0]
         hidden, inner = layer.out.weight.shape[0], layer.down.weight.shape[1]
-        kept = 4 * hidden + layer.qkv.weight.shape[0] + layer.out.weight.shape[1] + 3 * inner
-        return tokens * len(self.upper) * kept * self.norm.element_size()
+        kept = 4 * hidden + layer.qkv.weight.shape[0] + layer.out.weight.shape[1] + layer.up.weight.shape[0] + inner
+        return tokens * len(self.upper) * kept * self.weight.element_size()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,9 +78,9 @@ class FusedBackbone:
         Raises:
             UserError: autocast asks for another one.
         """
-        own, wanted = self.norm.dtype, self.norm.dtype
-        if torch.is_autocast_enabled(self.norm.device.type):
-            wanted = torch.get_autocast_dtype(self.norm.device.type)
+        own, wanted = self.weight.dtype, self.weight.dtype
+        if torch.is_autocast_enabled(self.weight.device.type):
+            wanted = torch.get_autocast_dtype(self.weight.device.type)
         if own != wanted:
             raise UserError(
                 f"backbone.kernels: fused computes in the dtype of the frozen weights, which is {own}, but "
@@ -118,7 +113,7 @@ class FusedSlates(Packing):
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
         self._layouts: dict[int, FusedLayout] = {}
         self.layout = self._layout(1)
-        self._rotary: tuple[torch.Tensor, torch.Tensor] = (self._ids, self._ids)  # set by encode
+        self._rotary: Rotary = None  # set by encode
 
     def _layout(self, towers: int) -> FusedLayout:
         if towers not in self._layouts:
@@ -134,13 +129,17 @@ class FusedSlates(Packing):
 
     def encode(self) -> list[torch.Tensor]:
         """Candidates' z (1, C, H), then keys and values of prefixes (P, 2g, D) layer by layer, or their z (1, P, H)."""
-        layout, trunk = self.layout, self.backbone.trunk
+        layout = self.layout
+        trunk: Any = self.backbone.trunk
         with torch.autocast(self.device.type, enabled=False):
             ids = self._ids.index_select(0, layout.order)
             positions = self._positions.index_select(0, layout.order)[None] + self.backbone.first_position
-            hidden = trunk.get_input_embeddings()(ids).to(self.dtype)  # type: ignore[operator]
-            cos, sin = trunk.rotary_emb(hidden[None], positions)  # type: ignore[operator]
-            self._rotary = cos[0], sin[0]
+            if self.backbone.encoder:
+                hidden = trunk.embeddings(ids[None], position_ids=positions)[0].to(self.dtype)
+            else:
+                hidden = trunk.get_input_embeddings()(ids).to(self.dtype)
+                cos, sin = trunk.rotary_emb(hidden[None], positions)
+                self._rotary = cos[0], sin[0]
             z_FH = self._run_trunk(hidden)
             at = layout.prefix_tokens
             if not self.candidates_only:
@@ -153,36 +152,38 @@ class FusedSlates(Packing):
         pairs = self.fused.shared.laid_out(self.dtype)
         x, residual = x_FH[None], None
         for number, layer in enumerate(self.fused.lower):
-            qkv, residual = self._qkv(layer, x, residual, pairs[4 * number], self._rotary)
+            qkv, residual = layer.before(x, residual, pairs[4 * number], self._rotary)
             stretches = (layout.all, layout.rows_once, layout.prefixes_once)
-            out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, layer.scale)
-            x, residual = self._rest(layer, out.view(1, len(out), -1), residual, pairs[4 * number + 1 : 4 * number + 4])
-        assert residual is not None, "a trunk has a layer"
-        return (x + residual)[0]
+            out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, layer.causal, layer.scale)
+            x, residual = layer.behind(out.view(1, len(out), -1), residual, pairs[4 * number + 1 : 4 * number + 4])
+        return (x if residual is None else x + residual)[0]
 
     def _run_prefixes(self, x_KPH: torch.Tensor, pairs: Sequence[Pair], stretches: Stretches) -> list[torch.Tensor]:
         """Prefixes through the upper layers: keys and values (K·P, 2g, D) of each."""
         found, residual, upper = [], None, self.fused.upper
         rotary = self._repeated(slice(0, self.layout.prefix_tokens), x_KPH.shape[0])
         for number, layer in enumerate(upper):
-            qkv, residual = self._qkv(layer, x_KPH, residual, pairs[4 * number], rotary)
+            qkv, residual = layer.before(x_KPH, residual, pairs[4 * number], rotary)
             if number == len(upper) - 1:
                 found.append(qkv[:, layer.heads :])
                 break  # of the last layer nobody reads more
-            out, key_values = OwnAttention.apply(qkv, layer.heads, stretches, layer.scale)
+            out, key_values = OwnAttention.apply(qkv, layer.heads, stretches, layer.causal, layer.scale)
             found.append(key_values)
             out = out.view(*x_KPH.shape[:2], -1)
-            x_KPH, residual = self._rest(layer, out, residual, pairs[4 * number + 1 : 4 * number + 4])
+            x_KPH, residual = layer.behind(out, residual, pairs[4 * number + 1 : 4 * number + 4])
         return found
 
     def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:
-        return self.run_towers({name: parts})[name]
+        return self._run([name], list(parts), pooling or self.backbone.pooling)[0]
 
     def run_towers(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, torch.Tensor]:
         stacked = [torch.cat(list(each)) for each in zip(*parts.values(), strict=True)]
         return dict(zip(parts, self.run_together(tuple(parts), stacked).unbind(0), strict=True))
 
     def run_together(self, names: Sequence[str], stacked: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self._run(names, stacked, self.backbone.pooling)
+
+    def _run(self, names: Sequence[str], stacked: Sequence[torch.Tensor], pooling: str) -> torch.Tensor:
         layout = self._layout(len(names))
         with torch.autocast(self.device.type, enabled=False):
             pairs = self.fused.bank(tuple(names)).laid_out(self.dtype)
@@ -191,69 +192,50 @@ class FusedSlates(Packing):
             else:
                 x_KCH, prefixes_KPH = stacked
                 kvs = self._run_prefixes(prefixes_KPH, pairs, layout.prefixes)
-            return self._run_candidates(x_KCH, kvs, pairs, layout)
+            return self._run_candidates(x_KCH, kvs, pairs, layout, pooling)
 
     def _run_candidates(
-        self, x_KCH: torch.Tensor, kvs: Sequence[torch.Tensor], pairs: Sequence[Pair], layout: FusedLayout
+        self,
+        x_KCH: torch.Tensor,
+        kvs: Sequence[torch.Tensor],
+        pairs: Sequence[Pair],
+        layout: FusedLayout,
+        pooling: str,
     ) -> torch.Tensor:
+        """The vectors (K, N, H) of candidates from their z and their prefixes' keys and values."""
         towers, residual, upper = x_KCH.shape[0], None, self.fused.upper
         rotary = self._repeated(slice(layout.prefix_tokens, None), towers)
         for number, (layer, prefix_kv) in enumerate(zip(upper, kvs, strict=True)):
-            qkv, residual = self._qkv(layer, x_KCH, residual, pairs[4 * number], rotary)
+            qkv, residual = layer.before(x_KCH, residual, pairs[4 * number], rotary)
             queries, rows, last = layout.candidates, layout.rows, None
-            if number == len(upper) - 1:  # heads read the last token alone
-                flat = residual.view(-1, residual.shape[-1]).index_select(0, layout.last)
+            if number == len(upper) - 1 and pooling == "last":  # heads read the last token alone
+                flat = residual.reshape(-1, residual.shape[-1]).index_select(0, layout.last)
                 residual = flat.view(towers, -1, flat.shape[-1])
                 queries, rows, last = layout.one, layout.row_queries, layout.last
             stretches = (queries, layout.candidates, rows, layout.prefixes)
-            out = TowerAttention.apply(qkv, prefix_kv, last, layer.heads, *stretches, layer.scale)
+            out = TowerAttention.apply(qkv, prefix_kv, last, layer.heads, *stretches, layer.causal, layer.scale)
             out = out.view(towers, -1, layer.heads * layer.size)
-            x_KCH, residual = self._rest(layer, out, residual, pairs[4 * number + 1 : 4 * number + 4])
-        return AddNorm.apply(x_KCH, residual, self.fused.norm, self.fused.eps)[0]
+            x_KCH, residual = layer.behind(out, residual, pairs[4 * number + 1 : 4 * number + 4])
+        if residual is not None:  # else the last layer has normalised what it gives
+            norm: Any = self.backbone.norm
+            x_KCH = AddNorm.apply(x_KCH, residual, norm.weight, norm.variance_epsilon)[0]
+        return x_KCH if pooling == "last" else self._means(x_KCH)
 
-    def _repeated(self, part: slice, towers: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _means(self, x_KCH: torch.Tensor) -> torch.Tensor:
+        """The mean over each candidate's tokens, (K, N, H)."""
+        counts = self.layout.candidates.ends.diff()
+        summed_KNH = x_KCH.new_zeros(len(x_KCH), len(counts), x_KCH.shape[-1])
+        summed_KNH = summed_KNH.index_add(1, self.layout.owners, x_KCH)
+        return summed_KNH / counts[:, None].to(x_KCH.dtype)
+
+    def _repeated(self, part: slice, towers: int) -> Rotary:
+        if self._rotary is None:
+            return None
         cos, sin = (each[part] for each in self._rotary)
         return (cos, sin) if towers == 1 else (cos.repeat(towers, 1), sin.repeat(towers, 1))
 
-    def _linear(self, x: torch.Tensor, linears: Linears, pair: Pair) -> torch.Tensor:
-        a, b = pair or (None, None)
-        return LoraLinear.apply(x, linears.weight, linears.bias, a, b)
-
-    def _qkv(
-        self,
-        layer: FusedLayer,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        pair: Pair,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotated queries and keys, and values, (K·F, h + 2g, D), and the new residual."""
-        normed, residual = AddNorm.apply(x, residual, layer.norm_in, layer.eps)
-        qkv = self._linear(normed, layer.qkv, pair).view(-1, layer.heads + 2 * layer.key_heads, layer.size)
-        if layer.norm_q is not None:
-            q, k, v = qkv.split([layer.heads, layer.key_heads, layer.key_heads], 1)
-            q, k = (
-                AddNorm.apply(each.contiguous(), None, weight, layer.eps)[0]
-                for each, weight in ((q, layer.norm_q), (k, layer.norm_k))
-            )
-            qkv = torch.cat([q, k, v], 1)
-        return Rotate.apply(qkv, *rotary, layer.heads + layer.key_heads), residual
-
-    def _rest(
-        self, layer: FusedLayer, attended: torch.Tensor, residual: torch.Tensor, pairs: Sequence[Pair]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From the attention's output to the layer's, whose residual is still to be added."""
-        x = self._linear(attended, layer.out, pairs[0])
-        normed, residual = AddNorm.apply(x, residual, layer.norm_mlp, layer.eps)
-        inner = SwiGLU.apply(self._linear(normed, layer.gate_up, pairs[1]))
-        return self._linear(inner, layer.down, pairs[2]), residual
-
     def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        return parts[0][0], self._owners()
+        return parts[0][0], self.layout.owners.long()
 
     def mean_of_candidates(self, states: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("fused kernels keep no embeddings")
-
-    def _owners(self) -> torch.Tensor:
-        counts = torch.from_numpy(self.lengths.candidate)
-        return torch.repeat_interleave(counts, output_size=self.layout.candidate_tokens).to(self.device)

@@ -130,26 +130,26 @@ attend_backward = torch.ops.equipoise.attend_backward.default
 
 
 class OwnAttention(KernelFunction):
-    """Stretches that attend to themselves, causally: (F, h, D), and keys and values (F, 2g, D), from packed q, k, v."""
+    """Stretches that attend to themselves: (F, h, D), and keys and values (F, 2g, D), from packed q, k, v."""
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: torch.Tensor, heads: int, own: Stretches, scale: float
+        ctx: Any, qkv: torch.Tensor, heads: int, own: Stretches, causal: bool, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         q, k, v = _parts(qkv, heads)
-        out, lse = attend(q, k, v, own.ends, own.ends, own.longest, own.longest, True, scale)
+        lengths = (own.ends, own.ends, own.longest, own.longest, causal)
+        out, lse = attend(q, k, v, *lengths, scale)
         ctx.save_for_backward(qkv, out, lse)
-        ctx.about = (heads, own, scale)
+        ctx.about = (heads, lengths, scale)
         ctx.set_materialize_grads(False)
         return out, qkv[:, heads:].clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, grad_kv: torch.Tensor | None) -> tuple[Any, ...]:
         qkv, out, lse = ctx.saved_tensors
-        heads, own, scale = ctx.about
-        lengths = (own.ends, own.ends, own.longest, own.longest)
-        found = attend_backward(grad.contiguous(), *_parts(qkv, heads), out, lse, *lengths, True, scale)
-        return packed(*found, None, None, grad_kv, 0), None, None, None
+        heads, lengths, scale = ctx.about
+        found = attend_backward(grad.contiguous(), *_parts(qkv, heads), out, lse, *lengths, scale)
+        return packed(*found, None, None, grad_kv, 0), None, None, None, None
 
 
 class JointAttention(KernelFunction):
@@ -164,28 +164,29 @@ class JointAttention(KernelFunction):
         own: Stretches,
         rows: Stretches,
         prefixes: Stretches,
+        causal: bool,
         scale: float,
     ) -> torch.Tensor:
         q, k, v = _parts(qkv, heads)
-        out, lse = attend(q, k, v, own.ends, own.ends, own.longest, own.longest, True, scale)
+        own_lengths = (own.ends, own.ends, own.longest, own.longest, causal)
+        out, lse = attend(q, k, v, *own_lengths, scale)
         at = prefix_tokens
         lengths = (rows.ends, prefixes.ends, rows.longest, prefixes.longest)
         lse_candidates = merge_into(out, lse, *attend(q[at:], k[:at], v[:at], *lengths, False, scale), at)
         ctx.save_for_backward(qkv, out, lse, lse_candidates)
-        ctx.about = (heads, at, own, lengths, scale)
+        ctx.about = (heads, at, own_lengths, lengths, scale)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         qkv, out, lse, lse_candidates = ctx.saved_tensors
-        heads, at, own, lengths, scale = ctx.about
+        heads, at, own_lengths, lengths, scale = ctx.about
         q, k, v = _parts(qkv, heads)
         grad = grad.contiguous()
-        own_lengths = (own.ends, own.ends, own.longest, own.longest)
-        found = attend_backward(grad, q, k, v, out, lse, *own_lengths, True, scale)
+        found = attend_backward(grad, q, k, v, out, lse, *own_lengths, scale)
         of_candidates = (q[at:], k[:at], v[:at], out[at:], lse_candidates)
         dq, dk, dv = attend_backward(grad[at:], *of_candidates, *lengths, False, scale)
-        return packed(*found, dq, dk, dv, at), None, None, None, None, None, None
+        return packed(*found, dq, dk, dv, at), *[None] * 7
 
 
 class TowerAttention(KernelFunction):
@@ -206,13 +207,14 @@ class TowerAttention(KernelFunction):
         own: Stretches,
         rows: Stretches,
         prefixes: Stretches,
+        causal: bool,
         scale: float,
     ) -> torch.Tensor:
-        own_lengths = (queries.ends, own.ends, queries.longest, own.longest)
+        own_lengths = (queries.ends, own.ends, queries.longest, own.longest, causal and last is None)
         lengths = (rows.ends, prefixes.ends, rows.longest, prefixes.longest)
         q, k, v = _parts(qkv, heads)
         q = q if last is None else q.index_select(0, last)
-        first = attend(q, k, v, *own_lengths, last is None, scale)
+        first = attend(q, k, v, *own_lengths, scale)
         out, lse = merge(*first, *attend(q, *prefix_kv.chunk(2, 1), *lengths, False, scale))
         ctx.save_for_backward(qkv, prefix_kv, last, out, lse)
         ctx.about = (heads, own_lengths, lengths, scale)
@@ -225,12 +227,12 @@ class TowerAttention(KernelFunction):
         grad = grad.contiguous()
         q, k, v = _parts(qkv, heads)
         q = q if last is None else q.index_select(0, last)
-        dq, dk, dv = attend_backward(grad, q, k, v, out, lse, *own_lengths, last is None, scale)
+        dq, dk, dv = attend_backward(grad, q, k, v, out, lse, *own_lengths, scale)
         more, *of_prefix = attend_backward(grad, q, *prefix_kv.chunk(2, 1), out, lse, *lengths, False, scale)
         if last is not None:
             dq = dq.new_zeros(len(qkv), *dq.shape[1:]).index_add_(0, last, dq.add_(more))
             more = None
-        return packed(dq, dk, dv, more, None, None, 0), torch.cat(of_prefix, 1), *[None] * 7
+        return packed(dq, dk, dv, more, None, None, 0), torch.cat(of_prefix, 1), *[None] * 8
 
 
 def _parts(qkv: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

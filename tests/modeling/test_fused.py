@@ -13,17 +13,16 @@ from equipoise.data.batches import SlateBatch
 from equipoise.modeling.boundary import BoundaryGradients, StepContext
 from equipoise.modeling.fused import kernels
 from equipoise.modeling.fused.slates import FusedBackbone
-from equipoise.modeling.model import SlateModel
+from equipoise.modeling.model import PACKED, SlateModel
 
-FAMILY = ("llama", "mistral", "qwen3")
+FAMILY = ("llama", "mistral", "qwen3", "bert", "roberta")
 
 
 def step_of(model: SlateModel, batch: SlateBatch, fused: bool, at_once: bool = False) -> tuple[dict, list, dict]:
     """Outputs, Gram matrices of all and of each candidate, and gradients after a weighted backward."""
     grams: list[torch.Tensor] = []
-    weights = torch.randn(batch.click.numel(), generator=torch.Generator().manual_seed(1)).to(
-        model.backbone.norm.weight
-    )
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(batch.click.numel(), generator=generator).to(next(model.backbone.upper.parameters()).dtype)
 
     def weigh(gradients: BoundaryGradients, context: StepContext) -> list[float]:
         grams.extend([gradients.gram(), gradients.of_candidates(batch.click.numel())])
@@ -72,6 +71,39 @@ def test_they_give_what_the_stock_layers_give(
     plain, fused = step_of(model, batch, False, at_once), step_of(model, batch, True, at_once)
     assert max(float(g.abs().max()) for g in fused[2].values()) > 1e-3
     assert_same(fused, plain, 1e-6)
+
+
+@pytest.mark.parametrize("scope", ["all", "candidates"])
+def test_encoders_are_read_at_the_mean_of_a_candidate_s_tokens(
+    scope: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    model = make_model("bert", scope=scope, pooling="mean").double()
+    plain, fused = step_of(model, batch, False), step_of(model, batch, True)
+    assert_same(fused, plain, 1e-6)
+    last = step_of(make_model("bert", scope=scope).double(), batch, True)
+    assert (last[0]["ctr"] - fused[0]["ctr"]).norm() > 0.01
+
+
+@pytest.mark.parametrize("arch", ["llama", "bert"])
+def test_texts_of_recall_have_the_vectors_of_the_stock_layers(
+    arch: str, make_model: Callable[..., SlateModel], batch: SlateBatch
+) -> None:
+    model = make_model(arch, retrieval={"recall": 8}).double()
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = partial(exact_norm, module)
+    texts = {name: value for name, value in batch.model_inputs().items() if name in PACKED}
+    found = []
+    for way in (model.use_plain, model.use_fused):
+        way()
+        model.zero_grad()
+        vectors, _ = model.encode_texts("recall", texts)
+        vectors.square().mul(torch.arange(8)).sum().backward()
+        found.append((vectors.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+    (plain, gradients), (fused, others) = found
+    assert torch.allclose(plain, fused, atol=1e-9) and len(gradients) == len(others) > 8
+    for one, other in zip(gradients, others, strict=True):
+        assert (one - other).norm() <= 1e-6 * one.norm().clamp(min=1e-9)
 
 
 @pytest.mark.parametrize("arch", FAMILY)
@@ -123,7 +155,7 @@ def test_an_objective_that_is_not_finite_stays_alone(make_model: Callable[..., S
 @pytest.mark.parametrize(
     ("arch", "settings", "reason"),
     [
-        ("bert", {}, "not bert"),
+        ("gpt2", {}, "not gpt2"),
         ("llama", {"checkpointing": True}, "checkpointing must be false"),
         ("llama", {"attention": "sdpa"}, "attention must be split"),
         ("llama", {"partial_last_layer": False}, "under ZeRO-3"),
@@ -175,7 +207,7 @@ def test_groups_follow_the_free_memory(make_model: Callable[..., SlateModel], mo
     backbone = model._fused_backbone()
     one = backbone.tower_bytes(50)
     assert one == 50 * 2 * (4 * 32 + (4 + 2 * 2) * 8 + 32 + 3 * backbone.upper[0].down.weight.shape[1]) * 4
-    backbone.norm = SimpleNamespace(device=torch.device("cuda"), element_size=backbone.norm.element_size)
+    backbone.weight = SimpleNamespace(device=torch.device("cuda"), element_size=backbone.weight.element_size)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     sizes = {}

@@ -1,0 +1,140 @@
+"""One layer of frozen weights around an attention: what comes before it, and what comes behind.
+
+Shape suffixes: K towers, F tokens of each, H hidden size, h and g query and key heads, D head size.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from equipoise.modeling.fused.kernels import AddNorm, Rotate, SwiGLU
+from equipoise.modeling.fused.lora import LoraLinear
+
+Pair = tuple[torch.Tensor, torch.Tensor] | None
+"""A and B of a group of linear layers; None: no adapter."""
+Rotary = tuple[torch.Tensor, torch.Tensor] | None
+"""Cosines and sines of positions; None where embeddings tell positions."""
+
+
+@dataclass(frozen=True)
+class Linears:
+    """Linear layers that read the same input, as one: weight (O, H) and bias (O,) or None, frozen."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor, pair: Pair) -> torch.Tensor:
+        """(K, F, O) from x (K, F, H)."""
+        a, b = pair or (None, None)
+        return LoraLinear.apply(x, self.weight, self.bias, a, b)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer's frozen weights.
+
+    Attributes:
+        qkv, out, up, down: its linear layers; `up` are all that read the input of the feed-forward part.
+        eps: of its normalisations.
+        heads, key_heads, size: of its attention.
+        scale: of its scores.
+        causal: whether a token sees what precedes it alone, or all of its prefix or candidate.
+    """
+
+    qkv: Linears
+    out: Linears
+    up: Linears
+    down: Linears
+    eps: float
+    heads: int
+    key_heads: int
+    size: int
+    scale: float
+    causal: ClassVar[bool]
+
+    def _heads(self, x: torch.Tensor, pair: Pair) -> torch.Tensor:
+        return self.qkv(x, pair).view(-1, self.heads + 2 * self.key_heads, self.size)
+
+    @abstractmethod
+    def before(
+        self, x: torch.Tensor, residual: torch.Tensor | None, pair: Pair, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries, keys and values (K·F, h + 2g, D), and the new residual, of x (K, F, H) and the residual before."""
+
+    @abstractmethod
+    def behind(
+        self, attended: torch.Tensor, residual: torch.Tensor, pairs: Sequence[Pair]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From what the attention gives (K, F, h·D) to what the layer gives, and the residual still to be added."""
+
+
+@dataclass(frozen=True)
+class LlamaBlock(Block):
+    """RMSNorm before each part, rotary positions, SwiGLU.
+
+    Attributes:
+        norm_in, norm_mlp: weights of its normalisations.
+        norm_q, norm_k: those of queries and keys, where it has any.
+    """
+
+    norm_in: torch.Tensor
+    norm_mlp: torch.Tensor
+    norm_q: torch.Tensor | None
+    norm_k: torch.Tensor | None
+    causal: ClassVar[bool] = True
+
+    def before(
+        self, x: torch.Tensor, residual: torch.Tensor | None, pair: Pair, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert rotary is not None, "its positions are told by rotation"
+        normed, residual = AddNorm.apply(x, residual, self.norm_in, self.eps)
+        qkv = self._heads(normed, pair)
+        if self.norm_q is not None:
+            q, k, v = qkv.split([self.heads, self.key_heads, self.key_heads], 1)
+            q, k = (
+                AddNorm.apply(each.contiguous(), None, weight, self.eps)[0]
+                for each, weight in ((q, self.norm_q), (k, self.norm_k))
+            )
+            qkv = torch.cat([q, k, v], 1)
+        return Rotate.apply(qkv, *rotary, self.heads + self.key_heads), residual
+
+    def behind(
+        self, attended: torch.Tensor, residual: torch.Tensor, pairs: Sequence[Pair]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x = self.out(attended, pairs[0])
+        normed, residual = AddNorm.apply(x, residual, self.norm_mlp, self.eps)
+        return self.down(SwiGLU.apply(self.up(normed, pairs[1])), pairs[2]), residual
+
+
+@dataclass(frozen=True)
+class BertBlock(Block):
+    """LayerNorm behind each part and its residual, as BERT has it (Devlin et al. 2019); positions are embedded.
+
+    Attributes:
+        norm_attention, norm_mlp: weight and bias of its normalisations.
+        activation: of the feed-forward part.
+    """
+
+    norm_attention: tuple[torch.Tensor, torch.Tensor]
+    norm_mlp: tuple[torch.Tensor, torch.Tensor]
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    causal: ClassVar[bool] = False
+
+    def before(
+        self, x: torch.Tensor, residual: torch.Tensor | None, pair: Pair, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._heads(x, pair), x
+
+    def behind(
+        self, attended: torch.Tensor, residual: torch.Tensor, pairs: Sequence[Pair]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x = self._normed(self.out(attended, pairs[0]), residual, self.norm_attention)
+        inner = self.activation(self.up(x, pairs[1]))
+        return self._normed(self.down(inner, pairs[2]), x, self.norm_mlp), None
+
+    def _normed(self, x: torch.Tensor, residual: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.layer_norm(x + residual, x.shape[-1:], *norm, self.eps)
