@@ -4,7 +4,8 @@
 
 The real loop (equipoise.train.loop) under autocast in bfloat16 with the depth of Llama 3.2 1B and Llama 3.1 8B, thin:
 `launches_1b_k4`, `waits_1b_k4` and so on per micro-step with 1, 4 and 8 objectives on ragged slates by fused kernels,
-`…_plain_1b_k4` by the stock layers, `views_…`, and the launches of each part; `launch_growth_k1_k8`.
+`…_plain_1b_k4` by the stock layers, `views_…`, and the launches of each part; `launch_growth_k1_k8`. `launches_bert_k4`
+and its like: of an encoder with the depth of BERT base.
 `gathers_upper_zero3`: how often ZeRO-3 would gather an upper layer's weights in a micro-step of
 configs/qwen3_32b_zero3.yaml. `host_seconds_over_peft`: CPU time of the loop's step, whose kernels cost nothing, over
 one of plain PEFT with one objective on separate prompts. `modelled_share_1b` (and `_8b`, and `_plain_…`): FLOPs at
@@ -55,6 +56,8 @@ from equipoise.train.world import World
 
 DEPTHS = {"1b": (16, 10), "8b": (32, 21)}
 """Layers, and those below the boundary."""
+ENCODER = (12, 8)
+"""The same of BERT base."""
 OBJECTIVES: dict[int, dict[str, Any]] = {
     1: {"ctr": {}},
     4: {"ctr": {}, "cvr": {}, "diversity": {"attributes": ["category"]}, "fairness": {"attribute": "category"}},
@@ -102,11 +105,19 @@ def ragged_batch(labels: list[str], seed: int = 0, slates: int = 3) -> SlateBatc
 
 
 def thin_model(
-    layers: int, split: int, config: RunConfig, hidden: int, folder: str, dtype: str, whole: bool = True
+    layers: int,
+    split: int,
+    config: RunConfig,
+    hidden: int,
+    folder: str,
+    dtype: str,
+    whole: bool = True,
+    arch: str = "llama",
 ) -> SlateModel:
-    """A Llama of so many layers whose width is next to nothing."""
-    shape = {"arch": "llama", "hidden_size": hidden, "intermediate_size": hidden, "num_hidden_layers": layers}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": VOCABULARY}
+    """A Llama, or a BERT, of so many layers whose width is next to nothing."""
+    shape = {"arch": arch, "hidden_size": hidden, "intermediate_size": hidden, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 8, "vocab_size": VOCABULARY}
+    heads |= {"num_key_value_heads": 2} if arch == "llama" else {}
     workload.BACKBONES["thin"] = {**shape, **heads, "max_position_embeddings": 4096, "split": split}
     base = workload.backbone_config("thin", folder, workload.Way(dtype=dtype))  # type: ignore[arg-type]
     objectives = build_objectives(config.objectives)
@@ -122,6 +133,7 @@ def build_loop(
     bf16: bool = True,
     way: str = "fused",
     whole: bool = True,
+    arch: str = "llama",
 ) -> Loop:
     """The loop of a run with random weights; not `whole`: with the layers as ZeRO-3 runs them."""
     train = {"max_steps": 1, "lr": LR, "log_every": LOG_EVERY, "self_check": False, "batch_size": 3}
@@ -137,7 +149,7 @@ def build_loop(
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32", whole)
+        model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32", whole, arch)
     bound = {name: each.bind({"category": 3}, {}) for name, each in build_objectives(config.objectives).items()}
     batch = ragged_batch([name for name in OBJECTIVES[objectives] if name.startswith("o")])
     if way == "fused":
@@ -280,8 +292,10 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     """All figures."""
     figures, totals = [], {}
     depths = {"1b": DEPTHS["1b"]} if quick else DEPTHS
-    for name, count, way in [(n, k, w) for w in ("fused", "plain") for n in depths for k in OBJECTIVES]:
-        counter = count_step(build_loop(depths[name], count, way=way))
+    counted = [*((name, count) for name in depths for count in OBJECTIVES), ("bert", 4)]
+    for name, count, way in [(*each, way) for way in ("fused", "plain") for each in counted]:
+        arch, depth = ("bert", ENCODER) if name == "bert" else ("llama", depths[name])
+        counter = count_step(build_loop(depth, count, way=way, arch=arch))
         parts = {part: sum(each.values()) for part, each in sorted(counter.launches.items())}
         end = f"{name}_k{count}" if way == "fused" else f"plain_{name}_k{count}"
         totals[end] = counter.total

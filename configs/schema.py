@@ -368,8 +368,8 @@ class BackboneConfig(Section):
     attention: Literal["auto", "split", "sdpa", "eager", "flex"] = "auto"
     """Implementation; `auto` takes prefix-split attention where the architecture has it, else sdpa or eager."""
     kernels: Literal["auto", "fused", "plain"] = "auto"
-    """How training computes layers: `fused` in few kernels (Llama, Mistral, Qwen2, Qwen3), `plain` as the stock classes
-    do, `auto` fused on GPUs where a check at the start finds no difference, else plain."""
+    """How training computes layers: `fused` in few kernels (Llama, Mistral, Qwen2, Qwen3, BERT, RoBERTa, ModernBERT),
+    `plain` as the stock classes do, `auto` fused on GPUs where a check at the start finds no difference, else plain."""
     compile: bool = False
     """Compile layers with torch.compile: a slow first step, then faster ones on GPUs."""
     pooling: Literal["last", "mean"] = "last"

@@ -58,6 +58,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 2, "sliding_window": 48},  # longer than a prompt, shorter than a packed row
     "bert": {},
     "roberta": {"pad_token_id": 1},
+    "modernbert": {"local_attention": 96, "global_attn_every_n_layers": 2, "pad_token_id": 0},
 }
 
 

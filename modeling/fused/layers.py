@@ -1,4 +1,4 @@
-"""What fused kernels need to know of a layer of the Llama or BERT family, and why another one keeps the plain path."""
+"""What fused kernels need to know of a layer of the Llama or BERT family, and why another keeps the plain path."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
-from equipoise.modeling.fused.blocks import BertBlock, Block, Linears, LlamaBlock
+from equipoise.modeling.fused.blocks import BertBlock, Block, LayerNorm, Linears, LlamaBlock, ModernBertBlock
 from equipoise.modeling.fused.lora import AdapterBank, Member
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")
 Groups = tuple[tuple[str, ...], ...]
 LLAMA: Groups = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -29,6 +29,7 @@ BERT: Groups = (
     ("intermediate.dense",),
     ("output.dense",),
 )
+MODERNBERT: Groups = (("attn.Wqkv",), ("attn.Wo",), ("mlp.Wi",), ("mlp.Wo",))
 """Linear layers that read the same input."""
 
 
@@ -76,26 +77,34 @@ def _joined(linears: Sequence[nn.Module]) -> Linears:
     return Linears(weight, torch.cat([bias.detach() for bias in of_each]))
 
 
+def _groups(layer: nn.Module) -> Groups:
+    if hasattr(layer, "self_attn"):
+        return LLAMA
+    return MODERNBERT if hasattr(layer, "attn") else BERT
+
+
 def describe_layer(layer: nn.Module) -> Block:
     """A stock layer's weights; those of linear layers that read the same input are laid end to end in memory."""
-    return _describe_llama(layer) if hasattr(layer, "self_attn") else _describe_bert(layer)
+    groups = _groups(layer)
+    describe = {LLAMA: _describe_llama, BERT: _describe_bert, MODERNBERT: _describe_modernbert}[groups]
+    return describe(layer, *(_joined([layer.get_submodule(name) for name in group]) for group in groups))
 
 
-def _linears(layer: Any, groups: Groups, size: int) -> dict[str, Any]:
-    """What blocks of any kind hold of the linear layers of one; `size` is that of a head."""
-    qkv, out, up, down = (_joined([layer.get_submodule(name) for name in group]) for group in groups)
-    queries, keys, _ = (_base(layer.get_submodule(name)).weight.shape[0] for name in groups[0])
-    heads = {"heads": queries // size, "key_heads": keys // size, "size": size}
-    return {"qkv": qkv, "out": out, "up": up, "down": down, **heads}
+def _heads(linears: Sequence[Linears], size: int, keys: int) -> dict[str, Any]:
+    """What blocks of any kind hold of linear layers and heads; `size` of one, `keys`: outputs of `qkv`."""
+    qkv, out, up, down = linears
+    heads = (len(qkv.weight) - 2 * keys) // size
+    return {"qkv": qkv, "out": out, "up": up, "down": down, "heads": heads, "key_heads": keys // size, "size": size}
 
 
-def _describe_llama(layer: Any) -> LlamaBlock:
+def _describe_llama(layer: Any, *linears: Linears) -> LlamaBlock:
     attention, norm = layer.self_attn, layer.input_layernorm
     norm_q, norm_k = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return LlamaBlock(
-        **_linears(layer, LLAMA, attention.head_dim),
+        **_heads(linears, attention.head_dim, len(_base(attention.k_proj).weight)),
         eps=norm.variance_epsilon,
         scale=attention.scaling,
+        positions="",
         norm_in=norm.weight.detach(),
         norm_mlp=layer.post_attention_layernorm.weight.detach(),
         norm_q=None if norm_q is None else norm_q.weight.detach(),
@@ -103,17 +112,34 @@ def _describe_llama(layer: Any) -> LlamaBlock:
     )
 
 
-def _describe_bert(layer: Any) -> BertBlock:
+def _describe_bert(layer: Any, *linears: Linears) -> BertBlock:
     attention = layer.attention.self
-    of_attention, of_mlp = layer.attention.output.LayerNorm, layer.output.LayerNorm
     return BertBlock(
-        **_linears(layer, BERT, attention.attention_head_size),
-        eps=of_mlp.eps,
+        **_heads(linears, attention.attention_head_size, len(_base(attention.key).weight)),
+        eps=layer.output.LayerNorm.eps,
         scale=attention.scaling,
-        norm_attention=(of_attention.weight.detach(), of_attention.bias.detach()),
-        norm_mlp=(of_mlp.weight.detach(), of_mlp.bias.detach()),
+        positions="",
+        norm_attention=_layer_norm(layer.attention.output.LayerNorm),
+        norm_mlp=_layer_norm(layer.output.LayerNorm),
         activation=layer.intermediate.intermediate_act_fn,
     )
+
+
+def _describe_modernbert(layer: Any, *linears: Linears) -> ModernBertBlock:
+    attention = layer.attn
+    return ModernBertBlock(
+        **_heads(linears, attention.head_dim, len(_base(attention.Wqkv).weight) // 3),
+        eps=layer.mlp_norm.eps,
+        scale=attention.head_dim**-0.5,
+        positions=layer.attention_type,
+        norm_in=None if isinstance(layer.attn_norm, nn.Identity) else _layer_norm(layer.attn_norm),
+        norm_mlp=_layer_norm(layer.mlp_norm),
+        activation=layer.mlp.act,
+    )
+
+
+def _layer_norm(norm: nn.LayerNorm) -> LayerNorm:
+    return norm.weight.detach(), None if norm.bias is None else norm.bias.detach()
 
 
 def _pair(linear: Any, name: str) -> tuple[nn.Parameter, nn.Parameter]:
@@ -124,7 +150,7 @@ def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float
     """The adapters of some towers, or of the trunk, in some layers: four groups a layer."""
     groups = []
     for layer in layers:
-        for group in LLAMA if hasattr(layer, "self_attn") else BERT:
+        for group in _groups(layer):
             members = []
             for linear in (layer.get_submodule(name) for name in group):
                 adapted = isinstance(linear, LoraLayer) and all(name in linear.lora_A for name in names)

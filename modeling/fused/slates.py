@@ -16,7 +16,6 @@ from equipoise.data.ragged import RowLengths
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
 from equipoise.modeling.fused.blocks import Pair, Rotary
-from equipoise.modeling.fused.kernels import AddNorm
 from equipoise.modeling.fused.layers import adapter_bank, adapter_scale, describe_layer
 from equipoise.modeling.fused.layout import FusedLayout
 from equipoise.modeling.fused.lora import AdapterBank
@@ -113,7 +112,7 @@ class FusedSlates(Packing):
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
         self._layouts: dict[int, FusedLayout] = {}
         self.layout = self._layout(1)
-        self._rotary: Rotary = None  # set by encode
+        self._rotary: dict[str, Rotary] = {}  # set by encode
 
     def _layout(self, towers: int) -> FusedLayout:
         if towers not in self._layouts:
@@ -134,12 +133,15 @@ class FusedSlates(Packing):
         with torch.autocast(self.device.type, enabled=False):
             ids = self._ids.index_select(0, layout.order)
             positions = self._positions.index_select(0, layout.order)[None] + self.backbone.first_position
+            rotary_emb = getattr(trunk, "rotary_emb", None)  # else embeddings tell positions
             if self.backbone.encoder:
-                hidden = trunk.embeddings(ids[None], position_ids=positions)[0].to(self.dtype)
+                told = {"position_ids": positions} if rotary_emb is None else {}
+                hidden = trunk.embeddings(ids[None], **told)[0].to(self.dtype)
             else:
                 hidden = trunk.get_input_embeddings()(ids).to(self.dtype)
-                cos, sin = trunk.rotary_emb(hidden[None], positions)
-                self._rotary = cos[0], sin[0]
+            for kind in {layer.positions for layer in (*self.fused.lower, *self.fused.upper)}:
+                found = rotary_emb and rotary_emb(hidden[None], positions, *([kind] if kind else []))
+                self._rotary[kind] = found and (found[0][0], found[1][0])
             z_FH = self._run_trunk(hidden)
             at = layout.prefix_tokens
             if not self.candidates_only:
@@ -152,7 +154,7 @@ class FusedSlates(Packing):
         pairs = self.fused.shared.laid_out(self.dtype)
         x, residual = x_FH[None], None
         for number, layer in enumerate(self.fused.lower):
-            qkv, residual = layer.before(x, residual, pairs[4 * number], self._rotary)
+            qkv, residual = layer.before(x, residual, pairs[4 * number], self._rotary[layer.positions])
             stretches = (layout.all, layout.rows_once, layout.prefixes_once)
             out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, layer.causal, layer.scale)
             x, residual = layer.behind(out.view(1, len(out), -1), residual, pairs[4 * number + 1 : 4 * number + 4])
@@ -163,7 +165,7 @@ class FusedSlates(Packing):
         found, residual, upper = [], None, self.fused.upper
         rotary = self._repeated(slice(0, self.layout.prefix_tokens), x_KPH.shape[0])
         for number, layer in enumerate(upper):
-            qkv, residual = layer.before(x_KPH, residual, pairs[4 * number], rotary)
+            qkv, residual = layer.before(x_KPH, residual, pairs[4 * number], rotary[layer.positions])
             if number == len(upper) - 1:
                 found.append(qkv[:, layer.heads :])
                 break  # of the last layer nobody reads more
@@ -206,7 +208,7 @@ class FusedSlates(Packing):
         towers, residual, upper = x_KCH.shape[0], None, self.fused.upper
         rotary = self._repeated(slice(layout.prefix_tokens, None), towers)
         for number, (layer, prefix_kv) in enumerate(zip(upper, kvs, strict=True)):
-            qkv, residual = layer.before(x_KCH, residual, pairs[4 * number], rotary)
+            qkv, residual = layer.before(x_KCH, residual, pairs[4 * number], rotary[layer.positions])
             queries, rows, last = layout.candidates, layout.rows, None
             if number == len(upper) - 1 and pooling == "last":  # heads read the last token alone
                 flat = residual.reshape(-1, residual.shape[-1]).index_select(0, layout.last)
@@ -216,9 +218,7 @@ class FusedSlates(Packing):
             out = TowerAttention.apply(qkv, prefix_kv, last, layer.heads, *stretches, layer.causal, layer.scale)
             out = out.view(towers, -1, layer.heads * layer.size)
             x_KCH, residual = layer.behind(out, residual, pairs[4 * number + 1 : 4 * number + 4])
-        if residual is not None:  # else the last layer has normalised what it gives
-            norm: Any = self.backbone.norm
-            x_KCH = AddNorm.apply(x_KCH, residual, norm.weight, norm.variance_epsilon)[0]
+        x_KCH = upper[-1].last(x_KCH, residual, self.backbone.norm)
         return x_KCH if pooling == "last" else self._means(x_KCH)
 
     def _means(self, x_KCH: torch.Tensor) -> torch.Tensor:
@@ -228,11 +228,12 @@ class FusedSlates(Packing):
         summed_KNH = summed_KNH.index_add(1, self.layout.owners, x_KCH)
         return summed_KNH / counts[:, None].to(x_KCH.dtype)
 
-    def _repeated(self, part: slice, towers: int) -> Rotary:
-        if self._rotary is None:
-            return None
-        cos, sin = (each[part] for each in self._rotary)
-        return (cos, sin) if towers == 1 else (cos.repeat(towers, 1), sin.repeat(towers, 1))
+    def _repeated(self, part: slice, towers: int) -> dict[str, Rotary]:
+        """The rotations of a part of the tokens, once for each tower."""
+        return {
+            kind: rotary and (rotary[0][part].repeat(towers, 1), rotary[1][part].repeat(towers, 1))
+            for kind, rotary in self._rotary.items()
+        }
 
     def tokens_of_candidates(self, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return parts[0][0], self.layout.owners.long()

@@ -11,6 +11,8 @@ from benchmarks.launches_count import LaunchCounter, counting
 
 MOST = {1: 1000, 4: 1200, 8: 1280}
 """Launches of a micro-step at the depth of Llama 3.2 1B, by objectives: raise a bound only for a reason."""
+MOST_OF_ENCODER = 1000
+"""The same of BERT base with four objectives."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,12 @@ def _other_precision_afterwards() -> Iterator[None]:
 def test_a_step_starts_few_kernels_and_hardly_waits(objectives: int) -> None:
     counter = launches.count_step(launches.build_loop(launches.DEPTHS["1b"], objectives))
     assert 200 < counter.total <= MOST[objectives]
+    assert sum(counter.waits.values()) <= 2, counter.waits
+
+
+def test_an_encoder_s_step_starts_few_kernels_and_hardly_waits() -> None:
+    counter = launches.count_step(launches.build_loop(launches.ENCODER, 4, arch="bert"))
+    assert 200 < counter.total <= MOST_OF_ENCODER
     assert sum(counter.waits.values()) <= 2, counter.waits
 
 

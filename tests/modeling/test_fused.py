@@ -15,7 +15,7 @@ from equipoise.modeling.fused import kernels
 from equipoise.modeling.fused.slates import FusedBackbone
 from equipoise.modeling.model import PACKED, SlateModel
 
-FAMILY = ("llama", "mistral", "qwen3", "bert", "roberta")
+FAMILY = ("llama", "mistral", "qwen3", "bert", "roberta", "modernbert")
 
 
 def step_of(model: SlateModel, batch: SlateBatch, fused: bool, at_once: bool = False) -> tuple[dict, list, dict]:
