@@ -39,13 +39,8 @@ def columns_to_read(manifest: Manifest, columns: Mapping[str, np.ndarray]) -> li
     return [name for name in columns if not getattr(manifest.features.get(name), "indexed", 0)]
 
 
-def moved_columns(
-    manifest: Manifest,
-    names: Sequence[str],
-    earlier: Mapping[str, np.ndarray],
-    later: Mapping[str, np.ndarray],
-) -> list[int]:
-    """Positions of the numbers that tell the valid split from training, such as counts that grow with the years.
+def moved_columns(manifest: Manifest, earlier: Mapping[str, np.ndarray], later: Mapping[str, np.ndarray]) -> list[str]:
+    """The numbers that tell the valid split from training, such as counts that grow with the years.
 
     What trees learn at the values of one period may not hold at those of the next. No label is read: a column has moved
     where its AUC for telling impressions of the two splits apart is more than `MOVED` from 1/2, the unknown the lowest
@@ -53,11 +48,10 @@ def moved_columns(
 
     Args:
         manifest: for what is a category.
-        names: of the columns.
         earlier, later: all columns of the train and of the valid split, float32 (I,).
     """
     found = []
-    for position, name in enumerate(names):
+    for name in earlier:
         if isinstance(manifest.features.get(name), CategoryScale):
             continue
         values = [_spread(split[name]) for split in (earlier, later)]
@@ -65,7 +59,7 @@ def moved_columns(
         count = len(values[1])
         above = rankdata(known)[-count:].mean() - (count + 1) / 2
         if abs(above / len(values[0]) - 0.5) > MOVED:
-            found.append(position)
+            found.append(name)
     return found
 
 

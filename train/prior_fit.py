@@ -95,6 +95,11 @@ class PriorFit:
         return np.repeat(codes, np.diff(self.train.tokens.first))
 
     @cached_property
+    def moved(self) -> list[str]:
+        """The columns that have moved between the train and the valid split."""
+        return moved_columns(self.manifest, self.columns, self.valid_columns)
+
+    @cached_property
     def untold(self) -> np.ndarray:
         """Which training rows are fitted as of a new shopper, bool (I,): `train.feature_dropout` of the slates."""
         slates = np.random.default_rng(SEED).random(len(self.train)) < self.config.train.feature_dropout
@@ -197,13 +202,13 @@ class PriorFit:
     def _trees_of_blend(self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any]) -> "list[Booster]":
         """Trees of all columns and, where that is better on the valid rows, others without the columns that moved."""
         trees = fit_trees(*rows, **options)
-        moved = moved_columns(self.manifest, spec.columns, self.columns, self.valid_columns)
+        moved = [column for column in spec.columns if column in self.moved]
         judged = {key: options[key] for key in ("valid", "weight", "valid_weight")}
-        steady = fit_steady(trees, moved, *rows, **judged)
+        steady = fit_steady(trees, list(map(spec.columns.index, moved)), *rows, **judged)
         if moved:
             part = "half of its trees leave out" if steady else "all of its trees read"
-            listed = ", ".join(spec.columns[position] for position in moved)
-            log.info(f"prior of {name}: {part} what has moved since the training rows, by log loss on valid: {listed}")
+            what = "what has moved since the training rows, by log loss on valid"
+            log.info(f"prior of {name}: {part} {what}: {', '.join(moved)}")
         return [trees] if steady is None else [trees, steady]
 
     def _linear(
