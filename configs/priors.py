@@ -17,9 +17,8 @@ class PriorConfig(Section):
 
     method: Literal["trees", "linear", "best", "blend", "column"] = "trees"
     """`trees` (LightGBM), `linear` (logistic regression; rates are read as log-odds), the `best` of the two by log loss
-    on the valid split, a `blend` of both (mean log-odds of the trees, of those that leave out a fold each, and of as
-    many without the columns that have moved since, where valid says so; and the linear model's by the share that suits
-    out-of-fold rows), or `column`: the score of a model that you have
+    on the valid split, a `blend` of both (mean log-odds of the trees and of those that leave out a fold each, and the
+    linear model's by the share that suits out-of-fold rows), or `column`: the score of a model that you have
     already."""
     column: str | None = None
     """With `method: column`: the feature that holds its score."""
@@ -27,6 +26,8 @@ class PriorConfig(Section):
     """What that column holds."""
     columns: Annotated[list[str], Field(min_length=1)] | None = None
     """Features, and computed columns, that trees and linear read; null takes all."""
+    leave_out: list[str] = Field(default_factory=list)
+    """Of all columns, those that trees and linear do not read; evaluate's own trees read them all the same."""
     space: Literal["entire", "given"] = "entire"
     """Where another objective is given (cvr after click): fit the whole chain over all rows (`entire`), or its own
     label on rows where it was observed (`given`), which are few."""
@@ -66,6 +67,8 @@ class PriorConfig(Section):
         for name in ("interactions", "resamples"):
             if getattr(self, name) and self.method != "linear":
                 raise ValueError(f"{name} belong to method: linear: set that, or leave them out")
+        if self.leave_out and (self.columns or self.method == "column"):
+            raise ValueError("leave_out and columns say the same twice: set one of them")
         if self.fallback and (self.resamples or self.method == "column"):
             raise ValueError("fallback belongs to trees, best, blend, or linear without resamples: leave it out")
         for pair in self.interactions:
@@ -75,7 +78,13 @@ class PriorConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the fitted model; of those that came later only what is set, so that keys stay."""
-        late: dict[str, Any] = {"interactions": [], "max_categories": 64, "resamples": 0, "fallback": None}
+        late: dict[str, Any] = {
+            "interactions": [],
+            "max_categories": 64,
+            "resamples": 0,
+            "fallback": None,
+            "leave_out": [],
+        }
         unset = {name for name, default in late.items() if getattr(self, name) == default}
         return self.model_dump(mode="json", exclude=unset)
 

@@ -1,7 +1,6 @@
 """Boosted trees (LightGBM): the settings that are tried, one fit, and their text."""
 
 import importlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,15 +35,14 @@ def boost(parameters: dict[str, Any], trees: int, rows: Weighed, valid: Weighed 
     """One fit, to `trees` trees or to the number that suits the validation rows best.
 
     Args:
-        parameters: LightGBM's; `categorical_column`: positions of categories; `left_out`: of columns that are not read.
+        parameters: LightGBM's; `categorical_column`: positions of categories.
     """
     library = lightgbm_library()
-    (columns, label, weight), hidden = rows, parameters.get("left_out", [])
-    columns = _without(columns, hidden)
+    columns, label, weight = rows
     # Leaves of a hundred rows leave small data no split; at least fifty leaves must be possible.
     smallest = min(parameters["min_child_samples"], max(1, len(label) // 50))
     parameters = parameters | {"min_child_samples": smallest}
-    kept = {key: value for key, value in parameters.items() if key not in ("categorical_column", "left_out")}
+    kept = {key: value for key, value in parameters.items() if key != "categorical_column"}
     categories = parameters["categorical_column"]
     data = library.Dataset(
         columns, label, weight=weight, categorical_feature=categories, params=kept, free_raw_data=True
@@ -52,22 +50,12 @@ def boost(parameters: dict[str, Any], trees: int, rows: Weighed, valid: Weighed 
     if valid is None:
         booster = library.train(kept, data, trees)
     else:
-        judged = _without(np.asarray(valid[0], np.float32), hidden)
-        tuned = library.Dataset(judged, valid[1], weight=valid[2], reference=data)
+        tuned = library.Dataset(np.asarray(valid[0], np.float32), valid[1], weight=valid[2], reference=data)
         stop = library.early_stopping(PATIENCE, verbose=False)
         booster = library.train(kept, data, trees, valid_sets=[tuned], callbacks=[stop])
         booster = library.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
     booster.fitted_as = (parameters, booster.num_trees())
     return booster
-
-
-def _without(columns: np.ndarray, left_out: Sequence[int]) -> np.ndarray:
-    """The same table where some columns are unknown in every row, so that no tree asks for them."""
-    if not left_out:
-        return columns
-    columns = columns.copy()
-    columns[:, list(left_out)] = np.nan
-    return columns
 
 
 def refit_trees(model: "Booster", rows: Weighed) -> "Booster":

@@ -33,7 +33,7 @@ INVERSE_PENALTIES = (0.01, 0.1, 1.0)
 TRIED = (TREE_SETTINGS, DEFAULT_TREES, MOST_TREES, PATIENCE, TUNING_ROWS, INVERSE_PENALTIES, MOST_CATEGORIES)
 """What decides a fitted model beside its rows."""
 WHOLE = 0.3
-"""Of trees of the same columns in a blend: those of all rows have this, those of the folds, of fewer rows, the rest."""
+"""Of the trees' log-odds in a blend: what the trees of all rows have, those of the folds, which saw fewer, the rest."""
 SHARES = np.linspace(0, 1, 21)
 """Of the linear model in a blend: what is tried."""
 Rows = tuple[np.ndarray, np.ndarray]
@@ -45,8 +45,7 @@ class Blend:
     """Log-odds of boosted trees and of a logistic regression, averaged.
 
     Attributes:
-        trees: fitted on all rows, then of each fold those that saw no row of its users; then the same of trees that
-            leave some columns out.
+        trees: fitted on all rows, then of each fold those that saw no row of its users.
         weights: how much each of them has of the trees' part; they add up to 1.
         linear: fitted on all rows.
         share: of the linear model, 0 to 1.
@@ -186,35 +185,8 @@ def out_of_fold(
     return _by_fold([model], _checked(columns, label, weight), groups, folds, seed, shown_as)[0][0]
 
 
-def fit_steady(
-    trees: "Booster",
-    left_out: Sequence[int],
-    columns: np.ndarray,
-    label: np.ndarray,
-    *,
-    valid: Rows,
-    weight: np.ndarray | None = None,
-    valid_weight: np.ndarray | None = None,
-) -> "Booster | None":
-    """Trees of the settings of others that leave some columns out; None where both together are no better on `valid`.
-
-    Args:
-        trees: by `fit_trees`, on the same rows.
-        left_out: positions of numbers.
-        columns, label, valid, weight, valid_weight: as of `fit_trees`.
-    """
-    judged = (*valid, valid_weight)
-    if not left_out or not _two_classes(valid[1]):
-        return None
-    parameters = trees.fitted_as[0] | {"left_out": sorted(left_out)}  # type: ignore[attr-defined]
-    steady = boost(parameters, MOST_TREES, _checked(columns, label, weight), judged)
-    alone, other = (log_odds(each, valid[0]) for each in (trees, steady))
-    losses = [cross_entropy(valid[1], found, valid_weight) for found in (alone, (alone + other) / 2)]
-    return steady if losses[1] < losses[0] else None
-
-
 def fit_blend(
-    trees: "Sequence[Booster]",
+    trees: "Booster",
     linear: LinearModel,
     columns: np.ndarray,
     label: np.ndarray,
@@ -232,19 +204,16 @@ def fit_blend(
     stacking), so that no model is judged by rows that it saw.
 
     Args:
-        trees: fitted on all rows, by `fit_trees` and, with columns left out, `fit_steady`; each counts alike.
-        linear: fitted on all rows, by `fit_linear`.
+        trees, linear: fitted on all rows, by `fit_trees` and `fit_linear`.
         columns, label, groups, folds, seed, shown_as, weight: as of `out_of_fold`, whose second value it has.
 
     Raises:
         UserError: as of `out_of_fold`.
     """
     rows = _, label, weight = _checked(columns, label, weight)
-    (*of_each, of_linear), refitted = _by_fold([*trees, linear], rows, groups, folds, seed, shown_as)
-    of_trees = [np.mean(values, axis=0) for values in zip(*of_each, strict=True)]
-    kept = [model for position, own in enumerate(trees) for model in (own, *(fold[position] for fold in refitted))]
-    of_one = [WHOLE, *[(1 - WHOLE) / len(refitted)] * len(refitted)]
-    weights = [part / len(trees) for _ in trees for part in of_one]
+    (of_trees, of_linear), refitted = _by_fold([trees, linear], rows, groups, folds, seed, shown_as)
+    kept = [trees, *(of_fold for of_fold, _ in refitted)]
+    weights = [WHOLE, *[(1 - WHOLE) / len(refitted)] * len(refitted)]
     losses = [cross_entropy(label, mixed(share, of_trees[0], of_linear[0]), weight) for share in SHARES]
     share = float(SHARES[int(np.argmin(losses))])
     predictions = [mixed(share, own, other) for own, other in zip(of_trees, of_linear, strict=True)]

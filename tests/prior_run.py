@@ -78,7 +78,7 @@ def fit_priors(config: RunConfig, folder: Path) -> Priors:
         if prior.method == "blend":
             straight = fit_linear(rows, label, categories=[names.index(column) for column in categories])
             users = np.arange(len(label)) // 40
-            model = replace(fit_blend([model], straight, rows, label, users, folds=2)[0], share=0.3)
+            model = replace(fit_blend(model, straight, rows, label, users, folds=2)[0], share=0.3)
         (folder / f"{name}.txt").write_text(to_text(model), "utf-8")
         specs[name] = PriorSpec(prior.method, names, categories)
     alone = fit_linear(rows[inside][:, [COLUMNS["cvr"].index("similar_max")]], label[inside])

@@ -6,17 +6,10 @@ Shape suffixes: I impressions of a split, N chosen ones, F columns.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
-from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.train.thing_vectors import ThingVectors, rival_columns, thing_columns
-
-MOVED = 0.2
-"""How far from 1/2 the AUC of a column that has moved is."""
-MOST_COMPARED = 50_000
-"""Impressions of a split that are compared, evenly spread over it."""
 
 
 def split_columns(
@@ -37,34 +30,6 @@ def columns_to_read(manifest: Manifest, columns: Mapping[str, np.ndarray]) -> li
     Those are for the heads: as categories of trees or of a regression they are learnt by heart.
     """
     return [name for name in columns if not getattr(manifest.features.get(name), "indexed", 0)]
-
-
-def moved_columns(manifest: Manifest, earlier: Mapping[str, np.ndarray], later: Mapping[str, np.ndarray]) -> list[str]:
-    """The numbers that tell the valid split from training, such as counts that grow with the years.
-
-    What trees learn at the values of one period may not hold at those of the next. No label is read: a column has moved
-    where its AUC for telling impressions of the two splits apart is more than `MOVED` from 1/2, the unknown the lowest
-    (adversarial validation; Pan et al. 2020).
-
-    Args:
-        manifest: for what is a category.
-        earlier, later: all columns of the train and of the valid split, float32 (I,).
-    """
-    found = []
-    for name in earlier:
-        if isinstance(manifest.features.get(name), CategoryScale):
-            continue
-        values = [_spread(split[name]) for split in (earlier, later)]
-        known = np.nan_to_num(np.concatenate(values), nan=-np.inf, neginf=-np.inf)
-        count = len(values[1])
-        above = rankdata(known)[-count:].mean() - (count + 1) / 2
-        if abs(above / len(values[0]) - 0.5) > MOVED:
-            found.append(name)
-    return found
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    return values[:: max(1, len(values) // MOST_COMPARED)]
 
 
 def logit_columns(manifest: Manifest, columns: Sequence[str]) -> list[int]:

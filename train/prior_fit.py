@@ -39,7 +39,6 @@ from equipoise.modeling.simple_models import (
     cross_entropy,
     fit_blend,
     fit_linear,
-    fit_steady,
     fit_trees,
     log_odds,
     out_of_fold,
@@ -49,7 +48,6 @@ from equipoise.train.prior_columns import (
     chosen_weights,
     columns_to_read,
     logit_columns,
-    moved_columns,
     read_columns,
     split_columns,
 )
@@ -95,11 +93,6 @@ class PriorFit:
         return np.repeat(codes, np.diff(self.train.tokens.first))
 
     @cached_property
-    def moved(self) -> list[str]:
-        """The columns that have moved between the train and the valid split."""
-        return moved_columns(self.manifest, self.columns, self.valid_columns)
-
-    @cached_property
     def untold(self) -> np.ndarray:
         """Which training rows are fitted as of a new shopper, bool (I,): `train.feature_dropout` of the slates."""
         slates = np.random.default_rng(SEED).random(len(self.train)) < self.config.train.feature_dropout
@@ -128,7 +121,7 @@ class PriorFit:
         prior = self.configs[name]
         names = [prior.column] if prior.column else prior.columns
         known = list(self.columns)
-        for column in names or []:
+        for column in [*(names or []), *prior.leave_out]:
             if column not in known:
                 raise UserError(
                     f"objectives.{name}.prior reads '{column}', which the prepared folder does not hold"
@@ -139,7 +132,10 @@ class PriorFit:
                 f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
             )
         scales = self.manifest.features
-        chosen = [str(column) for column in names or columns_to_read(self.manifest, self.columns)]
+        every = names or columns_to_read(self.manifest, self.columns)
+        chosen = [str(column) for column in every if column not in prior.leave_out]
+        if not chosen:
+            raise UserError(f"objectives.{name}.prior.leave_out leaves no column to read: leave fewer out")
         categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]
         before = self._before(name) if prior.method != "column" and prior.space == "entire" else []
         of_shopper, counted = self._of_shopper(name, chosen) if prior.fallback else ([], [])
@@ -198,18 +194,6 @@ class PriorFit:
         better = trees if losses[0] <= losses[1] else linear
         log.info(f"prior of {name}: log loss on valid {losses[0]:.4f} by trees, {losses[1]:.4f} by a linear model")
         return better, replace(spec, method="trees" if better is trees else "linear")
-
-    def _trees_of_blend(self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any]) -> "list[Booster]":
-        """Trees of all columns and, where that is better on the valid rows, others without the columns that moved."""
-        trees = fit_trees(*rows, **options)
-        moved = [column for column in spec.columns if column in self.moved]
-        judged = {key: options[key] for key in ("valid", "weight", "valid_weight")}
-        steady = fit_steady(trees, list(map(spec.columns.index, moved)), *rows, **judged)
-        if moved:
-            part = "half of its trees leave out" if steady else "all of its trees read"
-            what = "what has moved since the training rows, by log loss on valid"
-            log.info(f"prior of {name}: {part} {what}: {', '.join(moved)}")
-        return [trees] if steady is None else [trees, steady]
 
     def _linear(
         self, name: str, spec: PriorSpec, rows: Rows, options: dict[str, Any], users: np.ndarray
@@ -303,8 +287,7 @@ class PriorFit:
         model: Booster | LinearModel | Blend
         if spec.method == "blend":
             linear = self._linear(name, spec, rows, options, users)
-            trees = self._trees_of_blend(name, spec, rows, options)
-            model, predictions = fit_blend(trees, linear, *rows, users, **folded)
+            model, predictions = fit_blend(fit_trees(*rows, **options), linear, *rows, users, **folded)
             log.info(f"prior of {name}: {model.share:.0%} of its log-odds are the linear model's, the rest the trees'")
         else:
             model, spec = self._model(name, spec, rows, options, users)

@@ -29,7 +29,7 @@ from equipoise.data.token_cache import TokenCache
 from equipoise.modeling.priors import FILE, Priors
 from equipoise.modeling.simple_models import SHARES, TRIED, WHOLE
 from equipoise.train.kept_priors import Fitted, known_log_odds
-from equipoise.train.prior_columns import MOST_COMPARED, MOVED, logit_columns, read_columns, split_columns
+from equipoise.train.prior_columns import logit_columns, read_columns, split_columns
 from equipoise.train.prior_fit import MASKED, SEED, TRAIN, PriorFit, prior_configs
 from equipoise.train.start_record import read_start
 from equipoise.train.thing_vectors import ThingVectors, find_vectors
@@ -182,7 +182,7 @@ def _key(config: RunConfig, vectors: ThingVectors | None) -> str:
     if any(prior.method in ("linear", "best", "blend") for prior in prior_configs(config).values()):
         described.append(logit_columns(manifest, list(manifest.features)))
     if any(prior.method == "blend" for prior in prior_configs(config).values()):
-        described += [SHARES.tolist(), WHOLE, MOVED, MOST_COMPARED]
+        described += [SHARES.tolist(), WHOLE]
     if any(prior.fallback for prior in prior_configs(config).values()):
         described.append(sorted(config.data.behaviour))
     if manifest.comparison is not None and "rivals" in manifest.comparison:

@@ -17,7 +17,6 @@ from equipoise.modeling.simple_models import (
     cross_entropy,
     fit_blend,
     fit_linear,
-    fit_steady,
     fit_trees,
     from_text,
     log_odds,
@@ -138,7 +137,7 @@ def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPat
     linear = fit_linear(columns, label, categories=[2], seed=1)
     weight = np.random.default_rng(0).uniform(0.5, 2, 3000)
     kept = {"folds": 3, "seed": 2, "weight": weight}
-    blend, (outside, other) = fit_blend([trees], linear, columns, label, users, shown_as=[columns[::-1]], **kept)
+    blend, (outside, other) = fit_blend(trees, linear, columns, label, users, shown_as=[columns[::-1]], **kept)
     assert len(blend.trees) == 4 and blend.trees[0] is trees and 0 < blend.share < 1
     parts = [log_odds(each, test[0]) for each in blend.trees]
     of_trees = 0.3 * parts[0] + 0.7 * np.mean(parts[1:], axis=0)
@@ -157,51 +156,9 @@ def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPat
     losses = [cross_entropy(label, (1 - s) * alone[0][0] + s * alone[1][0], weight) for s in SHARES]
     assert losses[list(SHARES).index(blend.share)] == min(losses)
     monkeypatch.setattr(simple_models, "SHARES", np.array([1.0]))
-    straight, (found,) = fit_blend([trees], linear, columns, label, users, **kept)
+    straight, (found,) = fit_blend(trees, linear, columns, label, users, **kept)
     assert np.array_equal(log_odds(straight, test[0]), log_odds(linear, test[0]))
     assert np.array_equal(found, alone[1][0])
-
-
-def _grown(first: int, counted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a period: a number that tells the label, and a count that has grown to about `first` by then.
-
-    `counted`: what a count of 1,000 adds to the log-odds.
-    """
-    generator = np.random.default_rng(seed)
-    number, count = generator.normal(size=4000), first + generator.uniform(0, 1000, 4000)
-    label = (generator.random(4000) < 1 / (1 + np.exp(-1.5 * number - counted * count / 1000))).astype(np.float64)
-    return np.stack([number, count], 1).astype(np.float32), label
-
-
-@pytest.mark.parametrize("counted", [0.0, 2.0])
-def test_trees_without_what_has_moved_take_part_where_that_is_better(counted: float) -> None:
-    """In training a count goes with the label; afterwards it no longer does, or does as before."""
-    columns, label = _grown(0, 2.0, 1)
-    valid, test = _grown(700, counted, 2), _grown(700, counted, 3)
-    trees = fit_trees(columns, label, valid=valid)
-    steady = fit_steady(trees, [1], columns, label, valid=valid)
-    if counted:
-        assert steady is None
-        return
-    assert steady is not None and steady.feature_importance()[1] == 0 < trees.feature_importance()[1]
-    blind = test[0] * [1, np.nan]
-    assert np.array_equal(log_odds(steady, blind), log_odds(steady, test[0]))
-    users = np.arange(4000) // 10
-    linear = fit_linear(columns, label)
-    blend, (outside,) = fit_blend([trees, steady], linear, columns, label, users, folds=2)
-    assert (
-        len(blend.trees) == 6 and blend.trees[3] is steady and blend.weights == pytest.approx([0.15, 0.175, 0.175] * 2)
-    )
-    assert [each.feature_importance()[1] > 0 for each in blend.trees] == [True] * 3 + [False] * 3
-    each = [out_of_fold(own, columns, label, users, folds=2)[0] for own in (trees, steady)]
-    of_linear = out_of_fold(linear, columns, label, users, folds=2)[0]
-    expected = (1 - blend.share) * np.mean(each, axis=0) + blend.share * of_linear
-    np.testing.assert_allclose(outside, expected, atol=1e-12)
-    alone = fit_blend([trees], linear, columns, label, users, folds=2)[0]
-    losses = [cross_entropy(test[1], log_odds(replace(own, share=0.0), test[0])) for own in (blend, alone)]
-    assert losses[0] < losses[1] - 0.003
-    assert fit_steady(trees, [], columns, label, valid=valid) is None
-    assert fit_steady(trees, [1], columns, label, valid=(valid[0], np.zeros(4000))) is None
 
 
 def test_a_blend_ranks_better_than_its_trees() -> None:
@@ -214,7 +171,7 @@ def test_a_blend_ranks_better_than_its_trees() -> None:
     users = np.arange(1500) // 5
     trees = fit_trees(columns[fitted], label[fitted], groups=users)
     linear = fit_linear(columns[fitted], label[fitted])
-    blend, _ = fit_blend([trees], linear, columns[fitted], label[fitted], users)
+    blend, _ = fit_blend(trees, linear, columns[fitted], label[fitted], users)
     scores = [auc(label[test], log_odds(each, columns[test])) for each in (trees, blend)]
     assert scores[1] > scores[0] + 0.01
 

@@ -13,8 +13,6 @@ from scipy.optimize import minimize_scalar
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import RunConfig
-from equipoise.data.features import CategoryScale
-from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
 from equipoise.modeling.priors import Priors, PriorSpec, from_column, join_chains
@@ -24,7 +22,7 @@ from equipoise.train.assemble import DataParts, assemble_model, open_data, open_
 from equipoise.train.head_phase import HeadPasses, Judged, fit_heads, learned_parts
 from equipoise.train.objectives.registry import build_objectives
 from equipoise.train.parameters import optimizer_groups, trainable
-from equipoise.train.prior_columns import moved_columns, read_columns
+from equipoise.train.prior_columns import read_columns
 from equipoise.train.priors import find_priors
 from equipoise.train.token_caches import find_tokens
 from tests.tiny_run import run_settings
@@ -272,45 +270,6 @@ def test_a_blend_scores_training_rows_out_of_fold_and_others_by_all(make_config:
             found = join_chains({"cvr": priors.specs["cvr"]}, {"cvr": log_odds(blend, seen)})[:, 0]
             np.testing.assert_allclose(data.slates.prior[unseen, column], found[unseen], rtol=1e-5, atol=1e-6)
             assert np.abs(data.slates.prior[~unseen, column] - found[~unseen]).max() > 0.01
-
-
-def test_columns_that_tell_later_rows_from_earlier_ones_have_moved() -> None:
-    generator = np.random.default_rng(0)
-    draws = {name: generator.normal(size=(2, 3000)).astype(np.float32) for name in ("same", "grown", "fallen", "kind")}
-    draws["grown"][1] += 2
-    draws["fallen"][1] -= 2
-    draws["kind"][1] += 2
-    draws["a_little"] = np.array([np.arange(1000), np.arange(1000) + 150], np.float32)  # AUC .64: 1/2 + .15 − .15² / 2
-    draws["known_later"] = np.where([[True] * 1000, [False] * 1000], np.nan, 1).astype(np.float32)
-    draws["never_known"] = np.full((2, 1000), np.nan, np.float32)
-    manifest = Manifest.model_construct(features={"kind": CategoryScale(values=["a"], shares=[1.0])})
-    earlier, later = ({name: values[split] for name, values in draws.items()} for split in (0, 1))
-    assert moved_columns(manifest, earlier, later) == ["grown", "fallen", "known_later"]
-    later["a_little"] = later["a_little"] + 150  # AUC .755
-    assert len(moved_columns(manifest, earlier, later)) == 4
-
-
-def test_what_moves_is_left_out_by_half_of_a_blend_s_trees(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A count of training rows that goes with their clicks, and of later rows says nothing."""
-    settings = run_settings(tmp_path)
-    table = pd.read_csv(settings["data"]["tables"]["impressions"], dtype=str)
-    days = pd.to_datetime(table.timestamp).rank(method="dense", pct=True)
-    noise, clicked = np.random.default_rng(0).random((2, len(table))), table.click.astype(float)
-    table["hint"] = (clicked * 0.3 + noise[0]).round(3)
-    table["shown"] = np.where(days <= 0.7, clicked * 0.5 + noise[1], 1 + noise[1]).round(3)
-    table.to_csv(settings["data"]["tables"]["impressions"], index=False)
-    settings["data"] |= {"features": [{"name": name, "scale": "log1p"} for name in ("hint", "shown")]}
-    settings["objectives"]["ctr"] = {"prior": {"method": "blend", "folds": 2}}
-    config = RunConfig.model_validate(settings)
-    prepare(config.data)
-    with caplog.at_level("INFO"):
-        store = find_priors(config, find_tokens(config))
-    assert store is not None and "prior of ctr: half of its trees leave out what has moved" in caplog.text
-    assert "by log loss on valid: shown" in caplog.text
-    blend = store.priors.models["ctr"]
-    assert isinstance(blend, Blend) and len(blend.trees) == 6
-    position = store.priors.specs["ctr"].columns.index("shown")
-    assert [each.feature_importance()[position] > 0 for each in blend.trees] == [True] * 3 + [False] * 3
 
 
 def test_labels_of_one_kind_are_refused_with_the_objective(tmp_path: Path) -> None:
