@@ -121,7 +121,7 @@ class PriorFit:
         prior = self.configs[name]
         names = [prior.column] if prior.column else prior.columns
         known = list(self.columns)
-        for column in [*(names or []), *prior.leave_out]:
+        for column in names or []:
             if column not in known:
                 raise UserError(
                     f"objectives.{name}.prior reads '{column}', which the prepared folder does not hold"
@@ -131,6 +131,12 @@ class PriorFit:
             raise UserError(
                 f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
             )
+        for column in prior.leave_out:
+            if column not in known:
+                raise UserError(
+                    f"objectives.{name}.prior.leave_out has '{column}', which the prepared folder does not hold"
+                    f"{nearest_name(column, known)}: take it out of the list"
+                )
         scales = self.manifest.features
         every = names or columns_to_read(self.manifest, self.columns)
         chosen = [str(column) for column in every if column not in prior.leave_out]

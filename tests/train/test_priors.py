@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 
 from equipoise.common.errors import UserError
+from equipoise.configs.priors import PriorConfig
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.masked import mask_all_fields
 from equipoise.data.prepare.slates import prepare
@@ -270,6 +272,25 @@ def test_a_blend_scores_training_rows_out_of_fold_and_others_by_all(make_config:
             found = join_chains({"cvr": priors.specs["cvr"]}, {"cvr": log_odds(blend, seen)})[:, 0]
             np.testing.assert_allclose(data.slates.prior[unseen, column], found[unseen], rtol=1e-5, atol=1e-6)
             assert np.abs(data.slates.prior[~unseen, column] - found[~unseen]).max() > 0.01
+
+
+def test_a_prior_leaves_out_what_it_is_told(make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(ctr={"method": "blend", "folds": 2, "leave_out": ["category"]}, cvr="trees")
+    store = find_priors(config, find_tokens(config))
+    assert store is not None
+    assert store.priors.specs["ctr"].columns == ["seen_before"] != store.priors.specs["cvr"].columns
+    assert store.priors.specs["ctr"].categories == []
+    for left_out, message in (
+        (["categorie"], r"leave_out has 'categorie', which the prepared folder does not hold.*category.*: take it out"),
+        (["category", "seen_before"], "leaves no column to read: leave fewer out"),
+    ):
+        prior = config.objectives.ctr.prior.model_copy(update={"leave_out": left_out})
+        ctr = config.objectives.ctr.model_copy(update={"prior": prior})
+        asked = config.model_copy(update={"objectives": config.objectives.model_copy(update={"ctr": ctr})})
+        with pytest.raises(UserError, match=message):
+            find_priors(asked, find_tokens(asked))
+    with pytest.raises(ValidationError, match="leave_out and columns say the same twice"):
+        PriorConfig(columns=["category"], leave_out=["seen_before"])
 
 
 def test_labels_of_one_kind_are_refused_with_the_objective(tmp_path: Path) -> None:
