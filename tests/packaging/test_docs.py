@@ -85,7 +85,7 @@ def test_the_readme_is_short_and_its_figures_are_those_of_the_results() -> None:
     text = README.read_text("utf-8")
     assert len(text.split()) <= 900
     figures = set(re.findall(r"(?<![\w.])[+−-]?\d+\.\d{2,}(?![\w.])", text))
-    assert {"0.9164", "+0.008"} <= figures
+    assert {"0.9168", "+0.008"} <= figures
     results = RESULTS.read_text("utf-8")
     assert not {figure for figure in figures if figure not in results}
     table = [row for row in text.splitlines() if row.startswith("| g")]
