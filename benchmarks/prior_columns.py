@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import figure, report, show, write
+from equipoise.common.errors import UserError
 from equipoise.configs.load import load_config
 from equipoise.data.features import CategoryScale
 from equipoise.data.slate_set import SlateSet
@@ -41,6 +42,8 @@ def periods(times: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     moments, place = np.unique(times, return_inverse=True)
     shares = np.cumsum(np.bincount(place)) / len(times)
     ends = [int(np.searchsorted(shares, cut)) for cut in CUTS] + [len(moments) - 1]
+    if len(set(ends)) < len(ends):
+        raise UserError(f"{len(moments)} moments of requests in the train split are too few for three later periods")
     return [(np.flatnonzero(place <= a), np.flatnonzero((place > a) & (place <= b))) for a, b in pairwise(ends)]
 
 
@@ -107,7 +110,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings of the configuration, as KEY=VALUE")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     asked = parser.parse_args()
-    figures = measure(load_config(asked.config, asked.overrides))
+    try:
+        figures = measure(load_config(asked.config, asked.overrides))
+    except UserError as error:
+        parser.error(str(error))
     write(asked.json, report("prior_columns", figures, config=str(asked.config)))
     show("Which columns a prior is better without in later periods", figures)
 

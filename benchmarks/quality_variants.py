@@ -1,9 +1,7 @@
 """Variants of a run of `benchmarks.quality`: the whole, text alone, and the whole without one of its parts each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-from equipoise.data.thing_columns import SIMILAR, TOGETHER
 
 MOST_IDS = 4096
 Settings = dict[str, Any]
@@ -24,19 +22,6 @@ def _drop_from_data(*names: str) -> Callable[[Settings], None]:
     return drop
 
 
-def _drop_compared(settings: Settings, columns: Sequence[str] = (*SIMILAR, *TOGETHER)) -> None:
-    """Priors need not leave out what is no longer there."""
-    for options in settings["objectives"].values():
-        prior = (options or {}).get("prior")
-        if isinstance(prior, dict):
-            prior["leave_out"] = [name for name in prior.get("leave_out", []) if name not in columns]
-
-
-def _drop_comparison(settings: Settings) -> None:
-    _drop_from_data("comparison")(settings)
-    _drop_compared(settings)
-
-
 def _text_only(settings: Settings) -> None:
     _drop_prior(settings)
     _drop_from_data("features", "rates", "comparison", "behaviour", "profile")(settings)
@@ -46,12 +31,11 @@ def _drop_text(settings: Settings) -> None:
     """The backbone reads the same two words everywhere; nothing is compared by titles."""
     settings["data"]["prompt"] = {"prefix": ["a shopper"], "item": ["an item"]}
     settings["data"]["history"] = {"max_events": 0}
-    _drop_comparison(settings)
+    _drop_from_data("comparison")(settings)
 
 
 def _drop_co_purchase(settings: Settings) -> None:
     settings["data"]["comparison"]["co_purchase"] = False
-    _drop_compared(settings, TOGETHER)
 
 
 def _decoder(settings: Settings) -> None:
@@ -72,7 +56,7 @@ VARIANTS: dict[str, Callable[[Settings], None]] = {
     "no_prior": _drop_prior,
     "no_text": _drop_text,
     "no_rates": _drop_from_data("rates"),
-    "no_comparison": _drop_comparison,
+    "no_comparison": _drop_from_data("comparison"),
     "no_co_purchase": _drop_co_purchase,
     "with_ids": _add_ids,
     "decoder": _decoder,

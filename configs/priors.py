@@ -67,8 +67,12 @@ class PriorConfig(Section):
         for name in ("interactions", "resamples"):
             if getattr(self, name) and self.method != "linear":
                 raise ValueError(f"{name} belong to method: linear: set that, or leave them out")
-        if self.leave_out and (self.columns or self.method == "column"):
+        if self.leave_out and self.method == "column":
+            raise ValueError("leave_out belongs to trees, linear, best or blend: leave it out")
+        if self.leave_out and self.columns:
             raise ValueError("leave_out and columns say the same twice: set one of them")
+        for column in {self.fallback, *(each for pair in self.interactions for each in pair)} & set(self.leave_out):
+            raise ValueError(f"leave_out has '{column}', which fallback or interactions read: take it out of the list")
         if self.fallback and (self.resamples or self.method == "column"):
             raise ValueError("fallback belongs to trees, best, blend, or linear without resamples: leave it out")
         for pair in self.interactions:
@@ -86,7 +90,8 @@ class PriorConfig(Section):
             "leave_out": [],
         }
         unset = {name for name, default in late.items() if getattr(self, name) == default}
-        return self.model_dump(mode="json", exclude=unset)
+        described = self.model_dump(mode="json", exclude=unset)
+        return described | ({"leave_out": sorted(self.leave_out)} if self.leave_out else {})
 
 
 class RivalsConfig(Section):

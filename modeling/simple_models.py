@@ -274,7 +274,11 @@ def from_text(text: str) -> "Booster | LinearModel | Blend":
             if "trees" not in read:
                 return LinearModel(**read)
             linear, trees = LinearModel(**read["linear"]), list(map(str, read["trees"]))
-            weights, share = tuple(map(float, read["weights"])), float(read["share"])
+            share = float(read["share"])
+            if "whole" in read:  # as blends were written at first: of all rows, then the folds in equal parts
+                whole, folds = float(read["whole"]), len(trees) - 1
+                read["weights"] = [whole, *[(1 - whole) / folds] * folds]
+            weights = tuple(map(float, read["weights"]))
             if not trees or len(weights) != len(trees):
                 raise ValueError("no weight for each of the trees")
         except (TypeError, ValueError, KeyError) as error:

@@ -20,6 +20,7 @@ from equipoise.data.features import CategoryScale
 from equipoise.data.manifest import Manifest
 from equipoise.data.prepare.masked import anonymous_data
 from equipoise.data.slate_set import SlateSet
+from equipoise.data.thing_columns import RIVAL, SIMILAR, TOGETHER
 from equipoise.data.token_cache import SplitTokens, TokenCache
 from equipoise.modeling.linear_model import LinearModel
 from equipoise.modeling.priors import (
@@ -44,13 +45,7 @@ from equipoise.modeling.simple_models import (
     out_of_fold,
     to_text,
 )
-from equipoise.train.prior_columns import (
-    chosen_weights,
-    columns_to_read,
-    logit_columns,
-    read_columns,
-    split_columns,
-)
+from equipoise.train.prior_columns import chosen_weights, columns_to_read, logit_columns, read_columns, split_columns
 from equipoise.train.thing_vectors import ThingVectors
 from equipoise.train.token_caches import find_tokens
 
@@ -132,7 +127,7 @@ class PriorFit:
                 f"objectives.{name}.prior has no column to read: list some in data.features, or leave the prior out"
             )
         for column in prior.leave_out:
-            if column not in known:
+            if column not in (*known, *SIMILAR, *TOGETHER, RIVAL):  # what is not computed need not be left out
                 raise UserError(
                     f"objectives.{name}.prior.leave_out has '{column}', which the prepared folder does not hold"
                     f"{nearest_name(column, known)}: take it out of the list"
@@ -140,6 +135,11 @@ class PriorFit:
         scales = self.manifest.features
         every = names or columns_to_read(self.manifest, self.columns)
         chosen = [str(column) for column in every if column not in prior.leave_out]
+        if not chosen and not prior.leave_out:
+            raise UserError(
+                f"objectives.{name}.prior has no column to read, for levels of ids are for the heads: list others in "
+                "data.features, or leave the prior out"
+            )
         if not chosen:
             raise UserError(f"objectives.{name}.prior.leave_out leaves no column to read: leave fewer out")
         categories = [column for column in chosen if isinstance(scales.get(column), CategoryScale)]

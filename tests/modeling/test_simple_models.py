@@ -146,6 +146,8 @@ def test_a_blend_is_the_weighed_mean_of_its_models(monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(log_odds(replace(blend, share=0.0), test[0]), of_trees, atol=1e-12)
     read = from_text(to_text(blend))
     assert isinstance(read, Blend) and np.array_equal(log_odds(read, test[0]), log_odds(blend, test[0]))
+    first = {key: value for key, value in json.loads(to_text(blend)).items() if key != "weights"}
+    assert from_text(json.dumps(first | {"whole": 0.3})).weights == pytest.approx(blend.weights)
     # Out of fold each row has the one fold's trees that did not see its user, and a line that did not either.
     tables = [columns, columns[::-1]]
     alone = [out_of_fold(each, columns, label, users, shown_as=tables[1:], **kept) for each in (trees, linear)]

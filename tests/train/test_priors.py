@@ -275,7 +275,8 @@ def test_a_blend_scores_training_rows_out_of_fold_and_others_by_all(make_config:
 
 
 def test_a_prior_leaves_out_what_it_is_told(make_config: Callable[..., RunConfig]) -> None:
-    config = make_config(ctr={"method": "blend", "folds": 2, "leave_out": ["category"]}, cvr="trees")
+    left_out = ["category", "similar_mean"]  # the latter is not computed here
+    config = make_config(ctr={"method": "blend", "folds": 2, "leave_out": left_out}, cvr="trees")
     store = find_priors(config, find_tokens(config))
     assert store is not None
     assert store.priors.specs["ctr"].columns == ["seen_before"] != store.priors.specs["cvr"].columns
@@ -289,8 +290,15 @@ def test_a_prior_leaves_out_what_it_is_told(make_config: Callable[..., RunConfig
         asked = config.model_copy(update={"objectives": config.objectives.model_copy(update={"ctr": ctr})})
         with pytest.raises(UserError, match=message):
             find_priors(asked, find_tokens(asked))
-    with pytest.raises(ValidationError, match="leave_out and columns say the same twice"):
-        PriorConfig(columns=["category"], leave_out=["seen_before"])
+    for settings, message in (
+        ({"columns": ["category"]}, "leave_out and columns say the same twice"),
+        ({"column": "score"}, "leave_out belongs to trees"),
+        ({"fallback": "seen_before"}, "'seen_before', which fallback or interactions read"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            PriorConfig(**settings, leave_out=["seen_before"])
+    orders = (PriorConfig(leave_out=each).identity() for each in (["a", "b"], ["b", "a"]))
+    assert next(orders) == next(orders)
 
 
 def test_labels_of_one_kind_are_refused_with_the_objective(tmp_path: Path) -> None:
