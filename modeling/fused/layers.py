@@ -53,6 +53,8 @@ def why_plain(backbone: SplitBackbone, config: BackboneConfig, lora: LoraConfig)
     for reason, holds in reasons.items():
         if holds:
             return reason
+    if (kind in ENCODERS) != backbone.encoder or (backbone.encoder and getattr(backbone.config, "is_causal", False)):
+        return f"they compute {kind} as {'an encoder' if kind in ENCODERS else 'a decoder'} alone"
     if kind in DECODERS and getattr(backbone.config, "hidden_act", "silu") != "silu":
         return f"they compute silu, not {backbone.config.hidden_act}"
     return None

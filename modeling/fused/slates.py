@@ -171,7 +171,7 @@ class FusedSlates(Packing):
                 break  # of the last layer nobody reads more
             out, key_values = OwnAttention.apply(qkv, layer.heads, stretches, layer.causal, layer.scale)
             found.append(key_values)
-            out = out.view(*x_KPH.shape[:2], -1)
+            out = out.view(*x_KPH.shape[:2], layer.heads * layer.size)
             x_KPH, residual = layer.behind(out, residual, pairs[4 * number + 1 : 4 * number + 4])
         return found
 

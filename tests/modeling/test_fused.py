@@ -169,6 +169,16 @@ def test_what_they_cannot_do_is_said(
         make_model(arch, **settings).use_fused()
 
 
+def test_an_encoder_that_was_made_a_decoder_is_refused(make_model: Callable[..., SlateModel]) -> None:
+    model = make_model("bert")
+    model.backbone.encoder = False  # as of a config with is_decoder
+    with pytest.raises(UserError, match="they compute bert as an encoder alone"):
+        model.use_fused()
+    model.backbone.encoder, model.backbone.config.is_causal = True, True
+    with pytest.raises(UserError, match="they compute bert as an encoder alone"):
+        model.use_fused()
+
+
 def test_another_dtype_than_the_weights_is_refused(make_model: Callable[..., SlateModel], batch: SlateBatch) -> None:
     with pytest.raises(UserError, match=r"backbone\.dtype=bfloat16"), torch.autocast("cpu", torch.bfloat16):
         step_of(make_model("llama"), batch, True)
