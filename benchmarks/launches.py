@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,9 +33,9 @@ from accelerate.state import AcceleratorState
 from transformers.utils import logging as transformers_logging
 
 from benchmarks import workload
-from benchmarks.figures import figure, report, show, write
+from benchmarks.figures import figure, ratio, report, show, write
 from benchmarks.launches_count import LaunchCounter, counting
-from benchmarks.launches_roofline import modelled
+from benchmarks.launches_roofline import modelled, modelled_peft
 from benchmarks.peer_prompts import SeparatePrompts
 from benchmarks.workload import Sizes
 from equipoise.configs.load import as_override, load_config
@@ -44,7 +44,7 @@ from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.sampling import BatchOrder
 from equipoise.modeling import boundary
 from equipoise.modeling.adapters import lora_layers
-from equipoise.modeling.fused import kernels, varlen
+from equipoise.modeling.fused import kernels, llama_block, varlen
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.flat_adamw import FlatAdamW
@@ -209,34 +209,30 @@ def gathers() -> int:
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Fused kernels that cost next to nothing, as to a host that only starts them."""
+    """Fused kernels that cost next to nothing, as to a host that only starts them; all of their numbers are 0."""
 
     def like(*positions: int) -> Any:
-        return lambda *arguments: tuple(torch.empty_like(arguments[at]) for at in positions)
+        return lambda *arguments: tuple(torch.zeros_like(arguments[at]) for at in positions)
 
     def one(position: int) -> Any:
-        return lambda *arguments: torch.empty_like(arguments[position])
+        return lambda *arguments: torch.zeros_like(arguments[position])
 
     def normed(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-        return torch.empty_like(x), torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
+        return torch.zeros_like(x), torch.zeros_like(x), x.new_zeros(*x.shape[:-1], 1)
 
     def half(gate_up: torch.Tensor) -> torch.Tensor:
-        return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+        return gate_up.new_zeros(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
 
     def attended(q: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0])
+        return torch.zeros_like(q), q.new_zeros(q.shape[1], q.shape[0])
 
     def packed(dq: torch.Tensor, dk: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return dq.new_empty(dq.shape[0], dq.shape[1] + 2 * dk.shape[1], dq.shape[2])
+        return dq.new_zeros(dq.shape[0], dq.shape[1] + 2 * dk.shape[1], dq.shape[2])
 
+    norms = {"add_norm": normed, "add_norm_backward": one(0)}
     cheap: dict[Any, dict[str, Any]] = {
-        kernels: {
-            "add_norm": normed,
-            "add_norm_backward": one(0),
-            "rotate": one(0),
-            "swiglu": half,
-            "swiglu_backward": one(1),
-        },
+        kernels: norms,
+        llama_block: {**norms, "rotate": one(0), "swiglu": half, "swiglu_backward": one(1)},
         varlen: {
             "attend": attended,
             "attend_backward": like(1, 2, 3),
@@ -254,7 +250,7 @@ def stand_ins() -> Iterator[None]:
             ),
         },
         grouped: {"group_prices": lambda averages: averages[0]},
-        diversity: {"path_distance": lambda codes: torch.empty(*codes[0].shape, codes[0].shape[1])},
+        diversity: {"path_distance": lambda codes: torch.zeros(*codes[0].shape, codes[0].shape[1])},
     }  # fmt: skip
     with ExitStack() as stack:
         for module, functions in cheap.items():
@@ -263,12 +259,12 @@ def stand_ins() -> Iterator[None]:
         yield
 
 
-def host_seconds(depth: tuple[int, int], rounds: int) -> float:
-    """CPU seconds of our step with four objectives over those of plain PEFT with one on separate prompts."""
+def host_seconds(depth: tuple[int, int], turns: int, steps: int = 5) -> dict[str, Any]:
+    """CPU seconds of our step with four objectives over those of plain PEFT with one on separate prompts, by turns."""
     loop = build_loop(depth, 4, hidden=32, bf16=False)
     workload.BACKBONES["thin"]["hidden_size"] = 32
-    peer = SeparatePrompts("thin", Sizes(4, 1, 4, 2), steps=rounds)
-    ours, spent = [], []
+    peer = SeparatePrompts("thin", Sizes(4, 1, 4, 2), steps=steps)
+    spent: list[float] = []
     clock = peer.clock
 
     def begin(*args: object, **kwargs: object) -> None:
@@ -279,13 +275,21 @@ def host_seconds(depth: tuple[int, int], rounds: int) -> float:
         clock.seconds.append(0.0)
 
     clock.on_step_begin, clock.on_step_end = begin, end  # type: ignore[method-assign]
-    with stand_ins():
-        for step in range(3 + rounds):
-            begun = time.process_time()
+
+    def ours() -> None:
+        for step in range(steps):
+            begin()
             run_step(loop, step)
-            ours.append(time.process_time() - begun)
-    peer.step()
-    return statistics.median(ours[3:]) / statistics.median(spent[1:])
+            end()
+
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for _ in range(turns + 1):
+        for name, run in {"ours": ours, "peer": peer.step}.items():
+            with stand_ins() if name == "ours" else nullcontext():
+                run()
+            seconds[name].append(statistics.median(spent[1:]))  # the first one of a turn finds cold caches
+            spent.clear()
+    return ratio({name: np.array(each[1:]) for name, each in seconds.items()}, "ours", "peer")
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
@@ -304,11 +308,18 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         figures.append(figure(f"views_{end}", counter.views, "per micro-step"))
     figures.append(figure("launch_growth_k1_k8", totals["1b_k8"] / totals["1b_k1"], "launches / launches"))
     figures.append(figure("gathers_upper_zero3", gathers(), "per micro-step"))
-    figures.append(figure("host_seconds_over_peft", host_seconds(DEPTHS["1b"], 3 if quick else 10), "CPU s / CPU s"))
+    host = host_seconds(DEPTHS["1b"], 3 if quick else 9)
+    figures.append(figure("host_seconds_over_peft", **host, unit="CPU s / CPU s"))
+    ours: dict[str, float] = {}
     for name in depths:
         for way, end in (("fused", f"{name}_k4"), ("plain", f"plain_{name}_k4")):
             share = modelled(name, totals[end], way)
             figures.append(figure(f"modelled_share_{end.removesuffix('_k4')}", **share, unit="of the dense peak"))
+            ours.setdefault(name, share["ms_per_impression"])
+        for fast, end in ((False, f"peft_{name}"), (True, f"peft_fast_{name}")):
+            peer = modelled_peft(name, fast)
+            figures.append(figure(f"modelled_ms_{end}", **peer, unit="ms per impression"))
+            figures.append(figure(f"modelled_over_{end}", peer["value"] / ours[name], "ms / ms, per impression"))
     return figures
 
 

@@ -28,7 +28,7 @@ from transformers import (
 
 from benchmarks.figures import Timed, wait_for_device
 from benchmarks.workload import STOCK, Sizes, Way, backbone_config, place, random_batch
-from equipoise.configs.schema import LoraConfig
+from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.modeling.adapters import lora_config, target_modules
 from equipoise.modeling.backbone import find_layers, load_backbone
 from equipoise.modeling.base_config import load_model_config
@@ -37,16 +37,29 @@ from equipoise.modeling.base_files import resolve_path
 ADAPTER = LoraConfig(rank=16, alpha=32)
 
 
+def classifier_config(ours: BackboneConfig) -> Any:
+    """The stock class's configuration of a backbone, for one binary label."""
+    config = load_model_config(ours)
+    for name, value in {"num_labels": 1, "problem_type": "multi_label_classification", "pad_token_id": 0}.items():
+        setattr(config, name, value)
+    return config
+
+
+def adapted(model: Any) -> nn.Module:
+    """A stock classifier with PEFT's adapters on all linear layers of all of its layers."""
+    layers_name, layers = find_layers(model)
+    targets = "|".join(map(re.escape, target_modules(list(layers), ADAPTER.targets)[0]))
+    modules = rf"{re.escape(layers_name)}\.\d+\.({targets})"
+    return get_peft_model(model, lora_config(ADAPTER, target_modules=modules, task_type="SEQ_CLS"))
+
+
 def stock_model(backbone: str, seed: int = 0, way: Way = STOCK, device: torch.device | None = None) -> nn.Module:
     """A stock sequence classifier with a PEFT adapter, on one of BACKBONES; of `way` only the dtype counts."""
     dtype = getattr(torch, way.dtype)
     where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {"num_labels": 1, "problem_type": "multi_label_classification", "pad_token_id": 0}
     with tempfile.TemporaryDirectory() as folder, place(backbone, where):
         ours = backbone_config(backbone, folder, way)
-        config = load_model_config(ours)
-        for name, value in settings.items():
-            setattr(config, name, value)
+        config = classifier_config(ours)
         torch.manual_seed(seed)
         kind: Any = AutoModelForSequenceClassification
         if ours.init == "random":
@@ -56,10 +69,7 @@ def stock_model(backbone: str, seed: int = 0, way: Way = STOCK, device: torch.de
         else:
             path = resolve_path(ours.path)
             model = kind.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
-        layers_name, layers = find_layers(model)
-        targets = "|".join(map(re.escape, target_modules(list(layers), ADAPTER.targets)[0]))
-        modules = rf"{re.escape(layers_name)}\.\d+\.({targets})"
-        return get_peft_model(model, lora_config(ADAPTER, target_modules=modules, task_type="SEQ_CLS")).to(where)
+        return adapted(model).to(where)
 
 
 def prompts(sizes: Sizes, vocabulary: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:
@@ -130,6 +140,7 @@ class SeparatePrompts:
             report_to="none",
             disable_tqdm=True,
             dataloader_num_workers=0,
+            bf16=way.dtype == "bfloat16",  # autocast, as ours trains
             use_cpu=not torch.cuda.is_available(),
         )
         self.trainer = Trainer(

@@ -14,7 +14,7 @@ from benchmarks.contender import Contender, seconds_per_impression
 from benchmarks.figures import figure, ratio
 from benchmarks.peer_prompts import SeparatePrompts
 from benchmarks.slates_ours import OBJECTIVES, Point, training_step
-from benchmarks.workload import Sizes, Way, build_workload, resized
+from benchmarks.workload import Sizes, Way, Workload, build_workload, resized
 from equipoise.modeling.attention import memory_efficient
 
 WAY = Way(attention="auto", scope="candidates", dtype="bfloat16")
@@ -53,10 +53,21 @@ def counted_flops(step: Any) -> int:
     return counter.get_total_flops()
 
 
+def _training_step(workload: Workload, **options: Any) -> Callable[[], None]:
+    """A step under autocast, as a run takes it."""
+    step = training_step(workload, **options)
+
+    def under_autocast() -> None:
+        with torch.autocast(workload.device.type, torch.bfloat16):
+            step()
+
+    return under_autocast
+
+
 def gpu_figures(point: Point, rounds: int) -> list[dict[str, Any]]:
     """At one point: ours over one objective on separate prompts, milliseconds, and the share of the peak."""
     impressions, end = point.sizes.slates * point.sizes.candidates, f"_{point.backbone}"
-    step = training_step(build_workload(point.backbone, OBJECTIVES, point.sizes, way=WAY))
+    step = _training_step(build_workload(point.backbone, OBJECTIVES, point.sizes, way=WAY))
     peer = SeparatePrompts(point.backbone, point.separate(), way=WAY)
     contenders = {"ours": Contender(step, impressions), "separate_prompts": Contender(peer.step, point.prompts)}
     seconds = seconds_per_impression(contenders, rounds)
@@ -83,7 +94,7 @@ def way_figures(backbone: str, sizes: Sequence[Sizes], rounds: int) -> list[dict
     single = build_workload(backbone, 1, sizes[0], way=WAY)
     entries = []
     for size in sizes:
-        ours = training_step(resized(full, size))
+        ours = _training_step(resized(full, size))
 
         def products(step: Callable[[], None] = ours) -> None:
             with patch.object(memory_efficient, "takes", return_value=False):
@@ -92,8 +103,8 @@ def way_figures(backbone: str, sizes: Sequence[Sizes], rounds: int) -> list[dict
         steps = {
             "ours": ours,
             "products": products,
-            "masked": training_step(resized(masked, size)),
-            "one": training_step(resized(single, size), balancing=False),
+            "masked": _training_step(resized(masked, size)),
+            "one": _training_step(resized(single, size), balancing=False),
         }
         seconds = seconds_per_impression({name: Contender(step, 1) for name, step in steps.items()}, rounds)
         where: dict[str, Any] = {"backbone": backbone, "slates": size.slates, "dtype": WAY.dtype}

@@ -62,6 +62,14 @@ class FlatAdamW(torch.optim.AdamW):
         super().load_state_dict(state_dict)
         self._sides = {}
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's, without what that asks of each parameter."""
+        if not set_to_none:
+            return super().zero_grad(set_to_none=False)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     @torch.no_grad()
     def clipped_step(self, max_norm: float) -> Tensor:
         """Clip the norm of all gradients together, and step where it is finite; on the device, without waiting.

@@ -11,28 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from equipoise.modeling.fused.kernels import AddNorm, Rotate, SwiGLU
-from equipoise.modeling.fused.lora import LoraLinear
+from equipoise.modeling.fused.kernels import Rotate
+from equipoise.modeling.fused.lora import Linears, Pair
 
-Pair = tuple[torch.Tensor, torch.Tensor] | None
-"""A and B of a group of linear layers; None: no adapter."""
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
 """Cosines and sines of positions; None where embeddings tell positions."""
 LayerNorm = tuple[torch.Tensor, torch.Tensor | None]
 """Weight and bias."""
-
-
-@dataclass(frozen=True)
-class Linears:
-    """Linear layers that read the same input, as one: weight (O, H) and bias (O,) or None, frozen."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __call__(self, x: torch.Tensor, pair: Pair) -> torch.Tensor:
-        """(K, F, O) from x (K, F, H)."""
-        a, b = pair or (None, None)
-        return LoraLinear.apply(x, self.weight, self.bias, a, b)
 
 
 @dataclass(frozen=True)
@@ -78,47 +63,6 @@ class Block:
     def last(self, x: torch.Tensor, residual: torch.Tensor | None, norm: Any) -> torch.Tensor:
         """What the model gives, of what its last layer gives: `norm` is the normalisation behind it."""
         return norm(x if residual is None else x + residual)
-
-
-@dataclass(frozen=True)
-class LlamaBlock(Block):
-    """RMSNorm before each part, rotary positions, SwiGLU.
-
-    Attributes:
-        norm_in, norm_mlp: weights of its normalisations.
-        norm_q, norm_k: those of queries and keys, where it has any.
-    """
-
-    norm_in: torch.Tensor
-    norm_mlp: torch.Tensor
-    norm_q: torch.Tensor | None
-    norm_k: torch.Tensor | None
-    causal: ClassVar[bool] = True
-
-    def before(
-        self, x: torch.Tensor, residual: torch.Tensor | None, pair: Pair, rotary: Rotary
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert rotary is not None, "its positions are told by rotation"
-        normed, residual = AddNorm.apply(x, residual, self.norm_in, self.eps)
-        qkv = self._heads(normed, pair)
-        if self.norm_q is not None:
-            q, k, v = qkv.split([self.heads, self.key_heads, self.key_heads], 1)
-            q, k = (
-                AddNorm.apply(each.contiguous(), None, weight, self.eps)[0]
-                for each, weight in ((q, self.norm_q), (k, self.norm_k))
-            )
-            qkv = torch.cat([q, k, v], 1)
-        return Rotate.apply(qkv, *rotary, self.heads + self.key_heads), residual
-
-    def behind(
-        self, attended: torch.Tensor, residual: torch.Tensor, pairs: Sequence[Pair]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        x = self.out(attended, pairs[0])
-        normed, residual = AddNorm.apply(x, residual, self.norm_mlp, self.eps)
-        return self.down(SwiGLU.apply(self.up(normed, pairs[1])), pairs[2]), residual
-
-    def last(self, x: torch.Tensor, residual: torch.Tensor | None, norm: Any) -> torch.Tensor:
-        return AddNorm.apply(x, residual, norm.weight, norm.variance_epsilon)[0]
 
 
 @dataclass(frozen=True)

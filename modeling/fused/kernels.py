@@ -195,16 +195,3 @@ class Rotate(KernelFunction):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         return rotate(grad.contiguous(), *ctx.saved_tensors, ctx.rotated, -1), None, None, None
-
-
-class SwiGLU(KernelFunction):
-    """silu(gate) · up of (…, 2 I), gates first (Shazeer 2020)."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate_up)
-        return swiglu(gate_up)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return swiglu_backward(grad.contiguous(), *ctx.saved_tensors)

@@ -11,8 +11,9 @@ from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
-from equipoise.modeling.fused.blocks import BertBlock, Block, LayerNorm, Linears, LlamaBlock, ModernBertBlock
-from equipoise.modeling.fused.lora import AdapterBank, Member
+from equipoise.modeling.fused.blocks import BertBlock, Block, LayerNorm, ModernBertBlock
+from equipoise.modeling.fused.llama_block import LlamaBlock
+from equipoise.modeling.fused.lora import AdapterBank, Linears, Member
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "modernbert")

@@ -29,42 +29,67 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     return inside
 
 
-class LoraLinear(KernelFunction):
-    """x Wᵀ + bias + x Aᵀ Bᵀ of K towers (Hu et al. 2021); B holds the factor α/r.
+Pair = tuple[torch.Tensor, torch.Tensor] | None
+"""A (K, R, H) and B (K, O, R) of a group of linear layers, B with the factor α/r; None: no adapter."""
 
-    x (K, F, H), W (O, H) and bias frozen, A (K, R, H), B (K, O, R). Three products in forward, five in backward; where
-    A is None, one and one.
-    """
+
+@dataclass(frozen=True)
+class Linears:
+    """Linear layers that read the same input, as one: weight (O, H) and bias (O,) or None, frozen."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor, pair: Pair) -> torch.Tensor:
+        """x Wᵀ + bias + x Aᵀ Bᵀ of K towers (Hu et al. 2021), (K, F, O) from x (K, F, H)."""
+        return _LoraLinear.apply(x, self, *(pair or (None, None)))
+
+    def forward(
+        self, x: torch.Tensor, a: torch.Tensor | None, b: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What it gives, and x Aᵀ, which `backward` needs: three products, or one without an adapter."""
+        out = nn.functional.linear(x, self.weight, self.bias)
+        if a is None or b is None:
+            return out, None
+        low = torch.bmm(x, a.transpose(1, 2))
+        return out.baddbmm_(low, b.transpose(1, 2)), low
+
+    def backward(
+        self,
+        grad: torch.Tensor,
+        x: torch.Tensor | None,
+        a: torch.Tensor | None,
+        b: torch.Tensor | None,
+        low: torch.Tensor | None,
+        of_x: bool = True,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Gradients of x (None unless `of_x`), A and B: five products, or one; without an adapter x is not read."""
+        dx = grad @ self.weight if of_x else None
+        if x is None or a is None or b is None or low is None:
+            return dx, None, None
+        d_low = torch.bmm(grad, b)
+        if dx is not None:
+            dx.baddbmm_(d_low, a)
+        return dx, torch.bmm(d_low.transpose(1, 2), x), torch.bmm(grad.transpose(1, 2), low)
+
+
+class _LoraLinear(KernelFunction):
+    """`Linears` as a function of their own."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        a: torch.Tensor | None,
-        b: torch.Tensor | None,
+        ctx: Any, x: torch.Tensor, linears: Linears, a: torch.Tensor | None, b: torch.Tensor | None
     ) -> torch.Tensor:
-        out = nn.functional.linear(x, weight, bias)
-        low = None
-        if a is not None and b is not None:
-            low = torch.bmm(x, a.transpose(1, 2))
-            out.baddbmm_(low, b.transpose(1, 2))
-        ctx.save_for_backward(x, weight, a, b, low)
+        out, low = linears.forward(x, a, b)
+        ctx.linears = linears
+        ctx.save_for_backward(None if a is None else x, a, b, low)
         return out
 
     @staticmethod
     @without_autocast
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        x, weight, a, b, low = ctx.saved_tensors
-        grad = grad.contiguous()
-        dx = grad @ weight if ctx.needs_input_grad[0] else None
-        if a is None:
-            return dx, None, None, None, None
-        d_low = torch.bmm(grad, b)
-        if dx is not None:
-            dx.baddbmm_(d_low, a)
-        return dx, None, None, torch.bmm(d_low.transpose(1, 2), x), torch.bmm(grad.transpose(1, 2), low)
+        dx, da, db = ctx.linears.backward(grad.contiguous(), *ctx.saved_tensors, ctx.needs_input_grad[0])
+        return dx, None, da, db
 
 
 @dataclass(frozen=True)

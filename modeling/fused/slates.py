@@ -15,10 +15,10 @@ from equipoise.common.errors import UserError
 from equipoise.data.ragged import RowLengths
 from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
-from equipoise.modeling.fused.blocks import Pair, Rotary
+from equipoise.modeling.fused.blocks import Rotary
 from equipoise.modeling.fused.layers import adapter_bank, adapter_scale, describe_layer
 from equipoise.modeling.fused.layout import FusedLayout
-from equipoise.modeling.fused.lora import AdapterBank
+from equipoise.modeling.fused.lora import AdapterBank, Pair
 from equipoise.modeling.fused.varlen import JointAttention, OwnAttention, Stretches, TowerAttention
 from equipoise.modeling.packing import Packing
 

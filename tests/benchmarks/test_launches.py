@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 
 from benchmarks import launches
 from benchmarks.launches_count import LaunchCounter, counting
+from benchmarks.launches_roofline import BANDWIDTH, OF_BANDWIDTH, Roofline, Sums
 
 MOST = {1: 1000, 4: 1200, 8: 1280}
 """Launches of a micro-step at the depth of Llama 3.2 1B, by objectives: raise a bound only for a reason."""
@@ -33,6 +34,18 @@ def test_an_encoder_s_step_starts_few_kernels_and_hardly_waits() -> None:
     counter = launches.count_step(launches.build_loop(launches.ENCODER, 4, arch="bert"))
     assert 200 < counter.total <= MOST_OF_ENCODER
     assert sum(counter.waits.values()) <= 2, counter.waits
+
+
+def test_the_roofline_knows_what_moves_and_what_multiplies() -> None:
+    x, w = torch.ones(64, 32), torch.ones(32, 4096)
+    with Roofline() as roofline:
+        torch.ops.prim.device.default(x)  # as fake tensors are asked
+        x.view(32, 64).t()
+    assert roofline.sums == Sums()
+    with Roofline() as roofline:
+        x @ w
+    moved = 4 * (x.numel() + w.numel() + 64 * 4096) / (OF_BANDWIDTH * BANDWIDTH)
+    assert roofline.sums == Sums(2 * 64 * 32 * 4096, moved, 1)
 
 
 def test_the_counter_knows_views_launches_and_waits() -> None:
