@@ -363,6 +363,9 @@ class BackboneConfig(Section):
     """Keep the first layers alone, at most as many as the model has: faster and smaller; null keeps all."""
     split: PositiveInt | None = None
     """Number of layers of the shared trunk; the rest are towers per objective. null takes two thirds of them."""
+    trunk: Literal["joint", "apart"] = "joint"
+    """What a candidate sees in the trunk: its prefix and itself, or (`apart`) itself alone, so that a server keeps what
+    the trunk makes of an item."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory for about a third more time."""
     attention: Literal["auto", "split", "sdpa", "eager", "flex"] = "auto"

@@ -123,27 +123,36 @@ def _final_norm(parent: nn.Module) -> str | None:
     return norms[0] if norms else None
 
 
+def _embeds_positions(model: nn.Module, layers_name: str) -> bool:
+    """Whether positions are told by what is added to embeddings, and not within the attention."""
+    names = (name.lower() for name, _ in model.named_parameters() if not name.startswith(layers_name))
+    return any("position" in name or name.startswith("wpe.") or ".wpe." in name for name in names)
+
+
 class SplitBackbone(nn.Module):
     """A base model cut below layer `split`.
 
     `trunk` is the model with its upper layers tapped, `upper` the layers taken out, `norm` its final normalisation.
     `pooling` is what heads read of a candidate: its `last` token or, of encoders, the `mean` of its tokens. `layer_of`
-    is the index of the layer that a module belongs to, counted in the whole model.
+    is the index of the layer that a module belongs to, counted in the whole model. `apart`: in the trunk candidates see
+    themselves alone (as in PreTTR, MacAvaney et al. 2020); `restarts`: their positions begin at 0 then, since
+    embeddings tell them, and what the trunk makes of a candidate is to be the same behind any prefix.
 
     Raises:
         UserError: the model cannot be cut there or read so.
     """
 
-    def __init__(self, model: nn.Module, split: int, pooling: str = "last") -> None:
+    def __init__(self, model: nn.Module, split: int, pooling: str = "last", apart: bool = False) -> None:
         super().__init__()
         self.config: Any = model.config
         self.encoder = is_encoder(model.config)
         if pooling == "mean" and not self.encoder:  # the stock classifiers that serve decoders read the last token
             raise UserError("backbone.pooling: mean is for encoders, decoders are read at the last token: set last")
-        self.pooling = pooling
+        self.pooling, self.apart = pooling, apart
         self.layers_name, layers = find_layers(model)
         self.split = split
         self.first_position = first_position(model.config)
+        self.restarts = apart and _embeds_positions(model, self.layers_name)
         parent_name, _, list_name = self.layers_name.rpartition(".")
         parent = model.get_submodule(parent_name)
         form = LayerForm(layers[split - 1])

@@ -34,9 +34,11 @@ RANDOM = "random weights"
 SETTINGS: dict[str, set[str]] = {
     "lora": {"rank", "alpha", "rslora", "targets", "scope"},
     "tokens": {"max_prefix", "max_candidate"},
-    "backbone": {"layers", "pooling", "quantize"},
+    "backbone": {"layers", "pooling", "quantize", "trunk"},
 }
 """Settings that decide a trained model's scores, by section."""
+SINCE = {"backbone.trunk": "joint"}
+"""What settings were before there was a choice."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def compare(trained: Identity, now: Identity, backbone: BackboneConfig, what: st
     Raises:
         UserError: names the first difference.
     """
-    for key, value in trained.settings.items():
+    for key, value in {**SINCE, **trained.settings}.items():
         if now.settings.get(key, value) != value:
             raise UserError(
                 f"{what} was trained with {key}={_told(value)}, not {_told(now.settings[key])}: set it back"

@@ -63,7 +63,8 @@ class CachedScorer:
         for slate, length in zip(slates, lengths, strict=True):
             for candidate in slate.candidates:
                 ids += candidate
-                positions += range(length, length + len(candidate))
+                begin = 0 if model.backbone.restarts else length
+                positions += range(begin, begin + len(candidate))
         input_ids, position_ids = (torch.tensor(x, device=device)[None] for x in (ids, positions))
         tokens = SharedPrefix(model.upper, input_ids, position_ids, layout, model.candidates_only)
         trunk_kv, *upper_kv = stack_states(self._states(slates, tokens))

@@ -31,6 +31,7 @@ from equipoise.modeling.fused.slates import FusedBackbone, FusedSlates
 from equipoise.modeling.grouped_heads import point_scores, slate_adjustments
 from equipoise.modeling.heads import NO_FEATURES, HeadInputs, PointHead, SlateHead, VectorHead
 from equipoise.modeling.layout import SlateLayout
+from equipoise.modeling.masks import restarted
 from equipoise.modeling.packed_rows import PackedRows
 from equipoise.modeling.packing import Flattener, Packing
 from equipoise.modeling.relevance import Relevance
@@ -279,6 +280,8 @@ class SlateModel(nn.Module):
         lengths: RowLengths | None = None,
     ) -> Packing:
         """How this batch goes through the backbone: by fused kernels where it is to be differentiated, and it can."""
+        if self.backbone.restarts:
+            position_ids = restarted(position_ids, segment_ids)
         if self.kernels == "fused" and torch.is_grad_enabled():
             lengths = lengths or RowLengths.of(segment_ids, candidate_tokens)
             return FusedSlates(self._fused_backbone(), input_ids, position_ids, lengths, self.candidates_only)
@@ -540,4 +543,5 @@ def build_model(spec: ModelSpec, partial_last_layer: bool = True) -> SlateModel:
                 cast(Any, layer).gradient_checkpointing = False  # towers checkpoint around the choice of adapter
         if backbone.compile:
             compile_layers(layers)
-        return SlateModel(SplitBackbone(base, split, backbone.pooling), spec, partial_last_layer)
+        cut = SplitBackbone(base, split, backbone.pooling, backbone.trunk == "apart")
+        return SlateModel(cut, spec, partial_last_layer)

@@ -55,9 +55,12 @@ class PackedRows(Packing):
     def encode(self) -> list[torch.Tensor]:
         """z (R, T, H) alone."""
         make = {"flex": slate_block_mask, "eager": slate_additive_mask}.get(self.backbone.attention, slate_mask)
-        mask = make(self.segment_ids, causal=not self.backbone.encoder)
-        z_RTH = self.backbone.encode(self.input_ids, self.position_ids, mask)
-        self._calls = self.backbone.calls()
+        causal = not self.backbone.encoder
+        mask = below = make(self.segment_ids, causal=causal)
+        if self.backbone.apart:
+            below = make(self.segment_ids, causal=causal, apart=True)
+        z_RTH = self.backbone.encode(self.input_ids, self.position_ids, below)
+        self._calls = [call.with_mask(below, mask) for call in self.backbone.calls()]
         return [z_RTH]
 
     def run_tower(self, name: str, parts: Sequence[torch.Tensor], pooling: str | None = None) -> torch.Tensor:

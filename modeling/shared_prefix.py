@@ -13,6 +13,7 @@ import torch
 
 from equipoise.modeling.attention.prefix_split import (
     ARGUMENT,
+    ApartForward,
     CandidateForward,
     CandidateKeysForward,
     JointForward,
@@ -37,7 +38,8 @@ class SharedPrefix(Packing):
         layout: where their tokens go.
         candidates_only: objective adapters act on candidate tokens alone, so that prefixes pass the upper layers once
             for all objectives; otherwise once for each.
-        trunk_kv: the prefixes' keys and values in the trunk where they are known; else `encode_prefixes` fills it.
+        trunk_kv: the prefixes' keys and values in the trunk where they are known; else `encode_prefixes` fills it, but
+            for a trunk in which candidates do not see prefixes.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class SharedPrefix(Packing):
     def encode(self) -> list[torch.Tensor]:
         """Candidates' z (1, F, H), then the prefixes' z, or their keys and values layer by layer."""
         prefix_tokens, candidate_tokens = self.layout.prefix_tokens, self.layout.candidate_tokens
-        joint = JointForward(self.layout, self.upper.layer_of)
+        joint = JointForward(self.layout, self.upper.layer_of, self.backbone.apart)
         z_1FH = self._trunk(torch.cat([prefix_tokens, candidate_tokens]), joint)
         calls, tokens, prefix_count = self.backbone.calls(), z_1FH.shape[1], prefix_tokens.shape[0]
         index_F = torch.arange(tokens, device=z_1FH.device)
@@ -85,7 +87,7 @@ class SharedPrefix(Packing):
         """The trunk over all prefixes and, where adapters leave them alone, the upper layers too."""
         prefixes = PrefixForward(self.layout, self.upper.layer_of)
         z_1FH = self._trunk(self.layout.prefix_tokens, prefixes)
-        self.trunk_kv, self._prefix_calls = prefixes.kv_cache, self.backbone.calls()
+        self.trunk_kv, self._prefix_calls = {} if self.backbone.apart else prefixes.kv_cache, self.backbone.calls()
         return self._prefix_parts(z_1FH)
 
     def _prefix_parts(self, z_1FH: torch.Tensor) -> list[torch.Tensor]:
@@ -96,7 +98,9 @@ class SharedPrefix(Packing):
 
     def encode_candidates(self, layout: SlateLayout) -> torch.Tensor:
         """The trunk over the candidates of a layout, (1, F, H)."""
-        candidates = CandidateForward(layout, self.trunk_kv, self.upper.layer_of)
+        candidates: SlateForward = ApartForward(layout)
+        if not self.backbone.apart:
+            candidates = CandidateForward(layout, self.trunk_kv, self.upper.layer_of)
         z_1FH = self._trunk(layout.candidate_tokens, candidates)
         self._calls = self.backbone.calls()
         return z_1FH

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from equipoise.modeling.adapters import lora_layers
-from equipoise.modeling.masks import slate_additive_mask, slate_mask
+from equipoise.modeling.masks import restarted, slate_additive_mask, slate_mask
+from equipoise.modeling.tap import LayerCall
 from equipoise.modeling.upper import UpperLayers
 
 SIGNAL = 0.05
@@ -37,7 +38,7 @@ def stock_vectors(
     with backbone.stock() as model:
         arguments = _arguments(backbone, segments_BT)
         for name in objectives:
-            with upper.acting(name, acts_on_BT1):
+            with upper.acting(name, acts_on_BT1), _apart(backbone, segments_BT, arguments["attention_mask"]):
                 states_BTH = model(input_ids=ids_BT, use_cache=False, **arguments).last_hidden_state
             vectors[f"{name}.vector"] = _pooled(states_BTH, own_BT, backbone.pooling)
     return vectors
@@ -45,12 +46,37 @@ def stock_vectors(
 
 def _arguments(backbone: Any, segments_BT: torch.Tensor) -> dict[str, Any]:
     """Decoders are called as everyone does; in encoders a prefix sees itself alone, as in exports."""
-    if not backbone.encoder:
+    if not backbone.encoder and not backbone.apart:
         return {"attention_mask": (segments_BT >= 0).long()}
+    positions_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+    positions_BT = torch.where(segments_BT >= 0, positions_T, 0)
+    if backbone.restarts:
+        positions_BT = restarted(positions_BT, segments_BT)
+    mask = _mask(backbone, segments_BT, apart=False)
+    return {"attention_mask": mask, "position_ids": positions_BT + backbone.first_position}
+
+
+def _mask(backbone: Any, segments_BT: torch.Tensor, apart: bool) -> torch.Tensor:
     make = slate_mask if backbone.attention == "sdpa" else slate_additive_mask
-    positions_T = torch.arange(segments_BT.shape[1], device=segments_BT.device) + backbone.first_position
-    positions_BT = torch.where(segments_BT >= 0, positions_T, backbone.first_position)
-    return {"attention_mask": make(segments_BT, causal=False), "position_ids": positions_BT}
+    return make(segments_BT, causal=not backbone.encoder, apart=apart)
+
+
+@contextmanager
+def _apart(backbone: Any, segments_BT: torch.Tensor, given: torch.Tensor) -> Iterator[None]:
+    """Where the trunk sees candidates apart from prefixes: its layers get the mask of that for the `given` one."""
+    own = _mask(backbone, segments_BT, apart=True) if backbone.apart else None
+
+    def masked(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        call = LayerCall(args, kwargs).with_mask(given, own)
+        return call.args, call.kwargs
+
+    layers = backbone.trunk.get_submodule(backbone.layers_name)[: backbone.split] if backbone.apart else []
+    handles = [layer.register_forward_pre_hook(masked, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _pooled(states_BTH: torch.Tensor, own_BT: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from equipoise.common.errors import UserError
 from equipoise.modeling.attention import prefix_split
 
 
@@ -23,6 +24,18 @@ class LayerCall:
     def with_forward(self, slate_forward: prefix_split.SlateForward) -> "LayerCall":
         """The same call for another forward of the prefix-split attention."""
         return LayerCall(self.args, {**self.kwargs, prefix_split.ARGUMENT: slate_forward})
+
+    def with_mask(self, given: Any, mask: Any) -> "LayerCall":
+        """The same call with another mask in the place of the one that was `given` to the model."""
+        if mask is given:
+            return self
+        swapped = LayerCall(
+            tuple(mask if value is given else value for value in self.args),
+            {name: mask if value is given else value for name, value in self.kwargs.items()},
+        )
+        if not any(value is mask for value in (*swapped.args, *swapped.kwargs.values())):
+            raise UserError("backbone.trunk: this backbone makes masks of its own: set backbone.trunk=joint")
+        return swapped
 
     def at(self, index: torch.Tensor, tokens: int) -> "LayerCall":
         """The call for some of its `tokens` tokens: every tensor with one entry per token along dimension 1 is cut."""

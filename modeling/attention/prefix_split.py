@@ -55,6 +55,24 @@ def _summed(grad_BhKD: torch.Tensor, key_heads: int) -> torch.Tensor:
     return grad_BhKD.view(batch, key_heads, heads // key_heads, keys, size).sum(2)
 
 
+def _to_themselves(
+    q: torch.Tensor, k_BgPD: torch.Tensor, v_BgPD: torch.Tensor, padding: Padding, scale: float, causal: bool
+) -> torch.Tensor:
+    """(1, F, h, D): the queries q (1, h, F, D) of stretches that attend to themselves alone."""
+    q_BhPD = pad(_flat(q), padding).transpose(1, 2)
+    heads = q_BhPD.shape[1]
+    out_BhPD = torch.nn.functional.scaled_dot_product_attention(
+        q_BhPD,
+        _repeat(k_BgPD, heads),
+        _repeat(v_BgPD, heads),
+        # Padding is behind the tokens of a stretch, so a causal query never sees it.
+        attn_mask=None if causal else padding.mask(q.dtype),
+        is_causal=causal,
+        scale=scale,
+    )
+    return unpad(out_BhPD.transpose(1, 2), padding)[None]
+
+
 class PrefixForward:
     """A forward over the prefix tokens of all rows, which fills `kv_cache`.
 
@@ -71,20 +89,7 @@ class PrefixForward:
         self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
     ) -> torch.Tensor:
         """(1, F, h, D) from q (1, h, F, D) and k, v (1, g, F, D)."""
-        padding = self.layout.prefixes
-        k_RgPD, v_RgPD = self._keep(module, k, v)
-        q_RhPD = pad(_flat(q), padding).transpose(1, 2)
-        heads = q_RhPD.shape[1]
-        out_RhPD = torch.nn.functional.scaled_dot_product_attention(
-            q_RhPD,
-            _repeat(k_RgPD, heads),
-            _repeat(v_RgPD, heads),
-            # Padding is behind the tokens of a prefix, so a causal query never sees it.
-            attn_mask=None if causal else padding.mask(q.dtype),
-            is_causal=causal,
-            scale=scale,
-        )
-        return unpad(out_RhPD.transpose(1, 2), padding)[None]
+        return _to_themselves(q, *self._keep(module, k, v), self.layout.prefixes, scale, causal)
 
     def _keep(self, module: nn.Module, k: torch.Tensor, v: torch.Tensor) -> KeyValues:
         k_RgPD, v_RgPD = (pad(_flat(x), self.layout.prefixes).transpose(1, 2) for x in (k, v))
@@ -139,6 +144,25 @@ class CandidateForward:
         )[None]
 
 
+class ApartForward:
+    """A forward over candidate tokens that see their own candidate alone.
+
+    Args:
+        layout: of the batch, or a chunk of it.
+    """
+
+    def __init__(self, layout: SlateLayout) -> None:
+        self.layout = layout
+
+    def attend(
+        self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
+    ) -> torch.Tensor:
+        """(1, F, h, D) from q (1, h, F, D) and k, v (1, g, F, D)."""
+        own = self.layout.own
+        k_NgLD, v_NgLD = (pad(_flat(x), own).transpose(1, 2) for x in (k, v))
+        return _to_themselves(q, k_NgLD, v_NgLD, own, scale, causal)
+
+
 class JointForward:
     """A forward over all prefix tokens and, behind them, all candidate tokens: everything but the attention takes both
     at once, which halves the number of kernels that a layer launches.
@@ -146,10 +170,11 @@ class JointForward:
     Args:
         layout: of the batch.
         layer_of: the layer of each module.
+        apart: candidates see themselves alone.
     """
 
-    def __init__(self, layout: SlateLayout, layer_of: LayerOf) -> None:
-        self.layout, self.layer_of = layout, layer_of
+    def __init__(self, layout: SlateLayout, layer_of: LayerOf, apart: bool = False) -> None:
+        self.layout, self.layer_of, self.apart = layout, layer_of, apart
 
     def attend(
         self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
@@ -160,7 +185,9 @@ class JointForward:
         qp, kp, vp = (x[:, :, :count] for x in (q, k, v))
         qc, kc, vc = (x[:, :, count:] for x in (q, k, v))
         prefix_out = prefixes.attend(module, qp, kp, vp, scale, causal)
-        candidates = CandidateForward(self.layout, prefixes.kv_cache, self.layer_of)
+        candidates: ApartForward | CandidateForward = ApartForward(self.layout)
+        if not self.apart:
+            candidates = CandidateForward(self.layout, prefixes.kv_cache, self.layer_of)
         return torch.cat([prefix_out, candidates.attend(module, qc, kc, vc, scale, causal)], dim=1)
 
 
@@ -206,7 +233,7 @@ class LastTokenForward(CandidateForward):
         )[None]
 
 
-SlateForward = PrefixForward | CandidateForward | JointForward | CandidateKeysForward
+SlateForward = PrefixForward | CandidateForward | ApartForward | JointForward | CandidateKeysForward
 
 
 def no_output(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -155,8 +155,12 @@ class FusedSlates(Packing):
         x, residual = x_FH[None], None
         for number, layer in enumerate(self.fused.lower):
             qkv, residual = layer.before(x, residual, pairs[4 * number], self._rotary[layer.positions])
-            stretches = (layout.all, layout.rows_once, layout.prefixes_once)
-            out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, layer.causal, layer.scale)
+            if self.backbone.apart:
+                out, _ = OwnAttention.apply(qkv, layer.heads, layout.all, layer.causal, layer.scale)
+            else:
+                stretches = (layout.all, layout.rows_once, layout.prefixes_once)
+                about = (layer.causal, layer.scale)
+                out = JointAttention.apply(qkv, layer.heads, layout.prefix_tokens, *stretches, *about)
             x, residual = layer.behind(out.view(1, len(out), -1), residual, pairs[4 * number + 1 : 4 * number + 4])
         return (x if residual is None else x + residual)[0]
 
