@@ -1,7 +1,7 @@
 """How well a run ranks and how true its probabilities are, beside what a shop would use instead.
 
     python -m benchmarks.quality [--quick] [--seeds 3] [--only coupons|retail|simulated] --json FILE
-    python -m benchmarks.quality --ablation heads|whole [--seeds 3] [--only coupons|retail] --json FILE
+    python -m benchmarks.quality --ablation heads|whole|text [--seeds 3] [--only coupons|retail] --json FILE
     python -m benchmarks.quality --decoder [--seeds 3] [--only coupons|retail] --json FILE
 
 The Complete Journey's coupons as in configs/demo.yaml, and Online Retail as in configs/online_retail.yaml (figures
@@ -9,9 +9,10 @@ The Complete Journey's coupons as in configs/demo.yaml, and Online Retail as in 
 the first seed alone), `prior`, `trees`, `linear`, `popularity`, `bought_before`; those but `trees` have paired 95 %
 intervals of their difference to `trees`. A simulated shop (`simulated_…`) is measured beside its true probabilities,
 see quality_simulated. An ablation measures variants with one part left out each and their differences to `ours`: of
-whole trainings, or of their start, priors and heads that learned alone, which takes minutes each; `--variants` names
-some of them. `--decoder` measures SmolLM2-135M (`decoder`) in the place of `text_only`. Finished trainings lie in
---work and are not repeated. Where the best weights are those of the start, scores are made without the backbone, which
+whole trainings, or of their start, priors and heads that learned alone, which takes minutes each; of trainings on
+texts alone it measures `text_apart`, whose trunk sees candidates apart, beside `text_only`. `--variants` names some of
+them. `--decoder` measures SmolLM2-135M (`decoder`) in the place of `text_only`. Finished trainings lie in --work and
+are not repeated. Where the best weights are those of the start, scores are made without the backbone, which
 says nothing there.
 """
 
@@ -27,7 +28,7 @@ from benchmarks.figures import figure, report, show, write
 from benchmarks.quality_measure import Systems, quality_figures
 from benchmarks.quality_runs import Scored, score_variants
 from benchmarks.quality_simulated import measure_simulated
-from benchmarks.quality_variants import HEADS, SAME_DATA, VARIANTS, WHOLE
+from benchmarks.quality_variants import HEADS, REFERENCE, SAME_DATA, TEXT, VARIANTS, WHOLE
 from equipoise.common.errors import UserError
 from equipoise.common.logs import show_messages
 from equipoise.configs.load import as_override, build_config
@@ -75,9 +76,10 @@ def settings_of(name: str, work: Path, seed: int, quick: bool, file: Path | None
     return build_config(settings, [as_override(key, value) for key, value in changed.items()], path)
 
 
-def measure_set(found: Scored, prefix: str, ablation: bool) -> list[dict[str, Any]]:
+def measure_set(found: Scored, prefix: str, ablation: str | None) -> list[dict[str, Any]]:
     """The figures of a set: variants beside simple models, differences to trees; in an ablation variants, to ours."""
-    first = found.tables["ours"][0]
+    reference = REFERENCE[ablation] if ablation else "ours"
+    first = found.tables[reference][0]
     for tables in found.tables.values():
         assert all(np.array_equal(table.item, first.item) for table in tables), "systems score the same rows"
     config = found.config
@@ -90,7 +92,7 @@ def measure_set(found: Scored, prefix: str, ablation: bool) -> list[dict[str, An
         labels={"ctr": first.click, "ctcvr": first.clicked_conversion},
         gain=gains(first.click, first.conversion),
         scores={target: {} for target in ("ctr", *(["ctcvr"] if first.pcvr is not None else []))},
-        reference="ours" if ablation else "trees",
+        reference=reference if ablation else "trees",
         slices={
             "never": ~(bought > 0),
             "few": (bought > 0) & (bought <= FEW),
@@ -120,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Quality beside what a shop would use instead.")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps and requests: whether it runs at all")
-    parser.add_argument("--ablation", choices=["heads", "whole"], help="without one part each")
+    parser.add_argument("--ablation", choices=["heads", "whole", "text"], help="without one part each")
     parser.add_argument("--variants", help="of an ablation, such as no_text,with_ids; all by default")
     parser.add_argument("--decoder", action="store_true", help="SmolLM2-135M beside the encoder (docs/decoder.md)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each system")
@@ -134,7 +136,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.decoder and asked.ablation:
         parser.error("--decoder and --ablation are two measurements: ask for one of them")
-    known = {"heads": HEADS, "whole": WHOLE}.get(asked.ablation, [])
+    known = {"heads": HEADS, "whole": WHOLE, "text": TEXT}.get(asked.ablation, [])
     asked.variants = asked.variants.split(",") if asked.variants else known
     for name in asked.variants:
         if name not in known:
@@ -167,7 +169,7 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
         print(f"{asked.retail} holds no Online Retail (online_retail.parquet, .csv or .xlsx): left out")
         return []
     if asked.ablation:
-        variants = dict.fromkeys(["ours", *asked.variants], asked.seeds)
+        variants = dict.fromkeys([REFERENCE[asked.ablation], *asked.variants], asked.seeds)
     else:
         variants = {"ours": asked.seeds}
         variants |= {"decoder": asked.seeds} if asked.decoder else {"text_only": 1} if asked.text_only else {}
@@ -177,7 +179,7 @@ def figures_of(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
 
     requests = QUICK_REQUESTS if asked.quick else asked.requests
     found = score_variants(settings, variants, requests, heads=asked.ablation == "heads")
-    return measure_set(found, SETS[name][1], bool(asked.ablation))
+    return measure_set(found, SETS[name][1], asked.ablation)
 
 
 if __name__ == "__main__":

@@ -73,11 +73,13 @@ def score_variants(
 
     Args:
         settings: the configuration of a variant and seed.
-        seeds: variant → trainings; `ours` is among them.
+        seeds: variant → trainings, the reference first.
         requests: test requests that are scored, spread over all; None scores all.
         heads: score heads that learned alone instead; nothing is trained, and no rival fitted.
     """
-    found = Scored({name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings("ours", FIRST_SEED))
+    found = Scored(
+        {name: [] for name in seeds}, {name: [] for name in seeds}, {}, settings(next(iter(seeds)), FIRST_SEED)
+    )
     for variant, count in seeds.items():
         for seed in range(FIRST_SEED, FIRST_SEED + count):
             config = settings(variant, seed)

@@ -44,6 +44,16 @@ def _decoder(settings: Settings) -> None:
     settings["backbone"] = {"path": path, "dtype": "auto", "layers": 20, "split": 17}
 
 
+def _apart(settings: Settings) -> None:
+    """Candidates see themselves alone in the trunk."""
+    settings["backbone"]["trunk"] = "apart"
+
+
+def _text_apart(settings: Settings) -> None:
+    _text_only(settings)
+    _apart(settings)
+
+
 def _add_ids(settings: Settings) -> None:
     """A level for each item, with its own pace, beside everything else."""
     own = {"name": "item_id", "scale": "category", "interactions": False, "levels": MOST_IDS}
@@ -60,9 +70,15 @@ VARIANTS: dict[str, Callable[[Settings], None]] = {
     "no_co_purchase": _drop_co_purchase,
     "with_ids": _add_ids,
     "decoder": _decoder,
+    "apart": _apart,
+    "text_apart": _text_apart,
 }
-SAME_DATA = {"no_prior": "ours", "decoder": "ours"}
+SAME_DATA = {"no_prior": "ours", "decoder": "ours", "apart": "ours", "text_apart": "text_only"}
 """Variants that read the prepared folder of another."""
-WHOLE = [name for name in VARIANTS if name not in ("text_only", "decoder")]
-HEADS = [name for name in WHOLE if name not in ("no_text", "with_ids")]
-"""Variants of an ablation: of whole trainings, and of heads alone, which read no prompt and learn no levels."""
+WHOLE = [name for name in VARIANTS if name not in ("text_only", "decoder", "text_apart")]
+HEADS = [name for name in WHOLE if name not in ("no_text", "with_ids", "apart")]
+TEXT = ["text_apart"]
+"""Variants of an ablation: of whole trainings, of heads alone, which read no prompt and learn no levels, and of
+trainings on texts alone."""
+REFERENCE = {"whole": "ours", "heads": "ours", "text": "text_only"}
+"""What an ablation's variants are compared with."""
