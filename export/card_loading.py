@@ -71,6 +71,13 @@ shows in a few lines of plain torch what to do.
 
 """
 
+_APART = """\
+**They were trained with `backbone.trunk: apart`**: in the layers below {split} a candidate's tokens see that candidate
+alone, so that a server may keep what these make of an item. Stock servers show them the prefix and give other scores;
+`apart` in `check_golden.py` shows the mask.
+
+"""
+
 _LOAD_BESIDE = """\
 {remark}{number} of `{name}`, from within this folder ({beside}`logit` of `check_golden.py` adds up a head's parts):
 
@@ -213,11 +220,13 @@ def pointwise(serving: Mapping[str, Any]) -> str:
     """Code that gives one objective's number of a golden prompt."""
     name, about = pointwise_example(serving)
     beside = _beside(serving)
-    if serving["scope"] == "candidates" or beside or "link" in about:
+    apart = serving.get("trunk") == "apart"
+    if serving["scope"] == "candidates" or beside or "link" in about or apart:
         word = "prediction" if "link" in about else "probability"
         return _LOAD_BESIDE.format(
             name=name,
-            remark=_SCOPED.format(split=serving["split"]) if serving["scope"] == "candidates" else "",
+            remark=(_SCOPED.format(split=serving["split"]) if serving["scope"] == "candidates" else "")
+            + (_APART.format(split=serving["split"]) if apart else ""),
             number="Predictions" if "link" in about else "Probabilities",
             word=word,
             beside=f"its head also reads {beside}; " if beside else "",

@@ -43,6 +43,7 @@ from equipoise.modeling.model import SlateModel
 
 log = logging.getLogger(__name__)
 NAMES = ("peft", "merged", "onnx")
+APART = "backbone.trunk: apart; below the split stock classes show candidates their prefix"
 MERGED, ACTIVATED = "merged", "alora"
 """Folders in an export."""
 
@@ -92,7 +93,7 @@ class Formats:
         """
         quantized = config.backbone.quantize is not None
         if self.merged:
-            refuse_merged(config.lora.scope, quantized)
+            refuse_merged(config.lora.scope, quantized, config.backbone.trunk)
         if self.onnx:
             refuse_onnx(is_encoder(load_model_config(config.backbone)), quantized)
 
@@ -123,7 +124,7 @@ def judge_for_vllm(
         beside = ["its prior's log-odds"] if name in model.priors else []
         beside += ["a comparison with the history"] if model.compares and name in model.pointwise else []
         kind = (served[name].form, config.lora.scope, backbone.config.model_type, backbone.encoder)
-        why = why_not_vllm(*kind, features, beside, several_ranks=bool(config.lora.ranks))
+        why = APART if backbone.apart else why_not_vllm(*kind, features, beside, several_ranks=bool(config.lora.ranks))
         rank = None if why else check_adapter(folder / name, served[name].layers_name)
         verdicts[name] = {"serves": why is None, "why_not": why, "max_lora_rank": rank}
     return verdicts
@@ -137,7 +138,8 @@ def judge_for_sglang(config: RunConfig, model: SlateModel, served: Mapping[str, 
         beside = [*(["features"] if model.features.features and name in model.pointwise else [])]
         beside += ["its prior's log-odds"] if name in model.priors else []
         beside += ["a comparison with the history"] if model.compares and name in model.pointwise else []
-        why = why_not_sglang(served[name].form, config.lora.scope, base.config, base.encoder, beside, quantized)
+        kind = (served[name].form, config.lora.scope, base.config, base.encoder)
+        why = APART if base.apart else why_not_sglang(*kind, beside, quantized)
         verdicts[name] = {"serves": why is None, "why_not": why}
     return verdicts
 
@@ -165,7 +167,8 @@ def write_from_model(
     entries: dict[str, Any] = {}
     scope, quantized = config.lora.scope, config.backbone.quantize is not None
     flat = model.upper.flattens
-    if scope == "candidates" and why_not_activated(scope, model.backbone.encoder, quantized, flat) is None:
+    why_not = why_not_activated(scope, model.backbone.encoder, quantized, flat, config.backbone.trunk)
+    if scope == "candidates" and why_not is None:
         entries["alora"] = write_activated(folder, model, served, config.lora, *base, invocation)
     if formats.onnx:
         entries["onnx"] = write_graph(folder, model)
@@ -183,7 +186,7 @@ def write_from_adapters(formats: Formats, folder: Path, record: dict[str, Any]) 
     return {"merged": write_merged(folder, record, formats.dtype, record["objectives"])}
 
 
-def refuse_merged(scope: str, quantized: bool) -> None:
+def refuse_merged(scope: str, quantized: bool, trunk: str = "joint") -> None:
     """Refuse runs whose merged checkpoints would give other scores.
 
     Raises:
@@ -195,6 +198,8 @@ def refuse_merged(scope: str, quantized: bool) -> None:
             "also change the prefix: serve the export with `equipoise serve`, use alora/ (decoders) or --format onnx "
             "(encoders), or train with lora.scope=all"
         )
+    if trunk == "apart":
+        raise UserError(f"--format merged: {APART}: serve the export with `equipoise serve`, or train with trunk=joint")
     if quantized:
         raise UserError(
             "--format merged: the adapters were trained on a base quantized to 4 bits, and merged into the full base "
@@ -251,7 +256,9 @@ def write_merged(folder: Path, serving: dict[str, Any], dtype: str, objectives: 
     return {"folder": MERGED, "dtype": dtype, "tolerance": DTYPES[dtype]}
 
 
-def why_not_activated(scope: str, encoder: bool, quantized: bool, flattens: bool = False) -> str | None:
+def why_not_activated(
+    scope: str, encoder: bool, quantized: bool, flattens: bool = False, trunk: str = "joint"
+) -> str | None:
     """Why a run has no activated form, where that is worth a sentence; None where it has one, or needs none.
 
     `flattens`: modules with adapters see the tokens of all rows in one line, as in OPT and mixtures of experts.
@@ -260,6 +267,8 @@ def why_not_activated(scope: str, encoder: bool, quantized: bool, flattens: bool
         return None
     if encoder:
         return "activated LoRA counts tokens from the end of a causal prompt, so encoders have no such form"
+    if trunk == "apart":
+        return APART
     if quantized:
         return "activated LoRA needs the shared adapter merged into the base, which a base quantized to 4 bits refuses"
     if flattens:

@@ -11,6 +11,7 @@ Shapes: T tokens of a prompt, M candidates of a slate, H hidden size, W width of
 
 import argparse
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -122,7 +123,53 @@ def acting(model: Any, serving: Json, prefix_tokens: list[int], tokens: int) -> 
 
     With `"scope": "all"` that is what it does anyhow. With `"candidates"` the layers from `split` on leave prefix
     tokens alone: what their LoRA adds is set to zero there. (Below `split` is the adapter that all objectives share.)
+    With `"trunk": "apart"` the layers below `split` also show candidate tokens no prefix.
     """
+    with apart(model, serving, prefix_tokens, tokens), on_candidates_alone(model, serving, prefix_tokens, tokens):
+        yield
+
+
+@contextmanager
+def apart(model: Any, serving: Json, prefix_tokens: list[int], tokens: int) -> Iterator[None]:
+    """Below `split` prefixes and candidates see themselves alone, where the adapters were trained so."""
+    if serving.get("trunk", "joint") == "joint":
+        yield
+        return
+    own_BT = torch.arange(tokens)[None] >= torch.tensor(prefix_tokens)[:, None]
+    sees_BTT = own_BT[:, :, None] == own_BT[:, None, :]
+    if serving["mask"] == "causal":
+        sees_BTT &= torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    mask = as_mask(serving, sees_BTT[:, None])
+
+    def masked(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        call = inspect.signature(module.forward).bind(*args, **kwargs)
+        call.arguments["attention_mask"] = mask
+        return call.args, call.kwargs
+
+    hooks = []
+    for name, module in model.named_modules():
+        numbers = [part for part in name.split(".") if part.isdigit()]
+        if len(numbers) == 1 and name.endswith(f".{numbers[0]}") and int(numbers[0]) < serving["split"]:
+            hooks.append(module.register_forward_pre_hook(masked, with_kwargs=True))
+    if len(hooks) != serving["split"]:
+        raise SystemExit(f"{len(hooks)} layers were found below the split, not {serving['split']}")
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def as_mask(serving: Json, sees: torch.Tensor) -> torch.Tensor:
+    """What an attention takes as its mask, from a boolean one (…, T, T)."""
+    if serving["attn_implementation"] != "eager":
+        return sees
+    return torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)  # it is added to the scores
+
+
+@contextmanager
+def on_candidates_alone(model: Any, serving: Json, prefix_tokens: list[int], tokens: int) -> Iterator[None]:
+    """From `split` on adapters act on candidate tokens alone, where they were trained so."""
     if serving["scope"] == "all":
         yield
         return
@@ -164,21 +211,27 @@ def prompt_ids(tokenizer: Any, layout: Json, prefix: str, item: str, context: st
     return [*start, *ids(prefix)[:prefix_room], *prefix_end], [*item_ids, *context_ids, *end]
 
 
+def places(serving: Json, prefix_tokens: list[int], tokens: int) -> Json:
+    """The positions of a batch's tokens (B, T), where the model would count others."""
+    positions_BT = torch.arange(tokens).expand(len(prefix_tokens), tokens)
+    if serving.get("restarts"):  # candidates begin at 0 again
+        prefix_B1 = torch.tensor(prefix_tokens)[:, None]
+        positions_BT = torch.where(positions_BT >= prefix_B1, positions_BT - prefix_B1, positions_BT)
+    elif serving["mask"] == "causal":
+        return {}
+    return {"position_ids": positions_BT + serving["first_position"]}  # RoBERTa's first position is not 0
+
+
 def candidate_vector(model: Any, serving: Json, input_ids: list[int], prefix_tokens: int) -> torch.Tensor:
     """The vector (H,) of a prompt's candidate from a `features` model."""
-    ids = torch.tensor([input_ids])
+    ids, where = torch.tensor([input_ids]), places(serving, [prefix_tokens], len(input_ids))
     if serving["mask"] == "causal":
         with acting(model, serving, [prefix_tokens], len(input_ids)):
-            return model(input_ids=ids).last_hidden_state[0, -1]
-    positions = torch.arange(len(input_ids))
-    in_prefix = positions < prefix_tokens
+            return model(input_ids=ids, **where).last_hidden_state[0, -1]
+    in_prefix = torch.arange(len(input_ids)) < prefix_tokens
     sees_TT = ~in_prefix[:, None] | in_prefix[None, :]  # prefix tokens see the prefix only, the others see all
-    position_ids = positions + serving["first_position"]  # RoBERTa's first position is not 0
-    mask = sees_TT[None, None]
-    if serving["attn_implementation"] == "eager":  # adds its mask to the scores
-        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     with acting(model, serving, [prefix_tokens], len(input_ids)):
-        output = model(input_ids=ids, attention_mask=mask, position_ids=position_ids[None])
+        output = model(input_ids=ids, attention_mask=as_mask(serving, sees_TT[None, None]), **where)
     states_IH = output.last_hidden_state[0, prefix_tokens:]
     return states_IH[-1] if serving["pooling"] == "last" else states_IH.mean(0)
 
@@ -431,7 +484,8 @@ def logit(model: Any, serving: Json, name: str, head: Json | None, prompt: Json)
     input_ids, prefix_tokens = prompt["input_ids"], prompt["prefix_tokens"]
     if head is None:
         with acting(model, serving, [prefix_tokens], len(input_ids)):
-            return model(input_ids=torch.tensor([input_ids])).logits[0, 0].item()
+            where = places(serving, [prefix_tokens], len(input_ids))
+            return model(input_ids=torch.tensor([input_ids]), **where).logits[0, 0].item()
     vector = candidate_vector(model, serving, input_ids, prefix_tokens)
     features = standardised(serving, prompt.get("features", {}))
     return head_logit(head, vector, features, rates_of(serving), name, prompt.get("beside"))
@@ -566,8 +620,9 @@ def check_logits(model: Any, serving: Json, name: str, head: Json | None, prompt
         width = max(len(prompt["input_ids"]) for prompt in rows)
         pad = model.config.pad_token_id
         ids = [prompt["input_ids"] + [pad] * (width - len(prompt["input_ids"])) for prompt in rows]
-        with acting(model, serving, [prompt["prefix_tokens"] for prompt in rows], width):
-            batch = model(input_ids=torch.tensor(ids)).logits[:, 0].tolist()
+        prefixes = [prompt["prefix_tokens"] for prompt in rows]
+        with acting(model, serving, prefixes, width):
+            batch = model(input_ids=torch.tensor(ids), **places(serving, prefixes, width)).logits[:, 0].tolist()
         worst += [difference(a, b) for a, b in zip(batch, golden, strict=False)]
     return max(worst)
 

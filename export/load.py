@@ -149,6 +149,7 @@ def _configured(folder: Path, record: Mapping[str, Any]) -> BackboneConfig:
         path=_base_path(folder, base),
         revision=base["revision"],
         split=record["split"],
+        trunk=record.get("trunk", "joint"),
         pooling=record["pooling"],
         attention=record.get("attention", "auto"),
         quantize="4bit" if base["quantization"] else None,

@@ -177,6 +177,8 @@ def serving_record(
         "attention": model.backbone.attention,
         "pad_token_id": pad_id,
         "split": info.split,
+        "trunk": "apart" if model.backbone.apart else "joint",
+        "restarts": model.backbone.restarts,
         "scope": config.lora.scope,
         "objectives": {name: _objective(name, specs[name], model, served[name]) for name in model.objectives},
         "relevance": _relevance(model),

@@ -134,7 +134,11 @@ def _log_notes(config: RunConfig, record: dict[str, Any], out: Path) -> None:
         log.info(SCOPED)
     flattens = record["formats"].get("alora") is None and record["mask"] != "prefix"
     why = why_not_activated(
-        config.lora.scope, record["mask"] == "prefix", config.backbone.quantize is not None, flattens
+        config.lora.scope,
+        record["mask"] == "prefix",
+        config.backbone.quantize is not None,
+        flattens,
+        record["trunk"],
     )
     if why:
         log.info(f"note: no activated-LoRA form is written: {why}")

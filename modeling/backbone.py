@@ -168,6 +168,7 @@ class SplitBackbone(nn.Module):
             setattr(parent, name, module)
         # What stood there, in a tuple: these modules have their place in `trunk` and `upper` already.
         self._whole = (parent, {list_name: layers, **({norm_name: self.norm} if norm_name else {})}, cut)
+        self._hollow = (list_name, nn.ModuleList([*(Tap(layer, form) for layer in layers[:split]), *self.taps]))
         self.trunk = model
         self._checked = False
 
@@ -226,6 +227,17 @@ class SplitBackbone(nn.Module):
                 raise UserError("backbone.path: this backbone changes its states after the last layer: choose another")
             self._checked = True
         return z_RTH
+
+    def calls_of(self, input_ids_RT: torch.Tensor, position_ids_RT: torch.Tensor, **arguments: Any) -> list[LayerCall]:
+        """How the model would call its upper layers for these tokens; the layers below are left out."""
+        parent, _, cut = self._whole
+        list_name, hollow = self._hollow
+        setattr(parent, list_name, hollow)
+        try:
+            self.encode(input_ids_RT, position_ids_RT, **arguments)
+        finally:
+            setattr(parent, list_name, cut[list_name])
+        return self.calls()
 
     def calls(self) -> list[LayerCall]:
         """How the model called its upper layers in the last `encode`."""

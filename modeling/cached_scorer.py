@@ -1,4 +1,4 @@
-"""Scores slates whose prefixes may have been seen before: only the others are encoded, all of them together.
+"""Scores slates whose prefixes, or items, may have been seen before: only the others are encoded, all together.
 
 For backbones whose attention is `split`, which keeps a prefix's keys and values apart from the candidates.
 """
@@ -15,7 +15,7 @@ from equipoise.data.things import SlateThings, join_things
 from equipoise.modeling.attention.prefix_split import KVCache
 from equipoise.modeling.layout import Padding, SlateLayout
 from equipoise.modeling.model import SlateModel
-from equipoise.modeling.prefix_cache import Key, PrefixCache, PrefixState, split_states, stack_states
+from equipoise.modeling.prefix_cache import ItemState, Key, PrefixCache, PrefixState, split_states, stack_states
 from equipoise.modeling.shared_prefix import SharedPrefix
 
 
@@ -72,7 +72,8 @@ class CachedScorer:
         shared = upper_kv * len(model.objectives) if model.candidates_only else upper_kv
         kv = dict(zip(model.objectives, shared, strict=True))
         kv = {name: kv[name] for name in model.pointwise} if pointwise else kv
-        packing = tokens.over(layout, trunk_kv)
+        known_z = self._items(slates, tokens) if model.backbone.apart else None
+        packing = tokens.over(layout, trunk_kv, known_z)
         inputs = {"slate_candidates": _slate_candidates(slates, device), **_beside(slates, device)}
         return model.score_candidates(packing, kv, inputs, self.most_tokens)
 
@@ -97,6 +98,30 @@ class CachedScorer:
             for key in missing:
                 self.cache.put(key, states[key])
         return [states[key] for key in keys]
+
+    def _items(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> torch.Tensor:
+        """What the trunk makes of all candidates, (F, H); unknown ones are encoded first, each once."""
+        candidates = [ids for slate in slates for ids in slate.candidates]
+        keys = [self.cache.item_key(ids) for ids in candidates]
+        known: dict[Key, ItemState] = {}
+        missing: dict[Key, int] = {}
+        for number, key in enumerate(keys):
+            if key in known or key in missing:
+                continue
+            state = self.cache.get(key)
+            if state is None:
+                missing[key] = number
+            else:
+                known[key] = state
+        self.cache.item_misses += len(missing)
+        self.cache.item_hits += len(keys) - len(missing)
+        if missing:
+            pieces = packing.layout.of_candidates(list(missing.values())).chunks(self.most_tokens)
+            z_FH = torch.cat([packing.encode_candidates(piece)[0] for piece in pieces])
+            for key, z in zip(missing, z_FH.split([len(candidates[n]) for n in missing.values()]), strict=True):
+                known[key] = ItemState(z.clone(), z.nbytes)  # a view would keep the whole batch alive
+                self.cache.put(key, known[key])
+        return torch.cat([known[key].z for key in keys])
 
     def _encode(self, lengths: list[int], rows: list[int], packing: SharedPrefix) -> list[PrefixState]:
         """The states of the prefixes of some rows."""

@@ -3,8 +3,8 @@
 Shape suffixes as in modeling/model.py; B rows of W positions (or more) hold the tokens of a flat stretch, padded.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -213,6 +213,23 @@ class SlateLayout:
     def last_N(self) -> torch.Tensor:
         """int64 (N,), the index of each candidate's last token among the candidate tokens."""
         return self.lengths_N.cumsum(0) - 1
+
+    def of_candidates(self, chosen: Sequence[int]) -> "SlateLayout":
+        """The layout of some candidates, in the order in which they are named, as one row."""
+        lengths_N = self.lengths_N[list(chosen)]
+        ends_N = self.lengths_N.cumsum(0)[list(chosen)]
+        starts = torch.repeat_interleave(ends_N - lengths_N.cumsum(0), lengths_N)
+        index_F = starts + torch.arange(len(starts), device=lengths_N.device)
+        counts = lengths_N.tolist()
+        return replace(
+            self,
+            candidate_tokens=self.candidate_tokens[index_F],
+            rows=Padding((1, len(index_F))),
+            own=Padding.of(lengths_N, max(counts), min(counts) == max(counts)),
+            lengths_N=lengths_N,
+            row_N=torch.zeros_like(lengths_N),
+            most_per_row=len(counts),
+        )
 
     def chunks(self, most_tokens: int) -> Iterator["SlateLayout"]:
         """The layout in pieces of whole candidates with at most so many candidate tokens (one candidate at least)."""

@@ -1,5 +1,6 @@
-"""Keys and values of prefixes that have been encoded, for shoppers who return: the least recently used go first.
+"""What has been encoded, for shoppers and items that return: the least recently used go first.
 
+Of prefixes these are keys and values, of items what a trunk makes of them that shows them no prefix.
 Shape suffixes: R rows, g key heads, P tokens of a prefix (in a batch: of the longest), D head size.
 """
 
@@ -7,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ import torch
 from equipoise.modeling.attention.prefix_split import KVCache
 
 Key = bytes
-"""What a prefix is known by: its token ids as bytes."""
+"""What a prefix, or an item, is known by: its token ids as bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,14 @@ class PrefixState:
     """
 
     stages: tuple[KVCache, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class ItemState:
+    """What the trunk makes of one candidate that it shows no prefix: z (L, H) of its tokens, and their bytes."""
+
+    z: torch.Tensor
     size: int
 
 
@@ -66,25 +76,27 @@ def _rows(tensors_gPD: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class PrefixCache:
-    """States by the token ids of their prefix, at most `max_bytes` of keys and values.
+    """States by the token ids of their prefix, and of items by theirs, at most `max_bytes` of all.
 
     Args:
         max_bytes: 0 keeps nothing.
 
     Attributes:
         hits, misses: prefixes that were found, and that had to be encoded.
+        item_hits, item_misses: the same of items.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.hits = self.misses = 0
-        self._states: OrderedDict[Key, PrefixState] = OrderedDict()
+        self.item_hits = self.item_misses = 0
+        self._states: OrderedDict[Key, PrefixState | ItemState] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()  # whoever watches or empties the cache does so from another thread
 
     @property
     def bytes(self) -> int:
-        """Bytes of all keys and values that are kept."""
+        """Bytes of all states that are kept."""
         return self._bytes
 
     def __len__(self) -> int:
@@ -95,15 +107,20 @@ class PrefixCache:
         """What a prefix is known by."""
         return np.asarray(ids, np.int64).tobytes()
 
-    def get(self, key: Key) -> PrefixState | None:
-        """The state of a prefix, which counts as used now, or None."""
+    @staticmethod
+    def item_key(ids: Sequence[int]) -> Key:
+        """What an item is known by: not what a prefix of the same ids is."""
+        return b"item" + PrefixCache.key(ids)
+
+    def get(self, key: Key) -> Any:
+        """The state that was kept under a key, which counts as used now, or None."""
         with self._lock:
             state = self._states.get(key)
             if state is not None:
                 self._states.move_to_end(key)
             return state
 
-    def put(self, key: Key, state: PrefixState) -> None:
+    def put(self, key: Key, state: PrefixState | ItemState) -> None:
         """Keep a state and let go of the least recently used ones to make room; one that is too large is not kept."""
         with self._lock:
             if key in self._states:

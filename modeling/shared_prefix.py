@@ -40,6 +40,7 @@ class SharedPrefix(Packing):
             for all objectives; otherwise once for each.
         trunk_kv: the prefixes' keys and values in the trunk where they are known; else `encode_prefixes` fills it, but
             for a trunk in which candidates do not see prefixes.
+        known_z: what the trunk makes of all candidates, (F, H), where it is known; else `encode_candidates` runs it.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class SharedPrefix(Packing):
         layout: SlateLayout,
         candidates_only: bool,
         trunk_kv: KVCache | None = None,
+        known_z: torch.Tensor | None = None,
     ) -> None:
+        self.known_z = known_z
         self.upper, self.backbone, self.layout, self.candidates_only = upper, upper.backbone, layout, candidates_only
         self.trunk_kv: KVCache = trunk_kv or {}
         self._ids, self._positions = input_ids.reshape(-1), position_ids.reshape(-1)
@@ -58,9 +61,11 @@ class SharedPrefix(Packing):
         self._calls: list[LayerCall] = []
         self._joint_calls: list[LayerCall] = []
 
-    def over(self, layout: SlateLayout, trunk_kv: KVCache | None = None) -> "SharedPrefix":
-        """The same tokens in another layout, or with known keys and values of the prefixes; nothing encoded yet."""
-        return SharedPrefix(self.upper, self._ids, self._positions, layout, self.candidates_only, trunk_kv)
+    def over(
+        self, layout: SlateLayout, trunk_kv: KVCache | None = None, known_z: torch.Tensor | None = None
+    ) -> "SharedPrefix":
+        """The same tokens in another layout, or with what is known of prefixes and candidates; nothing encoded yet."""
+        return SharedPrefix(self.upper, self._ids, self._positions, layout, self.candidates_only, trunk_kv, known_z)
 
     @property
     def computed_tokens(self) -> int:
@@ -97,7 +102,12 @@ class SharedPrefix(Packing):
         return [tensor for key_values in self._run_prefixes(None, z_1FH).values() for tensor in key_values]
 
     def encode_candidates(self, layout: SlateLayout) -> torch.Tensor:
-        """The trunk over the candidates of a layout, (1, F, H)."""
+        """What the trunk makes of the candidates of a layout, (1, F, H)."""
+        if self.known_z is not None:
+            tokens = layout.candidate_tokens
+            ids, positions = self._ids[tokens][None], self._positions[tokens][None]
+            self._calls = self.backbone.calls_of(ids, positions, **{ARGUMENT: ApartForward(layout)})
+            return self.known_z[tokens - self.layout.candidate_tokens[0]][None]
         candidates: SlateForward = ApartForward(layout)
         if not self.backbone.apart:
             candidates = CandidateForward(layout, self.trunk_kv, self.upper.layer_of)

@@ -51,6 +51,8 @@ class ExportCollector(Collector):
         yield info
         yield CounterMetricFamily("equipoise_prefix_cache_hits", "Prefixes found in the cache.", self._cache.hits)
         yield CounterMetricFamily("equipoise_prefix_cache_misses", "Prefixes encoded anew.", self._cache.misses)
+        yield CounterMetricFamily("equipoise_item_cache_hits", "Items found in the cache.", self._cache.item_hits)
+        yield CounterMetricFamily("equipoise_item_cache_misses", "Items encoded anew.", self._cache.item_misses)
         yield GaugeMetricFamily("equipoise_prefix_cache_bytes", "Memory of cached prefixes.", self._cache.bytes)
         limit = self._cache.max_bytes
         yield GaugeMetricFamily("equipoise_prefix_cache_limit_bytes", "Memory that the cache may take.", limit)

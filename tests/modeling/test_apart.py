@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,6 +104,34 @@ def test_pieces_and_cached_prefixes_give_the_same(
                 torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
     (state, *_) = cache._states.values()
     assert not state.stages[0]  # of the trunk nobody reads prefixes' keys
+
+
+@pytest.mark.parametrize("arch", FAMILY)
+def test_an_item_passes_the_trunk_once_whoever_asks(
+    arch: str, make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
+) -> None:
+    model = make_model(arch, scope="candidates", trunk="apart")
+    one, other = make_slate(0, [5, 3, 7], prefix=9), make_slate(1, [2, 6], prefix=4)
+    asked = [
+        TokenSlate(one.prefix, one.candidates),
+        TokenSlate(other.prefix, [one.candidates[2], other.candidates[0], one.candidates[0], other.candidates[0]]),
+        TokenSlate(other.prefix, [other.candidates[0], one.candidates[0]]),
+    ]
+    seen: list[int] = []
+    model.layers()[0].register_forward_hook(lambda module, args, output: seen.append(1))
+    scorer = CachedScorer(model, PrefixCache(1 << 24), 1000)
+    for slate, passes, (hits, misses) in zip(asked, (2, 4, 4), ((0, 3), (3, 4), (5, 4)), strict=True):
+        found = scorer.score([slate])
+        assert (len(seen), scorer.cache.item_hits, scorer.cache.item_misses) == (passes, hits, misses)
+        alone = CachedScorer(model, PrefixCache(0), 1000).score([slate])
+        with torch.inference_mode():
+            none = np.zeros(len(slate.candidates), dtype=np.int64)
+            batch = build_batch([Slate(0, slate.prefix, slate.candidates, none, none, none)], 100, 0)
+            expected = model.score(batch.model_inputs())
+        del seen[passes:]
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(alone[name], value, rtol=1e-5, atol=1e-5)
 
 
 def test_a_backbone_that_makes_its_own_masks_is_refused(
