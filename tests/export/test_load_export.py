@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from equipoise.common.errors import UserError
 from equipoise.data.batches import Slate, build_batch
 from equipoise.export.check_process import run_check
+from equipoise.export.formats import Formats
 from equipoise.export.load import load_export
 from equipoise.export.serving_record import read_serving_record
 from equipoise.modeling.model import SlateModel
@@ -207,3 +208,29 @@ def test_an_export_of_before_loads_with_a_note(copied: Path, caplog: pytest.LogC
     with caplog.at_level("INFO"):
         load_export(copied)
     assert "without hashes of its files" in caplog.text and "without hashes of its base" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arch", "scope"), [("llama", "all"), ("llama", "candidates"), ("gpt2", "all"), ("bert", "all")]
+)
+def test_an_apart_trunk_is_checked_in_the_stock_class(
+    arch: str, scope: str, tiny_export: Callable[..., Any], tmp_path: Path
+) -> None:
+    export = tiny_export(arch, scope, trunk="apart")
+    assert load_export(export.folder).backbone.apart
+    assert max(run_check(export.folder).values()) < 1e-4
+    record = json.loads((export.folder / "serving.json").read_text())
+    assert record["restarts"] == (arch != "llama")
+    assert record["formats"].get("alora") is None
+    assert all("trunk: apart" in about["why_not"] for about in record["vllm"].values())
+    copied = tmp_path / "copied"
+    shutil.copytree(export.folder, copied)
+    change_record(copied, lambda record: record.update(trunk="joint"))
+    with pytest.raises(UserError, match="golden check FAILED"):
+        run_check(copied)
+
+
+def test_an_apart_trunk_has_no_merged_checkpoints(tiny_export: Callable[..., Any]) -> None:
+    export = tiny_export("llama", "all", trunk="apart")
+    with pytest.raises(UserError, match=r"--format merged: backbone\.trunk: apart"):
+        Formats.parse("merged").check(export.config)
