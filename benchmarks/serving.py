@@ -6,7 +6,8 @@ Without --export: MiniLM cut as the demo cuts it, with random adapters of two po
 random items of about 17 tokens, shoppers of 100 tokens. The clients run in another process on the same cores as the
 server, so part of these is theirs. Servers of all variants stand ready at once and are loaded in turns, so that
 whatever else the machine does hits all of them alike. Shoppers return: their prefixes fit the cache and have been seen
-before measuring begins.
+before measuring begins. `item_cache_ratio_mCANDIDATES`: answers of an export with `backbone.trunk: apart`, all of whose
+items have been seen, over those of a joint one, by turns.
 """
 
 import argparse
@@ -43,6 +44,7 @@ class Plan:
     shoppers: int = 40
 
 
+APART = Variant(apart=True)
 WHOLE, QUICK = Plan(8.0, 3), Plan(1.5, 1, shoppers=12)
 
 
@@ -138,23 +140,26 @@ def try_hostile(server: Server, request: list[str]) -> tuple[int, int, float]:
     return len(CASES), errors + after.server_errors, slowest
 
 
-def measure(plan: Plan, export: Path) -> list[dict[str, Any]]:
-    """All figures of an export."""
+def measure(plan: Plan, export: Path, apart: Path | None) -> list[dict[str, Any]]:
+    """All figures of an export; `apart`: one of the same kind whose trunk sees candidates apart."""
     short, long = (min(tokens, longest_prefix(export)) for tokens in (plan.prefix, plan.long_prefix))
     if short != plan.prefix:
         raise RuntimeError(f"{export} reads {short} tokens of a shopper, fewer than the {plan.prefix} to be measured")
     usual, uncached = Variant(), Variant(cache=False)
-    most, middle, slate = max(plan.clients), sorted(plan.clients)[len(plan.clients) // 2], min(plan.slates)
+    fewest, most, slate = min(plan.clients), max(plan.clients), min(plan.slates)
+    middle = sorted(plan.clients)[len(plan.clients) // 2]
     with ExitStack() as stack:
         servers = {}
         for variant in VARIANTS:
             print(f"starting a server{variant.suffix.replace('_', ', ')} …", flush=True)
             servers[variant] = stack.enter_context(serving(export, variant))
+        if apart is not None:
+            servers[APART] = stack.enter_context(serving(apart, APART))
         measured = Measurements(plan, export, servers)
         for clients in plan.clients:
             for candidates in plan.slates:
                 print(f"{clients} clients, slates of {candidates} …", flush=True)
-                measured.run((clients, candidates, short))
+                measured.run((clients, candidates, short), tuple(servers) if clients == fewest else VARIANTS)
         print(f"prefixes of {long} tokens …", flush=True)
         measured.run((middle, slate, long), (usual, uncached))
         tried, errors, slowest = try_hostile(servers[usual], bodies(export, 1, short, slate))
@@ -163,6 +168,10 @@ def measure(plan: Plan, export: Path) -> list[dict[str, Any]]:
         measured.ratio("prefix_cache_ratio", (middle, slate, long), usual, uncached),
         measured.ratio("prefix_cache_ratio_short", (middle, slate, short), usual, uncached),
         measured.ratio("batching_ratio", (most, slate, short), usual, Variant(batching=False)),
+        *(
+            measured.ratio(f"item_cache_ratio_m{candidates}", (fewest, candidates, short), APART, usual)
+            for candidates in (plan.slates if apart is not None else ())
+        ),
         figure("hostile_requests", tried, "requests"),
         figure("slowest_hostile_ms", 1000 * slowest, "ms"),
         figure("server_errors", measured.server_errors() + errors, "5xx answers"),
@@ -179,8 +188,10 @@ def main() -> None:
     plan = QUICK if asked.quick else WHOLE
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as folder:
-        export = asked.export or make_export(Path(folder) / "made", Size())
-        figures = measure(plan, export)
+        export, apart = asked.export, None
+        if export is None:
+            export, apart = (make_export(Path(folder) / trunk, Size(trunk=trunk)) for trunk in ("joint", "apart"))
+        figures = measure(plan, export, apart)
     served = str(asked.export) if asked.export else "random adapters"
     write(asked.json, report("serving", figures, quick=asked.quick, export=served, plan=asdict(plan)))
     show("Serving", figures)

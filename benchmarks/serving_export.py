@@ -23,11 +23,12 @@ LONGEST_PREFIX = 256
 
 @dataclass(frozen=True)
 class Size:
-    """Backbone (a name of `workload.BACKBONES`), its split, and number of items."""
+    """Backbone (a name of `workload.BACKBONES`), its split, number of items, and `backbone.trunk`."""
 
     backbone: str = "minilm"
     split: int = 5  # where the demo cuts it
     items: int = 2_000
+    trunk: str = "joint"
 
 
 def words(rng: np.random.Generator, count: int) -> str:
@@ -84,12 +85,13 @@ def make_export(folder: Path, size: Size) -> Path:
     split = size.split
     shape.pop("split")
     if "path" in shape:
-        backbone = {"path": shape["path"], "split": split}
+        backbone = {"path": shape["path"], "split": split, "trunk": size.trunk}
     else:
         AutoConfig.for_model(
             shape.pop("arch"), **{**shape, "vocab_size": 30_522, "max_position_embeddings": 512}
         ).save_pretrained(folder / "base")
         backbone = {"path": str(folder / "base"), "tokenizer": TOKENIZER, "init": "random", "split": split}
+        backbone["trunk"] = size.trunk
     config = RunConfig.model_validate(
         {
             "name": f"serving-{size.backbone}",

@@ -21,15 +21,17 @@ CACHE_MB = 512
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to serve: with or without prefix cache and micro-batching."""
+    """A way to serve: with or without prefix cache and micro-batching, and whether of an export with an apart trunk."""
 
     cache: bool = True
     batching: bool = True
+    apart: bool = False
 
     @property
     def suffix(self) -> str:
         """What distinguishes its figures; nothing for the defaults."""
-        return ("" if self.cache else "_nocache") + ("" if self.batching else "_nobatch")
+        parts = {"_nocache": not self.cache, "_nobatch": not self.batching, "_apart": self.apart}
+        return "".join(part for part, holds in parts.items() if holds)
 
 
 VARIANTS = (Variant(), Variant(cache=False), Variant(batching=False), Variant(cache=False, batching=False))
