@@ -62,7 +62,7 @@ class PriceOptions:
     force: bool = option(False, "Advise changes even where the data show no response.")
     device: str = option("cpu", DEVICE)
     base: str | None = option(None, BASE, shown=AT_EXPORT)
-    cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
+    cache_mb: int = option(256, "MiB of prefixes of returning shoppers, and of items, that are kept.")
     overwrite: bool = option(False, OVERWRITE)
 
     def allowed(self) -> Any:

@@ -56,7 +56,7 @@ def serve_export(
         export: folder that `equipoise export` wrote, or a symbolic link to one, as `equipoise nightly` keeps: what it
             comes to lead to is served in its place, without dropping a request.
         options: where to listen, and the limits.
-        cache_mb: MiB that prefixes of returning shoppers may take; 0 keeps none.
+        cache_mb: MiB that prefixes of returning shoppers, and items, may take; 0 keeps none.
         token_env: name of an environment variable that holds the bearer token.
         token_file: file that holds it.
         device: of the model, by torch's name.

@@ -35,7 +35,7 @@ class RecommendOptions:
     device: str = option("cpu", "Where the model runs, such as cuda.")
     dtype: str = option("fp32", COMPUTES_IN)
     base: str | None = option(None, BASE, shown=AT_EXPORT)
-    cache_mb: int = option(256, "MiB of prefixes of returning shoppers that are kept.")
+    cache_mb: int = option(256, "MiB of prefixes of returning shoppers, and of items, that are kept.")
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")
     first: int | None = option(None, FIRST_HELP, shown="all")
     explore: float = option(0.0, "Temperature of drawn lists, in units of utility; 0 draws none.")

@@ -84,7 +84,7 @@ class Recommender:
         name: of the run.
         pointwise, listwise: names of the objectives.
         reader: reads requests, and knows the fields of the prompts and the scales of the features.
-        cache: kv_cache of the prefixes of returning shoppers.
+        cache: kv_cache of the prefixes of returning shoppers, and what an apart trunk makes of items.
         examples: requests as JSON with a `name` and the positions that were `clicked` and `converted`.
         catalogue: what `recall` searches; None where the run had no such objective.
         version: of the export: the name of the run and the beginning of its record's digest.
@@ -127,7 +127,7 @@ class Recommender:
             device: of the model, by torch's name.
             dtype: in which it computes: fp32, as the golden requests; bf16, about twice as fast where the device
                 multiplies in it, with logits that differ by about 0.01; auto takes bf16 there.
-            cache_mb: MiB of the kv_cache of prefixes; 0 keeps none.
+            cache_mb: MiB of the kv_cache of prefixes and of what is kept of items; 0 keeps none.
             max_candidates: of one request; None leaves the export's own limit.
             rates: the folder that `equipoise rates update --out` wrote; None takes the export's own.
             base: folder or hub id of the base model, where it is elsewhere than at export.

@@ -65,7 +65,8 @@ class FlatAdamW(torch.optim.AdamW):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's, without what that asks of each parameter."""
         if not set_to_none:
-            return super().zero_grad(set_to_none=False)
+            super().zero_grad(set_to_none=False)
+            return
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None

@@ -57,7 +57,9 @@ def export(
 def serve(
     export: ExportArgument,
     options: ServerOptions,
-    cache_mb: Annotated[int, typer.Option(help="MiB for prefixes of returning shoppers; 0: no cache.")] = 256,
+    cache_mb: Annotated[
+        int, typer.Option(help="MiB for prefixes of returning shoppers, and for items; 0: no cache.")
+    ] = 256,
     token_env: Annotated[str | None, typer.Option(help="Environment variable with the bearer token.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
