@@ -192,14 +192,14 @@ def refuse_merged(scope: str, quantized: bool, trunk: str = "joint") -> None:
     Raises:
         UserError: says which setting forbids it, and the ways out.
     """
+    if trunk == "apart":
+        raise UserError(f"--format merged: {APART}: serve the export with `equipoise serve`, or train with trunk=joint")
     if scope == "candidates":
         raise UserError(
             "--format merged: these adapters act on candidate tokens alone (lora.scope: candidates), merged they would "
             "also change the prefix: serve the export with `equipoise serve`, use alora/ (decoders) or --format onnx "
             "(encoders), or train with lora.scope=all"
         )
-    if trunk == "apart":
-        raise UserError(f"--format merged: {APART}: serve the export with `equipoise serve`, or train with trunk=joint")
     if quantized:
         raise UserError(
             "--format merged: the adapters were trained on a base quantized to 4 bits, and merged into the full base "
