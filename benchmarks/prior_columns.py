@@ -1,12 +1,13 @@
 """Which columns a prior is better without in later periods, told by training rows alone.
 
-    python -m benchmarks.prior_columns [CONFIG] [KEY=VALUE …] --json FILE
+    python -m benchmarks.prior_columns [--quick] [CONFIG] [KEY=VALUE …] --json FILE
 
 Boosted trees on all columns of a prepared configuration (default configs/demo.yaml), and without some kinds of them:
 `similarity` and `co_purchase` with the history, `compared` (both), `counts` of rates, and `rates` with their counts.
 Each is fitted on what came before a date and judged on what came next, three times within the train split (rolling
 origin; Tashman 2000), so that neither valid nor test has a say: `ctr_all_log_loss`, `ctr_without_compared_auc`,
-`ctcvr_…_gauc` and so on are means over the three, which stand beside them.
+`ctcvr_…_gauc` and so on are means over the three, which stand beside them. Weights of impressions count
+in fits and in the log loss (`data.weights`). `--quick` grows few trees once, to see that it runs.
 """
 
 import argparse
@@ -27,13 +28,14 @@ from equipoise.evaluation.metrics.pointwise import auc, gauc
 from equipoise.modeling.boosted_trees import TREE_SETTINGS, boost
 from equipoise.modeling.simple_models import cross_entropy, log_odds
 from equipoise.train.prepare_run import prepare_data
-from equipoise.train.prior_columns import columns_to_read, read_columns, split_columns
+from equipoise.train.prior_columns import chosen_weights, columns_to_read, read_columns, split_columns
 from equipoise.train.thing_vectors import find_vectors
 from equipoise.train.token_caches import find_tokens
 
 CUTS = (0.35, 0.7, 0.85)
 """Shares of the training requests from which on a later period is judged, rounded up to whole dates."""
-TREES, SEEDS = 150, 2
+WHOLE, QUICK = (150, 2), (20, 1)
+"""Trees, and fits that are averaged."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -47,8 +49,8 @@ def periods(times: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.flatnonzero(place <= a), np.flatnonzero((place > a) & (place <= b))) for a, b in pairwise(ends)]
 
 
-def measure(config: Any) -> list[dict[str, Any]]:
-    """All figures of a configuration."""
+def measure(config: Any, grown: tuple[int, int] = WHOLE) -> list[dict[str, Any]]:
+    """All figures of a configuration; `grown`: trees, and fits that are averaged."""
     if not (config.data.folder / "manifest.json").is_file():
         prepare_data(config)
     tokens = find_tokens(config)
@@ -77,7 +79,7 @@ def measure(config: Any) -> list[dict[str, Any]]:
             categories = [
                 n for n, name in enumerate(names) if isinstance(train.manifest.features.get(name), CategoryScale)
             ]
-            parts = [_judged(train, columns, names, categories, label, *each) for each in requests]
+            parts = [_judged(train, columns, names, categories, label, *each, grown) for each in requests]
             for number, (metric, unit) in enumerate((("log_loss", "nats"), ("auc", ""), ("gauc", ""))):
                 each = [part[number] for part in parts]
                 figures.append(figure(f"{target}_{kind}_{metric}", float(np.mean(each)), unit, periods=each))
@@ -92,15 +94,19 @@ def _judged(
     label: np.ndarray,
     earlier: np.ndarray,
     later: np.ndarray,
+    grown: tuple[int, int],
 ) -> tuple[float, float, float]:
     """Log loss, AUC and GAUC on later requests of trees that were fitted on earlier ones."""
     fitted, judged = (train.tokens.impressions(requests) for requests in (earlier, later))
     base = {"objective": "binary", "verbosity": -1, "deterministic": True, "force_col_wise": True, **TREE_SETTINGS[-1]}
-    table, rows = read_columns(columns, names, judged), (read_columns(columns, names, fitted), label[fitted], None)
-    boosters = [boost({**base, "seed": seed, "categorical_column": categories}, TREES, rows) for seed in range(SEEDS)]
+    table, weight = read_columns(columns, names, judged), chosen_weights(train.tokens, fitted)
+    rows = (read_columns(columns, names, fitted), label[fitted], weight)
+    trees, seeds = grown
+    boosters = [boost({**base, "seed": seed, "categorical_column": categories}, trees, rows) for seed in range(seeds)]
     found = np.mean([log_odds(each, table) for each in boosters], axis=0)
     request = np.repeat(np.arange(len(later)), np.diff(train.tokens.first)[later])
-    return cross_entropy(label[judged], found), auc(label[judged], found), gauc(label[judged], found, request)
+    loss = cross_entropy(label[judged], found, chosen_weights(train.tokens, judged))
+    return loss, auc(label[judged], found), gauc(label[judged], found, request)
 
 
 def main() -> None:
@@ -109,12 +115,13 @@ def main() -> None:
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "configs" / "demo.yaml")
     parser.add_argument("overrides", nargs="*", help="settings of the configuration, as KEY=VALUE")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--quick", action="store_true", help="few trees once, to see that it runs")
     asked = parser.parse_args()
     try:
-        figures = measure(load_config(asked.config, asked.overrides))
+        figures = measure(load_config(asked.config, asked.overrides), QUICK if asked.quick else WHOLE)
     except UserError as error:
         parser.error(str(error))
-    write(asked.json, report("prior_columns", figures, config=str(asked.config)))
+    write(asked.json, report("prior_columns", figures, quick=asked.quick, config=str(asked.config)))
     show("Which columns a prior is better without in later periods", figures)
 
 

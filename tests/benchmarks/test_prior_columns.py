@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.prior_columns import measure, periods
+from benchmarks.prior_columns import QUICK, measure, periods
 from equipoise.configs.schema import RunConfig
 from equipoise.data.prepare.slates import prepare
 from tests.tiny_run import run_settings
@@ -27,7 +27,7 @@ def test_kinds_of_columns_are_left_out_one_after_another(tmp_path: Path) -> None
     }
     config = RunConfig.model_validate(settings)
     prepare(config.data)
-    found = {each["name"]: each for each in measure(config)}
+    found = {each["name"]: each for each in measure(config, QUICK)}
     kinds = ("all", "without_similarity", "without_compared", "without_counts", "without_rates")
     assert set(found) == {f"{t}_{k}_{m}" for t in ("ctr", "ctcvr") for k in kinds for m in ("log_loss", "auc", "gauc")}
     for each in found.values():
