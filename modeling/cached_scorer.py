@@ -3,7 +3,7 @@
 For backbones whose attention is `split`, which keeps a prefix's keys and values apart from the candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -74,54 +74,62 @@ class CachedScorer:
         kv = {name: kv[name] for name in model.pointwise} if pointwise else kv
         known_z = self._items(slates, tokens) if model.backbone.apart else None
         packing = tokens.over(layout, trunk_kv, known_z)
-        inputs = {"slate_candidates": _slate_candidates(slates, device), **_beside(slates, device)}
-        return model.score_candidates(packing, kv, inputs, self.most_tokens)
+        return model.score_candidates(packing, kv, read_beside(slates, device), self.most_tokens)
 
     def _states(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> list[PrefixState]:
         """The state of every slate's prefix; unknown ones are encoded first, each once."""
-        keys = [self.cache.key(slate.prefix) for slate in slates]
-        states: dict[Key, PrefixState] = {}
-        missing: dict[Key, int] = {}
-        for row, key in enumerate(keys):
-            if key in states or key in missing:
-                continue
-            state = self.cache.get(key)
-            if state is None:
-                missing[key] = row
-            else:
-                states[key] = state
-        self.cache.misses += len(missing)
-        self.cache.hits += len(keys) - len(missing)
-        if missing:
-            encoded = self._encode([len(slate.prefix) for slate in slates], list(missing.values()), packing)
-            states |= zip(missing, encoded, strict=True)
-            for key in missing:
-                self.cache.put(key, states[key])
-        return [states[key] for key in keys]
+        lengths = [len(slate.prefix) for slate in slates]
+        return self.states_of(slates, lambda rows: self._encode(lengths, rows, packing))
 
-    def _items(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> torch.Tensor:
-        """What the trunk makes of all candidates, (F, H); unknown ones are encoded first, each once."""
-        candidates = [ids for slate in slates for ids in slate.candidates]
-        keys = [self.cache.item_key(ids) for ids in candidates]
-        known: dict[Key, ItemState] = {}
+    def states_of(self, slates: Sequence[TokenSlate], encode: Callable[[list[int]], Iterable[Any]]) -> list[Any]:
+        """The state of every slate's prefix; `encode` makes those of the slates that it is given."""
+        states, missed = self._known([self.cache.key(slate.prefix) for slate in slates], encode)
+        self.cache.misses += missed
+        self.cache.hits += len(slates) - missed
+        return states
+
+    def items_of(
+        self, candidates: Sequence[Sequence[int]], encode: Callable[[list[int]], Iterable[torch.Tensor]]
+    ) -> torch.Tensor:
+        """What the trunk makes of candidates, (F, H); `encode` gives it of those that it is given."""
+
+        def kept(chosen: list[int]) -> Iterator[ItemState]:
+            for z in encode(chosen):
+                yield ItemState(z.clone(), z.nbytes)  # a view would keep the whole batch alive
+
+        states, missed = self._known([self.cache.item_key(ids) for ids in candidates], kept)
+        self.cache.item_misses += missed
+        self.cache.item_hits += len(candidates) - missed
+        return torch.cat([state.z for state in states])
+
+    def _known(self, keys: Sequence[Key], encode: Callable[[list[int]], Iterable[Any]]) -> tuple[list[Any], int]:
+        """States by their keys, and how many had to be encoded; each is once."""
+        states: dict[Key, Any] = {}
         missing: dict[Key, int] = {}
         for number, key in enumerate(keys):
-            if key in known or key in missing:
+            if key in states or key in missing:
                 continue
             state = self.cache.get(key)
             if state is None:
                 missing[key] = number
             else:
-                known[key] = state
-        self.cache.item_misses += len(missing)
-        self.cache.item_hits += len(keys) - len(missing)
+                states[key] = state
         if missing:
-            pieces = packing.layout.of_candidates(list(missing.values())).chunks(self.most_tokens)
+            for key, state in zip(missing, encode(list(missing.values())), strict=True):
+                states[key] = state
+                self.cache.put(key, state)
+        return [states[key] for key in keys], len(missing)
+
+    def _items(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> torch.Tensor:
+        """What the trunk makes of all candidates, (F, H); unknown ones are encoded first, each once."""
+        candidates = [ids for slate in slates for ids in slate.candidates]
+
+        def encode(chosen: list[int]) -> Iterable[torch.Tensor]:
+            pieces = packing.layout.of_candidates(chosen).chunks(self.most_tokens)
             z_FH = torch.cat([packing.encode_candidates(piece)[0] for piece in pieces])
-            for key, z in zip(missing, z_FH.split([len(candidates[n]) for n in missing.values()]), strict=True):
-                known[key] = ItemState(z.clone(), z.nbytes)  # a view would keep the whole batch alive
-                self.cache.put(key, known[key])
-        return torch.cat([known[key].z for key in keys])
+            return z_FH.split([len(candidates[number]) for number in chosen])
+
+        return self.items_of(candidates, encode)
 
     def _encode(self, lengths: list[int], rows: list[int], packing: SharedPrefix) -> list[PrefixState]:
         """The states of the prefixes of some rows."""
@@ -139,9 +147,9 @@ class CachedScorer:
         return split_states(stages, sizes)
 
 
-def _beside(slates: Sequence[TokenSlate], device: torch.device) -> dict[str, Any]:
-    """What heads read beside the tokens, as in ModelInputs."""
-    inputs: dict[str, Any] = {}
+def read_beside(slates: Sequence[TokenSlate], device: torch.device) -> dict[str, Any]:
+    """What heads read beside the tokens, and where slates have their candidates, as in ModelInputs."""
+    inputs: dict[str, Any] = {"slate_candidates": _slate_candidates(slates, device)}
     for name in ("features", "prior"):
         given = [values for slate in slates if (values := getattr(slate, name)) is not None]
         if given:

@@ -201,7 +201,7 @@ class SlateModel(nn.Module):
         """Differentiate layer by layer, as the stock classes compute them."""
         self.kernels, self._fused = "plain", None
 
-    def _fused_backbone(self) -> FusedBackbone:
+    def fused_backbone(self) -> FusedBackbone:
         """Made at the first use, when the weights are where they stay; anew where they have moved since."""
         weight = next(p for p in self.backbone.upper.parameters() if not p.requires_grad)
         held = self._fused.weight if self._fused is not None else None
@@ -284,7 +284,7 @@ class SlateModel(nn.Module):
             position_ids = restarted(position_ids, segment_ids)
         if self.kernels == "fused" and torch.is_grad_enabled():
             lengths = lengths or RowLengths.of(segment_ids, candidate_tokens)
-            return FusedSlates(self._fused_backbone(), input_ids, position_ids, lengths, self.candidates_only)
+            return FusedSlates(self.fused_backbone(), input_ids, position_ids, lengths, self.candidates_only)
         if self.backbone.attention == "split":
             layout = SlateLayout.of(segment_ids, candidate_tokens)
             return SharedPrefix(self.upper, input_ids, position_ids, layout, self.candidates_only)
@@ -513,10 +513,14 @@ class SlateModel(nn.Module):
                 for name in names:
                     pooled[name].append(packing.run_candidates(name, z, kv[name], layout))
         self._embedded = None
-        outputs, step = cast(dict[str, torch.Tensor], {}), StepContext()
-        for name in names:
-            outputs |= self._scores(name, torch.cat(pooled[name]), inputs, outputs, step)
         self.backbone.clear()
+        return self.judged({name: torch.cat(each) for name, each in pooled.items()}, inputs)
+
+    def judged(self, pooled: Mapping[str, torch.Tensor], inputs: ModelInputs) -> dict[str, torch.Tensor]:
+        """What the heads make of towers' vectors (N, H), pointwise objectives first, without gradient, as `score`."""
+        outputs, step = cast(dict[str, torch.Tensor], {}), StepContext()
+        for name, pooled_NH in pooled.items():
+            outputs |= self._scores(name, pooled_NH, inputs, outputs, step)
         return outputs
 
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from equipoise.common.errors import UserError
 from equipoise.configs.schema import BackboneConfig, LoraConfig
-from equipoise.modeling.adapters import SHARED
 from equipoise.modeling.backbone import SplitBackbone
 from equipoise.modeling.fused.blocks import BertBlock, Block, LayerNorm, ModernBertBlock
 from equipoise.modeling.fused.llama_block import LlamaBlock
@@ -168,13 +167,14 @@ def adapter_bank(layers: Sequence[nn.Module], names: Sequence[str], scale: float
     return AdapterBank(groups, len(names), scale)
 
 
-def adapter_scale(layers: Sequence[nn.Module], name: str = SHARED) -> float:
-    """α/r of an adapter, which is the same in all layers."""
+def adapter_scale(layers: Sequence[nn.Module]) -> float:
+    """α/r, which is the same for all adapters in all layers."""
     scales = {
-        round(m.scaling[name], 9)
+        round(scale, 9)
         for layer in layers
         for m in layer.modules()
-        if isinstance(m, LoraLayer) and name in m.scaling
+        if isinstance(m, LoraLayer)
+        for scale in m.scaling.values()
     }
     assert len(scales) == 1, "alpha follows the rank"
     return scales.pop()

@@ -77,7 +77,7 @@ class FusedLayout:
         on_device = whole.split([*map(len, indices), *map(len, ends.values())])
         stretches = {
             # The kernels want ends that begin where a load may.
-            name: Stretches(each.clone() if device.type == "cuda" else each, int(kinds[name].max()))
+            name: Stretches(each.clone() if device.type == "cuda" else each, int(kinds[name].max(initial=0)))
             for (name, each) in zip(ends, on_device[3:], strict=True)
         }
         return FusedLayout(

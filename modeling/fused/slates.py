@@ -39,7 +39,7 @@ class FusedBackbone:
         below, above = list(layers[: backbone.split]), list(backbone.upper)
         self.backbone, self.together = backbone, tuple(together)
         self.lower, self.upper = [describe_layer(each) for each in below], [describe_layer(each) for each in above]
-        scale = adapter_scale(below)
+        scale = adapter_scale([*below, *above])  # a trunk that serves has none of its own any more
         self.shared = adapter_bank(below, [SHARED], scale)
         self._bank_of = cache(lambda names: adapter_bank(above, names, scale))
         self.weight = self.upper[0].out.weight
@@ -129,25 +129,33 @@ class FusedSlates(Packing):
     def encode(self) -> list[torch.Tensor]:
         """Candidates' z (1, C, H), then keys and values of prefixes (P, 2g, D) layer by layer, or their z (1, P, H)."""
         layout = self.layout
-        trunk: Any = self.backbone.trunk
         with torch.autocast(self.device.type, enabled=False):
-            ids = self._ids.index_select(0, layout.order)
-            positions = self._positions.index_select(0, layout.order)[None] + self.backbone.first_position
-            rotary_emb = getattr(trunk, "rotary_emb", None)  # else embeddings tell positions
-            if self.backbone.encoder:
-                told = {"position_ids": positions} if rotary_emb is None else {}
-                hidden = trunk.embeddings(ids[None], **told)[0].to(self.dtype)
-            else:
-                hidden = trunk.get_input_embeddings()(ids).to(self.dtype)
-            for kind in {layer.positions for layer in (*self.fused.lower, *self.fused.upper)}:
-                found = rotary_emb and rotary_emb(hidden[None], positions, *([kind] if kind else []))
-                self._rotary[kind] = found and (found[0][0], found[1][0])
-            z_FH = self._run_trunk(hidden)
+            z_FH = self._run_trunk(self._embedded())
             at = layout.prefix_tokens
             if not self.candidates_only:
                 return [z_FH[None, at:], z_FH[None, :at]]
             kvs = self._run_prefixes(z_FH[None, :at], [None] * (4 * len(self.fused.upper)), layout.prefixes_once)
             return [z_FH[None, at:], *kvs]
+
+    def _tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and positions of all prefixes, then of all candidates."""
+        return self._ids.index_select(0, self.layout.order), self._positions.index_select(0, self.layout.order)
+
+    def _embedded(self) -> torch.Tensor:
+        """What the first layer reads of these tokens, (F, H); notes their rotations."""
+        trunk: Any = self.backbone.trunk
+        ids, positions = self._tokens()
+        positions = positions[None] + self.backbone.first_position
+        rotary_emb = getattr(trunk, "rotary_emb", None)  # else embeddings tell positions
+        if self.backbone.encoder:
+            told = {"position_ids": positions} if rotary_emb is None else {}
+            hidden = trunk.embeddings(ids[None], **told)[0].to(self.dtype)
+        else:
+            hidden = trunk.get_input_embeddings()(ids).to(self.dtype)
+        for kind in {layer.positions for layer in (*self.fused.lower, *self.fused.upper)}:
+            found = rotary_emb and rotary_emb(hidden[None], positions, *([kind] if kind else []))
+            self._rotary[kind] = found and (found[0][0], found[1][0])
+        return hidden
 
     def _run_trunk(self, x_FH: torch.Tensor) -> torch.Tensor:
         layout = self.layout

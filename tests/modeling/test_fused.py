@@ -205,7 +205,7 @@ def test_towers_go_in_groups_where_memory_is_short(
 ) -> None:
     model = make_model("llama")
     whole = step_of(model, batch, True)
-    backbone = model._fused_backbone()
+    backbone = model.fused_backbone()
     assert backbone.groups(100) == [tuple(model.objectives)]
     monkeypatch.setattr(FusedBackbone, "groups", lambda self, tokens: [("ctr", "cvr"), ("diversity",)])
     assert_same(step_of(model, batch, True), whole, 1e-5)
@@ -214,7 +214,7 @@ def test_towers_go_in_groups_where_memory_is_short(
 def test_groups_follow_the_free_memory(make_model: Callable[..., SlateModel], monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("llama", pointwise=dict.fromkeys(("a", "b", "c", "d"), 1), listwise=("e",))
     model.use_fused()
-    backbone = model._fused_backbone()
+    backbone = model.fused_backbone()
     one = backbone.tower_bytes(50)
     assert one == 50 * 2 * (4 * 32 + (4 + 2 * 2) * 8 + 32 + 3 * backbone.upper[0].down.weight.shape[1]) * 4
     backbone.weight = SimpleNamespace(device=torch.device("cuda"), element_size=backbone.weight.element_size)
