@@ -48,6 +48,7 @@ def serve_export(
     token_file: Path | None = None,
     device: str = "cpu",
     dtype: str = "fp32",
+    kernels: str = "auto",
     base: str | None = None,
 ) -> None:
     """Serve an export until SIGTERM or Ctrl-C.
@@ -61,6 +62,7 @@ def serve_export(
         token_file: file that holds it.
         device: of the model, by torch's name.
         dtype: in which it computes: fp32, bf16, or auto.
+        kernels: by which it computes: auto, fused or plain, as `Recommender.load` takes them.
         base: folder or hub id of the base model, where it is elsewhere than at export.
 
     Raises:
@@ -75,7 +77,7 @@ def serve_export(
             f"--host {options.host} is open to other machines, and no token is asked for: add --token-env or "
             "--token-file, or listen on 127.0.0.1"
         )
-    model = ModelPlace(export, cache_mb, device, dtype, base, options.first)
+    model = ModelPlace(export, cache_mb, device, dtype, kernels, base, options.first)
     if options.workers == 1:
         listen(options.host, options.port).close()  # before the model is loaded; clients are not to wait for it
         console = new_console(soft_wrap=True)
@@ -97,6 +99,7 @@ class ModelPlace:
     cache_mb: int
     device: str
     dtype: str
+    kernels: str
     base: str | None
     first: int | None
 
@@ -110,7 +113,12 @@ class ModelPlace:
 
     def _load(self, folder: Path) -> Recommender:
         recommender = Recommender.load(
-            folder, device=self.device, dtype=self.dtype, cache_mb=self.cache_mb, base=self.base
+            folder,
+            device=self.device,
+            dtype=self.dtype,
+            kernels=self.kernels,
+            cache_mb=self.cache_mb,
+            base=self.base,
         )
         check_first(self.first, recommender.prior_columns)
         warm_up(recommender)

@@ -54,6 +54,13 @@ class CachedScorer:
             slates: at least one.
             pointwise: leave the list-wise objectives out.
         """
+        names = self.model.pointwise if pointwise else self.model.objectives
+        pooled = self.vectors(slates, names)
+        return self.model.judged(pooled, _read_beside(slates, next(self.model.parameters()).device))
+
+    @torch.inference_mode()
+    def vectors(self, slates: Sequence[TokenSlate], names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the heads of some objectives, pointwise ones first, read of all candidates: (N, H) by name."""
         model = self.model
         device = next(model.parameters()).device
         lengths = [len(slate.prefix) for slate in slates]
@@ -71,10 +78,10 @@ class CachedScorer:
         # One cache for all objectives where their adapters leave prefixes alone.
         shared = upper_kv * len(model.objectives) if model.candidates_only else upper_kv
         kv = dict(zip(model.objectives, shared, strict=True))
-        kv = {name: kv[name] for name in model.pointwise} if pointwise else kv
+        kv = {name: kv[name] for name in names}
         known_z = self._items(slates, tokens) if model.backbone.apart else None
         packing = tokens.over(layout, trunk_kv, known_z)
-        return model.score_candidates(packing, kv, read_beside(slates, device), self.most_tokens)
+        return model.pool_candidates(packing, kv, self.most_tokens)
 
     def _states(self, slates: Sequence[TokenSlate], packing: SharedPrefix) -> list[PrefixState]:
         """The state of every slate's prefix; unknown ones are encoded first, each once."""
@@ -147,7 +154,7 @@ class CachedScorer:
         return split_states(stages, sizes)
 
 
-def read_beside(slates: Sequence[TokenSlate], device: torch.device) -> dict[str, Any]:
+def _read_beside(slates: Sequence[TokenSlate], device: torch.device) -> dict[str, Any]:
     """What heads read beside the tokens, and where slates have their candidates, as in ModelInputs."""
     inputs: dict[str, Any] = {"slate_candidates": _slate_candidates(slates, device)}
     for name in ("features", "prior"):

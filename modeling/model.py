@@ -493,19 +493,23 @@ class SlateModel(nn.Module):
         inputs: ModelInputs,
         chunk_tokens: int,
     ) -> dict[str, torch.Tensor]:
-        """Scores without gradient of the candidates of `packing`, whose prefixes have been encoded.
+        """Scores without gradient of the candidates of `packing`, as `score`; arguments as those of `pool_candidates`.
+
+        `inputs`: `slate_candidates`, and what heads read beside the tokens, as in ModelInputs.
+        """
+        return self.judged(self.pool_candidates(packing, kv, chunk_tokens), inputs)
+
+    def pool_candidates(
+        self, packing: SharedPrefix, kv: Mapping[str, KVCache], chunk_tokens: int
+    ) -> dict[str, torch.Tensor]:
+        """The vectors (N, H) without gradient of the candidates of `packing`, whose prefixes have been encoded.
 
         Args:
             packing: knows the prefixes' keys and values in the trunk.
             kv: those of the upper layers, as each objective sees them; an objective without any is left out.
-            inputs: `slate_candidates`, and what heads read beside the tokens, as in ModelInputs.
             chunk_tokens: at most so many candidate tokens pass at once (one candidate at least).
-
-        Returns:
-            float32 (N,) by name, as `score`.
         """
         names = [name for name in self.objectives if name in kv]
-        self._check_columns(inputs, packing.layout.lengths_N.shape[0])
         pooled: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for layout in packing.layout.chunks(chunk_tokens):
             z = packing.encode_candidates(layout)
@@ -514,10 +518,11 @@ class SlateModel(nn.Module):
                     pooled[name].append(packing.run_candidates(name, z, kv[name], layout))
         self._embedded = None
         self.backbone.clear()
-        return self.judged({name: torch.cat(each) for name, each in pooled.items()}, inputs)
+        return {name: torch.cat(each) for name, each in pooled.items()}
 
     def judged(self, pooled: Mapping[str, torch.Tensor], inputs: ModelInputs) -> dict[str, torch.Tensor]:
-        """What the heads make of towers' vectors (N, H), pointwise objectives first, without gradient, as `score`."""
+        """What heads make of their towers' vectors (N, H), pointwise ones first: float32 (N,) by name, as `score`."""
+        self._check_columns(inputs, len(next(iter(pooled.values()))))
         outputs, step = cast(dict[str, torch.Tensor], {}), StepContext()
         for name, pooled_NH in pooled.items():
             outputs |= self._scores(name, pooled_NH, inputs, outputs, step)

@@ -21,6 +21,7 @@ class ScoreOptions:
     overwrite: bool = option(False, "Replace earlier scores.")
 
 
+COMPUTES_BY = "plain; fused, few kernels and all towers at once; auto: fused on GPUs in bf16 where equal."
 COMPUTES_IN = "fp32 as the golden prompts; bf16, twice as fast where the device has it; or auto."
 
 
@@ -34,6 +35,7 @@ class RecommendOptions:
     value_weight: float | None = option(None, "Weight of log value.", shown="the export's")
     device: str = option("cpu", "Where the model runs, such as cuda.")
     dtype: str = option("fp32", COMPUTES_IN)
+    kernels: str = option("auto", COMPUTES_BY)
     base: str | None = option(None, BASE, shown=AT_EXPORT)
     cache_mb: int = option(256, "MiB of prefixes of returning shoppers, and of items, that are kept.")
     max_candidates: int | None = option(None, "Of a request.", shown="as in training")

@@ -46,6 +46,7 @@ def recommend_file(export: Path, users: Path, out: Path, options: RecommendOptio
             export,
             device=options.device,
             dtype=options.dtype,
+            kernels=options.kernels,
             cache_mb=options.cache_mb,
             max_candidates=options.max_candidates,
             base=options.base,

@@ -33,6 +33,7 @@ from equipoise.serving.export_parts import make_reader, open_catalogue, read_exa
 from equipoise.serving.export_tokens import read_tokenizer
 from equipoise.serving.first import first_candidates
 from equipoise.serving.items import read_items
+from equipoise.serving.kernels import KERNELS, settle_kernels
 from equipoise.serving.limits import Limits
 from equipoise.serving.omega import read_operating_point
 from equipoise.serving.price_request import read_question
@@ -115,6 +116,7 @@ class Recommender:
         *,
         device: str = "cpu",
         dtype: str = "fp32",
+        kernels: str = "auto",
         cache_mb: int = 256,
         max_candidates: int | None = None,
         rates: str | Path | None = None,
@@ -127,6 +129,9 @@ class Recommender:
             device: of the model, by torch's name.
             dtype: in which it computes: fp32, as the golden requests; bf16, about twice as fast where the device
                 multiplies in it, with logits that differ by about 0.01; auto takes bf16 there.
+            kernels: `fused` computes layers in few kernels (Llama, Mistral, Qwen2, Qwen3, BERT, RoBERTa, ModernBERT),
+                all towers as one batch; `plain` as the stock classes; `auto` takes fused ones on GPUs in bf16, where
+                they give the same.
             cache_mb: MiB of the kv_cache of prefixes and of what is kept of items; 0 keeps none.
             max_candidates: of one request; None leaves the export's own limit.
             rates: the folder that `equipoise rates update --out` wrote; None takes the export's own.
@@ -142,21 +147,23 @@ class Recommender:
             raise UserError(f"cache_mb is {cache_mb}: give 0 or more")
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype}: give one of {', '.join(DTYPES)}")
+        if kernels not in KERNELS:
+            raise UserError(f"kernels is {kernels}: give one of {', '.join(KERNELS)}")
         with readable(folder, record):
-            return cls._load(folder, record, (device, dtype), cache_mb << 20, max_candidates, rates)
+            return cls._load(folder, record, (device, dtype, kernels), cache_mb << 20, max_candidates, rates)
 
     @classmethod
     def _load(
         cls,
         folder: Path,
         record: Mapping[str, Any],
-        computing: tuple[str, str],
+        computing: tuple[str, str, str],
         cache_bytes: int,
         max_candidates: int | None,
         rates: str | Path | None,
     ) -> "Recommender":
-        """What `load` gives, of a record whose files have been compared with it; `computing`: device and dtype."""
-        device, dtype = computing
+        """What `load` gives, of a record that agrees with its files; `computing`: device, dtype and kernels."""
+        device, dtype, kernels = computing
         for part in ("catalogue", "limits"):
             if part not in record:
                 raise UserError(f"{folder} is of an earlier version, without {part}: export the run again")
@@ -177,6 +184,7 @@ class Recommender:
         precision = settled(dtype, torch.device(device).type)
         if precision == "bf16":
             narrow_base(model, packed=bool(record["base"]["quantization"]))
+        settle_kernels(model, kernels, precision)
         tokenizer = read_tokenizer(folder, record, model.backbone.encoder)
         point = read_operating_point(record, model.listwise, model.pointwise)
         reader = make_reader(record, known, point, scales, max_candidates, lookup)

@@ -20,6 +20,7 @@ from equipoise.data.token_budget import token_groups
 from equipoise.data.tokens import SlateTokenizer
 from equipoise.modeling.beside_text import BesideText
 from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
+from equipoise.modeling.fused.requests import FusedScorer
 from equipoise.modeling.model import SlateModel
 from equipoise.modeling.precision import computing
 from equipoise.modeling.prefix_cache import PrefixCache
@@ -100,7 +101,7 @@ class RequestScorer:
     """Scores slates, as many in one forward as a budget of tokens allows.
 
     Args:
-        model: in evaluation form.
+        model: in evaluation form; with a cache and its `kernels` fused, by these.
         pad_id: fills short rows.
         max_row: most tokens of a row where the attention is not `split`, which takes rows of any length.
         max_tokens: most tokens of a forward; a longer slate is alone.
@@ -125,7 +126,8 @@ class RequestScorer:
         split = model.backbone.attention == "split"
         self.model, self.cache, self.pad_id, self.max_tokens = model, cache, pad_id, max_tokens
         self.max_row, self.chunk_tokens = sys.maxsize if split else max_row, chunk_tokens
-        self._cached = CachedScorer(model, cache, max_tokens) if split and cache is not None else None
+        kind = FusedScorer if model.kernels == "fused" else CachedScorer
+        self._cached = kind(model, cache, max_tokens) if split and cache is not None else None
 
     def group(self, slates: Sequence[TokenSlate], pointwise: bool = False) -> GroupedSlates:
         """Make slates ready, in any thread, without the model."""

@@ -7,7 +7,7 @@ import typer
 
 from equipoise.launch.options import CampaignOptions, ExplainOptions, PriceOptions, RecallOptions
 from equipoise.launch.parameters import Adapters, ExportArgument, RunArgument, Set, with_adapters, with_options
-from equipoise.scoring.options import AT_EXPORT, BASE, COMPUTES_IN, RecommendOptions, ScoreOptions
+from equipoise.scoring.options import AT_EXPORT, BASE, COMPUTES_BY, COMPUTES_IN, RecommendOptions, ScoreOptions
 from equipoise.serving.server.options import ServerOptions
 
 Requests = Annotated[Path, typer.Option(help="Requests: Parquet, CSV or JSONL.")]
@@ -64,6 +64,7 @@ def serve(
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs, such as cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help=COMPUTES_IN)] = "fp32",
+    kernels: Annotated[str, typer.Option(help=COMPUTES_BY)] = "auto",
     base: Base = None,
 ) -> None:
     """Answer HTTP requests with an export: ranked slates, health, metrics, and a page to try it."""
@@ -77,6 +78,7 @@ def serve(
         token_file=token_file,
         device=device,
         dtype=dtype,
+        kernels=kernels,
         base=base,
     )
 

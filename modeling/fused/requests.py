@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from equipoise.data.ragged import RowLengths
-from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate, read_beside
+from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
 from equipoise.modeling.fused.slates import FusedBackbone, FusedSlates
 from equipoise.modeling.fused.varlen import OwnAttention, TowerAttention
 
@@ -41,7 +41,6 @@ class FusedRequests(FusedSlates):
         prefixes: token ids.
         candidates: of each prefix.
         candidates_only: adapters of objectives act on candidate tokens alone.
-        behind: where candidates' positions begin, by prefix; None: behind it.
     """
 
     def __init__(
@@ -124,9 +123,8 @@ class FusedScorer(CachedScorer):
     """`CachedScorer` by fused kernels; its states are of another kind, so a cache is for one of the two alone."""
 
     @torch.inference_mode()
-    def score(self, slates: Sequence[TokenSlate], pointwise: bool = False) -> dict[str, torch.Tensor]:
+    def vectors(self, slates: Sequence[TokenSlate], names: Sequence[str]) -> dict[str, torch.Tensor]:
         model, fused = self.model, self.model.fused_backbone()
-        names = model.pointwise if pointwise else model.objectives
         towers = slice(len(names)) if not model.candidates_only else slice(None)  # pointwise ones come first
 
         def requests(prefixes: list, candidates: list) -> FusedRequests:
@@ -157,8 +155,7 @@ class FusedScorer(CachedScorer):
             else:
                 z_CH = here.candidate_states(torch.cat([states[row].below for row in rows], 1))
             pooled.append(here.vectors(names, z_CH, torch.cat([states[row].above[:, towers] for row in rows], 2)))
-        vectors = dict(zip(names, torch.cat(pooled, 1).unbind(), strict=True))
-        return model.judged(vectors, read_beside(slates, fused.weight.device))
+        return dict(zip(names, torch.cat(pooled, 1).unbind(), strict=True))
 
     def _pieces(self, slates: Sequence[TokenSlate]) -> list[Piece]:
         """Candidates in pieces of at most `most_tokens` tokens, one candidate at least."""
