@@ -5,7 +5,8 @@
 The real loop (equipoise.train.loop) under autocast in bfloat16 with the depth of Llama 3.2 1B and Llama 3.1 8B, thin:
 `launches_1b_k4`, `waits_1b_k4` and so on per micro-step with 1, 4 and 8 objectives on ragged slates by fused kernels,
 `…_plain_1b_k4` by the stock layers, `views_…`, and the launches of each part; `launch_growth_k1_k8`. `launches_bert_k4`
-and its like: of an encoder with the depth of BERT base.
+and its like: of an encoder with the depth of BERT base; `launches_serve_1b_k4`, `launches_serve_plain_1b_k4` and so on:
+of a server, per request of 20 candidates and a known shopper.
 `gathers_upper_zero3`: how often ZeRO-3 would gather an upper layer's weights in a micro-step of
 configs/qwen3_32b_zero3.yaml. `host_seconds_over_peft`: CPU time of the loop's step, whose kernels cost nothing, over
 one of plain PEFT with one objective on separate prompts. `modelled_share_1b` (and `_8b`, and `_plain_…`): FLOPs at
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch.utils._pytree import tree_leaves
 from transformers.utils import logging as transformers_logging
 
 from benchmarks import workload
@@ -44,8 +46,13 @@ from equipoise.data.batches import Slate, SlateBatch, build_batch
 from equipoise.data.sampling import BatchOrder
 from equipoise.modeling import boundary
 from equipoise.modeling.adapters import lora_layers
+from equipoise.modeling.cached_scorer import CachedScorer, TokenSlate
+from equipoise.modeling.folded import fold_shared
 from equipoise.modeling.fused import kernels, llama_block, varlen
+from equipoise.modeling.fused.requests import FusedScorer
 from equipoise.modeling.model import ModelSpec, SlateModel, build_model
+from equipoise.modeling.precision import computing
+from equipoise.modeling.prefix_cache import PrefixCache
 from equipoise.train.checkpoint import TrainingState
 from equipoise.train.flat_adamw import FlatAdamW
 from equipoise.train.loop import Hooks, Loop
@@ -126,18 +133,9 @@ def thin_model(
     return build_model(ModelSpec(base, config.lora, pointwise, listwise), partial_last_layer=whole).train()
 
 
-def build_loop(
-    depth: tuple[int, int],
-    objectives: int,
-    hidden: int = 64,
-    bf16: bool = True,
-    way: str = "fused",
-    whole: bool = True,
-    arch: str = "llama",
-) -> Loop:
-    """The loop of a run with random weights; not `whole`: with the layers as ZeRO-3 runs them."""
+def _config(objectives: int, bf16: bool) -> RunConfig:
     train = {"max_steps": 1, "lr": LR, "log_every": LOG_EVERY, "self_check": False, "batch_size": 3}
-    config = RunConfig.model_validate(
+    return RunConfig.model_validate(
         {
             "name": "launches",
             "output": "unused",
@@ -148,6 +146,19 @@ def build_loop(
             "train": {**train, "precision": "bf16" if bf16 else "fp32"},
         }
     )
+
+
+def build_loop(
+    depth: tuple[int, int],
+    objectives: int,
+    hidden: int = 64,
+    bf16: bool = True,
+    way: str = "fused",
+    whole: bool = True,
+    arch: str = "llama",
+) -> Loop:
+    """The loop of a run with random weights; not `whole`: with the layers as ZeRO-3 runs them."""
+    config = _config(objectives, bf16)
     with tempfile.TemporaryDirectory() as folder:
         model = thin_model(*depth, config, hidden, folder, "bfloat16" if bf16 else "float32", whole, arch)
     bound = {name: each.bind({"category": 3}, {}) for name, each in build_objectives(config.objectives).items()}
@@ -183,6 +194,30 @@ def count_step(loop: Loop, steps: int = 2) -> LaunchCounter:
             counter.place(value)
     with counting(counter):
         run_step(loop, steps)
+    return counter
+
+
+def count_request(depth: tuple[int, int], way: str, candidates: int = 20) -> LaunchCounter:
+    """What a request of a known shopper launches in a server, with four objectives, by `fused` or `plain` kernels."""
+    config = _config(4, bf16=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = thin_model(*depth, config, 64, folder, "bfloat16").eval()
+    fold_shared(model)
+    if way == "fused":
+        model.use_fused()
+    kind = FusedScorer if way == "fused" else CachedScorer
+    scorer, counter = kind(model, PrefixCache(1 << 30), 4096), LaunchCounter()
+    slates = [TokenSlate([7] * 30, [[5 + n % 9] * (3 + n % 4) for n in range(candidates)])]
+    with computing("bf16", torch.device("cpu")):
+        scorer.score(slates)
+        for tensor in (*model.parameters(), *model.buffers()):
+            counter.place(tensor)
+        for state in scorer.cache._states.values():
+            for tensor in tree_leaves(vars(state)):
+                if isinstance(tensor, torch.Tensor):
+                    counter.place(tensor)
+        with counting(counter):
+            scorer.score(slates)
     return counter
 
 
@@ -308,6 +343,11 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         figures.append(figure(f"launches_{end}", counter.total, "per micro-step", parts=parts))
         figures.append(figure(f"waits_{end}", sum(counter.waits.values()), "per micro-step", at=dict(counter.waits)))
         figures.append(figure(f"views_{end}", counter.views, "per micro-step"))
+    for name in depths:
+        for way, end in (("fused", f"{name}_k4"), ("plain", f"plain_{name}_k4")):
+            counter = count_request(depths[name], way)
+            figures.append(figure(f"launches_serve_{end}", counter.total, "per request"))
+            figures.append(figure(f"waits_serve_{end}", sum(counter.waits.values()), "per request"))
     figures.append(figure("launch_growth_k1_k8", totals["1b_k8"] / totals["1b_k1"], "launches / launches"))
     figures.append(figure("gathers_upper_zero3", gathers(), "per micro-step"))
     ours: dict[str, float] = {}

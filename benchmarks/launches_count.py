@@ -81,7 +81,7 @@ class LaunchCounter(TorchDispatchMode):
         for leaf in tree_leaves(found):
             if isinstance(leaf, torch.Tensor):
                 self.place(leaf)
-        if name in VIEWS:
+        if name in VIEWS or (name == "to" and found is args[0]):  # in inference mode also where nothing is cast
             self.views += name != "_local_scalar_dense"
         else:
             self.launches[self.part][name] += KERNELS.get(name, 1)

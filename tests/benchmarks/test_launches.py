@@ -14,6 +14,8 @@ MOST = {1: 1000, 4: 1200, 8: 1280}
 """Launches of a micro-step at the depth of Llama 3.2 1B, by objectives: raise a bound only for a reason."""
 MOST_OF_ENCODER = 1000
 """The same of BERT base with four objectives."""
+MOST_OF_REQUEST = 340
+"""Launches of a request of 20 candidates in a server, at the depth of Llama 3.2 1B with four objectives."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,11 @@ def test_an_encoder_s_step_starts_few_kernels_and_hardly_waits() -> None:
     counter = launches.count_step(launches.build_loop(launches.ENCODER, 4, arch="bert"))
     assert 200 < counter.total <= MOST_OF_ENCODER
     assert sum(counter.waits.values()) <= 2, counter.waits
+
+
+def test_a_request_starts_few_kernels_and_does_not_wait() -> None:
+    counter = launches.count_request(launches.DEPTHS["1b"], "fused")
+    assert 100 < counter.total <= MOST_OF_REQUEST and not counter.waits
 
 
 def test_the_roofline_knows_what_moves_and_what_multiplies() -> None:
