@@ -42,6 +42,8 @@ class StandInCache:
     max_bytes: int = 1 << 20
     hits: int = 0
     misses: int = 0
+    item_hits: int = 0
+    item_misses: int = 0
     known: set[str] = field(default_factory=set)
 
     @property
