@@ -111,8 +111,8 @@ def test_broken_keys_are_one_sentence(export: Path, vouching: bool) -> None:
         name = files[number % len(files)]
         text = (export / name).read_text()
         where, changed = mutated(json.loads(text), rng)
-        if changed == json.loads(text):
-            continue
+        if changed == json.loads(text) or (vouching and where == KEY and KEY not in changed):
+            continue  # without its digest it is an export of before
         (export / name).write_text(json.dumps(changed))
         try:
             open_record(export) if vouching else Recommender.load(export)
