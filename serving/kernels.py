@@ -1,7 +1,6 @@
 """Which kernels a server computes by: fused ones where they give what the stock layers give."""
 
 import logging
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from equipoise.modeling.precision import computing
 from equipoise.modeling.prefix_cache import PrefixCache
 
 log = logging.getLogger(__name__)
-Kernels = Literal["auto", "fused", "plain"]
 KERNELS = ("auto", "fused", "plain")
 TOLERANCE = {"fp32": 1e-4, "bf16": 8e-2}
 """Largest difference of the vectors that heads read over their length, by precision."""
@@ -48,17 +46,23 @@ def settle_kernels(model: SlateModel, wanted: str, precision: str) -> None:
 
 def _problem(model: SlateModel, precision: str, device: torch.device) -> str | None:
     """Why fused kernels cannot serve a model; None where they can."""
+    try:
+        model.use_fused()
+        return _difference(model, precision, device)
+    except (UserError, RuntimeError, ImportError, NotImplementedError) as error:  # or a kernel that this machine lacks
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _difference(model: SlateModel, precision: str, device: torch.device) -> str | None:
     prefix, candidates = PROBE
     ids = np.random.default_rng(0).integers(0, model.backbone.config.vocab_size, prefix + sum(candidates))
     parts = np.split(ids, np.cumsum([prefix, *candidates[:-1]]))
     slates = [TokenSlate(parts[0].tolist(), [part.tolist() for part in parts[1:]])]
-    try:
-        with computing(precision, device):
-            expected = CachedScorer(model, PrefixCache(0), prefix).vectors(slates, model.objectives)
-            model.use_fused()
-            found = FusedScorer(model, PrefixCache(0), prefix).vectors(slates, model.objectives)
-    except (UserError, RuntimeError, ImportError, NotImplementedError) as error:  # or a kernel that this machine lacks
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    with computing(precision, device):
+        expected, found = (
+            kind(model, PrefixCache(0), prefix).vectors(slates, model.objectives)
+            for kind in (CachedScorer, FusedScorer)
+        )
     pairs = [(found[name].float(), expected[name].float()) for name in model.objectives]
     difference = max(float((one - other).norm() / other.norm().clamp(min=1e-12)) for one, other in pairs)
     if not difference <= TOLERANCE[precision]:

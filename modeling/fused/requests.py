@@ -4,7 +4,7 @@ Shape suffixes: K towers, P prefix and C candidate tokens, N candidates, L layer
 size; a last dimension of heads holds keys, then values (2g).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,8 @@ class FusedRequests(FusedSlates):
         """The vectors of the candidates as the towers of some objectives see them, (K, N, H)."""
         towers = len(names)
         with torch.autocast(self.device.type, enabled=False):
-            self._embedded()  # notes the rotations
+            if not self._rotary:
+                self._embedded()  # notes the rotations
             pairs = self.fused.bank(names).laid_out(self.dtype)
             kvs = above_LKP.expand(-1, towers, *above_LKP.shape[2:]).flatten(1, 2).unbind()
             x_KCH = z_CH.to(self.dtype).expand(towers, *z_CH.shape).contiguous()
@@ -139,11 +140,13 @@ class FusedScorer(CachedScorer):
             every = [each for piece in pieces for each in piece]
             ids = [slates[row].candidates[number] for row, number in every]
 
-            def items(chosen: list[int]) -> list[torch.Tensor]:
-                found = requests([[]], [[ids[n] for n in chosen]]).candidate_states(ids_below)
-                return list(found.split([len(ids[n]) for n in chosen]))
+            def items(chosen: list[int]) -> Iterator[torch.Tensor]:
+                alone = TokenSlate([], [ids[n] for n in chosen])
+                for piece in self._pieces([alone]):
+                    own = [alone.candidates[n] for _, n in piece]
+                    yield from requests([[]], [own]).candidate_states(nothing).split([len(each) for each in own])
 
-            ids_below = states[0].below
+            nothing = states[0].below
             z_of = dict(zip(every, self.items_of(ids, items).split([len(each) for each in ids]), strict=True))
         pooled = []
         for piece in pieces:
