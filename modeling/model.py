@@ -464,6 +464,15 @@ class SlateModel(nn.Module):
         vectors, weights = self.heads[name](pooled)
         return {name: step.guard(name, vectors), f"{name}.weights": step.guard(name, weights)}
 
+    def candidate_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """What the trunk makes of all candidates' tokens, (F, H), without what heads read beside them."""
+        packed: dict[str, Any] = {name: inputs.get(name) for name in (*PACKED, "lengths")}
+        packing = self._packing(**packed)
+        states, _ = packing.tokens_of_candidates(packing.encode())
+        self._embedded = None
+        self.backbone.clear()
+        return states
+
     def encode_texts(self, name: str, texts: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of texts for an objective of retrieval, float32 (texts, D), and its weights (3,).
 

@@ -97,6 +97,8 @@ def _compare(model: nn.Module, slate_model: SlateModel, batch: SlateBatch, world
         largest = _largest(world, packed, alone)
         _refuse(_name(slate_model), 0.0, largest, tolerance, slate_model.backbone.attention == "split")
         return largest
+    if slate_model.backbone.apart:
+        _refuse_moving_states(slate_model, separate_prompts(batch, [0]), world, tolerance)
     compiled = any(
         hasattr(layer, "_compiled_call_impl") and layer._compiled_call_impl for layer in slate_model.layers()
     )
@@ -136,6 +138,22 @@ def _refuse(name: str, stock: float, largest: float, tolerance: float, sdpa_help
         raise UserError(
             f"backbone.{'attention' if sdpa_helps else 'path'}: packed slates and separate prompts of the stock {name} "
             f"differ by {largest:.1e} (relative, at most {tolerance:.0e} is allowed): {way}"
+        )
+
+
+def _refuse_moving_states(
+    slate_model: SlateModel, prompt: dict[str, torch.Tensor], world: World, tolerance: float
+) -> None:
+    """What an apart trunk makes of a candidate must be the same behind any prefix, or no server could keep it."""
+    cut = max(0, int((prompt["segment_ids"] == 0).sum()) - 1)
+    behind_one = {name: prompt[name][:, cut:] for name in ("input_ids", "segment_ids")}
+    behind_one["position_ids"] = prompt["position_ids"][:, : behind_one["input_ids"].shape[1]]
+    behind_one["candidate_tokens"] = prompt["candidate_tokens"] - cut
+    found, wanted = ({"z": slate_model.candidate_states(inputs).double()} for inputs in (behind_one, prompt))
+    if not _largest(world, found, wanted) <= tolerance:
+        raise UserError(
+            f"backbone.trunk: {_name(slate_model)} tells positions in a way that changes what its trunk makes of a "
+            "candidate behind other prefixes, so that no server could keep it: set backbone.trunk=joint"
         )
 
 

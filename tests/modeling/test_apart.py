@@ -66,6 +66,16 @@ def test_they_are_what_the_stock_class_makes_of_separate_prompts(
     assert self_check(model, model, pair, World()) < 1e-4
 
 
+@pytest.mark.parametrize("arch", ["gpt2", "bert"])
+def test_a_trunk_whose_states_move_with_the_prefix_is_refused(
+    arch: str, make_model: Callable[..., SlateModel], pair: SlateBatch
+) -> None:
+    model = make_model(arch, trunk="apart")
+    model.backbone.restarts = False  # as if nobody knew that its embeddings tell positions
+    with pytest.raises(UserError, match=r"set backbone\.trunk=joint"):
+        self_check(model, model, pair, World())
+
+
 @pytest.mark.parametrize("arch", FAMILY)
 def test_the_trunk_makes_the_same_of_a_candidate_behind_any_prefix(
     arch: str, make_model: Callable[..., SlateModel], make_slate: Callable[..., Slate]
