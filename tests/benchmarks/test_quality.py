@@ -83,7 +83,9 @@ def test_an_ablation_leaves_out_one_part_each(name: str, tmp_path: Path) -> None
     assert "{" not in "".join(found["no_text"].data.prompt.prefix + found["no_text"].data.prompt.item)
     assert all(section.max_events == 0 for section in found["no_text"].data.history_sections)
     folders = [config.data.folder for config in found.values()]
-    assert len(set(folders)) == len(folders) - 1 and found["no_prior"].data.folder == whole.data.folder
+    assert len(set(folders)) == len(folders) - 2
+    assert found["no_prior"].data.folder == found["apart"].data.folder == whole.data.folder
+    assert found["apart"].backbone.trunk == "apart" and whole.backbone.trunk == "joint"
 
 
 @pytest.mark.parametrize("requests", [None, 50])
