@@ -46,9 +46,15 @@ def slate_block_mask(segment_ids_RT: torch.Tensor, causal: bool, apart: bool = F
 
     def allowed(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         asking, asked = segment_ids_RT[row, query], segment_ids_RT[row, key]
+        seen = ((asked == 0) & (asking >= 0)) | ((asked == asking) & (asked >= 0))
+        return ((seen & (key <= query)) if causal else seen) | (query == key)
+
+    def allowed_apart(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        asking, asked = segment_ids_RT[row, query], segment_ids_RT[row, key]
         seen = (asked == asking) & (asked >= 0)
-        seen = seen if apart else seen | ((asked == 0) & (asking >= 0))
         return ((seen & (key <= query)) if causal else seen) | (query == key)
 
     rows, tokens = segment_ids_RT.shape
-    return create_block_mask(allowed, rows, None, tokens, tokens, device=segment_ids_RT.device)
+    return create_block_mask(
+        allowed_apart if apart else allowed, rows, None, tokens, tokens, device=segment_ids_RT.device
+    )
